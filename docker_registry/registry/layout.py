@@ -1,0 +1,116 @@
+"""
+Every storage path of V2 content, in the layout of the CNCF distribution registry.
+
+::
+
+    docker/registry/v2/
+      blobs/<algorithm>/<first two hex>/<hex>/data            every layer, config and manifest, once
+      repositories/<name>/
+        _layers/<algorithm>/<hex>/link                        this repository may read that blob
+        _manifests/revisions/<algorithm>/<hex>/link           this repository has that manifest
+        _manifests/revisions/<algorithm>/<hex>/mediatype    * how it was pushed, where the payload does not say
+        _manifests/tags/<tag>/current/link                    what the tag points at
+        _manifests/tags/<tag>/index/<algorithm>/<hex>/link    everything it ever pointed at
+        _uploads/<id>/startedat                               when the session began, RFC 3339
+        _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
+        _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
+      _leases/<work>                                        * who does what only one may do at a time
+
+What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. A ``link``
+holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+
+ROOT: Final = "docker/registry/v2"
+BLOBS: Final = f"{ROOT}/blobs"
+REPOSITORIES: Final = f"{ROOT}/repositories"
+
+
+def blob_folder(digest: Digest) -> str:
+    """The folder of all that is known about a blob."""
+    return f"{BLOBS}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+
+def blob_data(digest: Digest) -> str:
+    """The blob's bytes."""
+    return f"{blob_folder(digest)}/data"
+
+
+def repository(name: RepositoryName) -> str:
+    """The folder of a repository; deeper repositories nest in it."""
+    return f"{REPOSITORIES}/{name}"
+
+
+def layers(name: RepositoryName) -> str:
+    """The folder by whose presence distribution knows a repository."""
+    return f"{repository(name)}/_layers"
+
+
+def layer_link(name: RepositoryName, digest: Digest) -> str:
+    """Says that the repository may read the blob."""
+    return f"{layers(name)}/{digest.algorithm}/{digest.hex}/link"
+
+
+def manifests(name: RepositoryName) -> str:
+    """The folder of a repository's manifests and tags."""
+    return f"{repository(name)}/_manifests"
+
+
+def revisions(name: RepositoryName) -> str:
+    """The folder of a repository's manifests."""
+    return f"{manifests(name)}/revisions"
+
+
+def revision(name: RepositoryName, digest: Digest) -> str:
+    """The folder of all that a repository knows about one of its manifests."""
+    return f"{revisions(name)}/{digest.algorithm}/{digest.hex}"
+
+
+def revision_link(name: RepositoryName, digest: Digest) -> str:
+    """Says that the repository has the manifest."""
+    return f"{revision(name, digest)}/link"
+
+
+def revision_media_type(name: RepositoryName, digest: Digest) -> str:
+    """How the manifest was pushed, where its payload does not say."""
+    return f"{revision(name, digest)}/mediatype"
+
+
+def tags(name: RepositoryName) -> str:
+    """The folder of a repository's tags."""
+    return f"{manifests(name)}/tags"
+
+
+def tag(name: RepositoryName, tag: Tag) -> str:
+    """The folder of one tag."""
+    return f"{tags(name)}/{tag}"
+
+
+def tag_link(name: RepositoryName, tag_: Tag) -> str:
+    """What the tag points at."""
+    return f"{tag(name, tag_)}/current/link"
+
+
+def tag_index_link(name: RepositoryName, tag_: Tag, digest: Digest) -> str:
+    """One of the manifests that the tag ever pointed at."""
+    return f"{tag(name, tag_)}/index/{digest.algorithm}/{digest.hex}/link"
+
+
+def uploads(name: RepositoryName) -> str:
+    """The folder of a repository's unfinished uploads."""
+    return f"{repository(name)}/_uploads"
+
+
+def upload(name: RepositoryName, upload_id: str) -> str:
+    """The folder of one upload session."""
+    return f"{uploads(name)}/{upload_id}"
+
+
+def lease(work: str) -> str:
+    """Who does the work that only one process may do at a time."""
+    return f"{ROOT}/_leases/{work}"

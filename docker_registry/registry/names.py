@@ -1,0 +1,142 @@
+"""
+The names of the field, parsed once at the door: a value in hand is always valid.
+
+Grammar: OCI Distribution Specification, "Pulling manifests"; OCI image-spec, descriptor.md, "Digests".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.errors import DigestInvalid, NameInvalid, TagInvalid
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+#: Digest algorithms that the registry can verify, with the length of their hexadecimal form.
+ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
+
+CANONICAL: Final = "sha256"
+
+_MAX_NAME = 255
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_HEX = re.compile(r"[a-f0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryName:
+    """A repository's name, such as ``library/busybox``: at most 255 characters, any number of components."""
+
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> RepositoryName:
+        """
+        Raises:
+            NameInvalid: the text is outside the grammar.
+        """
+        if len(text) > _MAX_NAME or not _NAME.fullmatch(text):
+            raise NameInvalid(name=text[:_MAX_NAME])
+        return cls(text)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag, such as ``latest``: at most 128 characters."""
+
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Tag:
+        """
+        Raises:
+            TagInvalid: the text is outside the grammar.
+        """
+        if not _TAG.fullmatch(text):
+            raise TagInvalid(tag=text[:256])
+        return cls(text)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """
+    A content address such as ``sha256:e3b0c442…`` (OCI image-spec, descriptor.md, "Digests").
+
+    Only :meth:`parse` and :meth:`of` make one, so a `Digest` in hand is always valid.
+    """
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """
+        Raises:
+            DigestInvalid: not a digest, or of an algorithm that this registry cannot verify.
+        """
+        algorithm, colon, encoded = text.partition(":")
+        length = ALGORITHMS.get(algorithm)
+        if not colon or length is None or len(encoded) != length or not _HEX.fullmatch(encoded):
+            raise DigestInvalid(digest=text[:256])
+        return cls(algorithm, encoded)
+
+    @classmethod
+    def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
+        """Return the digest of a content in hand."""
+        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
+
+    @classmethod
+    def from_hash(cls, state: _Hash) -> Digest:
+        """Return what a hash has worked out."""
+        return cls(state.name, state.hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+#: What names a manifest inside its repository.
+Reference = Tag | Digest
+
+
+def parse_reference(text: str) -> Reference:
+    """
+    Read a tag or a digest; only a digest has a colon.
+
+    Raises:
+        TagInvalid, DigestInvalid: it is neither.
+    """
+    return Digest.parse(text) if ":" in text else Tag.parse(text)
+
+
+def parse_algorithm(text: str) -> str:
+    """
+    Raises:
+        DigestInvalid: not an algorithm that this registry can verify.
+    """
+    if text not in ALGORITHMS:
+        raise DigestInvalid("The digest algorithm is not supported.", algorithm=text[:64], supported=sorted(ALGORITHMS))
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """
+    What is known of a content without its bytes (OCI image-spec, descriptor.md).
+
+    Attributes:
+        size: bytes.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int

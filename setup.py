@@ -1,0 +1,60 @@
+"""Packaging of docker-registry; what it needs at run time is in requirements.txt, with a reason for each line."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "docker_registry/__init__.py").read_text())
+REQUIREMENTS = [
+    line.partition("#")[0].strip()
+    for line in (HERE / "requirements.txt").read_text().splitlines()
+    if line.partition("#")[0].strip()
+]
+
+assert VERSION is not None
+
+setup(
+    name="docker-registry",
+    version=VERSION[1],
+    description="The registry server for container images: every Docker and OCI client, one port, one store",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["docker_registry", "docker_registry.*"]), "docker_registry.sample"],
+    # The sample configuration lies where operators look for it, and travels inside the package.
+    package_dir={"docker_registry.sample": "config"},
+    package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pytest>=8.2",
+            "requests>=2.32",
+            "ruff>=0.6",
+            "types-gevent",
+            "types-PyYAML",
+            "types-requests",
+        ],
+    },
+    entry_points={
+        "console_scripts": ["docker-registry = docker_registry.cli:main"],
+        "docker_registry.drivers": [
+            "file = docker_registry.drivers.file:FileDriver",
+            "memory = docker_registry.drivers.memory:MemoryDriver",
+        ],
+    },
+    classifiers=[
+        "Environment :: Web Environment",
+        "Framework :: Flask",
+        "Intended Audience :: System Administrators",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+    ],
+)
