@@ -1,1 +1,49 @@
 """The domain: blobs, uploads, manifests and tags over one storage driver. Knows neither HTTP nor any cloud."""
+
+from __future__ import annotations
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.tags import Tags
+from docker_registry.registry.uploads import Uploads
+
+
+class Registry:
+    """One registry over one store; its parts are the nouns of the specification."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        *,
+        max_manifest_bytes: int = 4 * 1024 * 1024,
+        check_index_children: bool = False,
+    ) -> None:
+        """
+        Args:
+            max_manifest_bytes, check_index_children: see :class:`Manifests`.
+        """
+        self.driver = driver
+        self.blobs = Blobs(driver)
+        self.uploads = Uploads(driver, self.blobs)
+        self.tags = Tags(driver)
+        self.manifests = Manifests(
+            driver,
+            self.blobs,
+            self.tags,
+            max_manifest_bytes=max_manifest_bytes,
+            check_index_children=check_index_children,
+        )
+        self.repositories = Repositories(driver)
+        self.leases = Leases(driver)
+
+    def purge_uploads(self, ttl_seconds: float) -> int:
+        """
+        Forget unfinished uploads that nobody has touched for *ttl_seconds*, in every repository.
+
+        Returns:
+            How many there were.
+        """
+        return sum(self.uploads.purge(name, ttl_seconds) for name in self.repositories.folders())

@@ -1,0 +1,111 @@
+"""
+The one place that answers when something goes wrong.
+
+Services raise, views never catch. The class of the error decides the status and, under ``/v2/``, the code of the
+OCI Distribution Specification ("Error codes")::
+
+    {"errors": [{"code": "BLOB_UNKNOWN", "message": "No such blob in this repository.", "detail": {"digest": …}}]}
+
+Elsewhere the shape is that of API V1: ``{"error": "No such blob in this repository."}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from flask import Flask, Response, json, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from docker_registry import errors
+from docker_registry.errors import RegistryError
+
+logger = logging.getLogger(__name__)
+
+#: Error class to status and OCI code. The nearest class in the method resolution order counts.
+ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
+    errors.NameInvalid: (400, "NAME_INVALID"),
+    errors.TagInvalid: (400, "MANIFEST_INVALID"),
+    errors.DigestInvalid: (400, "DIGEST_INVALID"),
+    errors.UploadInvalid: (400, "BLOB_UPLOAD_INVALID"),
+    errors.PageInvalid: (400, "PAGINATION_NUMBER_INVALID"),
+    errors.SizeInvalid: (400, "SIZE_INVALID"),
+    errors.ManifestInvalid: (400, "MANIFEST_INVALID"),
+    errors.RangeInvalid: (416, "BLOB_UPLOAD_INVALID"),
+    errors.Invalid: (400, "UNSUPPORTED"),
+    errors.TooLarge: (413, "SIZE_INVALID"),
+    errors.NameUnknown: (404, "NAME_UNKNOWN"),
+    errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
+    errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
+    errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
+    errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
+    errors.NotFound: (404, "NOT_FOUND"),
+    errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
+    errors.Unsupported: (405, "UNSUPPORTED"),
+    errors.StorageFull: (507, "STORAGE_FULL"),
+    errors.StorageUnavailable: (503, "UNAVAILABLE"),
+    errors.StorageError: (500, "UNKNOWN"),
+    errors.RegistryError: (500, "UNKNOWN"),
+}
+
+#: What a client may be told of trouble with the store: never a path or the text of an exception.
+_PRIVATE: Final = (errors.StorageError, errors.ConfigError)
+
+#: Seconds after which a client may ask again while the store is away.
+_RETRY_AFTER_SECONDS: Final = 5
+
+
+def install(app: Flask) -> None:
+    """Let every error of an application be answered here."""
+    # Blueprints never see an URL that matches no route, so the application itself answers, by the URL's prefix.
+    app.register_error_handler(Exception, answer)
+
+
+def answer(error: Exception) -> Response:
+    """Turn whatever was raised into the answer that the client's API prescribes."""
+    if isinstance(error, RegistryError):
+        return _registry_error(error)
+    if isinstance(error, HTTPException):
+        return _http_error(error)
+    logger.exception("%s %s failed", request.method, request.path)
+    return _envelope(500, "UNKNOWN", "The registry made a mistake; its log says more.", {})
+
+
+def find(error: type[RegistryError]) -> tuple[int, str]:
+    """Return the status and the code for a class of errors."""
+    return next(ANSWERS[base] for base in error.__mro__ if base in ANSWERS)
+
+
+def _registry_error(error: RegistryError) -> Response:
+    status, code = find(type(error))
+    if status >= 500:
+        logger.error("%s %s: %s", request.method, request.path, error)
+    response = _envelope(status, code, error.sentence, {} if isinstance(error, _PRIVATE) else error.detail)
+    if isinstance(error, errors.RangeInvalid):
+        # end-5, end-6: where the upload stands, so that the client can go on without asking.
+        response.headers["Range"] = f"0-{max(error.size - 1, 0)}"
+        response.headers["Location"] = request.path
+    elif isinstance(error, errors.RangeNotSatisfiable):
+        response.headers["Content-Range"] = f"bytes */{error.size}"
+    elif status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    codes = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NOT_FOUND", 405: "UNSUPPORTED", 413: "SIZE_INVALID"}
+    response = _envelope(status, codes.get(status, "UNKNOWN"), error.description or error.name, {})
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response
+
+
+def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -> Response:
+    content: dict[str, object]
+    if request.path.startswith("/v2"):
+        entry = {"code": code, "message": message}
+        content = {"errors": [entry | {"detail": detail} if detail else entry]}
+    else:
+        content = {"error": message}
+    return Response(json.dumps(content), status, content_type="application/json")

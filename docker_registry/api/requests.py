@@ -1,0 +1,197 @@
+"""Names, ranges, pages and bodies, read out of a request: what comes out of here is valid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from docker_registry.body import open_body
+from docker_registry.errors import (
+    DigestInvalid,
+    PageInvalid,
+    RangeNotSatisfiable,
+    SizeInvalid,
+    TooLarge,
+    UploadInvalid,
+)
+from docker_registry.registry.intake import Body
+from docker_registry.registry.names import Digest, RepositoryName, parse_reference
+from docker_registry.registry.uploads import parse_upload_id
+
+#: What stands in a URL, and how it becomes a value.
+_PARSERS: Final = {
+    "name": RepositoryName.parse,
+    "reference": parse_reference,
+    "digest": Digest.parse,
+    "upload_id": parse_upload_id,
+}
+
+# Content-Range of a chunk is `0-99` in the OCI specification; some clients write it as HTTP does, `bytes 0-99/*`.
+_CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?")
+_BYTE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+
+
+def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+    """Turn the texts of a matched URL into values; a hook of every blueprint."""
+    for key, text in (values or {}).items():
+        if key in _PARSERS and values is not None:
+            values[key] = _PARSERS[key](text)
+
+
+def body() -> Body:
+    """Return the request's body, to be read once."""
+    return open_body(request.environ)
+
+
+def read_body(max_bytes: int) -> bytes:
+    """
+    Return the whole of a small body.
+
+    Raises:
+        TooLarge: it is longer than *max_bytes*; no more than that is read.
+        SizeInvalid: it ended early.
+    """
+    stream = body()
+    if (stream.length or 0) > max_bytes:
+        raise TooLarge(max_bytes=max_bytes)
+    block = memoryview(bytearray(min(max_bytes, stream.length if stream.length is not None else max_bytes) + 1))
+    size = 0
+    while size < len(block) and (arrived := stream.readinto(block[size:])):
+        size += arrived
+    if size > max_bytes:
+        raise TooLarge(max_bytes=max_bytes)
+    if not stream.complete:
+        raise SizeInvalid("The body ended early.")
+    return bytes(block[:size])
+
+
+def content_type() -> str | None:
+    """Return Content-Type without its parameters, which are to be ignored; None when there is none."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
+
+
+def digest_parameter() -> Digest:
+    """
+    Return the ``digest`` of the query.
+
+    Raises:
+        DigestInvalid: there is none, or it is not a digest.
+    """
+    text = request.args.get("digest")
+    if text is None:
+        raise DigestInvalid("The query lacks the digest.")
+    return Digest.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRange:
+    """
+    Where the body of a PATCH or PUT belongs in the blob.
+
+    Attributes:
+        start: offset of its first byte; None when the client did not say.
+        length: bytes; None when the client did not say.
+    """
+
+    start: int | None = None
+    length: int | None = None
+
+
+def chunk_range() -> ChunkRange:
+    """
+    Return what Content-Range says.
+
+    Raises:
+        UploadInvalid: it says nothing that can be understood.
+    """
+    text = request.headers.get("Content-Range")
+    if text is None:
+        return ChunkRange()
+    match = _CHUNK_RANGE.fullmatch(text.strip())
+    if match is None or int(match[2]) < int(match[1]):
+        raise UploadInvalid("Content-Range is not valid.", range=text[:64])
+    return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """
+    The part of a content that a client wants.
+
+    Attributes:
+        start: offset of its first byte.
+        length: bytes, at least one.
+    """
+
+    start: int
+    length: int
+
+
+def byte_range(size: int, etag: str) -> ByteRange | None:
+    """
+    Return the part that Range asks for (RFC 9110, section 14); None for the whole.
+
+    A Range that is malformed, of another unit or of several parts is ignored, as the RFC allows, and so is one whose
+    If-Range names another content.
+
+    Raises:
+        RangeNotSatisfiable: the part lies beyond the end.
+    """
+    match = _BYTE_RANGE.fullmatch(request.headers.get("Range", "").strip())
+    if match is None or request.headers.get("If-Range", etag) != etag:
+        return None
+    first, last = match[1], match[2]
+    if not first and not last:
+        return None
+    if not first:
+        start, end = max(size - int(last), 0), size
+        if int(last) == 0:
+            raise RangeNotSatisfiable(size=size)
+    else:
+        start, end = int(first), min(int(last or size) + 1, size)
+        if last and int(last) < start:
+            return None
+    if start >= size:
+        raise RangeNotSatisfiable(size=size)
+    return ByteRange(start, end - start)
+
+
+def is_unmodified(etag: str) -> bool:
+    """Tell whether the client already has this content (If-None-Match; RFC 9110, section 13.1.2)."""
+    return request.if_none_match.contains_weak(etag.strip('"'))
+
+
+def page(names: Sequence[str], max_entries: int) -> tuple[Sequence[str], str | None]:
+    """
+    Cut a sorted list as ``n`` and ``last`` of the query say (end-8b).
+
+    Args:
+        max_entries: the longest page; a larger ``n`` is cut down to it.
+
+    Returns:
+        The page, and the ``Link`` header when there is more.
+
+    Raises:
+        PageInvalid: ``n`` is not a whole number of at least 0.
+    """
+    wanted = request.args.get("n")
+    if wanted is not None and not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
+        raise PageInvalid(n=wanted[:64])
+    count = max_entries if wanted is None else min(int(wanted), max_entries)
+    last = request.args.get("last", "")
+    rest = [name for name in names if name > last] if last else names
+    entries = rest[:count]
+    if not entries or len(entries) == len(rest):
+        return entries, None
+    query = urlencode({"n": count, "last": entries[-1]})
+    return entries, f'<{request.path}?{query}>; rel="next"'
+
+
+def stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:
+    """Answer with blocks that are sent as they come; the headers must say their length."""
+    return Response(blocks, status, headers, direct_passthrough=True)

@@ -1,0 +1,86 @@
+"""API V2: uploads, from their start to the blob that they become."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
+from docker_registry.registry import Registry
+from docker_registry.registry.blobs import Blob
+from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
+from docker_registry.registry.uploads import Upload
+
+
+def blueprint(registry: Registry) -> Blueprint:
+    """Make the routes."""
+    bp = Blueprint("v2_uploads", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.post("/v2/<path:name>/blobs/uploads/")
+    def start_upload(name: RepositoryName) -> Response:
+        """Mount a blob (end-11), take one whole (end-4b), or begin an upload (end-4a, end-4c)."""
+        mounted = _mount(name)
+        if mounted:
+            return _created(name, mounted)
+        if "digest" in request.args:
+            return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
+        algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
+        return _progress(name, registry.uploads.start(name, algorithm), 202)
+
+    @bp.patch("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def append_chunk(name: RepositoryName, upload_id: str) -> Response:
+        """Add the next bytes (end-5)."""
+        part = requests.chunk_range()
+        upload = registry.uploads.append(name, upload_id, requests.body(), part.start, part.length)
+        return _progress(name, upload, 202)
+
+    @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def commit_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Add the last bytes and make it a blob (end-6)."""
+        digest, part = requests.digest_parameter(), requests.chunk_range()
+        blob = registry.uploads.commit(name, upload_id, digest, requests.body(), part.start, part.length)
+        return _created(name, blob)
+
+    @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def get_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Say how far an upload is (end-13)."""
+        return _progress(name, registry.uploads.get(name, upload_id), 204)
+
+    @bp.delete("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def cancel_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Forget an upload (end-14)."""
+        registry.uploads.cancel(name, upload_id)
+        return Response(status=204)
+
+    def _mount(name: RepositoryName) -> Blob | None:
+        if "mount" not in request.args:
+            return None
+        try:
+            source = request.args.get("from")
+            digest = Digest.parse(request.args["mount"])
+            return registry.blobs.mount(name, digest, RepositoryName.parse(source) if source else None)
+        except (BlobUnknown, DigestInvalid, NameInvalid):
+            return None  # what cannot be mounted is uploaded instead ("Mounting a blob from another repository")
+
+    return bp
+
+
+def _progress(name: RepositoryName, upload: Upload, status: int) -> Response:
+    headers = {
+        "Content-Length": "0",
+        "Docker-Upload-UUID": upload.id,
+        # Without scheme and host, so that no proxy in between can make it wrong.
+        "Location": f"/v2/{name}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.size - 1, 0)}",
+    }
+    return Response(status=status, headers=headers)
+
+
+def _created(name: RepositoryName, blob: Blob) -> Response:
+    headers = {
+        "Content-Length": "0",
+        "Docker-Content-Digest": str(blob.digest),  # containerd refuses a 201 without it
+        "Location": f"/v2/{name}/blobs/{blob.digest}",
+    }
+    return Response(status=201, headers=headers)

@@ -1,0 +1,154 @@
+"""Blobs: content under its digest, stored once, readable by the repositories that link to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import BlobUnknown, PathNotFound
+from docker_registry.registry import layout
+from docker_registry.registry.names import Digest, RepositoryName
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """
+    A stored blob.
+
+    Attributes:
+        size: bytes.
+    """
+
+    digest: Digest
+    size: int
+
+
+class Blobs:
+    """All blobs of the registry."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+
+    def stat(self, name: RepositoryName, digest: Digest) -> Blob:
+        """
+        Find a blob that a repository may read.
+
+        Raises:
+            BlobUnknown: the repository has no link to it, or its bytes are gone.
+        """
+        if not self._driver.exists(layout.layer_link(name, digest)):
+            raise BlobUnknown(name=str(name), digest=str(digest))
+        return self.stat_anywhere(digest)
+
+    def stat_anywhere(self, digest: Digest) -> Blob:
+        """
+        Find a blob whatever repository it belongs to.
+
+        Raises:
+            BlobUnknown: its bytes are not in the store.
+        """
+        try:
+            return Blob(digest, self._driver.get_size(layout.blob_data(digest)))
+        except PathNotFound:
+            raise BlobUnknown(digest=str(digest)) from None
+
+    def open(self, blob: Blob) -> BinaryIO | None:
+        """
+        Open the bytes as a local file that the kernel can send; None where the store is not local.
+
+        Raises:
+            BlobUnknown: removed since it was found.
+        """
+        try:
+            return self._driver.open_file(layout.blob_data(blob.digest))
+        except PathNotFound:
+            raise BlobUnknown(digest=str(blob.digest)) from None
+
+    def read(self, blob: Blob, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """
+        Read the bytes, or a part of them, in blocks.
+
+        Raises:
+            BlobUnknown: removed since it was found.
+        """
+        try:
+            return self._driver.stream_read(layout.blob_data(blob.digest), offset, length)
+        except PathNotFound:
+            raise BlobUnknown(digest=str(blob.digest)) from None
+
+    def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
+        """
+        Let a repository read a blob that is in the store already (end-11).
+
+        Args:
+            source: a repository that must have it; None takes it from wherever it is.
+
+        Raises:
+            BlobUnknown: it is not there.
+        """
+        blob = self.stat_anywhere(digest) if source is None else self.stat(source, digest)
+        self.link(name, digest)
+        return blob
+
+    def publish(self, path: str, digest: Digest) -> Blob:
+        """
+        Give verified bytes, stored under *path*, their place among the blobs.
+
+        The same content may have been published before, or at this very moment by another: one copy stays. What is
+        there already only has its time renewed, so that hard links to it and the age that protects it from
+        collection are kept; bytes of another length were damaged and are replaced.
+        """
+        target = layout.blob_data(digest)
+        size = self._size(path)
+        if size is not None and self._size(target) != size:
+            self._driver.move(path, target)
+            return Blob(digest, size)
+        self._driver.touch(target)
+        return self.stat_anywhere(digest)
+
+    def put(self, content: bytes, digest: Digest) -> Blob:
+        """Store a small content in hand, whose digest the caller has worked out."""
+        target = layout.blob_data(digest)
+        if self._size(target) == len(content):
+            self._driver.touch(target)
+        else:
+            self._driver.put_content(target, content)
+        return Blob(digest, len(content))
+
+    def get(self, digest: Digest) -> bytes:
+        """
+        Return a small blob whole.
+
+        Raises:
+            BlobUnknown: its bytes are not in the store.
+        """
+        try:
+            return self._driver.get_content(layout.blob_data(digest))
+        except PathNotFound:
+            raise BlobUnknown(digest=str(digest)) from None
+
+    def link(self, name: RepositoryName, digest: Digest) -> None:
+        """Let a repository read a blob."""
+        link = layout.layer_link(name, digest)
+        if not self._driver.exists(link):
+            self._driver.put_content(link, str(digest).encode())
+
+    def delete(self, name: RepositoryName, digest: Digest) -> None:
+        """
+        Take a blob from a repository (end-10); others keep it, and its bytes stay until they are collected.
+
+        Raises:
+            BlobUnknown: the repository does not have it.
+        """
+        try:
+            self._driver.remove(layout.layer_link(name, digest))
+        except PathNotFound:
+            raise BlobUnknown(name=str(name), digest=str(digest)) from None
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return self._driver.get_size(path)
+        except PathNotFound:
+            return None

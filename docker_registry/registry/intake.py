@@ -1,0 +1,166 @@
+"""
+The way of a body into the store: received, hashed and written at the same time, each byte once.
+
+Three parts work side by side. A greenlet receives into one block while, in native threads, the block before it is
+hashed and the driver writes it; a block is received into again only when both have let go of it. So a transfer holds
+a few blocks, whatever its size, and neither hashing nor the disk ever stops the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import gevent
+from gevent.queue import SimpleQueue
+
+from docker_registry.errors import SizeInvalid
+from docker_registry.registry.names import CANONICAL, Digest
+
+BLOCK_BYTES: Final = 512 * 1024
+
+#: One block is received into, one is hashed and written, one waits between them.
+BLOCKS: Final = 3
+
+#: Below this a thread costs more than it saves.
+INLINE_BYTES: Final = 64 * 1024
+
+
+class Body(Protocol):
+    """
+    What a client sends, readable once.
+
+    Attributes:
+        length: bytes that were announced; None when the client did not say.
+        complete: whether all of it came; settled when :meth:`readinto` has returned 0.
+    """
+
+    @property
+    def length(self) -> int | None: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
+
+
+class Content:
+    """A :class:`Body` of bytes in hand."""
+
+    def __init__(self, content: bytes) -> None:
+        self.length: int | None = len(content)
+        self._rest = memoryview(content)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was read."""
+        return not self._rest
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See :class:`Body`."""
+        block = self._rest[: len(buffer)]
+        buffer[: len(block)] = block
+        self._rest = self._rest[len(block) :]
+        return len(block)
+
+
+class Intake:
+    """
+    A body on its way: iterate over it once to receive its blocks, then ask what came.
+
+    Attributes:
+        size: bytes that came.
+    """
+
+    def __init__(self, body: Body, algorithm: str = CANONICAL, *, max_bytes: int | None = None) -> None:
+        """
+        Args:
+            algorithm: how to hash what passes.
+            max_bytes: more than this is refused with SizeInvalid, raised out of the iteration.
+        """
+        self.size = 0
+        self._body = body
+        self._hash = hashlib.new(algorithm)
+        self._max_bytes = max_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether the client sent all that it announced; known after the iteration."""
+        return self._body.complete
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what came."""
+        return Digest.from_hash(self._hash)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield block after block; each is valid until the next one is asked for."""
+        length = self._body.length
+        if length is not None and length <= INLINE_BYTES:
+            yield from self._inline(length)
+        else:
+            yield from self._side_by_side()
+
+    def _inline(self, length: int) -> Iterator[memoryview]:
+        # One byte more than was announced, so that the body finds its end and knows that it is complete.
+        block = memoryview(bytearray(length + 1))
+        filled = _fill(self._body, block)
+        if filled:
+            self._count(filled)
+            self._hash.update(block[:filled])
+            yield block[:filled]
+
+    def _side_by_side(self) -> Iterator[memoryview]:
+        empty: SimpleQueue[memoryview] = SimpleQueue()
+        full: SimpleQueue[memoryview | Exception] = SimpleQueue()
+        for _ in range(BLOCKS):
+            empty.put(memoryview(bytearray(BLOCK_BYTES)))
+        receiver = gevent.spawn(self._receive, empty, full)
+        threads = gevent.get_hub().threadpool
+        try:
+            while True:
+                block = full.get()
+                if isinstance(block, Exception):
+                    raise block
+                if not block:
+                    return
+                self._count(len(block))
+                hashing = threads.spawn(self._hash.update, block)
+                try:
+                    yield block
+                finally:
+                    hashing.get()
+                whole = block.obj
+                block.release()
+                empty.put(memoryview(whole))
+        finally:
+            receiver.kill()
+
+    def _receive(self, empty: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception]) -> None:
+        try:
+            while True:
+                block = empty.get()
+                filled = _fill(self._body, block)
+                full.put(block[:filled])
+                if not filled:
+                    return
+        except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
+            full.put(error)
+
+    def _count(self, arrived: int) -> None:
+        self.size += arrived
+        if self._max_bytes is not None and self.size > self._max_bytes:
+            raise SizeInvalid(expected=self._max_bytes)
+
+
+def _fill(body: Body, block: memoryview) -> int:
+    """Receive until the block is full or the body ends; return the bytes that came."""
+    filled = 0
+    while filled < len(block):
+        arrived = body.readinto(block[filled:])
+        if not arrived:
+            break
+        filled += arrived
+    return filled

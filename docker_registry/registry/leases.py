@@ -1,0 +1,62 @@
+"""Leases: what only one process may do at a time, on whatever host."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+
+from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
+from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.registry import layout
+
+
+class Leases:
+    """
+    Grants work for a time, by compare-and-swap on a small file::
+
+        {"holder": "0b5c…", "until": 1767225600.0}
+
+    On a store without conditional writes everybody is granted everything, so the work must also be harmless when
+    two do it.
+    """
+
+    def __init__(self, driver: StorageDriver, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._driver = driver
+        self._now = now
+        self._holder = str(uuid.uuid4())
+
+    def take(self, work: str, seconds: float) -> bool:
+        """
+        Tell whether this process may do a work now.
+
+        Args:
+            seconds: how long nobody else may; taking it again earlier prolongs it.
+        """
+        if not self._driver.supports_if_match:
+            return True
+        path = layout.lease(work)
+        try:
+            stored = self._driver.get_versioned(path)
+        except PathNotFound:
+            stored = Versioned(b"", ABSENT)
+        if stored.version != ABSENT and not self._is_free(stored.content):
+            return False
+        lease = json.dumps({"holder": self._holder, "until": self._now() + seconds}).encode()
+        try:
+            self._driver.put_content(path, lease, if_match=stored.version)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def _is_free(self, content: bytes) -> bool:
+        try:
+            lease = json.loads(content)
+            return bool(lease["holder"] == self._holder or lease["until"] < self._now())
+        except (ValueError, KeyError, TypeError):  # not ours, or damaged: it must not block the work for ever
+            return True

@@ -1,0 +1,169 @@
+"""
+What a manifest's payload says: its type, and the content that it names.
+
+Sources: OCI image-spec, manifest.md and image-index.md; Docker "Image Manifest Version 2, Schema 2". A payload is
+only read here, never written: what was pushed is what is served.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from docker_registry.errors import DigestInvalid, ManifestInvalid
+from docker_registry.registry.names import Descriptor, Digest
+
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+SCHEMA_1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+
+IMAGES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST})
+INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
+
+#: Layers that are fetched from elsewhere and need not be in the registry.
+FOREIGN_LAYERS: Final = frozenset(
+    {
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """
+    What a payload says of itself.
+
+    Attributes:
+        media_type: what it is.
+        told: whether the payload alone tells the media type.
+        blobs: the config and the layers that the repository must have.
+        manifests: the children of an index.
+        subject: the manifest that this one is about.
+    """
+
+    media_type: str
+    told: bool
+    blobs: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+
+
+def read(payload: bytes, content_type: str | None) -> Payload:
+    """
+    Read a payload that a client pushes.
+
+    Args:
+        content_type: what the client says it is, without parameters.
+
+    Raises:
+        ManifestInvalid: it is not JSON, contradicts its Content-Type, is of schema 1, or names content wrongly.
+    """
+    document = _load(payload)
+    media_type = _media_type(document, content_type)
+    if media_type in IMAGES | INDEXES and document.get("schemaVersion") != 2:
+        raise ManifestInvalid("schemaVersion must be 2.", schemaVersion=_short(document.get("schemaVersion")))
+    # An image that could be read as an index, or the other way round, is two things to two clients (CVE-2021-41190).
+    for key in ("manifests",) if media_type in IMAGES else ("config", "layers") if media_type in INDEXES else ():
+        if key in document:
+            raise ManifestInvalid(f"A manifest of this type has no {key}.", mediaType=media_type)
+    config = [_descriptor(document["config"], "config")] if "config" in document else []
+    layers = [item for item in _descriptors(document, "layers") if item.media_type not in FOREIGN_LAYERS]
+    if media_type in IMAGES and not config:
+        raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
+    return Payload(
+        media_type=media_type,
+        told=media_type == told_media_type(document),
+        blobs=(*config, *layers),
+        manifests=tuple(_descriptors(document, "manifests")),
+        subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
+    )
+
+
+def stored_media_type(payload: bytes) -> str | None:
+    """Return the media type that a stored payload tells, in its words or by its fields."""
+    try:
+        return told_media_type(_load(payload))
+    except ManifestInvalid:
+        return None
+
+
+def told_media_type(document: dict[str, Any]) -> str | None:
+    """
+    Return what a payload says it is, by the rules of distribution, which keeps no media type beside it.
+
+    ``mediaType`` decides. Without it ``manifests`` make an OCI index and ``config`` an OCI image; what is not of
+    schema version 2 is the signed manifest of old.
+    """
+    media_type = document.get("mediaType")
+    if isinstance(media_type, str) and media_type:
+        return media_type
+    if document.get("schemaVersion") == 1:
+        return SCHEMA_1_SIGNED if "signatures" in document else SCHEMA_1
+    if "manifests" in document:
+        return OCI_INDEX
+    if "config" in document:
+        return OCI_MANIFEST
+    return None
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+        raise ManifestInvalid("The manifest is not JSON.") from None
+    if not isinstance(document, dict):
+        raise ManifestInvalid("The manifest is not a JSON object.")
+    return document
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(text)
+
+
+def _media_type(document: dict[str, Any], content_type: str | None) -> str:
+    own = document.get("mediaType")
+    if own is not None and not isinstance(own, str):
+        raise ManifestInvalid("mediaType must be a text.")
+    if own and content_type and own != content_type:
+        raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own[:256], contentType=content_type)
+    media_type = own or content_type or told_media_type(document)
+    if not media_type:
+        raise ManifestInvalid("Neither Content-Type nor the manifest says what it is.")
+    if media_type in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:
+        raise ManifestInvalid("Manifests of schema 1 are not accepted; this client is too old for API V2.")
+    return media_type
+
+
+def _descriptors(document: dict[str, Any], key: str) -> list[Descriptor]:
+    items = document.get(key)
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        raise ManifestInvalid(f"{key} must be a list.")
+    return [_descriptor(item, key) for item in items]
+
+
+def _descriptor(item: object, key: str) -> Descriptor:
+    if not isinstance(item, dict):
+        raise ManifestInvalid(f"{key} must hold descriptors.")
+    media_type, digest, size = item.get("mediaType", ""), item.get("digest"), item.get("size", 0)
+    if not isinstance(digest, str) or not isinstance(media_type, str):
+        raise ManifestInvalid(f"A descriptor in {key} lacks its digest or mediaType.")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ManifestInvalid(f"A descriptor in {key} has no valid size.", digest=digest[:256])
+    try:
+        return Descriptor(media_type, Digest.parse(digest), size)
+    except DigestInvalid:
+        raise ManifestInvalid(f"A descriptor in {key} has no valid digest.", digest=digest[:256]) from None
+
+
+def _short(value: object) -> object:
+    return value if isinstance(value, (int, float, type(None))) else str(value)[:64]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+
+import gevent
+import pytest
+
+from docker_registry.errors import SizeInvalid
+from docker_registry.registry.intake import BLOCK_BYTES, Content, Intake
+from docker_registry.registry.names import Digest
+
+
+class Pieces:
+    """A body that arrives in pieces, of unknown length unless it is said."""
+
+    def __init__(self, pieces, length=None, complete=True, error=None):
+        self.length = length
+        self.complete = False
+        self._pieces = list(pieces)
+        self._complete = complete
+        self._error = error
+
+    def readinto(self, buffer):
+        gevent.sleep(0)
+        if not self._pieces:
+            if self._error:
+                raise self._error
+            self.complete = self._complete
+            return 0
+        piece, self._pieces[0] = self._pieces[0][: len(buffer)], self._pieces[0][len(buffer) :]
+        if not self._pieces[0]:
+            del self._pieces[0]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+CONTENT = bytes(range(256)) * 10000
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, BLOCK_BYTES, BLOCK_BYTES + 1, len(CONTENT)])
+class TestABodyOfAnyLength:
+    def test_passes_unchanged_in_its_order(self, size):
+        assert CONTENT[:size] == b"".join(bytes(block) for block in Intake(Content(CONTENT[:size])))
+
+    def test_is_counted_and_hashed(self, size):
+        intake = Intake(Content(CONTENT[:size]), "sha512")
+        for _ in intake:
+            pass
+        assert (size, Digest("sha512", hashlib.sha512(CONTENT[:size]).hexdigest())) == (intake.size, intake.digest)
+        assert intake.complete
+
+
+class TestABodyOfUnknownLength:
+    def test_passes_whole(self):
+        pieces = [CONTENT[start : start + 32768] for start in range(0, len(CONTENT), 32768)]
+        assert CONTENT == b"".join(bytes(block) for block in Intake(Pieces(pieces)))
+
+    def test_that_is_cut_off_ends_without_being_complete(self):
+        intake = Intake(Pieces([b"abc"], complete=False))
+        assert [b"abc"] == [bytes(block) for block in intake]
+        assert not intake.complete
+
+    def test_that_is_longer_than_allowed_is_refused(self):
+        with pytest.raises(SizeInvalid):
+            list(Intake(Pieces([b"x" * 11]), max_bytes=10))
+
+
+class TestAnIntakeThatBreaks:
+    def test_raises_what_the_body_raised(self):
+        with pytest.raises(ConnectionError):
+            list(Intake(Pieces([CONTENT], error=ConnectionError())))
+
+    def test_stops_receiving_when_the_writer_gives_up(self):
+        body = Pieces([CONTENT])
+        blocks = iter(Intake(body))
+        next(blocks)
+        blocks.close()
+        left = len(body._pieces)
+        gevent.sleep(0.01)
+        assert left == len(body._pieces)
+
+    def test_gives_each_block_only_until_the_next_one_is_asked_for(self):
+        kept = list(Intake(Content(CONTENT)))
+        with pytest.raises(ValueError, match="released"):
+            bytes(kept[0])

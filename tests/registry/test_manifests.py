@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, TooLarge
+from docker_registry.registry import Registry, layout
+from docker_registry.registry.intake import Content
+from docker_registry.registry.names import Digest, Tag
+from docker_registry.registry.payloads import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from tests.registry.conftest import NAME, OTHER
+
+LATEST = Tag("latest")
+
+
+def descriptor(content, media_type="application/octet-stream"):
+    return {"mediaType": media_type, "digest": str(Digest.of(content)), "size": len(content)}
+
+
+def image(registry, name=NAME, note=""):
+    """Push the blobs of an image and return its payload."""
+    for content in (b"{}", b"layer"):
+        registry.uploads.put(name, Digest.of(content), Content(content))
+    document = {"schemaVersion": 2, "config": descriptor(b"{}"), "layers": [descriptor(b"layer")], "note": note}
+    return json.dumps(document, indent=3).encode()
+
+
+class TestAPushedManifest:
+    def test_is_served_bit_for_bit_by_tag_and_digest(self, registry):
+        payload = image(registry)
+        pushed = registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        assert payload == registry.manifests.get(NAME, LATEST).payload
+        assert payload == registry.manifests.get(NAME, pushed.digest).payload
+        assert (Digest.of(payload), len(payload)) == (pushed.digest, pushed.size)
+
+    def test_keeps_the_type_it_was_pushed_with(self, registry):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), DOCKER_MANIFEST)
+        assert pushed == registry.manifests.get(NAME, LATEST).descriptor
+        assert DOCKER_MANIFEST == pushed.media_type
+
+    def test_of_a_type_that_its_fields_tell_has_no_file_beside_it(self, registry, driver):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        assert pushed == registry.manifests.get(NAME, LATEST).descriptor
+        assert not driver.exists(layout.revision_media_type(NAME, pushed.digest))
+
+    def test_by_digest_may_be_of_sha512(self, registry):
+        payload = image(registry)
+        digest = Digest.of(payload, "sha512")
+        assert digest == registry.manifests.put(NAME, digest, payload, OCI_MANIFEST).digest
+        assert payload == registry.manifests.get(NAME, digest).payload
+
+    def test_replaces_what_the_tag_pointed_at_and_keeps_both(self, registry):
+        first = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        second = registry.manifests.put(NAME, LATEST, image(registry, note="2"), OCI_MANIFEST)
+        assert second.digest == registry.manifests.get(NAME, LATEST).descriptor.digest
+        assert registry.manifests.exists(NAME, first.digest)
+
+    def test_is_of_its_repository_alone(self, registry):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        for reference in (LATEST, pushed.digest):
+            with pytest.raises(ManifestUnknown):
+                registry.manifests.get(OTHER, reference)
+
+
+class TestAManifestThatCannotBeKept:
+    def test_names_a_blob_that_its_repository_lacks(self, registry):
+        payload = image(registry, OTHER)
+        with pytest.raises(ManifestBlobUnknown) as refused:
+            registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        assert [str(Digest.of(b"{}")), str(Digest.of(b"layer"))] == refused.value.detail["digests"]
+
+    def test_is_pushed_under_the_digest_of_another(self, registry):
+        with pytest.raises(DigestInvalid):
+            registry.manifests.put(NAME, Digest.of(b"other"), image(registry), OCI_MANIFEST)
+
+    def test_is_too_large(self, driver):
+        registry = Registry(driver, max_manifest_bytes=100)
+        with pytest.raises(TooLarge):
+            registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+
+    def test_changes_nothing(self, registry, driver):
+        payload = image(registry)
+        before = sorted(stat.path for stat in driver.walk())
+        for broken in (b"", payload[:-1], payload.replace(b'"schemaVersion": 2', b'"schemaVersion": 1')):
+            with pytest.raises(ManifestInvalid):
+                registry.manifests.put(NAME, LATEST, broken, OCI_MANIFEST)
+        assert before == sorted(stat.path for stat in driver.walk())
+
+
+class TestAnIndex:
+    INDEX = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"child")]}).encode()
+
+    def test_may_name_children_that_are_not_there(self, registry):
+        registry.manifests.put(NAME, LATEST, self.INDEX, OCI_INDEX)
+
+    def test_may_not_when_children_are_checked(self, driver):
+        registry = Registry(driver, check_index_children=True)
+        with pytest.raises(ManifestBlobUnknown):
+            registry.manifests.put(NAME, LATEST, self.INDEX, OCI_INDEX)
+
+
+class TestDeleting:
+    def test_a_tag_leaves_its_manifest(self, registry):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        registry.manifests.delete(NAME, LATEST)
+        assert registry.manifests.exists(NAME, pushed.digest)
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.delete(NAME, LATEST)
+
+    def test_a_manifest_takes_its_tags_along_and_no_others(self, registry):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        registry.manifests.put(NAME, Tag("v1"), image(registry), OCI_MANIFEST)
+        registry.manifests.put(NAME, Tag("v2"), image(registry, note="2"), OCI_MANIFEST)
+        registry.manifests.delete(NAME, pushed.digest)
+        assert (Tag("v2"),) == registry.tags.list(NAME)
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.delete(NAME, pushed.digest)
+
+    def test_a_manifest_hides_a_tag_that_was_forgotten(self, registry, driver):
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        driver.remove(layout.revision_link(NAME, pushed.digest))
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.get(NAME, LATEST)
+
+
+class TestListing:
+    def test_tags_are_in_ascii_order_without_foreign_folders(self, registry, driver):
+        for tag in ("b", "B", "a", "1"):
+            registry.manifests.put(NAME, Tag(tag), image(registry), OCI_MANIFEST)
+        driver.put_content(f"{layout.tags(NAME)}/.trash/current/link", b"x")
+        assert [Tag("1"), Tag("B"), Tag("a"), Tag("b")] == list(registry.tags.list(NAME))
+
+    def test_tags_of_an_unknown_repository_are_none(self, registry):
+        assert () == registry.tags.list(NAME)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.errors import DigestInvalid, NameInvalid, TagInvalid
+from docker_registry.registry.names import Digest, RepositoryName, Tag, parse_algorithm, parse_reference
+
+EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class TestARepositoryName:
+    @pytest.mark.parametrize(
+        "text",
+        ["a", "library/busybox", "a/b/c/d", "a.b", "a_b", "a__b", "a--b", "a---b", "0", "tags/manifests/blobs", "a" * 255],
+    )
+    def test_is_taken_when_the_grammar_allows_it(self, text):
+        assert text == str(RepositoryName.parse(text))
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "A", "a/", "/a", "a//b", "a_", "_a", "a___b", "a..b", ".a", "a.-b", "ä", "a b", "a\n", "a/../b", "a" * 256],
+    )
+    def test_is_refused_when_it_does_not(self, text):
+        with pytest.raises(NameInvalid):
+            RepositoryName.parse(text)
+
+
+class TestATag:
+    @pytest.mark.parametrize("text", ["latest", "V1.0_x-y", "_x", "0", "a" * 128])
+    def test_is_taken_when_the_grammar_allows_it(self, text):
+        assert text == str(Tag.parse(text))
+
+    @pytest.mark.parametrize("text", ["", ".x", "-x", "a/b", "a b", "a" * 129, "ä", "a\n"])
+    def test_is_refused_when_it_does_not(self, text):
+        with pytest.raises(TagInvalid):
+            Tag.parse(text)
+
+
+class TestADigest:
+    def test_is_the_hash_of_its_content(self):
+        assert EMPTY == str(Digest.of(b""))
+
+    def test_may_be_of_sha512(self):
+        assert Digest.of(b"", "sha512") == Digest.parse(str(Digest.of(b"", "sha512")))
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", ":", "sha256", "sha256:", "sha256:ab", EMPTY.upper(), EMPTY + "0", EMPTY[:-1] + "g", "md5:" + "0" * 32, EMPTY + "\n"],
+    )
+    def test_is_refused_when_it_is_not_one_that_can_be_verified(self, text):
+        with pytest.raises(DigestInvalid):
+            Digest.parse(text)
+
+    def test_names_the_algorithms_there_are(self):
+        with pytest.raises(DigestInvalid, match="sha512"):
+            parse_algorithm("md5")
+
+
+class TestAReference:
+    def test_is_a_tag_without_a_colon(self):
+        assert Tag("latest") == parse_reference("latest")
+
+    def test_is_a_digest_with_one(self):
+        assert Digest.of(b"") == parse_reference(EMPTY)

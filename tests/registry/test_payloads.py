@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.errors import ManifestInvalid
+from docker_registry.registry import payloads
+from docker_registry.registry.names import Digest
+from docker_registry.registry.payloads import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+
+CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": str(Digest.of(b"{}")), "size": 2}
+LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": str(Digest.of(b"tar")), "size": 3}
+IMAGE = {"schemaVersion": 2, "config": CONFIG, "layers": [LAYER]}
+INDEX = {"schemaVersion": 2, "manifests": [{**CONFIG, "mediaType": OCI_MANIFEST}]}
+
+
+def dump(document):
+    return json.dumps(document).encode()
+
+
+class TestAPayload:
+    @pytest.mark.parametrize("media_type", [OCI_MANIFEST, DOCKER_MANIFEST])
+    def test_of_an_image_names_its_config_and_layers(self, media_type):
+        payload = payloads.read(dump({**IMAGE, "mediaType": media_type}), media_type)
+        assert [Digest.of(b"{}"), Digest.of(b"tar")] == [blob.digest for blob in payload.blobs]
+        assert (media_type, True) == (payload.media_type, payload.told)
+
+    @pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
+    def test_of_an_index_names_its_children(self, media_type):
+        payload = payloads.read(dump({**INDEX, "mediaType": media_type}), media_type)
+        assert ((), [Digest.of(b"{}")]) == (payload.blobs, [item.digest for item in payload.manifests])
+
+    def test_names_its_subject(self):
+        payload = payloads.read(dump({**IMAGE, "subject": LAYER}), OCI_MANIFEST)
+        assert Digest.of(b"tar") == payload.subject.digest
+
+    def test_needs_no_foreign_layers(self):
+        foreign = {**LAYER, "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"}
+        assert 1 == len(payloads.read(dump({**IMAGE, "layers": [foreign]}), DOCKER_MANIFEST).blobs)
+
+    @pytest.mark.parametrize(("document", "media_type"), [(IMAGE, OCI_MANIFEST), (INDEX, OCI_INDEX)])
+    def test_without_media_type_tells_by_its_fields(self, document, media_type):
+        payload = payloads.read(dump(document), None)
+        assert (media_type, True) == (payload.media_type, payload.told)
+
+    def test_without_media_type_is_what_the_client_says_it_is(self):
+        payload = payloads.read(dump(IMAGE), DOCKER_MANIFEST)
+        assert (DOCKER_MANIFEST, False) == (payload.media_type, payload.told)
+
+    def test_of_an_unknown_type_is_kept(self):
+        assert "application/x+json" == payloads.read(dump({"x": 1}), "application/x+json").media_type
+
+    def test_may_hold_numbers_and_texts_of_any_kind(self):
+        payloads.read(dump({**IMAGE, "x": [10**4000, -1.5e-300, "\ud800", "😀"]}), OCI_MANIFEST)
+
+
+BROKEN = {
+    "no JSON": b"hello",
+    "nothing": b"",
+    "no object": b"[]",
+    "not UTF-8": b'{"schemaVersion": 2, "x": "\xff"}',
+    "UTF-16": '{"schemaVersion": 2}'.encode("utf-16"),
+    "nested too deep": b"[" * 10000 + b"]" * 10000,
+    "objects nested too deep": b'{"a":' * 10000 + b"1" + b"}" * 10000,
+    "a huge number": b'{"schemaVersion": 2, "x": ' + b"9" * 10000 + b"}",
+    "not a number": b'{"schemaVersion": 2, "x": NaN}',
+    "another media type": dump({**IMAGE, "mediaType": DOCKER_MANIFEST}),
+    "a media type that is no text": dump({**IMAGE, "mediaType": 1}),
+    "schema 1": dump({"schemaVersion": 1}),
+    "no schema version": dump({"config": CONFIG, "layers": []}),
+    "schema version as text": dump({**IMAGE, "schemaVersion": "2"}),
+    "no config": dump({"schemaVersion": 2, "layers": []}),
+    "layers that are no list": dump({**IMAGE, "layers": {}}),
+    "a layer that is no object": dump({**IMAGE, "layers": ["x"]}),
+    "a layer without digest": dump({**IMAGE, "layers": [{"size": 1}]}),
+    "a layer of negative size": dump({**IMAGE, "layers": [{**LAYER, "size": -1}]}),
+    "a layer whose size is true": dump({**IMAGE, "layers": [{**LAYER, "size": True}]}),
+    "a layer with a wrong digest": dump({**IMAGE, "layers": [{**LAYER, "digest": "sha256:xyz"}]}),
+    "an image that is an index too": dump({**IMAGE, "manifests": []}),
+}
+
+
+class TestABrokenPayload:
+    @pytest.mark.parametrize("payload", BROKEN.values(), ids=BROKEN.keys())
+    def test_is_refused(self, payload):
+        with pytest.raises(ManifestInvalid):
+            payloads.read(payload, OCI_MANIFEST)
+
+    def test_is_refused_when_it_is_an_index_and_an_image(self):
+        with pytest.raises(ManifestInvalid):
+            payloads.read(dump({**INDEX, "layers": []}), OCI_INDEX)
+
+    def test_is_refused_when_nobody_says_what_it_is(self):
+        with pytest.raises(ManifestInvalid):
+            payloads.read(dump({"schemaVersion": 2}), None)
+
+    def test_of_schema_1_is_refused_by_its_type_too(self):
+        with pytest.raises(ManifestInvalid, match="schema 1"):
+            payloads.read(dump({}), payloads.SCHEMA_1_SIGNED)
+
+
+class TestAStoredPayload:
+    def test_of_schema_1_is_told_by_its_signatures(self):
+        assert payloads.SCHEMA_1_SIGNED == payloads.stored_media_type(dump({"schemaVersion": 1, "signatures": []}))
+
+    def test_that_says_nothing_tells_nothing(self):
+        assert payloads.stored_media_type(b"{}") is None
+        assert payloads.stored_media_type(b"\xff") is None

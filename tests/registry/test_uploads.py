@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    PreconditionFailed,
+    RangeInvalid,
+    SizeInvalid,
+    StorageFull,
+    UploadUnknown,
+)
+from docker_registry.registry import layout
+from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.intake import Content
+from docker_registry.registry.names import Digest
+from docker_registry.registry.uploads import Uploads, parse_upload_id
+from tests.registry.conftest import NAME, OTHER, Clock
+
+
+class CutOff:
+    """A body that ends before its announced length."""
+
+    def __init__(self, content, length):
+        self.length = length
+        self.complete = False
+        self._content = BytesIO(content)
+
+    def readinto(self, buffer):
+        return self._content.readinto(buffer)
+
+
+NOTHING = Content(b"")
+GOOD = Digest.of(b"good bytes")
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def blobs(driver):
+    return Blobs(driver)
+
+
+@pytest.fixture
+def uploads(driver, blobs, clock):
+    return Uploads(driver, blobs, clock)
+
+
+def files(driver):
+    return sorted(stat.path for stat in driver.walk())
+
+
+class TestASession:
+    def test_begins_empty_and_is_found_again(self, uploads):
+        upload = uploads.start(NAME)
+        assert upload == uploads.get(NAME, upload.id)
+        assert 0 == upload.size
+
+    def test_says_when_it_began_as_distribution_does(self, uploads, driver):
+        upload = uploads.start(NAME)
+        assert b"2026-01-01T00:00:00Z" == driver.get_content(f"{layout.upload(NAME, upload.id)}/startedat")
+
+    def test_grows_with_each_chunk(self, uploads):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good "))
+        assert 10 == uploads.append(NAME, upload.id, Content(b"bytes"), 5, 5).size
+        assert 10 == uploads.get(NAME, upload.id).size
+
+    def test_belongs_to_its_repository(self, uploads):
+        upload = uploads.start(NAME)
+        with pytest.raises(UploadUnknown):
+            uploads.get(OTHER, upload.id)
+
+    def test_of_another_server_cannot_be_continued(self, uploads, driver):
+        upload = uploads.start(NAME)
+        driver.put_content(f"{layout.upload(NAME, upload.id)}/data", b"")
+        with pytest.raises(UploadUnknown):
+            uploads.append(NAME, upload.id, Content(b"x"))
+
+    def test_is_gone_once_it_is_cancelled(self, uploads, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"x"))
+        uploads.cancel(NAME, upload.id)
+        assert [] == files(driver)
+        with pytest.raises(UploadUnknown):
+            uploads.cancel(NAME, upload.id)
+
+    @pytest.mark.parametrize("text", ["", "x", "..", "0" * 32, "{0b5c5b0e-0000-4000-8000-000000000000}"])
+    def test_has_an_id_that_this_registry_could_have_given(self, text):
+        with pytest.raises(UploadUnknown):
+            parse_upload_id(text)
+
+
+class TestAChunkOutOfOrder:
+    @pytest.mark.parametrize("start", [0, 4, 6])
+    def test_is_refused_with_the_true_size_and_changes_nothing(self, uploads, start):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good "))
+        with pytest.raises(RangeInvalid) as refused:
+            uploads.append(NAME, upload.id, Content(b"bytes"), start)
+        assert 5 == refused.value.size
+        assert 5 == uploads.get(NAME, upload.id).size
+
+
+class TestABodyThatEndsEarly:
+    def test_leaves_what_came_so_that_the_client_resumes(self, uploads):
+        upload = uploads.start(NAME)
+        with pytest.raises(SizeInvalid):
+            uploads.append(NAME, upload.id, CutOff(b"good ", 10))
+        assert 5 == uploads.get(NAME, upload.id).size
+        blob = uploads.commit(NAME, upload.id, GOOD, Content(b"bytes"), 5)
+        assert 10 == blob.size
+
+    def test_leaves_what_came_of_the_last_chunk_too(self, uploads):
+        upload = uploads.start(NAME)
+        with pytest.raises(SizeInvalid):
+            uploads.commit(NAME, upload.id, GOOD, CutOff(b"good ", 10))
+        assert 5 == uploads.get(NAME, upload.id).size
+
+    def test_of_a_whole_blob_leaves_nothing(self, uploads, driver):
+        with pytest.raises(SizeInvalid):
+            uploads.put(NAME, GOOD, CutOff(b"good", 10))
+        assert [] == files(driver)
+
+
+class TestABodyOfAnotherLengthThanItsRange:
+    def test_is_refused_before_it_is_read(self, uploads):
+        upload = uploads.start(NAME)
+        with pytest.raises(SizeInvalid):
+            uploads.append(NAME, upload.id, Content(b"good bytes"), 0, 5)
+        assert 0 == uploads.get(NAME, upload.id).size
+
+    def test_is_refused_when_it_turns_out_longer(self, uploads):
+        upload = uploads.start(NAME)
+        body = CutOff(b"good bytes", None)
+        with pytest.raises(SizeInvalid):
+            uploads.append(NAME, upload.id, body, 0, 5)
+        assert 0 == uploads.get(NAME, upload.id).size
+
+
+class TestACommit:
+    def test_of_one_chunk_makes_a_blob_and_ends_the_session(self, uploads, blobs, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good bytes"))
+        uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert b"good bytes" == b"".join(blobs.read(blobs.stat(NAME, GOOD)))
+        assert sorted([layout.blob_data(GOOD), layout.layer_link(NAME, GOOD)]) == files(driver)
+
+    def test_joins_several_chunks(self, uploads, blobs, driver):
+        upload = uploads.start(NAME)
+        for piece in (b"go", b"od", b" bytes"):
+            uploads.append(NAME, upload.id, Content(piece))
+        uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert b"good bytes" == blobs.get(GOOD)
+        assert 2 == len(files(driver))
+
+    def test_takes_the_last_bytes_along(self, uploads, blobs):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good"))
+        uploads.commit(NAME, upload.id, GOOD, Content(b" bytes"), 4, 6)
+        assert b"good bytes" == blobs.get(GOOD)
+
+    def test_takes_all_bytes_at_once(self, uploads, blobs):
+        uploads.commit(NAME, uploads.start(NAME).id, GOOD, Content(b"good bytes"))
+        assert b"good bytes" == blobs.get(GOOD)
+
+    def test_of_nothing_makes_the_empty_blob(self, uploads, blobs):
+        uploads.commit(NAME, uploads.start(NAME).id, Digest.of(b""), NOTHING)
+        assert b"" == blobs.get(Digest.of(b""))
+
+    def test_works_with_sha512(self, uploads, blobs):
+        digest = Digest.of(b"good bytes", "sha512")
+        upload = uploads.start(NAME, "sha512")
+        uploads.append(NAME, upload.id, Content(b"good bytes"))
+        uploads.commit(NAME, upload.id, digest, NOTHING)
+        assert b"good bytes" == blobs.get(digest)
+
+    def test_works_with_sha512_that_was_not_announced(self, uploads, blobs):
+        digest = Digest.of(b"good bytes", "sha512")
+        uploads.commit(NAME, uploads.start(NAME).id, digest, Content(b"good bytes"))
+        assert b"good bytes" == blobs.get(digest)
+
+    def test_that_is_repeated_answers_again(self, uploads):
+        upload = uploads.start(NAME)
+        first = uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes"))
+        assert first == uploads.commit(NAME, upload.id, GOOD, NOTHING)
+
+    def test_that_is_repeated_with_another_digest_is_unknown(self, uploads):
+        upload = uploads.start(NAME)
+        uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes"))
+        with pytest.raises(UploadUnknown):
+            uploads.commit(NAME, upload.id, Digest.of(b"other"), NOTHING)
+
+    def test_that_died_between_moving_and_linking_is_finished_by_its_repetition(self, uploads, blobs, driver):
+        upload = uploads.start(NAME)
+        chunk = uploads.append(NAME, upload.id, Content(b"good bytes")).chunks[0]
+        driver.move(f"{layout.upload(NAME, upload.id)}/{chunk.object}", layout.blob_data(GOOD))
+        uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert 10 == blobs.stat(NAME, GOOD).size
+        assert 2 == len(files(driver))
+
+    def test_cannot_claim_a_blob_of_others_by_a_session_whose_bytes_are_gone(self, uploads, blobs, driver):
+        secret = uploads.put(OTHER, Digest.of(b"secret"), Content(b"secret")).digest
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"a"))
+        chunks = uploads.append(NAME, upload.id, Content(b"b")).chunks
+        driver.remove(f"{layout.upload(NAME, upload.id)}/{chunks[0].object}")
+        with pytest.raises(UploadUnknown):
+            uploads.commit(NAME, upload.id, secret, NOTHING)
+        with pytest.raises(BlobUnknown):
+            blobs.stat(NAME, secret)
+
+    def test_renews_the_time_of_a_blob_that_is_there_and_keeps_it(self, uploads, driver):
+        uploads.put(OTHER, GOOD, Content(b"good bytes"))
+        before = driver.stat(layout.blob_data(GOOD))
+        uploads.put(NAME, GOOD, Content(b"good bytes"))
+        assert before.modified < driver.stat(layout.blob_data(GOOD)).modified
+
+    def test_heals_a_blob_that_was_cut_short(self, uploads, blobs, driver):
+        driver.put_content(layout.blob_data(GOOD), b"good")
+        uploads.put(NAME, GOOD, Content(b"good bytes"))
+        assert b"good bytes" == blobs.get(GOOD)
+
+
+class TestCommitWithTheWrongDigest:
+    @pytest.mark.parametrize("pieces", [[b"evil"], [b"ev", b"il"]])
+    def test_publishes_nothing(self, uploads, driver, pieces):
+        upload = uploads.start(NAME)
+        for piece in pieces:
+            uploads.append(NAME, upload.id, Content(piece))
+        with pytest.raises(DigestInvalid):
+            uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert [] == files(driver)
+
+    def test_publishes_nothing_of_a_whole_blob(self, uploads, driver):
+        with pytest.raises(DigestInvalid):
+            uploads.put(NAME, GOOD, Content(b"evil"))
+        assert [] == files(driver)
+
+    def test_publishes_nothing_when_the_store_lost_bytes(self, uploads, driver):
+        upload = uploads.start(NAME)
+        chunk = uploads.append(NAME, upload.id, Content(b"good bytes")).chunks[0]
+        driver.put_content(f"{layout.upload(NAME, upload.id)}/{chunk.object}", b"good")
+        with pytest.raises(DigestInvalid):
+            uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert [] == files(driver)
+
+
+class Meanwhile:
+    """A body during which something else happens to its session."""
+
+    def __init__(self, content, event):
+        self.length = None
+        self.complete = True
+        self._content = BytesIO(content)
+        self._event = event
+
+    def readinto(self, buffer):
+        arrived = self._content.readinto(buffer)
+        if not arrived:
+            self._event()
+        return arrived
+
+
+class TestAPatchThatStallsAndWakesUp:
+    def test_finds_that_its_repetition_counts(self, uploads, blobs):
+        upload = uploads.start(NAME)
+        stalled = Meanwhile(b"evil bytes", lambda: uploads.append(NAME, upload.id, Content(b"good bytes")))
+        with pytest.raises(RangeInvalid) as refused:
+            uploads.append(NAME, upload.id, stalled)
+        assert 10 == refused.value.size
+        uploads.commit(NAME, upload.id, GOOD, NOTHING)
+        assert b"good bytes" == blobs.get(GOOD)
+
+    def test_finds_that_its_session_is_committed_and_leaves_nothing(self, uploads, blobs, driver):
+        upload = uploads.start(NAME)
+        stalled = Meanwhile(b"evil", lambda: uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes")))
+        with pytest.raises(UploadUnknown):
+            uploads.append(NAME, upload.id, stalled)
+        assert 2 == len(files(driver))
+        assert b"good bytes" == blobs.get(GOOD)
+
+    def test_finds_that_its_session_is_committed_after_other_chunks(self, uploads, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good bytes"))
+        stalled = Meanwhile(b"evil", lambda: uploads.commit(NAME, upload.id, GOOD, NOTHING))
+        with pytest.raises(UploadUnknown):
+            uploads.append(NAME, upload.id, stalled)
+        assert 2 == len(files(driver))
+
+
+class FullDriver(MemoryDriver):
+    """A store that has no room for what is streamed."""
+
+    def stream_write(self, path, blocks):
+        for _ in blocks:
+            raise StorageFull
+        return super().stream_write(path, ())
+
+
+class TestAFullStore:
+    def test_is_said_and_keeps_nothing(self, clock):
+        driver = FullDriver()
+        uploads = Uploads(driver, Blobs(driver), clock)
+        with pytest.raises(StorageFull):
+            uploads.put(NAME, GOOD, Content(b"good bytes"))
+        assert [] == files(driver)
+
+
+class TestPurging:
+    def test_forgets_only_what_nobody_touched_for_long(self, uploads, driver, clock):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"x"))
+        newest = max(stat.modified for stat in driver.walk())
+        clock.turn(newest - clock().timestamp() + 50)
+        assert 0 == uploads.purge(NAME, 100)
+        clock.turn(51)
+        assert 1 == uploads.purge(NAME, 100)
+        assert [] == files(driver)
+
+    def test_forgets_the_sessions_of_distribution_too(self, uploads, driver, clock):
+        driver.put_content(f"{layout.uploads(NAME)}/0b5c5b0e-0000-4000-8000-000000000000/data", b"")
+        clock.turn(driver.stat(f"{layout.uploads(NAME)}/0b5c5b0e-0000-4000-8000-000000000000/data").modified)
+        assert 1 == uploads.purge(NAME, 100)
+
+    def test_of_a_repository_without_uploads_does_nothing(self, uploads):
+        assert 0 == uploads.purge(NAME, 0)
+
+
+class TestTwoRequestsThatEnterAChunkAtOnce:
+    def test_end_with_one_of_them(self, uploads, driver):
+        upload = uploads.start(NAME)
+        path = f"{layout.upload(NAME, upload.id)}/state"
+        uploads.append(NAME, upload.id, Content(b"x"))
+        with pytest.raises(PreconditionFailed):
+            driver.put_content(path, b"{}", if_match="another")
+        assert 1 == uploads.get(NAME, upload.id).size
