@@ -2,7 +2,7 @@
 The one place that answers when something goes wrong.
 
 Services raise, views never catch. The class of the error decides the status and, under ``/v2/``, the code of the
-OCI Distribution Specification ("Error codes")::
+OCI Distribution Specification ("Error codes", which a 4xx must not leave)::
 
     {"errors": [{"code": "BLOB_UNKNOWN", "message": "No such blob in this repository.", "detail": {"digest": …}}]}
 
@@ -28,7 +28,7 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.TagInvalid: (400, "MANIFEST_INVALID"),
     errors.DigestInvalid: (400, "DIGEST_INVALID"),
     errors.UploadInvalid: (400, "BLOB_UPLOAD_INVALID"),
-    errors.PageInvalid: (400, "PAGINATION_NUMBER_INVALID"),
+    errors.PageInvalid: (400, "UNSUPPORTED"),
     errors.SizeInvalid: (400, "SIZE_INVALID"),
     errors.ManifestInvalid: (400, "MANIFEST_INVALID"),
     errors.RangeInvalid: (416, "BLOB_UPLOAD_INVALID"),
@@ -39,14 +39,16 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
     errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
-    errors.NotFound: (404, "NOT_FOUND"),
-    errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
+    errors.NotFound: (404, "UNSUPPORTED"),
+    errors.RangeNotSatisfiable: (416, "SIZE_INVALID"),
     errors.Unsupported: (405, "UNSUPPORTED"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),
     errors.StorageError: (500, "UNKNOWN"),
     errors.RegistryError: (500, "UNKNOWN"),
 }
+
+_HTTP_CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 413: "SIZE_INVALID", 429: "TOOMANYREQUESTS"}
 
 #: What a client may be told of trouble with the store: never a path or the text of an exception.
 _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
@@ -94,8 +96,8 @@ def _registry_error(error: RegistryError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    codes = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NOT_FOUND", 405: "UNSUPPORTED", 413: "SIZE_INVALID"}
-    response = _envelope(status, codes.get(status, "UNKNOWN"), error.description or error.name, {})
+    code = _HTTP_CODES.get(status, "UNSUPPORTED" if status < 500 else "UNKNOWN")
+    response = _envelope(status, code, error.description or error.name, {})
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response

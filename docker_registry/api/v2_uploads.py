@@ -20,7 +20,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.post("/v2/<path:name>/blobs/uploads/")
     def start_upload(name: RepositoryName) -> Response:
         """Mount a blob (end-11), take one whole (end-4b), or begin an upload (end-4a, end-4c)."""
-        mounted = _mount(name)
+        mounted = _mount(registry, name)
         if mounted:
             return _created(name, mounted)
         if "digest" in request.args:
@@ -53,17 +53,18 @@ def blueprint(registry: Registry) -> Blueprint:
         registry.uploads.cancel(name, upload_id)
         return Response(status=204)
 
-    def _mount(name: RepositoryName) -> Blob | None:
-        if "mount" not in request.args:
-            return None
-        try:
-            source = request.args.get("from")
-            digest = Digest.parse(request.args["mount"])
-            return registry.blobs.mount(name, digest, RepositoryName.parse(source) if source else None)
-        except (BlobUnknown, DigestInvalid, NameInvalid):
-            return None  # what cannot be mounted is uploaded instead ("Mounting a blob from another repository")
-
     return bp
+
+
+def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
+    if "mount" not in request.args:
+        return None
+    try:
+        source = request.args.get("from")
+        digest = Digest.parse(request.args["mount"])
+        return registry.blobs.mount(name, digest, RepositoryName.parse(source) if source else None)
+    except (BlobUnknown, DigestInvalid, NameInvalid):
+        return None  # what cannot be mounted is uploaded instead ("Mounting a blob from another repository")
 
 
 def _progress(name: RepositoryName, upload: Upload, status: int) -> Response:

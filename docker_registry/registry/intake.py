@@ -9,7 +9,7 @@ a few blocks, whatever its size, and neither hashing nor the disk ever stops the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import gevent
@@ -25,6 +25,10 @@ BLOCKS: Final = 3
 
 #: Below this a thread costs more than it saves.
 INLINE_BYTES: Final = 64 * 1024
+
+
+#: Something that looks at every block as it passes, in a native thread, one block after the other.
+Tap = Callable[[memoryview], object]
 
 
 class Body(Protocol):
@@ -74,16 +78,20 @@ class Intake:
         size: bytes that came.
     """
 
-    def __init__(self, body: Body, algorithm: str = CANONICAL, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, body: Body, algorithm: str = CANONICAL, *, max_bytes: int | None = None, taps: Sequence[Tap] = ()
+    ) -> None:
         """
         Args:
             algorithm: how to hash what passes.
             max_bytes: more than this is refused with SizeInvalid, raised out of the iteration.
+            taps: who else looks at the bytes; what they raise is raised out of the iteration.
         """
         self.size = 0
         self._body = body
         self._hash = hashlib.new(algorithm)
         self._max_bytes = max_bytes
+        self._taps: tuple[Tap, ...] = (self._hash.update, *taps)
 
     @property
     def complete(self) -> bool:
@@ -109,7 +117,7 @@ class Intake:
         filled = _fill(self._body, block)
         if filled:
             self._count(filled)
-            self._hash.update(block[:filled])
+            self._look(block[:filled])
             yield block[:filled]
 
     def _side_by_side(self) -> Iterator[memoryview]:
@@ -127,7 +135,7 @@ class Intake:
                 if not block:
                     return
                 self._count(len(block))
-                hashing = threads.spawn(self._hash.update, block)
+                hashing = threads.spawn(self._look, block)
                 try:
                     yield block
                 finally:
@@ -143,11 +151,17 @@ class Intake:
             while True:
                 block = empty.get()
                 filled = _fill(self._body, block)
-                full.put(block[:filled])
-                if not filled:
+                if filled:
+                    full.put(block[:filled])
+                if filled < len(block):
+                    full.put(block[:0])
                     return
         except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
             full.put(error)
+
+    def _look(self, block: memoryview) -> None:
+        for tap in self._taps:
+            tap(block)
 
     def _count(self, arrived: int) -> None:
         self.size += arrived

@@ -14,6 +14,7 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _uploads/<id>/startedat                               when the session began, RFC 3339
         _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
+      _uploads/<id>/…                                       * the same for uploads that belong to no repository yet
       _leases/<work>                                        * who does what only one may do at a time
 
 What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. A ``link``
@@ -101,12 +102,12 @@ def tag_index_link(name: RepositoryName, tag_: Tag, digest: Digest) -> str:
     return f"{tag(name, tag_)}/index/{digest.algorithm}/{digest.hex}/link"
 
 
-def uploads(name: RepositoryName) -> str:
-    """The folder of a repository's unfinished uploads."""
-    return f"{repository(name)}/_uploads"
+def uploads(name: RepositoryName | None) -> str:
+    """The folder of a repository's unfinished uploads; None for those that belong to no repository yet."""
+    return f"{ROOT}/_uploads" if name is None else f"{repository(name)}/_uploads"
 
 
-def upload(name: RepositoryName, upload_id: str) -> str:
+def upload(name: RepositoryName | None, upload_id: str) -> str:
     """The folder of one upload session."""
     return f"{uploads(name)}/{upload_id}"
 

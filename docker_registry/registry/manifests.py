@@ -119,8 +119,8 @@ class Manifests:
         return self._driver.exists(layout.revision_link(name, digest))
 
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
-        told = payloads.stored_media_type(payload)
-        if told and b'"mediaType"' in payload:
+        told, in_words = payloads.stored_media_type(payload)
+        if told and in_words:
             return told
         try:
             return self._driver.get_content(layout.revision_media_type(name, digest)).decode("ascii", "replace")

@@ -87,12 +87,13 @@ def read(payload: bytes, content_type: str | None) -> Payload:
     )
 
 
-def stored_media_type(payload: bytes) -> str | None:
-    """Return the media type that a stored payload tells, in its words or by its fields."""
+def stored_media_type(payload: bytes) -> tuple[str | None, bool]:
+    """Return the media type that a stored payload tells, and whether it does so in words and not by its fields."""
     try:
-        return told_media_type(_load(payload))
+        document = _load(payload)
     except ManifestInvalid:
-        return None
+        return None, False
+    return told_media_type(document), bool(document.get("mediaType"))
 
 
 def told_media_type(document: dict[str, Any]) -> str | None:

@@ -10,6 +10,8 @@ state and changes nothing::
 
 Nothing lies under ``blobs/`` before its digest is verified. One chunk, which is what docker, podman and skopeo send,
 is compared and moved; several are joined in one more pass over their bytes.
+
+A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import hashlib
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
@@ -34,7 +36,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blob, Blobs
-from docker_registry.registry.intake import Body, Intake
+from docker_registry.registry.intake import Body, Intake, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 
 
@@ -105,7 +107,7 @@ class Uploads:
         self._blobs = blobs
         self._now = now
 
-    def start(self, name: RepositoryName, algorithm: str = CANONICAL) -> Upload:
+    def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """
         Begin a session (end-4a, end-4c).
 
@@ -117,7 +119,7 @@ class Uploads:
         self._driver.put_content(f"{layout.upload(name, upload.id)}/startedat", started.encode())
         return upload if algorithm == CANONICAL else self._store(name, upload)
 
-    def get(self, name: RepositoryName, upload_id: str) -> Upload:
+    def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
         """
         Return a session as it is (end-13).
 
@@ -138,11 +140,12 @@ class Uploads:
 
     def append(
         self,
-        name: RepositoryName,
+        name: RepositoryName | None,
         upload_id: str,
         body: Body,
         start: int | None = None,
         length: int | None = None,
+        taps: Sequence[Tap] = (),
     ) -> Upload:
         """
         Add the next bytes of a blob to a session (end-5).
@@ -150,6 +153,7 @@ class Uploads:
         Args:
             start: where *body* begins in the blob, bytes from 0; None when the client sent no Content-Range.
             length: bytes that Content-Range announced; None without it.
+            taps: who else looks at the bytes as they pass.
 
         Returns:
             The session as it now is; its ``size`` is the only offset accepted next.
@@ -162,7 +166,7 @@ class Uploads:
         """
         upload = self.get(name, upload_id)
         self._check_start(upload, start)
-        chunk, complete = self._receive(name, upload, body, length)
+        chunk, complete = self._receive(name, upload, body, length, taps)
         if chunk.size:
             upload = self._enter(name, upload, chunk)
         if not complete:
@@ -171,7 +175,7 @@ class Uploads:
 
     def commit(
         self,
-        name: RepositoryName,
+        name: RepositoryName | None,
         upload_id: str,
         digest: Digest,
         body: Body,
@@ -204,7 +208,7 @@ class Uploads:
                 upload = replace(upload, chunks=(*upload.chunks, last))
         return self._publish(name, upload, digest)
 
-    def put(self, name: RepositoryName, digest: Digest, body: Body) -> Blob:
+    def put(self, name: RepositoryName | None, digest: Digest, body: Body) -> Blob:
         """
         Store a blob in one request (end-4b).
 
@@ -219,7 +223,7 @@ class Uploads:
             raise SizeInvalid("The body ended early.")
         return self._publish(name, replace(upload, chunks=(chunk,)), digest)
 
-    def cancel(self, name: RepositoryName, upload_id: str) -> None:
+    def cancel(self, name: RepositoryName | None, upload_id: str) -> None:
         """
         Forget a session and its bytes (end-14).
 
@@ -229,7 +233,7 @@ class Uploads:
         upload = self.get(name, upload_id)
         self._clean(name, upload.id)
 
-    def purge(self, name: RepositoryName, ttl_seconds: float) -> int:
+    def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
         Forget the sessions of a repository that nobody has touched for a while, those of other servers included.
 
@@ -249,7 +253,7 @@ class Uploads:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _list(self, name: RepositoryName) -> list[str]:
+    def _list(self, name: RepositoryName | None) -> list[str]:
         try:
             return list(self._driver.list_directory(layout.uploads(name)))
         except PathNotFound:
@@ -259,17 +263,19 @@ class Uploads:
         if start is not None and start != upload.size:
             raise RangeInvalid(size=upload.size)
 
-    def _receive(self, name: RepositoryName, upload: Upload, body: Body, length: int | None) -> tuple[Chunk, bool]:
+    def _receive(
+        self, name: RepositoryName | None, upload: Upload, body: Body, length: int | None, taps: Sequence[Tap] = ()
+    ) -> tuple[Chunk, bool]:
         """Write a body into an object of its own; tell also whether it came whole."""
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
-        intake = Intake(body, upload.algorithm, max_bytes=length)
+        intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
         chunk_object = f"{upload.size}-{secrets.token_hex(8)}"
         self._driver.stream_write(f"{layout.upload(name, upload.id)}/{chunk_object}", intake)
         complete = intake.complete and length in (None, intake.size)
         return Chunk(chunk_object, intake.size, intake.digest), complete
 
-    def _enter(self, name: RepositoryName, upload: Upload, chunk: Chunk) -> Upload:
+    def _enter(self, name: RepositoryName | None, upload: Upload, chunk: Chunk) -> Upload:
         """Make a received chunk count, if nobody else has changed the session meanwhile."""
         try:
             entered = self._store(name, replace(upload, chunks=(*upload.chunks, chunk)))
@@ -282,14 +288,14 @@ class Uploads:
             raise UploadUnknown(id=upload.id)
         return entered
 
-    def _store(self, name: RepositoryName, upload: Upload) -> Upload:
+    def _store(self, name: RepositoryName | None, upload: Upload) -> Upload:
         path = f"{layout.upload(name, upload.id)}/state"
         chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
         content = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
         self._driver.put_content(path, content, if_match=upload.version)
         return upload
 
-    def _publish(self, name: RepositoryName, upload: Upload, digest: Digest) -> Blob:
+    def _publish(self, name: RepositoryName | None, upload: Upload, digest: Digest) -> Blob:
         """Verify what the session holds, make it a blob of the repository, and end the session."""
         folder = layout.upload(name, upload.id)
         try:
@@ -303,8 +309,9 @@ class Uploads:
             # here, and hashed: only then does a blob that this repository cannot read yet count as committed.
             if [chunk.digest for chunk in upload.chunks] != [digest]:
                 return self._committed_before(name, digest, upload.id)
-            blob = self._moved_before(digest, upload.id)
-        self._blobs.link(name, digest)
+            blob = self._find_anywhere(digest, upload.id)
+        if name is not None:
+            self._blobs.link(name, digest)
         self._clean(name, upload.id)
         return blob
 
@@ -332,20 +339,22 @@ class Uploads:
         if Digest.from_hash(joined) != digest:
             raise DigestInvalid(digest=str(digest), received=str(Digest.from_hash(joined)))
 
-    def _committed_before(self, name: RepositoryName, digest: Digest, upload_id: str) -> Blob:
+    def _committed_before(self, name: RepositoryName | None, digest: Digest, upload_id: str) -> Blob:
         """Answer a commit that is repeated by a client that did not hear the answer."""
+        if name is None:
+            return self._find_anywhere(digest, upload_id)
         try:
             return self._blobs.stat(name, digest)
         except BlobUnknown:
             raise UploadUnknown(id=upload_id) from None
 
-    def _moved_before(self, digest: Digest, upload_id: str) -> Blob:
+    def _find_anywhere(self, digest: Digest, upload_id: str) -> Blob:
         try:
             return self._blobs.stat_anywhere(digest)
         except BlobUnknown:
             raise UploadUnknown(id=upload_id) from None
 
-    def _clean(self, name: RepositoryName, upload_id: str) -> None:
+    def _clean(self, name: RepositoryName | None, upload_id: str) -> None:
         self._remove(layout.upload(name, upload_id))
 
     def _remove(self, path: str) -> None:

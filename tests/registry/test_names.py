@@ -11,14 +11,43 @@ EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 class TestARepositoryName:
     @pytest.mark.parametrize(
         "text",
-        ["a", "library/busybox", "a/b/c/d", "a.b", "a_b", "a__b", "a--b", "a---b", "0", "tags/manifests/blobs", "a" * 255],
+        [
+            "a",
+            "library/busybox",
+            "a/b/c/d",
+            "a.b",
+            "a_b",
+            "a__b",
+            "a--b",
+            "a---b",
+            "0",
+            "tags/manifests/blobs",
+            "a" * 255,
+        ],
     )
     def test_is_taken_when_the_grammar_allows_it(self, text):
         assert text == str(RepositoryName.parse(text))
 
     @pytest.mark.parametrize(
         "text",
-        ["", "A", "a/", "/a", "a//b", "a_", "_a", "a___b", "a..b", ".a", "a.-b", "ä", "a b", "a\n", "a/../b", "a" * 256],
+        [
+            "",
+            "A",
+            "a/",
+            "/a",
+            "a//b",
+            "a_",
+            "_a",
+            "a___b",
+            "a..b",
+            ".a",
+            "a.-b",
+            "ä",
+            "a b",
+            "a\n",
+            "a/../b",
+            "a" * 256,
+        ],
     )
     def test_is_refused_when_it_does_not(self, text):
         with pytest.raises(NameInvalid):
@@ -45,7 +74,18 @@ class TestADigest:
 
     @pytest.mark.parametrize(
         "text",
-        ["", ":", "sha256", "sha256:", "sha256:ab", EMPTY.upper(), EMPTY + "0", EMPTY[:-1] + "g", "md5:" + "0" * 32, EMPTY + "\n"],
+        [
+            "",
+            ":",
+            "sha256",
+            "sha256:",
+            "sha256:ab",
+            EMPTY.upper(),
+            EMPTY + "0",
+            EMPTY[:-1] + "g",
+            "md5:" + "0" * 32,
+            EMPTY + "\n",
+        ],
     )
     def test_is_refused_when_it_is_not_one_that_can_be_verified(self, text):
         with pytest.raises(DigestInvalid):

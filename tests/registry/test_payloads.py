@@ -102,8 +102,9 @@ class TestABrokenPayload:
 
 class TestAStoredPayload:
     def test_of_schema_1_is_told_by_its_signatures(self):
-        assert payloads.SCHEMA_1_SIGNED == payloads.stored_media_type(dump({"schemaVersion": 1, "signatures": []}))
+        stored = dump({"schemaVersion": 1, "signatures": []})
+        assert (payloads.SCHEMA_1_SIGNED, False) == payloads.stored_media_type(stored)
 
     def test_that_says_nothing_tells_nothing(self):
-        assert payloads.stored_media_type(b"{}") is None
-        assert payloads.stored_media_type(b"\xff") is None
+        assert (None, False) == payloads.stored_media_type(b"{}")
+        assert (None, False) == payloads.stored_media_type(b"\xff")

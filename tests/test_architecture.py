@@ -1,0 +1,98 @@
+"""The arrows of the house (CONTRIBUTE.md): who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "docker_registry"
+
+#: Room to the rooms that it may look into. Whoever is not named here may import nothing of the house.
+ARROWS = {
+    "wsgi": {"app", "config", "errors"},
+    "cli": {"app", "config", "errors", "registry", "worker"},
+    "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
+    "api": {"api", "body", "errors", "registry"},
+    "registry": {"drivers.base", "errors", "registry", "threads"},
+    "drivers": {"drivers", "errors", "settings", "threads"},
+    "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
+    "flavors": {"errors", "heritage", "settings"},
+    "heritage": set(),
+    "settings": {"errors"},
+    "worker": {"body", "sockets"},
+    "body": {"errors"},
+    "sockets": set(),
+    "threads": set(),
+    "errors": set(),
+}
+
+#: Inside the domain: these modules and whom each may look at.
+DOMAIN = {
+    "names": set(),
+    "layout": {"names"},
+    "intake": {"names"},
+    "blobs": {"layout", "names"},
+    "uploads": {"blobs", "intake", "layout", "names"},
+    "tags": {"layout", "names"},
+    "payloads": {"names"},
+    "manifests": {"blobs", "layout", "names", "payloads", "tags"},
+    "repositories": {"layout", "names"},
+    "leases": {"layout"},
+}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+
+
+def imports(path):
+    """Return what a module imports of the house, without the package's own name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("docker_registry.") for name in found if name.startswith("docker_registry.")}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+class TestAModule:
+    def test_looks_only_where_the_arrows_point(self, path):
+        allowed = {*ARROWS[room(path)], "__version__"}
+        for name in imports(path):
+            assert any(name == target or name.startswith(f"{target}.") for target in allowed), name
+
+    def test_of_the_domain_looks_only_where_its_arrows_point(self, path):
+        if room(path) != "registry" or path.stem not in DOMAIN:
+            pytest.skip("not a module whose arrows are drawn")
+        inside = {name.split(".")[1] for name in imports(path) if name.startswith("registry.")}
+        assert inside <= DOMAIN[path.stem]
+
+    def test_does_nothing_when_it_is_imported(self, path):
+        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Assert)
+        for node in ast.parse(path.read_text()).body:
+            if path.stem == "wsgi" or isinstance(node, allowed):
+                continue
+            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            is_guard = isinstance(node, ast.If) and ("TYPE_CHECKING" in ast.dump(node) or "__main__" in ast.dump(node))
+            assert is_docstring or is_guard or "sys" in ast.dump(node), ast.dump(node)[:200]
+
+
+class TestTheDomain:
+    def test_needs_neither_the_web_framework_nor_a_cloud(self):
+        program = (
+            "import sys, docker_registry.registry; "
+            "print(sorted({'flask', 'werkzeug', 'gunicorn', 'boto3', 'redis', 'sqlalchemy'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "[]\n" == done.stdout
