@@ -37,6 +37,7 @@ setup(
             "pytest>=8.2",
             "requests>=2.32",
             "ruff>=0.6",
+            "setuptools>=68",
             "types-gevent",
             "types-PyYAML",
             "types-requests",

@@ -15,12 +15,13 @@ PACKAGE = ROOT / "docker_registry"
 #: Room to the rooms that it may look into. Whoever is not named here may import nothing of the house.
 ARROWS = {
     "wsgi": {"app", "config", "errors"},
-    "cli": {"app", "config", "errors", "registry", "worker"},
+    "cli": {"app", "config", "config_text", "errors", "registry", "worker"},
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
     "api": {"api", "body", "errors", "registry"},
     "registry": {"drivers.base", "errors", "registry", "threads"},
     "drivers": {"drivers", "errors", "settings", "threads"},
     "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
+    "config_text": {"config", "flavors", "settings"},
     "flavors": {"errors", "heritage", "settings"},
     "heritage": set(),
     "settings": {"errors"},

@@ -1,0 +1,253 @@
+"""
+The registry's settings, each declared once, and how they come to their values.
+
+The file and its flavors are in :mod:`docker_registry.flavors`, what a setting is in :mod:`docker_registry.settings`.
+Only :mod:`~docker_registry.app`, :mod:`~docker_registry.cli` and :mod:`~docker_registry.wsgi` import this module: every
+other part receives values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from docker_registry import drivers, heritage
+from docker_registry.errors import ConfigError
+from docker_registry.flavors import DEFAULT_FLAVOR, Flavor, did_you_mean, read_flavor, variable
+from docker_registry.settings import Setting, fill, flatten, rows, setting
+
+logger = logging.getLogger(__name__)
+
+#: How the names begin that are declared for parts still to be built; whoever builds one takes its names out.
+NOT_SERVED_YET = (
+    "bugsnag",
+    "cache.",
+    "cache_lru.",
+    "cors.",
+    "disable_token_auth",
+    "email_exceptions.",
+    "index_endpoint",
+    "mirroring.",
+    "nginx_x_accel_redirect",
+    "privileged_key",
+    "registry_endpoints",
+    "standalone",
+    "storage_redirect",
+)
+
+
+# No dataclass below shows its fields in its repr: a secret would stand in the log of whoever prints one.
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Mirroring:
+    """Another registry, of which this one keeps what it was asked for."""
+
+    source: str | None = setting(None, "Address of the registry to mirror; nothing is mirrored without it.")
+    source_index: str | None = setting(None, "Address of its index, where that is not the registry itself.")
+    tags_cache_ttl: int = setting(
+        172800, "How long a tag is served before the source is asked again.", unit="seconds", minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Cache:
+    """A Redis that workers share."""
+
+    host: str | None = setting(None, "Host of a Redis for what workers share; none is used without it.")
+    port: int = setting(6379, "Its port.", minimum=1)
+    db: int = setting(0, "Number of its database.", minimum=0)
+    password: str | None = setting(None, "Its password.", secret=True)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CacheLru:
+    """A Redis, best one that evicts the least recently used, in front of the store."""
+
+    host: str | None = setting(None, "Host of a Redis that keeps small files of the store; none is used without it.")
+    port: int = setting(6379, "Its port.", minimum=1)
+    db: int = setting(0, "Number of its database.", minimum=0)
+    password: str | None = setting(None, "Its password.", secret=True)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EmailExceptions:
+    """Whom to write to when the registry meets an error that it does not know."""
+
+    smtp_host: str | None = setting(None, "Host of the mail server; no mail is sent without it.")
+    smtp_port: int = setting(25, "Its port.", minimum=1)
+    smtp_login: str | None = setting(None, "User name there.")
+    smtp_password: str | None = setting(None, "Password there.", secret=True)
+    smtp_secure: str = setting(
+        "false", "`true` for STARTTLS; or the path of a PEM file with the client's key and certificate, for both."
+    )
+    from_addr: str = setting("docker-registry@localdomain.local", "Sender.")
+    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Receiver.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Cors:
+    """Which pages of other sites may read the answers (Fetch standard, "CORS protocol")."""
+
+    origins: tuple[str, ...] = setting((), "Origins whose pages may read every answer; `*` for all. Off when empty.")
+    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Methods that they may use.")
+    headers: tuple[str, ...] = setting(("Content-Type",), "Request headers that they may send.")
+    expose_headers: tuple[str, ...] = setting((), "Response headers that they may read.")
+    supports_credentials: bool = setting(False, "Whether they may send credentials.")
+    max_age: int | None = setting(None, "How long a browser may keep that answer.", unit="seconds", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Config:
+    """
+    The effective configuration.
+
+    Attributes:
+        flavor: the flavor's name.
+        path: the file it came from.
+        driver_settings: the rows that the chosen driver declares.
+        driver_options: a value for each of them, under the keyword of the driver's constructor.
+    """
+
+    flavor: str = DEFAULT_FLAVOR
+    path: Path = field(default_factory=Path)
+    driver_settings: tuple[Setting, ...] = ()
+    driver_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    loglevel: str = setting(
+        "info", "The least important thing to log.", choices=("debug", "info", "warn", "warning", "error", "critical")
+    )
+
+    storage: str = setting("file", "The driver that keeps everything: `file`, `memory`, or one that is installed.")
+    storage_redirect: bool = setting(False, "Send clients to signed URLs of the store, where its driver has them.")
+    nginx_x_accel_redirect: str | None = setting(
+        None, "Prefix of an internal nginx location over the store, which then sends layers for us."
+    )
+
+    v1: bool = setting(True, "Serve Registry API V1.")
+    v2: bool = setting(True, "Serve Registry API V2, the OCI distribution API.")
+    delete: bool = setting(True, "Let clients delete manifests, tags and blobs.")
+    upload_ttl: int = setting(
+        604800, "An upload that nobody touched for so long is thrown away.", unit="seconds", minimum=1
+    )
+    upload_purge_interval: int = setting(3600, "How often such uploads are looked for.", unit="seconds", minimum=1)
+    max_manifest_bytes: int = setting(4194304, "A larger manifest is refused.", unit="bytes", minimum=1)
+    check_index_children: bool = setting(
+        False, "Refuse an index whose manifests are not here yet; BuildKit's caches list layers instead."
+    )
+    max_page_entries: int = setting(1000, "Names on one page of a list, at most.", unit="entries", minimum=1)
+
+    standalone: bool = setting(True, "V1: be the index too; `false` asks `index_endpoint` whether a token is good.")
+    index_endpoint: str = setting("https://index.docker.io", "V1: the index to ask.")
+    disable_token_auth: bool = setting(False, "V1: check no token at all, because somebody in front does.")
+    privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, as the others
+        None, "V1: file with the RSA public key (PEM) of those who may do everything without a token."
+    )
+    registry_endpoints: str | None = setting(
+        None, "V1: value of X-Docker-Endpoints; the request's own host when unset."
+    )
+
+    search_backend: str | None = setting(
+        None, "What indexes the repositories for searching: `sqlalchemy`, or the name of a module. Off when unset."
+    )
+    sqlalchemy_index_database: str = setting("sqlite:////tmp/docker-registry.db", "URL of its database.")
+    mirroring: Mirroring = field(default_factory=Mirroring)
+    cache: Cache = field(default_factory=Cache)
+    cache_lru: CacheLru = field(default_factory=CacheLru)
+    cors: Cors = field(default_factory=Cors)
+    email_exceptions: EmailExceptions = field(default_factory=EmailExceptions)
+    bugsnag: str | None = setting(None, "API key of Bugsnag, where unknown errors are reported.", secret=True)
+
+
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
+    """
+    Read the configuration that the environment asks for, and log one warning about keys that mean nothing any more.
+
+    Args:
+        environ: ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and what the file's ``_env:`` name; by default the
+            environment of this process.
+
+    Raises:
+        ConfigError: something is wrong; one sentence says where and what.
+    """
+    flavor = read_flavor(os.environ if environ is None else environ)
+    general = {row.name: row for row in rows(Config)}
+    storage = _values(flavor, [general["storage"]], flavor.tree).get("storage", Config.storage)
+    storage = heritage.DRIVER_NAMES.get(storage, storage)
+    optional = _driver_settings(flavor, storage)
+    given = dict(flatten(flavor.tree, {**general, **optional}))
+    _check_names(flavor, storage, given, {**general, **optional})
+    values = {**_values(flavor, general.values(), given), "storage": storage}
+    options = _values(flavor, optional.values(), given)
+    _warn_of_what_is_to_come(flavor, {name: value for name, value in values.items() if value != general[name].default})
+    config = fill(
+        Config,
+        values,
+        flavor=flavor.name,
+        path=flavor.path,
+        driver_settings=tuple(optional.values()),
+        driver_options=MappingProxyType({row.keyword: options.get(row.name, row.default) for row in optional.values()}),
+    )
+    if not config.v1 and not config.v2:
+        raise ConfigError(f"{flavor}: v1 and v2 are both false, so that nothing would be served")
+    return config
+
+
+def _driver_settings(flavor: Flavor, storage: str) -> dict[str, Setting]:
+    try:
+        return {row.name: row for row in drivers.load(storage).settings}
+    except ConfigError as error:
+        raise ConfigError(f"{flavor}: {error}") from error
+
+
+def _check_names(flavor: Flavor, storage: str, given: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
+    ignored = []
+    for name in given:
+        if name in known:
+            continue
+        why = heritage.why_ignored(name, storage)
+        if why is None:
+            raise ConfigError(f"{flavor}: {_wrong_name(name, known)}")
+        if flavor.look_up(given[name]) is not None:
+            ignored.append(f"{name} ({why})")
+    if ignored:
+        logger.warning("%s: ignored, as it means nothing any more: %s", flavor, ", ".join(ignored))
+
+
+def _warn_of_what_is_to_come(flavor: Flavor, changed: Iterable[str]) -> None:
+    unserved = [name for name in changed if name.startswith(NOT_SERVED_YET)]
+    if unserved:
+        logger.warning("%s: set, but not served by this version yet: %s", flavor, ", ".join(unserved))
+
+
+def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
+    word = re.split(r"[^\w.-]", name, maxsplit=1)[0]
+    if word != name:  # all of `password:s3cret` would show what must not be seen
+        return f"{word} must be followed by a colon and a blank"
+    inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
+    if inside:
+        return f"{name} must be a section with {', '.join(inside)}"
+    # `smtp_host` alone should lead to `email_exceptions.smtp_host`
+    nearest = {row.rpartition(".")[2]: row for row in reversed(tuple(known))} | {row: row for row in known}
+    return f"there is no setting {name}{did_you_mean(name, nearest)}"
+
+
+def _values(flavor: Flavor, declared: Iterable[Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for row in declared:
+        raw = given.get(row.name)
+        found = flavor.look_up(raw)
+        if found is None:
+            continue
+        try:
+            values[row.name] = row.convert(found)
+        except ValueError as error:
+            source = f" (from {variable(raw)})" if variable(raw) else ""
+            raise ConfigError(f"{flavor}: {row.name}{source} {error}") from None
+    return values

@@ -1,0 +1,70 @@
+"""
+Names in the configuration files of docker-registry 0.6 to 0.9 that this version does not take as they are.
+
+An old file should start this registry, so they are known; what is ignored is said in one warning.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: What drivers were called, and what they are called now.
+DRIVER_NAMES: Final = {"local": "file"}
+
+_CORS = "CORS works the same way everywhere"
+_EMAIL = "it is in the section email_exceptions"
+_MIRROR = "it is in the section mirroring"
+
+#: Settings that mean nothing any more, and why.
+RETIRED: Final = {
+    "boto_debug": "loglevel: debug tells more",
+    "cors.always_send": _CORS,
+    "cors.automatic_options": _CORS,
+    "cors.resources": _CORS,
+    "cors.send_wildcard": _CORS,
+    "cors.vary_header": _CORS,
+    "debug": "loglevel: debug tells more",
+    "debug_versions": "no page tells versions",
+    "extensions": "no extension is loaded",
+    "from_addr": _EMAIL,
+    "issue": "no page shows it",
+    "secret_key": "no cookies are sent",
+    "smtp_host": _EMAIL,
+    "smtp_login": _EMAIL,
+    "smtp_password": _EMAIL,
+    "smtp_port": _EMAIL,
+    "smtp_secure": _EMAIL,
+    "source": _MIRROR,
+    "source_index": _MIRROR,
+    "tags_cache": _MIRROR,
+    "to_addr": _EMAIL,
+}
+
+#: Settings of drivers, which stood under ``common`` in 0.6: only the driver that takes one minds it.
+DRIVER_SETTINGS: Final = frozenset(
+    """
+    azure_storage_account_key azure_storage_account_name azure_storage_container azure_use_https
+    boto_bucket boto_calling_format boto_host boto_port boto_proxy boto_proxy_pass boto_proxy_port boto_proxy_user
+    boto_secure cloudfront
+    elliptics_addr_family elliptics_check_timeout elliptics_groups elliptics_io_thread_num elliptics_logfile
+    elliptics_net_thread_num elliptics_nodes elliptics_nonblocking_io_thread_num elliptics_verbosity
+    elliptics_wait_timeout
+    gs_access_key gs_secret_key gs_secure oauth2
+    oss_accessid oss_accesskey oss_bucket oss_host
+    s3_access_key s3_bucket s3_encrypt s3_host s3_region s3_secret_key s3_secure s3_use_sigv4
+    storage_alternate storage_path
+    swift_auth_version swift_authurl swift_container swift_password swift_region_name swift_tenant_name swift_user
+    """.split()  # noqa: SIM905 - fifty lines of quotes say less
+)
+
+
+def why_ignored(name: str, storage: str) -> str | None:
+    """
+    Say why a setting that nobody declares is no mistake; None when it is one.
+
+    Args:
+        storage: the name of the chosen driver.
+    """
+    if name in DRIVER_SETTINGS:
+        return f"the driver {storage} does not take it"
+    return RETIRED.get(name)

@@ -1,0 +1,178 @@
+"""Rows of settings, and how characters become values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from docker_registry.settings import Setting, fill, flatten, rows, setting
+
+
+def refusal(row: Setting, raw: object) -> str:
+    with pytest.raises(ValueError) as caught:
+        row.convert(raw)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+class TestText:
+    @given(st.text(min_size=1))
+    def test_takes_the_characters_as_they_are(self, text):
+        assert text == Setting("password").convert(text)
+
+    @pytest.mark.parametrize("text", ["0123", "#x", "true", "null", "~", " padded ", "a:b:c", "[1]", "{a: b}"])
+    def test_is_not_guessed_at(self, text):
+        assert text == Setting("password").convert(text)
+
+    def test_is_no_list_and_no_section(self):
+        assert "must be a text, not a list" == refusal(Setting("host"), ["a"])
+        assert "must be a text, not a section" == refusal(Setting("host"), {"a": "b"})
+
+
+class TestTrueOrFalse:
+    @pytest.mark.parametrize("text", ["true", "True", "TRUE", "yes", "on", "1", " true\n"])
+    def test_true(self, text):
+        assert Setting("standalone", bool).convert(text) is True
+
+    @pytest.mark.parametrize("text", ["false", "False", "FALSE", "no", "off", "0"])
+    def test_false(self, text):
+        assert Setting("standalone", bool).convert(text) is False
+
+    @pytest.mark.parametrize("text", ["maybe", "2", "truefalse", "~", "[]"])
+    def test_anything_else_is_refused(self, text):
+        assert "must be true or false" == refusal(Setting("standalone", bool), text)
+
+
+class TestNumbers:
+    @given(st.integers(min_value=-(10**18) + 1, max_value=10**18 - 1))
+    def test_a_whole_number_is_its_digits(self, number):
+        assert number == Setting("n", int).convert(str(number))
+
+    @pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "1_000", "٣", "ten", "", "- 1", "9" * 5000])
+    def test_what_is_no_whole_number_is_refused(self, text):
+        assert "must be a whole number of seconds" == refusal(Setting("ttl", int, unit="seconds"), text)
+
+    @pytest.mark.parametrize(("expected", "text"), [(1.5, "1.5"), (0.5, ".5"), (2.0, "2"), (-1000.0, "-1e3")])
+    def test_a_number_may_have_a_fraction(self, expected, text):
+        assert expected == Setting("rate", float).convert(text)
+
+    @pytest.mark.parametrize("text", ["inf", "nan", "1e999", "1,5", "."])
+    def test_what_is_no_number_is_refused(self, text):
+        assert "must be a number" == refusal(Setting("rate", float), text)
+
+    def test_below_the_minimum_is_refused(self):
+        row = Setting("port", int, minimum=1)
+
+        assert 1 == row.convert("1")
+        assert "must be a whole number, at least 1" == refusal(row, "0")
+
+
+class TestChoices:
+    ROW = Setting("loglevel", choices=("debug", "info"))
+
+    def test_upper_and_lower_case_are_the_same(self):
+        assert "debug" == self.ROW.convert("DEBUG")
+
+    def test_anything_else_is_refused_with_what_there_is(self):
+        assert "must be one of debug, info" == refusal(self.ROW, "loud")
+
+
+class TestList:
+    ROW = Setting("groups", list)
+
+    def test_stays_a_list(self):
+        assert ("1", "two") == self.ROW.convert(["1", "two"])
+        assert () == self.ROW.convert([])
+
+    def test_comes_from_a_variable_with_commas(self):
+        assert ("1", "two") == self.ROW.convert("1, two")
+        assert ("1",) == self.ROW.convert("1")
+
+    def test_comes_from_a_variable_as_yaml_writes_it(self):
+        assert ("null", "1") == self.ROW.convert('["null", 1]')
+
+    @pytest.mark.parametrize("raw", [{"a": "b"}, [["a"]], [{"a": "b"}], "[a", "[[a]]"])
+    def test_holds_texts_only(self, raw):
+        assert "must be a list of texts" == refusal(self.ROW, raw)
+
+
+class TestPath:
+    ROW = Setting("storage_path", Path)
+
+    def test_is_made_absolute_where_the_server_is_started(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+        assert tmp_path / "registry-data" == self.ROW.convert("./registry-data")
+
+    def test_knows_the_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+        assert tmp_path / "tmp/test" == self.ROW.convert("~/tmp/test")
+
+    def test_of_a_user_that_is_not_there_is_refused(self):
+        assert "begins with ~, but that user has no home folder" == refusal(self.ROW, "~no-such-user-here/x")
+
+
+class TestARefusal:
+    @pytest.mark.parametrize("raw", ["s3cret", ["s3cret", {}], {"s3cret": "s3cret"}])
+    @pytest.mark.parametrize("row", [Setting("x", bool), Setting("x", int), Setting("x", float), TestChoices.ROW])
+    def test_never_shows_the_value_since_it_may_be_a_secret_in_the_wrong_place(self, row, raw):
+        assert "s3cret" not in refusal(row, raw)
+
+    @pytest.mark.parametrize(("kind", "raw"), [(list, "[s3cret"), (list, {"s3cret": "x"}), (Path, "~s3cret")])
+    def test_of_a_list_or_a_path_does_not_show_it_either(self, kind, raw):
+        assert "s3cret" not in refusal(Setting("x", kind), raw)
+
+
+class TestARow:
+    def test_has_a_type_that_can_be_read(self):
+        with pytest.raises(TypeError, match="setting x: <class 'dict'> is not a type of settings"):
+            Setting("x", dict)
+
+    def test_reaches_a_constructor_under_a_keyword(self):
+        assert "cloudfront_base" == Setting("cloudfront.base").keyword
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    host: str | None = setting(None, "Where it is.")
+    ports: tuple[str, ...] = setting(("1",), "Which ones.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    flavor: str = "not a setting"
+    ttl: int = setting(60, "How long.", unit="seconds", minimum=1)
+    key: str | None = setting(None, "Opens the door.", secret=True)
+    section: Section = field(default_factory=Section)
+
+
+class TestADeclaration:
+    def test_has_a_row_for_every_setting_and_for_those_of_its_sections(self):
+        assert [
+            Setting("ttl", int, 60, "How long.", unit="seconds", minimum=1),
+            Setting("key", str, None, "Opens the door.", secret=True),
+            Setting("section.host", str, None, "Where it is."),
+            Setting("section.ports", list, ("1",), "Which ones."),
+        ] == list(rows(Declared))
+
+    def test_is_filled_by_dotted_names_and_keeps_its_defaults(self):
+        expected = Declared(flavor="dev", ttl=5, section=Section(host="h"))
+
+        assert expected == fill(Declared, {"ttl": 5, "section.host": "h"}, flavor="dev")
+
+
+class TestFlatten:
+    def test_goes_into_sections_only(self):
+        tree = {"cache": {"host": "h", "odd": "x"}, "other": {"host": "h"}, "plain": "p"}
+
+        assert {"cache.host": "h", "cache.odd": "x", "other": {"host": "h"}, "plain": "p"} == dict(
+            flatten(tree, ["cache.host", "plain"])
+        )
+
+    def test_an_empty_section_says_nothing(self):
+        assert [] == list(flatten({"cache": None}, ["cache.host"]))
