@@ -8,7 +8,7 @@ import gevent
 from flask import Flask
 
 from docker_registry import __version__, drivers
-from docker_registry.api import errors, v2_base, v2_blobs, v2_manifests, v2_uploads
+from docker_registry.api import errors, v2_base, v2_blobs, v2_manifests, v2_referrers, v2_uploads
 from docker_registry.config import Config
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import RegistryError, StorageError
@@ -54,6 +54,7 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
         app.register_blueprint(v2_uploads.blueprint(registry))
         app.register_blueprint(v2_blobs.blueprint(registry, delete=config.delete))
         app.register_blueprint(v2_manifests.blueprint(registry, delete=config.delete))
+        app.register_blueprint(v2_referrers.blueprint(registry, max_page_entries=config.max_page_entries))
     return app
 
 

@@ -9,13 +9,17 @@ What can go wrong, in the registry's words.
     │   ├── NameInvalid  TagInvalid  DigestInvalid  UploadInvalid  PageInvalid
     │   ├── SizeInvalid         the body is shorter or longer than announced
     │   ├── ManifestInvalid     the payload is not a manifest that can be kept
+    │   ├── LayerFormatUnsupported  the layer is no tar in a compression that is known, or is damaged
     │   └── RangeInvalid        a chunk that does not begin where the upload ends
     ├── TooLarge                more than the registry takes
     ├── NotFound                what was asked is not there
     │   ├── NameUnknown  BlobUnknown  ManifestUnknown  UploadUnknown
     │   └── ManifestBlobUnknown a manifest names a blob that its repository lacks
     ├── RangeNotSatisfiable     a read beyond the end
+    ├── TagChanged              a tag is not what a conditional request expects
+    ├── TagImmutable            a tag that may not change
     ├── Unsupported             the operation is switched off or not offered
+    │   └── ConditionUnsupported  the store cannot do it only if nothing has changed
     └── StorageError            the store cannot do what it was asked
         ├── PathNotFound        nothing lies under that path
         ├── PathInvalid         the path breaks the path grammar of drivers
@@ -87,6 +91,10 @@ class ManifestInvalid(Invalid):
     """The manifest is not valid."""
 
 
+class LayerFormatUnsupported(Invalid):
+    """Layer format not supported"""
+
+
 class RangeInvalid(Invalid):
     """The chunk does not begin where the upload ends."""
 
@@ -142,8 +150,20 @@ class RangeNotSatisfiable(RegistryError):
         self.size = size
 
 
+class TagChanged(RegistryError):
+    """The tag does not point at what the request expects."""
+
+
+class TagImmutable(RegistryError):
+    """The tag may not be changed or deleted once it is there."""
+
+
 class Unsupported(RegistryError):
     """The operation is not supported."""
+
+
+class ConditionUnsupported(Unsupported):
+    """The store cannot make this change on a condition."""
 
 
 # ------------------------------------------------------------------------------------------------ the store

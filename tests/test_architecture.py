@@ -22,6 +22,7 @@ ARROWS = {
     "drivers": {"drivers", "errors", "settings", "threads"},
     "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
     "config_text": {"config", "flavors", "settings"},
+    "config_text": {"config", "settings"},
     "flavors": {"errors", "heritage", "settings"},
     "heritage": set(),
     "settings": {"errors"},
@@ -41,7 +42,8 @@ DOMAIN = {
     "uploads": {"blobs", "intake", "layout", "names"},
     "tags": {"layout", "names"},
     "payloads": {"names"},
-    "manifests": {"blobs", "layout", "names", "payloads", "tags"},
+    "manifests": {"blobs", "layout", "names", "payloads", "referrers", "tags"},
+    "referrers": {"blobs", "layout", "names", "payloads", "tags"},
     "repositories": {"layout", "names"},
     "leases": {"layout"},
 }

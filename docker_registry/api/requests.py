@@ -21,6 +21,8 @@ from docker_registry.errors import (
 )
 from docker_registry.registry.intake import Body
 from docker_registry.registry.names import Digest, RepositoryName, parse_reference
+from docker_registry.registry.payloads import MANIFEST_TYPES
+from docker_registry.registry.tags import Condition
 from docker_registry.registry.uploads import parse_upload_id
 
 #: What stands in a URL, and how it becomes a value.
@@ -164,6 +166,38 @@ def byte_range(size: int, etag: str) -> ByteRange | None:
 def is_unmodified(etag: str) -> bool:
     """Tell whether the client already has this content (If-None-Match; RFC 9110, section 13.1.2)."""
     return request.if_none_match.contains_weak(etag.strip('"'))
+
+
+def tag_condition() -> Condition | None:
+    """
+    Return what If-Match and If-None-Match demand of the content that is to be replaced; None for nothing.
+
+    RFC 9110, section 13.1: both hold tags of entities, here the digests of manifests, or ``*`` for any.
+    """
+    match, none_match = request.if_match, request.if_none_match
+    if not match and not none_match:
+        return None
+
+    def holds(current: Digest | None) -> bool:
+        there = current is not None
+        if match and not (there and str(current) in match):
+            return False
+        return not (none_match and there and none_match.contains_weak(str(current)))
+
+    return holds
+
+
+def accepts(media_type: str) -> bool:
+    """
+    Tell whether a client that pulls by tag can read a manifest of this type.
+
+    Only one that names types of manifests, and neither this one nor a wildcard, cannot: docker 1.10 to 17.05 is such
+    a client and asks API V1 next. Who names no type of a manifest is taken to read them all.
+    """
+    accepted = {item.partition(";")[0].strip().lower() for item in request.headers.get("Accept", "").split(",")}
+    if not accepted & MANIFEST_TYPES:
+        return True
+    return bool(accepted & {media_type.lower(), "*/*", "application/*"})
 
 
 def page(names: Sequence[str], max_entries: int) -> tuple[Sequence[str], str | None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.errors import Unsupported
+from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry import Registry
-from docker_registry.registry.names import Reference, RepositoryName
+from docker_registry.registry.manifests import Pushed
+from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 
 
 def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
@@ -24,27 +25,30 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     def get_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Serve a manifest exactly as it was pushed (end-3)."""
         manifest = registry.manifests.get(name, reference)
+        descriptor = manifest.descriptor
+        if isinstance(reference, Tag) and not requests.accepts(descriptor.media_type):
+            raise ManifestUnknown(
+                "The manifest is of a type that the client does not accept.", type=descriptor.media_type
+            )
         headers = {
-            "Content-Type": manifest.descriptor.media_type,
-            "Docker-Content-Digest": str(manifest.descriptor.digest),
-            "ETag": f'"{manifest.descriptor.digest}"',
+            "Content-Type": descriptor.media_type,
+            "Docker-Content-Digest": str(descriptor.digest),
+            "ETag": f'"{descriptor.digest}"',
+            "Vary": "Accept",
         }
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
-        headers["Content-Length"] = str(manifest.descriptor.size)
+        headers["Content-Length"] = str(descriptor.size)
         return Response(b"" if request.method == "HEAD" else manifest.payload, headers=headers)
 
     @bp.put("/v2/<path:name>/manifests/<reference>")
     def put_manifest(name: RepositoryName, reference: Reference) -> Response:
-        """Keep a manifest (end-7)."""
+        """Keep a manifest, and let tags point at it (end-7)."""
+        tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifests.max_manifest_bytes)
-        descriptor = registry.manifests.put(name, reference, payload, requests.content_type())
-        headers = {
-            "Content-Length": "0",
-            "Docker-Content-Digest": str(descriptor.digest),
-            "Location": f"/v2/{name}/manifests/{descriptor.digest}",
-        }
-        return Response(status=201, headers=headers)
+        condition = requests.tag_condition()
+        pushed = registry.manifests.put(name, reference, payload, requests.content_type(), tags, condition)
+        return _created(name, pushed, bool(tags))
 
     @bp.delete("/v2/<path:name>/manifests/<reference>")
     def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
@@ -55,3 +59,17 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         return Response(status=202)
 
     return bp
+
+
+def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
+    response = Response(status=201)
+    response.headers["Content-Length"] = "0"
+    response.headers["Docker-Content-Digest"] = str(pushed.descriptor.digest)
+    response.headers["Location"] = f"/v2/{name}/manifests/{pushed.descriptor.digest}"
+    if pushed.subject:
+        response.headers["OCI-Subject"] = str(pushed.subject)
+    if many_tags:
+        response.headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
+    if pushed.missing:
+        response.headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
+    return response

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads
@@ -20,19 +23,23 @@ class Registry:
         *,
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
+        immutable_tags: Sequence[str] = (),
     ) -> None:
         """
         Args:
             max_manifest_bytes, check_index_children: see :class:`Manifests`.
+            immutable_tags: patterns; see :class:`Tags`.
         """
         self.driver = driver
         self.blobs = Blobs(driver)
         self.uploads = Uploads(driver, self.blobs)
-        self.tags = Tags(driver)
+        self.tags = Tags(driver, immutable=immutable_tags)
+        self.referrers = Referrers(driver, self.blobs, self.tags)
         self.manifests = Manifests(
             driver,
             self.blobs,
             self.tags,
+            self.referrers,
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
         )

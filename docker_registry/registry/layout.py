@@ -11,6 +11,7 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _manifests/revisions/<algorithm>/<hex>/mediatype    * how it was pushed, where the payload does not say
         _manifests/tags/<tag>/current/link                    what the tag points at
         _manifests/tags/<tag>/index/<algorithm>/<hex>/link    everything it ever pointed at
+        _referrers/<algorithm>/<hex>/<algorithm>/<hex>      * a manifest about that one, as its descriptor
         _uploads/<id>/startedat                               when the session began, RFC 3339
         _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
@@ -100,6 +101,16 @@ def tag_link(name: RepositoryName, tag_: Tag) -> str:
 def tag_index_link(name: RepositoryName, tag_: Tag, digest: Digest) -> str:
     """One of the manifests that the tag ever pointed at."""
     return f"{tag(name, tag_)}/index/{digest.algorithm}/{digest.hex}/link"
+
+
+def referrers(name: RepositoryName, subject: Digest) -> str:
+    """The folder of the manifests that are about another one."""
+    return f"{repository(name)}/_referrers/{subject.algorithm}/{subject.hex}"
+
+
+def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
+    """The descriptor of one manifest about another one."""
+    return f"{referrers(name, subject)}/{digest.algorithm}/{digest.hex}"
 
 
 def uploads(name: RepositoryName | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docker_registry.drivers.base import StorageDriver
@@ -11,13 +12,15 @@ from docker_registry.errors import (
     ManifestBlobUnknown,
     ManifestUnknown,
     PathNotFound,
+    TagChanged,
     TooLarge,
 )
 from docker_registry.registry import layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
-from docker_registry.registry.tags import Tags
+from docker_registry.registry.referrers import Referrers
+from docker_registry.registry.tags import Condition, Tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,23 @@ class Manifest:
     descriptor: Descriptor
 
 
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """
+    What became of a manifest that a client pushed.
+
+    Attributes:
+        tags: that point at it now because of this push.
+        subject: the manifest that it is about, and among whose referrers it is now.
+        missing: children of an index that the repository does not have.
+    """
+
+    descriptor: Descriptor
+    tags: tuple[Tag, ...] = ()
+    subject: Digest | None = None
+    missing: tuple[Digest, ...] = ()
+
+
 class Manifests:
     """All manifests of the registry."""
 
@@ -41,6 +61,7 @@ class Manifests:
         driver: StorageDriver,
         blobs: Blobs,
         tags: Tags,
+        referrers: Referrers,
         *,
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
@@ -53,6 +74,7 @@ class Manifests:
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
+        self._referrers = referrers
         self._check_index_children = check_index_children
         self.max_manifest_bytes = max_manifest_bytes
 
@@ -72,47 +94,76 @@ class Manifests:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
         return Manifest(payload, Descriptor(self._media_type(name, digest, payload), digest, len(payload)))
 
-    def put(self, name: RepositoryName, reference: Reference, payload: bytes, content_type: str | None) -> Descriptor:
+    def put(
+        self,
+        name: RepositoryName,
+        reference: Reference,
+        payload: bytes,
+        content_type: str | None,
+        tags: Sequence[Tag] = (),
+        condition: Condition | None = None,
+    ) -> Pushed:
         """
-        Keep a manifest, and let the tag point at it when *reference* is one (end-7).
+        Keep a manifest, and let tags point at it (end-7a, end-7b).
 
         Args:
+            reference: its digest, or the one tag that shall point at it.
             content_type: what the client says it is, without parameters.
+            tags: more tags that shall point at it.
+            condition: change tags only if this holds for what each points at; with a digest as *reference*, keep
+                the manifest only if this holds for the digest, or for None when the repository does not have it.
 
         Raises:
             TooLarge: more than ``max_manifest_bytes``.
             ManifestInvalid: not a manifest that can be kept.
             ManifestBlobUnknown: it names a blob that the repository does not have.
             DigestInvalid: *reference* is the digest of something else.
+            TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`Tags.put`.
         """
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
-        digest = Digest.of(payload) if isinstance(reference, Tag) else Digest.of(payload, reference.algorithm)
-        if reference != digest and not isinstance(reference, Tag):
-            raise DigestInvalid(digest=str(reference), received=str(digest))
+        digest = self._digest(name, reference, payload, condition)
         document = payloads.read(payload, content_type)
-        self._check_references(name, document)
+        missing = self._check_references(name, document)
+        tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
+        tag_condition = condition if isinstance(reference, Tag) else None
+        for tag in tags:
+            self._tags.check(name, tag, digest, tag_condition)
+        descriptor = Descriptor(document.media_type, digest, len(payload))
         self._blobs.put(payload, digest)
+        self._referrers.put(name, descriptor, document)
         self._link(name, digest, document)
-        if isinstance(reference, Tag):
-            self._tags.put(name, reference, digest)
-        return Descriptor(document.media_type, digest, len(payload))
+        for tag in tags:
+            self._tags.put(name, tag, digest, tag_condition)
+        return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def delete(self, name: RepositoryName, reference: Reference) -> None:
         """
         Forget a tag alone, or a manifest with every tag that points at it (end-9).
 
+        What is about a deleted manifest stays, and so does an index that names it.
+
         Raises:
             ManifestUnknown: it is not there.
+            TagImmutable: the tag, or one that points at the manifest, may not be deleted.
         """
         if isinstance(reference, Tag):
             self._tags.delete(name, reference)
             return
-        if not self._driver.exists(layout.revision_link(name, reference)):
+        if not self.exists(name, reference):
             raise ManifestUnknown(name=str(name), digest=str(reference))
-        for tag in self._tags.pointing_at(name, reference):
+        tags = self._tags.pointing_at(name, reference)
+        for tag in tags:
+            self._tags.check_mutable(name, tag)
+        for tag in tags:
             self._tags.delete(name, tag)
-        self._driver.remove(layout.revision(name, reference))
+        # The link goes first: with it the manifest is gone, whenever the rest follows.
+        self._driver.remove(layout.revision_link(name, reference))
+        try:
+            self._referrers.delete(name, reference, self._blobs.get(reference))
+            self._driver.remove(layout.revision(name, reference))
+        except (BlobUnknown, PathNotFound):
+            pass
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Tell whether a repository has a manifest."""
@@ -134,12 +185,27 @@ class Manifests:
         if not self._driver.exists(link):
             self._driver.put_content(link, str(digest).encode())
 
-    def _check_references(self, name: RepositoryName, document: Payload) -> None:
+    def _digest(
+        self, name: RepositoryName, reference: Reference, payload: bytes, condition: Condition | None
+    ) -> Digest:
+        if isinstance(reference, Tag):
+            return Digest.of(payload)
+        digest = Digest.of(payload, reference.algorithm)
+        if digest != reference:
+            raise DigestInvalid(digest=str(reference), received=str(digest))
+        if condition is not None and not condition(digest if self.exists(name, digest) else None):
+            raise TagChanged("The manifest is not what the request expects.", digest=str(digest))
+        return digest
+
+    def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
+        """Refuse what names content that must be there; return the children that only should be there."""
         missing = [blob.digest for blob in document.blobs if not self._has_blob(name, blob.digest)]
+        children = [item.digest for item in document.manifests if not self._has_content(name, item.digest)]
         if self._check_index_children:
-            missing += [item.digest for item in document.manifests if not self._has_content(name, item.digest)]
+            missing += children
         if missing:
             raise ManifestBlobUnknown(name=str(name), digests=[str(digest) for digest in missing])
+        return tuple(children)
 
     def _has_blob(self, name: RepositoryName, digest: Digest) -> bool:
         try:

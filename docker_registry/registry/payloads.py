@@ -24,6 +24,9 @@ SCHEMA_1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+pretty
 IMAGES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST})
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 
+#: The media types by which clients ask for manifests.
+MANIFEST_TYPES: Final = IMAGES | INDEXES | {SCHEMA_1, SCHEMA_1_SIGNED}
+
 #: Layers that are fetched from elsewhere and need not be in the registry.
 FOREIGN_LAYERS: Final = frozenset(
     {
@@ -47,6 +50,8 @@ class Payload:
         blobs: the config and the layers that the repository must have.
         manifests: the children of an index.
         subject: the manifest that this one is about.
+        artifact_type: what kind of artifact it is: its own word, or for an image the type of its config.
+        annotations: as they stand in the payload.
     """
 
     media_type: str
@@ -54,6 +59,8 @@ class Payload:
     blobs: tuple[Descriptor, ...] = ()
     manifests: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
+    artifact_type: str | None = None
+    annotations: dict[str, Any] | None = None
 
 
 def read(payload: bytes, content_type: str | None) -> Payload:
@@ -84,6 +91,8 @@ def read(payload: bytes, content_type: str | None) -> Payload:
         blobs=(*config, *layers),
         manifests=tuple(_descriptors(document, "manifests")),
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
+        artifact_type=_text(document, "artifactType") or (config[0].media_type or None if config else None),
+        annotations=_annotations(document),
     )
 
 
@@ -130,9 +139,7 @@ def _refuse_constant(text: str) -> None:
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
-    own = document.get("mediaType")
-    if own is not None and not isinstance(own, str):
-        raise ManifestInvalid("mediaType must be a text.")
+    own = _text(document, "mediaType")
     if own and content_type and own != content_type:
         raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own[:256], contentType=content_type)
     media_type = own or content_type or told_media_type(document)
@@ -141,6 +148,20 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     if media_type in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:
         raise ManifestInvalid("Manifests of schema 1 are not accepted; this client is too old for API V2.")
     return media_type
+
+
+def _text(document: dict[str, Any], key: str) -> str | None:
+    value = document.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ManifestInvalid(f"{key} must be a text.")
+    return value
+
+
+def _annotations(document: dict[str, Any]) -> dict[str, Any] | None:
+    value = document.get("annotations")
+    if value is not None and not isinstance(value, dict):
+        raise ManifestInvalid("annotations must be an object.")
+    return value
 
 
 def _descriptors(document: dict[str, Any], key: str) -> list[Descriptor]:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import DigestInvalid, ManifestUnknown, PathNotFound, TagInvalid
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import (
+    ConditionUnsupported,
+    DigestInvalid,
+    ManifestUnknown,
+    PathNotFound,
+    PreconditionFailed,
+    TagChanged,
+    TagImmutable,
+    TagInvalid,
+)
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, RepositoryName, Tag
+
+#: Tells from what a tag points at, None for nothing, whether it may be changed.
+Condition = Callable[[Digest | None], bool]
 
 
 class Tags:
     """All tags of the registry."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, *, immutable: Sequence[str] = ()) -> None:
+        """
+        Args:
+            immutable: patterns of tags that never change once they are there, such as ``v*``; with a colon they are
+                matched against the repository too, as in ``acme/*:v*``.
+        """
         self._driver = driver
+        self._immutable = immutable
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """
@@ -26,13 +47,39 @@ class Tags:
         except (PathNotFound, DigestInvalid):
             raise ManifestUnknown(name=str(name), tag=str(tag)) from None
 
-    def put(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
-        """Let a tag point at a manifest, and keep that it did."""
+    def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
+        """
+        Let a tag point at a manifest, and keep that it did.
+
+        Args:
+            condition: change it only if this holds for what it points at, at the very moment of the change.
+
+        Raises:
+            TagChanged: the condition does not hold, or another request has changed the tag meanwhile.
+            TagImmutable: it points at another manifest, and may not change.
+            ConditionUnsupported: the store cannot tell whether another request changes it meanwhile.
+        """
+        version = self._agreed_version(name, tag, digest, condition)
         link = str(digest).encode()
         history = layout.tag_index_link(name, tag, digest)
         if not self._driver.exists(history):
             self._driver.put_content(history, link)
-        self._driver.put_content(layout.tag_link(name, tag), link)
+        try:
+            self._driver.put_content(layout.tag_link(name, tag), link, if_match=version)
+        except PreconditionFailed:
+            raise TagChanged(name=str(name), tag=str(tag)) from None
+
+    def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
+        """Raise what :meth:`put` would raise now, and change nothing."""
+        self._agreed_version(name, tag, digest, condition)
+
+    def check_mutable(self, name: RepositoryName, tag: Tag) -> None:
+        """
+        Raises:
+            TagImmutable: the tag may be neither changed nor deleted.
+        """
+        if self._is_immutable(name, tag):
+            raise TagImmutable(name=str(name), tag=str(tag))
 
     def delete(self, name: RepositoryName, tag: Tag) -> None:
         """
@@ -40,7 +87,9 @@ class Tags:
 
         Raises:
             ManifestUnknown: there is no such tag.
+            TagImmutable: it may not be deleted.
         """
+        self.check_mutable(name, tag)
         try:
             # What makes the tag goes first: a removal that is cut short leaves no tag.
             self._driver.remove(layout.tag_link(name, tag))
@@ -63,6 +112,30 @@ class Tags:
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """Return the tags of a repository that point at a manifest."""
         return tuple(tag for tag in self.list(name) if self._points_at(name, tag, digest))
+
+    def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
+        return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in self._immutable)
+
+    def _agreed_version(
+        self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
+    ) -> str | None:
+        """Return the version of the link that may be replaced; None for whichever it is."""
+        immutable = self._is_immutable(name, tag)
+        if condition is None and not immutable:
+            return None
+        if condition is not None and not self._driver.supports_if_match:
+            raise ConditionUnsupported
+        try:
+            stored = self._driver.get_versioned(layout.tag_link(name, tag))
+        except PathNotFound:
+            current, version = None, ABSENT
+        else:
+            current, version = stored.content.decode("ascii", "replace"), stored.version
+        if immutable and current not in (None, str(digest)):
+            raise TagImmutable(name=str(name), tag=str(tag))
+        if condition is not None and not condition(Digest.parse(current) if current else None):
+            raise TagChanged(name=str(name), tag=str(tag))
+        return version if self._driver.supports_if_match else None
 
     def _points_at(self, name: RepositoryName, tag: Tag, digest: Digest) -> bool:
         try:

@@ -29,35 +29,35 @@ def image(registry, name=NAME, note=""):
 class TestAPushedManifest:
     def test_is_served_bit_for_bit_by_tag_and_digest(self, registry):
         payload = image(registry)
-        pushed = registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST).descriptor
         assert payload == registry.manifests.get(NAME, LATEST).payload
         assert payload == registry.manifests.get(NAME, pushed.digest).payload
         assert (Digest.of(payload), len(payload)) == (pushed.digest, pushed.size)
 
     def test_keeps_the_type_it_was_pushed_with(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), DOCKER_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), DOCKER_MANIFEST).descriptor
         assert pushed == registry.manifests.get(NAME, LATEST).descriptor
         assert DOCKER_MANIFEST == pushed.media_type
 
     def test_of_a_type_that_its_fields_tell_has_no_file_beside_it(self, registry, driver):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         assert pushed == registry.manifests.get(NAME, LATEST).descriptor
         assert not driver.exists(layout.revision_media_type(NAME, pushed.digest))
 
     def test_by_digest_may_be_of_sha512(self, registry):
         payload = image(registry)
         digest = Digest.of(payload, "sha512")
-        assert digest == registry.manifests.put(NAME, digest, payload, OCI_MANIFEST).digest
+        assert digest == registry.manifests.put(NAME, digest, payload, OCI_MANIFEST).descriptor.digest
         assert payload == registry.manifests.get(NAME, digest).payload
 
     def test_replaces_what_the_tag_pointed_at_and_keeps_both(self, registry):
-        first = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
-        second = registry.manifests.put(NAME, LATEST, image(registry, note="2"), OCI_MANIFEST)
+        first = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        second = registry.manifests.put(NAME, LATEST, image(registry, note="2"), OCI_MANIFEST).descriptor
         assert second.digest == registry.manifests.get(NAME, LATEST).descriptor.digest
         assert registry.manifests.exists(NAME, first.digest)
 
     def test_is_of_its_repository_alone(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         for reference in (LATEST, pushed.digest):
             with pytest.raises(ManifestUnknown):
                 registry.manifests.get(OTHER, reference)
@@ -102,14 +102,14 @@ class TestAnIndex:
 
 class TestDeleting:
     def test_a_tag_leaves_its_manifest(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         registry.manifests.delete(NAME, LATEST)
         assert registry.manifests.exists(NAME, pushed.digest)
         with pytest.raises(ManifestUnknown):
             registry.manifests.delete(NAME, LATEST)
 
     def test_a_manifest_takes_its_tags_along_and_no_others(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         registry.manifests.put(NAME, Tag("v1"), image(registry), OCI_MANIFEST)
         registry.manifests.put(NAME, Tag("v2"), image(registry, note="2"), OCI_MANIFEST)
         registry.manifests.delete(NAME, pushed.digest)
@@ -118,7 +118,7 @@ class TestDeleting:
             registry.manifests.delete(NAME, pushed.digest)
 
     def test_a_manifest_hides_a_tag_that_was_forgotten(self, registry, driver):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         driver.remove(layout.revision_link(NAME, pushed.digest))
         with pytest.raises(ManifestUnknown):
             registry.manifests.get(NAME, LATEST)
