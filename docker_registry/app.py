@@ -87,9 +87,9 @@ def _keep_house(registry: Registry, config: Config) -> None:
     while True:
         try:
             # Half of the interval: the next turn of any worker finds the lease free, a turn at the same time does not.
-            if registry.leases.take("purge-uploads", config.upload_purge_interval / 2):
-                purged = registry.purge_uploads(config.upload_ttl)
-                logger.info("purged %d unfinished uploads", purged)
+            if registry.leases.take("housekeeping", config.upload_purge_interval / 2):
+                purged, adopted = registry.keep_house(config.upload_ttl)
+                logger.info("purged %d unfinished uploads, found %d repositories of others", purged, adopted)
             if isinstance(registry.driver, FileDriver):
                 registry.driver.remove_leftovers(config.upload_ttl)
         except RegistryError as error:

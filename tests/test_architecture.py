@@ -38,13 +38,14 @@ DOMAIN = {
     "names": set(),
     "layout": {"names"},
     "intake": {"names"},
-    "blobs": {"layout", "names"},
+    "blobs": {"layout", "names", "repositories"},
     "uploads": {"blobs", "intake", "layout", "names"},
-    "tags": {"layout", "names"},
+    "listings": set(),
+    "tags": {"layout", "listings", "names"},
     "payloads": {"names"},
-    "manifests": {"blobs", "layout", "names", "payloads", "referrers", "tags"},
+    "manifests": {"blobs", "layout", "names", "payloads", "referrers", "repositories", "tags"},
     "referrers": {"blobs", "layout", "names", "payloads", "tags"},
-    "repositories": {"layout", "names"},
+    "repositories": {"layout", "listings", "names"},
     "leases": {"layout"},
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -200,15 +200,26 @@ def accepts(media_type: str) -> bool:
     return bool(accepted & {media_type.lower(), "*/*", "application/*"})
 
 
-def page(names: Sequence[str], max_entries: int) -> tuple[Sequence[str], str | None]:
+@dataclass(frozen=True, slots=True)
+class PageRequest:
     """
-    Cut a sorted list as ``n`` and ``last`` of the query say (end-8b).
+    The part of a list that a client wants (end-8b).
+
+    Attributes:
+        count: entries at most.
+        last: only what comes after it; empty for the beginning.
+    """
+
+    count: int
+    last: str
+
+
+def page(max_entries: int) -> PageRequest:
+    """
+    Return what ``n`` and ``last`` of the query ask for.
 
     Args:
         max_entries: the longest page; a larger ``n`` is cut down to it.
-
-    Returns:
-        The page, and the ``Link`` header when there is more.
 
     Raises:
         PageInvalid: ``n`` is not a whole number of at least 0.
@@ -216,14 +227,13 @@ def page(names: Sequence[str], max_entries: int) -> tuple[Sequence[str], str | N
     wanted = request.args.get("n")
     if wanted is not None and not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
         raise PageInvalid(n=wanted[:64])
-    count = max_entries if wanted is None else min(int(wanted), max_entries)
-    last = request.args.get("last", "")
-    rest = [name for name in names if name > last] if last else names
-    entries = rest[:count]
-    if not entries or len(entries) == len(rest):
-        return entries, None
-    query = urlencode({"n": count, "last": entries[-1]})
-    return entries, f'<{request.path}?{query}>; rel="next"'
+    return PageRequest(max_entries if wanted is None else min(int(wanted), max_entries), request.args.get("last", ""))
+
+
+def link_next(response: Response, **query: str | int) -> Response:
+    """Point from a page to the next one (RFC 8288)."""
+    response.headers["Link"] = f'<{request.path}?{urlencode(query)}>; rel="next"'
+    return response
 
 
 def stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:

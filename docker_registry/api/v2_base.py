@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
 from docker_registry.registry import Registry
+from docker_registry.registry.listings import Page
 from docker_registry.registry.names import RepositoryName
 
 #: Clients of before API V2 was mature, which choose V2 wrongly when they see its version header: up to 1.11 they ping
@@ -34,17 +35,17 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     @bp.get("/v2/_catalog")
     def list_repositories() -> Response:
         """List the repositories, page by page."""
-        names = [str(name) for name in registry.repositories.list()]
-        entries, link = requests.page(names, max_page_entries)
-        return _with_link(jsonify({"repositories": entries}), link)
+        wanted = requests.page(max_page_entries)
+        page = registry.repositories.page(wanted.count, wanted.last)
+        return _listed({"repositories": page.names}, page, wanted)
 
     @bp.get("/v2/<path:name>/tags/list")
     def list_tags(name: RepositoryName) -> Response:
         """List the tags of a repository, page by page (end-8)."""
         registry.repositories.check(name)
-        tags = [str(tag) for tag in registry.tags.list(name)]
-        entries, link = requests.page(tags, max_page_entries)
-        return _with_link(jsonify({"name": str(name), "tags": entries}), link)
+        wanted = requests.page(max_page_entries)
+        page = registry.tags.page(name, wanted.count, wanted.last)
+        return _listed({"name": str(name), "tags": page.names}, page, wanted)
 
     return bp
 
@@ -58,7 +59,6 @@ def announce_version(response: Response) -> Response:
     return response
 
 
-def _with_link(response: Response, link: str | None) -> Response:
-    if link:
-        response.headers["Link"] = link
-    return response
+def _listed(content: dict[str, object], page: Page, wanted: requests.PageRequest) -> Response:
+    response = jsonify(content)
+    return requests.link_next(response, n=wanted.count, last=page.names[-1]) if page.more else response

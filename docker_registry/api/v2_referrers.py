@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from flask import Blueprint, Response, json, request
 
 from docker_registry.api import requests
@@ -43,8 +41,7 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
             query["artifactType"] = artifact_type
             response.headers["OCI-Filters-Applied"] = "artifactType"
         if len(entries) > len(page):
-            query["last"] = page[-1]["digest"]
-            response.headers["Link"] = f'<{request.path}?{urlencode(query)}>; rel="next"'
+            requests.link_next(response, **query, last=page[-1]["digest"])
         return response
 
     return bp

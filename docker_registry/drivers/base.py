@@ -138,6 +138,15 @@ class StorageDriver(ABC):
             PathNotFound: nothing lies in it, or it is a file. The root is never missing, only empty.
         """
 
+    def folder_version(self, path: str) -> str | None:
+        """
+        Return a text that changes whenever something comes or goes directly in a folder, whoever brings or takes it.
+
+        Two calls that return the same text frame a time in which :meth:`list_directory` would have yielded the same.
+        None, the default, says that the backend cannot tell, or not yet, or that there is no such folder.
+        """
+        return None
+
     @abstractmethod
     def walk(self, path: str = "") -> Iterator[Stat]:
         """Yield every file at any depth below a folder, in any order; nothing when there is none."""

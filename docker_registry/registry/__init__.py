@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.leases import Leases
+from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
@@ -31,26 +32,31 @@ class Registry:
             immutable_tags: patterns; see :class:`Tags`.
         """
         self.driver = driver
-        self.blobs = Blobs(driver)
+        listings = Listings(driver)
+        self.repositories = Repositories(driver, listings)
+        self.blobs = Blobs(driver, self.repositories)
         self.uploads = Uploads(driver, self.blobs)
-        self.tags = Tags(driver, immutable=immutable_tags)
+        self.tags = Tags(driver, listings, immutable=immutable_tags)
         self.referrers = Referrers(driver, self.blobs, self.tags)
         self.manifests = Manifests(
             driver,
             self.blobs,
             self.tags,
             self.referrers,
+            self.repositories,
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
         )
-        self.repositories = Repositories(driver)
         self.leases = Leases(driver)
 
-    def purge_uploads(self, ttl_seconds: float) -> int:
+    def keep_house(self, upload_ttl_seconds: float) -> tuple[int, int]:
         """
-        Forget unfinished uploads that nobody has touched for *ttl_seconds*, in every repository.
+        Forget unfinished uploads that nobody has touched for *upload_ttl_seconds*, in every repository and beside
+        them, and put into the catalog what other servers wrote into the tree.
 
         Returns:
-            How many there were.
+            How many uploads were forgotten, and how many repositories were added.
         """
-        return sum(self.uploads.purge(name, ttl_seconds) for name in self.repositories.folders())
+        purged = self.uploads.purge(None, upload_ttl_seconds)
+        purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in self.repositories.folders())
+        return purged, self.repositories.adopt()

@@ -10,6 +10,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.repositories import Repositories
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class Blob:
 class Blobs:
     """All blobs of the registry."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, repositories: Repositories) -> None:
         self._driver = driver
+        self._repositories = repositories
 
     def stat(self, name: RepositoryName, digest: Digest) -> Blob:
         """
@@ -133,6 +135,7 @@ class Blobs:
         """Let a repository read a blob."""
         link = layout.layer_link(name, digest)
         if not self._driver.exists(link):
+            self._repositories.enter(name)
             self._driver.put_content(link, str(digest).encode())
 
     def delete(self, name: RepositoryName, digest: Digest) -> None:

@@ -9,12 +9,16 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _layers/<algorithm>/<hex>/link                        this repository may read that blob
         _manifests/revisions/<algorithm>/<hex>/link           this repository has that manifest
         _manifests/revisions/<algorithm>/<hex>/mediatype    * how it was pushed, where the payload does not say
+        _manifests/revisions/<algorithm>/<hex>/tags/<tag>   * a tag that points, or pointed, at it
+        _manifests/noted                                    * every tag has such a note
         _manifests/tags/<tag>/current/link                    what the tag points at
         _manifests/tags/<tag>/index/<algorithm>/<hex>/link    everything it ever pointed at
         _referrers/<algorithm>/<hex>/<algorithm>/<hex>      * a manifest about that one, as its descriptor
         _uploads/<id>/startedat                               when the session began, RFC 3339
         _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
+      _catalog/<name, with + for />                         * one empty file for each repository
+      _catalog-is-whole                                   * nothing that was here before is missing in it
       _uploads/<id>/…                                       * the same for uploads that belong to no repository yet
       _leases/<work>                                        * who does what only one may do at a time
 
@@ -26,11 +30,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repository_name
 
 ROOT: Final = "docker/registry/v2"
 BLOBS: Final = f"{ROOT}/blobs"
 REPOSITORIES: Final = f"{ROOT}/repositories"
+CATALOG: Final = f"{ROOT}/_catalog"
+CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
 
 def blob_folder(digest: Digest) -> str:
@@ -46,6 +52,17 @@ def blob_data(digest: Digest) -> str:
 def repository(name: RepositoryName) -> str:
     """The folder of a repository; deeper repositories nest in it."""
     return f"{REPOSITORIES}/{name}"
+
+
+def catalog_entry(name: RepositoryName) -> str:
+    """Says that there is, or soon will be, such a repository."""
+    return f"{CATALOG}/{str(name).replace('/', '+')}"
+
+
+def read_catalog_entry(file_name: str) -> str | None:
+    """Return the repository's name that a file of the catalog stands for; None for a file that stands for none."""
+    text = file_name.replace("+", "/")
+    return text if is_repository_name(text) else None
 
 
 def layers(name: RepositoryName) -> str:
@@ -81,6 +98,16 @@ def revision_link(name: RepositoryName, digest: Digest) -> str:
 def revision_media_type(name: RepositoryName, digest: Digest) -> str:
     """How the manifest was pushed, where its payload does not say."""
     return f"{revision(name, digest)}/mediatype"
+
+
+def tag_notes(name: RepositoryName, digest: Digest) -> str:
+    """The folder of the tags that point, or pointed, at a manifest."""
+    return f"{revision(name, digest)}/tags"
+
+
+def tags_are_noted(name: RepositoryName) -> str:
+    """Says that every tag of a repository is noted at its manifest."""
+    return f"{manifests(name)}/noted"
 
 
 def tags(name: RepositoryName) -> str:

@@ -20,6 +20,7 @@ from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.referrers import Referrers
+from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.tags import Condition, Tags
 
 
@@ -62,6 +63,7 @@ class Manifests:
         blobs: Blobs,
         tags: Tags,
         referrers: Referrers,
+        repositories: Repositories,
         *,
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
@@ -75,6 +77,7 @@ class Manifests:
         self._blobs = blobs
         self._tags = tags
         self._referrers = referrers
+        self._repositories = repositories
         self._check_index_children = check_index_children
         self.max_manifest_bytes = max_manifest_bytes
 
@@ -130,6 +133,7 @@ class Manifests:
         for tag in tags:
             self._tags.check(name, tag, digest, tag_condition)
         descriptor = Descriptor(document.media_type, digest, len(payload))
+        self._repositories.enter(name)
         self._blobs.put(payload, digest)
         self._referrers.put(name, descriptor, document)
         self._link(name, digest, document)

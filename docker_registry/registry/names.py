@@ -27,6 +27,16 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HEX = re.compile(r"[a-f0-9]+")
 
 
+def is_repository_name(text: str) -> bool:
+    """Tell whether a text is in the grammar of repository names."""
+    return len(text) <= _MAX_NAME and _NAME.fullmatch(text) is not None
+
+
+def is_tag(text: str) -> bool:
+    """Tell whether a text is in the grammar of tags."""
+    return _TAG.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryName:
     """A repository's name, such as ``library/busybox``: at most 255 characters, any number of components."""
@@ -39,7 +49,7 @@ class RepositoryName:
         Raises:
             NameInvalid: the text is outside the grammar.
         """
-        if len(text) > _MAX_NAME or not _NAME.fullmatch(text):
+        if not is_repository_name(text):
             raise NameInvalid(name=text[:_MAX_NAME])
         return cls(text)
 
@@ -59,7 +69,7 @@ class Tag:
         Raises:
             TagInvalid: the text is outside the grammar.
         """
-        if not _TAG.fullmatch(text):
+        if not is_tag(text):
             raise TagInvalid(tag=text[:256])
         return cls(text)
 

@@ -1,4 +1,11 @@
-"""Which repositories there are."""
+"""
+Which repositories there are.
+
+Repositories nest in each other's folders, so that finding them all means walking the whole tree. Therefore each also
+has an empty file in one flat folder, the catalog, written before the first thing that makes it a repository. What
+others wrote into the tree has none: :meth:`Repositories.adopt` walks the tree and adds what is missing, before the
+first listing of a tree that never had a catalog and from time to time.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,21 @@ from collections.abc import Iterator
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout
+from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import RepositoryName
+
+#: Repositories of which a worker remembers that they are in the catalog.
+_MAX_REMEMBERED = 100_000
 
 
 class Repositories:
     """All repositories: a repository is there as soon as it may read a blob or has a manifest."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, listings: Listings) -> None:
         self._driver = driver
+        self._listings = listings
+        self._remembered: set[RepositoryName] = set()
+        self._is_whole = False
 
     def exists(self, name: RepositoryName) -> bool:
         """Tell whether a repository is there."""
@@ -28,9 +42,41 @@ class Repositories:
         if not self.exists(name):
             raise NameUnknown(name=str(name))
 
-    def list(self) -> tuple[RepositoryName, ...]:
-        """Return all repositories in ASCII order of their names."""
-        return tuple(sorted((name for name in self.folders() if self.exists(name)), key=str))
+    def page(self, count: int, last: str = "") -> Page:
+        """Return the names of *count* repositories at most, those after *last*, in ASCII order."""
+        self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
+        if not self._is_whole:
+            self.adopt()
+        names = self._listings.names(layout.CATALOG, layout.read_catalog_entry)
+        return cut(names, count, last, lambda name: self.exists(RepositoryName(name)))
+
+    def enter(self, name: RepositoryName) -> None:
+        """Put a repository into the catalog, before the first thing that makes it one is written."""
+        if name in self._remembered:
+            return
+        entry = layout.catalog_entry(name)
+        if not self._driver.exists(entry):
+            self._driver.put_content(entry, b"")
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered.add(name)
+
+    def adopt(self) -> int:
+        """
+        Put into the catalog what others wrote into the tree; walks every folder of a repository's name.
+
+        Returns:
+            How many repositories were added.
+        """
+        entered = set(self._listings.names(layout.CATALOG, layout.read_catalog_entry))
+        added = 0
+        for name in self.folders():
+            if str(name) not in entered and self.exists(name):
+                self._driver.put_content(layout.catalog_entry(name), b"")
+                added += 1
+        if not self._driver.exists(layout.CATALOG_IS_WHOLE):
+            self._driver.put_content(layout.CATALOG_IS_WHOLE, b"")
+        return added
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield every name under which something lies: repositories, and those that only have unfinished uploads."""

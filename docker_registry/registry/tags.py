@@ -14,10 +14,10 @@ from docker_registry.errors import (
     PreconditionFailed,
     TagChanged,
     TagImmutable,
-    TagInvalid,
 )
 from docker_registry.registry import layout
-from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.listings import Listings, Page, cut
+from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 
 #: Tells from what a tag points at, None for nothing, whether it may be changed.
 Condition = Callable[[Digest | None], bool]
@@ -26,13 +26,14 @@ Condition = Callable[[Digest | None], bool]
 class Tags:
     """All tags of the registry."""
 
-    def __init__(self, driver: StorageDriver, *, immutable: Sequence[str] = ()) -> None:
+    def __init__(self, driver: StorageDriver, listings: Listings, *, immutable: Sequence[str] = ()) -> None:
         """
         Args:
             immutable: patterns of tags that never change once they are there, such as ``v*``; with a colon they are
                 matched against the repository too, as in ``acme/*:v*``.
         """
         self._driver = driver
+        self._listings = listings
         self._immutable = immutable
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
@@ -61,6 +62,7 @@ class Tags:
         """
         version = self._agreed_version(name, tag, digest, condition)
         link = str(digest).encode()
+        self._note(name, tag, digest)
         history = layout.tag_index_link(name, tag, digest)
         if not self._driver.exists(history):
             self._driver.put_content(history, link)
@@ -102,16 +104,42 @@ class Tags:
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""
-        folder = layout.tags(name)
-        try:
-            names = sorted(path[len(folder) + 1 :] for path in self._driver.list_directory(folder))
-        except PathNotFound:
-            return ()
-        return tuple(tag for tag in map(_parse, names) if tag and self._driver.exists(layout.tag_link(name, tag)))
+        return tuple(Tag(tag) for tag in self._names(name) if self._exists(name, tag))
+
+    def page(self, name: RepositoryName, count: int, last: str = "") -> Page:
+        """Return *count* tags of a repository at most, those after *last*, in ASCII order."""
+        return cut(self._names(name), count, last, lambda tag: self._exists(name, tag))
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
-        """Return the tags of a repository that point at a manifest."""
-        return tuple(tag for tag in self.list(name) if self._points_at(name, tag, digest))
+        """Return the tags of a repository that point at a manifest, without reading every tag."""
+        if not self._driver.exists(layout.tags_are_noted(name)):
+            self.note_all(name)
+        noted = self._listings.names(layout.tag_notes(name, digest), _read)
+        return tuple(tag for tag in map(Tag, noted) if self._points_at(name, tag, digest))
+
+    def note_all(self, name: RepositoryName) -> None:
+        """Note every tag at its manifest; for repositories into which others, who make no such notes, have written."""
+        for tag in self.list(name):
+            try:
+                self._note(name, tag, self.get(name, tag), are_noted=True)
+            except ManifestUnknown:  # deleted just now
+                continue
+        self._driver.put_content(layout.tags_are_noted(name), b"")
+
+    def _note(self, name: RepositoryName, tag: Tag, digest: Digest, *, are_noted: bool = False) -> None:
+        """Note a tag at the manifest that it is about to point at."""
+        path = f"{layout.tag_notes(name, digest)}/{tag}"
+        if self._driver.exists(path):
+            return
+        if not are_noted and not self._driver.exists(layout.tags(name)):  # the very first one: none is missing
+            self._driver.put_content(layout.tags_are_noted(name), b"")
+        self._driver.put_content(path, b"")
+
+    def _names(self, name: RepositoryName) -> Sequence[str]:
+        return self._listings.names(layout.tags(name), _read)
+
+    def _exists(self, name: RepositoryName, tag: str) -> bool:
+        return self._driver.exists(layout.tag_link(name, Tag(tag)))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
         return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in self._immutable)
@@ -144,8 +172,5 @@ class Tags:
             return False
 
 
-def _parse(text: str) -> Tag | None:
-    try:
-        return Tag.parse(text)
-    except TagInvalid:  # a folder that no registry wrote
-        return None
+def _read(file_name: str) -> str | None:
+    return file_name if is_tag(file_name) else None

@@ -18,22 +18,42 @@ class TestRepositories:
         names = ["a", "a/b/c", "a-b", "z/tags/list", "library/busybox"]
         for name in names:
             push(registry, name)
-        assert sorted(names) == [str(name) for name in registry.repositories.list()]
+        assert sorted(names) == list(registry.repositories.page(100).names)
 
     def test_are_none_in_an_empty_store(self, registry):
-        assert () == registry.repositories.list()
+        assert () == registry.repositories.page(100).names
 
     def test_are_not_made_by_an_upload_that_never_ended(self, registry):
         registry.uploads.start(NAME)
-        assert () == registry.repositories.list()
+        assert () == registry.repositories.page(100).names
         with pytest.raises(NameUnknown):
             registry.repositories.check(NAME)
 
     def test_are_not_made_by_folders_that_no_name_can_have(self, registry, driver):
         driver.put_content(f"{layout.REPOSITORIES}/Upper/_layers/sha256/x/link", b"x")
-        assert () == registry.repositories.list()
+        assert () == registry.repositories.page(100).names
 
-    def test_whose_uploads_only_are_purged_are_found_for_it(self, registry):
+    def test_that_others_wrote_before_are_found_by_the_first_listing(self, registry, driver):
+        driver.put_content(f"{layout.REPOSITORIES}/old/one/_layers/sha256/x/link", b"x")
+        assert ("old/one",) == registry.repositories.page(100).names
+
+    def test_that_others_write_later_are_found_from_time_to_time(self, registry, driver):
+        registry.repositories.page(100)
+        driver.put_content(f"{layout.REPOSITORIES}/new/one/_layers/sha256/x/link", b"x")
+        assert (0, 1) == registry.keep_house(3600)
+        assert ("new/one",) == registry.repositories.page(100).names
+
+    def test_come_page_by_page(self, registry):
+        for name in ("a", "b", "c"):
+            push(registry, name)
+        page = registry.repositories.page(2)
+        assert (("a", "b"), True) == (page.names, page.more)
+        assert (("c",), False) == (registry.repositories.page(2, "b").names, registry.repositories.page(2, "b").more)
+
+
+class TestHousekeeping:
+    def test_forgets_old_uploads_in_repositories_and_beside_them(self, registry):
         registry.uploads.start(NAME)
-        assert 0 == registry.purge_uploads(3600)
-        assert 1 == registry.purge_uploads(-3600)
+        registry.uploads.start(None)
+        assert (0, 0) == registry.keep_house(3600)
+        assert (2, 0) == registry.keep_house(-3600)

@@ -14,8 +14,7 @@ from docker_registry.errors import (
     StorageFull,
     UploadUnknown,
 )
-from docker_registry.registry import layout
-from docker_registry.registry.blobs import Blobs
+from docker_registry.registry import Registry, layout
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest
 from docker_registry.registry.uploads import Uploads, parse_upload_id
@@ -45,7 +44,7 @@ def clock():
 
 @pytest.fixture
 def blobs(driver):
-    return Blobs(driver)
+    return Registry(driver).blobs
 
 
 @pytest.fixture
@@ -54,7 +53,8 @@ def uploads(driver, blobs, clock):
 
 
 def files(driver):
-    return sorted(stat.path for stat in driver.walk())
+    """All that lies in the store, the catalog apart."""
+    return sorted(stat.path for stat in driver.walk() if not stat.path.startswith(layout.CATALOG))
 
 
 class TestASession:
@@ -308,7 +308,7 @@ class FullDriver(MemoryDriver):
 class TestAFullStore:
     def test_is_said_and_keeps_nothing(self, clock):
         driver = FullDriver()
-        uploads = Uploads(driver, Blobs(driver), clock)
+        uploads = Uploads(driver, Registry(driver).blobs, clock)
         with pytest.raises(StorageFull):
             uploads.put(NAME, GOOD, Content(b"good bytes"))
         assert [] == files(driver)

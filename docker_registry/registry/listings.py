@@ -1,0 +1,105 @@
+"""
+Ordered lists of names, without a scan for every request.
+
+A folder of the store is listed once and its names are kept in order; the next request only asks the driver for the
+folder's version, which changes whenever a name comes or goes, whoever brought it: another worker, another host,
+another server. Where a driver has no such version, each request lists the folder.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import PathNotFound
+
+#: Names that are kept in memory, in all folders together; the folder that was asked for longest ago goes first.
+MAX_KEPT_NAMES: Final = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    version: str
+    names: Sequence[str]
+
+
+class Listings:
+    """The names in folders of one store, in ASCII order."""
+
+    def __init__(self, driver: StorageDriver, max_kept_names: int = MAX_KEPT_NAMES) -> None:
+        self._driver = driver
+        self._max_kept_names = max_kept_names
+        self._kept: OrderedDict[str, _Listing] = OrderedDict()
+        self._count = 0
+
+    def names(self, folder: str, read: Callable[[str], str | None]) -> Sequence[str]:
+        """
+        Return the names of all that lies directly in a folder; none when there is no such folder.
+
+        Args:
+            read: makes a name of what a file or folder is called, None of what is no name.
+        """
+        version = self._driver.folder_version(folder)
+        kept = self._kept.get(folder)
+        if kept is not None and kept.version == version:
+            self._kept.move_to_end(folder)
+            return kept.names
+        names = sorted(name for name in map(read, self._list(folder)) if name is not None)
+        self._forget(folder)
+        if version is not None:
+            self._keep(folder, _Listing(version, names))
+        return names
+
+    def _list(self, folder: str) -> Iterator[str]:
+        start = len(folder) + 1
+        try:
+            for path in self._driver.list_directory(folder):
+                yield path[start:]
+        except PathNotFound:
+            return
+
+    def _keep(self, folder: str, listing: _Listing) -> None:
+        self._kept[folder] = listing
+        self._count += len(listing.names)
+        while self._count > self._max_kept_names and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, folder: str) -> None:
+        listing = self._kept.pop(folder, None)
+        if listing is not None:
+            self._count -= len(listing.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    A part of an ordered list.
+
+    Attributes:
+        more: whether something follows.
+    """
+
+    names: tuple[str, ...]
+    more: bool = False
+
+
+def cut(names: Sequence[str], count: int, last: str, exists: Callable[[str], bool]) -> Page:
+    """
+    Cut a page out of an ordered list (end-8b).
+
+    Args:
+        count: names at most.
+        last: only what comes after it; it need not be in the list itself.
+        exists: tells whether a name is really there, asked for those of the page alone: what was removed halfway, or
+            a moment ago, leaves its name behind.
+    """
+    if count == 0:
+        return Page(())
+    start = bisect_right(names, last) if last else 0
+    there = tuple(islice(filter(exists, islice(names, start, None)), count + 1))
+    return Page(there[:count], len(there) > count)
