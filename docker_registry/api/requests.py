@@ -142,7 +142,7 @@ def byte_range(size: int, etag: str) -> ByteRange | None:
     If-Range names another content.
 
     Raises:
-        RangeNotSatisfiable: the part lies beyond the end.
+        RangeNotSatisfiable: the part lies beyond the end, or ends before it begins.
     """
     match = _BYTE_RANGE.fullmatch(request.headers.get("Range", "").strip())
     if match is None or request.headers.get("If-Range", etag) != etag:
@@ -156,9 +156,7 @@ def byte_range(size: int, etag: str) -> ByteRange | None:
             raise RangeNotSatisfiable(size=size)
     else:
         start, end = int(first), min(int(last or size) + 1, size)
-        if last and int(last) < start:
-            return None
-    if start >= size:
+    if start >= min(size, end):
         raise RangeNotSatisfiable(size=size)
     return ByteRange(start, end - start)
 

@@ -38,8 +38,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         }
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
-        headers["Content-Length"] = str(descriptor.size)
-        return Response(b"" if request.method == "HEAD" else manifest.payload, headers=headers)
+        return Response(manifest.payload, headers=headers)
 
     @bp.put("/v2/<path:name>/manifests/<reference>")
     def put_manifest(name: RepositoryName, reference: Reference) -> Response:

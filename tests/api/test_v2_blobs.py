@@ -71,13 +71,13 @@ class TestARange:
         assert (206, CONTENT[first : last + 1]) == (answer.status_code, answer.content)
         assert f"bytes {first}-{last}/1024" == answer.headers["Content-Range"]
 
-    @pytest.mark.parametrize("text", ["1024-", "1024-2000", "99999-", "-0"])
+    @pytest.mark.parametrize("text", ["1024-", "1024-2000", "99999-", "-0", "9-5"])
     def test_beyond_the_end_cannot_be_satisfied(self, session, url, text):
         answer = session.get(url, headers={"Range": f"bytes={text}"})
         assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
 
     @pytest.mark.parametrize(
-        "text", ["bytes=", "bytes=-", "bytes=9-5", "bytes=a-b", "lines=0-5", "bytes=0-1,5-6", "5-9"]
+        "text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,5-6", "5-9"]
     )
     def test_that_says_nothing_is_ignored(self, session, url, text):
         answer = session.get(url, headers={"Range": text})
