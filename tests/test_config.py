@@ -200,6 +200,7 @@ class TestAMistake:
             load("dev: {storage: memory, upload_ttl: s3cret}")
 
         assert caught.value.__suppress_context__
+        assert caught.value.__cause__ is None
         assert "s3cret" not in repr(caught.value)
 
 

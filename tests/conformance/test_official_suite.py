@@ -21,9 +21,11 @@ VERSION = "v0.0.0-20260831232431-97274622c111"
 #: What a version of the specification does not demand yet, and we do all the same.
 SWITCHES = {
     "OCI_API_BLOBS_DIGEST_HEADER": "true",
+    "OCI_API_BLOBS_MOUNT_ANONYMOUS": "true",
     "OCI_API_BLOBS_UPLOAD_CANCEL": "true",
     "OCI_API_MANIFESTS_DIGEST_HEADER": "true",
     "OCI_API_MANIFESTS_TAG_PARAM": "true",
+    "OCI_API_REFERRER": "true",
 }
 
 
