@@ -1,0 +1,190 @@
+"""
+The headers of a tar, read field by field (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block";
+GNU tar manual, "Basic Tar Format").
+
+Old archives matter here as much as today's: V7, ustar, GNU and pax, with numbers in octal or base 256.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from docker_registry.errors import LayerFormatUnsupported
+
+#: Bytes of a header, and of the units in which all of a tar is counted.
+BLOCK_BYTES: Final = 512
+
+REGULAR: Final = b"0"
+REGULAR_V7: Final = b"\0"
+DIRECTORY: Final = b"5"
+SPARSE: Final = b"S"
+
+#: Links, devices, folders and pipes: nothing follows their header, whatever its size says.
+WITHOUT_CONTENT: Final = frozenset({b"1", b"2", b"3", b"4", DIRECTORY, b"6"})
+
+#: Keyword of an extended header to what it says.
+Records = Mapping[bytes, bytes]
+
+#: What a text in an extended header stands in for.
+_TEXTS: Final = {b"path": "name", b"linkpath": "linkname", b"uname": "uname", b"gname": "gname"}
+
+#: How long a sparse file is (GNU tar manual, "Storing Sparse Files"): in the first of its pax forms, in the later ones.
+_REAL_SIZES: Final = (b"GNU.sparse.size", b"GNU.sparse.realsize")
+
+#: The keywords that count here; times of access, attributes and comments would only be kept for nothing.
+_KEYWORDS: Final = frozenset({*_TEXTS, b"uid", b"gid", b"mtime", b"size", b"GNU.sparse.name", *_REAL_SIZES})
+
+#: Where an old GNU sparse file says that its map goes on in another block: in its header, and in each such block.
+MAP_GOES_ON: Final = 482
+MAP_GOES_ON_AGAIN: Final = 504
+
+_USTAR: Final = b"ustar\0"
+
+_CHECKSUM: Final = slice(148, 156)
+_REAL_SIZE: Final = slice(483, 495)
+
+_OCTAL = re.compile(rb"[0-7]*")
+_INTEGER = re.compile(rb"-?[0-9]{1,20}")
+_TIME = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{0,20})?")
+_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """
+    What a tar says of one of its members, before it is interpreted.
+
+    Attributes:
+        type: the type flag, one byte.
+        size: bytes of the file; of a sparse one with its holes.
+        stored: bytes that stand in the archive.
+        mtime: seconds since the Unix epoch; whole in a header, with a fraction in a pax record.
+    """
+
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    stored: int
+    mtime: int | Decimal
+    type: bytes
+    linkname: bytes
+    uname: bytes
+    gname: bytes
+    devmajor: int
+    devminor: int
+
+
+def is_header(block: bytes) -> bool:
+    """Tell whether 512 bytes are a header: whether its checksum holds, over unsigned or (old writers) signed bytes."""
+    try:
+        claimed = _number(block[_CHECKSUM])
+    except LayerFormatUnsupported:
+        return False
+    rest = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
+    return claimed == sum(rest) or claimed == sum(byte - 256 if byte > 127 else byte for byte in rest)
+
+
+def parse(block: bytes) -> Member:
+    """
+    Read a header.
+
+    Raises:
+        LayerFormatUnsupported: it is none, or a number in it is none.
+    """
+    if not is_header(block):
+        raise LayerFormatUnsupported(reason="a header of the tar is damaged")
+    name = _text(block[:100])
+    # Where ustar keeps the first part of a long name, GNU tar keeps other things.
+    prefix = _text(block[345:500]) if block[257:263] == _USTAR else b""
+    size = _number(block[124:136])
+    if size < 0:
+        raise LayerFormatUnsupported(reason="a member of the tar has a negative size")
+    kind = block[156:157]
+    return Member(
+        name=prefix + b"/" + name if prefix else name,
+        mode=_number(block[100:108]),
+        uid=_number(block[108:116]),
+        gid=_number(block[116:124]),
+        size=_number(block[_REAL_SIZE]) if kind == SPARSE else size,
+        stored=0 if kind in WITHOUT_CONTENT else size,
+        mtime=_number(block[136:148]),
+        type=kind,
+        linkname=_text(block[157:257]),
+        uname=_text(block[265:297]),
+        gname=_text(block[297:329]),
+        devmajor=_number(block[329:337]),
+        devminor=_number(block[337:345]),
+    )
+
+
+def parse_records(content: bytes) -> dict[bytes, bytes]:
+    """
+    Read the content of an extended header: ``19 path=etc/passwd\\n`` and so on, each led by its own length.
+
+    Values are kept as they are: pax wants UTF-8, writers of layers put anything there.
+
+    Raises:
+        LayerFormatUnsupported: it is none.
+    """
+    records = {}
+    position = 0
+    while position < len(content):
+        start = _RECORD.match(content, position)
+        end = position + int(start[1]) if start else 0
+        if not start or not start.end() < end <= len(content) or content[end - 1] != ord("\n"):
+            raise LayerFormatUnsupported(reason="an extended header of the tar is damaged")
+        if start[2] in _KEYWORDS:
+            records[start[2]] = content[start.end() : end - 1]
+        position = end
+    return records
+
+
+def apply(member: Member, records: Records) -> Member:
+    """
+    Return a member with what its extended headers say instead.
+
+    An empty value means that the header counts (POSIX, "pax Extended Header"); a number that is none is 0.
+    """
+    told = {keyword: value for keyword, value in records.items() if value}
+    if not told:
+        return member
+    changes: dict[str, Any] = {field: told[keyword] for keyword, field in _TEXTS.items() if keyword in told}
+    if b"uid" in told:
+        changes["uid"] = _integer(told[b"uid"])
+    if b"gid" in told:
+        changes["gid"] = _integer(told[b"gid"])
+    if b"mtime" in told:
+        changes["mtime"] = Decimal(told[b"mtime"].decode()) if _TIME.fullmatch(told[b"mtime"]) else Decimal(0)
+    if b"size" in told:
+        changes["size"] = size = max(_integer(told[b"size"]), 0)
+        changes["stored"] = 0 if member.type in WITHOUT_CONTENT else size
+    for keyword in _REAL_SIZES:
+        if keyword in told:
+            changes["size"] = _integer(told[keyword])
+    if b"GNU.sparse.name" in told:
+        changes["name"] = told[b"GNU.sparse.name"]
+    return replace(member, **changes)
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # base 256, two's complement in what the mark leaves
+        value = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
+    digits = _text(field).strip()
+    if not _OCTAL.fullmatch(digits):
+        raise LayerFormatUnsupported(reason="a number in the tar is damaged")
+    return int(digits or b"0", 8)
+
+
+def _integer(value: bytes) -> int:
+    return int(value) if _INTEGER.fullmatch(value) else 0
