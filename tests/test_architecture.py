@@ -22,7 +22,6 @@ ARROWS = {
     "drivers": {"drivers", "errors", "settings", "threads"},
     "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
     "config_text": {"config", "flavors", "settings"},
-    "config_text": {"config", "settings"},
     "flavors": {"errors", "heritage", "settings"},
     "heritage": set(),
     "settings": {"errors"},
