@@ -1,0 +1,182 @@
+"""
+The real clients, each with a home folder of its own and nothing of the machine's configuration.
+
+Everything runs on loopback over plain HTTP, without a network; images are made here. What a client needs as a daemon
+runs for the whole session and is stopped as the process that it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+
+import pytest
+
+from tests.client import Client
+from tests.distribution import find_distribution, serve_distribution
+from tests.images import make_index, make_tar, write_layout
+from tests.processes import running
+from tests.programs import Tool, missing, require, require_root
+from tests.server import Server
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", params=[1, 2], ids=["1-worker", "2-workers"])
+def server(request, tmp_path_factory):
+    """The registry that all clients talk to."""
+    with Server(tmp_path_factory.mktemp("interop") / "store", workers=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def reader(server):
+    """An independent reader: what it says lies in the registry is what lies there."""
+    with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def name():
+    """A repository that no other test uses."""
+    return f"lab/n{next(_numbers)}"
+
+
+@pytest.fixture
+def host(server):
+    """The registry as it begins the names of images."""
+    return f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="session")
+def layouts(tmp_path_factory):
+    """Make OCI image layouts on disk."""
+
+    def write(image, tag="v1"):
+        folder = tmp_path_factory.mktemp("layout")
+        write_layout(folder, image, tag)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory):
+    """A signature policy for containers/image: a machine may have none, or a strict one."""
+    path = tmp_path_factory.mktemp("policy") / "policy.json"
+    path.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def skopeo(tmp_path_factory, policy):
+    program = require("skopeo", "skopeo")
+    home = tmp_path_factory.mktemp("skopeo")
+    return Tool([program, f"--policy={policy}"], {"HOME": str(home), "TMPDIR": str(home)})
+
+
+@pytest.fixture(scope="session")
+def containers_environment(tmp_path_factory):
+    """The configuration of podman and buildah, and where they keep what they have."""
+    require_root()
+    home = tmp_path_factory.mktemp("containers")
+    files = {
+        "storage.conf": f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/storage"\nrunroot = "{home}/run"\n',
+        "registries.conf": 'unqualified-search-registries = []\nshort-name-mode = "disabled"\n',
+        "containers.conf": f"""
+            [engine]
+            cgroup_manager = "cgroupfs"
+            events_logger = "file"
+            lock_type = "file"
+            tmp_dir = "{home}/libpod"
+            """,
+    }
+    for file, content in files.items():
+        (home / file).write_text(content)
+    return {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "CONTAINERS_CONF": str(home / "containers.conf"),
+        "CONTAINERS_REGISTRIES_CONF": str(home / "registries.conf"),
+        "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
+    }
+
+
+@pytest.fixture(scope="session")
+def podman(containers_environment):
+    return Tool([require("podman", "podman")], containers_environment)
+
+
+@pytest.fixture(scope="session")
+def buildah(containers_environment):
+    return Tool([require("buildah", "buildah")], containers_environment)
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory):
+    """Docker, with a daemon of its own."""
+    require_root()
+    program, daemon = require("docker", "docker.io"), require("dockerd", "docker.io")
+    folder = tmp_path_factory.mktemp("docker")
+    (folder / "daemon.json").write_text("{}")
+    address = f"unix://{folder}/docker.sock"
+    command = [
+        daemon, "--storage-driver=vfs", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+        f"--config-file={folder}/daemon.json", f"--data-root={folder}/data", f"--exec-root={folder}/exec",
+        f"--pidfile={folder}/docker.pid", f"--host={address}",
+    ]  # fmt: skip
+    environment = {"DOCKER_CONFIG": str(folder / "config"), "DOCKER_BUILDKIT": "0"}
+    client = Tool([program, f"--host={address}"], environment)
+
+    def is_ready():
+        with contextlib.suppress(AssertionError):
+            client("version")
+            return True
+        return False
+
+    with running(command, folder / "log", is_ready, start_seconds=60):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ctr(tmp_path_factory):
+    """containerd, a daemon of its own, and the client that comes with it."""
+    require_root()
+    program, daemon = require("ctr", "containerd"), require("containerd", "containerd")
+    folder = tmp_path_factory.mktemp("containerd")
+    (folder / "config.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    command = [
+        daemon, f"--config={folder}/config.toml", f"--root={folder}/root", f"--state={folder}/state",
+        f"--address={folder}/containerd.sock",
+    ]  # fmt: skip
+    client = Tool([program, f"--address={folder}/containerd.sock", "--namespace=lab"])
+
+    def is_ready():
+        with contextlib.suppress(AssertionError):
+            client("version")
+            return True
+        return False
+
+    with running(command, folder / "log", is_ready, start_seconds=60):
+        yield client
+
+
+@pytest.fixture
+def tree():
+    """The files of a new image, as a tar."""
+    return make_tar({"file": f"content {next(_numbers)}".encode() * 5000})
+
+
+@pytest.fixture
+def index():
+    """A new image for two platforms."""
+    return make_index(next(_numbers))
+
+
+@pytest.fixture(scope="session")
+def distribution():
+    """Run the peer over a store, for as long as a ``with`` lasts."""
+    program = find_distribution() or missing("distribution is not installed (Debian package docker-registry)")
+    return lambda store: serve_distribution(program, store)

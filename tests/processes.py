@@ -1,0 +1,83 @@
+"""Servers as real processes: found, started, waited for, and stopped as the very processes that they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+#: Where Debian puts programs comes first: `contrib/check` installs them there, and another program of the same name
+#: (the registry's own console script, another docker) may lie elsewhere.
+SEARCH_PATH = os.pathsep.join(["/usr/bin", "/usr/sbin", os.environ.get("PATH", os.defpath)])
+
+STOP_SECONDS = 20
+
+
+def find(name: str) -> str | None:
+    """Return the path of a program, Debian's first; None when there is none."""
+    return shutil.which(name, path=SEARCH_PATH)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port of the loopback address."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    log: Path,
+    is_ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+    start_seconds: float = 30,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Start a server, wait until it is ready, and stop it and all its children in the end.
+
+    Args:
+        log: where its output goes; its end is the message when it does not start.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + start_seconds
+        while not is_ready():
+            said = log.read_text(errors="replace")[-2000:]
+            assert process.poll() is None, f"{command[0]} ended:\n{said}"
+            assert time.monotonic() < deadline, f"{command[0]} did not start:\n{said}"
+            time.sleep(0.05)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group; what does not end in time is killed with the whole group."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
