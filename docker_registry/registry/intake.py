@@ -17,6 +17,7 @@ from gevent.queue import SimpleQueue
 
 from docker_registry.errors import SizeInvalid
 from docker_registry.registry.names import CANONICAL, Digest
+from docker_registry.threads import start_in_thread
 
 BLOCK_BYTES: Final = 512 * 1024
 
@@ -126,7 +127,6 @@ class Intake:
         for _ in range(BLOCKS):
             empty.put(memoryview(bytearray(BLOCK_BYTES)))
         receiver = gevent.spawn(self._receive, empty, full)
-        threads = gevent.get_hub().threadpool
         try:
             while True:
                 block = full.get()
@@ -135,11 +135,11 @@ class Intake:
                 if not block:
                     return
                 self._count(len(block))
-                hashing = threads.spawn(self._look, block)
+                hashed = start_in_thread(self._look, block)
                 try:
                     yield block
                 finally:
-                    hashing.get()
+                    hashed()
                 whole = block.obj
                 block.release()
                 empty.put(memoryview(whole))

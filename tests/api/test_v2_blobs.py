@@ -76,9 +76,7 @@ class TestARange:
         answer = session.get(url, headers={"Range": f"bytes={text}"})
         assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
 
-    @pytest.mark.parametrize(
-        "text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,5-6", "5-9"]
-    )
+    @pytest.mark.parametrize("text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,5-6", "5-9"])
     def test_that_says_nothing_is_ignored(self, session, url, text):
         answer = session.get(url, headers={"Range": text})
         assert (200, CONTENT) == (answer.status_code, answer.content)

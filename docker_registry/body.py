@@ -1,0 +1,80 @@
+"""
+A request's body, whichever server received it.
+
+Our own worker puts an object into ``wsgi.input`` that receives straight into the caller's buffer and knows how the
+body ended. Other servers offer ``read`` alone, and of a body that was cut off they do not always tell; what can be
+known is worked out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from docker_registry.errors import SizeInvalid
+
+
+class Body(Protocol):
+    """
+    What a client sends, readable once.
+
+    Attributes:
+        length: bytes that were announced; None when the client did not say.
+        complete: whether all of it came; settled when :meth:`readinto` has returned 0.
+    """
+
+    @property
+    def length(self) -> int | None: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
+
+
+def open_body(environ: Mapping[str, Any]) -> Body:
+    """
+    Return the body of a request, to be read once.
+
+    Raises:
+        SizeInvalid: Content-Length is not a number.
+    """
+    stream = environ["wsgi.input"]
+    if hasattr(stream, "readinto") and hasattr(stream, "complete"):
+        body: Body = stream
+        return body
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return PlainBody(stream, None)
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not (text.isascii() and text.isdigit()):
+        raise SizeInvalid("Content-Length is not a number.")
+    return PlainBody(stream, int(text))
+
+
+class PlainBody:
+    """The body that a server gives as a plain WSGI input stream."""
+
+    def __init__(self, stream: Any, length: int | None) -> None:
+        """
+        Args:
+            length: bytes that Content-Length announces; None for a chunked body.
+        """
+        self.length = length
+        self.complete = False
+        self._stream = stream
+        self._size = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See :class:`Body`."""
+        wanted = len(buffer) if self.length is None else min(len(buffer), self.length - self._size)
+        try:
+            block = self._stream.read(wanted) if wanted else b""
+        except OSError:  # gunicorn's NoMoreData and its malformed chunks, and sockets that died
+            return 0
+        self._size += len(block)
+        if not block:
+            # A chunked body ends here, since a cut-off one raises; one with a length must have reached it.
+            self.complete = self.length in (None, self._size)
+        buffer[: len(block)] = block
+        return len(block)

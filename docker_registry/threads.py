@@ -1,0 +1,58 @@
+"""Blocking calls, in native threads, so that the other greenlets of a worker go on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent import monkey
+
+Result = TypeVar("Result")
+
+
+def in_thread(function: Callable[..., Result], *args: Any) -> Result:
+    """
+    Call a function that blocks, such as an fsync, and wait for its result.
+
+    In a worker of the server it runs in gevent's pool of native threads. Elsewhere nobody waits for this thread, so
+    the function is simply called.
+    """
+    if not monkey.is_module_patched("threading"):
+        return function(*args)
+    return start_in_thread(function, *args)()
+
+
+def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[], Result]:
+    """
+    Start a function in gevent's pool of native threads.
+
+    Returns:
+        What to call for its result, or for what it raised; it waits as long as the function runs.
+    """
+    outcome: _Outcome[Result] = _Outcome()
+    finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
+
+    def wait() -> Result:
+        finished.get()
+        return outcome.result()
+
+    return wait
+
+
+class _Outcome(Generic[Result]):
+    """What a function in another thread came to. gevent itself would print what it raises, expected or not."""
+
+    _result: Result
+    _error: BaseException | None = None
+
+    def work_out(self, function: Callable[..., Result], args: tuple[Any, ...]) -> None:
+        try:
+            self._result = function(*args)
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
+            self._error = error
+
+    def result(self) -> Result:
+        if self._error is not None:
+            raise self._error
+        return self._result

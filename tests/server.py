@@ -1,0 +1,81 @@
+"""A registry as a real process on a free port of the loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """Starts when it is entered, and is stopped by its process id when it is left."""
+
+    def __init__(self, store, workers=1, **environment):
+        self.store = Path(store)
+        self.workers = workers
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = environment
+        self.process = None
+        self.log = self.store.parent / f"{self.store.name}-{self.port}.log"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        self.store.parent.mkdir(parents=True, exist_ok=True)
+        options = ["-k", "gevent", "-b", f"127.0.0.1:{self.port}", "-w", str(self.workers), "--no-control-socket"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", *options, "docker_registry.wsgi:application"],
+                cwd=ROOT,
+                env={**os.environ, "STORAGE_PATH": str(self.store), **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def stop(self):
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+            self.process = None
+
+    def kill(self):
+        """End master and workers at once, as a power cut would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(60)
+        self.process = None
+
+    def _wait(self):
+        for _ in range(300):
+            if self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/v2/", timeout=5).close()
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise RuntimeError(f"the server does not answer:\n{self.log.read_text()[-4000:]}")
