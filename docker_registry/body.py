@@ -64,17 +64,25 @@ class PlainBody:
         self.complete = False
         self._stream = stream
         self._size = 0
+        self._is_cut_off = False
 
     def readinto(self, buffer: memoryview, /) -> int:
         """See :class:`Body`."""
         wanted = len(buffer) if self.length is None else min(len(buffer), self.length - self._size)
-        try:
-            block = self._stream.read(wanted) if wanted else b""
-        except OSError:  # gunicorn's NoMoreData and its malformed chunks, and sockets that died
-            return 0
+        block = self._read(wanted) if wanted else b""
         self._size += len(block)
         if not block:
             # A chunked body ends here, since a cut-off one raises; one with a length must have reached it.
-            self.complete = self.length in (None, self._size)
+            self.complete = not self._is_cut_off and self.length in (None, self._size)
         buffer[: len(block)] = block
         return len(block)
+
+    def _read(self, wanted: int) -> bytes:
+        try:
+            block: bytes = self._stream.read(wanted)
+        except OSError:  # gunicorn's NoMoreData and its malformed chunks, and sockets that died
+            if self._is_cut_off:
+                return b""
+            self._is_cut_off = True
+            return self._read(wanted)  # what gunicorn had received of this block before it noticed
+        return block

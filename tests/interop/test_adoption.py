@@ -77,18 +77,19 @@ class TestWhatDistributionWrote:
         assert (404, "BLOB_UPLOAD_UNKNOWN") == (refused.value.status, refused.value.code)
 
 
-class TestAStoreThatGoesToAndFro:
-    @pytest.fixture(scope="class")
-    def after(self, store, before):
-        """Ours continues what distribution began: a new image, a new index, a tag moved, a tag and an image deleted."""
-        with Server(store, workers=2) as server, Client(server.url) as client:
-            push(client, "adopted", "third", NEW_IMAGE)
-            push(client, "adopted", "second", NEW_IMAGE, "ranged")
-            push(client, "ours/alone", "index", NEW_INDEX, "put")
-            push(client, "ours/gone", "v1", NEW_IMAGE, "posted")
-            client.delete_manifest("ours/gone", NEW_IMAGE.digest)
-            client.append(client.start_upload("ours/alone"), b"unfinished")
+@pytest.fixture(scope="module")
+def after(store, before):
+    """Ours continues what distribution began: a new image, a new index, a tag moved, a tag and an image deleted."""
+    with Server(store, workers=2) as server, Client(server.url) as client:
+        push(client, "adopted", "third", NEW_IMAGE)
+        push(client, "adopted", "second", NEW_IMAGE, "ranged")
+        push(client, "ours/alone", "index", NEW_INDEX, "put")
+        push(client, "ours/gone", "v1", NEW_IMAGE, "posted")
+        client.delete_manifest("ours/gone", NEW_IMAGE.digest)
+        client.append(client.start_upload("ours/alone"), b"unfinished")
 
+
+class TestAStoreThatGoesToAndFro:
     def test_is_served_by_distribution_with_what_we_wrote(self, distribution, store, before, after):
         with distribution(store) as old, Client(old.url) as client:
             assert OLD_IMAGE.contents == pull(client, "adopted", "first")
