@@ -10,7 +10,6 @@ from flask import Flask
 from docker_registry import __version__, drivers
 from docker_registry.api import errors, v2_base, v2_blobs, v2_manifests, v2_referrers, v2_uploads
 from docker_registry.config import Config
-from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
 
@@ -90,7 +89,6 @@ def _keep_house(registry: Registry, config: Config) -> None:
             if registry.leases.take("housekeeping", config.upload_purge_interval / 2):
                 purged, adopted = registry.keep_house(config.upload_ttl)
                 logger.info("purged %d unfinished uploads, found %d repositories of others", purged, adopted)
-            if isinstance(registry.driver, FileDriver):
                 registry.driver.remove_leftovers(config.upload_ttl)
         except RegistryError as error:
             logger.warning("housekeeping failed and is tried again later: %s", error)

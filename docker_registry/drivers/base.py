@@ -180,6 +180,15 @@ class StorageDriver(ABC):
             PathNotFound: nothing was there.
         """
 
+    def remove_leftovers(self, older_than_seconds: float) -> int:
+        """
+        Remove what processes that died have left half-written beside the paths; called from time to time.
+
+        Returns:
+            How many things there were.
+        """
+        return 0
+
     def open_file(self, path: str) -> BinaryIO | None:
         """
         Open a file of the local file system, unbuffered, for the kernel to send; None where there is none.

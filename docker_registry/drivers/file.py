@@ -205,12 +205,7 @@ class FileDriver(StorageDriver):
         in_thread(self._remove, check_path(path))
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """
-        Remove what processes that were killed have left half-written.
-
-        Returns:
-            How many files and folders there were.
-        """
+        """See :class:`StorageDriver`."""
         return in_thread(self._remove_leftovers, time.time() - older_than_seconds)
 
     # ---------------------------------------------------------------------------------------- in this thread
