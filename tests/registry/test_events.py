@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import Unsupported
+from docker_registry.registry import events
+from docker_registry.registry.names import RepositoryName, Tag
+
+NAME = RepositoryName.parse("acme/web")
+LATEST = Tag.parse("latest")
+
+
+class Listener:
+    """Remembers what it heard; raises when it was told to."""
+
+    def __init__(self, error=None):
+        self.heard = []
+        self._error = error
+
+    def __call__(self, sender, **what):
+        self.heard.append(what)
+        if self._error:
+            raise self._error
+
+
+class TestWhatHappened:
+    def test_is_told_to_every_listener(self, driver):
+        first, second = Listener(), Listener()
+        with events.tag_created.connected_to(first), events.tag_created.connected_to(second):
+            events.announce(events.tag_created, driver, name=NAME, tag=LATEST)
+
+        assert [{"name": NAME, "tag": LATEST}] == first.heard == second.heard
+
+    def test_is_not_told_to_who_listens_to_another_registry(self, driver):
+        other = MemoryDriver()
+        listener = Listener()
+        with events.repository_created.connected_to(listener, sender=other):
+            events.announce(events.repository_created, driver, name=NAME)
+
+        assert [] == listener.heard
+
+    def test_survives_a_listener_that_fails(self, driver, caplog):
+        broken, listener = Listener(RuntimeError("out of order")), Listener()
+        with events.tag_deleted.connected_to(broken), events.tag_deleted.connected_to(listener):
+            events.announce(events.tag_deleted, driver, name=NAME, tag=LATEST)
+
+        assert [{"name": NAME, "tag": LATEST}] == listener.heard == broken.heard
+        assert [logging.WARNING] == [record.levelno for record in caplog.records]
+        assert "out of order" in caplog.text
+
+
+class TestWhatIsAboutToHappen:
+    def test_can_be_refused_by_a_listener(self, driver):
+        listener = Listener(Unsupported("No images without a maintainer."))
+        with events.before_put_image_json.connected_to(listener), pytest.raises(Unsupported):
+            events.before_put_image_json.send(driver, image_id="00" * 32, image_json={"id": "00" * 32})
