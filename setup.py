@@ -31,9 +31,14 @@ setup(
     package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
     install_requires=REQUIREMENTS,
     extras_require={
+        # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
+        "postgresql": ["psycopg[binary]>=3.1.14"],
+        "mysql": ["PyMySQL>=1.1"],
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "psycopg[binary]>=3.1.14",
+            "PyMySQL>=1.1",
             "pytest>=8.2",
             "requests>=2.32",
             "ruff>=0.6",
