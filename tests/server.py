@@ -42,12 +42,18 @@ class Server:
 
     def start(self):
         self.store.parent.mkdir(parents=True, exist_ok=True)
-        options = ["-k", "gevent", "-b", f"127.0.0.1:{self.port}", "-w", str(self.workers), "--no-control-socket"]
+        environment = {
+            "REGISTRY_HOST": "127.0.0.1",
+            "REGISTRY_PORT": str(self.port),
+            "GUNICORN_WORKERS": str(self.workers),
+            "STORAGE_PATH": str(self.store),
+            **self.environment,
+        }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *options, "docker_registry.wsgi:application"],
+                [sys.executable, "-c", "import sys; from docker_registry.cli import main; sys.exit(main())"],
                 cwd=ROOT,
-                env={**os.environ, "STORAGE_PATH": str(self.store), **self.environment},
+                env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -15,7 +15,8 @@ PACKAGE = ROOT / "docker_registry"
 #: Room to the rooms that it may look into. Whoever is not named here may import nothing of the house.
 ARROWS = {
     "wsgi": {"app", "config", "errors"},
-    "cli": {"app", "config", "config_text", "errors", "registry", "worker"},
+    "cli": {"app", "config", "config_text", "errors", "registry", "server"},
+    "server": {"errors"},
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
     "api": {"api", "body", "errors", "registry"},
     "registry": {"drivers.base", "errors", "registry", "threads"},
@@ -25,7 +26,8 @@ ARROWS = {
     "flavors": {"errors", "heritage", "settings"},
     "heritage": set(),
     "settings": {"errors"},
-    "worker": {"body", "sockets"},
+    "worker": {"direct_body"},
+    "direct_body": set(),
     "body": {"errors"},
     "sockets": set(),
     "threads": set(),

@@ -1,0 +1,38 @@
+"""
+How gunicorn serves the registry. ``docker-registry`` uses this file; so may you: ``gunicorn -c config/gunicorn.py``.
+
+Every value can be set by the environment, and GUNICORN_OPTS of ``docker-registry`` overrides them all.
+"""
+
+import os
+
+from docker_registry.server import APPLICATION, default_workers, number
+
+wsgi_app = APPLICATION
+worker_class = "docker_registry.worker.RegistryWorker"
+
+bind = f"{os.environ.get('REGISTRY_HOST') or '0.0.0.0'}:{number(os.environ, 'REGISTRY_PORT', 5000)}"
+workers = number(os.environ, "GUNICORN_WORKERS", default_workers())
+
+# Connections that one worker serves at a time.
+worker_connections = 2000
+
+# A transfer may take an hour; a worker whose event loop stands still for that long is replaced.
+graceful_timeout = number(os.environ, "GUNICORN_GRACEFUL_TIMEOUT", 3600)
+timeout = number(os.environ, "GUNICORN_SILENT_TIMEOUT", 3600)
+
+# Clients come back on the same connection between the layers of an image; at the end idle ones are closed at once.
+keepalive = 75
+
+accesslog = os.environ.get("GUNICORN_ACCESS_LOG_FILE") or "-"
+errorlog = os.environ.get("GUNICORN_ERROR_LOG_FILE") or "-"
+if os.environ.get("GUNICORN_USER"):
+    user = os.environ["GUNICORN_USER"]
+if os.environ.get("GUNICORN_GROUP"):
+    group = os.environ["GUNICORN_GROUP"]
+
+# Heartbeats of workers are files; on a disk that is busy with layers they would be late.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+# gunicorn's own door for commands: nobody needs it here.
+control_socket_disable = True

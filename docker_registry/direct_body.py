@@ -1,0 +1,247 @@
+"""
+Bodies received straight from the socket into the reader's buffer.
+
+gunicorn's own reader copies each block several times on its way; here the kernel writes it where it is wanted. The
+framing of chunks (RFC 9112, section 7.1) is taken out in place: a block is received as it comes, sizes and all, and
+the content moved together. A Go client sends chunks of 32 KiB, so many fit into one block.
+
+What was received beyond the end of the body belongs to the next request on the connection and is given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+#: A size line or the trailer section of a chunked body may not be longer.
+MAX_LINE_BYTES: Final = 8190
+MAX_TRAILER_BYTES: Final = 32768
+
+#: Nearly every line is shorter than this, so no more is looked at first.
+_MOST_LINES_BYTES: Final = 32
+
+_HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+
+
+class Connection(Protocol):
+    """The part of a socket that a body needs."""
+
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+
+
+class MalformedBody(OSError):
+    """The framing of a body breaks the rules; where the next request begins cannot be known."""
+
+
+class DirectBody:
+    """
+    A request's body: WSGI's ``read`` for whoever wants that, ``readinto`` for who wants to be fast.
+
+    Attributes:
+        length: bytes that Content-Length announced; None for a chunked body.
+        complete: whether the body has come to its proper end.
+        failed: whether it ended in another way, so that the connection cannot be used any more.
+    """
+
+    def __init__(
+        self, connection: Connection, received: bytes, give_back: Callable[[bytes], object], length: int | None = None
+    ) -> None:
+        """
+        Args:
+            received: what came of the body together with the request's head, and perhaps of the next request.
+            give_back: takes what belongs to the next request.
+        """
+        self.length = length
+        self.complete = False
+        self.failed = False
+        self._connection = connection
+        self._received = memoryview(received)
+        self._give_back = give_back
+
+    @property
+    def left_bytes(self) -> float:
+        """Bytes that have not been read yet; infinitely many when nobody knows."""
+        return 0 if self.complete else math.inf
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
+        if self.complete or self.failed:
+            return 0
+        try:
+            return self._fill(buffer)
+        except OSError:  # reset, timed out or malformed: in each case no more of it can be had
+            self.failed = True
+            return 0
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return *size* bytes, fewer only at the end of the body; all that is left without *size*."""
+        blocks = []
+        left = size if size is not None and size >= 0 else None
+        while left is None or left:
+            block = memoryview(bytearray(65536 if left is None else min(left, 65536)))
+            filled = self.readinto(block)
+            if not filled:
+                break
+            blocks.append(bytes(block[:filled]))
+            left = None if left is None else left - filled
+        return b"".join(blocks)
+
+    def readline(self, size: int | None = None) -> bytes:
+        """Return the bytes up to and with the next newline (PEP 3333 wants it; nobody is in a hurry here)."""
+        line = bytearray()
+        while size is None or size < 0 or len(line) < size:
+            byte = self.read(1)
+            line += byte
+            if byte in (b"", b"\n"):
+                break
+        return bytes(line)
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:  # noqa: ARG002 - PEP 3333 names it
+        """Return the lines that are left."""
+        return list(self)
+
+    def __iter__(self) -> DirectBody:
+        return self
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def _fill(self, buffer: memoryview) -> int:
+        raise NotImplementedError
+
+    def _receive(self, buffer: memoryview) -> int:
+        """Take what was received before, or receive; at least one byte."""
+        if self._received:
+            block = self._received[: len(buffer)]
+            buffer[: len(block)] = block
+            self._received = self._received[len(block) :]
+            return len(block)
+        arrived = self._connection.recv_into(buffer)
+        if not arrived:
+            raise MalformedBody("the client closed the connection in the middle of a body")
+        return arrived
+
+    def _finish(self, rest: bytes = b"") -> None:
+        self.complete = True
+        rest += bytes(self._received)
+        self._received = memoryview(b"")
+        if rest:
+            self._give_back(rest)
+
+
+class LengthBody(DirectBody):
+    """A body whose length was announced by Content-Length."""
+
+    def __init__(
+        self, connection: Connection, received: bytes, give_back: Callable[[bytes], object], length: int
+    ) -> None:
+        super().__init__(connection, received, give_back, length)
+        self._left = length
+        if not length:
+            self._finish()
+
+    @property
+    def left_bytes(self) -> float:
+        """See :class:`DirectBody`."""
+        return self._left
+
+    def _fill(self, buffer: memoryview) -> int:
+        arrived = self._receive(buffer[: self._left])
+        self._left -= arrived
+        if not self._left:
+            self._finish()
+        return arrived
+
+
+class ChunkedBody(DirectBody):
+    """A body in chunks (RFC 9112, section 7.1); extensions and trailers are checked for length and left out."""
+
+    def __init__(self, connection: Connection, received: bytes, give_back: Callable[[bytes], object]) -> None:
+        super().__init__(connection, received, give_back)
+        self._left = 0  # bytes that the present chunk still has
+        self._line = bytearray()  # of the framing, what has come so far
+        self._next: Callable[[bytes], None] = self._size_line
+        self._trailer_bytes = 0
+
+    def _fill(self, buffer: memoryview) -> int:
+        filled = 0
+        while not filled and not self.complete:
+            filled = self._take_out_framing(buffer, self._receive(buffer))
+        return filled
+
+    def _take_out_framing(self, buffer: memoryview, end: int) -> int:
+        """Move the content of what lies in ``buffer[:end]`` together; return how many bytes of content there are."""
+        position = filled = 0
+        while position < end:
+            if self._left:
+                size = min(self._left, end - position)
+                if position != filled:
+                    buffer[filled : filled + size] = buffer[position : position + size]
+                self._left -= size
+                filled += size
+                position += size
+                continue
+            position += self._take_line(buffer[position:end])
+            if self.complete:
+                self._finish(bytes(buffer[position:end]))
+                break
+        return filled
+
+    def _take_line(self, block: memoryview) -> int:
+        """Take the rest of a line of the framing, or what has come of it; return how many bytes that was."""
+        start = len(self._line)
+        self._line += block[:_MOST_LINES_BYTES]
+        if b"\n" not in self._line[start:]:
+            self._line += block[_MOST_LINES_BYTES : MAX_LINE_BYTES + 2]
+        newline = self._line.find(b"\n", max(start - 1, 0))
+        if newline < 0:
+            if len(self._line) > MAX_LINE_BYTES:
+                raise MalformedBody("a line of a chunked body is too long")
+            return len(self._line) - start
+        line = bytes(self._line[: newline + 1])
+        self._line.clear()
+        if not line.endswith(b"\r\n"):
+            raise MalformedBody("a line of a chunked body ends in a bare LF")
+        self._next(line[:-2])
+        return newline + 1 - start
+
+    def _size_line(self, line: bytes) -> None:
+        digits, _, extensions = line.partition(b";")
+        if extensions:
+            digits = digits.rstrip(b" \t")
+        if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits) or b"\r" in extensions:
+            raise MalformedBody("a chunk has no valid size")
+        self._left = int(digits, 16)
+        self._next = self._after_chunk if self._left else self._trailer_line
+
+    def _after_chunk(self, line: bytes) -> None:
+        if line:
+            raise MalformedBody("a chunk is longer than its size")
+        self._next = self._size_line
+
+    def _trailer_line(self, line: bytes) -> None:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_TRAILER_BYTES or (line and b":" not in line):
+            raise MalformedBody("the trailer section of a chunked body is malformed")
+        if not line:
+            self.complete = True
+
+
+def direct_body(request: Any, connection: Connection) -> DirectBody | None:
+    """
+    Return a direct reader for the body of one of gunicorn's requests; None for a kind of body that it does not know.
+
+    Args:
+        request: as gunicorn's parser made it, its body not read yet.
+    """
+    reader, unreader = request.body.reader, request.unreader
+    kind = type(reader).__name__
+    if kind == "LengthReader":
+        return LengthBody(connection, unreader.take_buffered(), unreader.unread, reader.length)
+    if kind == "ChunkedReader":
+        return ChunkedBody(connection, unreader.take_buffered(), unreader.unread)
+    return None

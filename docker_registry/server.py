@@ -1,0 +1,78 @@
+"""How gunicorn is started for the registry, and what the environment may change about it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from docker_registry.errors import ConfigError
+
+#: Variables that must be whole numbers, with the least that makes sense.
+NUMBERS: Final = {
+    "REGISTRY_PORT": 1,
+    "GUNICORN_WORKERS": 1,
+    "GUNICORN_GRACEFUL_TIMEOUT": 0,
+    "GUNICORN_SILENT_TIMEOUT": 0,
+}
+
+#: What Kubernetes puts into every container when a service is called ``registry``: not meant for us.
+_KUBERNETES: Final = "tcp://"
+
+APPLICATION: Final = "docker_registry.wsgi:application"
+
+
+def number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """
+    Return a variable that is a whole number.
+
+    Raises:
+        ConfigError: it is something else, or too small.
+    """
+    text = environ.get(name, "")
+    if not text or (name == "REGISTRY_PORT" and text.startswith(_KUBERNETES)):
+        return default
+    least = NUMBERS[name]
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {text!r}.")
+    return int(text)
+
+
+def default_workers() -> int:
+    """Return how many workers use this machine well: one for each processor that we may use, at most 8."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ConfigError: a variable cannot be what it is.
+    """
+    for name, least in NUMBERS.items():
+        number(environ, name, least)
+    if number(environ, "REGISTRY_PORT", 5000) > 65535:
+        raise ConfigError("REGISTRY_PORT must be at most 65535.")
+    try:
+        shlex.split(environ.get("GUNICORN_OPTS", ""))
+    except ValueError as error:
+        raise ConfigError(f"GUNICORN_OPTS cannot be read: {error}.") from None
+
+
+def run(environ: Mapping[str, str]) -> int:
+    """Serve until told to stop; everything that gunicorn can do is in its configuration, ``gunicorn.py``."""
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    options = shlex.split(environ.get("GUNICORN_OPTS", ""))
+    sys.argv = ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
+    WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
+    return 0
+
+
+def gunicorn_config() -> Path:
+    """Return gunicorn's configuration: inside an installed package, in ``config/`` of a clone."""
+    package = Path(__file__).parent
+    installed = package / "sample" / "gunicorn.py"
+    return installed if installed.exists() else package.parent / "config" / "gunicorn.py"
