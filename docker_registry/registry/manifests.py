@@ -160,9 +160,15 @@ class Manifests:
         for tag in tags:
             self._tags.check_mutable(name, tag)
         for tag in tags:
-            self._tags.delete(name, tag)
-        # The link goes first: with it the manifest is gone, whenever the rest follows.
-        self._driver.remove(layout.revision_link(name, reference))
+            try:
+                self._tags.delete(name, tag)
+            except ManifestUnknown:  # deleted just now
+                continue
+        try:
+            # The link goes first: with it the manifest is gone, whenever the rest follows.
+            self._driver.remove(layout.revision_link(name, reference))
+        except PathNotFound:  # by another request, just now
+            raise ManifestUnknown(name=str(name), digest=str(reference)) from None
         try:
             self._referrers.delete(name, reference, self._blobs.get(reference))
             self._driver.remove(layout.revision(name, reference))

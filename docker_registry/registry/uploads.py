@@ -243,7 +243,8 @@ class Uploads:
         oldest = self._now().timestamp() - ttl_seconds
         purged = 0
         for folder in self._list(name):
-            if all(stat.modified < oldest for stat in self._driver.walk(folder)):
+            touched = max((stat.modified for stat in self._driver.walk(folder)), default=None)
+            if touched is not None and touched < oldest:  # in a folder without any file a session begins just now
                 purged += 1
                 try:
                     self._driver.remove(folder)
