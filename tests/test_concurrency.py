@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from docker_registry.drivers.file import FileDriver
-from docker_registry.registry import layout
-from docker_registry.registry.blobs import Blobs
+from docker_registry.registry import Registry, layout
 from docker_registry.registry.names import RepositoryName
-from docker_registry.registry.uploads import Uploads
 from tests.client import WAYS, Client, cut, digest_of
 from tests.images import make_image, make_index, pull, push
 from tests.server import Server
@@ -147,8 +145,7 @@ class TestAnUploadThatBeginsWhileOthersArePurged:
         name = RepositoryName.parse("begins")
         folder = tmp_path / layout.upload(name, "0b5c5b0e-0000-4000-8000-000000000000")
         folder.mkdir(parents=True)  # where its first file will be a moment later
-        driver = FileDriver(str(tmp_path))
-        assert 0 == Uploads(driver, Blobs(driver)).purge(name, 0)
+        assert 0 == Registry(FileDriver(str(tmp_path))).uploads.purge(name, 0)
         assert folder.is_dir()
 
 
