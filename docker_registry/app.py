@@ -31,6 +31,7 @@ def create_registry(config: Config) -> Registry:
         driver,
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
+        immutable_tags=config.immutable_tags,
     )
 
 
@@ -51,8 +52,10 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     if config.v2:
         app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
         app.register_blueprint(v2_uploads.blueprint(registry))
-        app.register_blueprint(v2_blobs.blueprint(registry, delete=config.delete))
-        app.register_blueprint(v2_manifests.blueprint(registry, delete=config.delete))
+        app.register_blueprint(v2_blobs.blueprint(registry, delete=config.delete_blobs))
+        app.register_blueprint(
+            v2_manifests.blueprint(registry, delete_tags=config.delete_tags, delete_manifests=config.delete_manifests)
+        )
         app.register_blueprint(v2_referrers.blueprint(registry, max_page_entries=config.max_page_entries))
     return app
 

@@ -132,7 +132,12 @@ class Config:
 
     v1: bool = setting(True, "Serve Registry API V1.")
     v2: bool = setting(True, "Serve Registry API V2, the OCI distribution API.")
-    delete: bool = setting(True, "Let clients delete manifests, tags and blobs.")
+    delete_tags: bool = setting(True, "Let clients delete tags.")
+    delete_manifests: bool = setting(True, "Let clients delete manifests, and with them the tags that point at them.")
+    delete_blobs: bool = setting(True, "Let clients delete blobs.")
+    immutable_tags: tuple[str, ...] = setting(
+        (), "Patterns of tags that never change once they are there: `v*`, or with repositories `acme/*:v*`."
+    )
     upload_ttl: int = setting(
         604800, "An upload that nobody touched for so long is thrown away.", unit="seconds", minimum=1
     )

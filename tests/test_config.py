@@ -84,7 +84,7 @@ class TestWithoutAnySetting:
     def test_the_registry_is_open_and_on_its_own(self):
         config = Config()
 
-        assert (True, True, True, True) == (config.v1, config.v2, config.delete, config.standalone)
+        assert (True, True, True, True) == (config.v1, config.v2, config.delete_tags, config.standalone)
         assert ("dev", "file", "info") == (config.flavor, config.storage, config.loglevel)
         assert (604800, 3600) == (config.upload_ttl, config.upload_purge_interval)
         assert (4194304, 1000) == (config.max_manifest_bytes, config.max_page_entries)

@@ -11,12 +11,13 @@ from docker_registry.registry.manifests import Pushed
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 
 
-def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
     """
     Make the routes.
 
     Args:
-        delete: whether tags and manifests may be deleted.
+        delete_tags: whether tags may be deleted.
+        delete_manifests: whether manifests may be deleted.
     """
     bp = Blueprint("v2_manifests", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
@@ -52,7 +53,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.delete("/v2/<path:name>/manifests/<reference>")
     def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Forget a tag, or a manifest and its tags (end-9)."""
-        if not delete:
+        if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deleting is switched off.")
         registry.manifests.delete(name, reference)
         return Response(status=202)

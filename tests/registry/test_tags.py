@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagChanged, TagImmutable
+from docker_registry.registry import Registry, layout
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+from tests.registry.conftest import NAME
+
+LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")
+
+
+class TestAConditionalChange:
+    def test_is_made_when_the_condition_holds(self, registry):
+        registry.tags.put(NAME, LATEST, ONE, lambda current: current is None)
+        registry.tags.put(NAME, LATEST, TWO, lambda current: current == ONE)
+        assert TWO == registry.tags.get(NAME, LATEST)
+
+    def test_is_not_made_when_it_does_not(self, registry):
+        registry.tags.put(NAME, LATEST, ONE)
+        with pytest.raises(TagChanged):
+            registry.tags.put(NAME, LATEST, TWO, lambda current: current is None)
+        assert ONE == registry.tags.get(NAME, LATEST)
+
+    def test_meets_a_change_that_was_made_meanwhile(self, registry):
+        registry.tags.put(NAME, LATEST, ONE)
+
+        def condition(current):
+            registry.tags.put(NAME, LATEST, TWO)
+            return True
+
+        with pytest.raises(TagChanged):
+            registry.tags.put(NAME, LATEST, ONE, condition)
+        assert TWO == registry.tags.get(NAME, LATEST)
+
+    def test_is_refused_where_the_store_cannot_make_it(self, driver):
+        driver.supports_if_match = False
+        with pytest.raises(ConditionUnsupported):
+            Registry(driver).tags.put(NAME, LATEST, ONE, lambda current: True)
+
+
+class TestAnImmutableTag:
+    @pytest.fixture
+    def tags(self, driver):
+        return Registry(driver, immutable_tags=["v*", "acme/*:stable"]).tags
+
+    @pytest.mark.parametrize("tag", ["v1", "v", "stable"])
+    def test_never_changes_once_it_is_there(self, tags, tag):
+        tags.put(NAME, Tag(tag), ONE)
+        tags.put(NAME, Tag(tag), ONE)
+        with pytest.raises(TagImmutable):
+            tags.put(NAME, Tag(tag), TWO)
+        with pytest.raises(TagImmutable):
+            tags.delete(NAME, Tag(tag))
+        assert ONE == tags.get(NAME, Tag(tag))
+
+    def test_is_only_what_a_pattern_says(self, tags):
+        for name, tag in ((NAME, "latest"), (RepositoryName("other"), "stable")):
+            tags.put(name, Tag(tag), ONE)
+            tags.put(name, Tag(tag), TWO)
+            tags.delete(name, Tag(tag))
+
+
+class TestTagsOfAManifest:
+    def test_are_found_without_reading_every_tag(self, registry, driver):
+        for tag in ("a", "b"):
+            registry.tags.put(NAME, Tag(tag), ONE)
+        registry.tags.put(NAME, Tag("c"), TWO)
+        read = []
+        driver.get_content = lambda path: read.append(path) or MemoryDriver.get_content(driver, path)
+        assert (Tag("a"), Tag("b")) == registry.tags.pointing_at(NAME, ONE)
+        assert layout.tag_link(NAME, Tag("c")) not in read
+
+    def test_are_only_those_that_still_point_at_it(self, registry):
+        registry.tags.put(NAME, LATEST, ONE)
+        registry.tags.put(NAME, LATEST, TWO)
+        assert () == registry.tags.pointing_at(NAME, ONE)
+
+    def test_are_found_where_another_server_has_made_them(self, registry, driver):
+        driver.put_content(layout.tag_link(NAME, LATEST), str(ONE).encode())
+        registry.tags.put(NAME, Tag("ours"), ONE)
+        assert (LATEST, Tag("ours")) == registry.tags.pointing_at(NAME, ONE)
+
+
+class TestADamagedLink:
+    def test_points_at_nothing(self, registry, driver):
+        driver.put_content(layout.tag_link(NAME, LATEST), b"\xff")
+        with pytest.raises(ManifestUnknown):
+            registry.tags.get(NAME, LATEST)
