@@ -139,3 +139,10 @@ class TestARegistryThatForbids:
         payload = json.dumps({"schemaVersion": 2, "manifests": [{"digest": digest_of(b"child"), "size": 1}]})
         answer = session.put(f"{strict.url}/v2/a/manifests/x", data=payload, headers={"Content-Type": INDEX})
         assert (404, "MANIFEST_BLOB_UNKNOWN") == (answer.status_code, code(answer))
+
+
+class TestTheNamespaceParameter:
+    def test_chooses_nothing_and_says_so(self, session, server, put, name):
+        put()
+        answer = session.get(f"{server.url}/v2/{name}/manifests/latest?ns=docker.io")
+        assert (200, False) == (answer.status_code, "OCI-Namespace" in answer.headers)

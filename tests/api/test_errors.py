@@ -1,0 +1,46 @@
+"""The one place that answers errors: a row for every class, and no code that the specification does not know."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry import errors
+from docker_registry.api.errors import ANSWERS, find
+
+#: OCI Distribution Specification, "Error Codes".
+CODES = {
+    "BLOB_UNKNOWN",
+    "BLOB_UPLOAD_INVALID",
+    "BLOB_UPLOAD_UNKNOWN",
+    "DENIED",
+    "DIGEST_INVALID",
+    "MANIFEST_BLOB_UNKNOWN",
+    "MANIFEST_INVALID",
+    "MANIFEST_UNKNOWN",
+    "NAME_INVALID",
+    "NAME_UNKNOWN",
+    "SIZE_INVALID",
+    "TOOMANYREQUESTS",
+    "UNAUTHORIZED",
+    "UNSUPPORTED",
+}
+
+
+def classes(base=errors.RegistryError):
+    """Return a class of errors and all below it."""
+    return [base, *(found for child in base.__subclasses__() for found in classes(child))]
+
+
+class TestTheTable:
+    @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
+    def test_has_an_answer_for_every_error(self, error):
+        status, code = find(error)
+        assert 400 <= status < 600
+        assert code.replace("_", "").isupper()
+
+    def test_holds_codes_of_the_specification_alone(self):
+        assert set() == {code for status, code in ANSWERS.values() if status < 500 and code} - CODES
+
+    @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
+    def test_has_a_sentence_for_every_error(self, error):
+        assert (error.__doc__ or "").strip()
