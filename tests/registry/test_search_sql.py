@@ -452,26 +452,31 @@ class TestASQLiteFile:
         assert 8 == index.search("acme").num_results
 
 
-class TestALostConnection:
-    def kill_all(self, server, url):
-        """End every connection to a database, on the server's side."""
-        name = url.rpartition("/")[2]
-        if server.scheme == "postgresql":
-            server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        else:
-            for number in server.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"):
-                server.execute(f"KILL {number}")
+def connections(server, url):
+    """The numbers that a server gives to the connections to a database."""
+    name = url.rpartition("/")[2]
+    if server.scheme == "postgresql":
+        return server.execute(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'")
+    return server.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")
 
+
+def kill(server, numbers):
+    """End connections on the server's side."""
+    for number in numbers:
+        server.execute(f"SELECT pg_terminate_backend({number})" if server.scheme == "postgresql" else f"KILL {number}")
+
+
+class TestALostConnection:
     def test_is_renewed(self, server, opened):
         url = server.create_database()
         index = opened(url)
         fill(index, "acme/web")
         for _ in range(3):
-            self.kill_all(server, url)
+            kill(server, connections(server, url))
             assert ["acme/web"] == found(index)
-            self.kill_all(server, url)
+            kill(server, connections(server, url))
             index.put(Entry("acme/web"))
-            self.kill_all(server, url)
+            kill(server, connections(server, url))
             index.put(Entry("acme/api"))
             index.delete("acme/api")
 
@@ -481,33 +486,22 @@ class TestALostConnection:
         blocker = Database(url)
         pusher = threading.Thread(target=fill, args=(index, "acme/web"))
 
-        def hold(connection):
+        def hold_the_row(connection):
             connection.execute(sqlalchemy.select(INDEX).with_for_update())
+            own = set(connections(server, url))
             pusher.start()
-            time.sleep(0.5)  # it waits for the row by now
-            return self.connections(server, url)
+            time.sleep(0.5)  # the pusher waits for the row by now
+            others = set(connections(server, url)) - own
+            kill(server, others)
+            return others
 
-        waiting = blocker.write(lambda connection: self.kill_others(server, connection, hold(connection)))
+        index.close()  # so that all connections up to now are the blocker's
+        killed = blocker.write(hold_the_row)
         pusher.join(30)
         blocker.close()
 
-        assert waiting
+        assert killed
         assert ["acme/web"] == found(index)
-
-    def connections(self, server, url):
-        name = url.rpartition("/")[2]
-        if server.scheme == "postgresql":
-            return server.execute(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'")
-        return server.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")
-
-    def kill_others(self, server, connection, connections):
-        own = "pg_backend_pid()" if server.scheme == "postgresql" else "connection_id()"
-        mine = connection.scalar(sqlalchemy.text(f"SELECT {own}"))
-        kill = "SELECT pg_terminate_backend({})" if server.scheme == "postgresql" else "KILL {}"
-        others = [number for number in connections if number != mine]
-        for number in others:
-            server.execute(kill.format(number))
-        return others
 
     def test_of_a_server_that_is_gone_says_so_until_it_is_back(self, server, opened, caplog):
         index = opened(server.create_database())
