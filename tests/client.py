@@ -135,7 +135,7 @@ class Client:
         answer = self.request("PATCH", location, 202, data=content, headers=headers)
         return urljoin(self.url, answer.headers["Location"]), acknowledged(answer)
 
-    def commit(self, location: str, digest: str, content: bytes = b"") -> None:
+    def commit(self, location: str, digest: str, content: bytes | Iterable[bytes] = b"") -> None:
         """End an upload, with the last bytes or without any (end-6)."""
         headers = {"Content-Type": "application/octet-stream"}
         answer = self.request("PUT", location, 201, params={"digest": digest}, data=content, headers=headers)

@@ -1,0 +1,115 @@
+"""A transfer of any size costs a worker a few MiB of memory, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.server import Server
+
+MIB = 1024 * 1024
+
+#: What a worker may grow by in its largest moment, whatever passes through it.
+MAX_GROWTH_BYTES = 8 * MIB
+
+SIZES = [256 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
+
+PIECE_BYTES = 256 * 1024
+
+NOISE = os.urandom(2 * MIB)
+
+
+class Noise:
+    """A part of a content of any size, which is nowhere in memory. Its length is known, so it is not sent chunked."""
+
+    def __init__(self, size, start=0):
+        self._size, self._start = size, start
+
+    def __len__(self):
+        return self._size
+
+    def __iter__(self):
+        for offset in range(self._start, self._start + self._size, PIECE_BYTES):
+            begin = offset // PIECE_BYTES * 7919 % MIB
+            yield NOISE[begin : begin + PIECE_BYTES]
+
+    @property
+    def digest(self):
+        content = hashlib.sha256()
+        for piece in self:
+            content.update(piece)
+        return f"sha256:{content.hexdigest()}"
+
+
+def worker(server):
+    """The process id of the one worker."""
+    pid = server.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def memory(pid, field):
+    """Return a field of /proc/PID/status in bytes: VmRSS is what a process has, VmHWM the most that it ever had."""
+    match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("memory") / "store") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def growth(server, client):
+    """How many bytes the worker has grown by, at most, since the test began."""
+    for way in ("streamed", "ranged", "put", "posted"):  # what every worker comes to have once
+        client.get_blob("warm", client.push_blob("warm", os.urandom(3 * MIB), way))
+    pid = worker(server)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    before = memory(pid, "VmRSS")
+
+    def growth():
+        grown = memory(pid, "VmHWM") - before
+        print(f"the worker grew by {grown / MIB:.1f} MiB, from {before / MIB:.1f} MiB")
+        return grown
+
+    return growth
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestAWorkerGrowsByAFewMebibytes:
+    def test_while_a_chunked_body_is_pushed_and_pulled(self, client, growth, size):
+        digest = client.push_stream("memory", Noise(size))
+        assert size == client.pull_blob("memory", digest)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_a_body_with_a_length_is_pushed(self, client, growth, size):
+        content = Noise(size)
+        client.commit(client.start_upload("memory/put"), content.digest, content)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_chunks_are_joined(self, client, growth, size):
+        location, length = client.start_upload("memory/joined"), size // 4
+        for start in range(0, size, length):
+            headers = {"Content-Range": f"{start}-{start + length - 1}"}
+            client.request("PATCH", location, 202, data=Noise(length, start), headers=headers)
+        client.commit(location, Noise(size).digest)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_a_body_that_nobody_reads_on_is_sent(self, server, client, growth, size):
+        digest = client.push_stream("memory", Noise(size))
+        with client.request("GET", f"/v2/memory/blobs/{digest}", 200, stream=True) as answer:
+            assert MIB == len(answer.raw.read(MIB))
+            assert growth() < MAX_GROWTH_BYTES
