@@ -227,9 +227,10 @@ class TestAPatchThatStallsAndIsRepeated:
                 waking = thread.submit(stalled.wake_up)
                 headers = {"Content-Range": f"0-{len(self.GOOD) - 1}"}
                 repeated = client.request("PATCH", path, 202, 416, data=self.GOOD, headers=headers).status_code
+                statuses = sorted([repeated, waking.result()])
                 won = self.GOOD if repeated == 202 else self.EVIL
                 client.commit(path, digest_of(won))
                 assert won == client.get_blob(name, digest_of(won))
-                return sorted([repeated, waking.result()])
+                return statuses
 
         assert [[202, 416]] * 8 == at_once(work, 8)
