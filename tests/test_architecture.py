@@ -48,6 +48,18 @@ DOMAIN = {
     "referrers": {"blobs", "layout", "names", "payloads", "tags"},
     "repositories": {"layout", "listings", "names"},
     "leases": {"layout"},
+    "compression": {"tar_headers"},
+    "archives": {"compression", "names"},
+    "tar_headers": set(),
+    "tarstream": {"archives", "compression", "tar_headers"},
+    "layers": {"archives", "compression", "tar_headers", "tarstream"},
+    "tarsum": {"archives", "compression", "tar_headers", "tarstream"},
+    "events": set(),
+    "search": {"search_sql"},
+    "search_database": set(),
+    "search_schema": {"names", "search"},
+    "search_sql": {"search", "search_database", "search_schema"},
+    "search_updates": {"events", "names", "search"},
 }
 
 

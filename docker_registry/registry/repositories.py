@@ -9,7 +9,10 @@ first listing of a tree that never had a catalog and from time to time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from itertools import filterfalse
+from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
@@ -17,8 +20,8 @@ from docker_registry.registry import layout
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import RepositoryName
 
-#: Repositories of which a worker remembers that they are in the catalog.
-_MAX_REMEMBERED = 100_000
+#: A younger entry of the catalog may belong to a repository whose first link is just being written.
+_YOUNG_SECONDS: Final = 3600
 
 
 class Repositories:
@@ -27,7 +30,6 @@ class Repositories:
     def __init__(self, driver: StorageDriver, listings: Listings) -> None:
         self._driver = driver
         self._listings = listings
-        self._remembered: set[RepositoryName] = set()
         self._is_whole = False
 
     def exists(self, name: RepositoryName) -> bool:
@@ -52,18 +54,14 @@ class Repositories:
 
     def enter(self, name: RepositoryName) -> None:
         """Put a repository into the catalog, before the first thing that makes it one is written."""
-        if name in self._remembered:
-            return
         entry = layout.catalog_entry(name)
         if not self._driver.exists(entry):
             self._driver.put_content(entry, b"")
-        if len(self._remembered) >= _MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered.add(name)
 
     def adopt(self) -> int:
         """
-        Put into the catalog what others wrote into the tree; walks every folder of a repository's name.
+        Put into the catalog what others wrote into the tree, and take out what they removed; walks every folder of a
+        repository's name.
 
         Returns:
             How many repositories were added.
@@ -74,9 +72,19 @@ class Repositories:
             if str(name) not in entered and self.exists(name):
                 self._driver.put_content(layout.catalog_entry(name), b"")
                 added += 1
+        for name in filterfalse(self.exists, map(RepositoryName, entered)):
+            self._forget(name)
         if not self._driver.exists(layout.CATALOG_IS_WHOLE):
             self._driver.put_content(layout.CATALOG_IS_WHOLE, b"")
         return added
+
+    def _forget(self, name: RepositoryName) -> None:
+        entry = layout.catalog_entry(name)
+        try:
+            if self._driver.stat(entry).modified < time.time() - _YOUNG_SECONDS:
+                self._driver.remove(entry)
+        except PathNotFound:  # by another
+            pass
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield every name under which something lies: repositories, and those that only have unfinished uploads."""

@@ -43,6 +43,17 @@ class TestRepositories:
         assert (0, 1) == registry.keep_house(3600)
         assert ("new/one",) == registry.repositories.page(100).names
 
+    def test_that_others_removed_leave_the_catalog_when_they_are_old(self, registry, driver):
+        for name in ("old", "young"):
+            push(registry, name)
+            driver.remove(layout.repository(RepositoryName(name)))
+        content, modified = driver._files[layout.catalog_entry(RepositoryName("old"))]
+        driver._files[layout.catalog_entry(RepositoryName("old"))] = (content, modified - 7200)
+        registry.keep_house(3600)
+        assert not driver.exists(layout.catalog_entry(RepositoryName("old")))
+        assert driver.exists(layout.catalog_entry(RepositoryName("young")))
+        assert () == registry.repositories.page(100).names
+
     def test_come_page_by_page(self, registry):
         for name in ("a", "b", "c"):
             push(registry, name)
