@@ -4,7 +4,7 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 * Files go from the page cache to the socket by the kernel, without stopping other greenlets (gevent's own sendfile
   reads and sends 8 KiB at a time).
 * Bodies are received straight into the reader's buffer (:mod:`docker_registry.direct_body`).
-* A TLS hello on the plain port is answered by closing at once: Docker up to 17.05 tries one first and would wait.
+* A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
 * At SIGTERM connections on which nothing is under way are closed at once, so that only transfers are waited for.
 """
 
@@ -36,6 +36,13 @@ DRAIN_BYTES: Final = 1024 * 1024
 DRAIN_SECONDS: Final = 1.0
 
 _TLS_HELLO: Final = b"\x16"
+
+#: `docker manifest --insecure` turns to plain HTTP only when it reads HTTP where it expects TLS.
+_NO_TLS: Final = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"This port speaks HTTP, not HTTPS.\n"
+)
+_HELLO_BYTES: Final = 64 * 1024
 
 
 class TransferSocket(socket.socket):
@@ -87,7 +94,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._clients[greenlet] = client
         try:
             if self._is_tls_hello(client):
-                client.close()
+                self._refuse_tls(client)
             else:
                 super().handle(listener, client, addr)
         finally:
@@ -132,6 +139,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 return bool(client.recv(1, plain_socket.MSG_PEEK) == _TLS_HELLO)
         except OSError:
             return False
+
+    def _refuse_tls(self, client: Any) -> None:
+        try:
+            client.recv(_HELLO_BYTES)  # bytes that nobody reads would turn the close into a reset, and lose the answer
+            client.sendall(_NO_TLS)
+        except OSError:  # it does not wait for an answer
+            pass
+        finally:
+            client.close()
 
     def _drain(self, body: DirectBody, sock: Any) -> bool:
         """
