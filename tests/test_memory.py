@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 from tests.client import Client
+from tests.processes import children, memory_bytes
 from tests.server import Server
 
 MIB = 1024 * 1024
@@ -46,19 +46,6 @@ class Noise:
         return f"sha256:{content.hexdigest()}"
 
 
-def worker(server):
-    """The process id of the one worker."""
-    pid = server.process.pid
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
-
-
-def memory(pid, field):
-    """Return a field of /proc/PID/status in bytes: VmRSS is what a process has, VmHWM the most that it ever had."""
-    match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with Server(tmp_path_factory.mktemp("memory") / "store") as server:
@@ -76,12 +63,12 @@ def growth(server, client):
     """How many bytes the worker has grown by, at most, since the test began."""
     for way in ("streamed", "ranged", "put", "posted"):  # what every worker comes to have once
         client.get_blob("warm", client.push_blob("warm", os.urandom(3 * MIB), way))
-    pid = worker(server)
+    (pid,) = children(server.process.pid)
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
-    before = memory(pid, "VmRSS")
+    before = memory_bytes(pid, "VmRSS")
 
     def growth():
-        grown = memory(pid, "VmHWM") - before
+        grown = memory_bytes(pid, "VmHWM") - before
         print(f"the worker grew by {grown / MIB:.1f} MiB, from {before / MIB:.1f} MiB")
         return grown
 
