@@ -42,7 +42,7 @@ setup(
             "pytest>=8.2",
             "requests>=2.32",
             "ruff>=0.6",
-            "setuptools>=68",
+            "setuptools>=70.1",
             "types-gevent",
             "types-PyYAML",
             "types-requests",

@@ -167,6 +167,18 @@ class StorageDriver(ABC):
     def move(self, source: str, target: str) -> None:
         """Give a file another path, atomically for readers of *target*, replacing what was there."""
 
+    def link(self, source: str, target: str) -> bool:
+        """
+        Give a file a second path, without a second copy of its bytes, replacing what lay under *target*.
+
+        Returns:
+            Whether that was done; False, the default, where the backend has no such thing, and nothing has changed.
+
+        Raises:
+            PathNotFound: *source* is not there.
+        """
+        return False
+
     @abstractmethod
     def touch(self, path: str) -> None:
         """Renew a file's time of modification."""

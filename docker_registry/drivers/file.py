@@ -194,6 +194,10 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         in_thread(self._move, check_path(source), check_path(target))
 
+    def link(self, source: str, target: str) -> bool:
+        """See :class:`StorageDriver`."""
+        return in_thread(self._link, check_path(source), check_path(target))
+
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         self.stat(path)
@@ -291,6 +295,24 @@ class FileDriver(StorageDriver):
             except FileNotFoundError:  # removed since, with all that was in it
                 return
         self._prune(folder)
+
+    def _link(self, source: str, target: str) -> bool:
+        self.stat(source)
+        self._place(target)
+        aside = f"{self._aside}/{secrets.token_hex(16)}"
+        try:
+            os.link(self._place(source), aside)
+        except FileNotFoundError:
+            raise PathNotFound(path=source) from None
+        except OSError:  # a file system without hard links, or one file with too many of them
+            return False
+        try:
+            with self._lock(target):
+                self._rename(aside, target)
+        finally:
+            # A rename does nothing at all when both names are links to one file already.
+            _discard(aside)
+        return True
 
     def _rename(self, place: str, path: str) -> None:
         """Move a file to a path, whatever removers do to its folder meanwhile, and sync all folders concerned."""

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from docker_registry.drivers.file import RESERVED, FileDriver
+from docker_registry.drivers.testing import DriverSuite
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return FileDriver(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "store"
+
+
+class TestFileDriver(DriverSuite):
+    @pytest.fixture
+    def driver(self, tmp_path):
+        return FileDriver(str(tmp_path / "store"))
+
+    @pytest.fixture
+    def broken_driver(self, tmp_path):
+        driver = FileDriver(str(tmp_path / "store"))
+        for folder in ("aside", "locks"):
+            (tmp_path / "store" / RESERVED / folder).rmdir()
+        return driver
+
+
+class TestTheRoot:
+    def test_is_made_when_it_is_not_there(self, tmp_path):
+        FileDriver(str(tmp_path / "a" / "b")).put_content("c", b"")
+        assert (tmp_path / "a" / "b" / "c").exists()
+
+    def test_may_be_a_link(self, tmp_path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        driver = FileDriver(str(tmp_path / "link"))
+        driver.put_content("a/b", b"content")
+        assert b"content" == driver.get_content("a/b")
+
+    def test_must_be_a_folder(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(StorageError, match="cannot be used"):
+            FileDriver(str(tmp_path / "file"))
+
+
+class TestWhatLeadsOutOfTheRoot:
+    @pytest.fixture
+    def outside(self, tmp_path, driver, store):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "secret").write_bytes(b"secret")
+        (store / "folder").symlink_to(outside)
+        (store / "file").symlink_to(outside / "secret")
+        return outside
+
+    @pytest.mark.parametrize("path", ["file", "folder/secret"])
+    def test_is_not_read(self, driver, outside, path):
+        for verb in (driver.get_content, driver.open_file, driver.stat, driver.exists):
+            with pytest.raises(StorageError):
+                verb(path)
+        with pytest.raises(StorageError):
+            list(driver.stream_read(path))
+
+    def test_is_not_listed(self, driver, outside):
+        with pytest.raises(StorageError):
+            list(driver.list_directory("folder"))
+
+    def test_is_not_written_to(self, driver, outside):
+        for verb in (lambda: driver.put_content("folder/x", b""), lambda: driver.stream_write("folder/a/b", [b""])):
+            with pytest.raises(StorageError):
+                verb()
+        with pytest.raises(StorageError):
+            driver.remove("folder/secret")
+        assert ["secret"] == os.listdir(outside)
+        assert b"secret" == (outside / "secret").read_bytes()
+
+    def test_is_replaced_by_a_content_and_not_followed(self, driver, outside):
+        driver.put_content("file", b"new")
+        assert (b"new", b"secret") == (driver.get_content("file"), (outside / "secret").read_bytes())
+
+
+class TestWhatOthersLeaveInTheTree:
+    def test_is_left_out_when_it_cannot_be_a_path(self, driver, store):
+        driver.put_content("a/b", b"")
+        (store / "a" / "bad\nname").write_bytes(b"")
+        assert ["a/b"] == list(driver.list_directory("a"))
+
+    def test_does_not_block_when_it_is_a_pipe(self, driver, store):
+        os.mkfifo(store / "pipe")
+        with pytest.raises(PathNotFound):
+            driver.get_content("pipe")
+        assert driver.exists("pipe")
+
+    def test_counts_as_nothing_when_it_is_an_empty_folder(self, driver, store):
+        (store / "a" / "b").mkdir(parents=True)
+        assert not driver.exists("a")
+        with pytest.raises(PathNotFound):
+            driver.remove("a")
+
+
+class TestTheReservedFolder:
+    def test_is_never_listed(self, driver):
+        driver.put_content("a", b"")
+        assert ["a"] == list(driver.list_directory())
+
+    @pytest.mark.parametrize("path", [RESERVED, f"{RESERVED}/aside/x"])
+    def test_is_no_path(self, driver, path):
+        for verb in (driver.get_content, driver.exists, driver.remove, lambda path: driver.put_content(path, b"")):
+            with pytest.raises(PathInvalid):
+                verb(path)
+
+    def test_loses_what_dead_writers_left_in_it(self, driver, store):
+        aside = store / RESERVED / "aside"
+        for name, age in (("old", 7200), ("young", 0)):
+            (aside / name).write_bytes(b"half")
+            os.utime(aside / name, (time.time() - age,) * 2)
+        assert 1 == driver.remove_leftovers(3600)
+        assert ["young"] == os.listdir(aside)
+
+
+class TestAFullDisk:
+    @pytest.fixture
+    def small(self, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("mounting a small file system needs root")
+        place = tmp_path / "small"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+        yield place
+        subprocess.run(["umount", "-l", place], check=True)
+
+    def test_is_said_and_keeps_nothing_half_written(self, small):
+        driver = FileDriver(str(small / "store"))
+        driver.put_content("a", b"old")
+        for verb in (
+            lambda: driver.put_content("a", bytes(8 * 1024 * 1024)),
+            lambda: driver.stream_write("a", [bytes(1024 * 1024)] * 8),
+        ):
+            with pytest.raises(StorageFull):
+                verb()
+        assert (b"old", []) == (driver.get_content("a"), os.listdir(small / "store" / RESERVED / "aside"))
+        driver.stream_write("b", [bytes(1024 * 1024)])
+
+
+WRITE_FOR_EVER = """
+import itertools, sys
+from docker_registry.drivers.file import FileDriver
+driver = FileDriver(sys.argv[1])
+print("ready", flush=True)
+for turn in itertools.count():
+    content = bytes([turn % 256]) * 100_000
+    driver.put_content(f"a/{turn % 5}/content", content)
+    driver.stream_write(f"b/{turn % 3}", [content] * 5)
+    if turn % 7 == 0:
+        driver.remove("a/0")
+"""
+
+
+class TestAWriterThatIsKilled:
+    def kill(self, store, rounds):
+        seed = random.randrange(2**32)
+        print(f"seed {seed}")
+        moments = random.Random(seed)
+        for _ in range(rounds):
+            writer = subprocess.Popen(
+                [sys.executable, "-c", WRITE_FOR_EVER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
+            )
+            with writer:
+                writer.stdout.readline()
+                time.sleep(moments.random() * 0.1)
+                writer.send_signal(signal.SIGKILL)
+            driver = FileDriver(str(store))
+            for stat in driver.walk():
+                content = driver.get_content(stat.path)
+                assert len(content) in (100_000, 500_000)
+                assert content == content[:1] * len(content)
+            driver.remove_leftovers(-1)
+            assert [] == os.listdir(store / RESERVED / "aside")
+
+    def test_leaves_every_file_whole(self, tmp_path):
+        self.kill(tmp_path / "store", 20)
+
+    @pytest.mark.slow
+    def test_leaves_every_file_whole_two_hundred_times(self, tmp_path):
+        self.kill(tmp_path / "store", 200)
+
+
+UNDER_GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import sys, time, os, gevent
+from docker_registry.drivers import file
+real = os.fsync
+def slow(fd):
+    import gevent._threading  # noqa: F401
+    gevent.monkey.get_original("time", "sleep")(0.3)
+    real(fd)
+file.os.fsync = slow
+driver = file.FileDriver(sys.argv[1])
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+gevent.spawn(tick)
+driver.put_content("a", b"content")
+assert driver.get_content("a") == b"content"
+print(len(ticks))
+"""
+
+
+class TestUnderGevent:
+    def test_a_slow_disk_does_not_stop_other_greenlets(self, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-c", UNDER_GEVENT, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (0, "") == (done.returncode, done.stderr)
+        assert int(done.stdout) > 20
+
+    def test_the_whole_suite_passes(self):
+        program = (
+            "from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+        )
+        chosen = ["-q", "-p", "no:cacheprovider", "tests/drivers/test_file.py::TestFileDriver"]
+        done = subprocess.run([sys.executable, "-c", program, *chosen], cwd=ROOT, capture_output=True, text=True)
+        assert 0 == done.returncode, done.stdout[-3000:]

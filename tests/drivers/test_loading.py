@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from docker_registry import drivers
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
+
+
+@pytest.fixture
+def plug_in(monkeypatch):
+    """Let an entry point be installed."""
+
+    def plug_in(name, place):
+        monkeypatch.setattr(drivers, "entry_points", lambda group: [EntryPoint(name, place, group)])
+
+    return plug_in
+
+
+class TestADriver:
+    @pytest.mark.parametrize(
+        ("name", "driver"), [("file", FileDriver), ("local", FileDriver), ("memory", MemoryDriver)]
+    )
+    def test_of_our_own_is_found_by_its_name(self, name, driver):
+        assert driver is drivers.load(name)
+
+    def test_of_a_stranger_is_found_by_its_entry_point(self, plug_in):
+        plug_in("shelf", "docker_registry.drivers.memory:MemoryDriver")
+        assert MemoryDriver is drivers.load("shelf")
+
+    def test_that_is_not_chosen_is_not_imported(self, plug_in):
+        plug_in("shelf", "antigravity:Driver")
+        drivers.load("memory")
+        assert "antigravity" not in sys.modules
+
+
+class TestADriverThatCannotBeHad:
+    def test_is_said_with_those_that_can(self):
+        with pytest.raises(
+            ConfigError, match=r"'tape' is not installed \(installed are .*file.*memory.*docker-registry-driver-tape"
+        ):
+            drivers.load("tape")
+
+    @pytest.mark.parametrize("name", ["s3", "swift", "gcs", "azure", "glance"])
+    def test_is_said_with_the_extra_that_brings_it(self, name):
+        with pytest.raises(ConfigError, match=rf"pip install 'docker-registry\[{name}\]'"):
+            drivers.load(name)
+
+    def test_is_said_when_nobody_publishes_it_any_more(self):
+        with pytest.raises(ConfigError, match="Elliptics any more"):
+            drivers.load("elliptics")
+
+    def test_is_said_when_it_lacks_a_library(self, plug_in):
+        plug_in("shelf", "docker_registry_driver_shelf:Driver")
+        with pytest.raises(ConfigError, match=r"cannot be imported: No module named.*pip install"):
+            drivers.load("shelf")
+
+    def test_is_said_when_it_is_none(self, plug_in):
+        plug_in("shelf", "json:JSONDecoder")
+        with pytest.raises(ConfigError, match="is not a StorageDriver"):
+            drivers.load("shelf")
