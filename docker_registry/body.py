@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from gunicorn.http.errors import ParseException
+
 from docker_registry.errors import SizeInvalid
 
 
@@ -80,7 +82,7 @@ class PlainBody:
     def _read(self, wanted: int) -> bytes:
         try:
             block: bytes = self._stream.read(wanted)
-        except OSError:  # gunicorn's NoMoreData and its malformed chunks, and sockets that died
+        except (OSError, ParseException):  # the client is gone, or its chunks are malformed
             if self._is_cut_off:
                 return b""
             self._is_cut_off = True
