@@ -8,7 +8,21 @@ import gevent
 from flask import Flask
 
 from docker_registry import __version__, drivers
-from docker_registry.api import errors, v2_base, v2_blobs, v2_manifests, v2_referrers, v2_uploads
+from docker_registry.api import (
+    errors,
+    status,
+    v1_answers,
+    v1_images,
+    v1_repositories,
+    v1_tags,
+    v1_users,
+    v2_base,
+    v2_blobs,
+    v2_manifests,
+    v2_referrers,
+    v2_uploads,
+)
+from docker_registry.api.downloads import Downloads
 from docker_registry.config import Config
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
@@ -32,6 +46,7 @@ def create_registry(config: Config) -> Registry:
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
         immutable_tags=config.immutable_tags,
+        upload_ttl_seconds=config.upload_ttl,
     )
 
 
@@ -47,17 +62,36 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     # A redirect cannot replay a body that was streamed, so no URL is ever "corrected" by one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     errors.install(app)
+    app.after_request(v1_answers.finish(config.flavor, __version__))
     app.after_request(v2_base.announce_version)
+    downloads = Downloads(config.nginx_x_accel_redirect)
+    app.register_blueprint(status.blueprint(flavor=config.flavor, version=__version__))
+    if config.v1:
+        _add_v1(app, config, registry, downloads)
     if config.v2:
-        app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
-        app.register_blueprint(v2_uploads.blueprint(registry))
-        app.register_blueprint(v2_blobs.blueprint(registry, delete=config.delete_blobs))
-        app.register_blueprint(
-            v2_manifests.blueprint(registry, delete_tags=config.delete_tags, delete_manifests=config.delete_manifests)
-        )
-        app.register_blueprint(v2_referrers.blueprint(registry, max_page_entries=config.max_page_entries))
+        _add_v2(app, config, registry, downloads)
     return app
+
+
+def _add_v1(app: Flask, config: Config, registry: Registry, downloads: Downloads) -> None:
+    app.register_blueprint(v1_images.blueprint(registry, downloads))
+    app.register_blueprint(
+        v1_repositories.blueprint(registry, registry_endpoints=config.registry_endpoints, delete=config.delete_tags)
+    )
+    app.register_blueprint(v1_users.blueprint())
+    app.register_blueprint(v1_tags.blueprint(registry, delete=config.delete_tags))
+
+
+def _add_v2(app: Flask, config: Config, registry: Registry, downloads: Downloads) -> None:
+    app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
+    app.register_blueprint(v2_uploads.blueprint(registry))
+    app.register_blueprint(v2_blobs.blueprint(registry, downloads, delete=config.delete_blobs))
+    app.register_blueprint(
+        v2_manifests.blueprint(registry, delete_tags=config.delete_tags, delete_manifests=config.delete_manifests)
+    )
+    app.register_blueprint(v2_referrers.blueprint(registry, max_page_entries=config.max_page_entries))
 
 
 def check(config: Config) -> list[str]:

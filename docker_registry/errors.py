@@ -10,11 +10,19 @@ What can go wrong, in the registry's words.
     │   ├── SizeInvalid         the body is shorter or longer than announced
     │   ├── ManifestInvalid     the payload is not a manifest that can be kept
     │   ├── LayerFormatUnsupported  the layer is no tar in a compression that is known, or is damaged
-    │   └── RangeInvalid        a chunk that does not begin where the upload ends
+    │   ├── RangeInvalid        a chunk that does not begin where the upload ends
+    │   └── ImageInvalid        API V1: what was sent of an image cannot be taken
+    │       ├── ParentUnknown  ChecksumMissing  ChecksumMismatch
+    │       └── BodyInvalid  JsonInvalid
     ├── TooLarge                more than the registry takes
     ├── NotFound                what was asked is not there
     │   ├── NameUnknown  BlobUnknown  ManifestUnknown  UploadUnknown
-    │   └── ManifestBlobUnknown a manifest names a blob that its repository lacks
+    │   ├── ManifestBlobUnknown a manifest names a blob that its repository lacks
+    │   └── ImageUnknown  ImagesUnknown  ImageTagUnknown  ImageRepositoryUnknown    API V1
+    ├── ImageUnfinished         the push of an image has not ended
+    ├── ImageExists             an image that is there whole is not pushed again
+    ├── ChecksumUnexpected      no push of this image waits for a checksum
+    ├── DiffUnavailable         a diff that would take too long
     ├── RangeNotSatisfiable     a read beyond the end
     ├── TagChanged              a tag is not what a conditional request expects
     ├── TagImmutable            a tag that may not change
@@ -27,8 +35,9 @@ What can go wrong, in the registry's words.
         ├── StorageFull         no room, or over quota
         └── StorageUnavailable  away for now; asking again may help
 
-The first line of a class's docstring is its message to the client; what varies is a field and becomes the
-``detail``. HTTP is not known here: :mod:`docker_registry.api.errors` says which status answers which class.
+The first line of a class's docstring is its message to the client (in API V1 the very sentence that its clients
+compare); what varies is a field and becomes the ``detail``. HTTP is not known here:
+:mod:`docker_registry.api.errors` says which status answers which class.
 """
 
 from __future__ import annotations
@@ -107,6 +116,30 @@ class RangeInvalid(Invalid):
         self.size = size
 
 
+class ImageInvalid(Invalid):
+    """Invalid JSON"""
+
+
+class ParentUnknown(ImageInvalid):
+    """Image depends on a non existing parent"""
+
+
+class ChecksumMissing(ImageInvalid):
+    """Missing Image's checksum"""
+
+
+class ChecksumMismatch(ImageInvalid):
+    """Checksum mismatch"""
+
+
+class JsonInvalid(ImageInvalid):
+    """Error Decoding JSON"""
+
+
+class BodyInvalid(ImageInvalid):
+    """Invalid data"""
+
+
 class TooLarge(RegistryError):
     """The content is larger than this registry accepts."""
 
@@ -136,6 +169,38 @@ class UploadUnknown(NotFound):
 
 class ManifestBlobUnknown(NotFound):
     """The manifest names a blob or manifest that this repository does not have."""
+
+
+class ImageUnknown(NotFound):
+    """Image not found"""
+
+
+class ImagesUnknown(NotFound):
+    """images not found"""
+
+
+class ImageTagUnknown(NotFound):
+    """Tag not found"""
+
+
+class ImageRepositoryUnknown(NotFound):
+    """Repository not found"""
+
+
+class ImageUnfinished(RegistryError):
+    """Image is being uploaded, retry later"""
+
+
+class ImageExists(RegistryError):
+    """Image already exists"""
+
+
+class ChecksumUnexpected(RegistryError):
+    """Cannot set this image checksum"""
+
+
+class DiffUnavailable(RegistryError):
+    """Diff queue is disabled"""
 
 
 class RangeNotSatisfiable(RegistryError):

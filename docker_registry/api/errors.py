@@ -40,6 +40,11 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
     errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
     errors.NotFound: (404, "UNSUPPORTED"),
+    # Of API V1 alone, which knows no codes.
+    errors.ImageUnfinished: (400, "UNSUPPORTED"),
+    errors.ImageExists: (409, "UNSUPPORTED"),
+    errors.ChecksumUnexpected: (409, "UNSUPPORTED"),
+    errors.DiffUnavailable: (400, "UNSUPPORTED"),
     errors.RangeNotSatisfiable: (416, "SIZE_INVALID"),
     errors.TagChanged: (412, "DENIED"),
     errors.TagImmutable: (409, "DENIED"),
@@ -92,6 +97,8 @@ def _registry_error(error: RegistryError) -> Response:
         response.headers["Location"] = request.path
     elif isinstance(error, errors.RangeNotSatisfiable):
         response.headers["Content-Range"] = f"bytes */{error.size}"
+        if not _is_v2():
+            response.set_data(b"")  # Docker that resumes a layer which it has whole wants nothing more
     elif status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response
@@ -108,9 +115,13 @@ def _http_error(error: HTTPException) -> Response:
 
 def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -> Response:
     content: dict[str, object]
-    if request.path.startswith("/v2"):
+    if _is_v2():
         entry = {"code": code, "message": message}
         content = {"errors": [entry | {"detail": detail} if detail else entry]}
     else:
         content = {"error": message}
     return Response(json.dumps(content), status, content_type="application/json")
+
+
+def _is_v2() -> bool:
+    return request.path.startswith("/v2")

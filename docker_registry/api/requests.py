@@ -20,7 +20,7 @@ from docker_registry.errors import (
     UploadInvalid,
 )
 from docker_registry.registry.intake import Body
-from docker_registry.registry.names import Digest, RepositoryName, parse_reference
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, parse_reference
 from docker_registry.registry.payloads import MANIFEST_TYPES
 from docker_registry.registry.tags import Condition
 from docker_registry.registry.uploads import parse_upload_id
@@ -31,6 +31,9 @@ _PARSERS: Final = {
     "reference": parse_reference,
     "digest": Digest.parse,
     "upload_id": parse_upload_id,
+    "image_id": ImageId.parse,
+    "repository": ImageRepositoryName.parse,
+    "tag": Tag.parse,
 }
 
 # Content-Range of a chunk is `0-99` in the OCI specification; some clients write it as HTTP does, `bytes 0-99/*`.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from docker_registry.api import requests
+from docker_registry.api.downloads import Downloads
 from docker_registry.errors import Unsupported
 from docker_registry.registry import Registry
-from docker_registry.registry.blobs import Blob
 from docker_registry.registry.names import Digest, RepositoryName
 
 _YEAR_SECONDS = 31536000
 
 
-def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blueprint:
     """
     Make the routes.
 
@@ -36,12 +36,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         }
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
-        part = requests.byte_range(blob.size, headers["ETag"])
-        start, length = (part.start, part.length) if part else (0, blob.size)
-        headers["Content-Length"] = str(length)
-        if part:
-            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{blob.size}"
-        return _send(blob, start, length, 206 if part else 200, headers)
+        return downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
 
     @bp.delete("/v2/<path:name>/blobs/<digest>")
     def delete_blob(name: RepositoryName, digest: Digest) -> Response:
@@ -51,18 +46,4 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         registry.blobs.delete(name, digest)
         return Response(status=202, headers={"Docker-Content-Digest": str(digest)})
 
-    def _send(blob: Blob, start: int, length: int, status: int, headers: dict[str, str]) -> Response:
-        if request.method == "HEAD":
-            return requests.stream((), status, headers)
-        wrapper = request.environ.get("wsgi.file_wrapper")
-        file = registry.blobs.open(blob) if wrapper else None
-        if wrapper is None or file is None:
-            return requests.stream(registry.blobs.read(blob, start, length), status, headers)
-        file.seek(start)
-        return requests.stream(wrapper(file, _FILE_BLOCK_BYTES), status, headers)
-
     return bp
-
-
-#: For servers that read the file themselves instead of letting the kernel send it.
-_FILE_BLOCK_BYTES = 256 * 1024

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.stored_file import StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +55,10 @@ class Blobs:
         except PathNotFound:
             raise BlobUnknown(digest=str(digest)) from None
 
-    def open(self, blob: Blob) -> BinaryIO | None:
-        """
-        Open the bytes as a local file that the kernel can send; None where the store is not local.
-
-        Raises:
-            BlobUnknown: removed since it was found.
-        """
-        try:
-            return self._driver.open_file(layout.blob_data(blob.digest))
-        except PathNotFound:
-            raise BlobUnknown(digest=str(blob.digest)) from None
-
-    def read(self, blob: Blob, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """
-        Read the bytes, or a part of them, in blocks.
-
-        Raises:
-            BlobUnknown: removed since it was found.
-        """
-        try:
-            return self._driver.stream_read(layout.blob_data(blob.digest), offset, length)
-        except PathNotFound:
-            raise BlobUnknown(digest=str(blob.digest)) from None
+    def file(self, blob: Blob) -> StoredFile:
+        """Return the bytes as a file that a client may be sent."""
+        gone = BlobUnknown(digest=str(blob.digest))
+        return StoredFile(self._driver, layout.blob_data(blob.digest), blob.size, gone)
 
     def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
         """

@@ -10,8 +10,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
-from docker_registry.errors import DigestInvalid, NameInvalid, TagInvalid
+from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -25,6 +26,16 @@ _MAX_NAME = 255
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HEX = re.compile(r"[a-f0-9]+")
+_IMAGE_ID = re.compile(r"[a-f0-9]{16}|[a-f0-9]{64}")
+
+#: Wider than the grammar of today: clients of API V1 took capitals, and separators at either end.
+_IMAGE_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+#: Where a repository of API V1 lies whose name has no slash.
+LIBRARY: Final = "library"
+
+#: Bytes of one component of a storage path.
+_MAX_QUOTED_NAME = 240
 
 
 def is_repository_name(text: str) -> bool:
@@ -150,3 +161,53 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageId:
+    """The id of an image of API V1: 64 hexadecimal digits, or 16 in very old tools; chosen by the client."""
+
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> ImageId:
+        """
+        Raises:
+            ImageUnknown: no image can have this id.
+        """
+        if not _IMAGE_ID.fullmatch(text):
+            raise ImageUnknown(id=text[:64])
+        return cls(text)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRepositoryName:
+    """
+    A repository's name in API V1: a namespace, and a name that may have slashes of its own.
+
+    ``foo`` is ``library/foo``. The grammar is wider than that of API V2.
+    """
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> ImageRepositoryName:
+        """
+        Raises:
+            NameInvalid: the text is outside the grammar.
+        """
+        namespace, slash, name = text.partition("/")
+        if not slash:
+            namespace, name = LIBRARY, text
+        # With every slash quoted twice (image_layout) the name still has to be one component of a path.
+        too_long = len(text) > _MAX_NAME or len(quote(quote(name, ""), "")) > _MAX_QUOTED_NAME
+        if too_long or not _IMAGE_REPOSITORY.fullmatch(f"{namespace}/{name}"):
+            raise NameInvalid(name=text[:_MAX_NAME])
+        return cls(namespace, name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

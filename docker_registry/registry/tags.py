@@ -142,7 +142,7 @@ class Tags:
         return self._driver.exists(layout.tag_link(name, Tag(tag)))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
-        return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in self._immutable)
+        return is_named(self._immutable, str(name), tag)
 
     def _agreed_version(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
@@ -170,6 +170,11 @@ class Tags:
             return self.get(name, tag) == digest
         except ManifestUnknown:  # deleted just now
             return False
+
+
+def is_named(patterns: Sequence[str], name: str, tag: Tag) -> bool:
+    """Tell whether patterns of immutable tags (see :class:`Tags`) hold for a tag of a repository."""
+    return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in patterns)
 
 
 def _read(file_name: str) -> str | None:

@@ -138,6 +138,19 @@ class Uploads:
         chunks = tuple(Chunk(item["object"], item["size"], Digest.parse(item["digest"])) for item in state["chunks"])
         return Upload(upload_id, state["algorithm"], chunks, stored.version)
 
+    def read(self, name: RepositoryName | None, upload_id: str) -> Iterator[bytes]:
+        """
+        Read all that a session keeps, before it is committed.
+
+        Raises:
+            UploadUnknown: no such session, or it is over.
+        """
+        for chunk in self.get(name, upload_id).chunks:
+            try:
+                yield from self._driver.stream_read(f"{layout.upload(name, upload_id)}/{chunk.object}")
+            except PathNotFound:
+                raise UploadUnknown(id=upload_id) from None
+
     def append(
         self,
         name: RepositoryName | None,

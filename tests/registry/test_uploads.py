@@ -150,7 +150,7 @@ class TestACommit:
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good bytes"))
         uploads.commit(NAME, upload.id, GOOD, NOTHING)
-        assert b"good bytes" == b"".join(blobs.read(blobs.stat(NAME, GOOD)))
+        assert b"good bytes" == b"".join(blobs.file(blobs.stat(NAME, GOOD)).read())
         assert sorted([layout.blob_data(GOOD), layout.layer_link(NAME, GOOD)]) == files(driver)
 
     def test_joins_several_chunks(self, uploads, blobs, driver):

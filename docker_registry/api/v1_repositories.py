@@ -1,0 +1,80 @@
+"""API V1: what an index does. The lists of images that are pushed and pulled, and repositories as a whole."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.v1_answers import answer, stored
+from docker_registry.errors import Unsupported
+from docker_registry.registry import Registry
+from docker_registry.registry.names import ImageRepositoryName
+from docker_registry.registry.tokens import Access
+
+#: A list of ten thousand images has one megabyte.
+_MAX_LIST_BYTES: Final = 16 * 1024 * 1024
+
+
+def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: bool) -> Blueprint:
+    """
+    Make the routes.
+
+    Args:
+        registry_endpoints: what clients are told of where the registry is; None for the host that they asked.
+        delete: whether repositories may be deleted.
+    """
+    bp = Blueprint("v1_repositories", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.put("/v1/repositories/<path:repository>")
+    def begin_push(repository: ImageRepositoryName) -> Response:
+        """Learn which images a push will bring."""
+        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        return answer("", headers=_token(repository, "write"))
+
+    @bp.put("/v1/repositories/<path:repository>/images")
+    def put_images(repository: ImageRepositoryName) -> Response:
+        """Learn which images a push has brought."""
+        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        return Response(status=204, headers=_token(repository, "write"))
+
+    @bp.get("/v1/repositories/<path:repository>/images")
+    def list_images(repository: ImageRepositoryName) -> Response:
+        """List the images that were ever pushed."""
+        return stored(registry.image_repositories.list_images(repository), _token(repository, "read"))
+
+    @bp.delete("/v1/repositories/<path:repository>/images")
+    def begin_delete(repository: ImageRepositoryName) -> Response:
+        """Give a token with which the repository may be deleted."""
+        return Response(status=204, headers=_token(repository, "delete"))
+
+    @bp.put("/v1/repositories/<path:repository>/auth")
+    def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - nobody is authorized by this
+        """Say that all is well; or begin a push to a repository that is called ``auth``."""
+        body = requests.read_body(_MAX_LIST_BYTES)
+        if not body.lstrip().startswith(b"["):
+            return answer("OK")
+        called_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
+        registry.image_repositories.put_images(called_auth, body)
+        return answer("", headers=_token(called_auth, "write"))
+
+    @bp.delete("/v1/repositories/<path:repository>")
+    @bp.delete("/v1/repositories/<path:repository>/tags")
+    def delete_repository(repository: ImageRepositoryName) -> Response:
+        """Forget a repository and all its tags."""
+        if not delete:
+            raise Unsupported("Deleting is switched off.")
+        registry.image_repositories.delete(repository)
+        return answer(True)
+
+    def _token(repository: ImageRepositoryName, access: Access) -> dict[str, str]:
+        token = registry.tokens.make(repository, access)
+        return {
+            "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
+            "X-Docker-Token": token,
+            "WWW-Authenticate": token,
+        }
+
+    return bp

@@ -1,0 +1,169 @@
+"""
+Every storage path of API V1, in the layout of docker-registry 0.7.1.
+
+::
+
+    images/<id>/
+      json                          the bytes as pushed
+      ancestry                      JSON list of ids, newest first
+      layer                         the layer: a hard link to the blob where the store can, a raw file in old trees
+      _checksum                     JSON list of checksums, in very old trees one bare string
+      _inprogress                   exists while a push of this image is not finished
+      _blob                       * what is known of the layer, and the blob that it is
+      _received/<sum>-<upload>    * a layer that waits for its checksum in an upload session
+      _filelist  _changes         * the answers of files and diff
+      _private                    * the private repositories to which alone the image belongs
+    repositories/<namespace>/<name>/
+      _index_images                 JSON list [{"id", "checksum"?}]
+      _images_list                  JSON list of the ids that an index gave
+      _private                      exists when the repository is private
+      json                          meta-data of the tag latest
+      tag_<tag>                     the image id
+      tag<tag>_json                 meta-data of the tag
+    docker/registry/v2/_v1/
+      token-key                   * with which tokens are signed
+      private/<name, + for />     * one empty file for each private repository
+      private-is-whole            * no private repository is missing there
+
+What is marked ``*`` is ours; 0.7.1 ignores it, so it could go on with the tree. Its own caches ``_files`` and ``_diff``
+are never read: they were wrong below the root folder.
+
+**Quoting.** Slashes in a name are quoted: ``a/b/c`` is ``repositories/a/b%2Fc`` in 0.7.1, and ``b%252Fc`` in what
+0.8.1 and later wrote. Both exist, so a name has up to two folders.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote, unquote
+
+from docker_registry.errors import NameInvalid
+from docker_registry.registry.layout import ROOT
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag, is_tag
+
+IMAGES: Final = "images"
+REPOSITORIES: Final = "repositories"
+
+TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
+PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
+PRIVATE_IS_WHOLE: Final = f"{ROOT}/_v1/private-is-whole"
+
+_TAG: Final = "tag_"
+
+
+def image(image_id: ImageId) -> str:
+    """The folder of an image."""
+    return f"{IMAGES}/{image_id}"
+
+
+def image_json(image_id: ImageId) -> str:
+    """The image's JSON as it was pushed."""
+    return f"{IMAGES}/{image_id}/json"
+
+
+def ancestry(image_id: ImageId) -> str:
+    """The ids of the image and of all below it."""
+    return f"{IMAGES}/{image_id}/ancestry"
+
+
+def layer(image_id: ImageId) -> str:
+    """The layer's bytes beside the image."""
+    return f"{IMAGES}/{image_id}/layer"
+
+
+def checksum(image_id: ImageId) -> str:
+    """The checksums that the layer has."""
+    return f"{IMAGES}/{image_id}/_checksum"
+
+
+def in_progress(image_id: ImageId) -> str:
+    """Says that a push of this image is not finished."""
+    return f"{IMAGES}/{image_id}/_inprogress"
+
+
+def blob_link(image_id: ImageId) -> str:
+    """What is known of the layer."""
+    return f"{IMAGES}/{image_id}/_blob"
+
+
+def received(image_id: ImageId) -> str:
+    """The folder of the layers that wait for their checksum."""
+    return f"{IMAGES}/{image_id}/_received"
+
+
+def file_list(image_id: ImageId) -> str:
+    """What is in the layer."""
+    return f"{IMAGES}/{image_id}/_filelist"
+
+
+def changes(image_id: ImageId) -> str:
+    """What the layer does to those below it."""
+    return f"{IMAGES}/{image_id}/_changes"
+
+
+def private_image(image_id: ImageId) -> str:
+    """The private repositories to which alone the image belongs."""
+    return f"{IMAGES}/{image_id}/_private"
+
+
+def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
+    """Every folder in which a repository may lie, the one that 0.7.1 gives it first."""
+    quoted = quote(name.name, safe="")
+    folders = dict.fromkeys((quoted, quote(quoted, safe="")))
+    return tuple(f"{REPOSITORIES}/{name.namespace}/{folder}" for folder in folders)
+
+
+def read_repository_folder(path: str) -> ImageRepositoryName | None:
+    """Return the name of the repository that lies in a folder; None for a folder that is none."""
+    namespace, _, folder = path.removeprefix(f"{REPOSITORIES}/").partition("/")
+    try:
+        name = ImageRepositoryName.parse(f"{namespace}/{unquote(unquote(folder))}")
+    except NameInvalid:
+        return None
+    return name if path in repository_folders(name) else None
+
+
+def index_images(folder: str) -> str:
+    """The images that were ever pushed to a repository."""
+    return f"{folder}/_index_images"
+
+
+def private(folder: str) -> str:
+    """Says that a repository is private."""
+    return f"{folder}/_private"
+
+
+def repository_json(folder: str) -> str:
+    """Who pushed the tag latest."""
+    return f"{folder}/json"
+
+
+def tag(folder: str, tag_: Tag) -> str:
+    """The image that a tag names."""
+    return f"{folder}/{_TAG}{tag_}"
+
+
+def tag_json(folder: str, tag_: Tag) -> str | None:
+    """
+    Who pushed a tag; None where 0.7.1's path for that is another tag.
+
+    ``tag_x_json`` is what the tag ``x_json`` names, and would be the meta-data of the tag ``_x``.
+    """
+    return None if str(tag_).startswith("_") else f"{folder}/tag{tag_}_json"
+
+
+def read_tag(path: str) -> Tag | None:
+    """Return the tag that a file in a repository's folder stands for; None for a file that stands for none."""
+    file_name = path.rpartition("/")[2]
+    text = file_name.removeprefix(_TAG)
+    return Tag(text) if text != file_name and is_tag(text) else None
+
+
+def private_entry(name: ImageRepositoryName) -> str:
+    """Says that a repository is, or soon will be, private."""
+    return f"{PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
+
+
+def read_private_entry(file_name: str) -> str | None:
+    """Return the name of the private repository that a file stands for."""
+    return file_name.replace("+", "/")
