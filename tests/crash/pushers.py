@@ -78,6 +78,7 @@ class Pusher(threading.Thread):
     def __init__(self, url: str, name: str, seed: str, tagged: str | None) -> None:
         """
         Args:
+            seed: common to all pushers, who push every third image all at once.
             tagged: what the repository's tag points at already.
         """
         super().__init__(name=name)
@@ -85,14 +86,16 @@ class Pusher(threading.Thread):
         self.failure: Exception | None = None
         self._url = url
         self._seed = seed
-        self._random = random.Random(seed)
+        self._random = random.Random(f"{seed} {name}")
 
     def run(self) -> None:
         """Push until the connection breaks; nothing else may end it."""
         try:
             with Client(self._url) as client:
                 for number in range(1000):
-                    self._push(client, make_image(f"{self._seed} {number}", 2, self._random.choice([2_000, 300_000])))
+                    of_all = number % 3 == 0
+                    size = 100_000 if of_all else self._random.choice([2_000, 300_000])
+                    self._push(client, make_image(f"{self._seed} {'' if of_all else self.name} {number}", 2, size))
         except DEATHS:
             pass
         except Exception as error:  # noqa: BLE001 - it is shown by the test, not by the thread

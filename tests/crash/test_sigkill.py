@@ -102,7 +102,7 @@ class TestAServerThatIsKilled:
         try:
             for number in range(rounds):
                 born = time.time()
-                pushers = [Pusher(server.url, name, f"{seed} {name} {number}", tagged[name]) for name in tagged]
+                pushers = [Pusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
                 for pusher in pushers:
                     pusher.start()
                 time.sleep(moments.uniform(0.01, MAX_LIFE_SECONDS))
