@@ -57,6 +57,7 @@ def serve(_: argparse.Namespace) -> int:
     from docker_registry import server
 
     server.check_environment(os.environ)
+    server.check_address(os.environ)
     # In a process of its own: what a driver imports must not be in gunicorn's master, from which workers are forked
     # that gevent patches only then.
     status = _in_child(check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,21 @@ def check_environment(environ: Mapping[str, str]) -> None:
         shlex.split(environ.get("GUNICORN_OPTS", ""))
     except ValueError as error:
         raise ConfigError(f"GUNICORN_OPTS cannot be read: {error}.") from None
+
+
+def check_address(environ: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ConfigError: nobody can listen on the address, or somebody does already.
+    """
+    host, port = environ.get("REGISTRY_HOST") or "0.0.0.0", number(environ, "REGISTRY_PORT", 5000)  # noqa: S104 - meant
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
 
 
 def run(environ: Mapping[str, str]) -> int:

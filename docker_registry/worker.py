@@ -118,7 +118,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if not body.complete:
             goes_on = self._drain(body, sock) and goes_on
         sock.settimeout(None)
-        if not goes_on:
+        if not goes_on or not self.alive:
             raise StopIteration
         return True
 

@@ -21,13 +21,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+#: The console script, as it runs from a checkout that nobody has installed.
+COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import main; sys.exit(main())")
+
+
 class Server:
     """Starts when it is entered, and is stopped by its process id when it is left."""
 
-    def __init__(self, store, workers=1, **environment):
+    def __init__(self, store, workers=1, command=COMMAND, port=None, **environment):
         self.store = Path(store)
         self.workers = workers
-        self.port = free_port()
+        self.command = command
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = environment
         self.process = None
@@ -51,7 +56,7 @@ class Server:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "import sys; from docker_registry.cli import main; sys.exit(main())"],
+                self.command,
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=log,
@@ -71,6 +76,11 @@ class Server:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
         self.process = None
+
+    def worker_pids(self):
+        """The processes that answer requests."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
 
     def _wait(self):
         for _ in range(300):

@@ -1,0 +1,183 @@
+"""The server as a whole: how it starts, stops, and survives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import requests
+
+from tests.client import Client, digest_of
+from tests.processes import free_port
+from tests.server import ROOT, Server
+
+CONTENT = os.urandom(30_000_000)
+DIGEST = digest_of(CONTENT)
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Server(tmp_path / "store", workers=2) as server:
+        yield server
+
+
+class TestSigterm:
+    def test_stops_an_idle_server_at_once(self, server):
+        with requests.Session() as session:
+            session.get(f"{server.url}/v2/", timeout=20)  # its connection stays open
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(20)
+        assert time.monotonic() - started < 4
+        assert 0 == server.process.returncode
+
+    def test_lets_a_transfer_end_and_takes_no_new_one(self, server):
+        requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.sendall(f"GET /v2/a/blobs/{DIGEST} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            received = connection.recv(1000)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(2.5)
+            with pytest.raises(requests.ConnectionError):
+                requests.get(f"{server.url}/v2/", timeout=5)
+            while block := connection.recv(1_000_000):
+                received += block
+        assert received.endswith(CONTENT)
+        server.process.wait(20)
+
+    def test_lets_an_upload_end(self, server):
+        with Client(server.url) as client:
+            start = client.session.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
+        url = server.url + start.headers["Location"]
+
+        def slowly():
+            yield CONTENT[:1000]
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            yield CONTENT[1000:]
+
+        answer = requests.put(url, params={"digest": DIGEST}, data=slowly(), timeout=30)
+        assert 201 == answer.status_code
+        server.process.wait(20)
+
+
+class TestAWorkerThatIsKilled:
+    def test_is_replaced(self, server):
+        for worker in server.worker_pids():
+            os.kill(worker, signal.SIGKILL)
+        for _ in range(100):
+            try:
+                assert 200 == requests.get(f"{server.url}/v2/", timeout=5).status_code
+                break
+            except requests.RequestException:
+                time.sleep(0.1)
+        else:
+            pytest.fail("no worker came back")
+
+
+class TestTheMaster:
+    def test_has_imported_nothing_that_gevent_patches_later(self, server):
+        # Flask brings a shared library along, which tells without asking the process.
+        for pid, is_imported in ((server.process.pid, False), (server.worker_pids()[0], True)):
+            with open(f"/proc/{pid}/maps") as maps:
+                assert is_imported == ("markupsafe" in maps.read())
+
+
+class TestAStart:
+    def test_where_somebody_listens_already_is_refused(self, tmp_path):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            environment = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(listener.getsockname()[1])}
+            program = "import sys; from docker_registry.cli import main; sys.exit(main())"
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                env={**os.environ, **environment, "STORAGE_PATH": str(tmp_path / "store")},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        assert 2 == done.returncode
+        assert ["docker-registry: "] == [line[:17] for line in done.stderr.splitlines()]
+
+    def test_by_gunicorn_alone_serves_too(self, tmp_path):
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{port}", "-w", "1"]
+        server = Server(tmp_path / "store", command=[*command, "docker_registry.wsgi:application"], port=port)
+        with server:
+            url = f"{server.url}/v2/a/blobs"
+            start = requests.post(f"{url}/uploads/", timeout=20)
+            chunks = iter([CONTENT[:1000], CONTENT[1000:]])
+            requests.patch(server.url + start.headers["Location"], data=chunks, timeout=30)
+            answer = requests.put(server.url + start.headers["Location"], params={"digest": DIGEST}, timeout=30)
+            assert 201 == answer.status_code
+            assert CONTENT == requests.get(f"{url}/{DIGEST}", timeout=30).content
+
+    def test_by_gunicorn_with_a_wrong_configuration_says_one_sentence(self, tmp_path):
+        command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{free_port()}"]
+        done = subprocess.run(
+            [*command, "docker_registry.wsgi:application"],
+            cwd=ROOT,
+            env={**os.environ, "SETTINGS_FLAVOR": "nothing"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert 0 != done.returncode
+        assert 1 == done.stderr.count("docker-registry: ")
+        assert "Traceback" not in done.stderr
+
+
+class TestAFullDisk:
+    @pytest.fixture
+    def small(self, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("mounting a small file system needs root")
+        place = tmp_path / "small"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+        yield place
+        subprocess.run(["umount", "-l", place], check=True)
+
+    def test_is_said_and_leaves_nothing_and_passes(self, small):
+        with Server(small / "store") as server:
+            start = requests.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
+            url = server.url + start.headers["Location"]
+            for method in ("PATCH", "PUT"):
+                answer = requests.request(method, url, params={"digest": DIGEST}, data=CONTENT, timeout=30)
+                assert 507 == answer.status_code
+                assert "STORAGE_FULL" == answer.json()["errors"][0]["code"]
+            assert [] == os.listdir(small / "store/.docker-registry/aside")
+            fitting = CONTENT[:1_000_000]
+            answer = requests.put(url, params={"digest": digest_of(fitting)}, data=fitting, timeout=30)
+            assert 201 == answer.status_code
+
+
+class TestManyTransfersAtOnce:
+    def test_all_arrive(self, server):
+        failed = []
+
+        def transfer(number):
+            content = CONTENT[number : number + 5_000_000]
+            url = f"{server.url}/v2/a/n{number}/blobs"
+            pushed = requests.post(f"{url}/uploads/", params={"digest": digest_of(content)}, data=content, timeout=60)
+            pulled = requests.get(f"{url}/{digest_of(content)}", timeout=60)
+            if (pushed.status_code, pulled.content) != (201, content):
+                failed.append(number)
+
+        threads = [threading.Thread(target=transfer, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [] == failed
