@@ -14,7 +14,8 @@ PACKAGE = ROOT / "docker_registry"
 
 #: Room to the rooms that it may look into. Whoever is not named here may import nothing of the house.
 ARROWS = {
-    "wsgi": {"app", "config", "errors"},
+    "wsgi": {"app", "config", "errors", "logs"},
+    "logs": set(),
     "cli": {"app", "config", "config_text", "errors", "registry", "server"},
     "server": {"errors"},
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},

@@ -136,6 +136,19 @@ class TestAStart:
         assert "Traceback" not in done.stderr
 
 
+class TestTheLog:
+    @pytest.mark.parametrize(("level", "expected"), [("info", 1), ("warning", 0), ("error", 0)])
+    def test_holds_what_is_important_enough(self, tmp_path, level, expected):
+        with Server(tmp_path / "store", LOGLEVEL=level) as server:
+            time.sleep(0.3)
+            requests.get(f"{server.url}/v2/", timeout=20)
+        assert expected == server.log.read_text().count("unfinished uploads")
+
+    def test_names_every_request_once(self, server):
+        requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
+        assert 1 == server.log.read_text().count('"GET /v2/a/tags/list HTTP/1.1" 404')
+
+
 class TestAFullDisk:
     @pytest.fixture
     def small(self, tmp_path):

@@ -1,0 +1,16 @@
+# docker build -t registry . && docker run -p 5000:5000 -v registry:/var/lib/registry registry
+FROM python:3.13-slim
+
+COPY . /usr/src/docker-registry
+RUN pip install --no-cache-dir /usr/src/docker-registry \
+    && rm -rf /usr/src/docker-registry \
+    && useradd --system --home-dir /var/lib/registry --create-home registry
+
+# Where registry:2 keeps its data too, so a volume of either one can be mounted here.
+ENV STORAGE_PATH=/var/lib/registry
+WORKDIR /var/lib/registry
+USER registry
+VOLUME /var/lib/registry
+EXPOSE 5000
+
+CMD ["docker-registry"]
