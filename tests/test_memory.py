@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ class Noise:
 def server(tmp_path_factory):
     with Server(tmp_path_factory.mktemp("memory") / "store") as server:
         yield server
+    shutil.rmtree(server.store)  # pytest keeps the folders of its last runs, and these are big
 
 
 @pytest.fixture
