@@ -31,17 +31,23 @@ setup(
     package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
     install_requires=REQUIREMENTS,
     extras_require={
+        # The queue of diffs that workers work out; waits cooperatively under gevent.
+        "redis": ["redis>=5.0.1"],
         # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
         "mysql": ["PyMySQL>=1.1"],
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "oras>=0.2.30",
             "psycopg[binary]>=3.1.14",
             "PyMySQL>=1.1",
             "pytest>=8.2",
+            "python-dxf>=12.1",
+            "redis>=5.0.1",
             "requests>=2.32",
             "ruff>=0.6",
+            "schemathesis>=4.32",
             "setuptools>=70.1",
             "types-gevent",
             "types-PyYAML",

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Final
 
 import gevent
 from flask import Flask
 
 from docker_registry import __version__, drivers
 from docker_registry.api import (
+    access,
+    cors,
     errors,
     status,
     v1_answers,
     v1_images,
+    v1_private_images,
+    v1_properties,
+    v1_pulls,
+    v1_pushes,
     v1_repositories,
+    v1_search,
     v1_tags,
     v1_users,
     v2_base,
@@ -26,10 +36,17 @@ from docker_registry.api.downloads import Downloads
 from docker_registry.config import Config
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
+from docker_registry.registry.diff_queue import RedisDiffQueue, open_diff_queue
+from docker_registry.registry.search import Entry, SearchIndex, open_index
+from docker_registry.registry.search_updates import SearchUpdates
 
 logger = logging.getLogger(__name__)
 
-_PROBE = "docker/registry/v2/_probe"
+#: Where an application keeps its search index, and what keeps that up to date.
+SEARCH: Final = "docker_registry.search"
+
+#: No other process rebuilds a search index for so long.
+_REINDEX_SECONDS: Final = 3600
 
 
 def create_registry(config: Config) -> Registry:
@@ -46,8 +63,32 @@ def create_registry(config: Config) -> Registry:
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
         immutable_tags=config.immutable_tags,
+        max_unpacked_bytes=config.max_unpacked_layer_bytes,
         upload_ttl_seconds=config.upload_ttl,
+        serve_private=config.serve_private,
+        diff_queue=create_diff_queue(config),
     )
+
+
+def create_diff_queue(config: Config) -> RedisDiffQueue | None:
+    """
+    Make the queue of the diffs that workers are to work out; None without a Redis.
+
+    Raises:
+        ConfigError: the library for Redis is not installed.
+    """
+    cache = config.cache
+    return open_diff_queue(cache.host, cache.port, cache.db, cache.password) if cache.host else None
+
+
+def create_search(config: Config, registry: Registry) -> SearchIndex:
+    """
+    Open the search index that a configuration names.
+
+    Raises:
+        ConfigError: there is none of that name, or something that it needs is missing.
+    """
+    return open_index(config.search_backend, config.sqlalchemy_index_database, registry.search_entries.look_up)
 
 
 def create_app(config: Config, registry: Registry | None = None) -> Flask:
@@ -64,23 +105,45 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     errors.install(app)
+    access.install(app, registry.visibility)
+    cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))
     app.after_request(v2_base.announce_version)
     downloads = Downloads(config.nginx_x_accel_redirect)
-    app.register_blueprint(status.blueprint(flavor=config.flavor, version=__version__))
+    index = create_search(config, registry)
+    updates = SearchUpdates(index, registry.search_entries.look_up)
+    updates.connect(registry.driver)
+    app.extensions[SEARCH] = (index, updates)  # signals know their listeners only weakly
+    app.register_blueprint(
+        status.blueprint(flavor=config.flavor, version=__version__, v1=config.v1, probes=_probes(config, registry))
+    )
     if config.v1:
-        _add_v1(app, config, registry, downloads)
+        _add_v1(app, config, registry, downloads, index)
     if config.v2:
         _add_v2(app, config, registry, downloads)
     return app
 
 
-def _add_v1(app: Flask, config: Config, registry: Registry, downloads: Downloads) -> None:
-    app.register_blueprint(v1_images.blueprint(registry, downloads))
+def _probes(config: Config, registry: Registry) -> dict[str, status.Probe]:
+    """Return what tries out the services that a configuration asks for."""
+    probes: dict[str, status.Probe] = {"storage": registry.probe}
+    queue = create_diff_queue(config)
+    if queue is not None:
+        probes["redis"] = queue.ping
+    return probes
+
+
+def _add_v1(app: Flask, config: Config, registry: Registry, downloads: Downloads, index: SearchIndex) -> None:
+    pulls = v1_pulls.Pulls(registry, downloads)
+    app.register_blueprint(v1_images.blueprint(pulls))
+    app.register_blueprint(v1_private_images.blueprint(pulls, registry.visibility))
+    app.register_blueprint(v1_pushes.blueprint(registry))
     app.register_blueprint(
         v1_repositories.blueprint(registry, registry_endpoints=config.registry_endpoints, delete=config.delete_tags)
     )
     app.register_blueprint(v1_users.blueprint())
+    app.register_blueprint(v1_properties.blueprint(registry.visibility))
+    app.register_blueprint(v1_search.blueprint(index, serve_private=config.serve_private))
     app.register_blueprint(v1_tags.blueprint(registry, delete=config.delete_tags))
 
 
@@ -104,22 +167,32 @@ def check(config: Config) -> list[str]:
     Raises:
         ConfigError, StorageError: as for :func:`create_registry`.
     """
-    driver = create_registry(config).driver
+    registry = create_registry(config)
     try:
-        driver.put_content(_PROBE, b"1")
-        driver.get_content(_PROBE)
-        driver.remove(_PROBE)
+        registry.probe()
     except StorageError as error:
         raise StorageError(f"The store cannot be written: {error}") from None
-    return [f"docker-registry {__version__}, flavor {config.flavor} of {config.path}, storage {config.storage}"]
+    create_search(config, registry).close()
+    lines = [f"docker-registry {__version__}, flavor {config.flavor} of {config.path}, storage {config.storage}"]
+    private = len(registry.visibility.private_names())
+    if private:
+        who = "everybody sees them" if config.serve_private else "nobody sees them"
+        lines.append(f"{private} private {'repository' if private == 1 else 'repositories'}: {who} (serve_private)")
+    return lines
 
 
-def start_housekeeping(registry: Registry, config: Config) -> None:
-    """Start what goes on beside the requests of a worker: unfinished uploads are purged while the server runs."""
-    gevent.spawn(_keep_house, registry, config)
+def start_housekeeping(application: Flask, registry: Registry, config: Config) -> None:
+    """
+    Start what goes on beside the requests of a worker.
+
+    Unfinished uploads are purged while the server runs, and a search index that does not know all repositories, being
+    new or older than this version, is told of them.
+    """
+    index, _ = application.extensions[SEARCH]
+    gevent.spawn(_keep_house, registry, config, index)
 
 
-def _keep_house(registry: Registry, config: Config) -> None:
+def _keep_house(registry: Registry, config: Config, index: SearchIndex) -> None:
     while True:
         try:
             # Half of the interval: the next turn of any worker finds the lease free, a turn at the same time does not.
@@ -127,6 +200,15 @@ def _keep_house(registry: Registry, config: Config) -> None:
                 purged, adopted = registry.keep_house(config.upload_ttl)
                 logger.info("purged %d unfinished uploads, found %d repositories of others", purged, adopted)
                 registry.driver.remove_leftovers(config.upload_ttl)
+            if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
+                logger.info("found %d repositories for the search index", index.reindex(_in_turns(registry)))
         except RegistryError as error:
             logger.warning("housekeeping failed and is tried again later: %s", error)
         gevent.sleep(config.upload_purge_interval)
+
+
+def _in_turns(registry: Registry) -> Iterator[Entry]:
+    """Yield all repositories, and let requests be answered in between."""
+    for entry in registry.search_entries.all():
+        gevent.sleep(0)
+        yield entry

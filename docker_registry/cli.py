@@ -81,11 +81,39 @@ def print_config(_: argparse.Namespace) -> int:
     return 0
 
 
+def migrate(chosen: argparse.Namespace) -> int:
+    """Make raw layers of old registries blobs."""
+    from docker_registry import maintenance
+
+    return maintenance.migrate(_load_config(os.environ), dry_run=chosen.dry_run)
+
+
+def reindex(_: argparse.Namespace) -> int:
+    """Rebuild from the store what can be rebuilt."""
+    from docker_registry import maintenance
+
+    return maintenance.reindex(_load_config(os.environ))
+
+
+def work_out_diffs(_: argparse.Namespace) -> int:
+    """Work out the diffs that wait in Redis, until told to stop."""
+    from docker_registry import maintenance
+
+    return maintenance.work_out_diffs(_load_config(os.environ))
+
+
+def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only tell what there is to do")
+
+
 #: Everything that ``docker-registry`` can do; further commands are one row here.
 COMMANDS: Final = (
     Command("serve", "serve (this is also done without a command)", serve),
     Command("check", "try out the configuration and the store without serving", check),
     Command("config", "print the configuration in force, secrets masked", print_config),
+    Command("migrate", "make the layers that docker-registry 0.6 to 0.9 wrote blobs", migrate, _migrate_arguments),
+    Command("reindex", "rebuild the search index, and find private repositories anew", reindex),
+    Command("diff-worker", "work out diffs that wait in Redis", work_out_diffs),
 )
 
 

@@ -27,16 +27,12 @@ logger = logging.getLogger(__name__)
 #: How the names begin that are declared for parts still to be built; whoever builds one takes its names out.
 NOT_SERVED_YET = (
     "bugsnag",
-    "cache.",
     "cache_lru.",
-    "cors.",
     "disable_token_auth",
     "email_exceptions.",
     "index_endpoint",
     "mirroring.",
-    "nginx_x_accel_redirect",
     "privileged_key",
-    "registry_endpoints",
     "standalone",
     "storage_redirect",
 )
@@ -156,6 +152,12 @@ class Config:
     )
     registry_endpoints: str | None = setting(
         None, "V1: value of X-Docker-Endpoints; the request's own host when unset."
+    )
+    serve_private: bool = setting(
+        False, "Let everybody see repositories that are marked private; as long as it is false nobody does."
+    )
+    max_unpacked_layer_bytes: int = setting(
+        68719476736, "V1: a layer that expands to more is not looked into.", unit="bytes", minimum=1
     )
 
     search_backend: str | None = setting(

@@ -17,9 +17,9 @@ try:
     _config = load_config(os.environ)
     start_logging(_config.loglevel)
     _registry = create_registry(_config)
+    application = create_app(_config, _registry)
 except RegistryError as error:
     print(f"docker-registry: {error}", file=sys.stderr)
     sys.exit(_CANNOT_BOOT)
 
-application = create_app(_config, _registry)
-start_housekeeping(_registry, _config)
+start_housekeeping(application, _registry, _config)

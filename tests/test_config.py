@@ -240,9 +240,9 @@ class TestANameOfTheOldDays:
 
 class TestWhatIsStillToBeBuilt:
     def test_is_answered_by_a_warning_when_somebody_sets_it(self, load, caplog, path):
-        load("dev: {storage: memory, standalone: false, cache: {host: h, port: 6379}}")
+        load("dev: {storage: memory, standalone: false, mirroring: {source: h}}")
 
-        sentence = f"{path}, flavor dev: set, but not served by this version yet: standalone, cache.host"
+        sentence = f"{path}, flavor dev: set, but not served by this version yet: standalone, mirroring.source"
         assert [sentence] == [record.getMessage() for record in caplog.records]
 
 

@@ -32,6 +32,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     def begin_push(repository: ImageRepositoryName) -> Response:
         """Learn which images a push will bring."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        registry.visibility.claim(repository)
         return answer("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")

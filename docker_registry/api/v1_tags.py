@@ -50,7 +50,10 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Let a tag name an image."""
-        registry.image_tags.put(repository, tag, _read_id(), _client())
+        image_id = _read_id()
+        registry.visibility.check(image_id)
+        registry.image_tags.put(repository, tag, image_id, _client())
+        registry.visibility.reveal(repository, image_id)
         return answer(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import StorageError
+from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.image_files import DiffQueue, ImageFiles
 from docker_registry.registry.image_marks import ImageMarks
 from docker_registry.registry.image_pushes import ImagePushes
 from docker_registry.registry.image_repositories import ImageRepositories
@@ -16,9 +20,11 @@ from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.search_entries import SearchEntries
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.tokens import Tokens
 from docker_registry.registry.uploads import Uploads
+from docker_registry.registry.visibility import Visibility
 
 
 class Registry:
@@ -33,6 +39,8 @@ class Registry:
         immutable_tags: Sequence[str] = (),
         max_unpacked_bytes: int = 64 * 1024**3,
         upload_ttl_seconds: float = 7 * 24 * 3600,
+        serve_private: bool = False,
+        diff_queue: DiffQueue | None = None,
     ) -> None:
         """
         Args:
@@ -40,12 +48,26 @@ class Registry:
             immutable_tags: patterns; see :class:`Tags`.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             upload_ttl_seconds: how old a push is of which nobody has heard since.
+            serve_private: see :class:`Visibility`.
+            diff_queue: see :class:`ImageFiles`.
         """
         self.driver = driver
         listings = Listings(driver)
-        self.repositories = Repositories(driver, listings)
+        marks = ImageMarks(driver)
+        self.images = Images(
+            driver, marks, max_unpacked_bytes=max_unpacked_bytes, abandoned_after_seconds=upload_ttl_seconds
+        )
+        self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
+        self.image_repositories = ImageRepositories(driver)
+        self.image_tags = ImageTags(driver, self.image_repositories, self.images, immutable=immutable_tags)
+        self.tokens = Tokens(driver)
+        self.visibility = Visibility(
+            driver, listings, self.image_repositories, self.image_tags, self.images, serve_private=serve_private
+        )
+        self.repositories = Repositories(driver, listings, self.visibility.may_see)
         self.blobs = Blobs(driver, self.repositories)
         self.uploads = Uploads(driver, self.blobs)
+        self.image_pushes = ImagePushes(driver, self.uploads, self.images, marks, max_unpacked_bytes=max_unpacked_bytes)
         self.tags = Tags(driver, listings, immutable=immutable_tags)
         self.referrers = Referrers(driver, self.blobs, self.tags)
         self.manifests = Manifests(
@@ -58,23 +80,20 @@ class Registry:
             check_index_children=check_index_children,
         )
         self.leases = Leases(driver)
-        self._add_images(immutable_tags, max_unpacked_bytes, upload_ttl_seconds)
+        self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.visibility)
 
-    def _add_images(self, immutable_tags: Sequence[str], max_unpacked_bytes: int, upload_ttl_seconds: float) -> None:
-        """Add the nouns of API V1."""
-        marks = ImageMarks(self.driver)
-        self.images = Images(
-            self.driver,
-            marks,
-            max_unpacked_bytes=max_unpacked_bytes,
-            abandoned_after_seconds=upload_ttl_seconds,
-        )
-        self.image_pushes = ImagePushes(
-            self.driver, self.uploads, self.images, marks, max_unpacked_bytes=max_unpacked_bytes
-        )
-        self.image_repositories = ImageRepositories(self.driver)
-        self.image_tags = ImageTags(self.driver, self.image_repositories, self.images, immutable=immutable_tags)
-        self.tokens = Tokens(self.driver)
+    def probe(self) -> None:
+        """
+        Write to the store, read and remove, as every push does.
+
+        Raises:
+            StorageError: that cannot be done.
+        """
+        path = layout.probe(secrets.token_hex(8))
+        self.driver.put_content(path, path.encode())
+        if self.driver.get_content(path) != path.encode():
+            raise StorageError("The store does not return what was written.")
+        self.driver.remove(path)
 
     def keep_house(self, upload_ttl_seconds: float) -> tuple[int, int]:
         """

@@ -70,6 +70,8 @@ class Blobs:
         Raises:
             BlobUnknown: it is not there.
         """
+        if source is not None and not self._repositories.may_see(source):
+            raise BlobUnknown(name=str(source), digest=str(digest))
         blob = self.stat_anywhere(digest) if source is None else self.stat(source, digest)
         self.link(name, digest)
         return blob

@@ -79,6 +79,10 @@ class Images:
         """Tell whether somebody has pushed, or begun to push, an image."""
         return self._driver.exists(image_layout.image_json(image_id))
 
+    def is_unfinished(self, image_id: ImageId) -> bool:
+        """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
+        return self._marks.get(image_id).is_in_progress
+
     def get(self, image_id: ImageId) -> Image:
         """
         Return an image.
@@ -131,9 +135,9 @@ class Images:
             raise ImageUnknown(id=str(image_id)) from None
         return tuple(str(ancestor) for ancestor in ids) if isinstance(ids, list) else ()
 
-    def layer(self, image_id: ImageId) -> StoredFile:
+    def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
         """
-        Find an image's layer, verified.
+        Find an image's layer, verified, and where its bytes lie.
 
         Raises:
             ImageUnknown: the image is not there, or has no layer.
@@ -142,12 +146,12 @@ class Images:
         payload = self.check(image_id)
         link = self.find_link(image_id, payload)
         file = self.place(image_id, link) if link else None
-        if file is None:
+        if link is None or file is None:
             link = self._verify(image_id, payload)
             file = self.place(image_id, link)
         if file is None:
             raise ImageUnknown(id=str(image_id))
-        return file
+        return link, file
 
     def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
         """

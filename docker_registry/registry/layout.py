@@ -21,6 +21,8 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
       _catalog-is-whole                                   * nothing that was here before is missing in it
       _uploads/<id>/…                                       * the same for uploads that belong to no repository yet
       _leases/<work>                                        * who does what only one may do at a time
+      _probes/<random>                                      * written to find out whether that can be done
+      _v1/…                                                 * see image_layout
 
 What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. A ``link``
 holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
@@ -153,3 +155,8 @@ def upload(name: RepositoryName | None, upload_id: str) -> str:
 def lease(work: str) -> str:
     """Who does the work that only one process may do at a time."""
     return f"{ROOT}/_leases/{work}"
+
+
+def probe(name: str) -> str:
+    """A file that is written, read and removed again."""
+    return f"{ROOT}/_probes/{name}"

@@ -15,7 +15,7 @@ from docker_registry.errors import (
     TagChanged,
     TooLarge,
 )
-from docker_registry.registry import layout, payloads
+from docker_registry.registry import events, layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
@@ -133,10 +133,13 @@ class Manifests:
         for tag in tags:
             self._tags.check(name, tag, digest, tag_condition)
         descriptor = Descriptor(document.media_type, digest, len(payload))
+        is_first = not self._driver.exists(layout.manifests(name))
         self._repositories.enter(name)
         self._blobs.put(payload, digest)
         self._referrers.put(name, descriptor, document)
         self._link(name, digest, document)
+        signal = events.repository_created if is_first else events.repository_updated
+        events.announce(signal, self._driver, name=name)
         for tag in tags:
             self._tags.put(name, tag, digest, tag_condition)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)

@@ -10,7 +10,7 @@ first listing of a tree that never had a catalog and from time to time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from typing import Final
 
@@ -27,7 +27,14 @@ _YOUNG_SECONDS: Final = 3600
 class Repositories:
     """All repositories: a repository is there as soon as it may read a blob or has a manifest."""
 
-    def __init__(self, driver: StorageDriver, listings: Listings) -> None:
+    def __init__(
+        self, driver: StorageDriver, listings: Listings, may_see: Callable[[RepositoryName], bool] = lambda _: True
+    ) -> None:
+        """
+        Args:
+            may_see: tells which repositories clients may know of.
+        """
+        self.may_see = may_see
         self._driver = driver
         self._listings = listings
         self._is_whole = False
@@ -44,13 +51,23 @@ class Repositories:
         if not self.exists(name):
             raise NameUnknown(name=str(name))
 
-    def page(self, count: int, last: str = "") -> Page:
-        """Return the names of *count* repositories at most, those after *last*, in ASCII order."""
+    def page(self, count: int, last: str = "", *, with_hidden: bool = False) -> Page:
+        """
+        Return the names of *count* repositories at most, those after *last*, in ASCII order.
+
+        Args:
+            with_hidden: also those that no client may know of.
+        """
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:
             self.adopt()
         names = self._listings.names(layout.CATALOG, layout.read_catalog_entry)
-        return cut(names, count, last, lambda name: self.exists(RepositoryName(name)))
+
+        def is_listed(name: str) -> bool:
+            repository = RepositoryName(name)
+            return (with_hidden or self.may_see(repository)) and self.exists(repository)
+
+        return cut(names, count, last, is_listed)
 
     def enter(self, name: RepositoryName) -> None:
         """Put a repository into the catalog, before the first thing that makes it one is written."""

@@ -15,7 +15,7 @@ from docker_registry.errors import (
     TagChanged,
     TagImmutable,
 )
-from docker_registry.registry import layout
+from docker_registry.registry import events, layout
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 
@@ -70,6 +70,7 @@ class Tags:
             self._driver.put_content(layout.tag_link(name, tag), link, if_match=version)
         except PreconditionFailed:
             raise TagChanged(name=str(name), tag=str(tag)) from None
+        events.announce(events.tag_created, self._driver, name=name, tag=tag)
 
     def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
         """Raise what :meth:`put` would raise now, and change nothing."""
@@ -101,6 +102,7 @@ class Tags:
             self._driver.remove(layout.tag(name, tag))
         except PathNotFound:
             pass
+        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""

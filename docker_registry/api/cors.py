@@ -1,0 +1,69 @@
+"""Which pages of other sites may read the answers (Fetch standard, "CORS protocol")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from flask import Flask, Response, request
+
+#: What everybody's pages may read, wherever they are from, since 0.7.
+_OPEN_ENDPOINTS: Final = frozenset({"v1_repositories.list_images", "v1_search.search"})
+
+_ANY: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What an operator allows.
+
+    Attributes:
+        origins: whose pages may read every answer; ``*`` for all, none at all when empty.
+        methods: what they may do.
+        headers: what they may send.
+        expose_headers: what they may read of an answer besides its body.
+        supports_credentials: whether they may send credentials.
+        max_age: seconds that a browser may keep that answer.
+    """
+
+    origins: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    expose_headers: Sequence[str] = ()
+    supports_credentials: bool = False
+    max_age: int | None = None
+
+
+def install(app: Flask, rules: Rules) -> None:
+    """Let every answer say who may read it."""
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        if rules.origins:
+            _allow(response, rules)
+        elif request.endpoint in _OPEN_ENDPOINTS and request.method in ("GET", "HEAD"):
+            response.headers["Access-Control-Allow-Origin"] = _ANY
+            response.headers["Access-Control-Allow-Methods"] = "GET"
+        return response
+
+
+def _allow(response: Response, rules: Rules) -> None:
+    origin = request.headers.get("Origin")
+    # With credentials a browser wants to read its own origin, never a star.
+    says_star = _ANY in rules.origins and not rules.supports_credentials
+    if not says_star:
+        response.vary.add("Origin")
+    if origin is None or not (_ANY in rules.origins or origin in rules.origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = _ANY if says_star else origin
+    if rules.supports_credentials:
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+    if rules.expose_headers:
+        response.headers["Access-Control-Expose-Headers"] = ", ".join(rules.expose_headers)
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        response.headers["Access-Control-Allow-Methods"] = ", ".join(rules.methods)
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(rules.headers)
+        if rules.max_age is not None:
+            response.headers["Access-Control-Max-Age"] = str(rules.max_age)

@@ -1,0 +1,45 @@
+"""API V1: images, for those who push."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.v1_answers import answer
+from docker_registry.registry import Registry
+from docker_registry.registry.image_pushes import Checksum
+from docker_registry.registry.names import ImageId
+
+#: An image's JSON with all that its configuration can hold is some hundred kilobytes.
+_MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+
+
+def blueprint(registry: Registry) -> Blueprint:
+    """Make the routes."""
+    bp = Blueprint("v1_pushes", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.put("/v1/images/<image_id>/json")
+    def put_json(image_id: ImageId) -> Response:
+        """Begin the push of an image."""
+        registry.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
+        return answer(True)
+
+    @bp.put("/v1/images/<image_id>/layer")
+    def put_layer(image_id: ImageId) -> Response:
+        """Receive an image's layer."""
+        registry.image_pushes.put_layer(image_id, requests.body())
+        return answer(True)
+
+    @bp.put("/v1/images/<image_id>/checksum")
+    def put_checksum(image_id: ImageId) -> Response:
+        """End the push of an image."""
+        headers = request.headers
+        checksum = Checksum(headers.get("X-Docker-Checksum-Payload"), headers.get("X-Docker-Checksum"))
+        registry.image_pushes.put_checksum(image_id, checksum)
+        registry.image_files.ask_for_diff(image_id)
+        return answer(True)
+
+    return bp

@@ -1,0 +1,73 @@
+"""API V1: finding repositories, as ``docker search`` and ``podman search`` still do."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api.v1_answers import answer
+from docker_registry.errors import PageInvalid
+from docker_registry.registry.search import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
+
+_MAX_NUMBER: Final = 10**9
+
+
+def blueprint(index: SearchIndex, *, serve_private: bool) -> Blueprint:
+    """
+    Make the routes.
+
+    Args:
+        serve_private: whether private repositories are found as well.
+    """
+    bp = Blueprint("v1_search", __name__)
+
+    @bp.get("/v1/search")
+    def search() -> Response:
+        """
+        Find repositories by a part of their name.
+
+        ``n`` is what Docker sends for the number of results; ``page`` and ``page_size`` are the newer form, whose
+        answer says which page it is.
+        """
+        has_pages = "page" in request.args or "page_size" in request.args
+        size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
+        found = index.search(
+            request.args.get("q", ""),
+            page=max(_number("page", 1), 1),
+            page_size=min(max(size, 1), MAX_PAGE_SIZE),
+            private=serve_private,
+        )
+        return answer(_document(found) | (_paging(found) if has_pages else {}))
+
+    return bp
+
+
+def _document(found: Page) -> dict[str, Any]:
+    return {
+        "query": found.query,
+        "num_results": found.num_results,
+        "results": [
+            {
+                "name": result.name,
+                "description": result.description,
+                "star_count": result.star_count,
+                "is_official": result.is_official,
+                "is_automated": result.is_automated,
+            }
+            for result in found.results
+        ],
+    }
+
+
+def _paging(found: Page) -> dict[str, Any]:
+    return {"page": found.page, "page_size": found.page_size, "num_pages": found.num_pages}
+
+
+def _number(key: str, default: int) -> int:
+    text = request.args.get(key)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(_MAX_NUMBER)):
+        raise PageInvalid(**{key: text[:64]})
+    return int(text)

@@ -1,0 +1,103 @@
+"""
+The queue of images whose diff is to be worked out: the list ``diff-worker`` of a Redis, as 0.7.1 has it.
+
+Each element is the JSON of an image id. The newest 1024 are kept: what falls out is asked for again when somebody wants
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.errors import ConfigError, ImageUnknown, StorageUnavailable
+from docker_registry.registry.names import ImageId
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+logger = logging.getLogger(__name__)
+
+_KEY: Final = "diff-worker"
+_MAX_WAITING: Final = 1024
+
+#: Seconds that a request may lose to a Redis that does not answer.
+_TIMEOUT_SECONDS: Final = 2.0
+
+
+class RedisDiffQueue:
+    """A queue that any number of registries fill and any number of workers read."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def push(self, image_id: ImageId) -> None:
+        """Let an image wait. A Redis that is away costs a line in the log, and no push."""
+        from redis.exceptions import RedisError
+
+        element = json.dumps(str(image_id))
+        try:
+            with self._redis.pipeline() as pipeline:
+                # One that waits already is not worked out twice.
+                pipeline.lrem(_KEY, 0, element)
+                pipeline.lpush(_KEY, element)
+                pipeline.ltrim(_KEY, 0, _MAX_WAITING - 1)
+                pipeline.execute()
+        except RedisError as error:
+            logger.warning("the diff of image %s is not worked out yet: %s", image_id, error)
+
+    def pop(self, timeout_seconds: int) -> ImageId | None:
+        """
+        Take the image that has waited longest.
+
+        Args:
+            timeout_seconds: how long to wait for one, at least 1.
+
+        Returns:
+            None when none came, or what came is no image.
+
+        Raises:
+            StorageUnavailable: the Redis is away.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            found = self._redis.brpop([_KEY], timeout_seconds)
+        except RedisError as error:
+            raise StorageUnavailable(f"The queue of diffs cannot be reached: {error}") from None
+        try:
+            return ImageId.parse(str(json.loads(found[1]))) if found else None
+        except (ValueError, ImageUnknown):
+            logger.warning("the queue of diffs held something else: %r", found)
+            return None
+
+    def ping(self) -> None:
+        """
+        Raises:
+            StorageUnavailable: the Redis is away.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            self._redis.ping()
+        except RedisError as error:
+            raise StorageUnavailable(f"Redis cannot be reached: {error}") from None
+
+
+def open_diff_queue(host: str, port: int, db: int, password: str | None) -> RedisDiffQueue:
+    """
+    Make the queue in a Redis; nothing is connected before it is needed.
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
+    try:
+        from redis import Redis
+    except ModuleNotFoundError:
+        raise ConfigError("cache.host: the library for Redis is missing; pip install docker-registry[redis]") from None
+    # Waiting for an element has its own time on top of this.
+    redis = Redis(
+        host, port, db, password, socket_timeout=_TIMEOUT_SECONDS + 5, socket_connect_timeout=_TIMEOUT_SECONDS
+    )
+    return RedisDiffQueue(redis)
