@@ -10,7 +10,6 @@ from docker_registry.errors import StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.image_files import DiffQueue, ImageFiles
-from docker_registry.registry.image_marks import ImageMarks
 from docker_registry.registry.image_pushes import ImagePushes
 from docker_registry.registry.image_repositories import ImageRepositories
 from docker_registry.registry.image_tags import ImageTags
@@ -23,6 +22,7 @@ from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search_entries import SearchEntries
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.tokens import Tokens
+from docker_registry.registry.unfinished import UnfinishedPushes
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.visibility import Visibility
 
@@ -53,9 +53,9 @@ class Registry:
         """
         self.driver = driver
         listings = Listings(driver)
-        marks = ImageMarks(driver)
+        unfinished = UnfinishedPushes(driver)
         self.images = Images(
-            driver, marks, max_unpacked_bytes=max_unpacked_bytes, abandoned_after_seconds=upload_ttl_seconds
+            driver, unfinished, max_unpacked_bytes=max_unpacked_bytes, abandoned_after_seconds=upload_ttl_seconds
         )
         self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
         self.image_repositories = ImageRepositories(driver)
@@ -67,7 +67,9 @@ class Registry:
         self.repositories = Repositories(driver, listings, self.visibility.may_see)
         self.blobs = Blobs(driver, self.repositories)
         self.uploads = Uploads(driver, self.blobs)
-        self.image_pushes = ImagePushes(driver, self.uploads, self.images, marks, max_unpacked_bytes=max_unpacked_bytes)
+        self.image_pushes = ImagePushes(
+            driver, self.uploads, self.images, unfinished, max_unpacked_bytes=max_unpacked_bytes
+        )
         self.tags = Tags(driver, listings, immutable=immutable_tags)
         self.referrers = Referrers(driver, self.blobs, self.tags)
         self.manifests = Manifests(

@@ -10,6 +10,7 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       _checksum                     JSON list of checksums, in very old trees one bare string
       _inprogress                   exists while a push of this image is not finished
       _blob                       * what is known of the layer, and the blob that it is
+      _pending/<digest>           * the JSON of a push, until its layer is there
       _received/<sum>-<upload>    * a layer that waits for its checksum in an upload session
       _filelist  _changes         * the answers of files and diff
       _private                    * the private repositories to which alone the image belongs
@@ -84,6 +85,11 @@ def in_progress(image_id: ImageId) -> str:
 def blob_link(image_id: ImageId) -> str:
     """What is known of the layer."""
     return f"{IMAGES}/{image_id}/_blob"
+
+
+def pending(image_id: ImageId) -> str:
+    """The folder of the JSON of pushes that are not finished."""
+    return f"{IMAGES}/{image_id}/_pending"
 
 
 def received(image_id: ImageId) -> str:

@@ -1,11 +1,11 @@
 """
 How an image of API V1 is pushed: its JSON, its layer, and the checksum that ends the push.
 
-The layer goes into an upload session that belongs to no repository. When it has come, a note beside the image says
-where it waits and what it is; several pushes of one image have a note each, ``images/<id>/_received/<sum>-<upload>``.
-The checksum chooses one. Then, in this order, so that a crash in between loses nothing and shows nothing unverified:
-the session becomes a blob, ``_blob`` links to it (by compare-and-swap: of several pushes one wins), what 0.7.1 knows is
-written beside it, and the mark goes.
+The JSON waits beside the image (:mod:`docker_registry.registry.unfinished`), the layer in an upload session that
+belongs to no repository; a note says where it waits and what it is, ``images/<id>/_received/<sum>-<upload>``. Several
+pushes of one image have notes of their own. The checksum chooses one. Its session becomes a blob, and ``_blob`` says
+that this is the image: of several pushes one wins. All else follows from that, whoever does it, so that a crash loses
+nothing that was acknowledged and shows nothing unverified.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     ChecksumMismatch,
     ChecksumMissing,
     ChecksumUnexpected,
     DigestInvalid,
+    ImageExists,
     ImageInvalid,
     ImageUnknown,
     LayerFormatUnsupported,
     ParentUnknown,
     PathNotFound,
-    PreconditionFailed,
     StorageUnavailable,
     TooLarge,
     UploadUnknown,
 )
 from docker_registry.registry import events, image_layout
 from docker_registry.registry.archives import Expansion
-from docker_registry.registry.image_marks import ImageMarks
 from docker_registry.registry.images import Images
 from docker_registry.registry.intake import Body, Content
 from docker_registry.registry.layer_links import Inspection, LayerLink
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.tarstream import TarReader
-from docker_registry.registry.tarsum import TarSum
+from docker_registry.registry.tarsum import TarSum, payload_checksum
+from docker_registry.registry.unfinished import Pending, UnfinishedPushes
 from docker_registry.registry.uploads import Uploads
 from docker_registry.threads import in_thread
 
@@ -77,7 +77,13 @@ class ImagePushes:
     """All images of API V1, for those who push."""
 
     def __init__(
-        self, driver: StorageDriver, uploads: Uploads, images: Images, marks: ImageMarks, *, max_unpacked_bytes: int
+        self,
+        driver: StorageDriver,
+        uploads: Uploads,
+        images: Images,
+        unfinished: UnfinishedPushes,
+        *,
+        max_unpacked_bytes: int,
     ) -> None:
         """
         Args:
@@ -86,7 +92,7 @@ class ImagePushes:
         self._driver = driver
         self._uploads = uploads
         self._images = images
-        self._marks = marks
+        self._unfinished = unfinished
         self._max_unpacked_bytes = max_unpacked_bytes
 
     def put_json(self, image_id: ImageId, payload: bytes) -> None:
@@ -104,14 +110,11 @@ class ImagePushes:
         document = _parse(image_id, payload)
         ancestry = self._ancestry(image_id, document.get("parent"))
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
-        self._end_overtaken(image_id)
-        self._marks.begin(image_id, lambda: self._images.is_whole(image_id))
-        self._remove(image_layout.checksum(image_id))
-        self._driver.put_content(image_layout.image_json(image_id), payload)
-        self._driver.put_content(image_layout.ancestry(image_id), json.dumps(ancestry).encode())
-        if not self._marks.get(image_id).is_in_progress and self._images.find_link(image_id, payload) is None:
-            # Another push has ended meanwhile, and its layer is not for this JSON.
-            self._marks.renew(image_id)
+        if self._images.is_whole(image_id):
+            raise self._exists(image_id)
+        self._unfinished.begin(image_id, Pending(payload, ancestry))
+        if self._images.decided(image_id) is not None:  # another push has ended just now
+            raise self._exists(image_id)
 
     def put_layer(self, image_id: ImageId, body: Body) -> None:
         """
@@ -122,21 +125,23 @@ class ImagePushes:
             ImageExists: the image is here, whole.
             SizeInvalid: the body ended early; nothing of it is kept.
         """
-        image_json = self._images.get_json(image_id)
-        if not self._marks.get(image_id).is_in_progress:
-            self._marks.begin(image_id, lambda: self._images.is_whole(image_id))
-        inspection = Inspection(image_json, max_unpacked_bytes=self._max_unpacked_bytes)
+        newest, *others = self._payloads(image_id)
+        if self._images.is_whole(image_id):
+            raise self._exists(image_id)
+        inspection = Inspection(newest, max_unpacked_bytes=self._max_unpacked_bytes)
+        sums = {payload: payload_checksum(payload) for payload in others}
         upload = self._uploads.start(None)
         try:
-            upload = self._uploads.append(None, upload.id, body, taps=[inspection.look])
+            taps = [inspection.look, *(payload_sum.update for payload_sum in sums.values())]
+            upload = self._uploads.append(None, upload.id, body, taps=taps)
         except Exception:
             self._cancel(upload.id)
             raise
-        digest = upload.chunks[0].digest if upload.chunks else Digest.of(b"")
-        link = inspection.link(digest, upload.size)
-        path = f"{image_layout.received(image_id)}/{_hex(inspection.payload_sum)}-{upload.id}"
-        note = {"upload": upload.id, "layer": link.to_json()}
-        self._driver.put_content(path, json.dumps(note).encode())
+        link = inspection.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
+        self._note(image_id, upload.id, link)
+        for payload, payload_sum in sums.items():
+            checksums = (f"sha256:{payload_sum.hexdigest()}",)
+            self._note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
 
     def put_checksum(self, image_id: ImageId, checksum: Checksum) -> None:
         """
@@ -150,62 +155,83 @@ class ImagePushes:
         """
         if not checksum.payload and not checksum.tarsum:
             raise ChecksumMissing(id=str(image_id))
+        self._payloads(image_id)
         for _ in range(_MAX_TRIES):
-            image_json = self._images.get_json(image_id)
-            mark = self._marks.get(image_id)
-            received = self._choose(image_id, image_json, checksum)
-            if not mark.is_in_progress:
-                # Another push of this image was faster; a client that waits with a good layer hears that all is well.
-                if received is None or not self._images.is_whole(image_id):
+            received = self._choose(image_id, checksum)
+            if self._images.is_whole(image_id):
+                # Another push was faster; a client that waits with a good layer hears that all is well.
+                self._complete(image_id)
+                if received is None:
                     raise ChecksumUnexpected(id=str(image_id))
                 self._discard(received)
                 return
             if received is None:
                 raise ChecksumMismatch(id=str(image_id))
-            link = self._publish(image_id, image_json, received)
-            if link is not None and self._images.complete(image_id, link, mark):
+            if self._publish(image_id, received):
+                self._complete(image_id)
                 self._discard(received)
                 return
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _ancestry(self, image_id: ImageId, parent: object) -> list[str]:
+    def _exists(self, image_id: ImageId) -> ImageExists:
+        """Return the error that says that an image is there; when its last push died just before its end, it ends."""
+        self._complete(image_id)
+        return ImageExists(id=str(image_id))
+
+    def _complete(self, image_id: ImageId) -> None:
+        link = self._images.decided(image_id)
+        if link is not None and self._images.is_marked(image_id):
+            self._images.complete(image_id, link)
+
+    def _payloads(self, image_id: ImageId) -> list[bytes]:
+        """
+        Return the JSON for which a layer may come, the newest first.
+
+        Raises:
+            ImageUnknown: there is none.
+        """
+        payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
+        try:
+            payloads[self._images.get_json(image_id)] = None  # of a push that an old server began
+        except ImageUnknown:
+            if not payloads:
+                raise
+        return list(payloads)
+
+    def _ancestry(self, image_id: ImageId, parent: object) -> tuple[str, ...]:
         """Return the ids of an image and of all below it."""
         if not parent:
-            return [str(image_id)]
+            return (str(image_id),)
         try:
             parent_id = ImageId.parse(str(parent))
-            self._images.get_json(parent_id)
             below = self._images.ancestry(parent_id)
         except ImageUnknown:
             raise ParentUnknown(parent=str(parent)[:64]) from None
         if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # an image below itself would have no end
             raise ParentUnknown(parent=str(parent_id))
-        return [str(image_id), *below]
+        return (str(image_id), *below)
 
-    def _end_overtaken(self, image_id: ImageId) -> None:
-        """End a push that died just before its end, so that the next one does not begin over it."""
-        mark = self._marks.get(image_id)
-        if not mark.is_in_progress or not self._images.exists(image_id):
-            return
-        link = self._images.find_link(image_id, self._images.get_json(image_id))
-        if link is not None and self._images.place(image_id, link) is not None:
-            self._images.complete(image_id, link, mark)
+    def _note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
+        path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
+        note = {"upload": upload_id, "layer": link.to_json()}
+        self._driver.put_content(path, json.dumps(note).encode())
 
-    def _choose(self, image_id: ImageId, image_json: bytes, checksum: Checksum) -> _Received | None:
+    def _choose(self, image_id: ImageId, checksum: Checksum) -> _Received | None:
         """Return the layer that a checksum is for, with that checksum among its own."""
         payload = checksum.payload or checksum.tarsum or ""
-        waiting = [note for note in self._waiting(image_id) if note.link.image_json == Digest.of(image_json)]
+        waiting = list(self._waiting(image_id))
         for note in waiting:
             if payload in note.link.checksums:
                 return note
         if checksum.payload:
             return None
+        payloads = {Digest.of(image_json): image_json for image_json in self._payloads(image_id)}
         for note in waiting:
-            if self._tarsum(image_json, note) == checksum.tarsum:
-                link = replace(note.link, checksums=(*note.link.checksums, payload))
-                return replace(note, link=link)
+            image_json = payloads.get(note.link.image_json)
+            if image_json is not None and self._tarsum(image_json, note) == checksum.tarsum:
+                return replace(note, link=replace(note.link, checksums=(*note.link.checksums, payload)))
         return None
 
     def _waiting(self, image_id: ImageId) -> Iterator[_Received]:
@@ -231,33 +257,18 @@ class ImagePushes:
             return None
         return result.sum(image_json)
 
-    def _publish(self, image_id: ImageId, image_json: bytes, received: _Received) -> LayerLink | None:
-        """
-        Make a received layer the image's own.
-
-        Returns:
-            The layer that the image has now: this one, or that of a push that was faster. None when that must be
-            looked at again.
-        """
-        path = image_layout.blob_link(image_id)
-        try:
-            version = self._driver.get_versioned(path).version
-        except PathNotFound:
-            version = ABSENT
-        known = self._images.find_link(image_id, image_json)
-        if known is not None and self._images.place(image_id, known) is not None:
-            return known
+    def _publish(self, image_id: ImageId, received: _Received) -> bool:
+        """Make a received layer the image's own; False when that must be looked at again."""
+        stored = self._images.stored_link(image_id)
+        if self._images.decided(image_id) is not None:
+            return False
         try:
             self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
-            condition = version if self._driver.supports_if_match else None
-            self._driver.put_content(path, received.link.dump(), if_match=condition)
-        except PreconditionFailed:
-            return None
         except (UploadUnknown, DigestInvalid):
             # The session is gone, and with it what had come.
             self._remove(received.path)
-            return None
-        return received.link
+            return False
+        return self._images.decide(image_id, received.link, stored)
 
     def _discard(self, received: _Received) -> None:
         self._cancel(received.upload_id)
@@ -288,7 +299,3 @@ def _parse(image_id: ImageId, payload: bytes) -> dict[str, Any]:
     if document["id"] != str(image_id):
         raise ImageInvalid("JSON data contains invalid id")
     return document
-
-
-def _hex(payload_sum: str) -> str:
-    return payload_sum.rpartition(":")[2]

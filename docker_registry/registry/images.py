@@ -1,12 +1,13 @@
 """
 Images of API V1: a JSON document, a layer, and the images below it.
 
-An image is there when its JSON is; it is served when no push of it is under way. A push that died does not block it:
-what is there is looked at, and when it is all that the client meant to push, the push is ended in its place.
+``images/<id>/_blob`` says what an image is (:mod:`docker_registry.registry.layer_links`): it names the layer and the
+JSON, both verified. It is written once, by compare-and-swap, and with it a push is decided; all else that a push leaves
+follows from it, so whoever comes by may do that (:meth:`Images.complete`), and a push that died at that point does not
+block anybody.
 
-What is known of a layer lies in ``_blob`` (:mod:`docker_registry.registry.layer_links`). Its bytes are the blob of that
-digest, or a raw file beside the image (:mod:`docker_registry.registry.raw_layers`), which is verified when it is first
-asked for.
+The layer's bytes are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is
+verified, and ``_blob`` written, when it is first asked for (:mod:`docker_registry.registry.raw_layers`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from docker_registry.drivers.base import Stat, StorageDriver
-from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
+from docker_registry.drivers.base import ABSENT, Stat, StorageDriver, Versioned
+from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import image_layout, layout, raw_layers
-from docker_registry.registry.image_marks import FOREIGN, ImageMarks, Mark
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layer_links import LayerLink
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.unfinished import UnfinishedPushes
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Image:
     Attributes:
         payload: its JSON as it was pushed.
         size: bytes of its layer; None without one.
-        checksums: of its layer, as they lie in the store.
+        checksums: of its layer.
     """
 
     payload: bytes
@@ -55,7 +56,7 @@ class Images:
     def __init__(
         self,
         driver: StorageDriver,
-        marks: ImageMarks,
+        unfinished: UnfinishedPushes,
         *,
         max_unpacked_bytes: int,
         abandoned_after_seconds: float,
@@ -68,20 +69,16 @@ class Images:
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
-        self._marks = marks
+        self._unfinished = unfinished
         self._max_unpacked_bytes = max_unpacked_bytes
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
         self._verifying = KeyedLocks()
-        self._no_good: dict[ImageId, tuple[Stat, bytes]] = {}
+        self._no_good: dict[ImageId, tuple[Stat, tuple[str, ...]]] = {}
 
     def exists(self, image_id: ImageId) -> bool:
         """Tell whether somebody has pushed, or begun to push, an image."""
-        return self._driver.exists(image_layout.image_json(image_id))
-
-    def is_unfinished(self, image_id: ImageId) -> bool:
-        """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
-        return self._marks.get(image_id).is_in_progress
+        return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
 
     def get(self, image_id: ImageId) -> Image:
         """
@@ -104,15 +101,15 @@ class Images:
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
-        payload = self.get_json(image_id)
-        mark = self._marks.get(image_id)
-        if mark.is_in_progress and not self._heal(image_id, payload, mark):
+        if self._unfinished.is_marked(image_id) and not self._heal(image_id):
+            if not self.exists(image_id):
+                raise ImageUnknown(id=str(image_id))
             raise ImageUnfinished(id=str(image_id))
-        return payload
+        return self.get_json(image_id)
 
     def get_json(self, image_id: ImageId) -> bytes:
         """
-        Return an image's JSON even while it is being pushed.
+        Return an image's JSON even while it is pushed anew.
 
         Raises:
             ImageUnknown: there is none.
@@ -131,9 +128,11 @@ class Images:
         """
         try:
             ids = json.loads(self._driver.get_content(image_layout.ancestry(image_id)))
-        except (PathNotFound, ValueError):
-            raise ImageUnknown(id=str(image_id)) from None
-        return tuple(str(ancestor) for ancestor in ids) if isinstance(ids, list) else ()
+            return tuple(map(str, ids))
+        except (PathNotFound, ValueError, TypeError):
+            for pending in self._unfinished.pending(image_id):
+                return pending.ancestry
+        raise ImageUnknown(id=str(image_id))
 
     def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
         """
@@ -160,11 +159,15 @@ class Images:
         Args:
             payload: the image's JSON.
         """
+        link = _read(self.stored_link(image_id))
+        return link if link is not None and link.image_json == Digest.of(payload) else None
+
+    def stored_link(self, image_id: ImageId) -> Versioned:
+        """Return ``_blob`` as it lies in the store; its version is :data:`ABSENT` where there is none."""
         try:
-            link = LayerLink.parse(self._driver.get_content(image_layout.blob_link(image_id)))
-        except (PathNotFound, ValueError):
-            return None
-        return link if link.image_json == Digest.of(payload) else None
+            return self._driver.get_versioned(image_layout.blob_link(image_id))
+        except PathNotFound:
+            return Versioned(b"", ABSENT)
 
     def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
         """Find where a layer's bytes lie; None when they are gone."""
@@ -173,46 +176,123 @@ class Images:
                 return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
         return None
 
+    def decided(self, image_id: ImageId) -> LayerLink | None:
+        """Return the layer with which an image is whole, whether or not all that follows was done; else None."""
+        link = _read(self.stored_link(image_id))
+        return link if link is not None and self.place(image_id, link) is not None else None
+
     def is_whole(self, image_id: ImageId) -> bool:
-        """Tell whether all that makes an image is there, whether or not its push has ended."""
-        try:
-            payload = self.get_json(image_id)
-        except ImageUnknown:
-            return False
-        link = self.find_link(image_id, payload)
-        if link is not None and self.place(image_id, link) is not None:
+        """Tell whether an image needs no push."""
+        if self.decided(image_id) is not None:
             return True
+        if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
+            return False
         return self._size(image_layout.layer(image_id)) is not None
 
-    def complete(self, image_id: ImageId, link: LayerLink, mark: Mark) -> bool:
+    def is_marked(self, image_id: ImageId) -> bool:
+        """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
+        return self._unfinished.is_marked(image_id)
+
+    def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """
-        End a push; harmless when several do it.
+        Say what an image is.
 
         Args:
-            link: the layer, verified, and noted already.
-            mark: what the mark was before all that was checked.
+            stored: ``_blob`` as it was when this was found to be right.
 
         Returns:
-            Whether the push has ended; False when another one has begun since.
+            Whether that counts; False when another was faster.
         """
+        condition = stored.version if self._driver.supports_if_match else None
+        try:
+            self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def complete(self, image_id: ImageId, link: LayerLink) -> bool:
+        """
+        Do all that follows once it is decided what an image is; harmless when several do it, or again.
+
+        Returns:
+            Whether the image is there; False when its JSON is lost.
+        """
+        if not self._settle_json(image_id, link.image_json):
+            return False
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
         if self._size(blob) == link.size and not self._driver.link(blob, beside):
             self._remove(beside)  # of a push before, and of no use beside the blob
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
-        return self._marks.finish(image_id, mark)
+        self._unfinished.end(image_id)
+        return True
 
-    def verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
-        """
-        Read a raw layer and note what it is; None when it is not what was pushed.
+    # ------------------------------------------------------------------------------------------------- steps
 
-        Args:
-            payload: the image's JSON.
-            is_finished: whether its push had ended.
+    def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
+        """Put an image's JSON and its ancestry where they belong, the JSON last."""
+        try:
+            if Digest.of(self.get_json(image_id)) == digest:
+                return True
+        except ImageUnknown:
+            pass
+        pending = self._unfinished.find(image_id, digest)
+        if pending is None:
+            return False
+        self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())
+        self._driver.put_content(image_layout.image_json(image_id), pending.payload)
+        return True
 
-        Raises:
-            PathNotFound: there is no raw layer.
-        """
-        link = raw_layers.verify(
+    def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
+        """Find out what the raw layer of an image is whose push had ended."""
+        with self._verifying.hold(image_id):
+            known = self.find_link(image_id, payload)  # another was faster
+            if known is not None and self.place(image_id, known) is not None:
+                return known
+            stored = self.stored_link(image_id)
+            try:
+                link = self._verify_raw(image_id, payload, is_finished=True)
+            except PathNotFound:
+                raise ImageUnknown(id=str(image_id)) from None
+            if link is None:
+                logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
+                self._unfinished.mark(image_id)
+                raise ImageUnfinished(id=str(image_id))
+            self.decide(image_id, link, stored)
+            return link
+
+    def _heal(self, image_id: ImageId) -> bool:
+        """End a push that died, when all that was to be pushed has come."""
+        link = self.decided(image_id) or self._verify_abandoned(image_id)
+        return link is not None and self.complete(image_id, link)
+
+    def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
+        """Find out whether what an old server has left of a push is all that was to be pushed."""
+        stored = self.stored_link(image_id)
+        checksums = self._checksums(image_id)
+        try:
+            state = (self._driver.stat(image_layout.layer(image_id)), checksums)
+        except PathNotFound:
+            return None
+        has_ancestry = self._driver.exists(image_layout.ancestry(image_id))
+        if self._no_good.get(image_id) == state or not has_ancestry:
+            return None
+        if not checksums and not self._is_abandoned(image_id):
+            return None
+        with self._verifying.hold(image_id):
+            try:
+                payload = self.get_json(image_id)
+                link = self._verify_raw(image_id, payload, is_finished=False)
+            except (ImageUnknown, PathNotFound):
+                return None
+        if link is None:
+            self._remember(image_id, state)
+        elif self.decide(image_id, link, stored):
+            logger.info("image %s was not finished, but is whole: it is served", image_id)
+            return link
+        return self.decided(image_id)
+
+    def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
+        return raw_layers.verify(
             self._driver,
             image_layout.layer(image_id),
             payload,
@@ -220,65 +300,13 @@ class Images:
             is_finished=is_finished,
             max_unpacked_bytes=self._max_unpacked_bytes,
         )
-        if link is not None:
-            self._driver.put_content(image_layout.blob_link(image_id), link.dump())
-        return link
 
-    # ------------------------------------------------------------------------------------------------- steps
+    def _is_abandoned(self, image_id: ImageId) -> bool:
+        """Tell whether nobody works on a push any more."""
+        since = self._unfinished.marked_since(image_id)
+        return since is not None and self._now() - since > self._abandoned_after_seconds
 
-    def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
-        with self._verifying.hold(image_id):
-            known = self.find_link(image_id, payload)  # another was faster
-            if known is not None and self.place(image_id, known) is not None:
-                return known
-            try:
-                link = self.verify_raw(image_id, payload, is_finished=True)
-            except PathNotFound:
-                raise ImageUnknown(id=str(image_id)) from None
-            if link is None:
-                logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
-                self._marks.renew(image_id)
-                raise ImageUnfinished(id=str(image_id))
-            return link
-
-    def _heal(self, image_id: ImageId, payload: bytes, mark: Mark) -> bool:
-        """End a push that died, when all that was to be pushed has come."""
-        if not self._driver.exists(image_layout.ancestry(image_id)):
-            return False
-        link = self.find_link(image_id, payload)
-        if link is not None and self.place(image_id, link) is not None:
-            return self.complete(image_id, link, mark)
-        try:
-            state = (self._driver.stat(image_layout.layer(image_id)), mark.content)
-        except PathNotFound:
-            return False
-        if self._no_good.get(image_id) == state or not self._may_be_healed(image_id, mark):
-            return False
-        with self._verifying.hold(image_id):
-            link = self.find_link(image_id, payload) or self.verify_raw(image_id, payload, is_finished=False)
-        if link is None:
-            self._remember(image_id, state)
-            return False
-        logger.info("image %s was not finished, but is whole: it is served", image_id)
-        return self.complete(image_id, link, mark)
-
-    def _may_be_healed(self, image_id: ImageId, mark: Mark) -> bool:
-        """
-        Tell whether a raw layer is worth reading: it has a checksum, or nobody works on it any more.
-
-        Not where one of our own pushes has begun over it: it will have another layer.
-        """
-        if mark.content != FOREIGN:
-            return False
-        if self._checksums(image_id):
-            return True
-        try:
-            began = self._driver.stat(image_layout.in_progress(image_id)).modified
-        except PathNotFound:
-            return False
-        return self._now() - began > self._abandoned_after_seconds
-
-    def _remember(self, image_id: ImageId, state: tuple[Stat, bytes]) -> None:
+    def _remember(self, image_id: ImageId, state: tuple[Stat, tuple[str, ...]]) -> None:
         if len(self._no_good) >= _MAX_REMEMBERED:
             self._no_good.clear()
         self._no_good[image_id] = state
@@ -300,3 +328,10 @@ class Images:
             self._driver.remove(path)
         except PathNotFound:
             pass
+
+
+def _read(stored: Versioned) -> LayerLink | None:
+    try:
+        return LayerLink.parse(stored.content) if stored.content else None
+    except ValueError:  # not ours
+        return None

@@ -94,15 +94,15 @@ class Migration:
 
     def _migrate(self, image_id: ImageId) -> None:
         raw = image_layout.layer(image_id)
-        known = self._images.find_link(image_id, self._images.get_json(image_id))
+        if self._dry_run and self._images.is_marked(image_id):
+            raise ImageUnfinished(id=str(image_id))
+        known = self._images.find_link(image_id, self._images.check(image_id))
         if known is not None and self._has_blob(known):
             self.report.blobs += 1
             if not self._dry_run and self._driver.exists(raw):
                 self._drop_copy(raw, known)
             return
         if self._dry_run:
-            if self._images.is_unfinished(image_id):
-                raise ImageUnfinished(id=str(image_id))
             size = self._driver.get_size(raw)
         else:
             link, _ = self._images.find_layer(image_id)

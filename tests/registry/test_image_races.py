@@ -1,0 +1,224 @@
+"""Pushes of one image that happen at the same time, or die: there is one good image in the end, and never a bad one."""
+
+from __future__ import annotations
+
+import gzip
+import random
+
+import gevent
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import (
+    ChecksumMismatch,
+    ChecksumUnexpected,
+    ImageExists,
+    ImageUnfinished,
+    ImageUnknown,
+)
+from docker_registry.registry import Registry
+from docker_registry.registry.intake import Content
+from tests.registry.chains import make, pulled, push, store_raw
+
+#: What may be said to a client whose push was overtaken.
+OVERTAKEN = (ImageExists, ChecksumUnexpected, ChecksumMismatch)
+
+
+class Shuffled(MemoryDriver):
+    """A store in which others come in between any two calls, in an order that a seed decides."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.dice = random.Random(seed)
+
+    def _pause(self):
+        for _ in range(self.dice.randrange(4)):
+            gevent.sleep(0)
+
+    def get_content(self, path):
+        self._pause()
+        return super().get_content(path)
+
+    def put_content(self, path, content, *, if_match=None):
+        self._pause()
+        super().put_content(path, content, if_match=if_match)
+
+    def move(self, source, target):
+        self._pause()
+        super().move(source, target)
+
+    def remove(self, path):
+        self._pause()
+        super().remove(path)
+
+    def stat(self, path):
+        self._pause()
+        return super().stat(path)
+
+
+class Death(BaseException):
+    """The process is gone."""
+
+
+def dying(driver_class):
+    """Make a driver that lets the process die before one of its changes."""
+
+    class Dying(driver_class):
+        changes_left = None
+
+        def _change(self):
+            if self.changes_left is not None:
+                if not self.changes_left:
+                    raise Death
+                self.changes_left -= 1
+
+        def put_content(self, path, content, *, if_match=None):
+            self._change()
+            super().put_content(path, content, if_match=if_match)
+
+        def stream_write(self, path, blocks):
+            self._change()
+            return super().stream_write(path, blocks)
+
+        def move(self, source, target):
+            self._change()
+            super().move(source, target)
+
+        def link(self, source, target):
+            self._change()
+            return super().link(source, target)
+
+        def remove(self, path):
+            self._change()
+            super().remove(path)
+
+    return Dying
+
+
+def served(registry, image):
+    """What a client gets of an image: JSON and layer, or None when it is refused."""
+    try:
+        found = registry.images.get(image.id)
+        layer = pulled(registry, image)
+    except (ImageUnknown, ImageUnfinished):
+        return None
+    return found.payload, layer
+
+
+class TestPushesOfOneImageAtTheSameTime:
+    #: The same files, packed by two clients; and the same image as two clients write it.
+    FIRST = make(1)
+    OTHER_LAYER = make(1, compress=lambda content: gzip.compress(content, 1, mtime=1))
+    OTHER_JSON = make(1, comment="written by another client")
+
+    @pytest.mark.parametrize("other", [FIRST, OTHER_LAYER, OTHER_JSON], ids=["equal", "other layer", "other JSON"])
+    @pytest.mark.parametrize("seed", range(60))
+    def test_end_with_one_good_image(self, seed, other):
+        driver = Shuffled(seed)
+        registry = Registry(driver)
+        good = {(image.payload, image.layer) for image in (self.FIRST, other)}
+        succeeded, seen = [], set()
+
+        def push_one(image):
+            try:
+                push(registry, image)
+            except OVERTAKEN:
+                return
+            succeeded.append(image)
+
+        def look():
+            while len(pushes) != sum(push.ready() for push in pushes):
+                seen.add(served(registry, self.FIRST))
+                gevent.sleep(0)
+
+        pushes = [gevent.spawn(push_one, image) for image in (self.FIRST, other, self.FIRST)]
+        reader = gevent.spawn(look)
+        gevent.joinall([*pushes, reader], raise_error=True)
+
+        if not succeeded:  # each was in the other's way; the next is in nobody's
+            push(registry, self.FIRST)
+        assert served(registry, self.FIRST) in good
+        assert seen - {None} <= good
+        assert len(seen - {None}) <= 1
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_succeed_when_they_are_equal_and_neither_finds_the_image_whole(self, seed):
+        registry = Registry(Shuffled(seed))
+        image = self.FIRST
+        for _ in range(2):
+            registry.image_pushes.put_json(image.id, image.payload)
+        for _ in range(2):
+            registry.image_pushes.put_layer(image.id, Content(image.layer))
+        ends = [gevent.spawn(registry.image_pushes.put_checksum, image.id, image.checksum) for _ in range(2)]
+        gevent.joinall(ends, raise_error=True)
+        assert (image.payload, image.layer) == served(registry, image)
+
+
+class TestAPushThatDies:
+    @pytest.fixture(params=["memory", "file"])
+    def make_driver(self, request, tmp_path):
+        if request.param == "memory":
+            return dying(MemoryDriver)
+        return lambda: dying(FileDriver)(str(tmp_path))
+
+    #: A push makes fewer changes than this.
+    CHANGES = range(20)
+
+    @pytest.mark.parametrize("changes", CHANGES)
+    def test_shows_nothing_that_was_not_verified_and_can_be_repeated_at_once(self, make_driver, changes):
+        driver = make_driver()
+        registry = Registry(driver)
+        image = make(1)
+        driver.changes_left = changes
+        try:
+            push(registry, image)
+        except Death:
+            died = True
+        else:
+            died = False
+        driver.changes_left = None
+
+        registry = Registry(driver)
+        assert served(registry, image) in {None, (image.payload, image.layer)}
+        if died:
+            try:
+                push(registry, image)
+            except ImageExists:  # it was whole already
+                pass
+        assert (image.payload, image.layer) == served(registry, image)
+
+    @pytest.mark.parametrize("changes", CHANGES)
+    def test_can_be_repeated_with_another_layer_and_another_json(self, make_driver, changes):
+        driver = make_driver()
+        first, second = make(1), make(1, comment="again", compress=lambda content: gzip.compress(content, mtime=7))
+        driver.changes_left = changes
+        try:
+            push(Registry(driver), first)
+        except Death:
+            pass
+        driver.changes_left = None
+        try:
+            push(Registry(driver), second)
+        except ImageExists:
+            assert (first.payload, first.layer) == served(Registry(driver), first)
+        else:
+            assert (second.payload, second.layer) == served(Registry(driver), second)
+
+    @pytest.mark.parametrize("changes", CHANGES)
+    def test_over_one_of_an_old_server_loses_nothing(self, make_driver, changes):
+        driver = make_driver()
+        image = make(1)
+        store_raw(driver, image, layer=image.layer[:100], in_progress=True)
+        driver.changes_left = changes
+        try:
+            push(Registry(driver), image)
+        except Death:
+            pass
+        driver.changes_left = None
+        assert served(Registry(driver), image) in {None, (image.payload, image.layer)}
+        try:
+            push(Registry(driver), image)
+        except ImageExists:
+            pass
+        assert (image.payload, image.layer) == served(Registry(driver), image)
