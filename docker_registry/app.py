@@ -108,7 +108,6 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     access.install(app, registry.visibility)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))
-    app.after_request(v2_base.announce_version)
     downloads = Downloads(config.nginx_x_accel_redirect)
     index = create_search(config, registry)
     updates = SearchUpdates(index, registry.search_entries.look_up)
@@ -148,6 +147,7 @@ def _add_v1(app: Flask, config: Config, registry: Registry, downloads: Downloads
 
 
 def _add_v2(app: Flask, config: Config, registry: Registry, downloads: Downloads) -> None:
+    app.after_request(v2_base.announce_version)
     app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
     app.register_blueprint(v2_uploads.blueprint(registry))
     app.register_blueprint(v2_blobs.blueprint(registry, downloads, delete=config.delete_blobs))

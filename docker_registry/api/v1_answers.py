@@ -24,6 +24,11 @@ def answer(document: Any, status: int = 200, headers: dict[str, str] | None = No
     return Response(json.dumps(document, sort_keys=True), status, headers, content_type=JSON)
 
 
+def nothing(headers: dict[str, str] | None = None) -> Response:
+    """Answer that it was done; there is nothing to say."""
+    return Response(status=204, headers=headers, content_type=JSON)
+
+
 def stored(content: bytes, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON exactly as it lies in the store."""
     return Response(content, 200, headers, content_type=JSON)

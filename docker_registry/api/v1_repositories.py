@@ -7,7 +7,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.v1_answers import answer, stored
+from docker_registry.api.v1_answers import answer, nothing, stored
 from docker_registry.errors import Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
@@ -39,7 +39,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     def put_images(repository: ImageRepositoryName) -> Response:
         """Learn which images a push has brought."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
-        return Response(status=204, headers=_token(repository, "write"))
+        return nothing(_token(repository, "write"))
 
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
@@ -49,7 +49,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:
         """Give a token with which the repository may be deleted."""
-        return Response(status=204, headers=_token(repository, "delete"))
+        return nothing(_token(repository, "delete"))
 
     @bp.put("/v1/repositories/<path:repository>/auth")
     def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - nobody is authorized by this

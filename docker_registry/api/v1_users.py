@@ -12,7 +12,7 @@ from typing import Final
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
-from docker_registry.api.v1_answers import answer
+from docker_registry.api.v1_answers import answer, nothing
 from docker_registry.errors import JsonInvalid
 
 _MAX_USER_BYTES: Final = 64 * 1024
@@ -39,6 +39,6 @@ def blueprint() -> Blueprint:
     @bp.put("/v1/users/<username>")
     def update_user(username: str) -> Response:  # noqa: ARG001 - there are no users to update
         """Say that the account was updated."""
-        return Response(status=204)
+        return nothing()
 
     return bp
