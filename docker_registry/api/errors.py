@@ -6,7 +6,8 @@ OCI Distribution Specification ("Error codes", which a 4xx must not leave)::
 
     {"errors": [{"code": "BLOB_UNKNOWN", "message": "No such blob in this repository.", "detail": {"digest": …}}]}
 
-Elsewhere the shape is that of API V1: ``{"error": "No such blob in this repository."}``.
+Elsewhere, and everywhere when API V2 is switched off, the shape is that of API V1: ``{"error": "Image not found"}``.
+Docker 1.10 to 17.05 turns to API V1 only after an answer that is not in the form of V2.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, current_app, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
@@ -61,12 +62,20 @@ _HTTP_CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 413: "SIZE_INVALID", 4
 #: What a client may be told of trouble with the store: never a path or the text of an exception.
 _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 
+_SERVES_V2: Final = "SERVES_V2"
+
 #: Seconds after which a client may ask again while the store is away.
 _RETRY_AFTER_SECONDS: Final = 5
 
 
-def install(app: Flask) -> None:
-    """Let every error of an application be answered here."""
+def install(app: Flask, *, v2: bool) -> None:
+    """
+    Let every error of an application be answered here.
+
+    Args:
+        v2: whether API V2 is served.
+    """
+    app.config[_SERVES_V2] = v2
     # Blueprints never see an URL that matches no route, so the application itself answers, by the URL's prefix.
     app.register_error_handler(Exception, answer)
 
@@ -124,4 +133,4 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
 
 
 def _is_v2() -> bool:
-    return request.path.startswith("/v2")
+    return bool(current_app.config[_SERVES_V2]) and request.path.startswith("/v2")
