@@ -122,6 +122,7 @@ class ImageRepositories:
         removed = [self._remove(folder) for folder in image_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
+        self._remove(image_layout.private_entry(name))
         events.announce(events.repository_deleted, self._driver, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:

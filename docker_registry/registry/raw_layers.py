@@ -57,19 +57,19 @@ def verify(
     tarsum = TarSum()
     known = {checksum for checksum in checksums if _PAYLOAD_SUM.fullmatch(checksum) or _TARSUM.fullmatch(checksum)}
     looks_inside = not is_finished or not any(map(_PAYLOAD_SUM.fullmatch, known))
-    inspection = Inspection(
-        image_json, max_unpacked_bytes=max_unpacked_bytes, sinks=[TarReader(tarsum)] if looks_inside else []
-    )
+    reader = TarReader(tarsum)
+    inspection = Inspection(image_json, max_unpacked_bytes=max_unpacked_bytes, sinks=[reader] if looks_inside else [])
     content = hashlib.sha256()
     size = 0
     for block in driver.stream_read(path):
         in_thread(_look, content, inspection, block)
         size += len(block)
+    is_whole = inspection.is_whole  # first: only then has the TarSum seen all
     computed = {inspection.payload_sum, tarsum.sum(image_json)}
     if known:
-        is_good = bool(computed & known) and (is_finished or inspection.is_whole)
+        is_good = bool(computed & known) and (is_finished or (is_whole and reader.has_ended))
     else:
-        is_good = inspection.is_whole or (is_finished and not inspection.is_archive)
+        is_good = (is_whole and (is_finished or reader.has_ended)) or (is_finished and not inspection.is_archive)
     return inspection.link(Digest.from_hash(content), size, sorted(computed & known)) if is_good else None
 
 

@@ -67,6 +67,11 @@ class TarReader:
         self._steps = self._read()
         self._count, self._taker = next(self._steps)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the mark at the end of the archive has come, which some writers leave out."""
+        return self._ended
+
     def feed(self, block: Bytes) -> None:
         """
         Take the next bytes; what follows the end of the archive is passed over.

@@ -2,8 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from docker_registry.errors import DigestInvalid, NameInvalid, TagInvalid
-from docker_registry.registry.names import Digest, RepositoryName, Tag, parse_algorithm, parse_reference
+from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
+from docker_registry.registry.names import (
+    Digest,
+    ImageId,
+    ImageRepositoryName,
+    RepositoryName,
+    Tag,
+    parse_algorithm,
+    parse_reference,
+)
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -102,3 +110,61 @@ class TestAReference:
 
     def test_is_a_digest_with_one(self):
         assert Digest.of(b"") == parse_reference(EMPTY)
+
+
+class TestAnImageId:
+    @pytest.mark.parametrize("text", ["0" * 64, "0123456789abcdef" * 4, "0123456789abcdef"])
+    def test_has_64_hexadecimal_digits_or_16(self, text):
+        assert text == str(ImageId.parse(text))
+
+    @pytest.mark.parametrize("text", ["", "0" * 63, "0" * 65, "0" * 17, "A" * 64, "g" * 16, "0" * 64 + "\n", "../../x"])
+    def test_is_unknown_when_it_is_anything_else(self, text):
+        with pytest.raises(ImageUnknown):
+            ImageId.parse(text)
+
+
+class TestTheNameOfARepositoryOfImages:
+    @pytest.mark.parametrize(
+        ("text", "full"),
+        [
+            ("foo", "library/foo"),
+            ("library/foo", "library/foo"),
+            ("acme/web", "acme/web"),
+            ("a/b/c", "a/b/c"),
+            ("Acme/WEB", "Acme/WEB"),
+            ("_x-/y.z_", "_x-/y.z_"),
+        ],
+    )
+    def test_has_a_namespace_and_may_have_capitals(self, text, full):
+        assert full == str(ImageRepositoryName.parse(text))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "..",
+            "a/..",
+            "a/../b",
+            ".a",
+            "a/.b",
+            "a b",
+            "a/b\n",
+            "a/ü",
+            "a%2Fb",
+            "a+b",
+            "a:b",
+        ],
+    )
+    def test_is_refused_outside_its_grammar(self, text):
+        with pytest.raises(NameInvalid):
+            ImageRepositoryName.parse(text)
+
+    def test_is_refused_when_it_is_too_long_for_a_folder(self):
+        assert ImageRepositoryName.parse("a/" + "b" * 240)
+        for text in ("a/" + "b" * 256, "a" * 256, "a" + "/b" * 60):
+            with pytest.raises(NameInvalid):
+                ImageRepositoryName.parse(text)

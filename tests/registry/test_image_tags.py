@@ -1,0 +1,162 @@
+"""Tags of API V1."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
+from docker_registry.registry import Registry, events
+from docker_registry.registry.image_tags import ImageTags
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from tests.registry.chains import chain, push
+
+NAME = ImageRepositoryName.parse("acme/web")
+DEEP = ImageRepositoryName.parse("a/b/c")
+V1, LATEST = Tag("v1"), Tag("latest")
+OLD, NEW = chain(2)
+
+NOTHING_KNOWN = {
+    "last_update": None,
+    "docker_version": None,
+    "docker_go_version": None,
+    "arch": "amd64",
+    "os": "linux",
+    "kernel": None,
+}
+
+
+@pytest.fixture
+def tags(registry, driver):
+    push(registry, OLD, NEW)
+    return ImageTags(driver, registry.image_repositories, registry.images, now=lambda: 1400000000.9)
+
+
+class TestATag:
+    def test_names_the_image_that_was_pushed_last(self, tags):
+        for image in (OLD, NEW):
+            tags.put(NAME, V1, image.id, {})
+        assert NEW.id == tags.get(NAME, V1)
+        assert {"v1": NEW.text} == tags.list(NAME)
+
+    def test_lies_where_0_7_1_has_it(self, tags, driver):
+        tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0"})
+        assert OLD.text.encode() == driver.get_content("repositories/acme/web/tag_v1")
+        note = json.loads(driver.get_content("repositories/acme/web/tagv1_json"))
+        assert {"last_update": 1400000000, "docker_version": "1.5.0"} == note
+
+    def test_is_unknown_before_it_was_pushed(self, tags):
+        for ask in (tags.get, tags.delete, tags.get_note):
+            with pytest.raises(ImageTagUnknown, match="Tag not found"):
+                ask(NAME, V1)
+
+    def test_needs_an_image_that_is_here(self, tags):
+        with pytest.raises(ImageUnknown, match="Image not found"):
+            tags.put(NAME, V1, ImageId("0" * 64), {})
+
+    def test_is_gone_with_all_that_was_known_of_it(self, tags, driver):
+        for tag in (V1, LATEST):
+            tags.put(NAME, tag, OLD.id, {})
+            tags.delete(NAME, tag)
+        assert [] == [stat.path for stat in driver.walk("repositories")]
+
+    @pytest.mark.parametrize("content", [b"", b"junk", b"\xff", b"../../etc/passwd"])
+    def test_that_is_damaged_is_none(self, tags, driver, content):
+        driver.put_content("repositories/acme/web/tag_v1", content)
+        assert {} == tags.list(NAME)
+
+    def test_may_have_a_newline_at_its_end(self, tags, driver):
+        driver.put_content("repositories/acme/web/tag_v1", OLD.text.encode() + b"\n")
+        assert OLD.id == tags.get(NAME, V1)
+
+    def test_is_announced(self, tags, driver):
+        heard = []
+
+        def hear(sender, name, tag):
+            heard.append((sender, name, tag))
+
+        with events.tag_created.connected_to(hear), events.tag_deleted.connected_to(hear):
+            tags.put(NAME, V1, OLD.id, {})
+            tags.delete(NAME, V1)
+        assert [(driver, NAME, V1)] * 2 == heard
+
+
+class TestTheNoteOfATag:
+    def test_tells_who_pushed_it(self, tags):
+        tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0", "os": "linux"})
+        assert {"last_update": 1400000000, "docker_version": "1.5.0", "os": "linux"} == tags.get_note(NAME, V1)
+
+    def test_of_latest_is_that_of_the_repository(self, tags):
+        assert NOTHING_KNOWN == tags.get_repository_note(NAME)
+        tags.put(NAME, V1, OLD.id, {"arch": "arm"})
+        assert NOTHING_KNOWN == tags.get_repository_note(NAME)
+        tags.put(NAME, LATEST, OLD.id, {"arch": "arm"})
+        assert {"last_update": 1400000000, "arch": "arm"} == tags.get_repository_note(NAME)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+    def test_that_is_damaged_tells_nothing(self, tags, driver, content):
+        tags.put(NAME, V1, OLD.id, {})
+        driver.put_content("repositories/acme/web/tagv1_json", content)
+        assert NOTHING_KNOWN == tags.get_note(NAME, V1)
+
+    def test_never_takes_the_place_of_another_tag(self, tags):
+        """In 0.7.1 the meta-data of ``_x`` lies where the tag ``x_json`` does."""
+        tags.put(NAME, Tag("v1_json"), OLD.id, {})
+        tags.put(NAME, Tag("_v1"), NEW.id, {})
+        assert {"v1_json": OLD.text, "_v1": NEW.text} == tags.list(NAME)
+        assert NOTHING_KNOWN == tags.get_note(NAME, Tag("_v1"))
+
+
+class TestTheListOfTags:
+    def test_is_empty_in_a_repository_without_any(self, tags, registry):
+        registry.image_repositories.put_images(NAME, b"[]")
+        assert {} == tags.list(NAME)
+
+    def test_needs_a_repository(self, tags):
+        with pytest.raises(ImageRepositoryUnknown, match="Repository not found"):
+            tags.list(NAME)
+
+
+class TestARepositoryInTwoFolders:
+    @pytest.fixture
+    def both(self, tags, driver):
+        driver.put_content("repositories/a/b%2Fc/tag_old", OLD.text.encode())
+        driver.put_content("repositories/a/b%252Fc/tag_new", NEW.text.encode())
+        for folder in ("b%2Fc", "b%252Fc"):
+            driver.put_content(f"repositories/a/{folder}/tag_v1", OLD.text.encode())
+        return tags
+
+    def test_has_the_tags_of_both(self, both):
+        assert {"old": OLD.text, "new": NEW.text, "v1": OLD.text} == both.list(DEEP)
+
+    def test_forgets_a_tag_in_both(self, both):
+        both.delete(DEEP, V1)
+        assert {"old", "new"} == set(both.list(DEEP))
+
+    def test_shows_what_was_pushed_last(self, both):
+        both.put(DEEP, V1, NEW.id, {})
+        both.put(DEEP, Tag("new"), OLD.id, {})
+        assert {"old": OLD.text, "new": OLD.text, "v1": NEW.text} == both.list(DEEP)
+
+
+class TestAnImmutableTag:
+    @pytest.fixture
+    def tags(self, driver):
+        registry = Registry(driver, immutable_tags=["acme/*:v*"])
+        push(registry, OLD, NEW)
+        return registry.image_tags
+
+    def test_may_be_pushed_once(self, tags):
+        tags.put(NAME, V1, OLD.id, {})
+        tags.put(NAME, V1, OLD.id, {})
+        with pytest.raises(TagImmutable):
+            tags.put(NAME, V1, NEW.id, {})
+        with pytest.raises(TagImmutable):
+            tags.delete(NAME, V1)
+        assert OLD.id == tags.get(NAME, V1)
+
+    def test_is_one_that_a_pattern_names(self, tags):
+        for image in (OLD, NEW):
+            tags.put(NAME, LATEST, image.id, {})
+        tags.delete(NAME, LATEST)

@@ -1,0 +1,212 @@
+"""A private repository, and what it alone has, is seen by nobody, whatever is asked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import BlobUnknown, ImageRepositoryUnknown, ImageUnknown, NameUnknown
+from docker_registry.registry import Registry, events
+from docker_registry.registry.intake import Content
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
+from tests.registry import trees
+from tests.registry.chains import chain, make, push, store_raw
+
+PUBLIC = ImageRepositoryName.parse("acme/web")
+SECRET = ImageRepositoryName.parse("acme/secret")
+DEEP = ImageRepositoryName.parse("a/b/c")
+
+#: The base is shared; each repository has an image of its own on it.
+BASE, OWN, OPEN = make(1), make(2, make(1)), make(3, make(1))
+
+
+@pytest.fixture(params=["memory", "file"])
+def driver(request, tmp_path):
+    return MemoryDriver() if request.param == "memory" else FileDriver(str(tmp_path))
+
+
+def listed(*images):
+    return json.dumps([{"id": image.text} for image in images]).encode()
+
+
+def store_tree(driver):
+    """An old tree: a private and a public repository that stand on one base."""
+    for image in (BASE, OWN, OPEN):
+        store_raw(driver, image)
+    driver.put_content("repositories/acme/secret/_index_images", listed(BASE, OWN))
+    driver.put_content("repositories/acme/secret/_private", b"")
+    driver.put_content("repositories/acme/web/_index_images", listed(BASE, OPEN))
+
+
+def is_hidden(registry, subject):
+    try:
+        registry.visibility.check(subject)
+    except (ImageUnknown, ImageRepositoryUnknown, NameUnknown):
+        return True
+    return False
+
+
+def hidden(registry, *images):
+    return [image for image in images if is_hidden(registry, image.id)]
+
+
+class TestAnOldTreeWithAPrivateRepository:
+    @pytest.fixture
+    def registry(self, driver):
+        store_tree(driver)
+        return Registry(driver)
+
+    def test_hides_the_repository_and_what_it_alone_has(self, registry):
+        assert is_hidden(registry, SECRET)
+        assert not is_hidden(registry, PUBLIC)
+        assert [OWN] == hidden(registry, BASE, OWN, OPEN)
+        assert ["acme/secret"] == list(registry.visibility.private_names())
+
+    def test_hides_it_from_the_very_first_question_for_an_image(self, registry):
+        assert [OWN] == hidden(registry, OWN)
+
+    def test_shows_everything_where_that_is_set(self, driver, registry):
+        everything = Registry(driver, serve_private=True)
+        assert not is_hidden(everything, SECRET)
+        assert [] == hidden(everything, BASE, OWN, OPEN)
+        assert everything.visibility.is_private_image(OWN.id)
+
+    def test_hides_the_repository_of_api_v2_with_that_name(self, registry):
+        assert is_hidden(registry, RepositoryName.parse("acme/secret"))
+        assert not is_hidden(registry, RepositoryName.parse("acme/web"))
+
+    def test_knows_tags_on_images_that_no_list_has(self, driver):
+        for image in chain(2, first=10):
+            store_raw(driver, image)
+        base, top = chain(2, first=10)
+        driver.put_content("repositories/acme/hidden/_private", b"")
+        driver.put_content("repositories/acme/hidden/tag_v1", top.text.encode())
+        assert [base, top] == hidden(Registry(driver), base, top)
+
+    def test_of_0_7_1_is_hidden_too(self, tmp_path):
+        driver = FileDriver(str(trees.copy("registry-0.7.1", tmp_path / "tree")))
+        registry = Registry(driver)
+        assert [trees.SECRET] == list(registry.visibility.private_names())
+        shown = {image.name for image in (tmp_path / "tree" / "images").iterdir()} - trees.SECRET_IMAGES
+        for text in shown | trees.SECRET_IMAGES:
+            assert (text in trees.SECRET_IMAGES) == is_hidden(registry, ImageId(text))
+
+
+class TestANameOfApiV2:
+    @pytest.mark.parametrize("text", ["foo", "library/foo"])
+    def test_is_hidden_by_the_repository_of_api_v1_that_pairs_with_it(self, driver, text):
+        driver.put_content("repositories/library/foo/_private", b"")
+        assert is_hidden(Registry(driver), RepositoryName.parse(text))
+
+    def test_that_api_v1_cannot_have_is_seen(self, registry):
+        assert not is_hidden(registry, RepositoryName.parse("a" * 255))
+        assert not is_hidden(registry, RepositoryName.parse("/".join("abcdefghij" * 12)))
+
+    def test_is_missing_in_the_catalog_when_it_is_hidden(self, registry):
+        for text in ("acme/secret", "acme/web"):
+            registry.blobs.link(RepositoryName.parse(text), Digest.of(b""))
+        registry.visibility.set_private(SECRET, private=True)
+        assert ("acme/web",) == registry.repositories.page(10).names
+        assert ("acme/secret", "acme/web") == registry.repositories.page(10, with_hidden=True).names
+
+    def test_is_no_source_of_mounts_when_it_is_hidden(self, registry):
+        content, digest = b"secret", Digest.of(b"secret")
+        registry.uploads.put(RepositoryName.parse("acme/secret"), digest, Content(content))
+        registry.visibility.set_private(SECRET, private=True)
+        with pytest.raises(BlobUnknown):
+            registry.blobs.mount(RepositoryName.parse("acme/web"), digest, RepositoryName.parse("acme/secret"))
+
+
+class TestARepositoryThatBecomesPrivate:
+    @pytest.fixture
+    def registry(self, registry):
+        push(registry, BASE, OWN, OPEN)
+        registry.image_repositories.put_images(SECRET, listed(BASE, OWN))
+        registry.image_repositories.put_images(PUBLIC, listed(BASE, OPEN))
+        registry.visibility.set_private(SECRET, private=True)
+        return registry
+
+    def test_is_hidden_at_once_from_every_worker(self, registry, driver):
+        for each in (registry, Registry(driver)):
+            assert is_hidden(each, SECRET)
+            assert [OWN] == hidden(each, BASE, OWN, OPEN)
+
+    def test_is_marked_as_0_7_1_does(self, driver, registry):
+        assert b"" == driver.get_content("repositories/acme/secret/_private")
+
+    def test_shows_itself_and_its_images_when_it_becomes_public(self, registry, driver):
+        registry.visibility.set_private(SECRET, private=False)
+        for each in (registry, Registry(driver)):
+            assert not is_hidden(each, SECRET)
+            assert [] == hidden(each, BASE, OWN, OPEN)
+        assert not driver.exists("repositories/acme/secret/_private")
+
+    def test_hides_nobody_any_more_when_it_was_deleted(self, registry, driver):
+        registry.image_repositories.delete(SECRET)
+        assert not is_hidden(Registry(driver), SECRET)
+
+    def test_takes_nothing_from_a_public_one_that_gets_its_image(self, driver, registry):
+        everything = Registry(driver, serve_private=True)
+        everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
+        everything.visibility.reveal(PUBLIC, OWN.id)
+        assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
+
+    def test_shows_nothing_by_a_tag_of_its_own(self, driver, registry):
+        registry.visibility.reveal(SECRET, OWN.id)
+        assert [OWN] == hidden(registry, BASE, OWN, OPEN)
+
+    def test_hides_what_is_pushed_to_it_afterwards(self, driver, registry):
+        everything = Registry(driver, serve_private=True)
+        late = make(4, BASE)
+        everything.image_repositories.put_images(SECRET, listed(BASE, late))
+        everything.visibility.claim(SECRET)
+        push(everything, late)
+        assert [OWN, late] == hidden(Registry(driver), BASE, OWN, OPEN, late)
+
+    def test_claims_nothing_when_it_is_public(self, driver, registry):
+        late = make(4, BASE)
+        registry.image_repositories.put_images(PUBLIC, listed(BASE, late))
+        registry.visibility.claim(PUBLIC)
+        assert [] == hidden(registry, late)
+
+    def test_is_announced(self, driver, registry):
+        heard = []
+
+        def hear(sender, name):
+            heard.append(name)
+
+        with events.repository_updated.connected_to(hear):
+            registry.visibility.set_private(PUBLIC, private=True)
+        assert [PUBLIC] == heard
+
+
+class TestARepositoryInTwoFolders:
+    @pytest.mark.parametrize("folder", ["b%2Fc", "b%252Fc"])
+    def test_is_private_when_either_is(self, driver, folder):
+        driver.put_content("repositories/a/b%2Fc/_index_images", b"[]")
+        driver.put_content("repositories/a/b%252Fc/_index_images", b"[]")
+        driver.put_content(f"repositories/a/{folder}/_private", b"")
+        registry = Registry(driver)
+        assert is_hidden(registry, DEEP)
+        registry.visibility.set_private(DEEP, private=False)
+        assert not is_hidden(Registry(driver), DEEP)
+        assert 0 == Registry(driver).visibility.adopt()
+
+
+class TestAdopting:
+    def test_finds_what_an_old_server_has_changed_since(self, driver):
+        store_tree(driver)
+        registry = Registry(driver)
+        assert 1 == registry.visibility.adopt()
+        driver.remove("repositories/acme/secret/_private")
+        driver.put_content("repositories/acme/web/_private", b"")
+        assert 1 == registry.visibility.adopt()
+        assert ["acme/web"] == list(registry.visibility.private_names())
+
+    def test_costs_one_look_where_nothing_is_private(self, driver):
+        registry = Registry(driver)
+        assert [] == hidden(registry, BASE)
+        assert not registry.visibility.is_private_image(BASE.id)
