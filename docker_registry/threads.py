@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent import monkey
+from gevent.event import AsyncResult
 
 Result = TypeVar("Result")
 
@@ -16,7 +18,7 @@ def in_thread(function: Callable[..., Result], *args: Any) -> Result:
     Call a function that blocks, such as an fsync, and wait for its result.
 
     In a worker of the server it runs in gevent's pool of native threads. Elsewhere nobody waits for this thread, so
-    the function is simply called.
+    the function is simply called. Either way it has ended when this returns or raises.
     """
     if not monkey.is_module_patched("threading"):
         return function(*args)
@@ -28,16 +30,33 @@ def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[],
     Start a function in gevent's pool of native threads.
 
     Returns:
-        What to call for its result, or for what it raised; it waits as long as the function runs.
+        What to call for its result, or for what it raised; it waits as long as the function runs, also when the
+        greenlet is killed or its time is out meanwhile, which it hears of then.
     """
     outcome: _Outcome[Result] = _Outcome()
     finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
 
     def wait() -> Result:
-        finished.get()
+        try:
+            finished.get()
+        except BaseException:
+            _wait_out(finished)
+            raise
         return outcome.result()
 
     return wait
+
+
+def _wait_out(finished: AsyncResult[None]) -> None:
+    """
+    Wait for a thread whatever comes.
+
+    No thread can be stopped. Whoever left now would close a file to which the thread still writes, and the number of
+    its descriptor is given to the next file that anybody opens.
+    """
+    while not finished.ready():
+        with suppress(BaseException):  # the first interruption is raised by the caller; the others add nothing
+            finished.wait()
 
 
 class _Outcome(Generic[Result]):

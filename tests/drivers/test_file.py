@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import RESERVED, FileDriver
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.file_tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,9 +36,9 @@ class TestFileDriver(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, tmp_path):
+        """A disk that is no longer mounted, with the empty folder that was under it."""
         driver = FileDriver(str(tmp_path / "store"))
-        for folder in ("aside", "locks"):
-            (tmp_path / "store" / RESERVED / folder).rmdir()
+        shutil.rmtree(tmp_path / "store" / RESERVED)
         return driver
 
 
@@ -56,6 +58,16 @@ class TestTheRoot:
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(StorageError, match="cannot be used"):
             FileDriver(str(tmp_path / "file"))
+
+    def test_is_not_an_empty_store_when_it_is_gone(self, driver, store):
+        driver.put_content("a", b"")
+        shutil.rmtree(store)
+        for verb in (driver.get_content, driver.stat, driver.exists, driver.remove):
+            with pytest.raises(StorageUnavailable):
+                verb("a")
+        for verb in (driver.list_directory, driver.walk):
+            with pytest.raises(StorageUnavailable):
+                list(verb())
 
 
 class TestWhatLeadsOutOfTheRoot:
@@ -100,6 +112,28 @@ class TestWhatOthersLeaveInTheTree:
         (store / "a" / "bad\nname").write_bytes(b"")
         assert ["a/b"] == list(driver.list_directory("a"))
 
+    @pytest.mark.parametrize("junk", ["lost+found", f".nfs{'0' * 16}7a"])
+    def test_is_left_out_when_the_file_system_keeps_it_for_itself(self, driver, store, junk):
+        (store / junk).mkdir(mode=0)
+        (store / "a").mkdir()
+        (store / "a" / f".nfs{'0' * 16}7a").write_bytes(b"")
+        assert ["a"] == list(driver.list_directory())
+        assert [] == list(driver.walk())
+        assert not driver.exists("a")
+
+    def test_is_walked_once_when_a_link_leads_back_up(self, driver, store):
+        driver.put_content("a/b/c", b"")
+        (store / "a" / "b" / "up").symlink_to("..")
+        (store / "a" / "b" / "self").symlink_to(".")
+        assert ["a/b/c"] == [stat.path for stat in driver.walk()]
+
+    def test_is_linked_itself_when_a_symbolic_link_leads_to_it(self, driver, store):
+        driver.put_content("a/b/file", b"content")
+        (store / "a" / "link").symlink_to("b/file")
+        assert driver.link("a/link", "c")
+        driver.remove("a")
+        assert b"content" == driver.get_content("c")
+
     def test_does_not_block_when_it_is_a_pipe(self, driver, store):
         os.mkfifo(store / "pipe")
         with pytest.raises(PathNotFound):
@@ -126,27 +160,66 @@ class TestTheReservedFolder:
 
     def test_loses_what_dead_writers_left_in_it(self, driver, store):
         aside = store / RESERVED / "aside"
-        for name, age in (("old", 7200), ("young", 0)):
-            (aside / name).write_bytes(b"half")
-            os.utime(aside / name, (time.time() - age,) * 2)
-        assert 1 == driver.remove_leftovers(3600)
+        (aside / "old").write_bytes(b"half")
+        (aside / "removing" / "a").mkdir(parents=True)
+        time.sleep(0.4)
+        (aside / "young").write_bytes(b"half")
+        assert 2 == driver.remove_leftovers(0.2)
         assert ["young"] == os.listdir(aside)
+
+    def test_keeps_what_was_brought_there_just_now_however_old_its_content(self, driver, store):
+        driver.put_content("a", b"content")
+        os.utime(store / "a", (0, 0))
+        os.rename(store / "a", store / RESERVED / "aside" / "linking")
+        assert 0 == driver.remove_leftovers(3600)
+
+
+@pytest.fixture
+def mount():
+    """Mount a file system until the test has ended."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    mounted = []
+
+    def mount(kind, place, options):
+        place.mkdir(exist_ok=True)
+        command = ["mount", "-t", kind, "-o", options, kind, place]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"{kind} cannot be mounted here: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in reversed(mounted):
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+class TestAnotherFileSystemInTheTree:
+    def test_is_read_and_not_written_to(self, driver, store, mount):
+        mount("tmpfs", store / "disk", "size=4m")
+        (store / "disk" / "a").write_bytes(b"content")
+        assert b"content" == driver.get_content("disk/a")
+        for verb in (driver.put_content, lambda path, content: driver.stream_write(path, [content])):
+            with pytest.raises(StorageError, match="one file system"):
+                verb("disk/b", b"")
+        assert ["a"] == os.listdir(store / "disk")
+
+    def test_loses_what_is_removed_when_it_is_an_image_below_a_container(self, tmp_path, mount):
+        layers = mount("tmpfs", tmp_path / "layers", "size=4m")
+        (layers / "image" / "a" / "b").mkdir(parents=True)
+        (layers / "image" / "a" / "b" / "c").write_bytes(b"")
+        for folder in ("changes", "work"):
+            (layers / folder).mkdir()
+        options = f"lowerdir={layers}/image,upperdir={layers}/changes,workdir={layers}/work,redirect_dir=off"
+        driver = FileDriver(str(mount("overlay", tmp_path / "store", options)))
+        driver.remove("a/b")
+        assert ([], False) == (list(driver.walk()), driver.exists("a"))
 
 
 class TestAFullDisk:
-    @pytest.fixture
-    def small(self, tmp_path):
-        if os.geteuid() != 0:
-            pytest.skip("mounting a small file system needs root")
-        place = tmp_path / "small"
-        place.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-        yield place
-        subprocess.run(["umount", "-l", place], check=True)
-
-    def test_is_said_and_keeps_nothing_half_written(self, small):
+    def test_is_said_and_keeps_nothing_half_written(self, tmp_path, mount):
+        small = mount("tmpfs", tmp_path / "small", "size=4m")
         driver = FileDriver(str(small / "store"))
         driver.put_content("a", b"old")
         for verb in (
@@ -202,6 +275,31 @@ class TestAWriterThatIsKilled:
         self.kill(tmp_path / "store", 200)
 
 
+COUNT = """
+import sys
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import PreconditionFailed
+driver = FileDriver(sys.argv[1])
+for _ in range(25):
+    while True:
+        stored = driver.get_versioned("count")
+        try:
+            driver.put_content("count", b"%d" % (int(stored.content) + 1), if_match=stored.version)
+            break
+        except PreconditionFailed:
+            continue
+"""
+
+
+class TestConditionalPutsOfManyProcesses:
+    def test_lose_nothing(self, driver, store):
+        driver.put_content("count", b"0")
+        command = [sys.executable, "-c", COUNT, str(store)]
+        counting = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
+        assert [0] * 4 == [process.wait(60) for process in counting]
+        assert b"100" == driver.get_content("count")
+
+
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys, time, os, gevent
@@ -225,7 +323,35 @@ print(len(ticks))
 """
 
 
+INTERRUPTED = """
+from gevent import monkey; monkey.patch_all()
+import os, sys, gevent
+from docker_registry.drivers import file
+real = os.write
+def slow(fd, content):
+    if bytes(content) == b"block":
+        monkey.get_original("time", "sleep")(0.3)
+    return real(fd, content)
+file.os.write = slow
+driver = file.FileDriver(sys.argv[1])
+def write():
+    with gevent.Timeout(0.1, False):
+        driver.stream_write("a", [b"block"])
+writer = gevent.spawn(write)
+gevent.sleep(0.2)
+with open(sys.argv[1] + "/b", "wb") as other:  # would be given the descriptor that the writer has closed
+    gevent.sleep(0.4)
+writer.join()
+print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), os.listdir(driver._aside))
+"""
+
+
 class TestUnderGevent:
+    def test_a_writer_whose_time_is_out_writes_nothing_anywhere(self, tmp_path, store):
+        command = [sys.executable, "-c", INTERRUPTED, str(store)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (f"0 ['{RESERVED}', 'b'] []\n", "") == (done.stdout, done.stderr)
+
     def test_a_slow_disk_does_not_stop_other_greenlets(self, tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", UNDER_GEVENT, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True

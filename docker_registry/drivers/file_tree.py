@@ -1,0 +1,256 @@
+"""
+A folder of the local file system out of which no path leads, and in which folders come and go with their files.
+
+**Inside.** The path grammar knows no ``..``; what is opened is asked where it really lies, and refused when a symbolic
+link has led out. Folders are changed by descriptors that were asked so, never by names that may lead elsewhere since.
+
+**Coming and going.** Whoever brings a file makes the folders above it, and whoever takes the last one prunes them.
+Both are processes that know nothing of each other: who finds a folder gone makes it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from docker_registry.drivers.base import check_path
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
+
+#: What the driver keeps for itself in the root; never listed, never a path.
+RESERVED: Final = ".docker-registry"
+
+#: What file systems keep in every root of theirs; often only root may look into it.
+_LOST_AND_FOUND: Final = "lost+found"
+
+#: The name under which NFS keeps a file that was removed while somebody reads it.
+_SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
+
+#: How often a folder is made again when removers take it; each time one of them has made progress.
+_MAX_TRIES: Final = 1000
+
+_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
+
+
+class Tree:
+    """The root of a store and all below it; raises :class:`OSError`, which :meth:`errors` translates."""
+
+    def __init__(self, root: str) -> None:
+        """
+        Args:
+            root: a folder, or a link to one; ``~`` is expanded.
+        """
+        self.root = os.path.realpath(os.path.expanduser(root))
+        self.reserved = f"{self.root}/{RESERVED}"
+
+    def place(self, path: str) -> str:
+        """
+        Return where a valid path lies in the file system.
+
+        Raises:
+            PathInvalid: it is what the driver keeps for itself.
+        """
+        if path == RESERVED or path.startswith(f"{RESERVED}/"):
+            raise PathInvalid(path=path)
+        return f"{self.root}/{path}" if path else self.root
+
+    def open(self, path: str, flags: int) -> int:
+        """
+        Open what lies under a path.
+
+        Raises:
+            StorageError: a link has led out of the root.
+        """
+        # A pipe that somebody left in the tree must not block the worker that opens it.
+        fd = os.open(self.place(path), flags | os.O_NONBLOCK)
+        try:
+            real = os.readlink(f"/proc/self/fd/{fd}")
+            if real != self.root and not real.startswith(f"{self.root}/"):
+                raise StorageError("A symbolic link leads out of the store.", path=path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def open_file(self, path: str) -> tuple[int, int]:
+        """Open a file and return its descriptor and its size; anything else is PathNotFound."""
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise PathNotFound(path=path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, found.st_size
+
+    def look(self, path: str) -> os.stat_result:
+        """Describe what lies under a path."""
+        fd = self.open(path, os.O_PATH)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        """
+        Return the names of what lies in a folder, as far as they can be part of a path.
+
+        Raises:
+            StorageUnavailable: it is the root, and not that of a store.
+        """
+        with self.folder(path) as fd:
+            names = os.listdir(fd)
+        if not path:
+            if RESERVED not in names:
+                raise self._gone(path)
+            names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
+        return [name for name in names if _is_ours(name)]
+
+    def holds_files(self, path: str) -> bool:
+        """Tell whether there is a file at any depth below a folder."""
+        return holds_files(self.place(path))
+
+    @contextmanager
+    def folder(self, path: str, *, make: bool = False) -> Iterator[int]:
+        """
+        Hold a folder open; it stays this very one, wherever others move it.
+
+        Args:
+            make: whether it is made when it is not there, with those above it, and durably.
+        """
+        try:
+            fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if not make or not path:
+                raise
+            above, _, name = path.rpartition("/")
+            with self.folder(above, make=True) as fd_above:
+                try:
+                    os.mkdir(name, dir_fd=fd_above)
+                    os.fsync(fd_above)
+                except FileExistsError:  # made by another just now
+                    pass
+            fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def bring(self, source: str, path: str) -> None:
+        """
+        Move a file to a path, whatever removers do to its folder meanwhile, and sync the folder.
+
+        Args:
+            source: a place in the same file system.
+        """
+        above, _, name = path.rpartition("/")
+        for _ in range(_MAX_TRIES):
+            try:
+                with self.folder(above, make=True) as folder:
+                    os.rename(source, name, dst_dir_fd=folder)
+                    os.fsync(folder)
+                return
+            except FileNotFoundError:
+                os.lstat(source)  # raises when it is the source that is gone
+            except IsADirectoryError:
+                self._clear(path)
+            except OSError as error:
+                self.prune(above)
+                if error.errno in _IN_THE_WAY:
+                    raise self._in_the_way(path) from None
+                raise
+        raise StorageError("The folder is removed again and again.", path=path)
+
+    def prune(self, path: str) -> None:
+        """Remove folders that have become empty, from the inside out."""
+        while path:
+            try:
+                os.rmdir(self.place(path))
+            except OSError:  # not empty, or removed by another
+                return
+            path = path.rpartition("/")[0]
+
+    @contextmanager
+    def errors(self, path: str, *, may_miss: bool = True) -> Iterator[None]:
+        """
+        Translate what the file system raises.
+
+        Args:
+            may_miss: whether that nothing is there is an answer, or trouble like any other.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                if not os.path.isdir(self.reserved):
+                    raise self._gone(path) from None
+                if may_miss:
+                    raise PathNotFound(path=path) from None
+            raise _translated(path, error) from None
+
+    def _clear(self, path: str) -> None:
+        """Remove a folder in which nothing is but folders: what a writer that died has left."""
+        try:
+            _remove_folders(self.place(path))
+        except FileNotFoundError:
+            pass
+        except OSError:
+            raise self._in_the_way(path) from None
+
+    def _gone(self, path: str) -> StorageError:
+        # A disk that is no longer mounted is not an empty store.
+        return StorageUnavailable("The folder of the store is gone.", path=path)
+
+    def _in_the_way(self, path: str) -> StorageError:
+        return StorageError("A folder lies where a file should be, or the other way round.", path=path)
+
+
+def holds_files(folder: str) -> bool:
+    """Tell whether there is a file at any depth below a place; folders alone are nothing."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                _is_ours(entry.name) and (not entry.is_dir(follow_symlinks=False) or holds_files(entry.path))
+                for entry in entries
+            )
+    except FileNotFoundError:  # removed meanwhile, which says nothing of its neighbours
+        return False
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a name in the file system can be part of a path, and is not how the file system helps itself."""
+    if _SILLY_RENAMED.fullmatch(name):
+        return False
+    try:
+        check_path(name)
+    except PathInvalid:
+        return False
+    return True
+
+
+def _remove_folders(folder: str) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_folders(entry.path)
+    os.rmdir(folder)
+
+
+def _translated(path: str, error: OSError) -> StorageError:
+    if error.errno in _FULL:
+        return StorageFull(path=path)
+    if error.errno == errno.ENAMETOOLONG:
+        return PathInvalid(path=path)
+    if error.errno in _AWAY:
+        return StorageUnavailable(path=path)
+    if error.errno == errno.EXDEV:
+        return StorageError("The folder of the store must be one file system, with no other mounted in it.", path=path)
+    return StorageError(f"The store failed: {error.strerror}.", path=path)

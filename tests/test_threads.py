@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docker_registry.threads import in_thread, start_in_thread
+
+ROOT = Path(__file__).parent.parent
+
+PREAMBLE = """
+from gevent import monkey; monkey.patch_all()
+import gevent, threading
+from docker_registry.threads import in_thread, start_in_thread
+native_sleep = monkey.get_original("time", "sleep")
+"""
+
+
+def under_gevent(program):
+    """Run a program in a process that gevent has patched, and return what it printed."""
+    command = [sys.executable, "-c", PREAMBLE + program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout.split()
+
+
+def fail():
+    raise LookupError("expected")
+
+
+class TestOutsideGevent:
+    def test_a_call_gives_its_result(self):
+        assert 3 == in_thread(max, 1, 3)
+
+    def test_a_call_raises_what_the_function_raises(self):
+        with pytest.raises(LookupError):
+            in_thread(fail)
+
+    def test_a_call_can_be_started_and_awaited_later(self):
+        assert 3 == start_in_thread(max, 1, 3)()
+
+
+class TestUnderGevent:
+    def test_other_greenlets_go_on_during_a_call(self):
+        program = """
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+gevent.spawn(tick)
+in_thread(native_sleep, 0.3)
+print(len(ticks) > 10)
+"""
+        assert ["True"] == under_gevent(program)
+
+    def test_a_call_raises_what_the_function_raises_and_prints_nothing(self):
+        program = """
+def fail():
+    raise LookupError
+try:
+    in_thread(fail)
+except LookupError:
+    print("raised")
+"""
+        assert ["raised"] == under_gevent(program)
+
+    @pytest.mark.parametrize("interruption", ["gevent.GreenletExit", "gevent.Timeout"])
+    def test_an_interrupted_call_ends_with_its_function_and_not_before(self, interruption):
+        program = f"""
+steps = []
+def work():
+    native_sleep(0.3)
+    steps.append("worked")
+def caller():
+    try:
+        in_thread(work)
+    except {interruption}:
+        steps.append("interrupted")
+greenlet = gevent.spawn(caller)
+gevent.sleep(0.05)
+for _ in range(2):
+    greenlet.kill({interruption}, block=False)
+    gevent.sleep(0.05)
+greenlet.join()
+print(*steps)
+"""
+        assert ["worked", "interrupted"] == under_gevent(program)
