@@ -1,0 +1,248 @@
+"""
+The description of the HTTP surface, docs/openapi.yaml, held to the application and to what a running server answers.
+
+Requests are generated from the description by Schemathesis: what fits it, and what deliberately does not. CI sends a
+few thousand of them; `pytest -m slow` tens of thousands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+from docker_registry import __version__
+from docker_registry.api import errors
+from docker_registry.app import create_app
+from docker_registry.config import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry import Registry
+from tests.client import OCI_MANIFEST, Client, digest_of, encoded
+from tests.images import descriptor, make_image, make_index, push
+from tests.server import Server
+
+DESCRIPTION = schemathesis.openapi.from_path(Path(__file__).parent.parent.parent / "docs/openapi.yaml")
+DOCUMENT = DESCRIPTION.raw_schema
+OPERATIONS = [operation.ok() for operation in DESCRIPTION.get_all_operations()]
+
+#: The parts of the surface that are described.
+PREFIXES = ("/v2/",)
+
+#: Described once for all URLs (`info.description`).
+GENERAL_METHODS = {"HEAD", "OPTIONS"}
+
+CHECK_NAMES = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+]
+
+#: Three times out of four.
+OFTEN = st.sampled_from([True, True, True, False])
+
+#: Long lists are to be generated from short ones.
+PAGE_ENTRIES = 2
+
+
+def described():
+    """Every operation of the description, as (URL, method, name of the view)."""
+    return {
+        (path, method.upper(), operation["operationId"])
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if method != "parameters"
+    }
+
+
+def routes(config=None):
+    """Every route of the application, in the same form, and the methods that it has without being asked."""
+    app = create_app(config or Config(), Registry(MemoryDriver()))
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith(PREFIXES):
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            yield path, rule.methods, rule.endpoint.rpartition(".")[2]
+
+
+class TestTheDescription:
+    def test_is_valid(self):
+        DESCRIPTION.validate()
+
+    def test_is_of_this_version(self):
+        assert __version__ == DOCUMENT["info"]["version"]
+
+    def test_has_every_route_and_no_other(self):
+        known = {(path, method, view) for path, methods, view in routes() for method in methods - GENERAL_METHODS}
+        assert known == described()
+
+    def test_says_of_all_urls_what_is_true_of_all(self):
+        for path, methods, view in routes():
+            assert "OPTIONS" in methods, path
+            assert ("GET" in methods) == ("HEAD" in methods), view
+
+    def test_names_every_code_of_errors(self):
+        # Errors of API V1 alone have a row, and never get out below /v2/; their codes are among these too.
+        codes = {code for _, code in errors.ANSWERS.values()} | set(errors._HTTP_CODES.values())
+        assert codes == set(DOCUMENT["components"]["schemas"]["Code"]["enum"])
+
+    def test_explains_every_code_of_errors(self):
+        code = DOCUMENT["components"]["schemas"]["Code"]
+        assert code["enum"] == re.findall(r"^\| `(\w+)` \|", code["description"], re.MULTILINE)
+
+
+# ------------------------------------------------------------------------------------------- generated requests
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What is in the registry, by the names that parameters have in the description."""
+
+    parameters: dict[str, list[str]]
+    manifests: list[bytes]
+
+
+def fill(client):
+    """Push a little of everything; requests that name it get further than those that name nothing."""
+    name, image, index = "acme/web", make_image("openapi", layer_bytes=100), make_index("openapi", layer_bytes=100)
+    for number in range(PAGE_ENTRIES + 1):
+        push(client, name, f"v{number}", image)
+        client.push_blob(f"acme/other{number}", b"other")
+    push(client, name, "latest", index)
+    about = {"schemaVersion": 2, "subject": descriptor(image.manifest, OCI_MANIFEST), "artifactType": "text/x"}
+    empty = client.push_blob(name, b"{}")
+    manifests = [image.manifest, index.manifest]
+    for number in range(PAGE_ENTRIES + 1):
+        config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2}
+        payload = encoded({**about, "config": config, "layers": [], "annotations": {"number": f"{number}"}})
+        client.put_manifest(name, digest_of(payload), payload)
+        manifests.append(payload)
+    digests = [image.digest, index.digest, *image.blobs]
+    return Stock(
+        parameters={
+            "name": [name, name, name, "acme/other0", "acme/none"],
+            "reference": ["v0", "latest", image.digest, index.digest],
+            "upload_id": [client.start_upload(name).rpartition("/")[2] for _ in range(3)],
+            "digest": digests,
+            "mount": digests,
+            "from": [name, "acme/other0"],
+            "tag": ["v0", "latest"],
+            "last": ["v0", "acme/other0", digests[0]],
+            "artifactType": ["text/x"],
+            "If-Match": [f'"{image.digest}"', "*"],
+            "If-None-Match": [f'"{digest}"' for digest in digests] + ["*"],
+            "Content-Range": ["0-0", "1-1", "0-99"],
+            "Range": ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=999999-"],
+        },
+        manifests=manifests,
+    )
+
+
+class Surface:
+    """A server that keeps what is in it, however much is deleted: it is filled again from time to time."""
+
+    REFILL_AFTER = 20
+
+    def __init__(self, client):
+        self.client = client
+        self.statuses = Counter()
+        self._cases = itertools.count()
+        self.stock = None
+
+    def before(self, case, data):
+        """Let most of the requests name what is there, and some bring what they announce."""
+        if next(self._cases) % self.REFILL_AFTER == 0:
+            self.stock = fill(self.client)
+        url_is_known = data.draw(OFTEN)
+        for part in (case.path_parameters, case.query, case.headers):
+            for key in part or ():
+                known = url_is_known if part is case.path_parameters else data.draw(OFTEN)
+                if known and key in self.stock.parameters:
+                    part[key] = data.draw(st.sampled_from(self.stock.parameters[key]))
+        if isinstance(case.body, dict) and data.draw(OFTEN):
+            case.body = data.draw(st.sampled_from(self.stock.manifests))
+        if isinstance(case.body, bytes) and data.draw(OFTEN):
+            for part, key in ((case.query, "digest"), (case.path_parameters, "reference")):
+                if ":" in str((part or {}).get(key)):
+                    part[key] = digest_of(case.body)
+
+    def after(self, case, answer):
+        """The same request with HEAD has the same answer without a body."""
+        self.statuses[f"{case.operation.label}: {answer.status_code}"] += 1
+        if case.method == "GET":
+            request = answer.request.copy()
+            request.method = "HEAD"
+            head = self.client.session.send(request, timeout=30)
+            assert (answer.status_code, b"") == (head.status_code, head.content)
+            assert without_date(answer.headers) == without_date({key: [head.headers[key]] for key in head.headers})
+
+
+def without_date(headers):
+    """Headers in a form that can be compared."""
+    return {key.lower(): values for key, values in headers.items() if key.lower() != "date"}
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory):
+    store = tmp_path_factory.mktemp("openapi") / "store"
+    with Server(store, workers=2, REGISTRY_MAX_PAGE_ENTRIES=str(PAGE_ENTRIES)) as server, Client(server.url) as client:
+        surface = Surface(client)
+        yield surface
+        for line, count in sorted(surface.statuses.items()):
+            print(line, count)
+
+
+def send(surface, operation, mode, requests_at_most):
+    """Send generated requests, and hold each answer to the description."""
+
+    @settings(
+        max_examples=requests_at_most,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+    def one(case, data):
+        surface.before(case, data)
+        answer = case.call(base_url=surface.client.url, session=surface.client.session, timeout=30)
+        surface.after(case, answer)
+        if not is_of_another_url(answer, mode):
+            case.validate_response(answer, checks=CHECKS.get_by_names(CHECK_NAMES))
+
+    one()
+
+
+def is_of_another_url(answer, mode):
+    """A parameter that is not as described can make another URL, or none, out of a URL."""
+    if mode is GenerationMode.POSITIVE or answer.status_code not in (404, 405):
+        return False
+    return answer.request.method == "HEAD" or answer.json()["errors"][0]["code"] == "UNSUPPORTED"
+
+
+def kinds():
+    """Every operation with requests that fit the description; each that takes anything with others as well."""
+    for operation in OPERATIONS:
+        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} valid")
+        if operation.path_parameters or operation.query:
+            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} invalid")
+
+
+@pytest.mark.parametrize(("operation", "mode"), [*kinds()])
+class TestGeneratedRequests:
+    def test_are_answered_as_described(self, surface, operation, mode):
+        send(surface, operation, mode, 30)
+
+    @pytest.mark.slow
+    def test_of_tens_of_thousands_are_answered_as_described(self, surface, operation, mode):
+        send(surface, operation, mode, 800)
