@@ -9,11 +9,14 @@ known is worked out here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gunicorn.http.errors import ParseException
 
-from docker_registry.errors import SizeInvalid
+from docker_registry.errors import Invalid, SizeInvalid
+
+#: What is undone before a body is read. Nobody decodes `gzip, chunked`, which gunicorn lets pass.
+_TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
 
 class Body(Protocol):
@@ -40,13 +43,17 @@ def open_body(environ: Mapping[str, Any]) -> Body:
     Return the body of a request, to be read once.
 
     Raises:
+        Invalid: it is transferred in a coding that is not understood.
         SizeInvalid: Content-Length is not a number.
     """
+    codings = environ.get("HTTP_TRANSFER_ENCODING") or ""
+    if not _TRANSFER_CODINGS.issuperset(coding.strip(" \t").lower() for coding in codings.split(",")):
+        raise Invalid("Of all transfer codings only chunked is understood.")
     stream = environ["wsgi.input"]
     if hasattr(stream, "readinto") and hasattr(stream, "complete"):
         body: Body = stream
         return body
-    if environ.get("HTTP_TRANSFER_ENCODING"):
+    if codings:
         return PlainBody(stream, None)
     text = environ.get("CONTENT_LENGTH") or "0"
     if not (text.isascii() and text.isdigit()):

@@ -60,7 +60,7 @@ def serve(_: argparse.Namespace) -> int:
     server.check_address(os.environ)
     # In a process of its own: what a driver imports must not be in gunicorn's master, from which workers are forked
     # that gevent patches only then.
-    status = _in_child(check)
+    status = _in_child(check, meanwhile=server.load)
     return status or server.run(os.environ)
 
 
@@ -123,11 +123,12 @@ def _load_config(environ: Mapping[str, str]) -> Config:
     return load_config(environ)
 
 
-def _in_child(work: Callable[[], int]) -> int:
+def _in_child(work: Callable[[], int], meanwhile: Callable[[], object]) -> int:
     """Do a work in a process of its own and return its exit status."""
     sys.stdout.flush()
     child = os.fork()
     if child:
+        meanwhile()
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = CANNOT_RUN
     try:

@@ -6,11 +6,16 @@ framing of chunks (RFC 9112, section 7.1) is taken out in place: a block is rece
 the content moved together. A Go client sends chunks of 32 KiB, so many fit into one block.
 
 What was received beyond the end of the body belongs to the next request on the connection and is given back.
+
+Bodies are taken and refused as gunicorn takes and refuses them, but for three limits: a size has at most 16 digits, a
+line is at most 8 KiB long however it arrives, and so is the trailer section 32 KiB. Trailers must be well formed and
+are dropped, whatever they are called; gunicorn refuses some names, since it hands them on.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -22,6 +27,18 @@ MAX_TRAILER_BYTES: Final = 32768
 _MOST_LINES_BYTES: Final = 32
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+
+#: RFC 9110, section 5.6: what names are made of, and texts in quotes.
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+
+#: RFC 9112, section 7.1.1: what may follow the size of a chunk.
+_EXTENSIONS: Final = re.compile(
+    rb"(?:[ \t]*;[ \t]*%(token)b(?:[ \t]*=[ \t]*(?:%(token)b|%(quoted)b))?)+" % {b"token": _TOKEN, b"quoted": _QUOTED}
+)
+
+#: RFC 9112, section 5: one field of the trailer section.
+_FIELD: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
 
 class Connection(Protocol):
@@ -201,6 +218,8 @@ class ChunkedBody(DirectBody):
         if newline < 0:
             if len(self._line) > MAX_LINE_BYTES:
                 raise MalformedBody("a line of a chunked body is too long")
+            if self._next == self._after_chunk and self._line != b"\r":  # whoever waited for its end might wait long
+                raise MalformedBody("a chunk is longer than its size")
             return len(self._line) - start
         line = bytes(self._line[: newline + 1])
         self._line.clear()
@@ -210,10 +229,12 @@ class ChunkedBody(DirectBody):
         return newline + 1 - start
 
     def _size_line(self, line: bytes) -> None:
-        digits, _, extensions = line.partition(b";")
-        if extensions:
+        digits, semicolon, _ = line.partition(b";")
+        if semicolon:
             digits = digits.rstrip(b" \t")
-        if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits) or b"\r" in extensions:
+            if not _EXTENSIONS.fullmatch(line, len(digits)):
+                raise MalformedBody("an extension of a chunk is malformed")
+        if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits):
             raise MalformedBody("a chunk has no valid size")
         self._left = int(digits, 16)
         self._next = self._after_chunk if self._left else self._trailer_line
@@ -225,7 +246,7 @@ class ChunkedBody(DirectBody):
 
     def _trailer_line(self, line: bytes) -> None:
         self._trailer_bytes += len(line)
-        if self._trailer_bytes > MAX_TRAILER_BYTES or (line and b":" not in line):
+        if self._trailer_bytes > MAX_TRAILER_BYTES or (line and not _FIELD.fullmatch(line)):
             raise MalformedBody("the trailer section of a chunked body is malformed")
         if not line:
             self.complete = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import socket
 import sys
@@ -22,6 +23,9 @@ NUMBERS: Final = {
 
 #: What Kubernetes puts into every container when a service is called ``registry``: not meant for us.
 _KUBERNETES: Final = "tcp://"
+
+#: Files that a process may open, where the system lets it: each download takes two, and many systems begin with 1024.
+MAX_OPEN_FILES: Final = 65536
 
 APPLICATION: Final = "docker_registry.wsgi:application"
 
@@ -77,14 +81,28 @@ def check_address(environ: Mapping[str, str]) -> None:
         raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
 
 
+def load() -> None:
+    """Import what :func:`run` needs, while something else is done."""
+    import gunicorn.app.wsgiapp  # noqa: F401 - it takes a tenth of a second
+
+
 def run(environ: Mapping[str, str]) -> int:
     """Serve until told to stop; everything that gunicorn can do is in its configuration, ``gunicorn.py``."""
     from gunicorn.app.wsgiapp import WSGIApplication
 
+    allow_open_files()
     options = shlex.split(environ.get("GUNICORN_OPTS", ""))
     sys.argv = ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
     WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
     return 0
+
+
+def allow_open_files() -> None:
+    """Let this process and its children open many files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def gunicorn_config() -> Path:

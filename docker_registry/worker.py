@@ -5,7 +5,9 @@ The gunicorn worker: gevent's, with what a registry needs besides.
   reads and sends 8 KiB at a time).
 * Bodies are received straight into the reader's buffer (:mod:`docker_registry.direct_body`).
 * A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
-* At SIGTERM connections on which nothing is under way are closed at once, so that only transfers are waited for.
+* A client that is silent in the middle of a transfer is given up after a while, and one that is answered before it has
+  sent all gets to read its answer.
+* Idle connections make room for new ones, and at SIGTERM are closed at once, so that only transfers are waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, Final
 
 import gevent
 from gevent import socket
+from gunicorn.glogging import Logger
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -27,9 +30,6 @@ from docker_registry.direct_body import DirectBody, direct_body
 
 #: Sent in one system call at most, so that other greenlets get their turn in between.
 SLICE_BYTES: Final = 4 * 1024 * 1024
-
-#: Seconds without a single byte from or to the client after which a transfer counts as cut off.
-SILENCE_SECONDS: Final = 300
 
 #: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
 DRAIN_BYTES: Final = 1024 * 1024
@@ -46,7 +46,14 @@ _HELLO_BYTES: Final = 64 * 1024
 
 
 class TransferSocket(socket.socket):
-    """A client's socket, whose sendfile lets the kernel do the work while other greenlets run."""
+    """
+    A client's socket, whose sendfile lets the kernel do the work while other greenlets run.
+
+    Attributes:
+        file_bytes: what was sent of files; gunicorn does not count it.
+    """
+
+    file_bytes = 0
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """
@@ -62,22 +69,35 @@ class TransferSocket(socket.socket):
             try:
                 size = os.sendfile(target, source, offset + sent, min(left - sent, SLICE_BYTES))
             except BlockingIOError:
-                socket.wait_write(target, timeout=SILENCE_SECONDS)
+                socket.wait_write(target, timeout=self.gettimeout())
                 continue
             if not size:
                 raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
             sent += size
+            self.file_bytes += size
             gevent.sleep(0)
         return sent
+
+
+class AccessLog(Logger):  # type: ignore[misc]
+    """gunicorn's logs, where the bytes of an answer are also those that the kernel sent of a file."""
+
+    def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
+        """Return what the line of a request may be made of."""
+        sent = resp.sent + getattr(resp.sock, "file_bytes", 0)
+        return {**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent}
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
     """Serves the registry; ``-k docker_registry.worker.RegistryWorker`` with any gunicorn."""
 
+    #: Seconds without a single byte from or to the client after which a transfer counts as cut off.
+    silence_seconds: float = 300
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._clients: dict[Any, Any] = {}
-        self._idle: set[Any] = set()
+        self._clients: dict[Any, TransferSocket] = {}
+        self._idle: dict[TransferSocket | None, None] = {}  # a set that keeps its order
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""
@@ -109,12 +129,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         should_close = req.should_close
         # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
         req.should_close = lambda: should_close() or body.left_bytes > DRAIN_BYTES
-        sock.settimeout(SILENCE_SECONDS)
+        sock.settimeout(self.silence_seconds)
+        sock.file_bytes = 0
         goes_on = True
         try:
             super().handle_request(listener_name, req, sock, addr)
         except StopIteration:
             goes_on = False
+        except TimeoutError:  # gunicorn would take it for a mistake of ours and log a traceback
+            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         if not body.complete:
             goes_on = self._drain(body, sock) and goes_on
         sock.settimeout(None)
@@ -122,16 +145,24 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             raise StopIteration
         return True
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what is not even a request."""
+        super().handle_error(req, client, addr, exc)
+        if self.alive and isinstance(client, TransferSocket):
+            self._let_read_the_answer(client, time.monotonic() + DRAIN_SECONDS)
+
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
         """Wait for the next request of a connection, which is idle meanwhile."""
         client = self._clients.get(gevent.getcurrent())
-        self._idle.add(client)
+        if len(self._clients) >= self.worker_connections:
+            self._close_idle(1)  # nobody else could connect
+        self._idle[client] = None
         try:
             with super().timeout_ctx():
                 yield
         finally:
-            self._idle.discard(client)
+            self._idle.pop(client, None)
 
     def _is_tls_hello(self, client: Any) -> bool:
         try:
@@ -153,8 +184,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """
         Read away the end of a body that nobody wanted; tell whether the connection can be used again.
 
-        A long one is not worth it. Then the client first gets to read its answer: closing with bytes unread would
-        reset the connection under it.
+        A long one is not worth it.
         """
         block = memoryview(bytearray(65536))
         until = time.monotonic() + DRAIN_SECONDS
@@ -167,19 +197,31 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             left -= arrived
         if body.complete:
             return True
+        self._let_read_the_answer(sock, until)
+        return False
+
+    def _let_read_the_answer(self, sock: Any, until: float) -> None:
+        """Wait for the client's end, but not long: closing with bytes unread would reset the connection under it."""
+        block = bytearray(65536)
         try:
+            sock.settimeout(DRAIN_SECONDS)
             sock.shutdown(plain_socket.SHUT_WR)
             while time.monotonic() < until and sock.recv_into(block):
                 pass
         except OSError:
             pass
-        return False
 
     def _close_idle_at_the_end(self) -> None:
-        while self.alive:
+        while True:  # until the process ends: for a second after SIGTERM gunicorn still accepts connections
             gevent.sleep(0.2)
-        for client in list(self._idle):
+            if not self.alive:
+                self._close_idle(len(self._idle))
+
+    def _close_idle(self, count: int) -> None:
+        """Close the connections that have been idle for the longest time."""
+        for client in list(self._idle)[:count]:
             try:
-                client.shutdown(plain_socket.SHUT_RD)
-            except (OSError, AttributeError):
+                if client:
+                    client.shutdown(plain_socket.SHUT_RD)
+            except OSError:  # closed by its client
                 continue

@@ -53,10 +53,12 @@ class TestACommand:
         assert 2 == run("dance").returncode
 
     def test_tries_out_the_store(self, run, tmp_path):
+        assert 0 == run("check").returncode
+        before = sorted((tmp_path / "store").rglob("*"))
         done = run("check")
         assert (0, "") == (done.returncode, done.stderr)
         assert "storage file" in done.stdout
-        assert [".docker-registry"] == os.listdir(tmp_path / "store")
+        assert before == sorted((tmp_path / "store").rglob("*"))
 
     def test_prints_the_configuration(self, run, tmp_path):
         done = run("config")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from http.client import HTTPResponse
@@ -28,10 +29,10 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def connect(server):
-    """Open a connection to the server."""
+    """Open a connection to the server, or to another one."""
     opened = []
 
-    def connect():
+    def connect(server=server):
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         opened.append(connection)
         return connection
@@ -47,14 +48,69 @@ def answer_of(connection, method="GET"):
     return answer.status, answer.headers, answer.read()
 
 
-def get(path, *headers):
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+def get(path, *headers, method="GET"):
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def start_upload(server, name="a"):
+    return requests.post(f"{server.url}/v2/{name}/blobs/uploads/", timeout=20).headers["Location"]
+
+
+def size_of_upload(server, location):
+    """How many bytes an upload has, once they are there."""
+    for _ in range(50):
+        answer = requests.get(server.url + location, timeout=20)
+        if answer.headers["Range"] != "0-0":
+            break
+        time.sleep(0.1)
+    return int(answer.headers["Range"].partition("-")[2]) + 1
 
 
 BLOB = f"/v2/a/blobs/{DIGEST}"
 
 
+@pytest.fixture(scope="module")
+def plain(server):
+    """A server of the same store that does not let the kernel send files."""
+    with Server(server.store, GUNICORN_OPTS="--no-sendfile") as plain:
+        yield plain
+
+
+@pytest.fixture(scope="module")
+def impatient(server):
+    """A server of the same store that gives up silent clients after a second."""
+    with Server(server.store, GUNICORN_OPTS="-k tests.impatient.ImpatientWorker") as impatient:
+        yield impatient
+
+
 class TestAFile:
+    @pytest.mark.parametrize(
+        "part",
+        [
+            "bytes=0-",
+            "bytes=5-",
+            "bytes=-1",
+            f"bytes=-{len(CONTENT)}",
+            f"bytes=-{len(CONTENT) + 1}",
+            f"bytes={len(CONTENT) - 1}-",
+            f"bytes={len(CONTENT)}-",
+            "bytes=0-99999999999",
+            "bytes=1-0",
+            "bytes=-0",
+            "bytes=0-0,2-3",
+            "bytes=x",
+            "lines=1-2",
+            "",
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_is_sent_as_it_would_be_read(self, server, plain, method, part):
+        def ask(server):
+            answer = requests.request(method, server.url + BLOB, headers={"Range": part}, timeout=20)
+            return answer.status_code, {**answer.headers, "Date": ""}, answer.content
+
+        assert ask(plain) == ask(server)
+
     @pytest.mark.parametrize(
         ("first", "last"), [(0, 0), (0, len(CONTENT) - 1), (1, 2), (1048575, 1048577), (4096, 3_000_000)]
     )
@@ -97,6 +153,40 @@ class TestAFile:
 
 
 class TestAConnection:
+    def test_goes_on_after_answers_without_a_body(self, server, connect):
+        connection, upload = connect(), start_upload(server)
+        connection.sendall(
+            get(BLOB, method="HEAD")
+            + get(upload)
+            + get(BLOB, f'If-None-Match: "{DIGEST}"')
+            + get("/v2/a/manifests/none", method="HEAD")
+            + get("/v2/")
+        )
+        shared = _Shared(connection.makefile("rb"))
+        methods = ["HEAD", "GET", "GET", "HEAD", "GET"]
+        answers = [answer_of(shared, method) for method in methods]
+        assert [200, 204, 304, 404, 200] == [answer[0] for answer in answers]
+        assert [b"", b"", b"", b"", b"{}\n"] == [answer[2] for answer in answers]
+
+    def test_of_a_client_that_sends_byte_by_byte_does_not_slow_others_down(self, server, connect):
+        connection, upload = connect(), start_upload(server)
+        connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n".encode())
+        for _ in range(12):
+            connection.sendall(b"x")
+            started = time.monotonic()
+            assert CONTENT == requests.get(server.url + BLOB, timeout=20).content
+            assert time.monotonic() - started < 2
+            time.sleep(0.1)
+        assert 202 == answer_of(connection)[0]
+
+    def test_that_finds_out_late_that_it_wanted_tls_is_answered_in_milliseconds(self, connect):
+        connection = connect()
+        time.sleep(1)
+        started = time.monotonic()
+        connection.sendall(b"\x16")
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
+        assert time.monotonic() - started < 0.5
+
     def test_is_used_for_one_request_after_the_other(self, connect):
         connection = connect()
         for _ in range(3):
@@ -177,6 +267,80 @@ class _Open:
         pass
 
 
+class TestABodyThatIsCutOff:
+    @pytest.mark.parametrize(
+        ("header", "wire"),
+        [("Content-Length: 9", b"ab"), ("Transfer-Encoding: chunked", b"2\r\nab\r\n7\r\n")],
+        ids=["length", "chunked"],
+    )
+    def test_is_kept_as_far_as_it_came(self, server, connect, header, wire):
+        upload, connection = start_upload(server), connect()
+        connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode() + wire)
+        connection.close()
+        assert 2 == size_of_upload(server, upload)
+
+    def test_is_kept_when_its_client_has_gone_with_a_reset(self, server, connect):
+        upload, connection = start_upload(server), connect()
+        connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n".encode())
+        connection.sendall(bytes(200_000))
+        time.sleep(0.5)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        assert 200_000 == size_of_upload(server, upload)
+
+
+class TestABodyThatBreaksTheRules:
+    @pytest.mark.parametrize("method", ["PATCH", "PUT"])
+    def test_is_refused_and_ends_the_connection(self, server, connect, method):
+        upload, connection = start_upload(server), connect()
+        path = f"{upload}?digest={digest_of(b'ab')}"
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(b"2\r\nabc\r\n0\r\n\r\n" + get("/v2/"))
+        assert 400 == answer_of(connection)[0]
+        assert b"" == connection.recv(1)
+        assert 404 == requests.head(f"{server.url}/v2/a/blobs/{digest_of(b'ab')}", timeout=20).status_code
+
+    def test_is_refused_when_it_comes_in_a_coding_that_nobody_undoes(self, server, connect):
+        upload, connection = start_upload(server), connect()
+        connection.sendall(
+            f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".encode()
+        )
+        status, headers, content = answer_of(connection)
+        assert (400, "close", True) == (status, headers["Connection"], b"chunked" in content)
+
+
+class TestAClientThatFallsSilent:
+    def test_while_it_sends_is_given_up_and_what_came_is_kept(self, impatient, connect):
+        upload, connection = start_upload(impatient), connect(impatient)
+        connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab".encode())
+        started = time.monotonic()
+        assert 400 == answer_of(connection)[0]
+        assert b"" == connection.recv(1)
+        assert 0.8 < time.monotonic() - started < 4
+        assert 2 == size_of_upload(impatient, upload)
+
+    def test_while_it_receives_is_given_up_without_ado(self, impatient, connect):
+        content = os.urandom(20_000_000)
+        requests.post(f"{impatient.url}/v2/a/blobs/uploads/?digest={digest_of(content)}", data=content, timeout=30)
+        connection = connect(impatient)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.sendall(get(f"/v2/a/blobs/{digest_of(content)}"))
+        received = len(connection.recv(100))
+        time.sleep(3)
+        while block := connection.recv(1_000_000):
+            received += len(block)
+        assert received < len(content)
+        assert "Traceback" not in impatient.log.read_text()
+
+    def test_is_not_given_up_while_it_says_something_now_and_then(self, impatient, connect):
+        upload, connection = start_upload(impatient), connect(impatient)
+        connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n".encode())
+        for _ in range(5):
+            time.sleep(0.6)
+            connection.sendall(b"x")
+        assert 202 == answer_of(connection)[0]
+
+
 class TestABodyThatNobodyWants:
     def test_is_answered_without_being_read(self, connect):
         connection = connect()
@@ -219,8 +383,23 @@ class TestABombOfHeaders:
         status = int(connection.recv(1000).split()[1])
         assert 400 <= status < 500
 
+    def test_can_be_read_about_though_it_is_not_read_to_its_end(self, connect):
+        connection = connect()
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2_000_000)
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 431 ")
+
 
 class TestManyConnections:
+    def test_that_are_idle_make_room_when_there_are_too_many(self, server, connect):
+        with Server(server.store, GUNICORN_OPTS="--worker-connections 20") as narrow:
+            for _ in range(60):
+                connection = connect(narrow)
+                connection.sendall(get("/v2/"))
+                assert 200 == answer_of(connection)[0]
+            started = time.monotonic()
+            assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code
+            assert time.monotonic() - started < 2
+
     def test_leave_no_file_and_no_connection_behind(self, server, connect):
         worker = server.worker_pids()[0]
 
