@@ -52,6 +52,7 @@ class Server:
             "REGISTRY_PORT": str(self.port),
             "GUNICORN_WORKERS": str(self.workers),
             "STORAGE_PATH": str(self.store),
+            "SQLALCHEMY_INDEX_DATABASE": f"sqlite:///{self.store.absolute()}.search.db",
             **self.environment,
         }
         with self.log.open("ab") as log:

@@ -9,7 +9,6 @@ marked with ``images/<id>/_private``, all others are public. Trees of old server
 
 from __future__ import annotations
 
-import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -155,7 +154,9 @@ class Visibility:
             How many there are.
         """
         private = {}
+        is_empty = True
         for stat in self._driver.walk(image_layout.REPOSITORIES):
+            is_empty = False
             folder, _, file_name = stat.path.rpartition("/")
             name = image_layout.read_repository_folder(folder) if file_name == "_private" else None
             if name is not None:
@@ -166,7 +167,8 @@ class Visibility:
         for gone in set(self._entries()) - private.keys():
             self._remove(image_layout.private_entry(ImageRepositoryName.parse(gone)))
         self._mark(*private.values())
-        self._driver.put_content(image_layout.PRIVATE_IS_WHOLE, json.dumps({"private": len(private)}).encode())
+        if not is_empty:  # to look again costs nothing, and looking alone should leave no trace
+            self._driver.put_content(image_layout.PRIVATE_IS_WHOLE, b"")
         self._remembered = None
         self._is_whole = True
         return len(private)

@@ -1,0 +1,141 @@
+"""What is private is seen by nobody over HTTP, or by everybody where that is set, and is never kept by a cache."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.api.v1 import Docker, done, error
+from tests.client import Client, Refused
+from tests.images import make_image, push
+from tests.registry import trees
+from tests.registry.chains import chain, make
+from tests.server import Server
+
+BASE, OWN = chain(2, first=700)
+LATE = make(800)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    """Two servers of one store: what most operators run, and one that shows everything."""
+    store = tmp_path_factory.mktemp("private") / "store"
+    with Server(store, workers=2, SEARCH_BACKEND="sqlalchemy") as closed, Docker(closed.url) as docker:
+        docker.push("acme/web", "v1", BASE)
+        docker.push("acme/secret", "v1", BASE, OWN)
+        push(Client(closed.url), "acme/secret", "v2", make_image(5))
+        done(docker.put("/repositories/acme/secret/properties", '{"access": "private"}'), 200)
+        with Server(store, workers=1, REGISTRY_SERVE_PRIVATE="true") as opened:
+            yield closed, opened
+
+
+@pytest.fixture(scope="module")
+def docker(servers):
+    with Docker(servers[0].url) as docker:
+        yield docker
+
+
+@pytest.fixture(scope="module")
+def insider(servers):
+    with Docker(servers[1].url) as docker:
+        yield docker
+
+
+class TestAPrivateRepository:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/images"),
+            ("PUT", "/images"),
+            ("DELETE", "/images"),
+            ("PUT", ""),
+            ("DELETE", ""),
+            ("PUT", "/auth"),
+            ("GET", "/tags"),
+            ("DELETE", "/tags"),
+            ("GET", "/tags/v1"),
+            ("PUT", "/tags/v1"),
+            ("DELETE", "/tags/v1"),
+            ("GET", "/tags/v1/json"),
+            ("GET", "/json"),
+            ("GET", "/properties"),
+            ("PUT", "/properties"),
+        ],
+    )
+    def test_is_not_there_on_api_v1(self, docker, method, path):
+        body = '{"access": "public"}' if path == "/properties" else "[]"
+        answer = docker.ask(method, f"/repositories/acme/secret{path}", data=body)
+        assert (404, "Repository not found") == error(answer)
+
+    def test_is_not_there_on_api_v2(self, servers):
+        client = Client(servers[0].url)
+        for path in ("tags/list", "manifests/v2", f"blobs/{make_image(5).digest}", f"referrers/{make_image(5).digest}"):
+            answer = client.session.get(f"{servers[0].url}/v2/acme/secret/{path}")
+            assert (404, "NAME_UNKNOWN") == (answer.status_code, answer.json()["errors"][0]["code"])
+        with pytest.raises(Refused):
+            push(client, "acme/secret", "v3", make_image(6))
+        assert "acme/secret" not in client.session.get(f"{servers[0].url}/v2/_catalog").json()["repositories"]
+
+    def test_gives_nothing_to_another_by_a_mount(self, servers):
+        digest = next(iter(make_image(5).blobs))
+        url = f"{servers[0].url}/v2/acme/web/blobs/uploads/?mount={digest}&from=acme/secret"
+        assert 202 == Client(servers[0].url).session.post(url).status_code
+
+    def test_is_not_found_by_a_search(self, docker, insider):
+        deadline = time.monotonic() + 20
+        while docker.get("/search?q=acme").json()["num_results"] != 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        names = [result["name"] for result in docker.get("/search?q=acme").json()["results"]]
+        assert ["acme/web"] == names
+
+    @pytest.mark.parametrize("part", ["json", "layer", "ancestry", "files", "diff"])
+    def test_hides_its_own_images_and_none_of_a_public_one(self, docker, part):
+        assert (404, "Image not found") == error(docker.get(f"/images/{OWN.text}/{part}"))
+        assert 200 == docker.get(f"/images/{BASE.text}/{part}").status_code
+        if part in ("json", "layer", "files"):
+            assert (404, "Image not found") == error(docker.get(f"/private_images/{OWN.text}/{part}"))
+
+    def test_is_told_at_the_start(self, servers):
+        assert "1 private repository: everybody sees them (serve_private)" in servers[1].log.read_text()
+
+    def test_gives_no_image_to_a_tag_of_another(self, docker):
+        answer = docker.put("/repositories/acme/web/tags/stolen", json.dumps(OWN.text))
+        assert (404, "Image not found") == error(answer)
+
+
+class TestWhereEverybodySeesWhatIsPrivate:
+    def test_it_is_served(self, insider):
+        assert [OWN.text] == [text for text, *_ in insider.pull("acme/secret", "v1")][1:]
+        assert {"access": "private"} == insider.get("/repositories/acme/secret/properties").json()
+        assert {"access": "public"} == insider.get("/repositories/acme/web/properties").json()
+
+    @pytest.mark.parametrize("part", ["json", "layer", "files"])
+    def test_it_is_served_on_both_paths_and_never_kept_by_caches(self, insider, part):
+        for path in ("images", "private_images"):
+            answer = done(insider.get(f"/{path}/{OWN.text}/{part}"), 200)
+            assert "no-cache" == answer.headers["Cache-Control"]
+            assert "Last-Modified" not in answer.headers
+
+    def test_public_images_are_not_private(self, insider):
+        assert (404, "Image not found") == error(insider.get(f"/private_images/{BASE.text}/json"))
+        assert "public" in insider.get(f"/images/{BASE.text}/json").headers["Cache-Control"]
+
+    def test_what_is_pushed_to_it_is_hidden_elsewhere(self, insider, docker):
+        insider.push("acme/secret", "late", LATE)
+        assert (404, "Image not found") == error(docker.get(f"/images/{LATE.text}/json"))
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"access": "x"}', b'{"access": 7}', b"\xff"])
+    def test_it_is_made_private_in_these_words_alone(self, insider, body):
+        assert (400, "Invalid data") == error(insider.put("/repositories/acme/web/properties", body))
+
+
+class TestATreeOf071:
+    def test_keeps_its_private_repository_to_itself(self, tmp_path):
+        store = trees.copy("registry-0.7.1", tmp_path / "store")
+        with Server(store) as server, Docker(server.url) as docker:
+            assert "1 private repository: nobody sees them (serve_private)" in server.log.read_text()
+            assert (404, "Repository not found") == error(docker.get(f"/repositories/{trees.SECRET}/tags"))
+            for text in trees.SECRET_IMAGES:
+                assert (404, "Image not found") == error(docker.get(f"/images/{text}/layer"))
