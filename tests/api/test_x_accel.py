@@ -1,0 +1,117 @@
+"""A real nginx in front that sends layers and blobs by itself."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from tests import processes, programs
+from tests.api.v1 import Docker, done
+from tests.client import Client
+from tests.images import make_image, push
+from tests.registry.chains import make
+from tests.server import Server
+
+IMAGE = make(1, layer=bytes(range(256)) * 1000)
+
+CONFIGURATION = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        client_max_body_size 0;
+        location / {{
+            proxy_pass {registry};
+            proxy_http_version 1.1;
+            proxy_request_buffering off;
+            proxy_set_header Host $http_host;
+        }}
+        location /_store/ {{
+            internal;
+            alias {store}/;
+            add_header Docker-Content-Digest $upstream_http_docker_content_digest always;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("x-accel")
+    with Server(folder / "store", NGINX_X_ACCEL_REDIRECT="/_store/") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(registry, tmp_path_factory):
+    """Where nginx listens."""
+    program = programs.require("nginx", "nginx-light")
+    folder, port = registry.store.parent, processes.free_port()
+    folder.chmod(0o755)
+    for above in folder.parents:
+        if str(above).startswith(str(tmp_path_factory.getbasetemp())):
+            above.chmod(0o755)
+    configuration = folder / "nginx.conf"
+    user = "user root;\n"
+    text = CONFIGURATION.format(folder=folder, port=port, registry=registry.url, store=registry.store)
+    configuration.write_text(user + text)
+    with processes.running([program, "-c", str(configuration)], folder / "log", lambda: processes.listens(port)):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def layer(url):
+    """The URL of a layer that was pushed through nginx."""
+    with Docker(url) as docker:
+        docker.push("lab/x", "v1", IMAGE)
+        assert IMAGE.layer == docker.pull("lab/x", "v1")[0][2]
+    return f"{url}/v1/images/{IMAGE.text}/layer"
+
+
+class TestALayer:
+    def test_is_sent_by_nginx_from_the_store(self, layer, registry):
+        answer = done(requests.get(layer, timeout=20), 200)
+        assert IMAGE.layer == answer.content
+        assert "public, max-age=31536000" == answer.headers["Cache-Control"]
+        assert "X-Accel-Redirect" not in answer.headers
+
+    def test_is_sent_in_part(self, layer):
+        size = len(IMAGE.layer)
+        answer = requests.get(layer, headers={"Range": f"bytes=1000-{size}"}, timeout=20)
+        assert (206, IMAGE.layer[1000:]) == (answer.status_code, answer.content)
+        assert f"bytes 1000-{size - 1}/{size}" == answer.headers["Content-Range"]
+
+    def test_leaves_the_registry_with_nothing_but_its_place(self, layer, registry):
+        answer = requests.get(f"{registry.url}/v1/images/{IMAGE.text}/layer", timeout=20)
+        assert (200, b"") == (answer.status_code, answer.content)
+        assert answer.headers["X-Accel-Redirect"].startswith("/_store/docker/registry/v2/blobs/sha256/")
+
+
+class TestABlob:
+    def test_is_sent_by_nginx_with_its_digest(self, url):
+        image = make_image(3)
+        with Client(url) as client:
+            push(client, "lab/y", "v1", image)
+        for digest, content in image.blobs.items():
+            answer = done(requests.get(f"{url}/v2/lab/y/blobs/{digest}", timeout=20), 200)
+            assert (content, digest) == (answer.content, answer.headers["Docker-Content-Digest"])
+
+
+class TestAStoreThatIsNotLocal:
+    def test_sends_by_itself(self, tmp_path):
+        settings = {"SETTINGS_FLAVOR": "memory", "DOCKER_REGISTRY_CONFIG": str(tmp_path / "config.yml")}
+        (tmp_path / "config.yml").write_text("memory: {storage: memory, nginx_x_accel_redirect: /_store}")
+        with Server(tmp_path / "store", **settings) as server, Docker(server.url) as docker:
+            docker.push("lab/x", "v1", IMAGE)
+            assert IMAGE.layer == docker.pull("lab/x", "v1")[0][2]
