@@ -45,9 +45,8 @@ def load(name: str) -> type[StorageDriver]:
         raise ConfigError(
             f"The storage driver {name!r} is not installed (installed are {', '.join(sorted(found))}); {_advice(name)}."
         )
-    module, _, attribute = point.value.partition(":")
     try:
-        driver = getattr(importlib.import_module(module), attribute)
+        driver = getattr(importlib.import_module(point.module), point.attr, None)
     except ImportError as error:
         raise ConfigError(f"The storage driver {name!r} cannot be imported: {error}; {_advice(name)}.") from None
     if not isinstance(driver, type) or not issubclass(driver, StorageDriver):

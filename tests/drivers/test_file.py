@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +16,14 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file_tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
+from docker_registry.errors import (
+    PathInvalid,
+    PathNotFound,
+    PreconditionFailed,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -273,6 +282,63 @@ class TestAWriterThatIsKilled:
     @pytest.mark.slow
     def test_leaves_every_file_whole_two_hundred_times(self, tmp_path):
         self.kill(tmp_path / "store", 200)
+
+
+class TestAConditionalPutThatIsHeldUpAfterItsComparison:
+    @pytest.fixture
+    def meanwhile(self, driver, monkeypatch):
+        """Begin a conditional put of a/b, let others try to change the store before it replaces the old content."""
+        rename, compared, go_on = os.rename, threading.Event(), threading.Event()
+
+        def put():
+            with contextlib.suppress(PreconditionFailed):
+                driver.put_content("a/b", b"conditional", if_match=version)
+
+        def rename_late(source, target, **folders):
+            if threading.current_thread() is putting:
+                compared.set()
+                go_on.wait(10)
+            rename(source, target, **folders)
+
+        def meanwhile(change):
+            other = threading.Thread(target=change)
+            putting.start()
+            assert compared.wait(10)
+            other.start()
+            other.join(0.3)
+            go_on.set()
+            for thread in (putting, other):
+                thread.join()
+
+        driver.put_content("a/b", b"old")
+        driver.put_content("a/other", b"")  # keeps the folder
+        version = driver.get_versioned("a/b").version
+        putting = threading.Thread(target=put)
+        monkeypatch.setattr(os, "rename", rename_late)
+        return meanwhile
+
+    def test_does_not_bury_a_plain_put(self, driver, meanwhile):
+        meanwhile(lambda: driver.put_content("a/b", b"plain"))
+        assert b"plain" == driver.get_content("a/b")
+
+    def test_does_not_bury_a_stream(self, driver, meanwhile):
+        meanwhile(lambda: driver.stream_write("a/b", [b"stream"]))
+        assert b"stream" == driver.get_content("a/b")
+
+    @pytest.mark.parametrize("removed", ["a/b", "a"])
+    def test_does_not_undo_a_removal(self, driver, meanwhile, removed):
+        meanwhile(lambda: driver.remove(removed))
+        assert not driver.exists("a/b")
+
+    def test_does_not_stay_behind_when_its_file_is_moved(self, driver, meanwhile):
+        meanwhile(lambda: driver.move("a/b", "c"))
+        assert (b"conditional", False) == (driver.get_content("c"), driver.exists("a/b"))
+
+    @pytest.mark.parametrize("verb", ["move", "link"])
+    def test_does_not_bury_what_comes_to_its_path(self, driver, meanwhile, verb):
+        driver.put_content("d", b"moved")
+        meanwhile(lambda: getattr(driver, verb)("d", "a/b"))
+        assert b"moved" == driver.get_content("a/b")
 
 
 COUNT = """

@@ -59,7 +59,8 @@ class TestADriverThatCannotBeHad:
         with pytest.raises(ConfigError, match=r"cannot be imported: No module named.*pip install"):
             drivers.load("shelf")
 
-    def test_is_said_when_it_is_none(self, plug_in):
-        plug_in("shelf", "json:JSONDecoder")
+    @pytest.mark.parametrize("place", ["json:JSONDecoder", "json:NoSuchClass"])
+    def test_is_said_when_it_is_none(self, plug_in, place):
+        plug_in("shelf", place)
         with pytest.raises(ConfigError, match="is not a StorageDriver"):
             drivers.load("shelf")
