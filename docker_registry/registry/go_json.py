@@ -1,0 +1,116 @@
+"""
+JSON to the byte as Go's ``encoding/json`` writes it, which Docker's image ids are digests of.
+
+Values that Docker passes on unread keep their own spelling (``1.0``, ``"\\u00e9"``, the order of their keys) and only
+lose white space; keys of a map are sorted; ``<``, ``>``, ``&``, U+2028 and U+2029 are escaped everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+_ESCAPED: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_CONTROL = re.compile(r'[\x00-\x1f"\\]')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+#: JSON as text in which bytes that are no UTF-8 survive.
+Raw = str
+
+
+def read_map(payload: bytes) -> dict[str, Raw]:
+    """
+    Read the members of an object without reading their values.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    text = payload.decode("utf-8", "surrogateescape")
+    try:
+        members, end = _read_members(text, _skip(text, 0))
+    except RecursionError:
+        raise ValueError("too deep") from None
+    if _skip(text, end) != len(text):
+        raise ValueError("something follows the object")
+    return members
+
+
+def read(raw: Raw) -> Any:
+    """
+    Return the value that a member has; numbers as the texts that they are written as, in a :class:`Number`.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return _DECODER.decode(raw)
+
+
+def write_map(members: Mapping[str, Raw]) -> bytes:
+    """Write an object out of members as they were read."""
+    written = ",".join(f"{string(key)}:{_compact(members[key])}" for key in sorted(members))
+    return f"{{{written}}}".encode("utf-8", "surrogateescape")
+
+
+def string(text: str) -> Raw:
+    """Write a string; what is no character becomes U+FFFD."""
+    text = _SURROGATE.sub("\ufffd", text)
+    return f'"{_CONTROL.sub(_escape, text).translate(_ESCAPED)}"'
+
+
+class Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)
+
+
+def _read_members(text: str, start: int) -> tuple[dict[str, Raw], int]:
+    if text[start : start + 1] != "{":
+        raise ValueError("no object")
+    members: dict[str, Raw] = {}
+    position = _skip(text, start + 1)
+    if text[position : position + 1] == "}":
+        return members, position + 1
+    while True:
+        if text[position : position + 1] != '"':
+            raise ValueError("a key is missing")
+        key, position = _DECODER.raw_decode(text, position)
+        position = _expect(":", text, position)
+        begin = _skip(text, position)
+        _, end = _DECODER.raw_decode(text, begin)
+        members[_SURROGATE.sub("\ufffd", key)] = text[begin:end]
+        position = _skip(text, end)
+        if text[position : position + 1] == "}":
+            return members, position + 1
+        position = _skip(text, _expect(",", text, position))
+
+
+def _skip(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _expect(mark: str, text: str, position: int) -> int:
+    position = _skip(text, position)
+    if text[position : position + 1] != mark:
+        raise ValueError(f"{mark} is missing")
+    return position + 1
+
+
+def _compact(raw: Raw) -> Raw:
+    return _BLANKS.sub(lambda found: found[1] or "", raw).translate(_ESCAPED)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
