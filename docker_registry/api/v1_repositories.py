@@ -44,7 +44,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
         """List the images that were ever pushed."""
-        return stored(registry.image_repositories.list_images(repository), _token(repository, "read"))
+        return stored(registry.image_tags.list_images(repository), _token(repository, "read"))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:
@@ -67,7 +67,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         """Forget a repository and all its tags."""
         if not delete:
             raise Unsupported("Deleting is switched off.")
-        registry.image_repositories.delete(repository)
+        registry.image_tags.delete_repository(repository)
         return answer(True)
 
     def _token(repository: ImageRepositoryName, access: Access) -> dict[str, str]:

@@ -42,9 +42,10 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     @bp.get("/v2/<path:name>/tags/list")
     def list_tags(name: RepositoryName) -> Response:
         """List the tags of a repository, page by page (end-8)."""
-        registry.repositories.check(name)
+        repository = registry.repositories.resolve(name)
+        registry.repositories.check(repository)
         wanted = requests.page(max_page_entries)
-        page = registry.tags.page(name, wanted.count, wanted.last)
+        page = registry.tags.page(repository, wanted.count, wanted.last)
         return _listed({"name": str(name), "tags": page.names}, page, wanted)
 
     return bp

@@ -26,7 +26,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:
         """Serve a blob, or a part of it (end-2)."""
-        blob = registry.blobs.stat(name, digest)
+        blob = registry.blobs.stat(registry.repositories.resolve(name), digest)
         headers = {
             "Accept-Ranges": "bytes",
             "Cache-Control": f"max-age={_YEAR_SECONDS}",

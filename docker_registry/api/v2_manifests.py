@@ -25,9 +25,10 @@ def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) 
     @bp.get("/v2/<path:name>/manifests/<reference>")
     def get_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Serve a manifest exactly as it was pushed (end-3)."""
-        manifest = registry.manifests.get(name, reference)
+        manifest = registry.manifests.get(registry.repositories.resolve(name), reference)
         descriptor = manifest.descriptor
-        if isinstance(reference, Tag) and not requests.accepts(descriptor.media_type):
+        must_fit = isinstance(reference, Tag) and not manifest.is_made_here
+        if must_fit and not requests.accepts(descriptor.media_type):
             raise ManifestUnknown(
                 "The manifest is of a type that the client does not accept.", type=descriptor.media_type
             )
@@ -55,7 +56,7 @@ def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) 
         """Forget a tag, or a manifest and its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deleting is switched off.")
-        registry.manifests.delete(name, reference)
+        registry.manifests.delete(registry.repositories.resolve(name), reference)
         return Response(status=202)
 
     return bp

@@ -30,7 +30,7 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
         artifact_type, last = request.args.get("artifactType"), request.args.get("last", "")
         entries = [
             entry
-            for entry in registry.referrers.list(name, digest)
+            for entry in registry.referrers.list(registry.repositories.resolve(name), digest)
             if entry["digest"] > last and (not artifact_type or entry.get("artifactType") == artifact_type)
         ]
         page = entries[:max_page_entries]

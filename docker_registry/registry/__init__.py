@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.derived_images import DerivedImages
+from docker_registry.registry.derived_manifests import DerivedManifests
 from docker_registry.registry.image_files import DiffQueue, ImageFiles
 from docker_registry.registry.image_pushes import ImagePushes
 from docker_registry.registry.image_repositories import ImageRepositories
+from docker_registry.registry.image_tag_files import ImageTagFiles
 from docker_registry.registry.image_tags import ImageTags
 from docker_registry.registry.images import Images
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.old_tags import OldTags
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search_entries import SearchEntries
@@ -40,7 +46,9 @@ class Registry:
         max_unpacked_bytes: int = 64 * 1024**3,
         upload_ttl_seconds: float = 7 * 24 * 3600,
         serve_private: bool = False,
+        v1_platform: str = "linux/amd64",
         diff_queue: DiffQueue | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -49,28 +57,64 @@ class Registry:
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             upload_ttl_seconds: how old a push is of which nobody has heard since.
             serve_private: see :class:`Visibility`.
+            v1_platform: which image of an index API V1 sees, such as ``linux/amd64``.
             diff_queue: see :class:`ImageFiles`.
+            now: the clock of API V1, seconds since the Unix epoch.
         """
         self.driver = driver
         listings = Listings(driver)
+        catalog = Catalog(driver, listings)
         unfinished = UnfinishedPushes(driver)
+        image_tag_files = ImageTagFiles(driver, listings)
+        derived_images = DerivedImages(driver, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
+        self.leases = Leases(driver)
+        self.tokens = Tokens(driver)
         self.images = Images(
-            driver, unfinished, max_unpacked_bytes=max_unpacked_bytes, abandoned_after_seconds=upload_ttl_seconds
+            driver,
+            unfinished,
+            derived_images,
+            max_unpacked_bytes=max_unpacked_bytes,
+            abandoned_after_seconds=upload_ttl_seconds,
+            now=now,
         )
         self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
-        self.image_repositories = ImageRepositories(driver)
-        self.image_tags = ImageTags(driver, self.image_repositories, self.images, immutable=immutable_tags)
-        self.tokens = Tokens(driver)
+        self.image_repositories = ImageRepositories(driver, catalog)
         self.visibility = Visibility(
-            driver, listings, self.image_repositories, self.image_tags, self.images, serve_private=serve_private
+            driver,
+            listings,
+            self.image_repositories,
+            image_tag_files,
+            self.images,
+            derived_images,
+            serve_private=serve_private,
         )
-        self.repositories = Repositories(driver, listings, self.visibility.may_see)
+        self.repositories = Repositories(driver, catalog, self.image_repositories, self.visibility.may_see)
         self.blobs = Blobs(driver, self.repositories)
         self.uploads = Uploads(driver, self.blobs)
         self.image_pushes = ImagePushes(
             driver, self.uploads, self.images, unfinished, max_unpacked_bytes=max_unpacked_bytes
         )
-        self.tags = Tags(driver, listings, immutable=immutable_tags)
+        derived_manifests = DerivedManifests(
+            driver,
+            self.images,
+            derived_images,
+            self.uploads,
+            self.blobs,
+            self.leases,
+            max_unpacked_bytes=max_unpacked_bytes,
+        )
+        self.tags = Tags(driver, listings, OldTags(image_tag_files, derived_manifests), immutable=immutable_tags)
+        self.image_tags = ImageTags(
+            driver,
+            self.image_repositories,
+            self.images,
+            image_tag_files,
+            self.tags,
+            derived_images,
+            derived_manifests,
+            immutable=immutable_tags,
+            now=now,
+        )
         self.referrers = Referrers(driver, self.blobs, self.tags)
         self.manifests = Manifests(
             driver,
@@ -81,7 +125,6 @@ class Registry:
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
         )
-        self.leases = Leases(driver)
         self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.visibility)
 
     def probe(self) -> None:

@@ -19,10 +19,12 @@ class Blob:
 
     Attributes:
         size: bytes.
+        path: where they lie.
     """
 
     digest: Digest
     size: int
+    path: str
 
 
 class Blobs:
@@ -50,15 +52,13 @@ class Blobs:
         Raises:
             BlobUnknown: its bytes are not in the store.
         """
-        try:
-            return Blob(digest, self._driver.get_size(layout.blob_data(digest)))
-        except PathNotFound:
-            raise BlobUnknown(digest=str(digest)) from None
+        path = layout.blob_data(digest)
+        size = self._size(path)
+        return Blob(digest, size, path) if size is not None else self._borrowed(digest)
 
     def file(self, blob: Blob) -> StoredFile:
         """Return the bytes as a file that a client may be sent."""
-        gone = BlobUnknown(digest=str(blob.digest))
-        return StoredFile(self._driver, layout.blob_data(blob.digest), blob.size, gone)
+        return StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
 
     def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
         """
@@ -88,9 +88,21 @@ class Blobs:
         size = self._size(path)
         if size is not None and self._size(target) != size:
             self._driver.move(path, target)
-            return Blob(digest, size)
+            return Blob(digest, size, target)
         self._driver.touch(target)
         return self.stat_anywhere(digest)
+
+    def lend(self, digest: Digest, size: int, path: str) -> None:
+        """
+        Make verified bytes that lie elsewhere a blob, and leave them where they are.
+
+        Args:
+            path: where they lie: a raw layer of API V1, of which there should be no second copy.
+        """
+        target = layout.blob_data(digest)
+        if path == target or self._size(target) == size or self._driver.link(path, target):
+            return
+        self._driver.put_content(layout.blob_alias(digest), f"{size} {path}".encode())
 
     def put(self, content: bytes, digest: Digest) -> Blob:
         """Store a small content in hand, whose digest the caller has worked out."""
@@ -99,7 +111,7 @@ class Blobs:
             self._driver.touch(target)
         else:
             self._driver.put_content(target, content)
-        return Blob(digest, len(content))
+        return Blob(digest, len(content), target)
 
     def get(self, digest: Digest) -> bytes:
         """
@@ -131,6 +143,16 @@ class Blobs:
             self._driver.remove(layout.layer_link(name, digest))
         except PathNotFound:
             raise BlobUnknown(name=str(name), digest=str(digest)) from None
+
+    def _borrowed(self, digest: Digest) -> Blob:
+        """Find a blob whose bytes lie elsewhere."""
+        try:
+            size, _, path = self._driver.get_content(layout.blob_alias(digest)).decode().partition(" ")
+        except PathNotFound:
+            raise BlobUnknown(digest=str(digest)) from None
+        if str(self._size(path)) != size:
+            raise BlobUnknown(digest=str(digest))
+        return Blob(digest, int(size), path)
 
     def _size(self, path: str) -> int | None:
         try:

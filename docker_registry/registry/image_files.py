@@ -106,7 +106,9 @@ class ImageFiles:
                 return known
             lists = [self._list(ancestor) for ancestor in self._chain(image_id)]
             answer: bytes = in_thread(lambda: diff(lists).answer())
-            self._keep(image_layout.changes(image_id), self._images.find_layer(image_id)[0].digest, answer)
+            self._keep(
+                image_layout.changes(self._images.folder(image_id)), self._images.find_layer(image_id)[0].digest, answer
+            )
             return answer
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -124,7 +126,7 @@ class ImageFiles:
             if known is not None:
                 return known
             files = self._read(file)
-            self._keep(image_layout.file_list(image_id), digest, in_thread(files.record))
+            self._keep(image_layout.file_list(self._images.folder(image_id)), digest, in_thread(files.record))
             return files
 
     def _read(self, file: StoredFile) -> FileList:
@@ -137,14 +139,16 @@ class ImageFiles:
 
     def _known_list(self, image_id: ImageId) -> tuple[Digest, StoredFile, FileList | None]:
         link, file = self._images.find_layer(image_id)
-        record = self._kept(image_layout.file_list(image_id), link.digest)
+        record = self._kept(image_layout.file_list(self._images.folder(image_id)), link.digest)
         try:
             return link.digest, file, in_thread(FileList.parse, record) if record is not None else None
         except ValueError:  # written by somebody else
             return link.digest, file, None
 
     def _known_diff(self, image_id: ImageId) -> bytes | None:
-        return self._kept(image_layout.changes(image_id), self._images.find_layer(image_id)[0].digest)
+        return self._kept(
+            image_layout.changes(self._images.folder(image_id)), self._images.find_layer(image_id)[0].digest
+        )
 
     def _keep(self, path: str, digest: Digest, content: bytes) -> None:
         self._driver.put_content(path, f"{digest}\n".encode() + content)

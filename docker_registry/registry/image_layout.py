@@ -13,6 +13,7 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       _pending/<digest>           * the JSON of a push, until its layer is there
       _received/<sum>-<upload>    * a layer that waits for its checksum in an upload session
       _filelist  _changes         * the answers of files and diff
+      _manifest                   * the manifest that API V2 sees
       _private                    * the private repositories to which alone the image belongs
     repositories/<namespace>/<name>/
       _index_images                 JSON list [{"id", "checksum"?}]
@@ -23,6 +24,10 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       tag<tag>_json                 meta-data of the tag
     docker/registry/v2/_v1/
       token-key                   * with which tokens are signed
+      derived/<id>/from-<sum>     * a manifest of API V2 that this image of V1 is a part of
+      derived/<id>/image          * what is known of its layer
+      derived/<id>/_filelist …    * the same as beside an image that was pushed
+      tops/<algorithm>/<hex>      * the newest image of V1 that a manifest of V2 is
       private/<name, + for />     * one empty file for each private repository
       private-is-whole            * no private repository is missing there
 
@@ -40,7 +45,7 @@ from urllib.parse import quote, unquote
 
 from docker_registry.errors import NameInvalid
 from docker_registry.registry.layout import ROOT
-from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag, is_tag
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
 IMAGES: Final = "images"
 REPOSITORIES: Final = "repositories"
@@ -50,6 +55,7 @@ PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
 PRIVATE_IS_WHOLE: Final = f"{ROOT}/_v1/private-is-whole"
 
 _TAG: Final = "tag_"
+_FROM: Final = "from-"
 
 
 def image(image_id: ImageId) -> str:
@@ -97,14 +103,44 @@ def received(image_id: ImageId) -> str:
     return f"{IMAGES}/{image_id}/_received"
 
 
-def file_list(image_id: ImageId) -> str:
-    """What is in the layer."""
-    return f"{IMAGES}/{image_id}/_filelist"
+def file_list(folder: str) -> str:
+    """What is in the layer of the image of a folder."""
+    return f"{folder}/_filelist"
 
 
-def changes(image_id: ImageId) -> str:
-    """What the layer does to those below it."""
-    return f"{IMAGES}/{image_id}/_changes"
+def changes(folder: str) -> str:
+    """What that layer does to those below it."""
+    return f"{folder}/_changes"
+
+
+def manifest(folder: str) -> str:
+    """The manifest that API V2 sees of the image of a folder."""
+    return f"{folder}/_manifest"
+
+
+def derived(image_id: ImageId) -> str:
+    """The folder of an image that nobody pushed by API V1: it is a part of one of V2."""
+    return f"{ROOT}/_v1/derived/{image_id}"
+
+
+def derived_image(image_id: ImageId) -> str:
+    """What is known of its layer, once that was verified."""
+    return f"{derived(image_id)}/image"
+
+
+def derived_from(image_id: ImageId, name: RepositoryName, manifest_: Digest) -> str:
+    """One of the manifests that it is a part of."""
+    return f"{derived(image_id)}/{_FROM}{Digest.of(f'{name}@{manifest_}'.encode()).hex[:32]}"
+
+
+def is_derived_from(path: str) -> bool:
+    """Tell whether a path is what :func:`derived_from` returns."""
+    return path.rpartition("/")[2].startswith(_FROM)
+
+
+def top(manifest_: Digest) -> str:
+    """The newest image of V1 that a manifest of V2 is."""
+    return f"{ROOT}/_v1/tops/{manifest_.algorithm}/{manifest_.hex}"
 
 
 def private_image(image_id: ImageId) -> str:

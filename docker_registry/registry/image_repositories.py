@@ -23,7 +23,8 @@ from docker_registry.errors import (
     PreconditionFailed,
     StorageUnavailable,
 )
-from docker_registry.registry import events, image_layout
+from docker_registry.registry import events, image_layout, paired_names
+from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 
 #: How often a change of a list is tried while others change it.
@@ -36,8 +37,9 @@ _Entry = dict[str, Any]
 class ImageRepositories:
     """All repositories of API V1."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, catalog: Catalog) -> None:
         self._driver = driver
+        self._catalog = catalog
 
     def exists(self, name: ImageRepositoryName) -> bool:
         """Tell whether a repository is there."""
@@ -97,6 +99,8 @@ class ImageRepositories:
             BodyInvalid: it is no such list.
         """
         entries = _parse(payload)
+        self.enter(name)
+        repository = paired_names.repository(name)
         for _ in range(_MAX_TRIES):
             folder = self.home(name)
             stored = self._stored(folder)
@@ -109,12 +113,20 @@ class ImageRepositories:
                 continue
             is_new = stored.version == ABSENT
             events.announce(events.repository_created if is_new else events.repository_updated, self._driver, name=name)
+            if is_new and str(repository or name) != str(name):  # it may have been there under that name alone
+                events.announce(events.repository_updated, self._driver, name=repository)
             return
         raise StorageUnavailable("Too many pushes to one repository at once.", name=str(name))
 
+    def enter(self, name: ImageRepositoryName) -> None:
+        """Put a repository into the catalog of API V2, before the first thing that makes it one is written."""
+        repository = paired_names.repository(name)
+        if repository is not None:
+            self._catalog.enter(repository)
+
     def delete(self, name: ImageRepositoryName) -> None:
         """
-        Forget a repository with all its tags; its images stay.
+        Forget what API V1 wrote of a repository; its images stay.
 
         Raises:
             ImageRepositoryUnknown: it is not there.

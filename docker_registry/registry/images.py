@@ -8,6 +8,9 @@ block anybody.
 
 The layer's bytes are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is
 verified, and ``_blob`` written, when it is first asked for (:mod:`docker_registry.registry.raw_layers`).
+
+An image that follows from one of API V2 (:mod:`docker_registry.registry.derived_images`) is what it is, whoever pushes
+another under its id.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Final
 from docker_registry.drivers.base import ABSENT, Stat, StorageDriver, Versioned
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import image_layout, layout, raw_layers
+from docker_registry.registry.derived_images import DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layer_links import LayerLink
 from docker_registry.registry.names import Digest, ImageId
@@ -57,6 +61,7 @@ class Images:
         self,
         driver: StorageDriver,
         unfinished: UnfinishedPushes,
+        derived: DerivedImages,
         *,
         max_unpacked_bytes: int,
         abandoned_after_seconds: float,
@@ -70,6 +75,7 @@ class Images:
         """
         self._driver = driver
         self._unfinished = unfinished
+        self._derived = derived
         self._max_unpacked_bytes = max_unpacked_bytes
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
@@ -77,7 +83,9 @@ class Images:
         self._no_good: dict[ImageId, tuple[Stat, tuple[str, ...]]] = {}
 
     def exists(self, image_id: ImageId) -> bool:
-        """Tell whether somebody has pushed, or begun to push, an image."""
+        """Tell whether somebody has pushed, or begun to push, an image, or it follows from one of API V2."""
+        if self._derived.is_known(image_id):
+            return True
         return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
 
     def get(self, image_id: ImageId) -> Image:
@@ -88,7 +96,10 @@ class Images:
             ImageUnknown: it is not there.
             ImageUnfinished: a push of it is under way.
         """
-        payload = self.check(image_id)
+        derived = self._derived.find(image_id)
+        if derived is not None:
+            return Image(derived.payload, derived.link.size, derived.link.checksums)
+        payload = self._check_pushed(image_id)
         link = self.find_link(image_id, payload)
         if link is not None:
             return Image(payload, link.size, link.checksums)
@@ -101,6 +112,10 @@ class Images:
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
+        derived = self._derived.find(image_id)
+        return derived.payload if derived is not None else self._check_pushed(image_id)
+
+    def _check_pushed(self, image_id: ImageId) -> bytes:
         if self._unfinished.is_marked(image_id) and not self._heal(image_id):
             if not self.exists(image_id):
                 raise ImageUnknown(id=str(image_id))
@@ -126,6 +141,9 @@ class Images:
         Raises:
             ImageUnknown: there is no such image.
         """
+        derived = self._derived.ancestry(image_id)
+        if derived is not None:
+            return derived
         try:
             ids = json.loads(self._driver.get_content(image_layout.ancestry(image_id)))
             return tuple(map(str, ids))
@@ -142,7 +160,10 @@ class Images:
             ImageUnknown: the image is not there, or has no layer.
             ImageUnfinished: a push of it is under way, or its layer was damaged, so that it has to be pushed again.
         """
-        payload = self.check(image_id)
+        derived = self._derived.find(image_id)
+        if derived is not None and (unchanged := self._derived.file(image_id, derived)) is not None:
+            return derived.link, unchanged
+        payload = self._check_pushed(image_id)
         link = self.find_link(image_id, payload)
         file = self.place(image_id, link) if link else None
         if link is None or file is None:
@@ -151,6 +172,10 @@ class Images:
         if file is None:
             raise ImageUnknown(id=str(image_id))
         return link, file
+
+    def folder(self, image_id: ImageId) -> str:
+        """Return where what is worked out of an image may be kept."""
+        return image_layout.derived(image_id) if self._derived.is_known(image_id) else image_layout.image(image_id)
 
     def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
         """
@@ -183,7 +208,7 @@ class Images:
 
     def is_whole(self, image_id: ImageId) -> bool:
         """Tell whether an image needs no push."""
-        if self.decided(image_id) is not None:
+        if self._derived.find(image_id) is not None or self.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False

@@ -5,6 +5,7 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
 
     docker/registry/v2/
       blobs/<algorithm>/<first two hex>/<hex>/data            every layer, config and manifest, once
+      blobs/<algorithm>/<first two hex>/<hex>/alias         * where its bytes lie, when they are a raw layer of API V1
       repositories/<name>/
         _layers/<algorithm>/<hex>/link                        this repository may read that blob
         _manifests/revisions/<algorithm>/<hex>/link           this repository has that manifest
@@ -49,6 +50,11 @@ def blob_folder(digest: Digest) -> str:
 def blob_data(digest: Digest) -> str:
     """The blob's bytes."""
     return f"{blob_folder(digest)}/data"
+
+
+def blob_alias(digest: Digest) -> str:
+    """Where the blob's bytes lie, when nobody has put them where they belong: ``<size> <path>``."""
+    return f"{blob_folder(digest)}/alias"
 
 
 def repository(name: RepositoryName) -> str:

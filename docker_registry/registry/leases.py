@@ -54,6 +54,15 @@ class Leases:
             return False
         return True
 
+    def release(self, work: str) -> None:
+        """Let others do a work that this process has ended."""
+        path = layout.lease(work)
+        try:
+            if self._is_free(self._driver.get_content(path)):
+                self._driver.remove(path)
+        except PathNotFound:  # nobody had it
+            pass
+
     def _is_free(self, content: bytes) -> bool:
         try:
             lease = json.loads(content)

@@ -31,10 +31,13 @@ class Manifest:
 
     Attributes:
         payload: the bytes as they were pushed.
+        is_made_here: whether it is behind its tag because it was made of an image of API V1; such a tag has but one
+            form, whatever a client would like best.
     """
 
     payload: bytes
     descriptor: Descriptor
+    is_made_here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,19 @@ class Manifests:
         Raises:
             ManifestUnknown: no such tag, or the repository does not have what it points at.
         """
-        digest = self._tags.get(name, reference) if isinstance(reference, Tag) else reference
+        if isinstance(reference, Tag):
+            linked = self._tags.find_link(name, reference)
+            digest = linked or self._tags.get(name, reference)
+        else:
+            linked = digest = reference
         if not self._driver.exists(layout.revision_link(name, digest)):
             raise ManifestUnknown(name=str(name), reference=str(reference))
         try:
             payload = self._blobs.get(digest)
         except BlobUnknown:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
-        return Manifest(payload, Descriptor(self._media_type(name, digest, payload), digest, len(payload)))
+        descriptor = Descriptor(self._media_type(name, digest, payload), digest, len(payload))
+        return Manifest(payload, descriptor, is_made_here=linked is None)
 
     def put(
         self,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown, ManifestInvalid, ManifestUnknown, PathNotFound, TagInvalid
+from docker_registry.errors import BlobUnknown, ManifestInvalid, PathNotFound, TagInvalid
 from docker_registry.registry import layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.names import Descriptor, Digest, RepositoryName, Tag
@@ -79,8 +79,9 @@ class Referrers:
 
     def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Iterator[dict[str, Any]]:
         try:
-            index = _read(self._blobs.get(self._tags.get(name, fallback_tag(subject))))
-        except (ManifestUnknown, BlobUnknown, TagInvalid):
+            digest = self._tags.find_link(name, fallback_tag(subject))
+            index = _read(self._blobs.get(digest)) if digest else None
+        except (BlobUnknown, TagInvalid):
             return
         for child in index.manifests if index else ():
             if not self._driver.exists(layout.revision_link(name, child.digest)):

@@ -5,19 +5,23 @@ Repositories nest in each other's folders, so that finding them all means walkin
 has an empty file in one flat folder, the catalog, written before the first thing that makes it a repository. What
 others wrote into the tree has none: :meth:`Repositories.adopt` walks the tree and adds what is missing, before the
 first listing of a tree that never had a catalog and from time to time.
+
+A repository of API V1 is one too, under the name that it has in V2 (:mod:`docker_registry.registry.paired_names`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import filterfalse
+from itertools import chain, filterfalse
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout
-from docker_registry.registry.listings import Listings, Page, cut
+from docker_registry.registry import layout, paired_names
+from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.image_repositories import ImageRepositories
+from docker_registry.registry.listings import Page, cut
 from docker_registry.registry.names import RepositoryName
 
 #: A younger entry of the catalog may belong to a repository whose first link is just being written.
@@ -28,7 +32,11 @@ class Repositories:
     """All repositories: a repository is there as soon as it may read a blob or has a manifest."""
 
     def __init__(
-        self, driver: StorageDriver, listings: Listings, may_see: Callable[[RepositoryName], bool] = lambda _: True
+        self,
+        driver: StorageDriver,
+        catalog: Catalog,
+        image_repositories: ImageRepositories,
+        may_see: Callable[[RepositoryName], bool] = lambda _: True,
     ) -> None:
         """
         Args:
@@ -36,12 +44,27 @@ class Repositories:
         """
         self.may_see = may_see
         self._driver = driver
-        self._listings = listings
+        self._catalog = catalog
+        self._image_repositories = image_repositories
         self._is_whole = False
 
     def exists(self, name: RepositoryName) -> bool:
-        """Tell whether a repository is there."""
+        """Tell whether a repository is there, of whichever API."""
+        if self._has_content(name):
+            return True
+        old_name = paired_names.image_repository(name)
+        return old_name is not None and self._image_repositories.exists(old_name)
+
+    def _has_content(self, name: RepositoryName) -> bool:
         return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))
+
+    def resolve(self, name: RepositoryName) -> RepositoryName:
+        """Return the repository that is meant by a name: ``foo`` for ``library/foo`` where only API V1 knows that."""
+        short = paired_names.short(name)
+        if short is None or self._has_content(name):
+            return name
+        old_name = paired_names.image_repository(short)
+        return short if old_name is not None and self._image_repositories.exists(old_name) else name
 
     def check(self, name: RepositoryName) -> None:
         """
@@ -61,7 +84,7 @@ class Repositories:
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:
             self.adopt()
-        names = self._listings.names(layout.CATALOG, layout.read_catalog_entry)
+        names = self._catalog.names()
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)
@@ -71,9 +94,7 @@ class Repositories:
 
     def enter(self, name: RepositoryName) -> None:
         """Put a repository into the catalog, before the first thing that makes it one is written."""
-        entry = layout.catalog_entry(name)
-        if not self._driver.exists(entry):
-            self._driver.put_content(entry, b"")
+        self._catalog.enter(name)
 
     def adopt(self) -> int:
         """
@@ -83,11 +104,12 @@ class Repositories:
         Returns:
             How many repositories were added.
         """
-        entered = set(self._listings.names(layout.CATALOG, layout.read_catalog_entry))
+        entered = set(self._catalog.names())
         added = 0
-        for name in self.folders():
+        for name in chain(self.folders(), self._old_names()):
             if str(name) not in entered and self.exists(name):
-                self._driver.put_content(layout.catalog_entry(name), b"")
+                self._catalog.enter(name)
+                entered.add(str(name))
                 added += 1
         for name in filterfalse(self.exists, map(RepositoryName, entered)):
             self._forget(name)
@@ -102,6 +124,12 @@ class Repositories:
                 self._driver.remove(entry)
         except PathNotFound:  # by another
             pass
+
+    def _old_names(self) -> Iterator[RepositoryName]:
+        for old_name in self._image_repositories.names():
+            name = paired_names.repository(old_name)
+            if name is not None:
+                yield name
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield every name under which something lies: repositories, and those that only have unfinished uploads."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from docker_registry.errors import NameInvalid
 from docker_registry.registry.image_repositories import ImageRepositories
-from docker_registry.registry.names import ImageRepositoryName, RepositoryName
+from docker_registry.registry.names import LIBRARY, ImageRepositoryName, RepositoryName
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search import Entry
 from docker_registry.registry.visibility import Visibility
@@ -30,9 +30,9 @@ class SearchEntries:
         Return what is true of a repository now; None when it is not there.
 
         Args:
-            name: as clients see it: ``library/busybox`` of API V1, ``busybox`` of V2.
+            name: as clients see it: ``library/busybox`` of API V1, and ``busybox`` of V2 where V1 does not know it.
         """
-        if not self._is_image_repository(name) and not self._is_repository(name):
+        if self._is_known_to_v1(name) or not (self._is_image_repository(name) or self._is_repository(name)):
             return None
         return Entry(name, private=self._is_private(name))
 
@@ -44,7 +44,7 @@ class SearchEntries:
         while True:
             page = self._repositories.page(_PAGE_SIZE, last, with_hidden=True)
             for name in page.names:
-                if not self._is_image_repository(name):
+                if not self._is_known_to_v1(name) and not self._is_image_repository(name):
                     yield Entry(name, private=self._is_private(name))
             if not page.more:
                 return
@@ -57,6 +57,10 @@ class SearchEntries:
             return self._image_repositories.exists(ImageRepositoryName.parse(name))
         except NameInvalid:
             return False
+
+    def _is_known_to_v1(self, name: str) -> bool:
+        """Tell whether a repository is found under the longer name that it has in API V1."""
+        return "/" not in name and self._is_image_repository(f"{LIBRARY}/{name}")
 
     def _is_repository(self, name: str) -> bool:
         try:

@@ -26,6 +26,11 @@ class StoredFile:
     size: int
     gone: NotFound
 
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether these bytes lie under ``path`` as they are, for a server that sends them from there."""
+        return True
+
     def open(self) -> BinaryIO | None:
         """
         Open it as a local file that the kernel can send; None where the store is not local.

@@ -1,4 +1,8 @@
-"""Tags: names that a repository gives to its manifests."""
+"""
+Tags: names that a repository gives to its manifests.
+
+A repository's tags are one set, whichever API wrote them; :mod:`docker_registry.registry.old_tags` says how.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from docker_registry.errors import (
 from docker_registry.registry import events, layout
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+from docker_registry.registry.old_tags import OldTags
 
 #: Tells from what a tag points at, None for nothing, whether it may be changed.
 Condition = Callable[[Digest | None], bool]
@@ -26,14 +31,18 @@ Condition = Callable[[Digest | None], bool]
 class Tags:
     """All tags of the registry."""
 
-    def __init__(self, driver: StorageDriver, listings: Listings, *, immutable: Sequence[str] = ()) -> None:
+    def __init__(
+        self, driver: StorageDriver, listings: Listings, old: OldTags, *, immutable: Sequence[str] = ()
+    ) -> None:
         """
         Args:
+            old: what API V1 wrote.
             immutable: patterns of tags that never change once they are there, such as ``v*``; with a colon they are
                 matched against the repository too, as in ``acme/*:v*``.
         """
         self._driver = driver
         self._listings = listings
+        self._old = old
         self._immutable = immutable
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
@@ -43,10 +52,21 @@ class Tags:
         Raises:
             ManifestUnknown: there is no such tag.
         """
+        digest = self.find_link(name, tag) or self._old.get(name, tag)
+        if digest is None:
+            raise ManifestUnknown(name=str(name), tag=str(tag))
+        return digest
+
+    def find_link(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return what a tag points at that API V2 wrote; None when there is none, or only one of V1."""
         try:
-            return Digest.parse(self._driver.get_content(layout.tag_link(name, tag)).decode("ascii", "replace"))
-        except (PathNotFound, DigestInvalid):
-            raise ManifestUnknown(name=str(name), tag=str(tag)) from None
+            return _parse(self._driver.get_content(layout.tag_link(name, tag)))
+        except PathNotFound:
+            return None
+
+    def link_names(self, name: RepositoryName) -> Sequence[str]:
+        """Return the names that tags of API V2 have, or had a moment ago, in ASCII order."""
+        return self._listings.names(layout.tags(name), _read)
 
     def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
         """
@@ -93,16 +113,23 @@ class Tags:
             TagImmutable: it may not be deleted.
         """
         self.check_mutable(name, tag)
+        was_old = self._old.remove(name, tag)
+        if not self.remove_link(name, tag) and not was_old:
+            raise ManifestUnknown(name=str(name), tag=str(tag))
+        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+
+    def remove_link(self, name: RepositoryName, tag: Tag) -> bool:
+        """Remove a tag as far as API V2 wrote it; False when there was none."""
         try:
             # What makes the tag goes first: a removal that is cut short leaves no tag.
             self._driver.remove(layout.tag_link(name, tag))
         except PathNotFound:
-            raise ManifestUnknown(name=str(name), tag=str(tag)) from None
+            return False
         try:
             self._driver.remove(layout.tag(name, tag))
         except PathNotFound:
             pass
-        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+        return True
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""
@@ -117,15 +144,16 @@ class Tags:
         if not self._driver.exists(layout.tags_are_noted(name)):
             self.note_all(name)
         noted = self._listings.names(layout.tag_notes(name, digest), _read)
-        return tuple(tag for tag in map(Tag, noted) if self._points_at(name, tag, digest))
+        found = [tag for tag in map(Tag, noted) if self.find_link(name, tag) == digest]
+        hidden = [tag for tag in self._old.naming(name, digest) if self.find_link(name, tag) is None]
+        return (*found, *hidden)
 
     def note_all(self, name: RepositoryName) -> None:
         """Note every tag at its manifest; for repositories into which others, who make no such notes, have written."""
-        for tag in self.list(name):
-            try:
-                self._note(name, tag, self.get(name, tag), are_noted=True)
-            except ManifestUnknown:  # deleted just now
-                continue
+        for tag in map(Tag, self.link_names(name)):
+            digest = self.find_link(name, tag)
+            if digest is not None:
+                self._note(name, tag, digest, are_noted=True)
         self._driver.put_content(layout.tags_are_noted(name), b"")
 
     def _note(self, name: RepositoryName, tag: Tag, digest: Digest, *, are_noted: bool = False) -> None:
@@ -138,10 +166,11 @@ class Tags:
         self._driver.put_content(path, b"")
 
     def _names(self, name: RepositoryName) -> Sequence[str]:
-        return self._listings.names(layout.tags(name), _read)
+        links, old = self.link_names(name), self._old.names(name)
+        return sorted({*links, *old}) if links and old else links or old
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
-        return self._driver.exists(layout.tag_link(name, Tag(tag)))
+        return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
         return is_named(self._immutable, str(name), tag)
@@ -158,25 +187,35 @@ class Tags:
         try:
             stored = self._driver.get_versioned(layout.tag_link(name, tag))
         except PathNotFound:
-            current, version = None, ABSENT
+            current, version = self._old_target(name, tag), ABSENT
         else:
-            current, version = stored.content.decode("ascii", "replace"), stored.version
-        if immutable and current not in (None, str(digest)):
+            current, version = _parse(stored.content), stored.version
+        if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
-        if condition is not None and not condition(Digest.parse(current) if current else None):
+        if condition is not None and not condition(current):
             raise TagChanged(name=str(name), tag=str(tag))
         return version if self._driver.supports_if_match else None
 
-    def _points_at(self, name: RepositoryName, tag: Tag, digest: Digest) -> bool:
+    def _old_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return what a tag of API V1 points at; an image that V2 cannot show is nothing, but may not be replaced."""
         try:
-            return self.get(name, tag) == digest
-        except ManifestUnknown:  # deleted just now
-            return False
+            return self._old.get(name, tag)
+        except ManifestUnknown:
+            if self._is_immutable(name, tag):
+                raise TagImmutable(name=str(name), tag=str(tag)) from None
+            return None
 
 
 def is_named(patterns: Sequence[str], name: str, tag: Tag) -> bool:
     """Tell whether patterns of immutable tags (see :class:`Tags`) hold for a tag of a repository."""
     return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in patterns)
+
+
+def _parse(link: bytes) -> Digest | None:
+    try:
+        return Digest.parse(link.decode("ascii", "replace"))
+    except DigestInvalid:  # damaged
+        return None
 
 
 def _read(file_name: str) -> str | None:

@@ -3,7 +3,8 @@ Who may see what. The registry has no users yet: everybody may see everything bu
 
 A repository of API V1 is private when it has the file ``_private``. All that are have an entry in one flat folder as
 well, so that a request costs no search. An image belongs to no repository; one that only private repositories have is
-marked with ``images/<id>/_private``, all others are public. Trees of old servers have neither entries nor marks:
+marked with ``images/<id>/_private``, all others are public. (An image that follows from API V2 is as visible as the
+repositories of V2 that it is known to come from.) Trees of old servers have neither entries nor marks:
 :meth:`Visibility.adopt` makes them, before the first answer.
 """
 
@@ -23,11 +24,12 @@ from docker_registry.errors import (
     PathNotFound,
 )
 from docker_registry.registry import events, image_layout
+from docker_registry.registry.derived_images import DerivedImages
 from docker_registry.registry.image_repositories import ImageRepositories
-from docker_registry.registry.image_tags import ImageTags
+from docker_registry.registry.image_tag_files import ImageTagFiles
 from docker_registry.registry.images import Images
 from docker_registry.registry.listings import Listings
-from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName
+from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
 
 #: How long entries are remembered where the store cannot tell cheaply whether there are others.
 _REMEMBERED_SECONDS: Final = 5.0
@@ -41,8 +43,9 @@ class Visibility:
         driver: StorageDriver,
         listings: Listings,
         repositories: ImageRepositories,
-        tags: ImageTags,
+        tags: ImageTagFiles,
         images: Images,
+        derived_images: DerivedImages,
         *,
         serve_private: bool = False,
         now: Callable[[], float] = time.monotonic,
@@ -57,6 +60,7 @@ class Visibility:
         self._repositories = repositories
         self._tags = tags
         self._images = images
+        self._derived_images = derived_images
         self._now = now
         self._is_whole = False
         self._remembered: tuple[float, Sequence[str]] | None = None
@@ -106,7 +110,12 @@ class Visibility:
 
     def is_private_image(self, image_id: ImageId) -> bool:
         """Tell whether only private repositories have an image."""
-        return bool(self.private_names()) and self._driver.exists(image_layout.private_image(image_id))
+        if not self.private_names():
+            return False
+        origins = {name for name, _ in self._derived_images.origins(image_id)}
+        if origins:
+            return not any(map(self.may_see, origins))
+        return self._driver.exists(image_layout.private_image(image_id))
 
     def private_names(self) -> Sequence[str]:
         """Return the names of all private repositories, in order."""
@@ -198,10 +207,8 @@ class Visibility:
     def _ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids of all images that a repository has."""
         ids = self._repositories.image_ids(name)
-        try:
-            tagged = set(self._tags.list(name).values())
-        except ImageRepositoryUnknown:
-            tagged = set()
+        found = (self._tags.find(name, Tag(tag)) for tag in self._tags.names(name))
+        tagged = {str(image_id) for image_id in found if image_id is not None}
         for image_id in self._parsed(tagged - ids):  # clients list all images of a push, below the tagged one too
             ids.update(self._below(image_id))
         return ids

@@ -10,7 +10,9 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid
 from docker_registry.registry import events
+from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.image_repositories import ImageRepositories
+from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import ImageRepositoryName
 
 NAME = ImageRepositoryName.parse("acme/web")
@@ -22,7 +24,7 @@ FIRST, SECOND, THIRD = ({"id": digit * 64} for digit in "123")
 
 @pytest.fixture
 def repositories(driver):
-    return ImageRepositories(driver)
+    return ImageRepositories(driver, Catalog(driver, Listings(driver)))
 
 
 def dumped(*entries):
@@ -83,7 +85,8 @@ class TestAListOfImages:
                 gevent.sleep(0)
                 return content
 
-        repositories = ImageRepositories(Slow())
+        slow = Slow()
+        repositories = ImageRepositories(slow, Catalog(slow, Listings(slow)))
         ids = [f"{number:064x}" for number in range(50)]
         repositories.put_images(NAME, b"[]")
         changes = [gevent.spawn(repositories.put_images, NAME, dumped({"id": text})) for text in ids]

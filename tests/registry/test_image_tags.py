@@ -8,7 +8,6 @@ import pytest
 
 from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
 from docker_registry.registry import Registry, events
-from docker_registry.registry.image_tags import ImageTags
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from tests.registry.chains import chain, push
 
@@ -30,7 +29,7 @@ NOTHING_KNOWN = {
 @pytest.fixture
 def tags(registry, driver):
     push(registry, OLD, NEW)
-    return ImageTags(driver, registry.image_repositories, registry.images, now=lambda: 1400000000.9)
+    return Registry(driver, now=lambda: 1400000000.9).image_tags
 
 
 class TestATag:

@@ -10,10 +10,8 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown
 from docker_registry.registry import Registry
-from docker_registry.registry.images import Images
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import ImageId
-from docker_registry.registry.unfinished import UnfinishedPushes
 from tests.registry.chains import chain, make, pulled, push, store_raw
 
 IMAGE = make(1)
@@ -138,8 +136,7 @@ class TestARawLayer:
         began = driver.stat(f"images/{IMAGE.text}/_inprogress").modified
 
         def images(now):
-            unfinished = UnfinishedPushes(driver)
-            return Images(driver, unfinished, max_unpacked_bytes=10**9, abandoned_after_seconds=60, now=lambda: now)
+            return Registry(driver, upload_ttl_seconds=60, now=lambda: now).images
 
         with pytest.raises(ImageUnfinished):
             images(began + 59).get(IMAGE.id)

@@ -41,17 +41,22 @@ class TestARepository:
         repository(registry, "acme/web")
         assert [Entry("acme/web")] == list(registry.search_entries.all())
 
+    def test_of_both_has_the_longer_name(self, registry):
+        repository(registry, "foo")
+        image_repository(registry, "foo")
+        assert None is registry.search_entries.look_up("foo")
+        assert [Entry("library/foo")] == list(registry.search_entries.all())
+
     def test_that_is_private_says_so(self, registry):
         image_repository(registry, "acme/secret", private=True)
         image_repository(registry, "foo", private=True)
         for text in ("acme/db", "foo", "library/foo"):
             repository(registry, text)
         assert Entry("acme/secret", private=True) == registry.search_entries.look_up("acme/secret")
-        assert Entry("foo", private=True) == registry.search_entries.look_up("foo")
+        assert Entry("library/foo", private=True) == registry.search_entries.look_up("library/foo")
         assert {
             Entry("acme/db"),
             Entry("acme/secret", private=True),
-            Entry("foo", private=True),
             Entry("library/foo", private=True),
         } == set(registry.search_entries.all())
 
