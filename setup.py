@@ -36,19 +36,24 @@ setup(
         # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
         "mysql": ["PyMySQL>=1.1"],
+        # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
+        "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
         "test": [
             "hypothesis>=6.100",
+            "keystoneauth1>=5.4",
             "mypy>=1.10",
             "oras>=0.2.30",
             "psycopg[binary]>=3.1.14",
             "PyMySQL>=1.1",
             "pytest>=8.2",
             "python-dxf>=12.1",
+            "python-swiftclient>=4.4",
             "redis>=5.0.1",
             "requests>=2.32",
             "ruff>=0.6",
             "schemathesis>=4.32",
             "setuptools>=70.1",
+            "swift>=2.33",
             "types-gevent",
             "types-PyYAML",
             "types-requests",
@@ -59,6 +64,7 @@ setup(
         "docker_registry.drivers": [
             "file = docker_registry.drivers.file:FileDriver",
             "memory = docker_registry.drivers.memory:MemoryDriver",
+            "swift = docker_registry.drivers.swift:SwiftDriver",
         ],
     },
     classifiers=[

@@ -91,7 +91,7 @@ class TestARegistryThatCannotRun:
         assert "dev" in sentence(run(*command, SETTINGS_FLAVOR="devv"))
 
     def test_says_that_a_driver_is_not_installed(self, run, command):
-        assert "docker-registry[swift]" in sentence(run(*command, SETTINGS_FLAVOR="swift"))
+        assert "docker-registry-driver-oss" in sentence(run(*command, SETTINGS_FLAVOR="oss"))
 
     def test_says_that_the_store_is_no_folder(self, run, tmp_path, command):
         (tmp_path / "file").write_bytes(b"")
