@@ -306,8 +306,21 @@ class Uploads:
         path = f"{layout.upload(name, upload.id)}/state"
         chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
         content = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
-        self._driver.put_content(path, content, if_match=upload.version)
+        if self._driver.supports_if_match:
+            self._driver.put_content(path, content, if_match=upload.version)
+        else:
+            # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
+            # digest; a PATCH that stalled and wakes up later finds out.
+            if self._version(path) != upload.version:
+                raise PreconditionFailed(path=path)
+            self._driver.put_content(path, content)
         return upload
+
+    def _version(self, path: str) -> str:
+        try:
+            return self._driver.get_versioned(path).version
+        except PathNotFound:
+            return ABSENT
 
     def _publish(self, name: RepositoryName | None, upload: Upload, digest: Digest) -> Blob:
         """Verify what the session holds, make it a blob of the repository, and end the session."""

@@ -296,6 +296,22 @@ class TestAPatchThatStallsAndWakesUp:
         assert 2 == len(files(driver))
 
 
+class UnconditionalDriver(MemoryDriver):
+    """A store that cannot compare before it writes, as Swift."""
+
+    supports_if_match = False
+
+    def put_content(self, path, content, *, if_match=None):
+        assert if_match is None
+        super().put_content(path, content)
+
+
+class TestAPatchThatStallsAndWakesUpOnAStoreWithoutConditionalPuts(TestAPatchThatStallsAndWakesUp):
+    @pytest.fixture
+    def driver(self):
+        return UnconditionalDriver()
+
+
 class FullDriver(MemoryDriver):
     """A store that has no room for what is streamed."""
 
