@@ -39,7 +39,8 @@ class Downloads:
         if self._x_accel_prefix is not None and _is_local(file):
             # nginx reads Range by itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
-        part = requests.byte_range(file.size, validator)
+        # Range means nothing but for GET (RFC 9110, section 14.2).
+        part = requests.byte_range(file.size, validator) if request.method == "GET" else None
         start, length = (part.start, part.length) if part else (0, file.size)
         headers["Content-Length"] = str(length)
         if part:
