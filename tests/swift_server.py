@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import socket
 import sys
 import tempfile
 import urllib.request
@@ -78,6 +79,7 @@ class SwiftServer:
     """Where it listens."""
 
     port: int
+    memcached_port: int
 
     @property
     def authurl(self) -> str:
@@ -92,6 +94,12 @@ class SwiftServer:
             "swift_user": USER,
             "swift_password": PASSWORD,
         }
+
+    def forget_tokens(self) -> None:
+        """Let every token that was given become invalid."""
+        with socket.create_connection(("127.0.0.1", self.memcached_port)) as memcached:
+            memcached.sendall(b"flush_all\r\n")
+            assert memcached.recv(100) == b"OK\r\n"
 
     def connect(self) -> Connection:
         """Return a client of the tests' own."""
@@ -129,7 +137,7 @@ def run_swift() -> Iterator[SwiftServer]:
             stack.enter_context(
                 processes.running(command, folder / f"{service}.log", lambda port=port, ready=ready: ready(port))
             )
-        yield SwiftServer(ports["proxy"])
+        yield SwiftServer(ports["proxy"], ports["memcached"])
 
 
 def _require(program: str) -> str:
@@ -142,6 +150,8 @@ def _require(program: str) -> str:
 def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
     (folder / "swift.conf").write_text(
         "[swift-hash]\nswift_hash_path_suffix = lab\n[storage-policy:0]\nname = Policy-0\ndefault = yes\n"
+        # Pages so short that every longer list needs several.
+        "[swift-constraints]\ncontainer_listing_limit = 20\n"
     )
     builder = programs.Tool([_require("swift-ring-builder")])
     for service in _SERVICES:

@@ -214,9 +214,8 @@ class SwiftContainer:
         except ClientException as error:
             if error.http_status != 416:
                 raise
-            headers, body = {"etag": "", "content-length": "0"}, ()  # it ends before
+            headers, body = {**connection.head_object(self.name, name), "content-length": "0"}, ()  # it ends before
         if headers.get("content-type", "").partition(";")[0] == FOLDER_TYPE:
-            body.close()
             raise PathNotFound
         if etag not in (None, headers["etag"]):
             raise StorageError("The file was replaced while it was read.")

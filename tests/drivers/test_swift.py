@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+import time
+
 import pytest
+import requests
 
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
 from docker_registry.drivers.swift import SwiftDriver
+from docker_registry.drivers.swift_connections import Account
 from docker_registry.drivers.testing import DriverSuite
+from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from tests import processes
 from tests.swift_server import READER, READER_PASSWORD, swift_server
 
 __all__ = ["swift_server"]
@@ -17,7 +26,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def options(swift_server):
-    return {**swift_server.options, "swift_segment_bytes": MIB}
+    return {**swift_server.options, "storage_path": "registry", "swift_segment_bytes": MIB}
 
 
 @pytest.fixture
@@ -51,3 +60,288 @@ class TestSwiftDriver(DriverSuite):
         swift.post_container(name, {"X-Container-Read": ""})
         yield driver
         driver.close()
+
+
+def names(swift, options):
+    """What lies in the container, whoever put it there."""
+    _, entries = swift.get_container(options["swift_container"], full_listing=True)
+    return [entry["name"] for entry in entries]
+
+
+def segments(swift, options):
+    return [name for name in names(swift, options) if "/segments/" in name]
+
+
+@pytest.fixture
+def large():
+    """More than fits into one manifest of the server of these tests, which takes eight segments."""
+    return bytes(range(256)) * 4096 * 10 + b"end"
+
+
+class TestALargeFile:
+    def test_lies_in_segments_that_no_list_shows(self, driver, swift, options, large):
+        driver.stream_write("a/b", [large])
+        assert ["a"] == list(driver.list_directory())
+        assert [("a/b", len(large))] == [(stat.path, stat.size) for stat in driver.walk()]
+        assert 11 <= len(segments(swift, options))
+        assert large == driver.get_content("a/b")
+        assert large[8 * MIB - 5 : 8 * MIB + 5] == b"".join(driver.stream_read("a/b", 8 * MIB - 5, 10))
+
+    def test_takes_a_path_beside_its_segments_for_none(self, driver):
+        for path in (".docker-registry", ".docker-registry/segments/x"):
+            with pytest.raises(PathInvalid):
+                driver.get_content(path)
+
+    def test_leaves_no_segments_when_its_source_fails(self, driver, swift, options, large):
+        def blocks():
+            yield large
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            driver.stream_write("a", blocks())
+        assert [] == names(swift, options)
+
+    def test_is_moved_without_its_bytes(self, driver, swift, options, large):
+        driver.stream_write("a", [large])
+        before = segments(swift, options)
+        driver.move("a", "b")
+        assert before == segments(swift, options)
+        assert (large, False) == (driver.get_content("b"), driver.exists("a"))
+
+    def test_keeps_its_size_and_time_in_lists(self, driver, large):
+        driver.stream_write("a", [large])
+        driver.touch("a")
+        (seen,) = driver.walk()
+        described = driver.stat("a")
+        assert described.size == seen.size
+        assert abs(described.modified - seen.modified) < 0.01
+
+
+class TestTheSweep:
+    def test_takes_the_segments_of_removed_and_replaced_files(self, driver, swift, options, large):
+        driver.stream_write("a", [large])
+        driver.stream_write("b", [large])
+        driver.remove("a")
+        driver.put_content("b", b"small")
+        assert 0 == driver.remove_leftovers(3600)
+        assert 2 == driver.remove_leftovers(0)
+        assert [] == segments(swift, options)
+        assert b"small" == driver.get_content("b")
+
+    def test_takes_what_a_process_that_died_has_left(self, driver, swift, options):
+        orphan = f"{options['storage_path']}/.docker-registry/segments/0123abcd/00000000"
+        swift.put_object(options["swift_container"], orphan, b"x")
+        assert 1 == driver.remove_leftovers(0)
+        assert [] == names(swift, options)
+
+    @pytest.mark.parametrize("removed", ["a", "b"])
+    def test_leaves_what_a_move_that_was_cut_off_has_left(self, driver, swift, options, large, removed):
+        driver.stream_write("a", [large])
+        root = options["storage_path"]
+        source = {"X-Copy-From": f"{options['swift_container']}/{root}/a"}
+        query = "multipart-manifest=get"
+        swift.put_object(options["swift_container"], f"{root}/b", None, headers=source, query_string=query)
+        driver.remove(removed)
+        assert 0 == driver.remove_leftovers(0)
+        assert large == driver.get_content({"a": "b", "b": "a"}[removed])
+
+    def test_leaves_files_that_were_moved_and_touched(self, driver, large):
+        driver.stream_write("a", [large])
+        driver.move("a", "c/d")
+        driver.touch("c/d")
+        assert 0 == driver.remove_leftovers(0)
+        assert large == driver.get_content("c/d")
+
+    def test_leaves_files_whose_type_somebody_has_changed(self, driver, swift, options, large):
+        driver.stream_write("a", [large[: 3 * MIB]])
+        name = f"{options['storage_path']}/a"
+        swift.post_object(options["swift_container"], name, {"Content-Type": "image/png"})
+        assert 0 == driver.remove_leftovers(0)
+        assert large[: 3 * MIB] == driver.get_content("a")
+
+
+class TestAContainerOfRegistry2:
+    @pytest.fixture
+    def driver(self, options, swift):
+        container = options["swift_container"]
+        swift.put_container(container)
+        for number in range(3):
+            swift.put_object(container, f"segments/0ab/c/{number}", b"0123456789")
+        manifest = {"X-Object-Manifest": f"{container}/segments/0ab/c"}
+        swift.put_object(container, "files/docker/blobs/data", b"", headers=manifest)
+        swift.put_object(container, "files/docker/empty", b"")
+        swift.put_object(container, "files/docker/blobs", b"", content_type="application/directory")
+        driver = SwiftDriver(**{**options, "storage_path": "files"})
+        yield driver
+        driver.close()
+
+    def test_is_read(self, driver):
+        assert b"0123456789" * 3 == driver.get_content("docker/blobs/data")
+        assert b"9012" == b"".join(driver.stream_read("docker/blobs/data", 9, 4))
+
+    def test_is_listed(self, driver):
+        assert ["docker/blobs", "docker/empty"] == sorted(driver.list_directory("docker"))
+        assert [("docker/blobs/data", 30), ("docker/empty", 0)] == sorted((s.path, s.size) for s in driver.walk())
+
+    def test_is_changed(self, driver):
+        driver.touch("docker/blobs/data")
+        driver.move("docker/blobs/data", "docker/x")
+        assert b"0123456789" * 3 == driver.get_content("docker/x")
+
+    def test_has_folders_that_are_no_files(self, driver):
+        assert driver.exists("docker/blobs")
+        with pytest.raises(PathNotFound):
+            driver.get_content("docker/blobs")
+        driver.remove("docker/blobs")
+        assert ["docker/empty"] == list(driver.list_directory("docker"))
+
+
+class TestASignedURL:
+    @pytest.fixture
+    def driver(self, options):
+        driver = SwiftDriver(**options, swift_temp_url_key="k3y", swift_temp_url_seconds=2)
+        yield driver
+        driver.close()
+
+    @pytest.mark.parametrize("path", ["a/b", "ä/100%", "a b?c#d"])
+    def test_is_all_that_a_client_needs(self, driver, path):
+        driver.stream_write(path, [b"x" * MIB, b"y" * MIB])
+        answer = requests.get(driver.content_redirect_url(path), timeout=10)
+        assert (200, b"x" * MIB + b"y" * MIB) == (answer.status_code, answer.content)
+
+    def test_is_good_for_a_while_and_for_one_file(self, driver):
+        driver.put_content("a", b"content")
+        driver.put_content("b", b"content")
+        url = driver.content_redirect_url("a")
+        assert 401 == requests.get(url.replace("/a?", "/b?"), timeout=10).status_code
+        time.sleep(3)
+        assert 401 == requests.get(url, timeout=10).status_code
+
+    def test_needs_a_key(self, options):
+        driver = SwiftDriver(**options)
+        assert driver.content_redirect_url("a") is None
+        driver.close()
+
+
+class TestAFaultySwift:
+    def test_that_breaks_off_a_reading_is_asked_for_the_rest(self, options, swift_server, large):
+        with CuttingProxy(swift_server.port) as proxy:
+            driver = SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{proxy.port}/auth/v1.0"})
+            driver.stream_write("a", [large])
+            proxy.cut_after = 3 * MIB
+            assert large[1:] == b"".join(driver.stream_read("a", 1))
+            assert proxy.cuts > 1
+            proxy.cut_after = 1000
+            assert b"".join(driver.stream_read("a", 7, 5000)) == large[7:5007]
+            driver.close()
+
+    def test_that_breaks_off_again_and_again_is_unavailable(self, options, swift_server):
+        with CuttingProxy(swift_server.port) as proxy:
+            driver = SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{proxy.port}/auth/v1.0"})
+            driver.put_content("a", b"x" * 1000)
+            proxy.cut_after = 0
+            with pytest.raises(StorageUnavailable):
+                driver.get_content("a")
+            driver.close()
+
+    def test_that_forgets_our_token_gives_another(self, driver, swift_server):
+        driver.put_content("a", b"content")
+        swift_server.forget_tokens()
+        assert b"content" == driver.get_content("a")
+
+    def test_whose_container_is_gone_is_unavailable(self, driver, swift, options):
+        driver.put_content("a", b"content")
+        driver.remove("a")
+        swift.delete_container(options["swift_container"])
+        for verb in (lambda: driver.put_content("a", b""), lambda: list(driver.walk())):
+            with pytest.raises(StorageUnavailable):
+                verb()
+
+    def test_that_is_not_there_is_unavailable(self, options):
+        port = processes.free_port()
+        with pytest.raises(StorageUnavailable):
+            SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{port}/auth/v1.0"})
+
+    def test_that_refuses_the_password_says_so(self, options):
+        with pytest.raises(StorageError, match="swift_password") as refused:
+            SwiftDriver(**{**options, "swift_password": "wr0ng"})
+        assert "wr0ng" not in str(refused.value)
+
+    @pytest.mark.parametrize("name", ["swift_authurl", "swift_container", "swift_user", "swift_password"])
+    def test_of_which_something_is_not_set_says_so(self, options, name):
+        with pytest.raises(ConfigError, match=f"{name} is not set"):
+            SwiftDriver(**{**options, name: None})
+
+
+class TestAnAddress:
+    @pytest.mark.parametrize(
+        ("url", "version", "uses_keystone"),
+        [
+            ("https://example.org/auth/v1.0", None, False),
+            ("https://example.org/auth/v1/", None, False),
+            ("https://example.org:5000/v3", None, True),
+            ("https://example.org:5000", None, True),
+            ("https://example.org:5000", "1", False),
+            ("https://example.org/v1.0", "3", True),
+        ],
+    )
+    def test_tells_whether_it_is_keystone(self, url, version, uses_keystone):
+        account = Account(authurl=url, user="u", password="p", auth_version=version)
+        assert uses_keystone == account.uses_keystone
+
+
+class CuttingProxy:
+    """Stands before a server, and cuts off every answer that is longer than it likes."""
+
+    def __init__(self, port):
+        self.cut_after = None
+        self.cuts = 0
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            threading.Thread(target=self._copy, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._copy, args=(server, client, True), daemon=True).start()
+
+    def _copy(self, source, target, is_answer):
+        """Copy bytes one way; once GET is asked for, count what comes back of a body."""
+        count = 0
+        with source, target:
+            while True:
+                try:
+                    some = source.recv(65536)
+                except OSError:
+                    some = b""
+                if not some:
+                    break
+                if is_answer and self.cut_after is not None:
+                    head, found, body = (
+                        some.partition(b"\r\n\r\n") if some.startswith(b"HTTP/1.1 20") else (b"", b"", some)
+                    )
+                    count = len(body) if found else count + len(body)
+                    if count > self.cut_after:
+                        self.cuts += 1
+                        target.sendall(head + found + body[: max(0, len(body) - (count - self.cut_after))])
+                        break
+                try:
+                    target.sendall(some)
+                except OSError:
+                    break
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
