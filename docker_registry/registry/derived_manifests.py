@@ -42,7 +42,7 @@ from docker_registry.threads import in_thread
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
 
 #: A process that has not told for so long that it is still at work has died.
-_LEASE_SECONDS: Final = 60.0
+_LEASE_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.2
 
 

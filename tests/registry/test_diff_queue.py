@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
+import threading
+import time
 
 import pytest
 
 from docker_registry.errors import ConfigError, StorageUnavailable
-from docker_registry.registry.diff_queue import open_diff_queue
+from docker_registry.registry.diff_queue import RedisDiffQueue, open_diff_queue
 from docker_registry.registry.names import ImageId
 from tests.processes import free_port
 from tests.redis_server import PASSWORD, redis_server  # noqa: F401 - a fixture
@@ -52,6 +55,16 @@ class TestAnImage:
         assert ImageId(f"{6:064x}") == queue.pop(1)
 
 
+class TestAWorkerThatWaits:
+    def test_has_more_patience_than_a_request(self, queue):
+        pusher = threading.Timer(3, queue.push, [FIRST])
+        pusher.start()
+        started = time.monotonic()
+        assert FIRST == queue.pop(30)
+        assert time.monotonic() - started < 10
+        pusher.join()
+
+
 class TestSomethingElseInTheQueue:
     @pytest.mark.parametrize("element", [b"", b"{", b"7", b'"x"', b"[]", b"\xff"])
     def test_is_passed_over(self, queue, element):
@@ -63,6 +76,24 @@ class TestARedisThatIsAway:
     def test_costs_a_line_in_the_log_and_no_push(self, nowhere, caplog):
         with caplog.at_level(logging.WARNING):
             nowhere.push(FIRST)
+        assert str(FIRST) in caplog.text
+
+    def test_is_left_alone_for_a_while(self, caplog):
+        seconds = [0.0]
+        queue = RedisDiffQueue(open_diff_queue("127.0.0.1", free_port(), 0, None)._redis, now=lambda: seconds[0])
+        for second, lines in ((0, 1), (0, 1), (9, 1), (11, 2), (12, 2)):
+            seconds[0] = second
+            queue.push(FIRST)
+            assert lines == len(caplog.records)
+
+    def test_that_listens_and_says_nothing_is_given_up_soon(self, caplog):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            queue = open_diff_queue("127.0.0.1", silent.getsockname()[1], 0, None)
+            started = time.monotonic()
+            queue.push(FIRST)
+            with pytest.raises(StorageUnavailable):
+                queue.ping()
+            assert time.monotonic() - started < 6
         assert str(FIRST) in caplog.text
 
     def test_is_told_to_workers_and_to_the_status(self, nowhere):
