@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import ConfigError, ImageUnknown, StorageUnavailable
@@ -25,17 +27,28 @@ _MAX_WAITING: Final = 1024
 #: Seconds that a request may lose to a Redis that does not answer.
 _TIMEOUT_SECONDS: Final = 2.0
 
+#: How long nothing is sent to a Redis that failed: a push of a hundred images must not wait for it a hundred times.
+_PAUSE_SECONDS: Final = 10.0
+
 
 class RedisDiffQueue:
     """A queue that any number of registries fill and any number of workers read."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            now: a clock that only goes forward, in seconds.
+        """
         self._redis = redis
+        self._now = now
+        self._away_until = now()
 
     def push(self, image_id: ImageId) -> None:
         """Let an image wait. A Redis that is away costs a line in the log, and no push."""
         from redis.exceptions import RedisError
 
+        if self._now() < self._away_until:
+            return
         element = json.dumps(str(image_id))
         try:
             with self._redis.pipeline() as pipeline:
@@ -45,6 +58,7 @@ class RedisDiffQueue:
                 pipeline.ltrim(_KEY, 0, _MAX_WAITING - 1)
                 pipeline.execute()
         except RedisError as error:
+            self._away_until = self._now() + _PAUSE_SECONDS
             logger.warning("the diff of image %s is not worked out yet: %s", image_id, error)
 
     def pop(self, timeout_seconds: int) -> ImageId | None:
@@ -62,8 +76,12 @@ class RedisDiffQueue:
         """
         from redis.exceptions import RedisError
 
+        found = None
         try:
-            found = self._redis.brpop([_KEY], timeout_seconds)
+            for _ in range(timeout_seconds):  # no wait may be longer than the time after which a Redis is given up
+                found = self._redis.brpop([_KEY], 1)
+                if found:
+                    break
         except RedisError as error:
             raise StorageUnavailable(f"The queue of diffs cannot be reached: {error}") from None
         try:
@@ -94,10 +112,18 @@ def open_diff_queue(host: str, port: int, db: int, password: str | None) -> Redi
     """
     try:
         from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ModuleNotFoundError:
         raise ConfigError("cache.host: the library for Redis is missing; pip install docker-registry[redis]") from None
-    # Waiting for an element has its own time on top of this.
+    # The library would try four times, and sleep in between: a push would wait for a minute.
     redis = Redis(
-        host, port, db, password, socket_timeout=_TIMEOUT_SECONDS + 5, socket_connect_timeout=_TIMEOUT_SECONDS
+        host,
+        port,
+        db,
+        password,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
     )
     return RedisDiffQueue(redis)
