@@ -66,6 +66,7 @@ def create_registry(config: Config) -> Registry:
         max_unpacked_bytes=config.max_unpacked_layer_bytes,
         upload_ttl_seconds=config.upload_ttl,
         serve_private=config.serve_private,
+        v1_platform=config.v1_platform,
         diff_queue=create_diff_queue(config),
     )
 

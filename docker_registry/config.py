@@ -160,6 +160,10 @@ class Config:
         68719476736, "V1: a layer that expands to more is not looked into.", unit="bytes", minimum=1
     )
 
+    v1_platform: str = setting(
+        "linux/amd64", "V1: which image of an index it sees, as `os/architecture` or `os/architecture/variant`."
+    )
+
     search_backend: str | None = setting(
         None, "What indexes the repositories for searching: `sqlalchemy`, or the name of a module. Off when unset."
     )
