@@ -150,6 +150,10 @@ class Manifests:
         events.announce(signal, self._driver, name=name)
         for tag in tags:
             self._tags.put(name, tag, digest, tag_condition)
+        if not self.exists(name, digest):  # deleted meanwhile, and no tag may be left without it
+            self._link(name, digest, document)
+            for tag in tags:
+                self._tags.put(name, tag, digest)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def delete(self, name: RepositoryName, reference: Reference) -> None:
@@ -167,24 +171,29 @@ class Manifests:
             return
         if not self.exists(name, reference):
             raise ManifestUnknown(name=str(name), digest=str(reference))
-        tags = self._tags.pointing_at(name, reference)
-        for tag in tags:
+        for tag in self._tags.pointing_at(name, reference):
             self._tags.check_mutable(name, tag)
-        for tag in tags:
-            try:
-                self._tags.delete(name, tag)
-            except ManifestUnknown:  # deleted just now
-                continue
+        self._delete_tags(name, reference)
         try:
             # The link goes first: with it the manifest is gone, whenever the rest follows.
             self._driver.remove(layout.revision_link(name, reference))
         except PathNotFound:  # by another request, just now
             raise ManifestUnknown(name=str(name), digest=str(reference)) from None
+        if self.exists(name, reference):  # pushed again just now
+            return
+        self._delete_tags(name, reference)  # those that were put meanwhile
         try:
             self._referrers.delete(name, reference, self._blobs.get(reference))
-            self._driver.remove(layout.revision(name, reference))
-        except (BlobUnknown, PathNotFound):
+        except BlobUnknown:
             pass
+        # What else is known of it stays: without the link it counts for nothing, and a push may just be using it.
+
+    def _delete_tags(self, name: RepositoryName, digest: Digest) -> None:
+        for tag in self._tags.pointing_at(name, digest):
+            try:
+                self._tags.delete(name, tag)
+            except ManifestUnknown:  # deleted just now
+                continue
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Tell whether a repository has a manifest."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, TooLarge
 from docker_registry.registry import Registry, layout
 from docker_registry.registry.intake import Content
@@ -133,3 +134,60 @@ class TestListing:
 
     def test_tags_of_an_unknown_repository_are_none(self, registry):
         assert () == registry.tags.list(NAME)
+
+
+class Interrupted(MemoryDriver):
+    """A store in which something happens just before or after a change."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = {}, {}
+
+    def put_content(self, path, content, *, if_match=None):
+        self._happen(self.before, path)
+        super().put_content(path, content, if_match=if_match)
+        self._happen(self.after, path)
+
+    def remove(self, path):
+        self._happen(self.before, path)
+        super().remove(path)
+        self._happen(self.after, path)
+
+    def _happen(self, events, path):
+        events.pop(path, lambda: None)()
+
+
+class TestAPushThatMeetsADeletion:
+    """Whichever comes first, no tag is listed that cannot be pulled."""
+
+    DIGEST = Digest.of(json.dumps({"schemaVersion": 2, "config": descriptor(b"{}"), "layers": []}).encode())
+
+    @pytest.fixture
+    def driver(self):
+        return Interrupted()
+
+    @pytest.fixture
+    def payload(self, registry):
+        image(registry)
+        return json.dumps({"schemaVersion": 2, "config": descriptor(b"{}"), "layers": []}).encode()
+
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), f"{layout.tag_notes(NAME, DIGEST)}/{LATEST}"])
+    def test_in_the_middle_of_the_push(self, registry, driver, payload, moment, path):
+        registry.manifests.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
+        getattr(driver, moment)[path] = lambda: registry.manifests.delete(NAME, self.DIGEST)
+        registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        self.all_tags_can_be_pulled(registry)
+        assert registry.manifests.exists(NAME, self.DIGEST)
+
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    @pytest.mark.parametrize("path", [layout.revision_link(NAME, DIGEST), layout.revision(NAME, DIGEST)])
+    def test_in_the_middle_of_the_deletion(self, registry, driver, payload, moment, path):
+        registry.manifests.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
+        getattr(driver, moment)[path] = lambda: registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        registry.manifests.delete(NAME, self.DIGEST)
+        self.all_tags_can_be_pulled(registry)
+
+    def all_tags_can_be_pulled(self, registry):
+        for tag in registry.tags.list(NAME):
+            assert registry.manifests.get(NAME, tag)
