@@ -1,0 +1,151 @@
+"""
+A client of API V1, 64 at once on four workers: whatever they push, each of them pulls, finds and deletes.
+
+The real clients of API V1 are not to be had any more; what they say is in `recordings`, how many there may be is here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.api.v1 import Docker, done
+from tests.registry.chains import make
+from tests.server import Server
+
+CLIENTS = 64
+IMAGES = 3
+
+_numbers = itertools.count(5_000_000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    store = tmp_path_factory.mktemp("v1-clients") / "store"
+    with Server(store, workers=4, SEARCH_BACKEND="sqlalchemy") as server:
+        yield server
+
+
+def irregular(layer, seed):
+    """Cut a layer into chunks of one byte to some ten thousand."""
+    sizes, start = random.Random(seed), 0
+    while start < len(layer):
+        end = start + sizes.choice([1, 7, 511, 4096, sizes.randint(1, 50_000)])
+        yield layer[start:end]
+        start = end
+
+
+def chain(seed, base=None):
+    """Images on each other with layers of irregular sizes, one of them empty."""
+    sizes, images = random.Random(seed), []
+    for size in [*(sizes.randint(1, 400_000) for _ in range(IMAGES - 1)), 0]:
+        parent = images[-1] if images else base
+        images.append(make(next(_numbers), parent, layer=sizes.randbytes(size)))
+    return images
+
+
+def push(docker, name, images, seed, tag="v1"):
+    """Push what is not there, each layer in chunks of irregular sizes."""
+    done(docker.put(f"/repositories/{name}/", "[]"), 200)
+    for image in images:
+        path = f"/images/{image.text}"
+        if docker.get(f"{path}/json").status_code == 200:
+            continue
+        begun = docker.put(f"{path}/json", image.payload)
+        if begun.status_code == 409:  # another client was faster
+            continue
+        done(begun, 200)
+        received = docker.put(f"{path}/layer", irregular(image.layer, seed))
+        assert received.status_code in (200, 409)
+        ended = docker.put(f"{path}/checksum", headers={"X-Docker-Checksum-Payload": image.payload_sum})
+        assert ended.status_code in (200, 409), ended.text
+    done(docker.put(f"/repositories/{name}/tags/{tag}", f'"{images[-1].text}"'), 200)
+    done(docker.put(f"/repositories/{name}/images", "[]"), 204)
+
+
+def resume(docker, image, seed):
+    """Get a layer in parts, each of them broken off somewhere, as Docker does it."""
+    sizes, size, received = random.Random(seed), len(image.layer), b""
+    while len(received) < size:
+        headers = {"Range": f"bytes={len(received)}-{size}"}
+        answer = docker.get(f"/images/{image.text}/layer", headers=headers, stream=True)
+        assert 206 == answer.status_code
+        received += answer.raw.read(sizes.randint(1, size))
+        answer.close()
+    return received
+
+
+def everyone(work):
+    """Let all clients do something at the same time; the first error is raised."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(work, range(CLIENTS)))
+
+
+class TestClientsAtOnce:
+    def test_have_everything_that_they_pushed(self, server):
+        def work(number):
+            name, images = f"many/client-{number}", chain(number)
+            with Docker(server.url) as docker:
+                push(docker, name, images, number)
+                assert [(i.text, i.payload, i.layer) for i in images] == docker.pull(name, "v1")
+                assert images[0].layer == resume(docker, images[0], number)
+
+        everyone(work)
+
+    def test_that_push_one_image_have_it_whole(self, server):
+        images = chain("one")
+
+        def work(number):
+            with Docker(server.url) as docker:
+                push(docker, f"same/client-{number}", images, number)
+                assert [(i.text, i.payload, i.layer) for i in images] == docker.pull(f"same/client-{number}", "v1")
+
+        everyone(work)
+
+    def test_that_share_a_repository_lose_no_tag(self, server):
+        image = make(next(_numbers))
+
+        def work(number):
+            with Docker(server.url) as docker:
+                push(docker, "shared/all", [image], number, f"v{number}")
+
+        everyone(work)
+        with Docker(server.url) as docker:
+            expected = {f"v{number}": image.text for number in range(CLIENTS)}
+            assert expected == docker.get("/repositories/shared/all/tags").json()
+
+    def test_are_found_and_delete_what_is_theirs(self, server):
+        image = make(next(_numbers))
+
+        def work(number):
+            with Docker(server.url) as docker:
+                push(docker, f"gone/client-{number}", [image], number)
+
+        everyone(work)
+        with Docker(server.url) as docker:
+            assert_found(docker, "gone", CLIENTS)
+
+        def remove(number):
+            with Docker(server.url) as docker:
+                done(docker.ask("DELETE", f"/repositories/gone/client-{number}/"), 200)
+                assert 404 == docker.get(f"/repositories/gone/client-{number}/tags").status_code
+
+        everyone(remove)
+        with Docker(server.url) as docker:
+            assert_found(docker, "gone", 0)
+            assert image.layer == docker.get(f"/images/{image.text}/layer").content
+
+    def test_leave_no_error_in_the_log(self, server):
+        assert "Traceback" not in server.log.read_text()
+
+
+def assert_found(docker, query, number):
+    """Wait until the index, which is told beside the pushes, knows what it should."""
+    deadline = time.monotonic() + 30
+    while (found := docker.get(f"/search?q={query}").json()["num_results"]) != number:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
