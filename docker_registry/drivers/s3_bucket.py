@@ -1,0 +1,277 @@
+"""One bucket of S3: objects by their keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.s3_client import NETWORK_ERRORS, code_of, content_md5, in_our_words, translated
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+from docker_registry.threads import in_thread
+
+_BLOCK_BYTES: Final = 256 * 1024
+_DELETED_AT_ONCE: Final = 1000
+#: A broken read is taken up again so often without a single byte in between.
+_RESUMES: Final = 3
+#: A change that S3 refuses because of another one at the very same moment is tried again so often.
+_CONFLICTS: Final = 10
+#: So long nobody looks again whether the bucket is still there.
+_TRUST_SECONDS: Final = 30
+#: The metadata that a touch leaves.
+_TOUCHED: Final = "docker-registry-touched"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    What a list or an answer says of an object.
+
+    Attributes:
+        key: the object's; a folder's ends with a slash.
+        size: bytes.
+        modified: seconds since the Unix epoch.
+        etag: the name of exactly this version, with its quotes.
+    """
+
+    key: str
+    size: int = 0
+    modified: float = 0
+    etag: str = ""
+
+
+class S3Bucket:
+    """A bucket that is there."""
+
+    def __init__(self, client: Any, name: str, *, written: Mapping[str, str], listed: str = "") -> None:
+        """
+        Args:
+            client: from :meth:`~.s3_client.Account.connect`.
+            written: what every request that makes an object says of it: encryption, storage class.
+            listed: a prefix that is listed, to see that the bucket can be used.
+
+        Raises:
+            ConfigError: there are no credentials.
+            StorageError: the bucket cannot be used.
+        """
+        self.client = client
+        self.name = name
+        self.written = dict(written)
+        self._seen = 0.0
+        for _ in self.entries(listed):
+            break
+
+    # -------------------------------------------------------------------------------------------- one object
+
+    def head(self, key: str) -> Entry:
+        """
+        Raises:
+            PathNotFound: there is no such object.
+        """
+        with translated():
+            try:
+                found = self.client.head_object(Bucket=self.name, Key=key)
+            except ClientError as error:
+                if code_of(error) == "404":
+                    self._look_for_the_bucket()
+                raise
+        return Entry(key, found["ContentLength"], found["LastModified"].timestamp(), found["ETag"])
+
+    def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """
+        Write an object whole.
+
+        Args:
+            if_match: the ETag of the version to replace, or the empty text to create only.
+
+        Raises:
+            PreconditionFailed: something else lies there.
+        """
+        body = content if isinstance(content, bytes | bytearray) else bytes(content)
+        condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
+        options = {**self.written, **condition, "ContentMD5": in_thread(content_md5, body)}
+        for conflicts in range(_CONFLICTS):
+            try:
+                with translated():
+                    try:
+                        self.client.put_object(Bucket=self.name, Key=key, Body=body, **options)
+                    except ClientError as error:
+                        if not condition or not self._was_mine(error, key, body):
+                            raise
+                return
+            except PathNotFound:  # nothing lies there that could be replaced
+                raise PreconditionFailed from None
+            except StorageUnavailable:
+                if not condition or conflicts == _CONFLICTS - 1:
+                    raise
+                time.sleep(0.02 * 2 ** min(conflicts, 5))
+
+    def _was_mine(self, error: ClientError, key: str, body: Bytes) -> bool:
+        """Tell whether a condition failed because an attempt before, of whose end we did not hear, succeeded."""
+        answer = error.response.get("ResponseMetadata", {})
+        if answer.get("HTTPStatusCode") != 412 or not answer.get("RetryAttempts"):
+            return False
+        return bool(self.client.get_object(Bucket=self.name, Key=key)["Body"].read() == body)
+
+    def delete(self, key: str) -> None:
+        """Delete one object, if it is there."""
+        with translated():
+            self.client.delete_object(Bucket=self.name, Key=key)
+
+    def copy(self, source: Entry, target: str) -> None:
+        """
+        Let S3 copy an object in one request; what it is, its ETag says.
+
+        Raises:
+            PathNotFound: the source is gone.
+        """
+        self._copy(source, target, MetadataDirective="COPY")
+
+    def touch(self, entry: Entry) -> None:
+        """Renew the time of an object: S3 copies onto itself only what becomes different by it."""
+        self._copy(entry, entry.key, MetadataDirective="REPLACE", Metadata={_TOUCHED: f"{time.time():.3f}"})
+
+    def _copy(self, source: Entry, target: str, **options: Any) -> None:
+        with translated():
+            self.client.copy_object(
+                Bucket=self.name,
+                Key=target,
+                CopySource={"Bucket": self.name, "Key": source.key},
+                **self.written,
+                **options,
+            )
+
+    # ----------------------------------------------------------------------------------------------- reading
+
+    def get(self, key: str) -> tuple[bytes, str]:
+        """Return an object whole, and its ETag."""
+        stream = _Reading(self, key)
+        blocks = stream.blocks(0, None)
+        next(blocks)
+        return b"".join(blocks), stream.etag
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """
+        Open an object and read it in blocks; where the connection breaks, another one goes on.
+
+        Raises:
+            PathNotFound: there is no such object; at the call.
+            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+        """
+        blocks = _Reading(self, key).blocks(offset, length)
+        next(blocks)
+        return blocks
+
+    # ------------------------------------------------------------------------------------------ many objects
+
+    def entries(self, prefix: str, delimiter: str = "") -> Iterator[Entry]:
+        """
+        Yield what begins with a prefix, page after page.
+
+        Args:
+            delimiter: up to which a key is shown; what has it is yielded once, as a folder.
+        """
+        more: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
+        while True:
+            with translated():
+                page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **more)
+            self._seen = time.monotonic()
+            for row in page.get("Contents", ()):
+                yield Entry(row["Key"], row["Size"], row["LastModified"].timestamp(), row["ETag"])
+            for row in page.get("CommonPrefixes", ()):
+                yield Entry(row["Prefix"])
+            if not page.get("IsTruncated"):
+                return
+            more["ContinuationToken"] = page["NextContinuationToken"]
+
+    def has_any(self, prefix: str) -> bool:
+        """Tell whether anything begins with a prefix."""
+        with translated():
+            page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1)
+        return bool(page.get("Contents"))
+
+    def delete_all(self, keys: Iterable[str]) -> int:
+        """
+        Delete objects; those that are gone meanwhile do not matter.
+
+        Returns:
+            How many keys there were.
+        """
+        keys, deleted = iter(keys), 0
+        while some := list(islice(keys, _DELETED_AT_ONCE)):
+            deleted += len(some)
+            with translated():
+                answer = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+                )
+            for error in answer.get("Errors", ()):
+                refused = in_our_words(ClientError({"Error": error}, "DeleteObjects"))
+                if not isinstance(refused, PathNotFound):
+                    raise refused
+        return deleted
+
+    def _look_for_the_bucket(self) -> None:
+        """Tell an object that is not there from one whose bucket is gone, for which a HEAD is answered the same."""
+        if time.monotonic() > self._seen + _TRUST_SECONDS:
+            self.client.list_objects_v2(Bucket=self.name, MaxKeys=1)
+            self._seen = time.monotonic()
+
+
+class _Reading:
+    """One object while it is read."""
+
+    def __init__(self, bucket: S3Bucket, key: str) -> None:
+        self.etag = ""
+        self._bucket = bucket
+        self._key = key
+
+    def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
+        """Yield nothing once it is open, then the blocks."""
+        end, failures = "" if length is None else str(position + length - 1), 0
+        left, body = self._ask(position, end)
+        yield b""
+        while True:
+            try:
+                while left and (block := body.read(_BLOCK_BYTES)):
+                    position, left, failures = position + len(block), left - len(block), 0
+                    yield block
+            except NETWORK_ERRORS:
+                pass
+            finally:
+                if body is not None:
+                    body.close()
+            if not left:
+                return
+            if failures == _RESUMES:
+                raise StorageUnavailable("S3 broke off the reading of a file again and again.")
+            failures += 1
+            time.sleep(0.1 * 2**failures)
+            left, body = self._ask(position, end)
+
+    def _ask(self, position: int, end: str) -> tuple[int, Any]:
+        """Ask for a part of an object, of the very version that was begun; return how much comes, and the body."""
+        options = {"IfMatch": self.etag} if self.etag else {}
+        if position or end:
+            options["Range"] = f"bytes={position}-{end}"
+        try:
+            with translated():
+                try:
+                    found = self._bucket.client.get_object(Bucket=self._bucket.name, Key=self._key, **options)
+                except ClientError as error:
+                    if code_of(error) not in ("InvalidRange", "416"):
+                        raise
+                    self.etag = self._bucket.head(self._key).etag  # it ends before
+                    return 0, None
+        except PreconditionFailed:
+            raise StorageError("The file was replaced while it was read.") from None
+        except PathNotFound:
+            if self.etag:
+                raise StorageError("The file was removed while it was read.") from None
+            raise
+        self.etag = found["ETag"]
+        return found["ContentLength"], found["Body"]
