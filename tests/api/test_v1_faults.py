@@ -11,7 +11,7 @@ import pytest
 from tests.api import raw
 from tests.api.conftest import unique
 from tests.api.v1 import Docker, done, error
-from tests.registry.chains import make
+from tests.registry.chains import Image, make
 from tests.registry.tars import member, tar
 from tests.server import Server
 
@@ -87,6 +87,25 @@ class TestAPathThatWalksOut:
         for method, rest in (("GET", b"/tags"), ("PUT", b""), ("GET", b"/images"), ("DELETE", b"")):
             target = b"/v1/repositories/" + name + rest
             assert raw.ask(server, method, target, raw.length(b"[]"), body=b"[]").status in (400, 404)
+
+
+class TestAnId:
+    """0.7.1 took everything for one."""
+
+    @pytest.mark.parametrize("part", ["json", "layer", "checksum"])
+    @pytest.mark.parametrize("text", ["x", "0" * 15, "0" * 17, "0" * 63, "0" * 65, "F" * 64, "g" * 64, "sha256:00"])
+    def test_that_is_none_is_not_found_by_who_pushes(self, server, text, part):
+        body = json.dumps({"id": text}).encode()
+        answer = raw.ask(server, "PUT", f"/v1/images/{text}/{part}", raw.length(body), body=body)
+        assert (404, "Image not found") == answer.error
+        assert not (server.store / "images" / text).exists()
+
+    def test_may_have_sixteen_digits_as_in_0_9_1(self, docker):
+        text = f"{next(_numbers):016x}"
+        short = Image(text, json.dumps({"id": text}).encode(), fresh().layer, (text,))
+        name = unique("faults")
+        docker.push(name, "v1", short)
+        assert [(text, short.payload, short.layer)] == docker.pull(name, "v1")
 
 
 class TestAClient:
