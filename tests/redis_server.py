@@ -1,25 +1,35 @@
-"""A real Redis on a free port of loopback."""
+"""A real Redis on a free port of loopback, and what happens to it: it dies, freezes, fills up and comes back."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import processes, programs
 
+if TYPE_CHECKING:
+    from redis import Redis
+
 PASSWORD = "correct-horse"
 
 
-@dataclass(frozen=True)
 class RedisServer:
-    """Where it listens, and the variables by which the sample configuration finds it."""
+    """One that can be stopped, started and worse; and the variables by which the sample configuration finds it."""
 
-    port: int
+    def __init__(self, port: int, folder: Path, options: Sequence[str] = ()) -> None:
+        self.port = port
+        self._folder = folder
+        self._options = options
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -29,16 +39,74 @@ class RedisServer:
             "CACHE_REDIS_PASSWORD": PASSWORD,
         }
 
+    @property
+    def cache_environment(self) -> dict[str, str]:
+        """The same for the cache in front of the store."""
+        return {name.replace("CACHE_", "CACHE_LRU_", 1): value for name, value in self.environment.items()}
+
+    def connect(self) -> Redis:
+        """Return an independent client."""
+        from redis import Redis
+
+        return Redis("127.0.0.1", self.port, password=PASSWORD)
+
+    def start(self) -> None:
+        program = programs.require("redis-server", "redis-server")
+        command = [
+            program, "--port", str(self.port), "--bind", "127.0.0.1", "--requirepass", PASSWORD, "--save", "",
+            "--appendonly", "no", "--dir", str(self._folder), *self._options,
+        ]  # fmt: skip
+        running = processes.running(command, self._folder / "log", lambda: processes.listens(self.port))
+        self._process = self._stack.enter_context(running)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self.thaw()
+            self._stack.close()
+            self._process = None
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._signal(signal.SIGKILL)
+        self._stack.close()
+        self._process = None
+
+    def freeze(self) -> None:
+        """Let it answer nobody; its connections stay, and new ones are taken by the kernel."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def flush(self) -> None:
+        """Empty it."""
+        with self.connect() as redis:
+            redis.flushall()
+
+    def configure(self, name: str, value: str) -> None:
+        with self.connect() as redis:
+            redis.config_set(name, value)
+
+
+@contextlib.contextmanager
+def own_redis(*options: str) -> Iterator[RedisServer]:
+    """Start one and stop it in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
+    server = RedisServer(processes.free_port(), folder, options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    program = programs.require("redis-server", "redis-server")
-    folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
-    port = processes.free_port()
-    command = [
-        program, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD, "--save", "",
-        "--appendonly", "no", "--dir", str(folder),
-    ]  # fmt: skip
-    with processes.running(command, folder / "log", lambda: processes.listens(port)):
-        yield RedisServer(port)
-    shutil.rmtree(folder)
+    with own_redis() as server:
+        yield server
