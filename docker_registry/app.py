@@ -33,10 +33,16 @@ from docker_registry.api import (
     v2_uploads,
 )
 from docker_registry.api.downloads import Downloads
-from docker_registry.config import Config
+from docker_registry.config import Cache, CacheLru, Config
+from docker_registry.drivers import redis_link
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.cached import CachedDriver
+from docker_registry.drivers.leased_cache import LeasedCache
+from docker_registry.drivers.redis_circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
-from docker_registry.registry.diff_queue import RedisDiffQueue, open_diff_queue
+from docker_registry.registry.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
 from docker_registry.registry.search import Entry, SearchIndex, open_index
 from docker_registry.registry.search_updates import SearchUpdates
 
@@ -57,7 +63,7 @@ def create_registry(config: Config) -> Registry:
         ConfigError: the configuration names a driver that is not there, or something that it does not take.
         StorageError: the store cannot be used.
     """
-    driver = drivers.load(config.storage)(**config.driver_options)
+    driver = with_cache(drivers.load(config.storage)(**config.driver_options), config)
     return Registry(
         driver,
         max_manifest_bytes=config.max_manifest_bytes,
@@ -78,8 +84,29 @@ def create_diff_queue(config: Config) -> RedisDiffQueue | None:
     Raises:
         ConfigError: the library for Redis is not installed.
     """
-    cache = config.cache
-    return open_diff_queue(cache.host, cache.port, cache.db, cache.password) if cache.host else None
+    place = _redis_place(config.cache)
+    return RedisDiffQueue(redis_link.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+
+
+def with_cache(driver: StorageDriver, config: Config) -> StorageDriver:
+    """
+    Put the cache that a configuration asks for in front of a store.
+
+    Raises:
+        ConfigError: the Redis cannot be where it says, or the library for Redis is not installed.
+    """
+    place = _redis_place(config.cache_lru)
+    if not place.is_set:
+        return driver
+    redis = redis_link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+    cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
+    return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
+
+
+def _redis_place(section: Cache | CacheLru) -> redis_link.RedisPlace:
+    return redis_link.RedisPlace(
+        **{entry.name: getattr(section, entry.name) for entry in fields(redis_link.RedisPlace)}
+    )
 
 
 def create_search(config: Config, registry: Registry) -> SearchIndex:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.errors import ConfigError, ImageUnknown, StorageUnavailable
+from docker_registry.errors import ImageUnknown, StorageUnavailable
 from docker_registry.registry.names import ImageId
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _KEY: Final = "diff-worker"
 _MAX_WAITING: Final = 1024
 
 #: Seconds that a request may lose to a Redis that does not answer.
-_TIMEOUT_SECONDS: Final = 2.0
+TIMEOUT_SECONDS: Final = 2.0
 
 #: How long nothing is sent to a Redis that failed: a push of a hundred images must not wait for it a hundred times.
 _PAUSE_SECONDS: Final = 10.0
@@ -101,29 +101,3 @@ class RedisDiffQueue:
             self._redis.ping()
         except RedisError as error:
             raise StorageUnavailable(f"Redis cannot be reached: {error}") from None
-
-
-def open_diff_queue(host: str, port: int, db: int, password: str | None) -> RedisDiffQueue:
-    """
-    Make the queue in a Redis; nothing is connected before it is needed.
-
-    Raises:
-        ConfigError: the library is not installed.
-    """
-    try:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ModuleNotFoundError:
-        raise ConfigError("cache.host: the library for Redis is missing; pip install docker-registry[redis]") from None
-    # The library would try four times, and sleep in between: a push would wait for a minute.
-    redis = Redis(
-        host,
-        port,
-        db,
-        password,
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return RedisDiffQueue(redis)
