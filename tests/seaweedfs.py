@@ -93,7 +93,8 @@ def run_seaweedfs() -> Iterator[S3Server]:
     command = [
         program, "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}",
         "-master.telemetry=false", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={folder}/s3.json",
-        "-volume.max=0", "-master.volumeSizeLimitMB=1024",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # none: they would listen on the same ports in every server
+        "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024",
         *(f"-{service}.port={processes.free_port()}" for service in services if service != "s3"),
         *(f"-{service}.port.grpc={processes.free_port()}" for service in services),
     ]  # fmt: skip
@@ -101,9 +102,10 @@ def run_seaweedfs() -> Iterator[S3Server]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = {"WEED_S3_SSE_KEY": "a key for tests"}
-        stack.enter_context(
+        process = stack.enter_context(
             processes.running(command, folder / "log", lambda: _is_ready(server), environment, start_seconds=60)
         )
+        stack.callback(process.kill)  # nobody needs what it would write for many seconds
         yield server
 
 

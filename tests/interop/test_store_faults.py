@@ -1,0 +1,173 @@
+"""
+A registry whose store fails in every way: what was acknowledged is whole, what was not is not seen.
+
+Every failure is a clean one (5xx), and nothing is left over once the sweep has passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+import requests
+
+from docker_registry.drivers.s3 import S3Driver
+from tests.client import OCI_MANIFEST, WAYS, Client, Refused, digest_of
+from tests.fault_proxy import FaultProxy
+from tests.images import make_image
+from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
+from tests.server import Server
+
+__all__ = ["seaweedfs"]
+
+MIB = 1024 * 1024
+
+#: A part of all requests to the store; a push of one image makes about fifty.
+RATE = 0.05
+
+
+def environment(port, prefix):
+    """What lets a registry keep everything in a bucket behind a port."""
+    return {
+        "SETTINGS_FLAVOR": "s3",
+        "STORAGE_PATH": prefix,
+        "AWS_BUCKET": BUCKET,
+        "AWS_KEY": ACCESS_KEY,
+        "AWS_SECRET": SECRET_KEY,
+        "AWS_HOST": "127.0.0.1",
+        "AWS_PORT": str(port),
+        "AWS_SECURE": "false",
+        "AWS_ENCRYPT": "false",
+        "AWS_CALLING_FORMAT": "boto.s3.connection.OrdinaryCallingFormat",
+    }
+
+
+@pytest.fixture
+def proxy(seaweedfs):
+    with FaultProxy(seaweedfs.port, seed=7) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def server(proxy, tmp_path):
+    with Server(tmp_path / "store", workers=2, **environment(proxy.port, f"/{tmp_path.name}")) as server:
+        yield server
+
+
+class Tries:
+    """A client that pushes and pulls while the store fails, and remembers what it was told."""
+
+    def __init__(self, client, seed):
+        self.client = client
+        self.acknowledged = {}
+        self.refused = []
+        self.random = random.Random(seed)
+
+    def push(self, number):
+        """Push an image; it counts when its manifest was acknowledged."""
+        size = self.random.choice([100, 20_000, 20_000, 400_000])
+        image = make_image(number, layers=2, layer_bytes=size)
+        way = self.random.choice(sorted(WAYS))
+        name, tag = f"lab/n{number % 7}", f"t{number}"
+        for content in image.blobs.values():
+            self.client.push_blob(name, content, way)
+        self.client.put_manifest(name, tag, image.manifest, OCI_MANIFEST)
+        self.acknowledged[name, tag] = image
+
+    def pull(self):
+        """Pull an image that was acknowledged; what comes whole must be right."""
+        if self.acknowledged:
+            name, tag = self.random.choice(sorted(self.acknowledged))
+            image = self.acknowledged[name, tag]
+            assert image.manifest == self.client.get_manifest(name, tag).payload
+            for digest, content in image.blobs.items():
+                assert content == self.client.get_blob(name, digest)
+
+    def run(self, action, *arguments):
+        """Do something that may fail, but only cleanly."""
+        try:
+            action(*arguments)
+        except Refused as refused:
+            self.refused.append(refused)
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            # A pull that was under way cannot be refused any more, only cut short.
+            self.refused.append(None)
+
+
+class TestAStoreThatFails:
+    def check(self, server, proxy, seaweedfs, tries):
+        with Client(server.url) as client:
+            one = Tries(client, 11)
+            with proxy.faulty(RATE):
+                for number in range(tries):
+                    one.run(one.push, number)
+                    one.run(one.pull)
+            assert len(set(proxy.met)) >= min(tries, 8) // 2
+            self.all_failures_are_clean(one)
+            self.all_that_was_acknowledged_is_whole(client, one)
+            self.nothing_is_seen_that_was_not_pushed(client, tries)
+        self.nothing_is_left_over(seaweedfs, server)
+        return one
+
+    def all_failures_are_clean(self, one):
+        for refused in filter(None, one.refused):
+            assert refused.status in (500, 503), refused
+            assert refused.answer.json()["errors"], refused
+
+    def all_that_was_acknowledged_is_whole(self, client, one):
+        for (name, tag), image in one.acknowledged.items():
+            assert image.manifest == client.get_manifest(name, tag).payload
+            for digest, content in image.blobs.items():
+                assert content == client.get_blob(name, digest)
+
+    def nothing_is_seen_that_was_not_pushed(self, client, tries):
+        """A push that was not acknowledged may have been done; what is seen of it is whole."""
+        for number in range(tries):
+            image = make_image_of(number)
+            for digest in image.blobs:
+                if client.has_blob(f"lab/n{number % 7}", digest):
+                    client.get_blob(f"lab/n{number % 7}", digest)  # verifies
+        for name in client.repositories():
+            for tag in client.tags(name):
+                manifest = client.get_manifest(name, tag)
+                for entry in (manifest.document["config"], *manifest.document["layers"]):
+                    assert entry["size"] == len(client.get_blob(name, entry["digest"]))
+
+    def nothing_is_left_over(self, seaweedfs, server):
+        prefix = server.environment["STORAGE_PATH"]
+        with contextlib.closing(S3Driver(**{**seaweedfs.options(), "storage_path": prefix})) as driver:
+            driver.remove_leftovers(0)
+        uploads = seaweedfs.connect().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix.lstrip("/"))
+        assert [] == uploads.get("Uploads", [])
+
+    def test_loses_nothing_in_some_pushes_and_pulls(self, server, proxy, seaweedfs):
+        one = self.check(server, proxy, seaweedfs, 25)
+        assert one.acknowledged
+
+    @pytest.mark.slow
+    def test_loses_nothing_in_five_hundred_pushes_and_pulls(self, server, proxy, seaweedfs):
+        one = self.check(server, proxy, seaweedfs, 500)
+        assert len(one.acknowledged) > 250
+        assert one.refused
+
+
+def make_image_of(number):
+    """The image that a push of this number may have brought, as far as its sizes can be known."""
+    return make_image(number, layers=2, layer_bytes=100)
+
+
+class TestAStoreThatIsAway:
+    def test_is_answered_with_an_invitation_to_come_again(self, server, proxy):
+        with Client(server.url) as client, proxy.faulty(1.0), pytest.raises(Refused) as refused:
+            client.push_blob("lab/x", b"content", "posted")
+        assert 503 == refused.value.status
+        assert int(refused.value.answer.headers["Retry-After"]) > 0
+
+    def test_is_as_good_as_before_when_it_is_back(self, server, proxy):
+        with Client(server.url) as client:
+            with proxy.faulty(1.0), pytest.raises(Refused):
+                client.push_blob("lab/x", b"content", "posted")
+            digest = client.push_blob("lab/x", b"content", "posted")
+            assert b"content" == client.get_blob("lab/x", digest)
+            assert digest == digest_of(b"content")
