@@ -133,6 +133,8 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     errors.install(app, v2=config.v2)
+    if isinstance(registry.driver, CachedDriver):
+        app.before_request(registry.driver.begin_request)
     access.install(app, registry.visibility)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))

@@ -6,6 +6,8 @@ is there. That nothing is there is never kept, so a new file is seen at once, wh
 for a minute at most, for the one case in which nobody can break a lease: a host that writes without reaching the Redis.
 Bytes that lie under their own digest are kept until the Redis evicts them; that they are there, for a minute.
 
+Where the store cannot tell that nothing has come or gone in a folder, the cache does, for a few seconds at a time.
+
 Versions and conditional puts are the store's own. So is everything else: lists, times, streams of large files.
 """
 
@@ -25,6 +27,9 @@ MAX_BYTES: Final = 65536
 
 _SECONDS: Final = 60
 
+#: So long a list may lack what somebody has written who does not reach the Redis.
+_FOLDER_SECONDS: Final = 5
+
 #: The bytes of a blob of the distribution registry, which never change; and what is no use to keep.
 _LASTING: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
 _PASSING: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
@@ -32,6 +37,7 @@ _PASSING: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.
 _CONTENT: Final = "content"
 _SIZE: Final = "size"
 _PRESENCE: Final = "presence"
+_FOLDER: Final = "folder"
 
 
 class CachedDriver(StorageDriver):
@@ -46,6 +52,11 @@ class CachedDriver(StorageDriver):
         self.driver = driver
         self._cache = cache
         self._max_bytes = max_bytes
+        self._has_folder_versions = type(driver).folder_version is not StorageDriver.folder_version
+
+    def begin_request(self) -> None:
+        """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
+        self._cache.begin_request()
 
     @property
     def supports_if_match(self) -> bool:  # type: ignore[override] # what a class declares elsewhere is the store's here
@@ -93,7 +104,7 @@ class CachedDriver(StorageDriver):
             content = found.value[offset : None if length is None else offset + length]
             return iter([content] if content else [])
         blocks = self.driver.stream_read(path, offset, length)
-        if found.lease is None or offset or length is not None:
+        if found.lease is None or offset or length == 0:
             return blocks
         return self._kept(path, found.lease, blocks)
 
@@ -111,7 +122,15 @@ class CachedDriver(StorageDriver):
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        return self.driver.folder_version(path)
+        if self._has_folder_versions:
+            return self.driver.folder_version(path)
+        found = self._cache.look(_FOLDER, check_path(path, root=True))
+        if found.value is not None:
+            return found.value.decode()
+        # The lease itself is the version: whatever comes or goes breaks it.
+        if found.lease is None or not self._cache.fill(_FOLDER, path, found.lease, found.lease, _FOLDER_SECONDS):
+            return None
+        return found.lease.decode()
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
@@ -171,24 +190,24 @@ class CachedDriver(StorageDriver):
         return Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
 
     def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass the blocks of a whole file on, and keep them if they are few."""
+        """Pass the first blocks of a file on, and keep them if they are few and all that there are."""
         content: bytes | None = b""
         for block in blocks:
             if content is not None:
                 content = content + block if len(content) + len(block) <= self._max_bytes else None
             yield block
-        if content is not None:
+        if content is not None and len(content) == self.get_size(path):
             self._cache.fill(_CONTENT, path, lease, content, _lifetime(path))
 
     @contextmanager
     def _changed(self, path: str) -> Iterator[None]:
-        check_path(path)
-        entries = () if _PASSING.fullmatch(path) else _facts(path)
-        self._break(entries)
+        """Break what is known of a file and the lists of the folders above, before and after a change."""
+        entries = [*_facts(check_path(path)), *self._lists_above(path)]
+        self._cache.break_leases(entries)
         try:
             yield
         finally:
-            self._break(entries)
+            self._cache.break_leases(entries)
 
     @contextmanager
     def _removed(self, path: str) -> Iterator[None]:
@@ -201,12 +220,11 @@ class CachedDriver(StorageDriver):
 
     def _forget_removed(self, path: str) -> None:
         """A folder takes all in it along, and the last file in a folder takes that along."""
-        above = ((_PRESENCE, folder) for folder in folders_above(path))
-        self._cache.break_leases((*_facts(path), *above), folder=path)
+        above = [(_PRESENCE, folder) for folder in folders_above(path)]
+        self._cache.break_leases([*_facts(path), *above, *self._lists_above(path)], folder=path)
 
-    def _break(self, entries: tuple[tuple[str, str], ...]) -> None:
-        if entries:
-            self._cache.break_leases(entries)
+    def _lists_above(self, path: str) -> list[tuple[str, str]]:
+        return [] if self._has_folder_versions else [(_FOLDER, folder) for folder in ("", *folders_above(path))]
 
 
 def _facts(path: str) -> tuple[tuple[str, str], ...]:

@@ -40,13 +40,14 @@ _LEASE_MILLISECONDS: Final = 10_000
 _LOOK: Final = """
 local stamp = {}
 for i = 2, #KEYS do
-  stamp[i] = redis.call('GET', KEYS[i])
-  if not stamp[i] then
-    redis.call('SET', KEYS[i], ARGV[1])
-    stamp[i] = ARGV[1]
+  local generation = redis.call('GET', KEYS[i])
+  if not generation then
+    generation = ARGV[1]
+    redis.call('SET', KEYS[i], generation)
   end
+  stamp[i - 1] = generation
 end
-stamp = redis.sha1hex(table.concat(stamp, ' ', 2))
+stamp = redis.sha1hex(table.concat(stamp, ' '))
 local found = redis.call('GET', KEYS[1])
 if found and string.sub(found, 1, 40) == stamp then
   return string.sub(found, 41)
@@ -59,12 +60,13 @@ return 'L' .. ARGV[1]
 _FILL: Final = """
 local stamp = {}
 for i = 2, #KEYS do
-  stamp[i] = redis.call('GET', KEYS[i])
-  if not stamp[i] then
+  local generation = redis.call('GET', KEYS[i])
+  if not generation then
     return 0
   end
+  stamp[i - 1] = generation
 end
-stamp = redis.sha1hex(table.concat(stamp, ' ', 2))
+stamp = redis.sha1hex(table.concat(stamp, ' '))
 if redis.call('GET', KEYS[1]) ~= stamp .. 'L' .. ARGV[1] then
   return 0
 end
@@ -105,6 +107,10 @@ class LeasedCache:
         self._fill = redis.register_script(_FILL)
         self._is_owing = False
 
+    def begin_request(self) -> None:
+        """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
+        self._circuit.begin_request()
+
     def look(self, fact: str, path: str) -> Found:
         """Return what is known of a path, or a lease for whoever finds out."""
         prefix = self._prefix()
@@ -117,22 +123,26 @@ class LeasedCache:
             return Found()
         return Found(value=answer[1:]) if answer[:1] == b"V" else Found(lease=answer[1:])
 
-    def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> None:
+    def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
         Tell what was read from the store, unless somebody has changed it since the lease was given.
 
         Args:
             seconds: how long it is good at most; None for ever.
+
+        Returns:
+            Whether it is known now.
         """
         prefix = self._prefix()
         if prefix is None:
-            return
+            return False
         keys = _entry_and_generations(prefix, fact, path)
         try:
-            self._call(lambda _: self._fill(keys, [lease, value, int((seconds or 0) * 1000)]))
+            is_filled = self._call(lambda _: self._fill(keys, [lease, value, int((seconds or 0) * 1000)]))
         except (Away, Full):
-            return
+            return False
         self._circuit.note_room()
+        return bool(is_filled)
 
     def break_leases(self, entries: Iterable[tuple[str, str]], folder: str | None = None) -> None:
         """

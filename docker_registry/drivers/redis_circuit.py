@@ -28,8 +28,8 @@ Answer = TypeVar("Answer")
 PATIENCE_SECONDS: Final = 0.1
 _GOOD_CALL_SECONDS: Final = 0.005
 
-#: Patience comes back by so much in each second: a long request loses a tenth of a second and one per cent at most.
-_RECOVERY: Final = 0.01
+#: Outside of requests patience comes back by so much in each second: commands and housekeeping never end.
+_RECOVERY: Final = 0.1
 
 PAUSE_SECONDS: Final = 5.0
 
@@ -72,7 +72,6 @@ class Circuit:
             if time.monotonic() < self._retry_at:
                 raise Away
             self._retry_at = time.monotonic() + self._pause_seconds  # the others go on without it meanwhile
-            self._patience.restore()
         started = time.monotonic()
         try:
             with _deadline(self._patience.left()):
@@ -81,13 +80,19 @@ class Circuit:
             if _says_full(error):
                 self._note_full(True)
                 raise Full from None
+            self._patience.spend(time.monotonic() - started)
             self._open(_reason(error))
             raise Away from None
-        if self._patience.spend(time.monotonic() - started):
+        seconds = time.monotonic() - started
+        if self._patience.spend(seconds) or seconds < _GOOD_CALL_SECONDS:
             self._close()
         else:
             self._open("it is too slow")
         return answer
+
+    def begin_request(self) -> None:
+        """Say that what this greenlet, or thread, does from now on is another request."""
+        self._patience.begin()
 
     def note_room(self) -> None:
         """Say that something new has found room."""
@@ -124,21 +129,25 @@ class _Patience(threading.local):
 
     def __init__(self) -> None:
         self._left = PATIENCE_SECONDS
+        self._recovery = _RECOVERY
         self._seen = time.monotonic()
 
+    def begin(self) -> None:
+        """Be patient again, and then no more before the next request."""
+        self._left = PATIENCE_SECONDS
+        self._recovery = 0.0
+
     def left(self) -> float:
+        """Return how long a call may take."""
         now = time.monotonic()
-        self._left = min(self._left + (now - self._seen) * _RECOVERY, PATIENCE_SECONDS)
+        self._left = min(self._left + (now - self._seen) * self._recovery, PATIENCE_SECONDS)
         self._seen = now
         return max(self._left, _GOOD_CALL_SECONDS)
 
     def spend(self, seconds: float) -> bool:
         """Take the time that a call took; tell whether something is left."""
-        self._left -= max(seconds - _GOOD_CALL_SECONDS, 0)
+        self._left = max(self._left - max(seconds - _GOOD_CALL_SECONDS, 0), 0)
         return self._left > 0
-
-    def restore(self) -> None:
-        self._left = PATIENCE_SECONDS
 
 
 @contextmanager
