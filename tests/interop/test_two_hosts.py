@@ -1,0 +1,168 @@
+"""
+Two registries, as on two hosts, over one bucket, one Redis and one PostgreSQL; every request may meet the other one.
+
+nginx hands requests out in turn, so that each upload is begun by one of them and finished by the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+
+import pytest
+
+from tests import processes, programs
+from tests.api.v1 import Docker as OldDocker
+from tests.client import WAYS, Client
+from tests.images import make_image, make_tar, named_blobs, pull, push
+from tests.interop.test_store_faults import environment
+from tests.interop.unions import read_files, union
+from tests.redis_server import redis_server
+from tests.registry.chains import chain
+from tests.seaweedfs import seaweedfs
+from tests.server import Server
+from tests.services import postgresql
+
+__all__ = ["postgresql", "redis_server", "seaweedfs"]
+
+_numbers = itertools.count()
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream registry {{ {servers} }}
+    server {{
+        listen 127.0.0.1:{port};
+        client_max_body_size 0;
+        location / {{
+            proxy_pass http://registry;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_request_buffering off;
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(seaweedfs, redis_server, postgresql, tmp_path_factory):
+    """Two registries that know nothing of each other."""
+    folder = tmp_path_factory.mktemp("hosts")
+    shared = {
+        **environment(seaweedfs.port, f"/{folder.name}"),
+        **redis_server.environment,
+        **redis_server.cache_environment,
+        "SEARCH_BACKEND": "sqlalchemy",
+        "SQLALCHEMY_INDEX_DATABASE": postgresql.create_database(),
+    }
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Server(folder / str(number) / "store", **shared)) for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def port(hosts, tmp_path_factory):
+    """Where nginx hands requests out in turn."""
+    program = programs.require("nginx", "nginx-light")
+    folder, port = tmp_path_factory.mktemp("nginx"), processes.free_port()
+    servers = " ".join(f"server 127.0.0.1:{host.port};" for host in hosts)
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, servers=servers, port=port))
+    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    with processes.running(command, folder / "log", lambda: processes.listens(port)):
+        yield port
+
+
+@pytest.fixture
+def client(port):
+    with Client(f"http://127.0.0.1:{port}") as client:
+        yield client
+
+
+@pytest.fixture
+def name():
+    return f"lab/m{next(_numbers)}"
+
+
+class TestTwoHosts:
+    @pytest.mark.parametrize("way", sorted(WAYS))
+    def test_finish_what_the_other_began(self, client, name, way):
+        image = make_image(name, layer_bytes=300_000)
+        push(client, name, "v1", image, way)
+        for _ in range(2):  # one answer of each
+            assert image.contents == pull(client, name, "v1")
+
+    def test_see_each_others_tags_at_once(self, hosts, name):
+        with contextlib.ExitStack() as stack:
+            first, second = (stack.enter_context(Client(host.url)) for host in hosts)
+            for number in range(5):
+                image = make_image(f"{name} {number}", layers=1, layer_bytes=100)
+                push(first, name, "v1", image)
+                self.is_seen(
+                    hosts, lambda image=image, host=second: image.manifest == host.get_manifest(name, "v1").payload
+                )
+                self.is_seen(hosts, lambda host=second: ["v1"] == host.tags(name))
+                first, second = second, first
+            first.delete_manifest(name, "v1")
+            self.is_seen(hosts, lambda: [] == second.tags(name))
+            self.is_seen(hosts, lambda: not second.has_manifest(name, "v1"))
+
+    def is_seen(self, hosts, is_so):
+        """Something is seen at once; within a minute where a busy machine has kept a host from its Redis."""
+        deadline = time.monotonic() + 70
+        while not is_so():
+            assert any("cannot be used" in host.log.read_text() for host in hosts)
+            assert time.monotonic() < deadline
+            time.sleep(1)
+
+    def test_serve_skopeo(self, client, skopeo, layouts, port, name, tmp_path):
+        image = make_image(name, layer_bytes=300_000)
+        target = f"docker://127.0.0.1:{port}/{name}:v1"
+        skopeo("copy", "--dest-tls-verify=false", f"oci:{layouts(image)}:v1", target)
+        skopeo("copy", "--src-tls-verify=false", target, f"dir:{tmp_path}/pulled")
+        assert image.contents == pull(client, name, "v1")
+
+    def test_serve_docker(self, docker, client, port, name):
+        reference, tree = f"127.0.0.1:{port}/{name}:v1", make_tar({"file": name.encode() * 5000})
+        docker("import", "-", reference, stdin=tree)
+        docker("push", reference)
+        before = docker("image", "inspect", "--format={{.Id}}", reference)
+        docker("rmi", reference)
+        docker("pull", reference)
+        assert before == docker("image", "inspect", "--format={{.Id}}", reference)
+        layers = [client.get_blob(name, entry["digest"]) for entry in named_blobs(client.get_manifest(name, "v1"))[1:]]
+        assert read_files(tree) == union(layers)
+        docker("rmi", reference)
+
+    def test_serve_old_docker(self, client, port, name):
+        images = chain(3, 50_000 + next(_numbers) * 10)
+        with OldDocker(f"http://127.0.0.1:{port}") as old:
+            old.push(name, "v1", *images)
+            assert [image.layer for image in images] == [layer for _, _, layer in old.pull(name, "v1")]
+        layers = json.loads(client.get_manifest(name, "v1").payload)["layers"]
+        assert [image.layer for image in images] == [client.get_blob(name, layer["digest"]) for layer in layers]
+
+    def test_find_what_the_other_was_told(self, hosts, name):
+        with Client(hosts[0].url) as client:
+            push(client, name, "v1", make_image(name, layers=1, layer_bytes=100))
+        with OldDocker(hosts[1].url) as old:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                found = [each["name"] for each in old.get("/search", params={"q": name}).json()["results"]]
+                if found:
+                    break
+                time.sleep(0.1)
+        assert [name] == found
