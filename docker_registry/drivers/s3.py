@@ -216,7 +216,7 @@ class S3Driver(StorageDriver):
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
         is_there = not path
-        for entry in self._bucket.entries(self._prefix(path), "/"):
+        for entry in self._bucket.children(self._prefix(path)):
             found = self._path(entry.key.removesuffix("/"))
             if found is not None:
                 is_there = True

@@ -23,6 +23,9 @@ _RESUMES: Final = 3
 _CONFLICTS: Final = 10
 #: So long nobody looks again whether the bucket is still there.
 _TRUST_SECONDS: Final = 30
+_PAGE_KEYS: Final = 1000
+#: Comes behind every component of a path.
+_LAST: Final = "\U0010ffff"
 #: The metadata that a touch leaves.
 _TOUCHED: Final = "docker-registry-touched"
 
@@ -63,8 +66,9 @@ class S3Bucket:
         self.name = name
         self.written = dict(written)
         self._seen = 0.0
-        for _ in self.entries(listed):
-            break
+        answer = self._page(listed, MaxKeys=1)["ResponseMetadata"]["HTTPHeaders"]
+        # SeaweedFS lists a folder for minutes after the last object in it is gone (its issue 9810).
+        self._shows_empty_folders = answer.get("server", "").startswith("SeaweedFS")
 
     # -------------------------------------------------------------------------------------------- one object
 
@@ -169,31 +173,59 @@ class S3Bucket:
 
     # ------------------------------------------------------------------------------------------ many objects
 
-    def entries(self, prefix: str, delimiter: str = "") -> Iterator[Entry]:
-        """
-        Yield what begins with a prefix, page after page.
-
-        Args:
-            delimiter: up to which a key is shown; what has it is yielded once, as a folder.
-        """
-        more: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what begins with a prefix."""
+        page = self._page(prefix)
         while True:
-            with translated():
-                page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **more)
-            self._seen = time.monotonic()
-            for row in page.get("Contents", ()):
-                yield Entry(row["Key"], row["Size"], row["LastModified"].timestamp(), row["ETag"])
+            yield from map(_entry, page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            page = self._page(prefix, ContinuationToken=page["NextContinuationToken"])
+
+    def children(self, prefix: str) -> Iterator[Entry]:
+        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
+        if self._shows_empty_folders:
+            yield from self._children_by_entries(prefix)
+            return
+        page = self._page(prefix, Delimiter="/")
+        while True:
+            yield from map(_entry, page.get("Contents", ()))
             for row in page.get("CommonPrefixes", ()):
                 yield Entry(row["Prefix"])
             if not page.get("IsTruncated"):
                 return
-            more["ContinuationToken"] = page["NextContinuationToken"]
+            page = self._page(prefix, Delimiter="/", ContinuationToken=page["NextContinuationToken"])
+
+    def _children_by_entries(self, prefix: str) -> Iterator[Entry]:
+        """Tell the folders by the objects in them, and leap over those that are longer than a page."""
+        folder, start = None, prefix
+        while True:
+            page = self._page(prefix, StartAfter=start)
+            for row in page.get("Contents", ()):
+                start = row["Key"]
+                name, slash, _ = start[len(prefix) :].partition("/")
+                if not slash:
+                    yield _entry(row)
+                elif name != folder:
+                    folder = name
+                    yield Entry(f"{prefix}{name}/")
+            if not page.get("IsTruncated"):
+                return
+            name, slash, _ = start[len(prefix) :].partition("/")
+            if slash:
+                start = f"{prefix}{name}/{_LAST}"
 
     def has_any(self, prefix: str) -> bool:
         """Tell whether anything begins with a prefix."""
+        return bool(self._page(prefix, MaxKeys=1).get("Contents"))
+
+    def _page(self, prefix: str, **options: Any) -> dict[str, Any]:
         with translated():
-            page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1)
-        return bool(page.get("Contents"))
+            page: dict[str, Any] = self.client.list_objects_v2(
+                Bucket=self.name, Prefix=prefix, **{"MaxKeys": _PAGE_KEYS, **options}
+            )
+        self._seen = time.monotonic()
+        return page
 
     def delete_all(self, keys: Iterable[str]) -> int:
         """
@@ -218,8 +250,11 @@ class S3Bucket:
     def _look_for_the_bucket(self) -> None:
         """Tell an object that is not there from one whose bucket is gone, for which a HEAD is answered the same."""
         if time.monotonic() > self._seen + _TRUST_SECONDS:
-            self.client.list_objects_v2(Bucket=self.name, MaxKeys=1)
-            self._seen = time.monotonic()
+            self._page("", MaxKeys=1)
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(row["Key"], row["Size"], row["LastModified"].timestamp(), row["ETag"])
 
 
 class _Reading:

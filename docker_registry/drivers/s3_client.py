@@ -44,7 +44,7 @@ from docker_registry.errors import (
 NETWORK_ERRORS: Final = (exceptions.HTTPClientError, exceptions.IncompleteReadError, HTTPError, OSError)
 
 #: A request is sent so often, after pauses that double, until S3 has served it.
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 4
 _CONNECT_SECONDS: Final = 10
 #: More requests at once than this are served too, over connections that are closed after them.
 _CONNECTIONS: Final = 256

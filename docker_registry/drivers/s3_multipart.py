@@ -26,8 +26,6 @@ _UPLOADS_AT_ONCE: Final = 2
 _COPIES_AT_ONCE: Final = 8
 #: What is larger is copied by parts: faster, and from 5 GiB on the only way.
 COPY_PART_BYTES: Final = 256 * 1024 * 1024
-#: An upload so much younger than asked for is spared: the clock of S3 is not ours.
-_CLOCK_SECONDS: Final = 0
 
 Part = dict[str, Any]
 
@@ -51,13 +49,14 @@ class Multipart:
             Its size in bytes.
         """
         contents = _joined(blocks, self._part_bytes)
-        first, second = next(contents, bytearray()), next(contents, None)
-        if second is None:
-            self._bucket.put(key, first)
-            return len(first)
+        content = next(contents, bytearray())
+        size = len(content)
+        if size < self._part_bytes:
+            self._bucket.put(key, content)
+            return size
         with _Upload(self._bucket, key, _UPLOADS_AT_ONCE) as upload:
-            size = 0
-            for content in _chain(first, second, contents):
+            upload.send(content)
+            for content in contents:
                 size += len(content)
                 upload.send(content)
             upload.complete(size)
@@ -197,25 +196,16 @@ def _abort(bucket: S3Bucket, key: str, upload_id: str) -> None:
 
 
 def _joined(blocks: Iterable[Bytes], size: int) -> Iterator[bytearray]:
-    """Join blocks to contents of one size, the last one shorter; each is the caller's own."""
+    """Join blocks to contents of one size, the last one shorter; each is yielded as soon as it is full."""
     content = bytearray()
     for block in blocks:
         rest = memoryview(block)
         while rest:
-            if len(content) == size:
-                yield content
-                content = bytearray()
             room = size - len(content)
             content += rest[:room]
             rest = rest[room:]
+            if len(content) == size:
+                yield content
+                content = bytearray()
     if content:
         yield content
-
-
-def _chain(first: bytearray, second: bytearray, others: Iterator[bytearray]) -> Iterator[bytearray]:
-    """Yield all, and keep none of them in memory meanwhile."""
-    yield first
-    del first
-    yield second
-    del second
-    yield from others

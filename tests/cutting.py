@@ -1,0 +1,59 @@
+"""A proxy before a server that cuts off answers in the middle, as networks do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class CuttingProxy:
+    """
+    Passes bytes on, on a free port of loopback, for as long as a ``with`` lasts.
+
+    Attributes:
+        cut_after: so many bytes of an answer come through, its head included; None for all.
+        cuts: how many answers were cut.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self.cut_after: int | None = None
+        self.cuts = 0
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> CuttingProxy:  # noqa: PYI034 - Self is newer than Python 3.10
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            for source, target, is_answer in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pass_on, args=(source, target, is_answer), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        count = 0
+        with source, target, contextlib.suppress(OSError):
+            while some := source.recv(65536):
+                if is_answer and self.cut_after is not None:
+                    if some.startswith(b"HTTP/1.1"):
+                        count = 0
+                    count += len(some)
+                    if count > self.cut_after:
+                        self.cuts += 1
+                        target.sendall(some[: len(some) - (count - self.cut_after)])
+                        break
+                target.sendall(some)
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
