@@ -5,43 +5,20 @@ from __future__ import annotations
 import pytest
 import requests
 
-from tests import processes, programs
 from tests.api.v1 import Docker, done
 from tests.client import Client
 from tests.images import make_image, push
+from tests.nginx import running_nginx
 from tests.registry.chains import make
 from tests.server import Server
 
 IMAGE = make(1, layer=bytes(range(256)) * 1000)
 
-CONFIGURATION = """
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 0;
-        location / {{
-            proxy_pass {registry};
-            proxy_http_version 1.1;
-            proxy_request_buffering off;
-            proxy_set_header Host $http_host;
-        }}
-        location /_store/ {{
-            internal;
-            alias {store}/;
-            add_header Docker-Content-Digest $upstream_http_docker_content_digest always;
-        }}
-    }}
+LOCATION = """
+location /_store/ {{
+    internal;
+    alias {store}/;
+    add_header Docker-Content-Digest $upstream_http_docker_content_digest always;
 }}
 """
 
@@ -56,18 +33,9 @@ def registry(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(registry, tmp_path_factory):
     """Where nginx listens."""
-    program = programs.require("nginx", "nginx-light")
-    folder, port = registry.store.parent, processes.free_port()
-    folder.chmod(0o755)
-    for above in folder.parents:
-        if str(above).startswith(str(tmp_path_factory.getbasetemp())):
-            above.chmod(0o755)
-    configuration = folder / "nginx.conf"
-    user = "user root;\n"
-    text = CONFIGURATION.format(folder=folder, port=port, registry=registry.url, store=registry.store)
-    configuration.write_text(user + text)
-    with processes.running([program, "-c", str(configuration)], folder / "log", lambda: processes.listens(port)):
-        yield f"http://127.0.0.1:{port}"
+    folder = tmp_path_factory.mktemp("nginx")
+    with running_nginx(folder, [registry.port], LOCATION.format(store=registry.store)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

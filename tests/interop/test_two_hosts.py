@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from tests import processes, programs
 from tests.api.v1 import Docker as OldDocker
 from tests.client import WAYS, Client
 from tests.images import make_image, make_tar, named_blobs, pull, push
 from tests.interop.test_store_faults import environment
 from tests.interop.unions import read_files, union
+from tests.nginx import running_nginx
 from tests.redis_server import redis_server
 from tests.registry.chains import chain
 from tests.seaweedfs import seaweedfs
@@ -28,35 +28,6 @@ from tests.services import postgresql
 __all__ = ["postgresql", "redis_server", "seaweedfs"]
 
 _numbers = itertools.count()
-
-NGINX = """
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream registry {{ {servers} }}
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 0;
-        location / {{
-            proxy_pass http://registry;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-            proxy_request_buffering off;
-            proxy_buffering off;
-        }}
-    }}
-}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +48,8 @@ def hosts(seaweedfs, redis_server, postgresql, tmp_path_factory):
 @pytest.fixture(scope="module")
 def port(hosts, tmp_path_factory):
     """Where nginx hands requests out in turn."""
-    program = programs.require("nginx", "nginx-light")
-    folder, port = tmp_path_factory.mktemp("nginx"), processes.free_port()
-    servers = " ".join(f"server 127.0.0.1:{host.port};" for host in hosts)
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, servers=servers, port=port))
-    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    with processes.running(command, folder / "log", lambda: processes.listens(port)):
-        yield port
+    with running_nginx(tmp_path_factory.mktemp("nginx"), [host.port for host in hosts]) as url:
+        yield int(url.rpartition(":")[2])
 
 
 @pytest.fixture
