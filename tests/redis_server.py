@@ -110,3 +110,18 @@ def own_redis(*options: str) -> Iterator[RedisServer]:
 def redis_server() -> Iterator[RedisServer]:
     with own_redis() as server:
         yield server
+
+
+@contextlib.contextmanager
+def sentinel(master: RedisServer) -> Iterator[int]:
+    """Start a Sentinel that knows a Redis as the service ``registry``, and return its port."""
+    folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
+    port = processes.free_port()
+    (folder / "sentinel.conf").write_text(
+        f"port {port}\nbind 127.0.0.1\nrequirepass {PASSWORD}\ndir {folder}\n"
+        f"sentinel monitor registry 127.0.0.1 {master.port} 1\nsentinel auth-pass registry {PASSWORD}\n"
+    )
+    command = [programs.require("redis-server", "redis-server"), str(folder / "sentinel.conf"), "--sentinel"]
+    with processes.running(command, folder / "log", lambda: processes.listens(port)):
+        yield port
+    shutil.rmtree(folder)

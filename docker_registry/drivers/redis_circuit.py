@@ -45,16 +45,24 @@ class Full(Exception):
 class Circuit:
     """The way to a Redis, for all greenlets or threads of a process."""
 
-    def __init__(self, redis: Redis, place: str, *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        place: str,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
         """
         Args:
             place: where it is, for the log.
+            patience_seconds: how long a request waits for it in all.
             pause_seconds: how long it is left alone after a failure.
         """
         self._redis = redis
         self._place = place
         self._pause_seconds = pause_seconds
-        self._patience = _Patience()
+        self._patience = _Patience(patience_seconds)
         self._retry_at: float | None = None
         self._was_full = False
 
@@ -127,20 +135,20 @@ class Circuit:
 class _Patience(threading.local):
     """How much longer one greenlet, or thread, waits. Under gevent each greenlet has its own."""
 
-    def __init__(self) -> None:
-        self._left = PATIENCE_SECONDS
+    def __init__(self, seconds: float) -> None:
+        self._most = self._left = seconds
         self._recovery = _RECOVERY
         self._seen = time.monotonic()
 
     def begin(self) -> None:
         """Be patient again, and then no more before the next request."""
-        self._left = PATIENCE_SECONDS
+        self._left = self._most
         self._recovery = 0.0
 
     def left(self) -> float:
         """Return how long a call may take."""
         now = time.monotonic()
-        self._left = min(self._left + (now - self._seen) * self._recovery, PATIENCE_SECONDS)
+        self._left = min(self._left + (now - self._seen) * self._recovery, self._most)
         self._seen = now
         return max(self._left, _GOOD_CALL_SECONDS)
 
@@ -173,7 +181,9 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 def _says_full(error: Exception) -> bool:
-    return "OOM command not allowed" in str(error)
+    from redis.exceptions import OutOfMemoryError
+
+    return isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error)
 
 
 def _reason(error: Exception) -> str:

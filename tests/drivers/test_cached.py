@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +29,9 @@ __all__ = ["redis_server"]
 
 def cached(driver, server, identity, **options):
     """A driver as it is in one process: with connections and a circuit of its own."""
-    redis = connect(RedisPlace(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=0.1)
-    circuit = Circuit(redis, "the test", pause_seconds=options.pop("pause_seconds", 0.2))
+    redis = connect(RedisPlace(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
+    # Many threads on a busy machine make every call slow; what that costs is the subject of other tests.
+    circuit = Circuit(redis, "the test", patience_seconds=60)
     return CachedDriver(driver, LeasedCache(redis, circuit, lambda: identity), **options)
 
 
@@ -71,6 +75,8 @@ class TestAFileDriverWhoseCacheIsAway(DriverSuite):
     def broken_driver(self):
         pytest.skip("tried with a cache that is there")
 
+
+ROOT = Path(__file__).parent.parent.parent
 
 PATH = "repositories/a/tag"
 BLOB = f"docker/registry/v2/blobs/sha256/ab/{'ab' * 32}/data"
@@ -281,6 +287,23 @@ class TestAReaderThatIsSlow:
         assert b"newer" == reader.get_content(PATH)
 
 
+#: A process that is gone as soon as the store has what it writes.
+DYING = """
+import os, sys
+from docker_registry.drivers.file import FileDriver
+from tests.drivers.test_cached import cached
+from tests.redis_server import RedisServer
+
+class Dying(FileDriver):
+    def put_content(self, path, content, *, if_match=None):
+        super().put_content(path, content)
+        os._exit(7)
+
+folder, port, identity, path = sys.argv[1:]
+cached(Dying(folder), RedisServer(int(port), folder), identity).put_content(path, b"newer")
+"""
+
+
 class TestAWriterThatIsSlow:
     @pytest.mark.parametrize("way", REPLACEMENTS)
     def test_is_not_undone_by_who_reads_before_it_is_done(self, store, reader, writer, way):
@@ -297,6 +320,15 @@ class TestAWriterThatIsSlow:
         store.move = lambda source, target: (reader.get_content(PATH), original_move(source, target))
         REPLACEMENTS[way](writer)
         assert (b"newer", 5) == (reader.get_content(PATH), reader.get_size(PATH))
+
+    def test_that_dies_once_it_is_published_hides_nothing(self, tmp_path, redis_server, identity):
+        store = FileDriver(str(tmp_path))
+        store.put_content(PATH, b"old")
+        reader = cached(store, redis_server, identity)
+        reader.get_content(PATH)
+        command = [sys.executable, "-c", DYING, str(tmp_path), str(redis_server.port), identity, PATH]
+        assert 7 == subprocess.run(command, cwd=ROOT, check=False).returncode
+        assert b"newer" == reader.get_content(PATH)
 
     def test_that_fails_hides_nothing(self, store, reader, writer):
         store.put_content(PATH, b"old")

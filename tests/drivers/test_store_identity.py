@@ -1,0 +1,81 @@
+"""Every store has an identity of its own, whoever reaches it and however."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.drivers.store_identity import PATH, StoreIdentity
+from docker_registry.drivers.testing_races import race
+from docker_registry.errors import StorageUnavailable
+
+
+class Unconditional(MemoryDriver):
+    """A store that has no conditional puts."""
+
+    supports_if_match = False
+
+
+class TestAStore:
+    def test_is_known_to_all_who_reach_it(self, tmp_path):
+        (tmp_path / "elsewhere").symlink_to(tmp_path / "store")
+        first = StoreIdentity(FileDriver(str(tmp_path / "store")))()
+        assert first is not None
+        assert first == StoreIdentity(FileDriver(str(tmp_path / "elsewhere")))()
+
+    def test_is_no_other_store(self):
+        assert StoreIdentity(MemoryDriver())() != StoreIdentity(MemoryDriver())()
+
+    def test_has_one_identity_when_many_come_first(self, tmp_path):
+        seen = []
+        assert [] == race(*[lambda: seen.append(StoreIdentity(FileDriver(str(tmp_path)))())] * 20)
+        assert 1 == len(set(seen))
+
+    def test_is_asked_once(self):
+        driver = MemoryDriver()
+        identity = StoreIdentity(driver)
+        first = identity()
+        driver.remove(PATH)
+        assert first == identity()
+
+
+class TestAStoreWithoutConditionalPuts:
+    def test_has_no_identity_before_all_who_came_first_must_see_the_same(self, monkeypatch):
+        driver = Unconditional()
+        identity = StoreIdentity(driver)
+        assert None is identity()
+        written = driver.get_content(PATH).decode()
+        content, modified = driver._files[PATH]
+        driver._files[PATH] = (content, modified - 11)
+        assert None is identity()  # it is not asked again at once
+        assert written == StoreIdentity(driver)()
+
+
+class TestAStoreThatIsAway:
+    class Away(MemoryDriver):
+        is_away = True
+
+        def get_content(self, path):
+            if self.is_away:
+                raise StorageUnavailable
+            return super().get_content(path)
+
+    def test_is_known_when_it_is_back(self, caplog):
+        driver = self.Away()
+        identity = StoreIdentity(driver)
+        with caplog.at_level(logging.WARNING):
+            assert [None] * 3 == [identity() for _ in range(3)]
+        assert 1 == len(caplog.records)
+        driver.is_away = False
+        identity._ask_at = 0.0
+        assert identity() is not None
+
+
+@pytest.mark.parametrize("content", [b"0123abcd\n", b" 0123abcd "])
+def test_an_identity_that_an_operator_wrote_counts(content):
+    driver = MemoryDriver()
+    driver.put_content(PATH, content)
+    assert "0123abcd" == StoreIdentity(driver)()
