@@ -1,0 +1,194 @@
+"""Real servers with a Redis in front of their store: what it saves, and that its troubles never reach a client."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from tests.client import Client
+from tests.redis_server import PASSWORD, own_redis
+from tests.server import Server
+
+#: What a request may lose to a Redis, and what the machine of a test may lose by itself.
+BOUND_SECONDS = 0.1
+SLACK_SECONDS = 0.4
+
+
+@pytest.fixture
+def redis():
+    with own_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def server(tmp_path, redis):
+    with Server(tmp_path / "store", **redis.cache_environment) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    return Client(server.url)
+
+
+def manifest(blobs, **more):
+    """Return a manifest that names blobs, the first as its configuration."""
+    described = [{"mediaType": "application/octet-stream", "digest": digest, "size": size} for digest, size in blobs]
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    document = {"schemaVersion": 2, "mediaType": media_type, "config": described[0], "layers": described[1:], **more}
+    return json.dumps(document).encode()
+
+
+def push(client, name, tag, meanwhile=lambda: None):
+    """Push an image whose every part is new, and do something between its parts."""
+    contents = [secrets.token_bytes(size) for size in (500, 300_000, 3_000_000)]
+    blobs = []
+    for content in contents:
+        blobs.append((client.push_blob(name, content), len(content)))
+        meanwhile()
+    payload = manifest(blobs)
+    client.put_manifest(name, tag, payload)
+    return payload
+
+
+def pull(client, name, tag, meanwhile=lambda: None):
+    """Pull an image, verified, and return its manifest."""
+    pulled = client.get_manifest(name, tag)
+    document = json.loads(pulled.payload)
+    for blob in (document["config"], *document["layers"]):
+        meanwhile()
+        assert client.has_blob(name, blob["digest"])
+        assert blob["size"] == len(client.get_blob(name, blob["digest"]))
+    return pulled.payload
+
+
+def longest_request(client, name, tag, count=30):
+    """Return what the longest of many requests took."""
+    longest = 0.0
+    for _ in range(count):
+        started = time.monotonic()
+        client.get_manifest(name, tag)
+        longest = max(longest, time.monotonic() - started)
+    return longest
+
+
+TROUBLES = {
+    "killed": (lambda redis: redis.kill(), lambda redis: redis.start()),
+    "frozen": (lambda redis: redis.freeze(), lambda redis: redis.thaw()),
+    "emptied": (lambda redis: redis.flush(), lambda redis: None),
+    "restarted": (lambda redis: (redis.kill(), redis.start()), lambda redis: None),
+    "full": (lambda redis: redis.configure("maxmemory", "1mb"), lambda redis: redis.configure("maxmemory", "0")),
+}
+
+
+def at(moment, action):
+    """Return what does something when it is called for the *moment*-th time."""
+    calls = itertools.count(1)
+    return lambda: action() if next(calls) == moment else None
+
+
+def log(server, text):
+    return [line for line in server.log.read_text().splitlines() if text in line]
+
+
+class TestARedisInTrouble:
+    @pytest.mark.parametrize("trouble", TROUBLES)
+    def test_spoils_neither_a_push_nor_a_pull(self, redis, server, client, trouble):
+        begin, end = TROUBLES[trouble]
+        push(client, "a/b", "latest")  # the cache is warm
+        payload = push(client, "a/b", "latest", at(1, lambda: begin(redis)))
+        assert payload == pull(client, "a/b", "latest")
+        end(redis)
+        assert payload == pull(client, "a/b", "latest", at(2, lambda: begin(redis)))
+        assert longest_request(client, "a/b", "latest") < BOUND_SECONDS + SLACK_SECONDS
+        end(redis)
+        assert len(log(server, "cannot be used")) <= 2  # one for each time
+        assert PASSWORD not in server.log.read_text()
+        if trouble in ("killed", "frozen"):
+            assert log(server, "cannot be used")
+
+    def test_costs_no_request_more_than_the_bound(self, redis, server, client):
+        payload = push(client, "a/b", "latest")
+        usual = longest_request(client, "a/b", "latest")
+        redis.freeze()
+        for _ in range(2):
+            assert longest_request(client, "a/b", "latest") < usual + BOUND_SECONDS + SLACK_SECONDS
+            started = time.monotonic()
+            push(client, "a/b", "other")
+            assert time.monotonic() - started < 10
+        assert 1 == len(log(server, "cannot be used"))
+        redis.thaw()
+        deadline = time.monotonic() + 20
+        while not log(server, "is back"):
+            assert time.monotonic() < deadline
+            assert payload == pull(client, "a/b", "latest")
+            time.sleep(0.2)
+        assert 1 == len(log(server, "cannot be used"))
+
+    def test_is_no_trouble_for_the_start(self, tmp_path, redis):
+        redis.kill()
+        with Server(tmp_path / "store", **redis.cache_environment) as server:
+            payload = push(Client(server.url), "a/b", "latest")
+            assert payload == pull(Client(server.url), "a/b", "latest")
+            assert 2 == len(log(server, "cannot be used"))  # the check before the start, and the one worker
+        redis.start()
+
+
+class TestTwoServersOfOneStore:
+    @pytest.fixture
+    def clients(self, tmp_path, redis):
+        environment = redis.cache_environment
+        with Server(tmp_path / "store", **environment) as one, Server(tmp_path / "store", **environment) as other:
+            yield Client(one.url), Client(other.url)
+
+    def test_see_at_once_what_the_other_did(self, clients):
+        config = clients[0].push_blob("a/b", b"{}")
+        for turn in range(40):
+            writer, reader = clients[turn % 2], clients[1 - turn % 2]
+            payload = manifest([(config, 2)], annotations={"turn": str(turn)})
+            writer.put_manifest("a/b", "latest", payload)
+            assert payload == reader.get_manifest("a/b", "latest").payload
+            assert payload == writer.get_manifest("a/b", "latest").payload
+            writer.put_manifest("a/b", f"v{turn}", payload)
+            assert f"v{turn}" in reader.tags("a/b")
+            assert reader.has_manifest("a/b", f"v{turn}")
+            reader.delete_manifest("a/b", f"v{turn}")
+            assert not writer.has_manifest("a/b", f"v{turn}")
+            assert f"v{turn}" not in writer.tags("a/b")
+
+    def test_never_go_back_to_an_older_tag(self, clients):
+        """One moves a tag on and on, both read it all the time: what was acknowledged is never unseen again."""
+        config = clients[0].push_blob("a/b", b"{}")
+        acknowledged = [-1]
+        mistakes = []
+        is_over = threading.Event()
+
+        def turn_of(pulled):
+            return json.loads(pulled.payload)["annotations"]["turn"]
+
+        def read(url):
+            client = Client(url)
+            while not is_over.is_set():
+                least = acknowledged[0]
+                seen = int(turn_of(client.get_manifest("a/b", "latest"))) if least >= 0 else least
+                if seen < least:
+                    mistakes.append((least, seen))
+
+        readers = [threading.Thread(target=read, args=(client.url,)) for client in clients * 2]
+        for reader in readers:
+            reader.start()
+        for turn in range(60):
+            payload = manifest([(config, 2)], annotations={"turn": str(turn)})
+            clients[turn % 2].put_manifest("a/b", "latest", payload)
+            acknowledged[0] = turn
+        is_over.set()
+        for reader in readers:
+            reader.join()
+        assert [] == mistakes

@@ -1,0 +1,177 @@
+"""How often a request goes to the store, cold and with everything in the cache."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from docker_registry.app import create_app
+from docker_registry.config import Config
+from docker_registry.drivers.base import StorageDriver, Versioned
+from docker_registry.drivers.cached import CachedDriver
+from docker_registry.drivers.leased_cache import LeasedCache
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.drivers.redis_circuit import Circuit
+from docker_registry.drivers.redis_link import RedisPlace, connect
+from docker_registry.registry import Registry
+from tests.client import OCI_MANIFEST, digest_of, encoded
+from tests.redis_server import PASSWORD, redis_server
+
+__all__ = ["redis_server"]
+
+
+class CountingDriver(StorageDriver):
+    """A store far away: each verb is one round trip, and is counted."""
+
+    supports_if_match = True
+
+    def __init__(self):
+        self._driver = MemoryDriver()
+        self.trips = Counter()
+
+    def get_content(self, path):
+        return self._trip("get_content").get_content(path)
+
+    def get_versioned(self, path) -> Versioned:
+        return self._trip("get_versioned").get_versioned(path)
+
+    def put_content(self, path, content, *, if_match=None):
+        self._trip("put_content").put_content(path, content, if_match=if_match)
+
+    def stream_read(self, path, offset=0, length=None):
+        return self._trip("stream_read").stream_read(path, offset, length)
+
+    def stream_write(self, path, blocks):
+        return self._trip("stream_write").stream_write(path, blocks)
+
+    def list_directory(self, path=""):
+        return self._trip("list_directory").list_directory(path)
+
+    def walk(self, path=""):
+        return self._trip("walk").walk(path)
+
+    def exists(self, path):
+        return self._trip("exists").exists(path)
+
+    def stat(self, path):
+        return self._trip("stat").stat(path)
+
+    def move(self, source, target):
+        self._trip("move").move(source, target)
+
+    def touch(self, path):
+        self._trip("touch").touch(path)
+
+    def remove(self, path):
+        self._trip("remove").remove(path)
+
+    def _trip(self, verb):
+        self.trips[verb] += 1
+        return self._driver
+
+
+CONFIG = b'{"architecture": "amd64"}'
+MANIFEST = encoded(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "application/octet-stream", "digest": digest_of(CONFIG), "size": len(CONFIG)},
+        "layers": [],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def store():
+    """An image with a thousand tags, pushed a while ago."""
+    store = CountingDriver()
+    app = create_app(Config(storage="memory"), Registry(store)).test_client()
+    assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
+    tags = [f"tag=t{number}" for number in range(1000)]
+    for start in range(0, 1000, 10):  # some at a time, as a server may take no more
+        url = f"/v2/a/b/manifests/{digest_of(MANIFEST)}?{'&'.join(tags[start : start + 10])}"
+        assert 201 == app.put(url, data=MANIFEST, content_type=OCI_MANIFEST).status_code
+    return store
+
+
+@pytest.fixture
+def open_host(store, redis_server):
+    """Makes the application of one host, with nothing in its memory."""
+    identity = secrets.token_hex(8)
+
+    def make(is_cached=True):
+        redis = connect(
+            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+        )
+        cache = LeasedCache(redis, Circuit(redis, "the test", patience_seconds=60), lambda: identity)
+        driver = CachedDriver(store, cache) if is_cached else store
+        app = create_app(Config(storage="memory"), Registry(driver)).test_client()
+        app.get("/v2/none/tags/list")  # what a process asks once in its life
+        return app
+
+    return make
+
+
+def trips(store, app, method, path):
+    store.trips.clear()
+    answer = app.open(path, method=method, headers={"Accept": OCI_MANIFEST})
+    assert 200 == answer.status_code
+    assert answer.get_data() or method == "HEAD"
+    return dict(store.trips)
+
+
+BLOB = f"/v2/a/b/blobs/{digest_of(CONFIG)}"
+
+#: What is asked, and what it costs without any cache, with an empty one, and with a warm one: on this host, which may
+#: remember things by itself, and on one that has just been started.
+COSTS = {
+    "a manifest by tag": (
+        ("GET", "/v2/a/b/manifests/t7"),
+        {"get_content": 2, "exists": 1},
+        {"get_content": 2, "exists": 1},
+    ),
+    "a manifest by digest": (
+        ("GET", f"/v2/a/b/manifests/{digest_of(MANIFEST)}"),
+        {"get_content": 1, "exists": 1},
+        {"get_content": 1, "exists": 1},
+    ),
+    "whether there is a blob": (("HEAD", BLOB), {"exists": 1, "stat": 1}, {"exists": 1, "stat": 1}),
+    "a small blob": (
+        ("GET", BLOB),
+        {"exists": 1, "stat": 1, "stream_read": 1},
+        {"exists": 1, "stat": 1, "stream_read": 1},
+    ),
+    "a thousand tags": (
+        ("GET", "/v2/a/b/tags/list"),
+        {"exists": 1001, "list_directory": 2},
+        {"exists": 1001, "list_directory": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("question", COSTS)
+class TestAQuestion:
+    def test_costs_so_many_round_trips_without_a_cache(self, store, open_host, question):
+        request, expected, _ = COSTS[question]
+        assert expected == trips(store, open_host(is_cached=False), *request)
+
+    def test_costs_no_more_with_an_empty_cache(self, store, open_host, question):
+        request, _, expected = COSTS[question]
+        assert expected == trips(store, open_host(), *request)
+
+    def test_costs_none_with_a_warm_cache(self, store, open_host, question):
+        request, _, _ = COSTS[question]
+        app = open_host()
+        trips(store, app, *request)
+        assert {} == trips(store, app, *request)
+
+    def test_costs_none_where_another_host_has_asked(self, store, open_host, question):
+        request, _, _ = COSTS[question]
+        here, there = open_host(), open_host()
+        trips(store, there, *request)
+        found = trips(store, here, *request)
+        assert set(found) <= {"list_directory"}, found
