@@ -138,7 +138,7 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     access.install(app, registry.visibility)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))
-    downloads = Downloads(config.nginx_x_accel_redirect)
+    downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
     index = create_search(config, registry)
     updates = SearchUpdates(index, registry.search_entries.look_up)
     updates.connect(registry.driver)

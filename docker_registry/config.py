@@ -33,7 +33,6 @@ NOT_SERVED_YET = (
     "mirroring.",
     "privileged_key",
     "standalone",
-    "storage_redirect",
 )
 
 

@@ -1,4 +1,4 @@
-"""Sending files of the store: whole or in part, by the kernel where it can, or by a server in front."""
+"""Sending files of the store: by the kernel where it can, by a server in front, or by the store itself."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from docker_registry.registry.stored_file import StoredFile
 #: For servers that read the file themselves instead of letting the kernel send it.
 _BLOCK_BYTES: Final = 256 * 1024
 
+#: A smaller file is here before the client could have asked somebody else for it.
+_LEAST_REDIRECTED_BYTES: Final = 64 * 1024
+
 
 class Downloads:
     """How files leave the registry."""
 
-    def __init__(self, x_accel_prefix: str | None = None) -> None:
+    def __init__(self, x_accel_prefix: str | None = None, *, redirect: bool = False) -> None:
         """
         Args:
             x_accel_prefix: of an internal location of nginx over the store, which then sends local files itself.
+            redirect: whether clients are sent to signed URLs of the store, where its driver has them.
         """
+        self._redirect = redirect
         self._x_accel_prefix = x_accel_prefix.rstrip("/") if x_accel_prefix else None
 
-    def send(self, file: StoredFile, headers: Mapping[str, str], validator: str) -> Response:
+    def send(
+        self, file: StoredFile, headers: Mapping[str, str], validator: str, *, redirect_status: int = 307
+    ) -> Response:
         """
-        Send a file, or the part of it that the client wants.
+        Send a file, or the part of it that the client wants, or say where else it is.
 
         Args:
             headers: of the answer; those of its length and of ranges are added.
             validator: what If-Range must hold for a part to be sent.
+            redirect_status: with which the client is sent elsewhere.
 
         Raises:
             RangeNotSatisfiable: the part lies beyond the end.
@@ -39,6 +47,10 @@ class Downloads:
         if self._x_accel_prefix is not None and _is_local(file):
             # nginx reads Range by itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
+        if self._redirect and request.method == "GET" and file.size >= _LEAST_REDIRECTED_BYTES:
+            url = file.redirect_url()
+            if url is not None:  # the client repeats its Range there
+                return Response(b"", redirect_status, _elsewhere(url, headers))
         # Range means nothing but for GET (RFC 9110, section 14.2).
         part = requests.byte_range(file.size, validator) if request.method == "GET" else None
         start, length = (part.start, part.length) if part else (0, file.size)
@@ -46,6 +58,12 @@ class Downloads:
         if part:
             headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
         return _send(file, start, length, 206 if part else 200, headers)
+
+
+def _elsewhere(url: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a redirect: what may be kept for ever is the file, not a URL that is good for minutes."""
+    digest = {name: value for name, value in headers.items() if name == "Docker-Content-Digest"}
+    return {**digest, "Location": url, "Cache-Control": "no-store"}
 
 
 def _send(file: StoredFile, start: int, length: int, status: int, headers: dict[str, str]) -> Response:

@@ -27,7 +27,7 @@ class Pulls:
         """Answer with an image's layer, or a part of it."""
         _, file = self._registry.images.find_layer(image_id)
         headers = {**self._lasting(image_id), "Content-Type": "application/octet-stream"}
-        return self._unmodified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED)
+        return self._unmodified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Answer with the ids of an image and of all below it, newest first."""

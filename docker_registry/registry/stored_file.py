@@ -43,6 +43,10 @@ class StoredFile:
         except PathNotFound:
             raise self.gone from None
 
+    def redirect_url(self) -> str | None:
+        """Return a signed URL under which a client may fetch these very bytes by itself; None where there is none."""
+        return self.driver.content_redirect_url(self.path) if self.is_as_stored else None
+
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
         Read it, or a part of it, in blocks.

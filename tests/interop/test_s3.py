@@ -1,0 +1,131 @@
+"""A registry whose store is S3, and real clients of both APIs before it."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+pytest.importorskip("boto3", reason="boto3 is not installed")
+
+from tests.api.v1 import Docker, done
+from tests.client import Client
+from tests.images import make_image, pull, read_layout
+from tests.registry.chains import make
+from tests.seaweedfs import seaweedfs
+from tests.server import Server
+
+__all__ = ["seaweedfs"]
+
+TO = "--dest-tls-verify=false"
+FROM = "--src-tls-verify=false"
+KIB = 1024
+
+
+def environment(options):
+    """The variables of the sample configuration, for what a driver is given."""
+    return {
+        "SETTINGS_FLAVOR": "s3",
+        "STORAGE_PATH": options["storage_path"],
+        "AWS_BUCKET": options["s3_bucket"],
+        "AWS_KEY": options["s3_access_key"],
+        "AWS_SECRET": options["s3_secret_key"],
+        "AWS_ENDPOINT_URL": options["s3_endpoint"],
+        "AWS_SECURE": "false",
+    }
+
+
+@pytest.fixture(scope="module")
+def options(seaweedfs):
+    return seaweedfs.options()
+
+
+@pytest.fixture(scope="module")
+def server(options, tmp_path_factory):
+    """Two workers on one bucket."""
+    with Server(tmp_path_factory.mktemp("s3") / "store", workers=2, **environment(options)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redirecting(options, tmp_path_factory):
+    """Another registry on the same bucket, which sends clients to the store."""
+    folder = tmp_path_factory.mktemp("redirecting")
+    with Server(folder / "store", **environment(options), STORAGE_REDIRECT="true") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(redirecting):
+    """Where a blob is that is large enough for a redirect."""
+    with Client(redirecting.url) as client:
+        digest = client.push_blob("lab/large", bytes(64 * KIB))
+    return f"{redirecting.url}/v2/lab/large/blobs/{digest}"
+
+
+class TestARegistryOnS3:
+    def test_takes_and_gives_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
+        image = make_image(name, layers=3)
+        skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
+        assert image.contents == pull(reader, name, "v1")
+        skopeo("copy", FROM, f"docker://{host}/{name}:v1", f"oci:{tmp_path}/pulled:v1")
+        assert image.contents == read_layout(tmp_path / "pulled")
+
+    def test_copies_between_repositories(self, skopeo, layouts, host, name, index, reader):
+        skopeo("copy", "--all", TO, f"oci:{layouts(index)}:v1", f"docker://{host}/{name}:v1")
+        skopeo("copy", "--all", FROM, TO, f"docker://{host}/{name}:v1", f"docker://{host}/{name}/copy:v1")
+        assert index.contents == pull(reader, f"{name}/copy", "v1")
+
+    def test_takes_a_layer_of_many_parts(self, server, name):
+        content = bytes(range(256)) * 4096 * 40  # 40 MiB
+        with Client(server.url) as client:
+            digest = client.push_blob(name, content)
+            assert content == client.get_blob(name, digest)
+
+    def test_speaks_the_first_api(self, server, name):
+        base = make(1, layer=bytes(range(256)) * 400)
+        images = [base, make(2, base, layer=bytes(range(255)) * 400)]
+        with Docker(server.url) as docker:
+            docker.push(name, "v1", *images)
+            assert [image.layer for image in images] == [layer for _, _, layer in docker.pull(name, "v1")]
+
+
+class TestARedirect:
+    def test_leads_skopeo_to_the_store(self, skopeo, layouts, redirecting, name, tmp_path):
+        image, place = make_image(name, layers=2), f"127.0.0.1:{redirecting.port}/{name}:v1"
+        skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{place}")
+        skopeo("copy", FROM, f"docker://{place}", f"oci:{tmp_path}/pulled:v1")
+        assert image.contents == read_layout(tmp_path / "pulled")
+
+    def test_of_a_blob_is_not_kept(self, url, seaweedfs):
+        answer = done(requests.get(url, allow_redirects=False, timeout=20), 307)
+        assert answer.headers["Location"].startswith(seaweedfs.endpoint)
+        assert ("no-store", url.rpartition("/")[2]) == (
+            answer.headers["Cache-Control"],
+            answer.headers["Docker-Content-Digest"],
+        )
+        assert bytes(64 * KIB) == done(requests.get(url, timeout=20), 200).content
+
+    def test_gives_the_part_that_is_asked_for(self, url):
+        answer = requests.get(url, headers={"Range": "bytes=5-9"}, timeout=20)
+        assert (206, bytes(5), f"bytes 5-9/{64 * KIB}") == (
+            answer.status_code,
+            answer.content,
+            answer.headers["Content-Range"],
+        )
+
+    def test_is_no_answer_to_head(self, url):
+        answer = done(requests.head(url, allow_redirects=False, timeout=20), 200)
+        assert str(64 * KIB) == answer.headers["Content-Length"]
+
+    def test_is_no_answer_for_what_is_small(self, redirecting):
+        with Client(redirecting.url) as client:
+            digest = client.push_blob("lab/small", bytes(64 * KIB - 1))
+        answer = requests.get(f"{redirecting.url}/v2/lab/small/blobs/{digest}", allow_redirects=False, timeout=20)
+        assert (200, 64 * KIB - 1) == (answer.status_code, len(answer.content))
+
+    def test_of_a_layer_is_one_that_old_clients_follow(self, redirecting):
+        image = make(3, layer=bytes(range(256)) * 400)
+        with Docker(redirecting.url) as docker:
+            docker.push("lab/old", "v1", image)
+            answer = done(docker.get(f"/images/{image.text}/layer"), 302)
+        assert image.layer == done(requests.get(answer.headers["Location"], timeout=20), 200).content
