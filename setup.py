@@ -40,6 +40,7 @@ setup(
         "s3": ["boto3>=1.36", "cryptography>=42"],
         # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
         "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
+        "glance": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
         "test": [
             "boto3>=1.36",
             "cryptography>=42",
@@ -70,6 +71,7 @@ setup(
         "console_scripts": ["docker-registry = docker_registry.cli:main"],
         "docker_registry.drivers": [
             "file = docker_registry.drivers.file:FileDriver",
+            "glance = docker_registry.drivers.glance:GlanceDriver",
             "memory = docker_registry.drivers.memory:MemoryDriver",
             "s3 = docker_registry.drivers.s3:S3Driver",
             "swift = docker_registry.drivers.swift:SwiftDriver",

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 from keystoneauth1.exceptions import ClientException as KeystoneError
 from keystoneauth1.exceptions import HttpError as KeystoneHttpError
-from keystoneauth1.identity import generic, v3
-from keystoneauth1.session import Session
 from requests.exceptions import RequestException
 from swiftclient.client import Connection
 from swiftclient.exceptions import ClientException
 from urllib3.exceptions import HTTPError
 
+from docker_registry.drivers.keystone import Identity
 from docker_registry.errors import ConfigError, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
 #: What the libraries below raise when the network fails them.
@@ -98,23 +97,20 @@ class Account:
         }
         place = {"region_name": self.region, "endpoint_type": self.endpoint_type}
         if self.uses_keystone:
-            session = self.session()
+            session = Identity(
+                authurl=self.authurl,
+                user=self.user,
+                password=self.password,
+                version=self.auth_version,
+                project=self.project,
+                user_domain=self.user_domain,
+                project_domain=self.project_domain,
+                cacert=self.cacert,
+                insecure=self.insecure,
+                timeout_seconds=self.timeout_seconds,
+            ).session()
             return lambda: Connection(session=session, os_options=place, **options)
         return lambda: Connection(self.authurl, self.user, self.password, auth_version="1", os_options=place, **options)
-
-    def session(self) -> Session:
-        """Return a session of Keystone, which asks for a token when it has none that is still good."""
-        plugin = v3.Password if self.auth_version == "3" else generic.Password
-        auth = plugin(
-            self.authurl,
-            username=self.user,
-            password=self.password,
-            user_domain_name=self.user_domain,
-            project_name=self.project,
-            project_domain_name=self.project_domain,
-        )
-        verify: bool | str = self.cacert or True
-        return Session(auth=auth, verify=False if self.insecure else verify, timeout=self.timeout_seconds)
 
 
 class Connections:

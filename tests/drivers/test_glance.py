@@ -1,0 +1,214 @@
+"""The contract of drivers on a real Glance, and what is Glance's alone."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+pytest.importorskip("keystoneauth1", reason="keystoneauth1 is not installed")
+pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.glance import GlanceDriver
+from docker_registry.drivers.testing import DriverSuite
+from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from tests import processes
+from tests.glance_server import glance_server
+from tests.swift_server import swift_server
+
+__all__ = ["glance_server", "swift_server"]
+
+
+class LayersOnly(GlanceDriver):
+    """Takes everything for a layer whose name leaves room for the suffix, so that the whole contract meets Glance."""
+
+    def _is_layer(self, path):
+        return len(path.rpartition("/")[2].encode()) < 240
+
+    def _may_hold_layers(self, path):
+        return True
+
+
+@pytest.fixture(params=["file", "swift"])
+def options(request, glance_server, tmp_path):
+    options = {"glance_url": glance_server.url, "storage_alternate": request.param}
+    if request.param == "file":
+        return {**options, "storage_path": str(tmp_path / "store")}
+    swift = request.getfixturevalue("swift_server").options
+    # An address that Keystone would not have: the Glance of these tests asks for no token.
+    return {**options, **swift, "swift_auth_version": "1"}
+
+
+class TestGlanceDriver(DriverSuite):
+    @pytest.fixture
+    def driver(self, options):
+        return GlanceDriver(**options)
+
+    @pytest.fixture
+    def broken_driver(self):
+        pytest.skip("what is no layer is the alternate's, and so are its faults")
+
+
+@pytest.mark.slow
+class TestGlanceDriverWithLayersOnly(DriverSuite):
+    @pytest.fixture
+    def driver(self, glance_server, tmp_path):
+        return LayersOnly(glance_url=glance_server.url, storage_path=str(tmp_path / "store"))
+
+    @pytest.fixture
+    def broken_driver(self):
+        pytest.skip("tested below")
+
+
+LAYER = "images/0a1b/layer"
+BLOB = "docker/registry/v2/blobs/sha256/9b/9b1d/data"
+UPLOAD = "docker/registry/v2/repositories/lab/_uploads/1/0-5f0c"
+
+
+@pytest.fixture
+def driver(options):
+    return GlanceDriver(**options)
+
+
+@pytest.fixture
+def images(glance_server):
+    """Tell what lies in Glance: sizes by names, of this test's images alone."""
+    before = {image["id"] for image in _images(glance_server)}
+    return lambda: {image["name"]: image["size"] for image in _images(glance_server) if image["id"] not in before}
+
+
+def _images(glance_server):
+    found, url = [], "/v2/images?limit=100"
+    while url:
+        page = requests.get(glance_server.url + url, timeout=30).json()
+        found += page["images"]
+        url = page.get("next")
+    return found
+
+
+class TestALayer:
+    @pytest.mark.parametrize("path", [LAYER, BLOB])
+    def test_lies_in_glance(self, driver, images, path):
+        driver.stream_write(path, [b"con", b"tent"])
+        assert {path: 7} == images()
+        assert (b"content", b"nte", 7) == (
+            driver.get_content(path),
+            b"".join(driver.stream_read(path, 2, 3)),
+            driver.get_size(path),
+        )
+
+    def test_looks_as_if_it_lay_beside_the_others(self, driver):
+        driver.put_content(LAYER, b"content")
+        driver.put_content("images/0a1b/json", b"{}")
+        assert ["images/0a1b/json", LAYER] == sorted(driver.list_directory("images/0a1b"))
+        assert [("images/0a1b/json", 2), (LAYER, 7)] == sorted((stat.path, stat.size) for stat in driver.walk())
+        assert ["images"] == list(driver.list_directory())
+        with pytest.raises(PathInvalid):
+            driver.get_content(f"{LAYER}.glance")
+
+    def test_comes_from_an_upload_in_progress(self, driver, images):
+        driver.stream_write(UPLOAD, [b"content"])
+        assert {} == images()
+        driver.move(UPLOAD, BLOB)
+        assert {BLOB: 7} == images()
+        assert (b"content", False) == (driver.get_content(BLOB), driver.exists(UPLOAD))
+
+    def test_without_a_byte_is_one_as_well(self, driver):
+        driver.stream_write(LAYER, [])
+        assert (b"", 0, True) == (driver.get_content(LAYER), driver.get_size(LAYER), driver.exists(LAYER))
+
+    @pytest.mark.parametrize("removed", [LAYER, "images/0a1b", "images"])
+    def test_is_removed_with_its_image(self, driver, images, removed):
+        driver.put_content(LAYER, b"content")
+        driver.remove(removed)
+        assert {} == images()
+        with pytest.raises(PathNotFound):
+            driver.stat(LAYER)
+
+    def test_is_replaced_with_its_image(self, driver, images):
+        driver.put_content(LAYER, b"old")
+        driver.put_content(LAYER, b"newer")
+        assert {LAYER: 5} == images()
+
+    def test_is_moved_and_linked_without_its_bytes(self, driver, images):
+        driver.put_content(LAYER, b"content")
+        driver.move(LAYER, BLOB)
+        assert driver.link(BLOB, LAYER)
+        assert {LAYER: 7} == images()
+        driver.remove(BLOB)
+        assert b"content" == driver.get_content(LAYER)
+
+    def test_of_which_glance_takes_no_more_leaves_nothing(self, driver, images):
+        def blocks():
+            yield b"half"
+            raise OSError
+
+        with pytest.raises(OSError):
+            driver.stream_write(LAYER, blocks())
+        assert ({}, False) == (images(), driver.exists(LAYER))
+
+    def test_that_glance_has_lost_is_an_error(self, driver, glance_server):
+        driver.put_content(LAYER, b"content")
+        for image in _images(glance_server):
+            if image["name"] == LAYER:
+                requests.delete(f"{glance_server.url}/v2/images/{image['id']}", timeout=30)
+        with pytest.raises(StorageError, match="lost"):
+            driver.get_content(LAYER)
+
+
+class TestALayerFromBeforeGlance:
+    @pytest.fixture
+    def driver(self, glance_server, tmp_path):
+        FileDriver(str(tmp_path / "store")).put_content(LAYER, b"old")
+        return GlanceDriver(glance_url=glance_server.url, storage_path=str(tmp_path / "store"))
+
+    def test_is_served(self, driver):
+        assert (b"old", 3, [LAYER]) == (
+            driver.get_content(LAYER),
+            driver.get_size(LAYER),
+            list(driver.list_directory("images/0a1b")),
+        )
+
+    def test_is_replaced_by_one_in_glance(self, driver, images):
+        driver.put_content(LAYER, b"newer")
+        assert ({LAYER: 5}, b"newer") == (images(), driver.get_content(LAYER))
+        driver.remove(LAYER)
+        assert not driver.exists(LAYER)
+
+    def test_is_moved_into_glance(self, driver, images):
+        driver.move(LAYER, BLOB)
+        assert ({BLOB: 3}, False) == (images(), driver.exists(LAYER))
+
+
+class TestTheSweep:
+    def test_takes_the_images_that_no_layer_is(self, driver, images):
+        driver.put_content(LAYER, b"content")
+        driver.link(LAYER, BLOB)
+        driver.remove(LAYER)
+        assert 0 == driver.remove_leftovers(0)
+        assert b"content" == driver.get_content(BLOB)
+        driver.remove(BLOB)
+        assert {LAYER: 7} == images()
+        assert 0 == driver.remove_leftovers(3600)
+        assert 1 == driver.remove_leftovers(0)
+        assert {} == images()
+
+    def test_leaves_the_images_of_other_stores(self, driver, images, glance_server, tmp_path):
+        other = GlanceDriver(glance_url=glance_server.url, storage_path=str(tmp_path / "other"))
+        other.put_content(LAYER, b"content")
+        other.link(LAYER, BLOB)
+        other.remove("images")
+        other.remove("docker")
+        driver.put_content(LAYER, b"x")
+        assert 0 == driver.remove_leftovers(0)
+        assert 1 == other.remove_leftovers(0)
+
+
+class TestAFaultyGlance:
+    def test_that_is_not_there_is_unavailable(self, tmp_path):
+        with pytest.raises(StorageUnavailable):
+            GlanceDriver(glance_url=f"http://127.0.0.1:{processes.free_port()}", storage_path=str(tmp_path))
+
+    def test_of_which_nothing_is_set_says_so(self, tmp_path):
+        with pytest.raises(ConfigError, match="neither glance_url nor glance_authurl is set"):
+            GlanceDriver(storage_path=str(tmp_path))
