@@ -7,33 +7,37 @@ import pytest
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
 from tests.client import Client
+from tests.glance_server import glance_server
 from tests.images import make_image, pull, read_layout
 from tests.server import Server
 from tests.swift_server import swift_server
 
-__all__ = ["swift_server"]
+__all__ = ["glance_server", "swift_server"]
 
 TO = "--dest-tls-verify=false"
 FROM = "--src-tls-verify=false"
 
 
-@pytest.fixture(scope="module")
-def server(swift_server, tmp_path_factory):
-    """Two workers on one container."""
-    options = swift_server.options
-    environment = {
-        "SETTINGS_FLAVOR": "swift",
-        "STORAGE_PATH": "/registry",
-        "OS_AUTH_URL": options["swift_authurl"],
-        "OS_CONTAINER": options["swift_container"],
-        "OS_USERNAME": options["swift_user"],
-        "OS_PASSWORD": options["swift_password"],
-    }
+@pytest.fixture(scope="module", params=["swift", "glance", "glance-swift"])
+def server(request, tmp_path_factory):
+    """Two workers on one store."""
+    environment = {"SETTINGS_FLAVOR": request.param}
+    if "swift" in request.param:
+        options = request.getfixturevalue("swift_server").options
+        environment |= {
+            "STORAGE_PATH": "/registry",
+            "OS_AUTH_URL": options["swift_authurl"],
+            "OS_CONTAINER": options["swift_container"],
+            "OS_USERNAME": options["swift_user"],
+            "OS_PASSWORD": options["swift_password"],
+        }
+    if "glance" in request.param:
+        environment["OS_GLANCE_URL"] = request.getfixturevalue("glance_server").url
     with Server(tmp_path_factory.mktemp("openstack") / "store", workers=2, **environment) as server:
         yield server
 
 
-class TestARegistryOnSwift:
+class TestARegistryOnOpenStack:
     def test_takes_and_gives_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
         image = make_image(name, layers=3)
         skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
