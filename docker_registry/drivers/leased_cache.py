@@ -15,8 +15,8 @@ Every fact about a path has an entry, and every folder a generation; all keys li
   ever match it again.
 
 Each step is one script, so nothing comes in between (https://redis.io/docs/latest/develop/programmability/eval-intro/).
-What could not be broken, because the Redis was away, is made up for when it is back, before anything else: the root's
-generation goes, and with it everything.
+What could not be broken, because the Redis was away, is made up for when it is back, before anything else
+(:mod:`~docker_registry.drivers.cache_debts`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from docker_registry.drivers.cache_debts import Debts
 from docker_registry.drivers.redis_circuit import Away, Circuit, Full
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class LeasedCache:
         self._identity = identity
         self._look = redis.register_script(_LOOK)
         self._fill = redis.register_script(_FILL)
-        self._is_owing = False
+        self._debts = Debts(redis)
 
     def begin_request(self) -> None:
         """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
@@ -160,21 +161,17 @@ class LeasedCache:
             keys.append(f"{prefix}:g:{folder}")
         try:
             self._call(lambda redis: redis.delete(*keys))
-        except (Away, Full):
-            self._is_owing = True
-        except BaseException:  # a greenlet that is ended from outside
-            self._is_owing = True
-            raise
+        except BaseException as error:  # also when this greenlet is ended from outside
+            self._debts.add(keys, f"{prefix}:g:")
+            if not isinstance(error, Away | Full):
+                raise
 
     def _call(self, work: Callable[[Redis], Answer]) -> Answer:
-        if self._is_owing:
-            self._is_owing = False
-            try:
-                self._circuit.call(lambda redis: redis.delete(f"{self._prefix()}:g:"))
-            except BaseException:
-                self._is_owing = True
-                raise
-        return self._circuit.call(work)
+        def paid(redis: Redis) -> Answer:
+            self._debts.pay()
+            return work(redis)
+
+        return self._circuit.call(paid)
 
     def _prefix(self) -> str | None:
         identity = self._identity()

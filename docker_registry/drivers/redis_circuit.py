@@ -80,7 +80,7 @@ class Circuit:
             if time.monotonic() < self._retry_at:
                 raise Away
             self._retry_at = time.monotonic() + self._pause_seconds  # the others go on without it meanwhile
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         try:
             with _deadline(self._patience.left()):
                 answer = work(self._redis)
@@ -91,7 +91,8 @@ class Circuit:
             self._patience.spend(time.monotonic() - started)
             self._open(_reason(error))
             raise Away from None
-        seconds = time.monotonic() - started
+        # While this process works on something else it cannot hear an answer: that is not the fault of the Redis.
+        seconds = time.monotonic() - started - (time.process_time() - worked)
         if self._patience.spend(seconds) or seconds < _GOOD_CALL_SECONDS:
             self._close()
         else:
