@@ -31,7 +31,7 @@ setup(
     package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
     install_requires=REQUIREMENTS,
     extras_require={
-        # The queue of diffs that workers work out; waits cooperatively under gevent.
+        # The cache in front of the store, and the queue of diffs; waits cooperatively under gevent.
         "redis": ["redis>=5.0.1"],
         # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
