@@ -120,6 +120,7 @@ def sentinel(master: RedisServer) -> Iterator[int]:
     (folder / "sentinel.conf").write_text(
         f"port {port}\nbind 127.0.0.1\nrequirepass {PASSWORD}\ndir {folder}\n"
         f"sentinel monitor registry 127.0.0.1 {master.port} 1\nsentinel auth-pass registry {PASSWORD}\n"
+        "sentinel down-after-milliseconds registry 500\nsentinel failover-timeout registry 3000\n"
     )
     command = [programs.require("redis-server", "redis-server"), str(folder / "sentinel.conf"), "--sentinel"]
     with processes.running(command, folder / "log", lambda: processes.listens(port)):

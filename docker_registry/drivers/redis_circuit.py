@@ -76,6 +76,7 @@ class Circuit:
         """
         from redis.exceptions import RedisError
 
+        is_trial = self._retry_at is not None
         if self._retry_at is not None:
             if time.monotonic() < self._retry_at:
                 raise Away
@@ -93,10 +94,10 @@ class Circuit:
             raise Away from None
         # While this process works on something else it cannot hear an answer: that is not the fault of the Redis.
         seconds = time.monotonic() - started - (time.process_time() - worked)
-        if self._patience.spend(seconds) or seconds < _GOOD_CALL_SECONDS:
-            self._close()
-        else:
+        if not self._patience.spend(seconds) and seconds > _GOOD_CALL_SECONDS:
             self._open("it is too slow")
+        elif is_trial:  # anybody else may have asked before it failed
+            self._close()
         return answer
 
     def begin_request(self) -> None:

@@ -13,12 +13,14 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
+from redis import Redis
+
 from docker_registry.drivers.cached import CachedDriver
 from docker_registry.drivers.leased_cache import LeasedCache
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.drivers.redis_circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.redis_circuit import PATIENCE_SECONDS, Away, Circuit
 from docker_registry.drivers.redis_link import RedisPlace, connect
-from tests.redis_server import PASSWORD, own_redis
+from tests.redis_server import PASSWORD, own_redis, sentinel
 
 PATH = "repositories/a/tag"
 
@@ -104,8 +106,6 @@ TROUBLES = {
 
 
 def change_password(server, old, new):
-    from redis import Redis
-
     with Redis("127.0.0.1", server.port, password=old) as redis:
         redis.config_set("requirepass", new)
         redis.client_kill_filter(skipme=True, _type="normal")
@@ -139,6 +139,14 @@ class TestARedisInTrouble:
             request(driver)
         assert time.monotonic() - started < PAUSE_SECONDS
         server.thaw()
+
+    def test_is_not_over_when_it_answers_what_was_asked_before(self, driver, caplog):
+        caplog.set_level(logging.INFO)
+        circuit = driver._cache._circuit
+        circuit.call(lambda _: circuit._open("a test"))
+        assert [] == lines(caplog, logging.INFO)
+        with pytest.raises(Away):
+            circuit.call(lambda redis: redis.ping())
 
     def test_is_none_when_it_is_only_restarted_between_two_requests(self, server, driver, store, caplog):
         server.kill()
@@ -212,6 +220,32 @@ class TestARedisThatIsFull:
         server.configure("maxmemory", "0")
         assert is_cached(driver, store)
         assert [f"the Redis at 127.0.0.1:{server.port} has room again"] == lines(caplog, logging.INFO)
+
+
+class TestAMasterThatDies:
+    def test_is_followed_by_a_replica_of_which_the_sentinels_tell(self, store):
+        with (
+            own_redis("--masterauth", PASSWORD) as master,
+            own_redis("--masterauth", PASSWORD, "--replicaof", "127.0.0.1", str(master.port)) as replica,
+            sentinel(master) as port,
+        ):
+            with Redis("127.0.0.1", port, password=PASSWORD, decode_responses=True) as known:
+                wait_until(lambda: known.sentinel_slaves("registry"))
+            place = RedisPlace(
+                sentinels=(f"127.0.0.1:{port}",),
+                sentinel_service="registry",
+                sentinel_password=PASSWORD,
+                password=PASSWORD,
+            )
+            redis = connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+            circuit = Circuit(redis, str(place), pause_seconds=PAUSE_SECONDS)
+            driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: "store"))
+            assert is_cached(driver, store)
+            master.kill()
+            assert not is_cached(driver, store)
+            wait_until(lambda: is_cached(driver, store))
+            with replica.connect() as promoted:
+                assert promoted.keys("*store*")
 
 
 class TestAHostThatLostTheRedisAlone:
