@@ -42,9 +42,9 @@ from docker_registry.drivers.redis_circuit import PATIENCE_SECONDS, Circuit
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
-from docker_registry.registry.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
-from docker_registry.registry.search import Entry, SearchIndex, open_index
-from docker_registry.registry.search_updates import SearchUpdates
+from docker_registry.registry.search.index import Entry, SearchIndex, open_index
+from docker_registry.registry.search.updates import SearchUpdates
+from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from docker_registry.config import Config
 from docker_registry.errors import ConfigError, RegistryError, StorageUnavailable
 from docker_registry.logs import start_logging
 from docker_registry.registry import Registry
-from docker_registry.registry.diff_queue import RedisDiffQueue
-from docker_registry.registry.migrate import Migration, Report
-from docker_registry.registry.search import NullIndex
+from docker_registry.registry.search.index import NullIndex
+from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+from docker_registry.registry.v1.migration import Migration, Report
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from docker_registry.registry.search import Entry, SearchIndex, open_index
+from docker_registry.registry.search.index import Entry, SearchIndex, open_index
 
 REPOSITORIES = 100_000
 ROUNDS = 15

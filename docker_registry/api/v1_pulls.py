@@ -7,8 +7,8 @@ from flask import Response
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.v1_answers import LAST_MODIFIED, answer, is_unmodified, lasting, stored
 from docker_registry.registry import Registry
-from docker_registry.registry.images import Image
 from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1.images import Image
 
 
 class Pulls:

@@ -9,8 +9,8 @@ from flask import Blueprint, Response, request
 from docker_registry.api import requests
 from docker_registry.api.v1_answers import answer
 from docker_registry.registry import Registry
-from docker_registry.registry.image_pushes import Checksum
 from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1.pushes import Checksum
 
 #: An image's JSON with all that its configuration can hold is some hundred kilobytes.
 _MAX_JSON_BYTES: Final = 4 * 1024 * 1024

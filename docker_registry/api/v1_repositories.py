@@ -11,7 +11,7 @@ from docker_registry.api.v1_answers import answer, nothing, stored
 from docker_registry.errors import Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
-from docker_registry.registry.tokens import Access
+from docker_registry.registry.v1.tokens import Access
 
 #: A list of ten thousand images has one megabyte.
 _MAX_LIST_BYTES: Final = 16 * 1024 * 1024

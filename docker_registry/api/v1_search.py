@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api.v1_answers import answer
 from docker_registry.errors import PageInvalid
-from docker_registry.registry.search import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
+from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
 
 _MAX_NUMBER: Final = 10**9
 

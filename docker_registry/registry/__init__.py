@@ -10,26 +10,26 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.derived_images import DerivedImages
-from docker_registry.registry.derived_manifests import DerivedManifests
-from docker_registry.registry.image_files import DiffQueue, ImageFiles
-from docker_registry.registry.image_pushes import ImagePushes
-from docker_registry.registry.image_repositories import ImageRepositories
-from docker_registry.registry.image_tag_files import ImageTagFiles
-from docker_registry.registry.image_tags import ImageTags
-from docker_registry.registry.images import Images
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
-from docker_registry.registry.old_tags import OldTags
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
-from docker_registry.registry.search_entries import SearchEntries
+from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.tags import Tags
-from docker_registry.registry.tokens import Tokens
-from docker_registry.registry.unfinished import UnfinishedPushes
 from docker_registry.registry.uploads import Uploads
+from docker_registry.registry.v1.files import DiffQueue, ImageFiles
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.pushes import ImagePushes
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.tag_files import ImageTagFiles
+from docker_registry.registry.v1.tags import ImageTags
+from docker_registry.registry.v1.tokens import Tokens
+from docker_registry.registry.v1.unfinished import UnfinishedPushes
 from docker_registry.registry.visibility import Visibility
 
 

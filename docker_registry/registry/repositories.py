@@ -6,7 +6,8 @@ has an empty file in one flat folder, the catalog, written before the first thin
 others wrote into the tree has none: :meth:`Repositories.adopt` walks the tree and adds what is missing, before the
 first listing of a tree that never had a catalog and from time to time.
 
-A repository of API V1 is one too, under the name that it has in V2 (:mod:`docker_registry.registry.paired_names`).
+A repository of API V1 is one too, under the name that it has in V2
+(:mod:`docker_registry.registry.bridge.paired_names`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout, paired_names
+from docker_registry.registry import layout
+from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.image_repositories import ImageRepositories
 from docker_registry.registry.listings import Page, cut
 from docker_registry.registry.names import RepositoryName
+from docker_registry.registry.v1.repositories import ImageRepositories
 
 #: A younger entry of the catalog may belong to a repository whose first link is just being written.
 _YOUNG_SECONDS: Final = 3600

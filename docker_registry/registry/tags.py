@@ -1,7 +1,7 @@
 """
 Tags: names that a repository gives to its manifests.
 
-A repository's tags are one set, whichever API wrote them; :mod:`docker_registry.registry.old_tags` says how.
+A repository's tags are one set, whichever API wrote them; :mod:`docker_registry.registry.bridge.old_tags` says how.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import events, layout
+from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
-from docker_registry.registry.old_tags import OldTags
 
 #: Tells from what a tag points at, None for nothing, whether it may be changed.
 Condition = Callable[[Digest | None], bool]

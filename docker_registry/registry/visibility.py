@@ -23,13 +23,14 @@ from docker_registry.errors import (
     NameUnknown,
     PathNotFound,
 )
-from docker_registry.registry import events, image_layout
-from docker_registry.registry.derived_images import DerivedImages
-from docker_registry.registry.image_repositories import ImageRepositories
-from docker_registry.registry.image_tag_files import ImageTagFiles
-from docker_registry.registry.images import Images
+from docker_registry.registry import events
+from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.tag_files import ImageTagFiles
 
 #: How long entries are remembered where the store cannot tell cheaply whether there are others.
 _REMEMBERED_SECONDS: Final = 5.0

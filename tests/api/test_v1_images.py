@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from docker_registry.registry.tarsum import tarsum
+from docker_registry.registry.layers.tarsum import tarsum
 from tests.api.conftest import unique
 from tests.api.v1 import Docker, done, error
 from tests.registry.chains import chain, make

@@ -7,9 +7,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from docker_registry.registry.image_pushes import Checksum
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1.pushes import Checksum
 from tests.registry.tars import member, tar
 
 

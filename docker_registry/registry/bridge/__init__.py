@@ -1,0 +1,1 @@
+"""What API V1 sees of V2, and V2 of V1."""

@@ -1,0 +1,265 @@
+"""
+Images of API V1 that nobody pushed: each is one layer of an image of V2.
+
+Their ids follow from the configuration alone, but who shows a layer under an id says that it has the digest which the
+id is made of; so a layer is read once, when its image is first asked for, and only then shown. What was found out is
+kept, and may be forgotten: it is found again. So is which manifests an image is a part of, since clients of V1 ask for
+images without saying of which repository::
+
+    docker/registry/v2/_v1/derived/<id>/from-<sum>    {"repository": "acme/web", "manifest": "sha256:0c2d…"}
+    docker/registry/v2/_v1/derived/<id>/image         {"json": "{\\"id\\": …}", "blob": "sha256:9b1d…", "layer": {…}}
+    docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64"}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.errors import (
+    DigestInvalid,
+    ImageUnknown,
+    LayerFormatUnsupported,
+    NameInvalid,
+    PathNotFound,
+    TooLarge,
+)
+from docker_registry.registry import layout
+from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.layers.archives import open_archive
+from docker_registry.registry.layers.compression import Compression, sniff
+from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
+from docker_registry.registry.layers.unpacked_file import UnpackedFile
+from docker_registry.registry.names import Digest, ImageId, RepositoryName
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.layer_links import Inspection, LayerLink
+from docker_registry.threads import in_thread
+
+logger = logging.getLogger(__name__)
+
+#: What the clients of API V1 can unpack; anything else they are sent as the plain tar.
+_READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
+
+#: A layer without files, as Docker wrote it: the end of a tar and nothing before it.
+_EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
+
+#: What a worker remembers: small facts of each kind, and images.
+_MAX_FACTS: Final = 100_000
+_MAX_IMAGES: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedImage:
+    """
+    An image of V1 whose layer is what its id says.
+
+    Attributes:
+        payload: its JSON.
+        blob: where the bytes of its layer lie.
+        link: the layer as clients of V1 are sent it: those bytes, or the plain tar that they unpack to.
+    """
+
+    payload: bytes
+    blob: Digest
+    link: LayerLink
+
+
+class DerivedImages:
+    """All images of V1 that follow from V2."""
+
+    def __init__(self, driver: StorageDriver, *, platform: str, max_unpacked_bytes: int) -> None:
+        """
+        Args:
+            platform: which image of an index V1 sees, such as ``linux/amd64``.
+            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
+        """
+        self._driver = driver
+        self._platform = platform
+        self._max_unpacked_bytes = max_unpacked_bytes
+        self._sources = ImageSources(driver, platform)
+        self._at_work = KeyedLocks()
+        self._tops: dict[Digest, ImageId] = {}
+        self._noted: set[str] = set()
+        self._known: dict[ImageId, DerivedImage] = {}
+
+    # -------------------------------------------------------------------------------------- from V2 to V1
+
+    def top(self, name: RepositoryName, manifest: Digest) -> ImageId:
+        """
+        Return the newest image of V1 that a manifest, or an index, of a repository is.
+
+        Raises:
+            ImageUnknown: none; the sentence says why.
+        """
+        image_id = self._tops.get(manifest) or self._stored_top(manifest)
+        if image_id is None:
+            image_id = self._sources.get(manifest).chain.ids[-1]
+            document = {"id": str(image_id), "platform": self._platform}
+            self._driver.put_content(image_layout.top(manifest), json.dumps(document).encode())
+        _make_room(self._tops, _MAX_FACTS)
+        self._tops[manifest] = image_id
+        self._note(image_id, name, manifest)
+        return image_id
+
+    def _stored_top(self, manifest: Digest) -> ImageId | None:
+        try:
+            document = json.loads(self._driver.get_content(image_layout.top(manifest)))
+            return ImageId.parse(document["id"]) if document["platform"] == self._platform else None
+        except (PathNotFound, ValueError, KeyError, TypeError, ImageUnknown):
+            return None
+
+    def _note(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
+        """Keep that an image is a part of a manifest."""
+        path = image_layout.derived_from(image_id, name, manifest)
+        if path in self._noted:
+            return
+        if not self._driver.exists(path):
+            document = {"repository": str(name), "manifest": str(manifest)}
+            self._driver.put_content(path, json.dumps(document).encode())
+        _make_room(self._noted, _MAX_FACTS)
+        self._noted.add(path)
+
+    # ---------------------------------------------------------------------------------------- by their ids
+
+    def is_known(self, image_id: ImageId) -> bool:
+        """Tell whether an id follows from an image of V2."""
+        return image_id in self._known or self._driver.exists(image_layout.derived(image_id))
+
+    def origins(self, image_id: ImageId) -> Iterator[tuple[RepositoryName, Digest]]:
+        """Yield the repositories and manifests that an image is known to be a part of."""
+        try:
+            paths = list(self._driver.list_directory(image_layout.derived(image_id)))
+        except PathNotFound:
+            return
+        for path in filter(image_layout.is_derived_from, paths):
+            try:
+                document = json.loads(self._driver.get_content(path))
+                yield RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])
+            except (PathNotFound, ValueError, KeyError, TypeError, NameInvalid, DigestInvalid):
+                continue
+
+    def manifest(self, image_id: ImageId, preferred: RepositoryName) -> tuple[RepositoryName, Digest] | None:
+        """
+        Return an image of V2 of which this is the newest image of V1, and a repository that has it; None for others.
+
+        Args:
+            preferred: a repository that is taken if it has one.
+        """
+        found = []
+        for name, digest in self.origins(image_id):
+            source = self._source(digest)
+            if source is not None and source.chain.ids[-1] == image_id:
+                found.append((name, source.manifest))
+        return min(found, key=lambda each: (each[0] != preferred, str(each[0]), str(each[1])), default=None)
+
+    def ancestry(self, image_id: ImageId) -> tuple[str, ...] | None:
+        """Return the ids of an image and of all below it, newest first; None when it does not follow from V2."""
+        found = None
+        for name, digest in self.origins(image_id):
+            source = self._source(digest)
+            if source is None or image_id not in source.chain.ids:
+                continue
+            position = source.chain.ids.index(image_id)
+            found = source.chain.ancestry(position)
+            for below in source.chain.ids[:position]:
+                self._note(below, name, digest)
+        return found
+
+    def find(self, image_id: ImageId) -> DerivedImage | None:
+        """
+        Return an image whose layer is what the id says; None when there is none.
+
+        The layer is read once, by whoever asks first.
+        """
+        known = self._known.get(image_id)
+        if known is None and self._driver.exists(image_layout.derived(image_id)):
+            with self._at_work.hold(image_id):
+                known = self._known.get(image_id) or self._stored(image_id) or self._work_out(image_id)
+        if known is not None:
+            _make_room(self._known, _MAX_IMAGES)
+            self._known[image_id] = known
+        return known
+
+    def file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
+        """Find where the bytes of an image's layer lie; None when they are gone."""
+        path, gone = layout.blob_data(image.blob), ImageUnknown(id=str(image_id))
+        if not self._driver.exists(path):
+            return None
+        kind = StoredFile if image.link.digest == image.blob else UnpackedFile
+        return kind(self._driver, path, image.link.size, gone)
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _source(self, digest: Digest) -> ImageSource | None:
+        try:
+            return self._sources.get(digest)
+        except ImageUnknown:  # deleted, and its bytes collected
+            return None
+
+    def _stored(self, image_id: ImageId) -> DerivedImage | None:
+        try:
+            document = json.loads(self._driver.get_content(image_layout.derived_image(image_id)))
+            link = LayerLink.from_json(document["layer"])
+            return DerivedImage(document["json"].encode(), Digest.parse(document["blob"]), link)
+        except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
+            return None
+
+    def _work_out(self, image_id: ImageId) -> DerivedImage | None:
+        for _, digest in self.origins(image_id):
+            source = self._source(digest)
+            if source is None or image_id not in source.chain.ids:
+                continue
+            image = self._verify(source, source.chain.ids.index(image_id))
+            if image is None:
+                logger.warning("a layer of %s is not what its configuration says; image %s is not shown for it",
+                               digest, image_id)  # fmt: skip
+                continue
+            document = {"json": image.payload.decode(), "blob": str(image.blob), "layer": image.link.to_json()}
+            self._driver.put_content(image_layout.derived_image(image_id), json.dumps(document).encode())
+            return image
+        return None
+
+    def _verify(self, source: ImageSource, position: int) -> DerivedImage | None:
+        """Read a layer and tell what it is; None when it is not what the image's id is made of."""
+        payload = source.chain.payload(position)
+        if not source.layers:
+            blob = Digest.of(_EMPTY_LAYER)
+            self._driver.put_content(layout.blob_data(blob), _EMPTY_LAYER)
+        else:
+            blob = source.layers[position]
+        inspection = Inspection(payload, max_unpacked_bytes=self._max_unpacked_bytes)
+        size = 0
+        try:
+            is_stored, blocks = self._as_sent(blob)
+            for block in blocks:
+                in_thread(inspection.look, block)
+                size += len(block)
+        except (PathNotFound, LayerFormatUnsupported, TooLarge):
+            return None
+        diff_id = source.chain.diff_ids[position] if source.layers else blob
+        link = inspection.link(blob if is_stored else diff_id, size)
+        return DerivedImage(payload, blob, link) if link.diff_id == diff_id else None
+
+    def _as_sent(self, blob: Digest) -> tuple[bool, Iterator[Bytes]]:
+        """Return whether clients are sent a layer as it is stored, and its bytes as they are sent."""
+        blocks = self._driver.stream_read(layout.blob_data(blob))
+        beginning: list[bytes] = []
+        while sum(map(len, beginning)) < BLOCK_BYTES and (block := next(blocks, None)) is not None:
+            beginning.append(block)
+        stored = chain(beginning, blocks)
+        compression = sniff(b"".join(beginning)[:BLOCK_BYTES])
+        if compression is None or compression in _READABLE:
+            return True, stored
+        return False, iter(open_archive(stored, max_bytes=self._max_unpacked_bytes))
+
+
+def _make_room(kept: dict[Any, Any] | set[str], most: int) -> None:
+    if len(kept) >= most:
+        kept.clear()

@@ -1,0 +1,202 @@
+"""
+Manifests of API V2 that nobody pushed: each is made of a chain of images of V1.
+
+A manifest is made when it is first asked for, and written into the repository in such an order that at no moment
+something is named that is not there: links, configuration, manifest, revision. From then on it is a manifest like any
+other. The layers are the blobs that they already are. What no client of V2 can unpack (xz, bzip2) is stored once more,
+as a plain tar, since no two compressors write the same bytes.
+
+``images/<id>/_manifest`` keeps the digest. The work of one image is done by one process at a time, wherever that is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    ImageInvalid,
+    LayerFormatUnsupported,
+    PathNotFound,
+)
+from docker_registry.registry import layout
+from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.bridge.conversion import to_config, to_manifest
+from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.layers.archives import open_archive
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.names import Descriptor, Digest, ImageId, RepositoryName
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.uploads import Uploads
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
+from docker_registry.threads import in_thread
+
+#: Layers that every client of V2 can unpack.
+_READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
+
+#: A process that has not told for so long that it is still at work has died.
+_LEASE_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.2
+
+
+class DerivedManifests:
+    """Makes manifests."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        images: Images,
+        derived_images: DerivedImages,
+        uploads: Uploads,
+        blobs: Blobs,
+        leases: Leases,
+        *,
+        max_unpacked_bytes: int,
+    ) -> None:
+        """
+        Args:
+            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
+        """
+        self._driver = driver
+        self._images = images
+        self._derived_images = derived_images
+        self._uploads = uploads
+        self._blobs = blobs
+        self._leases = leases
+        self._max_unpacked_bytes = max_unpacked_bytes
+        self._at_work = KeyedLocks()
+
+    def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
+        """
+        Return the manifest of an image of V1; afterwards a repository has it.
+
+        Raises:
+            ImageUnknown, ImageUnfinished: the image, or one below it, is not there.
+            LayerFormatUnsupported: one has a layer that is no tar.
+            ImageInvalid: one has a JSON that Docker could not read either.
+        """
+        known = self.find(image_id)
+        if known is not None and self._driver.exists(layout.revision_link(name, known)):
+            return known
+        origin = self._derived_images.manifest(image_id, name)
+        if origin is not None:
+            self.link(name, origin[1])
+            return origin[1]
+        with self._at_work.hold(image_id):
+            known = self.find(image_id) or self._work_out(name, image_id)
+        self.link(name, known)
+        return known
+
+    def find(self, image_id: ImageId) -> Digest | None:
+        """Return the manifest that was made of an image; None where none was."""
+        try:
+            return Digest.parse(self._driver.get_content(image_layout.manifest(self._folder(image_id))).decode())
+        except (PathNotFound, DigestInvalid, UnicodeDecodeError):
+            return None
+
+    def link(self, name: RepositoryName, digest: Digest) -> None:
+        """
+        Let a repository have a manifest that is in the store already, and all that it names.
+
+        Raises:
+            BlobUnknown: it is not in the store.
+        """
+        link = layout.revision_link(name, digest)
+        if self._driver.exists(link):
+            return
+        document = json.loads(self._blobs.get(digest))
+        for descriptor in (*document.get("layers", ()), document["config"]):
+            self._blobs.link(name, Digest.parse(descriptor["digest"]))
+        self._driver.put_content(link, str(digest).encode())
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _folder(self, image_id: ImageId) -> str:
+        return self._images.folder(image_id)
+
+    def _work_out(self, name: RepositoryName, image_id: ImageId) -> Digest:
+        """Make a manifest, or wait for another process that does."""
+        work = f"manifest-of-{image_id}"
+        while not self._leases.take(work, _LEASE_SECONDS):
+            time.sleep(_PAUSE_SECONDS)
+            known = self.find(image_id)
+            if known is not None:
+                return known
+        try:
+            return self._make(name, image_id, work)
+        finally:
+            self._leases.release(work)
+
+    def _make(self, name: RepositoryName, image_id: ImageId, work: str) -> Digest:
+        self._images.check(image_id)
+        payloads, diff_ids, layers = [], [], []
+        for ancestor in map(ImageId.parse, reversed(self._images.ancestry(image_id))):
+            self._leases.take(work, _LEASE_SECONDS)
+            payloads.append(self._images.check(ancestor))
+            link, file = self._images.find_layer(ancestor)
+            if link.diff_id is None:
+                raise LayerFormatUnsupported(id=str(ancestor))
+            diff_ids.append(link.diff_id)
+            layers.append(self._layer(link, link.diff_id, file))
+        try:
+            config = to_config(payloads, diff_ids)
+        except ValueError as error:
+            raise ImageInvalid(f"The image has a JSON that no Docker can read: {error}.") from None
+        return self._write(name, image_id, config, layers)
+
+    def _write(self, name: RepositoryName, image_id: ImageId, config: bytes, layers: Sequence[Descriptor]) -> Digest:
+        for layer in layers:
+            self._blobs.link(name, layer.digest)
+        blob = self._blobs.put(config, Digest.of(config))
+        self._blobs.link(name, blob.digest)
+        payload = to_manifest(config, layers)
+        manifest = self._blobs.put(payload, Digest.of(payload))
+        self._driver.put_content(layout.revision_link(name, manifest.digest), str(manifest.digest).encode())
+        self._driver.put_content(image_layout.manifest(self._folder(image_id)), str(manifest.digest).encode())
+        return manifest.digest
+
+    def _layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
+        """Return a layer as clients of V2 can have it."""
+        if link.media_type in _READABLE and file.is_as_stored:
+            self._blobs.lend(link.digest, link.size, file.path)
+            return Descriptor(link.media_type, link.digest, link.size)
+        try:
+            size = self._blobs.stat_anywhere(diff_id).size
+        except BlobUnknown:
+            size = self._unpack(diff_id, file)
+        return Descriptor(MEDIA_TYPES["tar"], diff_id, size)
+
+    def _unpack(self, diff_id: Digest, file: StoredFile) -> int:
+        """Store a layer once more as the plain tar that it is inside."""
+        archive = open_archive(file.read(), max_bytes=self._max_unpacked_bytes)
+        return self._uploads.put(None, diff_id, _Unpacked(iter(archive))).size
+
+
+class _Unpacked:
+    """A body (see :class:`docker_registry.registry.intake.Body`) that is unpacked as it is read."""
+
+    length: int | None = None
+
+    def __init__(self, pieces: Iterator[Bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+        self.complete = False
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        while not self._rest:
+            piece: Bytes | None = in_thread(next, self._pieces, None)
+            if piece is None:
+                self.complete = True
+                return 0
+            self._rest = memoryview(piece)
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)

@@ -1,0 +1,148 @@
+"""What images of API V1 are made from: a manifest of V2, or of an index the one for a platform that V1 knew."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import DigestInvalid, ImageUnknown, PathNotFound
+from docker_registry.registry import layout, payloads
+from docker_registry.registry.bridge.conversion import Chain, to_chain
+from docker_registry.registry.names import Digest
+
+_CONFIGS: Final = frozenset(
+    {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
+)
+_LAYERS: Final = frozenset(
+    {
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+    }
+)
+
+#: What marks a child of an index that is about another child (BuildKit, "Attestation storage").
+_ABOUT_ANOTHER: Final = "vnd.docker.reference.type"
+
+_MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
+
+#: An index in an index in an index is as deep as anybody has gone.
+_MAX_DEPTH: Final = 3
+
+#: Images that a worker remembers; one with a hundred layers has some 50 kB.
+_MAX_KEPT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """
+    An image of V2.
+
+    Attributes:
+        manifest: its own manifest's digest, whatever index has led to it.
+        chain: the images of V1 that it is.
+        layers: the digest of the stored layer of each; none for an image without layers.
+    """
+
+    manifest: Digest
+    chain: Chain
+    layers: tuple[Digest, ...]
+
+
+class ImageSources:
+    """Reads images of V2."""
+
+    def __init__(self, driver: StorageDriver, platform: str) -> None:
+        """
+        Args:
+            platform: which image of an index: ``os/architecture`` or ``os/architecture/variant``.
+        """
+        self._driver = driver
+        self._platform = platform
+        self._kept: OrderedDict[Digest, ImageSource] = OrderedDict()
+
+    def get(self, digest: Digest) -> ImageSource:
+        """
+        Return what a manifest, or an index, is for API V1.
+
+        Raises:
+            ImageUnknown: nothing; the sentence says why.
+        """
+        kept = self._kept.get(digest)
+        if kept is None:
+            kept = self._read(digest, _MAX_DEPTH)
+            self._kept[digest] = kept
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _read(self, digest: Digest, depth: int) -> ImageSource:
+        payload = self._content(digest)
+        media_type, _ = payloads.stored_media_type(payload)
+        if media_type in payloads.INDEXES and depth:
+            return self._read(self._choose(json.loads(payload)), depth - 1)
+        if media_type not in payloads.IMAGES:
+            raise ImageUnknown("What this tag names is no image that API V1 knows.")
+        document = json.loads(payload)
+        config = _member(document, "config")
+        if config.get("mediaType") not in _CONFIGS:
+            raise ImageUnknown("What this tag names is an artifact, and no image.")
+        try:
+            chain = to_chain(self._content(Digest.parse(str(config.get("digest")))))
+        except (ValueError, DigestInvalid) as error:
+            raise ImageUnknown(f"The image's configuration cannot be read: {error}.") from None
+        layers = _layers(document)
+        if len(layers) != len(chain.diff_ids):
+            raise ImageUnknown("The image has another number of layers than its configuration says.")
+        return ImageSource(digest, chain, layers)
+
+    def _choose(self, document: Mapping[str, Any]) -> Digest:
+        """Return the image of an index that clients of V1 can run."""
+        children = [child for child in document.get("manifests") or () if _is_image(child)]
+        wanted = self._platform.split("/")
+        for child in children:
+            platform = _member(child, "platform")
+            if [platform.get(key) for key in ("os", "architecture", "variant")][: len(wanted)] == wanted:
+                return Digest.parse(child["digest"])
+        if len(children) == 1 and "platform" not in children[0]:
+            return Digest.parse(children[0]["digest"])
+        raise ImageUnknown(f"There is no image for {self._platform} in this index.")
+
+    def _content(self, digest: Digest) -> bytes:
+        path = layout.blob_data(digest)
+        try:
+            if self._driver.get_size(path) > _MAX_CONFIG_BYTES:
+                raise ImageUnknown("The image's configuration is larger than any client reads.")
+            return self._driver.get_content(path)
+        except PathNotFound:
+            raise ImageUnknown("A part of the image is not here.", digest=str(digest)) from None
+
+
+def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
+    found: Sequence[Mapping[str, Any]] = document.get("layers") or ()
+    for layer in found:
+        media_type = str(layer.get("mediaType"))
+        if media_type in payloads.FOREIGN_LAYERS:
+            raise ImageUnknown("The image has a layer that is not distributed with it.")
+        if "encrypted" in media_type:
+            raise ImageUnknown("The image has an encrypted layer.")
+        if media_type not in _LAYERS:
+            raise ImageUnknown("The image has a layer of a kind that API V1 does not know.", type=media_type[:256])
+    return tuple(Digest.parse(str(layer.get("digest"))) for layer in found)
+
+
+def _is_image(child: Mapping[str, Any]) -> bool:
+    return _ABOUT_ANOTHER not in _member(child, "annotations")
+
+
+def _member(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object inside another, of which nobody has said that it must be one."""
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}

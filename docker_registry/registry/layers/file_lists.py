@@ -1,0 +1,288 @@
+"""
+What is inside a layer, as API V1 tells it: the list of its files, and what it changes in the layers below.
+
+A whiteout is a member named ``.wh.<name>``: it hides ``<name>`` of the layers below (OCI image-spec, layer.md,
+"Whiteouts"). An opaque marker, ``.wh..wh..opq``, hides all that they have in its folder. Other names that begin
+with ``.wh..wh.`` are the bookkeeping of AUFS, which wrote the first layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from docker_registry.errors import TooLarge
+from docker_registry.registry.layers.archives import Source, open_archive
+from docker_registry.registry.layers.tar_headers import REGULAR_V7, Member
+from docker_registry.registry.layers.tarstream import TarReader
+
+#: Bytes of all names of a layer together; a few hundred thousand files have some tens of millions.
+MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
+
+_WHITEOUT: Final = ".wh."
+_BOOKKEEPING: Final = ".wh..wh."
+_OPAQUE: Final = ".wh..wh..opq"
+
+_FOLDER: Final = "d"
+
+_LETTERS: Final[Mapping[bytes, str]] = {
+    b"\0": "f",
+    b"0": "f",
+    b"1": "l",
+    b"2": "s",
+    b"3": "c",
+    b"4": "b",
+    b"5": _FOLDER,
+    b"6": "i",
+    b"7": "t",
+    b"L": "L",
+    b"K": "K",
+    b"S": "S",
+}
+
+
+class Entry(NamedTuple):
+    """
+    One line of the list; in JSON a list of these eight.
+
+    Attributes:
+        name: as in the tar, but ``./x`` is ``/x`` and ``.`` is ``/``. Bytes that are no UTF-8 are written ``\\xff``:
+            JSON has no other way that all its readers survive.
+        type: ``f`` file, ``l`` hard link, ``s`` symbolic link, ``c`` and ``b`` device, ``d`` folder, ``i`` pipe,
+            ``t`` contiguous file, ``S`` sparse file, ``u`` unknown.
+        deleted: whether it is a whiteout of this name.
+        size: bytes.
+        mtime: seconds since the Unix epoch; with a fraction where the tar has one.
+    """
+
+    name: str
+    type: str
+    deleted: bool
+    size: int
+    mtime: int | float
+    mode: int
+    uid: int
+    gid: int
+
+    @property
+    def path(self) -> str:
+        """The name without what only varies between writers: two entries of one path are the same file."""
+        return self.name.strip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """
+    The files of a layer.
+
+    Attributes:
+        entries: in the order of the tar, whiteouts among them.
+        opaque: the paths of the folders that hide all that the layers below have in them; ``""`` is the root.
+    """
+
+    entries: tuple[Entry, ...]
+    opaque: frozenset[str] = frozenset()
+
+    def answer(self) -> bytes:
+        """Return the list as API V1 gives it: ``[["/etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]``."""
+        return _json(self.entries)
+
+    def record(self) -> bytes:
+        """Return all of it, for :meth:`parse` at another time."""
+        return _json({"entries": self.entries, "opaque": sorted(self.opaque)})
+
+    @classmethod
+    def parse(cls, record: bytes) -> FileList:
+        """
+        Read what :meth:`record` has written.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            document = json.loads(record)
+            return cls(tuple(Entry(*fields) for fields in document["entries"]), frozenset(document["opaque"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the record of a file list: {error}") from None
+
+
+class FileLister:
+    """A visitor of a tar (see :class:`docker_registry.registry.layers.tarstream.Visitor`) that lists its files."""
+
+    def __init__(self, *, max_names_bytes: int = MAX_NAMES_BYTES) -> None:
+        """
+        Args:
+            max_names_bytes: more than these are refused, all names counted together.
+        """
+        self._entries: list[Entry] = []
+        self._opaque: set[str] = set()
+        self._max_names_bytes = max_names_bytes
+        self._names_bytes = 0
+
+    @property
+    def files(self) -> FileList:
+        """What has passed."""
+        return FileList(tuple(self._entries), frozenset(self._opaque))
+
+    def member(self, member: Member, /) -> None:
+        """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
+        self._names_bytes += len(member.name)
+        if self._names_bytes > self._max_names_bytes:
+            raise TooLarge(
+                "The names in the layer are longer than this registry reads.", max_bytes=self._max_names_bytes
+            )
+        name = _name(member.name)
+        folder, slash, base = name.rpartition("/")
+        if base == _OPAQUE:
+            self._opaque.add(folder.strip("/"))
+        if any(part.startswith(_BOOKKEEPING) for part in name.split("/")):
+            return
+        deleted = base.startswith(_WHITEOUT) and base != _WHITEOUT
+        if deleted:
+            name = folder + slash + base.removeprefix(_WHITEOUT)
+        self._entries.append(_entry(name, member, deleted=deleted))
+
+    def content(self, block: memoryview, /) -> None:
+        """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
+
+
+def files(source: Source, *, max_bytes: int | None) -> FileList:
+    """
+    List the files of a stored layer.
+
+    Args:
+        max_bytes: uncompressed bytes at which it gives up.
+
+    Raises:
+        LayerFormatUnsupported: it is no tar in a compression that is known, it is damaged, or it was cut off.
+        TooLarge: it expands to more than the bound, or has too many files.
+    """
+    lister = FileLister()
+    reader = TarReader(lister)
+    for block in open_archive(source, max_bytes=max_bytes):
+        reader.feed(block)
+    reader.finish()
+    return lister.files
+
+
+def _name(raw: bytes) -> str:
+    name = raw.decode("utf-8", "backslashreplace").rstrip("/")
+    if name in {"", "."}:
+        return "/"
+    return name[1:] if name.startswith("./") else name
+
+
+def _entry(name: str, member: Member, *, deleted: bool) -> Entry:
+    is_folder = member.type == REGULAR_V7 and member.name.endswith(b"/")  # V7 knew no other way
+    return Entry(
+        name=name,
+        type=_FOLDER if is_folder else _LETTERS.get(member.type, "u"),
+        deleted=deleted,
+        size=member.size,
+        mtime=member.mtime if isinstance(member.mtime, int) else float(member.mtime),
+        mode=member.mode,
+        uid=member.uid,
+        gid=member.gid,
+    )
+
+
+#: Name to the seven other fields of its entry.
+Changes = dict[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What a layer does to the layers below it."""
+
+    deleted: Changes
+    changed: Changes
+    created: Changes
+
+    def answer(self) -> bytes:
+        """Return it as API V1 does: ``{"changed": {}, "created": {"/etc/motd": ["f", false, …]}, "deleted": {}}``."""
+        return _json({"deleted": self.deleted, "changed": self.changed, "created": self.created})
+
+
+def diff(chain: Iterable[FileList]) -> Diff:
+    """
+    Work out what the first layer of a chain does to the others.
+
+    Deleted is what it has a whiteout for, and, topmost names only, what it hides in a folder that it makes anew.
+    Of what is left, changed is what could be seen in the layers below; the rest is created. A base layer has nothing
+    to change or delete: even its whiteouts are created.
+
+    Args:
+        chain: the image's own files first, then its parents', nearest first; at least one.
+    """
+    layers = iter(chain)
+    top = next(layers)
+    own = _by_path(top)
+    parent = next(layers, None)
+    if parent is None:
+        return Diff({}, {}, _changes(own.values()))
+    below = _visible((parent, *layers))
+    kept = {path: entry for path, entry in own.items() if not entry.deleted}
+    return Diff(
+        deleted=_changes([*_hidden(top, kept, below), *(entry for entry in own.values() if entry.deleted)]),
+        changed=_changes(entry for path, entry in kept.items() if path in below),
+        created=_changes(entry for path, entry in kept.items() if path not in below),
+    )
+
+
+def _by_path(layer: FileList) -> dict[str, Entry]:
+    """Index a layer. A whiteout is for the layers below only, so it never hides what its own layer brings."""
+    entries: dict[str, Entry] = {}
+    for entry in layer.entries:
+        if not entry.deleted or entries.get(entry.path, entry).deleted:
+            entries[entry.path] = entry
+    return entries
+
+
+def _visible(layers: Iterable[FileList]) -> dict[str, Entry]:
+    """Lay layers over each other, the nearest first, and return what can be seen from above."""
+    found: dict[str, Entry] = {}
+    closed: set[str] = set()  # below these paths, no deeper layer is seen
+    for layer in layers:
+        fresh = {
+            path: entry
+            for path, entry in _by_path(layer).items()
+            if path not in found and not any(folder in closed for folder in _folders(path))
+        }
+        found |= fresh
+        closed |= _whiteouts(layer) | layer.opaque
+        closed.update(path for path, entry in fresh.items() if entry.type != _FOLDER)
+    return {path: entry for path, entry in found.items() if not entry.deleted}
+
+
+def _hidden(top: FileList, kept: Mapping[str, Entry], below: Mapping[str, Entry]) -> Iterator[Entry]:
+    """
+    Yield what a layer deletes without naming it: what lies in its opaque folders and in those it replaces.
+
+    Only the topmost: like a whiteout, a deleted folder stands for all that it has.
+    """
+    anew = top.opaque | (_whiteouts(top) & kept.keys())
+    gone = {path for path in below if path not in kept and any(folder in anew for folder in _folders(path))}
+    for path in gone:
+        if not any(folder in gone for folder in _folders(path)):
+            yield below[path]._replace(deleted=True)
+
+
+def _whiteouts(layer: FileList) -> set[str]:
+    return {entry.path for entry in layer.entries if entry.deleted}
+
+
+def _folders(path: str) -> Iterator[str]:
+    """Yield the folders in which a path lies, up to the root, which is empty."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _changes(entries: Iterable[Entry]) -> Changes:
+    return {entry.name: entry[1:] for entry in entries}
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, sort_keys=True).encode("ascii")

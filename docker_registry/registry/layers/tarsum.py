@@ -1,0 +1,115 @@
+"""
+The checksums of API V1, which prove that a layer belongs to its image's JSON.
+
+Docker since 0.10 sends the sum of the bytes as they travel, :func:`payload_checksum`. Before, it sent the TarSum,
+which survives when the same files are packed anew (moby, "TarSum checksum specification", Version0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.registry.layers.archives import Source, open_archive
+from docker_registry.registry.layers.tar_headers import DIRECTORY, Member
+from docker_registry.registry.layers.tarstream import TarReader
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_PREFIX: Final = "tarsum+sha256:"
+
+
+def payload_checksum(image_json: bytes) -> _Hash:
+    """
+    Begin the sum of a layer's bytes, ``sha256:`` before its hexadecimal form.
+
+    Args:
+        image_json: the stored bytes of the image's JSON.
+
+    Returns:
+        A hash that is to be fed the layer as it lies in the store.
+    """
+    return hashlib.sha256(image_json + b"\n")
+
+
+class TarSum:
+    """
+    A visitor of a tar (see :class:`docker_registry.registry.layers.tarstream.Visitor`) that works out its TarSum.
+
+    Each member has a sum over its header's fields and its content; the order in which the members came is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[bytes] = []
+        self._current: _Hash | None = None
+
+    def member(self, member: Member, /) -> None:
+        """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
+        self._close()
+        self._current = hashlib.sha256(_fields(member))
+
+    def content(self, block: memoryview, /) -> None:
+        """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
+        assert self._current is not None
+        self._current.update(block)
+
+    def sum(self, image_json: bytes) -> str:
+        """
+        Return ``tarsum+sha256:<hex>`` of what has passed.
+
+        Args:
+            image_json: the stored bytes of the image's JSON.
+        """
+        self._close()
+        total = hashlib.sha256(image_json)
+        for digest in sorted(self._sums):
+            total.update(digest.hex().encode())
+        return _PREFIX + total.hexdigest()
+
+    def _close(self) -> None:
+        if self._current is not None:
+            self._sums.append(self._current.digest())
+            self._current = None
+
+
+def tarsum(image_json: bytes, source: Source, *, max_bytes: int | None) -> str:
+    """
+    Return the TarSum of a stored layer, ``tarsum+sha256:<hex>``.
+
+    Args:
+        image_json: the stored bytes of the image's JSON.
+        max_bytes: uncompressed bytes at which it gives up.
+
+    Raises:
+        LayerFormatUnsupported, TooLarge: as in :func:`docker_registry.registry.layers.files`.
+    """
+    result = TarSum()
+    reader = TarReader(result)
+    for block in open_archive(source, max_bytes=max_bytes):
+        reader.feed(block)
+    reader.finish()
+    return result.sum(image_json)
+
+
+def _fields(member: Member) -> bytes:
+    name = member.name
+    if member.type == DIRECTORY and not name.endswith(b"/"):
+        name += b"/"
+    # A sparse file counts as it is stored (the Go of those days knew nothing of holes), a link as it says.
+    fields: tuple[tuple[bytes, bytes | int], ...] = (
+        (b"name", name),
+        (b"mode", member.mode),
+        (b"uid", member.uid),
+        (b"gid", member.gid),
+        (b"size", member.stored or member.size),
+        (b"mtime", math.floor(member.mtime)),
+        (b"typeflag", member.type),
+        (b"linkname", member.linkname),
+        (b"uname", member.uname),
+        (b"gname", member.gname),
+        (b"devmajor", member.devmajor),
+        (b"devminor", member.devminor),
+    )
+    return b"".join(key + (value if isinstance(value, bytes) else b"%d" % value) for key, value in fields)

@@ -1,0 +1,75 @@
+"""What a search index is to be told of: every repository, of API V1 and of V2, as the store has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from docker_registry.errors import NameInvalid
+from docker_registry.registry.names import LIBRARY, ImageRepositoryName, RepositoryName
+from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.search.index import Entry
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.visibility import Visibility
+
+_PAGE_SIZE: Final = 1000
+
+
+class SearchEntries:
+    """Asks the store."""
+
+    def __init__(
+        self, repositories: Repositories, image_repositories: ImageRepositories, visibility: Visibility
+    ) -> None:
+        self._repositories = repositories
+        self._image_repositories = image_repositories
+        self._visibility = visibility
+
+    def look_up(self, name: str) -> Entry | None:
+        """
+        Return what is true of a repository now; None when it is not there.
+
+        Args:
+            name: as clients see it: ``library/busybox`` of API V1, and ``busybox`` of V2 where V1 does not know it.
+        """
+        if self._is_known_to_v1(name) or not (self._is_image_repository(name) or self._is_repository(name)):
+            return None
+        return Entry(name, private=self._is_private(name))
+
+    def all(self) -> Iterator[Entry]:
+        """Yield every repository once."""
+        for image_repository in self._image_repositories.names():
+            yield Entry(str(image_repository), private=self._visibility.is_private(image_repository))
+        last = ""
+        while True:
+            page = self._repositories.page(_PAGE_SIZE, last, with_hidden=True)
+            for name in page.names:
+                if not self._is_known_to_v1(name) and not self._is_image_repository(name):
+                    yield Entry(name, private=self._is_private(name))
+            if not page.more:
+                return
+            last = page.names[-1]
+
+    def _is_image_repository(self, name: str) -> bool:
+        if "/" not in name:  # in API V1 this is library/name, and is found under that
+            return False
+        try:
+            return self._image_repositories.exists(ImageRepositoryName.parse(name))
+        except NameInvalid:
+            return False
+
+    def _is_known_to_v1(self, name: str) -> bool:
+        """Tell whether a repository is found under the longer name that it has in API V1."""
+        return "/" not in name and self._is_image_repository(f"{LIBRARY}/{name}")
+
+    def _is_repository(self, name: str) -> bool:
+        try:
+            return self._repositories.exists(RepositoryName.parse(name))
+        except NameInvalid:
+            return False
+
+    def _is_private(self, name: str) -> bool:
+        try:
+            return self._visibility.is_private(ImageRepositoryName.parse(name))
+        except NameInvalid:
+            return False

@@ -1,0 +1,363 @@
+"""
+Images of API V1: a JSON document, a layer, and the images below it.
+
+``images/<id>/_blob`` says what an image is (:mod:`docker_registry.registry.v1.layer_links`): it names the layer and the
+JSON, both verified. It is written once, by compare-and-swap, and with it a push is decided; all else that a push leaves
+follows from it, so whoever comes by may do that (:meth:`Images.complete`), and a push that died at that point does not
+block anybody.
+
+The layer's bytes are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is
+verified, and ``_blob`` written, when it is first asked for (:mod:`docker_registry.registry.v1.raw_layers`).
+
+An image that follows from one of API V2 (:mod:`docker_registry.registry.bridge.derived_images`) is what it is, whoever
+pushes another under its id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from docker_registry.drivers.base import ABSENT, Stat, StorageDriver, Versioned
+from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
+from docker_registry.registry import layout
+from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.names import Digest, ImageId
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.v1 import image_layout, raw_layers
+from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.unfinished import UnfinishedPushes
+
+logger = logging.getLogger(__name__)
+
+#: Raw layers of dead pushes of which a worker remembers that they are no good.
+_MAX_REMEMBERED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """
+    An image without its layer.
+
+    Attributes:
+        payload: its JSON as it was pushed.
+        size: bytes of its layer; None without one.
+        checksums: of its layer.
+    """
+
+    payload: bytes
+    size: int | None
+    checksums: tuple[str, ...]
+
+
+class Images:
+    """All images of API V1, for those who pull."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        unfinished: UnfinishedPushes,
+        derived: DerivedImages,
+        *,
+        max_unpacked_bytes: int,
+        abandoned_after_seconds: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
+            abandoned_after_seconds: how old the mark of a push is when nobody works on it any more.
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._driver = driver
+        self._unfinished = unfinished
+        self._derived = derived
+        self._max_unpacked_bytes = max_unpacked_bytes
+        self._abandoned_after_seconds = abandoned_after_seconds
+        self._now = now
+        self._verifying = KeyedLocks()
+        self._no_good: dict[ImageId, tuple[Stat, tuple[str, ...]]] = {}
+
+    def exists(self, image_id: ImageId) -> bool:
+        """Tell whether somebody has pushed, or begun to push, an image, or it follows from one of API V2."""
+        if self._derived.is_known(image_id):
+            return True
+        return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
+
+    def get(self, image_id: ImageId) -> Image:
+        """
+        Return an image.
+
+        Raises:
+            ImageUnknown: it is not there.
+            ImageUnfinished: a push of it is under way.
+        """
+        derived = self._derived.find(image_id)
+        if derived is not None:
+            return Image(derived.payload, derived.link.size, derived.link.checksums)
+        payload = self._check_pushed(image_id)
+        link = self.find_link(image_id, payload)
+        if link is not None:
+            return Image(payload, link.size, link.checksums)
+        return Image(payload, self._size(image_layout.layer(image_id)), self._checksums(image_id))
+
+    def check(self, image_id: ImageId) -> bytes:
+        """
+        Return an image's JSON.
+
+        Raises:
+            ImageUnknown, ImageUnfinished: as for :meth:`get`.
+        """
+        derived = self._derived.find(image_id)
+        return derived.payload if derived is not None else self._check_pushed(image_id)
+
+    def _check_pushed(self, image_id: ImageId) -> bytes:
+        if self._unfinished.is_marked(image_id) and not self._heal(image_id):
+            if not self.exists(image_id):
+                raise ImageUnknown(id=str(image_id))
+            raise ImageUnfinished(id=str(image_id))
+        return self.get_json(image_id)
+
+    def get_json(self, image_id: ImageId) -> bytes:
+        """
+        Return an image's JSON even while it is pushed anew.
+
+        Raises:
+            ImageUnknown: there is none.
+        """
+        try:
+            return self._driver.get_content(image_layout.image_json(image_id))
+        except PathNotFound:
+            raise ImageUnknown(id=str(image_id)) from None
+
+    def ancestry(self, image_id: ImageId) -> tuple[str, ...]:
+        """
+        Return the ids of an image and of all below it, newest first, even while it is being pushed.
+
+        Raises:
+            ImageUnknown: there is no such image.
+        """
+        derived = self._derived.ancestry(image_id)
+        if derived is not None:
+            return derived
+        try:
+            ids = json.loads(self._driver.get_content(image_layout.ancestry(image_id)))
+            return tuple(map(str, ids))
+        except (PathNotFound, ValueError, TypeError):
+            for pending in self._unfinished.pending(image_id):
+                return pending.ancestry
+        raise ImageUnknown(id=str(image_id))
+
+    def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
+        """
+        Find an image's layer, verified, and where its bytes lie.
+
+        Raises:
+            ImageUnknown: the image is not there, or has no layer.
+            ImageUnfinished: a push of it is under way, or its layer was damaged, so that it has to be pushed again.
+        """
+        derived = self._derived.find(image_id)
+        if derived is not None and (unchanged := self._derived.file(image_id, derived)) is not None:
+            return derived.link, unchanged
+        payload = self._check_pushed(image_id)
+        link = self.find_link(image_id, payload)
+        file = self.place(image_id, link) if link else None
+        if link is None or file is None:
+            link = self._verify(image_id, payload)
+            file = self.place(image_id, link)
+        if file is None:
+            raise ImageUnknown(id=str(image_id))
+        return link, file
+
+    def folder(self, image_id: ImageId) -> str:
+        """Return where what is worked out of an image may be kept."""
+        return image_layout.derived(image_id) if self._derived.is_known(image_id) else image_layout.image(image_id)
+
+    def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
+        """
+        Return what is known of an image's layer; None when nothing is, or only for another JSON.
+
+        Args:
+            payload: the image's JSON.
+        """
+        link = _read(self.stored_link(image_id))
+        return link if link is not None and link.image_json == Digest.of(payload) else None
+
+    def stored_link(self, image_id: ImageId) -> Versioned:
+        """Return ``_blob`` as it lies in the store; its version is :data:`ABSENT` where there is none."""
+        try:
+            return self._driver.get_versioned(image_layout.blob_link(image_id))
+        except PathNotFound:
+            return Versioned(b"", ABSENT)
+
+    def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
+        """Find where a layer's bytes lie; None when they are gone."""
+        for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
+            if self._size(path) == link.size:
+                return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
+        return None
+
+    def decided(self, image_id: ImageId) -> LayerLink | None:
+        """Return the layer with which an image is whole, whether or not all that follows was done; else None."""
+        link = _read(self.stored_link(image_id))
+        return link if link is not None and self.place(image_id, link) is not None else None
+
+    def is_whole(self, image_id: ImageId) -> bool:
+        """Tell whether an image needs no push."""
+        if self._derived.find(image_id) is not None or self.decided(image_id) is not None:
+            return True
+        if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
+            return False
+        return self._size(image_layout.layer(image_id)) is not None
+
+    def is_marked(self, image_id: ImageId) -> bool:
+        """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
+        return self._unfinished.is_marked(image_id)
+
+    def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
+        """
+        Say what an image is.
+
+        Args:
+            stored: ``_blob`` as it was when this was found to be right.
+
+        Returns:
+            Whether that counts; False when another was faster.
+        """
+        condition = stored.version if self._driver.supports_if_match else None
+        try:
+            self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def complete(self, image_id: ImageId, link: LayerLink) -> bool:
+        """
+        Do all that follows once it is decided what an image is; harmless when several do it, or again.
+
+        Returns:
+            Whether the image is there; False when its JSON is lost.
+        """
+        if not self._settle_json(image_id, link.image_json):
+            return False
+        blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
+        if self._size(blob) == link.size and not self._driver.link(blob, beside):
+            self._remove(beside)  # of a push before, and of no use beside the blob
+        self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
+        self._unfinished.end(image_id)
+        return True
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
+        """Put an image's JSON and its ancestry where they belong, the JSON last."""
+        try:
+            if Digest.of(self.get_json(image_id)) == digest:
+                return True
+        except ImageUnknown:
+            pass
+        pending = self._unfinished.find(image_id, digest)
+        if pending is None:
+            return False
+        self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())
+        self._driver.put_content(image_layout.image_json(image_id), pending.payload)
+        return True
+
+    def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
+        """Find out what the raw layer of an image is whose push had ended."""
+        with self._verifying.hold(image_id):
+            known = self.find_link(image_id, payload)  # another was faster
+            if known is not None and self.place(image_id, known) is not None:
+                return known
+            stored = self.stored_link(image_id)
+            try:
+                link = self._verify_raw(image_id, payload, is_finished=True)
+            except PathNotFound:
+                raise ImageUnknown(id=str(image_id)) from None
+            if link is None:
+                logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
+                self._unfinished.mark(image_id)
+                raise ImageUnfinished(id=str(image_id))
+            self.decide(image_id, link, stored)
+            return link
+
+    def _heal(self, image_id: ImageId) -> bool:
+        """End a push that died, when all that was to be pushed has come."""
+        link = self.decided(image_id) or self._verify_abandoned(image_id)
+        return link is not None and self.complete(image_id, link)
+
+    def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
+        """Find out whether what an old server has left of a push is all that was to be pushed."""
+        stored = self.stored_link(image_id)
+        checksums = self._checksums(image_id)
+        try:
+            state = (self._driver.stat(image_layout.layer(image_id)), checksums)
+        except PathNotFound:
+            return None
+        has_ancestry = self._driver.exists(image_layout.ancestry(image_id))
+        if self._no_good.get(image_id) == state or not has_ancestry:
+            return None
+        if not checksums and not self._is_abandoned(image_id):
+            return None
+        with self._verifying.hold(image_id):
+            try:
+                payload = self.get_json(image_id)
+                link = self._verify_raw(image_id, payload, is_finished=False)
+            except (ImageUnknown, PathNotFound):
+                return None
+        if link is None:
+            self._remember(image_id, state)
+        elif self.decide(image_id, link, stored):
+            logger.info("image %s was not finished, but is whole: it is served", image_id)
+            return link
+        return self.decided(image_id)
+
+    def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
+        return raw_layers.verify(
+            self._driver,
+            image_layout.layer(image_id),
+            payload,
+            self._checksums(image_id),
+            is_finished=is_finished,
+            max_unpacked_bytes=self._max_unpacked_bytes,
+        )
+
+    def _is_abandoned(self, image_id: ImageId) -> bool:
+        """Tell whether nobody works on a push any more."""
+        since = self._unfinished.marked_since(image_id)
+        return since is not None and self._now() - since > self._abandoned_after_seconds
+
+    def _remember(self, image_id: ImageId, state: tuple[Stat, tuple[str, ...]]) -> None:
+        if len(self._no_good) >= _MAX_REMEMBERED:
+            self._no_good.clear()
+        self._no_good[image_id] = state
+
+    def _checksums(self, image_id: ImageId) -> tuple[str, ...]:
+        try:
+            return raw_layers.parse_checksums(self._driver.get_content(image_layout.checksum(image_id)))
+        except PathNotFound:
+            return ()
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return self._driver.get_size(path)
+        except PathNotFound:
+            return None
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            pass
+
+
+def _read(stored: Versioned) -> LayerLink | None:
+    try:
+        return LayerLink.parse(stored.content) if stored.content else None
+    except ValueError:  # not ours
+        return None

@@ -1,0 +1,137 @@
+"""
+Making raw layers blobs: what docker-registry 0.7 to 0.9 wrote to ``images/<id>/layer`` finds its place among the blobs.
+
+Each layer is verified, and what it is is noted beside its image, before it moves: whatever interrupts this, a layer can
+always be found, and the next run goes on. Where the store has hard links nothing is copied, and the old path stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, StorageError
+from docker_registry.registry import layout
+from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.layer_links import LayerLink
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    What a run has found and done.
+
+    Attributes:
+        migrated: layers that became blobs, or would.
+        migrated_bytes: how long these are together.
+        shared: of these, layers whose bytes were among the blobs already.
+        blobs: layers that were blobs before.
+        unfinished: images whose push has not ended, or whose layer is damaged: they have to be pushed again.
+        without_layer: images that have none.
+        failed: images at which the store failed, and why; the next run tries again.
+    """
+
+    migrated: int = 0
+    migrated_bytes: int = 0
+    shared: int = 0
+    blobs: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    without_layer: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Migration:
+    """One run through all images."""
+
+    def __init__(self, driver: StorageDriver, images: Images, *, dry_run: bool = False) -> None:
+        """
+        Args:
+            dry_run: look only; nothing is read or changed but the small files.
+        """
+        self._driver = driver
+        self._images = images
+        self._dry_run = dry_run
+        self.report = Report()
+
+    def run(self, tell: Callable[[int, int], object] = lambda _done, _of: None) -> Report:
+        """
+        Do it.
+
+        Args:
+            tell: is told after each image how many are done, and how many there are.
+        """
+        ids = self._ids()
+        for done, image_id in enumerate(ids, 1):
+            try:
+                self._migrate(image_id)
+            except ImageUnfinished:
+                self.report.unfinished.append(str(image_id))
+            except (ImageUnknown, PathNotFound):
+                self.report.without_layer.append(str(image_id))
+            except StorageError as error:
+                logger.warning("image %s was not migrated: %s", image_id, error)
+                self.report.failed[str(image_id)] = error.sentence
+            tell(done, len(ids))
+        return self.report
+
+    def _ids(self) -> Sequence[ImageId]:
+        try:
+            paths = sorted(self._driver.list_directory(image_layout.IMAGES))
+        except PathNotFound:
+            return ()
+        found = []
+        for path in paths:
+            try:
+                found.append(ImageId.parse(path.rpartition("/")[2]))
+            except ImageUnknown:  # no image
+                continue
+        return found
+
+    def _migrate(self, image_id: ImageId) -> None:
+        raw = image_layout.layer(image_id)
+        if self._dry_run and self._images.is_marked(image_id):
+            raise ImageUnfinished(id=str(image_id))
+        known = self._images.find_link(image_id, self._images.check(image_id))
+        if known is not None and self._has_blob(known):
+            self.report.blobs += 1
+            if not self._dry_run and self._driver.exists(raw):
+                self._drop_copy(raw, known)
+            return
+        if self._dry_run:
+            size = self._driver.get_size(raw)
+        else:
+            link, _ = self._images.find_layer(image_id)
+            self._settle(raw, link)
+            size = link.size
+        self.report.migrated += 1
+        self.report.migrated_bytes += size
+
+    def _settle(self, raw: str, link: LayerLink) -> None:
+        """Give a verified layer its place among the blobs."""
+        blob = layout.blob_data(link.digest)
+        if self._has_blob(link):
+            self.report.shared += 1
+            self._drop_copy(raw, link)
+        elif not self._driver.link(raw, blob):
+            self._driver.move(raw, blob)
+        self._driver.touch(blob)
+
+    def _drop_copy(self, raw: str, link: LayerLink) -> None:
+        """Keep a layer that is a blob already but once."""
+        try:
+            if not self._driver.link(layout.blob_data(link.digest), raw):
+                self._driver.remove(raw)
+        except PathNotFound:  # there was none
+            pass
+
+    def _has_blob(self, link: LayerLink) -> bool:
+        try:
+            return self._driver.get_size(layout.blob_data(link.digest)) == link.size
+        except PathNotFound:
+            return False

@@ -1,0 +1,302 @@
+"""
+How an image of API V1 is pushed: its JSON, its layer, and the checksum that ends the push.
+
+The JSON waits beside the image (:mod:`docker_registry.registry.v1.unfinished`), the layer in an upload session that
+belongs to no repository; a note says where it waits and what it is, ``images/<id>/_received/<sum>-<upload>``. Several
+pushes of one image have notes of their own. The checksum chooses one. Its session becomes a blob, and ``_blob`` says
+that this is the image: of several pushes one wins. All else follows from that, whoever does it, so that a crash loses
+nothing that was acknowledged and shows nothing unverified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import (
+    ChecksumMismatch,
+    ChecksumMissing,
+    ChecksumUnexpected,
+    DigestInvalid,
+    ImageExists,
+    ImageInvalid,
+    ImageUnknown,
+    LayerFormatUnsupported,
+    ParentUnknown,
+    PathNotFound,
+    StorageUnavailable,
+    TooLarge,
+    UploadUnknown,
+)
+from docker_registry.registry import events
+from docker_registry.registry.intake import Body, Content
+from docker_registry.registry.layers.archives import Expansion
+from docker_registry.registry.layers.tarstream import TarReader
+from docker_registry.registry.layers.tarsum import TarSum, payload_checksum
+from docker_registry.registry.names import Digest, ImageId
+from docker_registry.registry.uploads import Uploads
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.layer_links import Inspection, LayerLink
+from docker_registry.registry.v1.unfinished import Pending, UnfinishedPushes
+from docker_registry.threads import in_thread
+
+#: How often a push tries to end while others begin anew.
+_MAX_TRIES: Final = 100
+
+#: Images below an image; the deepest that Docker could run had 127.
+_MAX_ANCESTORS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """
+    What a client says of the layer that it has pushed.
+
+    Attributes:
+        payload: the sum over the bytes as they travelled, of Docker 0.10 and later; when it is there it alone counts.
+        tarsum: the sum over the files, of older ones, which some of them send the payload sum as.
+    """
+
+    payload: str | None = None
+    tarsum: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """A layer that waits for its checksum."""
+
+    path: str
+    upload_id: str
+    link: LayerLink
+
+
+class ImagePushes:
+    """All images of API V1, for those who push."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        uploads: Uploads,
+        images: Images,
+        unfinished: UnfinishedPushes,
+        *,
+        max_unpacked_bytes: int,
+    ) -> None:
+        """
+        Args:
+            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
+        """
+        self._driver = driver
+        self._uploads = uploads
+        self._images = images
+        self._unfinished = unfinished
+        self._max_unpacked_bytes = max_unpacked_bytes
+
+    def put_json(self, image_id: ImageId, payload: bytes) -> None:
+        """
+        Begin the push of an image.
+
+        Args:
+            payload: the image's JSON, which is kept as it is.
+
+        Raises:
+            ImageInvalid: it is no JSON object, or has no ``id``, or another one.
+            ParentUnknown: the image that it stands on is not here.
+            ImageExists: the image is here, whole.
+        """
+        document = _parse(image_id, payload)
+        ancestry = self._ancestry(image_id, document.get("parent"))
+        events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
+        if self._images.is_whole(image_id):
+            raise self._exists(image_id)
+        self._unfinished.begin(image_id, Pending(payload, ancestry))
+        if self._images.decided(image_id) is not None:  # another push has ended just now
+            raise self._exists(image_id)
+
+    def put_layer(self, image_id: ImageId, body: Body) -> None:
+        """
+        Receive an image's layer, of any form; it waits for its checksum.
+
+        Raises:
+            ImageUnknown: nobody has begun to push this image.
+            ImageExists: the image is here, whole.
+            SizeInvalid: the body ended early; nothing of it is kept.
+        """
+        newest, *others = self._payloads(image_id)
+        if self._images.is_whole(image_id):
+            raise self._exists(image_id)
+        inspection = Inspection(newest, max_unpacked_bytes=self._max_unpacked_bytes)
+        sums = {payload: payload_checksum(payload) for payload in others}
+        upload = self._uploads.start(None)
+        try:
+            taps = [inspection.look, *(payload_sum.update for payload_sum in sums.values())]
+            upload = self._uploads.append(None, upload.id, body, taps=taps)
+        except Exception:
+            self._cancel(upload.id)
+            raise
+        link = inspection.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
+        self._note(image_id, upload.id, link)
+        for payload, payload_sum in sums.items():
+            checksums = (f"sha256:{payload_sum.hexdigest()}",)
+            self._note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
+
+    def put_checksum(self, image_id: ImageId, checksum: Checksum) -> None:
+        """
+        End the push of an image, whose layer must be the one that the client meant.
+
+        Raises:
+            ChecksumMissing: the client says nothing.
+            ImageUnknown: nobody has begun to push this image.
+            ChecksumUnexpected: no push of it is under way.
+            ChecksumMismatch: no layer has come, or another one.
+        """
+        if not checksum.payload and not checksum.tarsum:
+            raise ChecksumMissing(id=str(image_id))
+        self._payloads(image_id)
+        for _ in range(_MAX_TRIES):
+            received = self._choose(image_id, checksum)
+            if self._images.is_whole(image_id):
+                # Another push was faster; a client that waits with a good layer hears that all is well.
+                self._complete(image_id)
+                if received is None:
+                    raise ChecksumUnexpected(id=str(image_id))
+                self._discard(received)
+                return
+            if received is None:
+                raise ChecksumMismatch(id=str(image_id))
+            if self._publish(image_id, received):
+                self._complete(image_id)
+                self._discard(received)
+                return
+        raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _exists(self, image_id: ImageId) -> ImageExists:
+        """Return the error that says that an image is there; when its last push died just before its end, it ends."""
+        self._complete(image_id)
+        return ImageExists(id=str(image_id))
+
+    def _complete(self, image_id: ImageId) -> None:
+        link = self._images.decided(image_id)
+        if link is not None and self._images.is_marked(image_id):
+            self._images.complete(image_id, link)
+
+    def _payloads(self, image_id: ImageId) -> list[bytes]:
+        """
+        Return the JSON for which a layer may come, the newest first.
+
+        Raises:
+            ImageUnknown: there is none.
+        """
+        payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
+        try:
+            payloads[self._images.get_json(image_id)] = None  # of a push that an old server began
+        except ImageUnknown:
+            if not payloads:
+                raise
+        return list(payloads)
+
+    def _ancestry(self, image_id: ImageId, parent: object) -> tuple[str, ...]:
+        """Return the ids of an image and of all below it."""
+        if not parent:
+            return (str(image_id),)
+        try:
+            parent_id = ImageId.parse(str(parent))
+            below = self._images.ancestry(parent_id)
+        except ImageUnknown:
+            raise ParentUnknown(parent=str(parent)[:64]) from None
+        if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # an image below itself would have no end
+            raise ParentUnknown(parent=str(parent_id))
+        return (str(image_id), *below)
+
+    def _note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
+        path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
+        note = {"upload": upload_id, "layer": link.to_json()}
+        self._driver.put_content(path, json.dumps(note).encode())
+
+    def _choose(self, image_id: ImageId, checksum: Checksum) -> _Received | None:
+        """Return the layer that a checksum is for, with that checksum among its own."""
+        payload = checksum.payload or checksum.tarsum or ""
+        waiting = list(self._waiting(image_id))
+        for note in waiting:
+            if payload in note.link.checksums:
+                return note
+        if checksum.payload:
+            return None
+        payloads = {Digest.of(image_json): image_json for image_json in self._payloads(image_id)}
+        for note in waiting:
+            image_json = payloads.get(note.link.image_json)
+            if image_json is not None and self._tarsum(image_json, note) == checksum.tarsum:
+                return replace(note, link=replace(note.link, checksums=(*note.link.checksums, payload)))
+        return None
+
+    def _waiting(self, image_id: ImageId) -> Iterator[_Received]:
+        try:
+            paths = list(self._driver.list_directory(image_layout.received(image_id)))
+        except PathNotFound:
+            return
+        for path in paths:
+            try:
+                note = json.loads(self._driver.get_content(path))
+                yield _Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]))
+            except (PathNotFound, ValueError, KeyError, TypeError):  # discarded just now, or not ours
+                continue
+
+    def _tarsum(self, image_json: bytes, note: _Received) -> str | None:
+        result = TarSum()
+        expansion = Expansion(TarReader(result), max_bytes=self._max_unpacked_bytes)
+        try:
+            for block in self._uploads.read(None, note.upload_id):
+                in_thread(expansion.update, block)
+            in_thread(expansion.finish)
+        except (LayerFormatUnsupported, TooLarge, UploadUnknown):
+            return None
+        return result.sum(image_json)
+
+    def _publish(self, image_id: ImageId, received: _Received) -> bool:
+        """Make a received layer the image's own; False when that must be looked at again."""
+        stored = self._images.stored_link(image_id)
+        if self._images.decided(image_id) is not None:
+            return False
+        try:
+            self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
+        except (UploadUnknown, DigestInvalid):
+            # The session is gone, and with it what had come.
+            self._remove(received.path)
+            return False
+        return self._images.decide(image_id, received.link, stored)
+
+    def _discard(self, received: _Received) -> None:
+        self._cancel(received.upload_id)
+        self._remove(received.path)
+
+    def _cancel(self, upload_id: str) -> None:
+        try:
+            self._uploads.cancel(None, upload_id)
+        except UploadUnknown:
+            pass
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            pass
+
+
+def _parse(image_id: ImageId, payload: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(payload.decode("utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+        raise ImageInvalid from None
+    if not isinstance(document, dict) or not document:
+        raise ImageInvalid
+    if "id" not in document:
+        raise ImageInvalid("Missing key `id' in JSON")
+    if document["id"] != str(image_id):
+        raise ImageInvalid("JSON data contains invalid id")
+    return document

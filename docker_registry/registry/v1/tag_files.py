@@ -1,0 +1,55 @@
+"""The files in which API V1 keeps its tags, whether or not a tag of API V2 hides them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ImageUnknown, PathNotFound
+from docker_registry.registry.listings import Listings
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from docker_registry.registry.v1 import image_layout
+
+
+class ImageTagFiles:
+    """One file for each tag, in whichever of a repository's folders (:mod:`image_layout`, "Quoting")."""
+
+    def __init__(self, driver: StorageDriver, listings: Listings) -> None:
+        self._driver = driver
+        self._listings = listings
+
+    def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
+        """Return the image that a tag names; None when there is no such file."""
+        for folder in image_layout.repository_folders(name):
+            try:
+                return ImageId.parse(self._driver.get_content(image_layout.tag(folder, tag)).decode().strip())
+            except (PathNotFound, ImageUnknown, UnicodeDecodeError):
+                continue
+        return None
+
+    def names(self, name: ImageRepositoryName) -> Sequence[str]:
+        """Return the names of all tags, in ASCII order."""
+        lists = [self._listings.names(folder, _read) for folder in image_layout.repository_folders(name)]
+        found = [tags for tags in lists if tags]
+        return found[0] if len(found) == 1 else sorted(set().union(*found))
+
+    def put(self, folder: str, tag: Tag, image_id: ImageId) -> None:
+        """Let a tag name an image, in one of the repository's folders."""
+        self._driver.put_content(image_layout.tag(folder, tag), str(image_id).encode())
+
+    def remove(self, name: ImageRepositoryName, tag: Tag) -> bool:
+        """Remove a tag's file; False when there was none."""
+        removed = [self._remove(image_layout.tag(folder, tag)) for folder in image_layout.repository_folders(name)]
+        return any(removed)
+
+    def _remove(self, path: str) -> bool:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            return False
+        return True
+
+
+def _read(file_name: str) -> str | None:
+    tag = image_layout.read_tag(file_name)
+    return tag.value if tag else None

@@ -1,0 +1,288 @@
+"""
+Tags of API V1: names that a repository gives to its images, each with a note of who pushed it.
+
+They are the repository's tags, whichever API wrote them; :mod:`docker_registry.registry.bridge.old_tags` says how.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import (
+    ImageRepositoryUnknown,
+    ImagesUnknown,
+    ImageTagUnknown,
+    ImageUnknown,
+    PathNotFound,
+    TagImmutable,
+)
+from docker_registry.registry import events
+from docker_registry.registry.bridge import paired_names
+from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.tags import Tags, is_named
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.tag_files import ImageTagFiles
+
+LATEST: Final = Tag("latest")
+
+#: What is told of a tag of which nothing is known.
+_NOTHING_KNOWN: Final[Mapping[str, str | None]] = {
+    "last_update": None,
+    "docker_version": None,
+    "docker_go_version": None,
+    "arch": "amd64",
+    "os": "linux",
+    "kernel": None,
+}
+
+
+class ImageTags:
+    """All tags, as API V1 sees them."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        repositories: ImageRepositories,
+        images: Images,
+        files: ImageTagFiles,
+        tags: Tags,
+        derived_images: DerivedImages,
+        derived_manifests: DerivedManifests,
+        *,
+        immutable: Sequence[str] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            files: what API V1 wrote.
+            tags: what API V2 wrote, which hides it.
+            immutable: patterns of tags that never change; see :class:`~docker_registry.registry.tags.Tags`.
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._driver = driver
+        self._repositories = repositories
+        self._images = images
+        self._files = files
+        self._tags = tags
+        self._derived_images = derived_images
+        self._derived_manifests = derived_manifests
+        self._immutable = immutable
+        self._now = now
+
+    def list(self, name: ImageRepositoryName) -> dict[str, str]:
+        """
+        Return all tags of a repository and the images that they name; what is no image of V1 is left out.
+
+        Raises:
+            ImageRepositoryUnknown: there is no such repository.
+        """
+        names = self._names(name)
+        if not names:
+            self._repositories.check(name)
+        found: dict[str, str] = {}
+        for tag in names:
+            try:
+                found[tag] = str(self.get(name, Tag(tag)))
+            except ImageTagUnknown:  # deleted just now, damaged, or no image
+                continue
+        return found
+
+    def get(self, name: ImageRepositoryName, tag: Tag) -> ImageId:
+        """
+        Return the image that a tag names.
+
+        Raises:
+            ImageTagUnknown: there is no such tag, or what it names is no image of V1; the sentence says why.
+        """
+        image_id = self._linked(paired_names.repository(name), tag)
+        image_id = image_id or self._files.find(name, tag) or self._linked(paired_names.fallback(name), tag)
+        if image_id is None:
+            raise ImageTagUnknown(name=str(name), tag=str(tag))
+        return image_id
+
+    def put(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId, client: Mapping[str, str]) -> None:
+        """
+        Let a tag name an image.
+
+        Args:
+            client: what is known of who pushes: ``docker_version``, ``docker_go_version``, ``arch``, ``os``,
+                ``kernel``.
+
+        Raises:
+            ImageUnknown: there is no such image.
+            TagImmutable: it names another one, and may not change.
+        """
+        self._check_mutable(name, tag, image_id)
+        if not self._images.exists(image_id):
+            raise ImageUnknown(id=str(image_id))
+        self._repositories.enter(name)
+        folder = self._repositories.home(name)
+        note = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
+        for path in self._notes(folder, tag):
+            self._driver.put_content(path, note)
+        self._files.put(folder, tag, image_id)
+        repository = paired_names.repository(name)
+        if repository is not None:
+            self._settle(repository, tag, image_id)
+        events.announce(events.tag_created, self._driver, name=name, tag=tag)
+
+    def delete(self, name: ImageRepositoryName, tag: Tag) -> None:
+        """
+        Forget a tag.
+
+        Raises:
+            ImageTagUnknown: there is no such tag.
+            TagImmutable: it may not be deleted.
+        """
+        self._check_mutable(name, tag, None)
+        removed = [self._files.remove(name, tag)]
+        removed += [self._tags.remove_link(repository, tag) for repository in _repositories(name)]
+        if not any(removed):
+            raise ImageTagUnknown(name=str(name), tag=str(tag))
+        for folder in image_layout.repository_folders(name):
+            for path in self._notes(folder, tag):
+                self._remove(path)
+        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+
+    def delete_repository(self, name: ImageRepositoryName) -> None:
+        """
+        Forget a repository with all its tags, whichever API wrote them; its images stay.
+
+        Raises:
+            ImageRepositoryUnknown: it is not there.
+            TagImmutable: it has a tag that may not be deleted.
+        """
+        names = self._names(name)
+        for tag in names:
+            self._check_mutable(name, Tag(tag), None)
+        try:
+            self._repositories.delete(name)
+        except ImageRepositoryUnknown:
+            if not names:
+                raise
+        for repository in _repositories(name):
+            for tag in names:
+                self._tags.remove_link(repository, Tag(tag))
+            events.announce(events.repository_updated, self._driver, name=repository)
+
+    def list_images(self, name: ImageRepositoryName) -> bytes:
+        """
+        Return the list of the images that were ever pushed to a repository, or that its tags name, as JSON.
+
+        Raises:
+            ImagesUnknown: there is none.
+        """
+        linked = [self._linked(each, Tag(tag)) for each in _repositories(name) for tag in self._tags.link_names(each)]
+        known = self._repositories.image_ids(name)
+        missing = dict.fromkeys(str(image_id) for image_id in linked if image_id is not None)
+        entries = [{"id": image_id} for image_id in missing if image_id not in known]
+        if not entries:
+            return self._repositories.list_images(name)
+        try:
+            stored = json.loads(self._repositories.list_images(name))
+        except (ImagesUnknown, ValueError):
+            stored = []
+        return json.dumps([*stored, *entries], sort_keys=True).encode()
+
+    def get_note(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
+        """
+        Return what is known of who pushed a tag.
+
+        Raises:
+            ImageTagUnknown: there is no such tag.
+        """
+        if self.get(name, tag) != self._files.find(name, tag):  # the note is of a tag that API V2 has replaced
+            return dict(_NOTHING_KNOWN)
+        return self._read_note(image_layout.tag_json(folder, tag) for folder in image_layout.repository_folders(name))
+
+    def get_repository_note(self, name: ImageRepositoryName) -> dict[str, Any]:
+        """Return what is known of who pushed the tag latest, whether or not there is one."""
+        try:
+            if self.get(name, LATEST) != self._files.find(name, LATEST):
+                return dict(_NOTHING_KNOWN)
+        except ImageTagUnknown:
+            pass
+        return self._read_note(image_layout.repository_json(folder) for folder in image_layout.repository_folders(name))
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _names(self, name: ImageRepositoryName) -> Sequence[str]:
+        """Return the names that any tag has, or had a moment ago, in ASCII order."""
+        linked = [self._tags.link_names(repository) for repository in _repositories(name)]
+        return sorted(set(self._files.names(name)).union(*linked))
+
+    def _linked(self, repository: RepositoryName | None, tag: Tag) -> ImageId | None:
+        """Return the image that a tag of API V2 is; None when there is no such tag."""
+        digest = self._tags.find_link(repository, tag) if repository is not None else None
+        if repository is None or digest is None:
+            return None
+        try:
+            return self._derived_images.top(repository, digest)
+        except ImageUnknown as error:
+            raise ImageTagUnknown(error.sentence, name=str(repository), tag=str(tag)) from None
+
+    def _settle(self, repository: RepositoryName, tag: Tag, image_id: ImageId) -> None:
+        """Let a tag of V2 no longer hide the one of V1; where the image is one of V2, tag that."""
+        origin = self._derived_images.manifest(image_id, repository)
+        if origin is None:
+            self._tags.remove_link(repository, tag)
+        elif not self._is_linked(repository, tag, image_id):
+            self._derived_manifests.link(repository, origin[1])
+            self._tags.put(repository, tag, origin[1])
+
+    def _is_linked(self, repository: RepositoryName, tag: Tag, image_id: ImageId) -> bool:
+        try:
+            return self._linked(repository, tag) == image_id
+        except ImageTagUnknown:
+            return False
+
+    def _notes(self, folder: str, tag: Tag) -> Iterator[str]:
+        """Yield the paths under which a tag's meta-data lies."""
+        path = image_layout.tag_json(folder, tag)
+        if path is not None:
+            yield path
+        if tag == LATEST:
+            yield image_layout.repository_json(folder)
+
+    def _read_note(self, paths: Iterator[str | None]) -> dict[str, Any]:
+        for path in paths:
+            try:
+                note = json.loads(self._driver.get_content(path)) if path else None
+            except (PathNotFound, ValueError):
+                continue
+            if isinstance(note, dict):
+                return note
+        return dict(_NOTHING_KNOWN)
+
+    def _check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
+        """Refuse to let an immutable tag name another image, or none."""
+        if not is_named(self._immutable, str(name), tag):
+            return
+        try:
+            current = self.get(name, tag)
+        except ImageTagUnknown:
+            if all(self._tags.find_link(repository, tag) is None for repository in _repositories(name)):
+                return
+            current = None  # what is tagged is no image of V1
+        if current is None or current != image_id:
+            raise TagImmutable(name=str(name), tag=str(tag))
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            pass
+
+
+def _repositories(name: ImageRepositoryName) -> list[RepositoryName]:
+    """Return the repositories of API V2 that V1 sees under a name."""
+    possible = (paired_names.repository(name), paired_names.fallback(name))
+    return [repository for repository in possible if repository is not None]

@@ -1,0 +1,226 @@
+"""Images of API V1 that follow from manifests of V2."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import ImageExists, ImageTagUnknown, ImageUnknown
+from docker_registry.registry import Registry
+from docker_registry.registry.layers.compression import zstd
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
+from tests.registry import trees
+from tests.registry.bridge.both import (
+    NEW,
+    OLD,
+    V1,
+    V2,
+    Below,
+    as_is,
+    claim,
+    content_of,
+    layer,
+    make_v2,
+    push_v1,
+    push_v2,
+    put_blob,
+    read,
+    unpack,
+    v1_image,
+)
+from tests.registry.bridge.test_conversion import GOLDEN, PUSHED
+from tests.registry.chains import make
+
+
+class TestAnImageThatV2Pushed:
+    def test_has_the_ids_and_json_that_docker_gave_it(self, registry):
+        index = json.loads((GOLDEN / "oci-image/index.json").read_text())
+        blobs = GOLDEN / "oci-image/blobs/sha256"
+        payload = (blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_bytes()
+        for path in blobs.iterdir():
+            put_blob(registry, path.read_bytes())
+        registry.manifests.put(NEW, V2, payload, None)
+        name, _, tag = PUSHED.partition(":")
+        golden = Registry(FileDriver(storage_path=trees.FIXTURES / "registry-0.7.1"))
+        top = golden.image_tags.get(ImageRepositoryName.parse(name), Tag(tag))
+        assert top == v1_image(registry, OLD, V2)
+        assert golden.images.ancestry(top) == registry.images.ancestry(top)
+        for text in golden.images.ancestry(top):
+            assert golden.images.get_json(ImageId(text)) == registry.images.get(ImageId(text)).payload
+
+    @pytest.mark.parametrize("pack", [gzip.compress, as_is, bz2.compress, lzma.compress])
+    def test_has_its_layers_as_they_are(self, registry, pack):
+        layers = [layer(1, pack), layer(2, pack)]
+        push_v2(registry, *layers)
+        ids = registry.images.ancestry(v1_image(registry, OLD, V2))
+        assert layers == [content_of(registry, text) for text in reversed(ids)]
+        for text, content in zip(reversed(ids), layers, strict=True):
+            image = registry.images.get(ImageId(text))
+            payload_sum = hashlib.sha256(image.payload + b"\n" + content).hexdigest()
+            assert (len(content), (f"sha256:{payload_sum}",)) == (image.size, image.checksums)
+
+    def test_has_a_plain_layer_where_clients_of_v1_could_not_read_it(self, registry):
+        push_v2(registry, layer(1, zstd.compress), media_types=["application/vnd.oci.image.layer.v1.tar+zstd"])
+        top = v1_image(registry, OLD, V2)
+        link, file = registry.images.find_layer(top)
+        plain = layer(1, as_is)
+        assert (plain, len(plain), Digest.of(plain)) == (b"".join(file.read()), file.size, link.digest)
+        assert plain[700:1700] == b"".join(file.read(700, 1000))
+        assert (len(plain) - 1, plain[-1:]) == (len(plain) - 1, b"".join(file.read(len(plain) - 1)))
+        assert (None, False) == (file.open(), file.is_as_stored)
+        payload = registry.images.get(top).payload
+        payload_sum = hashlib.sha256(b"\n".join((payload, plain))).hexdigest()
+        assert (f"sha256:{payload_sum}",) == registry.images.get(top).checksums
+
+    def test_has_files_and_a_diff(self, registry):
+        push_v2(registry, layer(1), layer(2))
+        top = v1_image(registry, OLD, V2)
+        assert ["etc/conf-2"] == [entry[0] for entry in json.loads(registry.image_files.files(top))]
+        assert {"etc/conf-2"} == json.loads(registry.image_files.diff(top))["created"].keys()
+
+    def test_without_layers_is_one_with_an_empty_layer(self, registry):
+        push_v2(registry)
+        top = v1_image(registry, OLD, V2)
+        assert (str(top),) == registry.images.ancestry(top)
+        assert bytes(1024) == content_of(registry, str(top))
+
+    def test_is_in_the_lists(self, registry):
+        push_v2(registry, layer(1))
+        top = str(v1_image(registry, OLD, V2))
+        assert {"v2": top} == registry.image_tags.list(OLD)
+        assert [{"id": top}] == json.loads(registry.image_tags.list_images(OLD))
+
+    def test_cannot_be_pushed_by_v1(self, registry):
+        push_v2(registry, layer(1))
+        top = v1_image(registry, OLD, V2)
+        with pytest.raises(ImageExists):
+            registry.image_pushes.put_json(top, json.dumps({"id": str(top)}).encode())
+
+    def test_is_itself_even_where_somebody_has_pushed_another_under_its_id(self, registry):
+        payload = make_v2(registry, layer(1), layer(2))
+        config = Digest.parse(json.loads(payload)["config"]["digest"])
+        claimed = claim(config.hex)
+        push_v1(registry, [claimed], name=ImageRepositoryName.parse("evil/web"))
+        registry.manifests.put(NEW, V2, payload, None)
+        top = v1_image(registry, OLD, V2)
+        assert config.hex == str(top)
+        assert layer(2) == content_of(registry, str(top))
+        assert 2 == len(registry.images.ancestry(top))
+
+    def test_is_not_shown_with_a_layer_that_is_not_what_its_configuration_says(self, registry):
+        lying = [str(Digest.of(unpack(layer(7))))]
+        push_v2(registry, layer(1), rootfs={"type": "layers", "diff_ids": lying})
+        top = v1_image(registry, OLD, V2)
+        with pytest.raises(ImageUnknown):
+            registry.images.get(top)
+        with pytest.raises(ImageUnknown):
+            registry.images.find_layer(top)
+
+    def test_takes_no_layer_from_another_that_lies(self, registry):
+        evil = RepositoryName("evil/web")
+        diff_ids = [str(Digest.of(unpack(layer(number)))) for number in (1, 2)]
+        push_v2(registry, layer(8), layer(9), name=evil, rootfs={"type": "layers", "diff_ids": diff_ids}, author="e")
+        registry.images.ancestry(v1_image(registry, ImageRepositoryName.parse("evil/web"), V2))
+        push_v2(registry, layer(1), layer(2))
+        ids = registry.images.ancestry(v1_image(registry, OLD, V2))
+        assert [layer(2), layer(1)] == [content_of(registry, text) for text in ids]
+
+    def test_may_stand_below_one_that_v1_pushes(self, registry):
+        push_v2(registry, layer(1), layer(2))
+        parent = v1_image(registry, OLD, V2)
+        image = make(5, parent=Below(registry, parent))
+        push_v1(registry, [image])
+        assert (image.text, *registry.images.ancestry(parent)) == registry.images.ancestry(image.id)
+        layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
+        assert [layer(1), layer(2), image.layer] == [read(registry, NEW, each["digest"]) for each in layers]
+
+    def test_is_found_again_when_all_that_was_kept_of_it_is_forgotten(self, registry, driver):
+        push_v2(registry, layer(1), layer(2))
+        before = registry.image_tags.list(OLD)
+        registry.images.get(v1_image(registry, OLD, V2))
+        driver.remove("docker/registry/v2/_v1")
+        again = Registry(driver)
+        assert before == again.image_tags.list(OLD)
+        top = v1_image(again, OLD, V2)
+        assert [layer(2), layer(1)] == [content_of(again, text) for text in again.images.ancestry(top)]
+
+
+class TestWhatIsNoImageOfV1:
+    def tag(self, registry, payload):
+        registry.manifests.put(NEW, V2, payload, None)
+
+    @pytest.mark.parametrize(
+        ("media_type", "sentence"),
+        [
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "not distributed"),
+            ("application/vnd.example.thing", "a kind that API V1 does not know"),
+        ],
+    )
+    def test_is_left_out_because_of_a_layer(self, registry, media_type, sentence):
+        push_v2(registry, layer(1), media_types=[media_type])
+        self.is_left_out(registry, sentence)
+
+    def test_is_left_out_because_it_is_an_artifact(self, registry):
+        document = json.loads(make_v2(registry, layer(1)))
+        document["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
+        self.tag(registry, json.dumps(document).encode())
+        self.is_left_out(registry, "an artifact")
+
+    def test_is_left_out_because_its_configuration_is_none(self, registry):
+        push_v2(registry, layer(1), rootfs=7)
+        self.is_left_out(registry, "configuration cannot be read")
+
+    def is_left_out(self, registry, sentence):
+        with pytest.raises(ImageTagUnknown, match=sentence):
+            v1_image(registry, OLD, V2)
+        assert {} == registry.image_tags.list(OLD)
+        assert [V2] == list(registry.tags.list(NEW))
+
+
+class TestAnIndex:
+    def put(self, registry, *children, tag=V2):
+        manifests = []
+        for number, (platform, notes) in enumerate(children, 1):
+            payload = make_v2(registry, layer(number))
+            digest = registry.manifests.put(NEW, Digest.of(payload), payload, None).descriptor.digest
+            kind = "application/vnd.oci.image.manifest.v1+json"
+            child = {"mediaType": kind, "digest": str(digest), "size": len(payload), "annotations": notes}
+            manifests.append({**child, **({"platform": platform} if platform else {})})
+        media_type = "application/vnd.oci.image.index.v1+json"
+        index = {"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}
+        return registry.manifests.put(NEW, tag, json.dumps(index).encode(), None).descriptor.digest
+
+    ARM, AMD, NONE = (
+        {"os": "linux", "architecture": "arm64", "variant": "v8"},
+        {"os": "linux", "architecture": "amd64"},
+        {"os": "unknown", "architecture": "unknown"},
+    )
+
+    def test_is_the_image_that_clients_of_v1_can_run(self, registry):
+        about = {"vnd.docker.reference.type": "attestation-manifest"}
+        self.put(registry, (self.ARM, {}), (self.AMD, about), (self.AMD, {}), (self.NONE, about))
+        assert layer(3) == content_of(registry, str(v1_image(registry, OLD, V2)))
+
+    def test_is_for_another_platform_where_a_setting_says_so(self, driver):
+        registry = Registry(driver, v1_platform="linux/arm64/v8")
+        self.put(registry, (self.AMD, {}), (self.ARM, {}))
+        assert layer(2) == content_of(registry, str(v1_image(registry, OLD, V2)))
+        usual = Registry(driver)
+        assert layer(1) == content_of(usual, str(v1_image(usual, OLD, V2)))
+
+    def test_of_one_image_needs_no_platform(self, registry):
+        self.put(registry, (None, {}))
+        assert layer(1) == content_of(registry, str(v1_image(registry, OLD, V2)))
+
+    def test_without_such_an_image_is_left_out(self, registry):
+        self.put(registry, (self.ARM, {}))
+        with pytest.raises(ImageTagUnknown, match="no image for linux/amd64"):
+            v1_image(registry, OLD, V2)
+        assert {} == registry.image_tags.list(OLD)

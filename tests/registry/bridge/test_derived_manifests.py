@@ -1,0 +1,194 @@
+"""Manifests of API V2 that are made of images of V1."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import BlobUnknown, ManifestUnknown
+from docker_registry.registry import Registry
+from docker_registry.registry.intake import Content
+from docker_registry.registry.layers.compression import zstd
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+from tests.registry import trees
+from tests.registry.bridge.both import (
+    DOCKER,
+    GZIP,
+    NEW,
+    OLD,
+    PLAIN,
+    V1,
+    V2,
+    as_is,
+    config_of,
+    make_v2,
+    push_v1,
+    read,
+    unpack,
+    unpack_any,
+)
+from tests.registry.bridge.test_conversion import GOLDEN, IMAGE_IDS
+from tests.registry.chains import chain, make, pulled
+from tests.registry.tars import member, tar
+
+
+@pytest.fixture
+def old_tree(tmp_path):
+    return Registry(FileDriver(storage_path=trees.copy("registry-0.7.1", tmp_path / "store")))
+
+
+#: The manifests around the golden images; whatever changes here has broken a promise.
+MANIFESTS = {
+    "acme/newer:latest": "sha256:db0bade1a46a76bd898c8b083e1eb3119b1fd6814818451fc67c6df425abef66",
+    "acme/web:latest": "sha256:88aa03c5f0052b6a06cea9b6538a815ecccf88e3aac4e1040783e9bba4c929e2",
+    "acme/web:v1": "sha256:2f5760dc85b2fea36506dba5b9b6a81f05c3574125c32d1366ea4b61c2e8fd64",
+    "base:latest": "sha256:6100748a809f9a29b566d5242550d80f5e1f82016b5dbfe40ebc11af4f57a4ee",
+}
+
+
+class TestAnOldTree:
+    @pytest.mark.parametrize("reference", IMAGE_IDS)
+    def test_has_the_images_that_docker_saw_in_it(self, old_tree, reference):
+        name, _, tag = reference.partition(":")
+        name = RepositoryName.parse(name)
+        manifest = old_tree.manifests.get(name, Tag(tag))
+        document = json.loads(manifest.payload)
+        assert DOCKER == manifest.descriptor.media_type
+        assert f"sha256:{IMAGE_IDS[reference]}" == document["config"]["digest"]
+        config = config_of(old_tree, name, Tag(tag))
+        assert (GOLDEN / f"config-{IMAGE_IDS[reference]}.json").read_bytes() == config
+        stored = [read(old_tree, name, each["digest"]) for each in document["layers"]]
+        assert json.loads(config)["rootfs"]["diff_ids"] == [str(Digest.of(unpack(content))) for content in stored]
+        assert MANIFESTS[reference] == str(manifest.descriptor.digest)
+
+    def test_lists_its_repositories_by_the_names_of_v2(self, old_tree):
+        expected = ["acme/broken", "acme/newer", "acme/web", "base", "deep/er/name", "modern/gold-dev"]
+        assert expected == list(old_tree.repositories.page(100).names)
+
+    def test_stores_no_layer_twice(self, old_tree, tmp_path):
+        old_tree.manifests.get(RepositoryName("acme/web"), Tag("latest"))
+        images = {path.stat().st_ino for path in (tmp_path / "store/images").glob("*/layer")}
+        blobs = (tmp_path / "store/docker/registry/v2/blobs").glob("*/*/*/data")
+        small = [path for path in blobs if path.stat().st_ino not in images]
+        assert 2 == len(small)  # the configuration and the manifest
+
+
+class TestAnImageThatV1Pushed:
+    def test_has_one_manifest_on_every_driver(self, registry, tmp_path):
+        images = chain(3)
+        others = Registry(FileDriver(storage_path=tmp_path))
+        for each in (registry, others):
+            push_v1(each, images)
+        assert registry.manifests.get(NEW, V1) == others.manifests.get(NEW, V1)
+
+    def test_is_a_manifest_like_any_other_once_it_was_asked_for(self, registry):
+        push_v1(registry, chain(2))
+        manifest = registry.manifests.get(NEW, V1)
+        digest = manifest.descriptor.digest
+        assert manifest.payload == registry.manifests.get(NEW, digest).payload
+        subject = {"mediaType": DOCKER, "digest": str(digest), "size": len(manifest.payload)}
+        about = json.loads(make_v2(registry))
+        registry.manifests.put(NEW, V2, json.dumps({**about, "subject": subject}).encode(), None)
+        assert 1 == len(registry.referrers.list(NEW, digest))
+
+    def test_never_gets_a_tag_of_v2(self, registry, driver):
+        push_v1(registry, chain(2))
+        registry.manifests.get(NEW, V1)
+        assert not driver.exists("docker/registry/v2/repositories/acme/web/_manifests/tags")
+
+    def test_is_made_once(self, registry, driver, monkeypatch):
+        push_v1(registry, chain(2))
+        first = registry.manifests.get(NEW, V1)
+        monkeypatch.setattr(driver, "put_content", None)
+        monkeypatch.setattr(driver, "stream_read", None)
+        assert first == registry.manifests.get(NEW, V1)
+
+    @pytest.mark.parametrize("pack", [gzip.compress, as_is], ids=["gzip", "tar"])
+    def test_has_the_layers_that_it_had(self, registry, pack):
+        images = [make(1, compress=pack), make(2, make(1), compress=pack)]
+        push_v1(registry, images)
+        layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
+        assert [GZIP if pack is gzip.compress else PLAIN] * 2 == [each["mediaType"] for each in layers]
+        assert [image.layer for image in images] == [read(registry, NEW, each["digest"]) for each in layers]
+
+    @pytest.mark.parametrize(
+        "pack", [bz2.compress, lzma.compress, zstd.compress, lambda content: lzma.compress(content, lzma.FORMAT_ALONE)]
+    )
+    def test_has_a_plain_layer_where_clients_of_v2_could_not_read_it(self, registry, pack):
+        image = make(1, compress=pack)
+        push_v1(registry, [image])
+        (stored,) = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
+        assert (PLAIN, len(unpack_any(image))) == (stored["mediaType"], stored["size"])
+        assert unpack_any(image) == read(registry, NEW, stored["digest"])
+        assert image.layer == pulled(registry, image)
+
+    def test_may_have_a_layer_of_several_members_of_gzip(self, registry):
+        whole = tar(member("etc/a", content=b"a" * 3000))
+        image = make(1, layer=gzip.compress(whole[:700]) + gzip.compress(whole[700:]) + bytes(512))
+        push_v1(registry, [image])
+        assert [str(Digest.of(whole))] == json.loads(config_of(registry, NEW, V1))["rootfs"]["diff_ids"]
+
+    @pytest.mark.parametrize(
+        ("layer", "more", "sentence"),
+        [
+            (b"no tar at all", {}, "Layer format not supported"),
+            (gzip.compress(bytes(1024)) + b"garbage", {}, "Layer format not supported"),
+            (None, {"author": 7}, "JSON that no Docker can read"),
+        ],
+    )
+    def test_that_has_no_other_form_is_not_there_for_v2(self, registry, layer, more, sentence):
+        push_v1(registry, [make(1, layer=layer, **more)])
+        with pytest.raises(ManifestUnknown, match=sentence):
+            registry.manifests.get(NEW, V1)
+        assert [V1] == list(registry.tags.list(NEW))
+
+    def test_that_is_still_being_pushed_is_not_there_for_v2(self, registry):
+        image = make(1)
+        registry.image_pushes.put_json(image.id, image.payload)
+        registry.image_tags.put(OLD, V1, image.id, {})
+        with pytest.raises(ManifestUnknown, match="is being uploaded"):
+            registry.manifests.get(NEW, V1)
+        registry.image_pushes.put_layer(image.id, Content(image.layer))
+        registry.image_pushes.put_checksum(image.id, image.checksum)
+        assert DOCKER == registry.manifests.get(NEW, V1).descriptor.media_type
+
+    def test_can_be_given_to_another_repository(self, registry):
+        images = chain(2)
+        push_v1(registry, images)
+        push_v1(registry, images, name=ImageRepositoryName.parse("acme/other"))
+        other = RepositoryName("acme/other")
+        manifest = registry.manifests.get(NEW, V1)
+        assert manifest == registry.manifests.get(other, V1)
+        for each in json.loads(manifest.payload)["layers"]:
+            assert read(registry, other, each["digest"])
+
+
+class TestARawLayerOfAStoreWithoutLinks:
+    def test_is_read_where_it_lies(self, registry, driver):
+        for path in sorted((trees.FIXTURES / "registry-0.7.1").rglob("*")):
+            if path.is_file():
+                driver.put_content(str(path.relative_to(trees.FIXTURES / "registry-0.7.1")), path.read_bytes())
+        before = sum(stat.size for stat in driver.walk())
+        layers = json.loads(registry.manifests.get(RepositoryName("acme/web"), Tag("latest")).payload)["layers"]
+        for each in layers:
+            assert each["digest"] == str(Digest.of(read(registry, NEW, each["digest"])))
+        assert sum(stat.size for stat in driver.walk()) < before + 20_000
+        assert not driver.exists(
+            f"docker/registry/v2/blobs/sha256/{layers[0]['digest'][7:9]}/{layers[0]['digest'][7:]}/data"
+        )
+
+    def test_that_is_gone_is_an_unknown_blob(self, registry, driver):
+        driver.put_content("images/x/layer", b"12345")
+        registry.blobs.lend(Digest.of(b"12345"), 5, "images/x/layer")
+        assert 5 == registry.blobs.stat_anywhere(Digest.of(b"12345")).size
+        driver.put_content("images/x/layer", b"1")
+        with pytest.raises(BlobUnknown):
+            registry.blobs.stat_anywhere(Digest.of(b"12345"))
+        driver.remove("images/x/layer")
+        with pytest.raises(BlobUnknown):
+            registry.blobs.stat_anywhere(Digest.of(b"12345"))

@@ -1,0 +1,65 @@
+"""What a search index is told: every repository of both APIs, as it is now."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName
+from docker_registry.registry.search.index import Entry
+
+
+def image_repository(registry, text, *, private=False):
+    registry.image_repositories.put_images(ImageRepositoryName.parse(text), b"[]")
+    if private:
+        registry.visibility.set_private(ImageRepositoryName.parse(text), private=True)
+
+
+def repository(registry, text):
+    registry.blobs.link(RepositoryName.parse(text), Digest.of(b""))
+
+
+class TestARepository:
+    @pytest.mark.parametrize("make", [image_repository, repository])
+    def test_is_found_by_its_name(self, registry, make):
+        assert None is registry.search_entries.look_up("acme/web")
+        make(registry, "acme/web")
+        assert Entry("acme/web") == registry.search_entries.look_up("acme/web")
+        assert [Entry("acme/web")] == list(registry.search_entries.all())
+
+    def test_of_api_v1_is_found_in_its_namespace(self, registry):
+        image_repository(registry, "foo")
+        assert Entry("library/foo") == registry.search_entries.look_up("library/foo")
+        assert None is registry.search_entries.look_up("foo")
+
+    def test_of_api_v2_is_found_as_it_is(self, registry):
+        repository(registry, "foo")
+        assert Entry("foo") == registry.search_entries.look_up("foo")
+        assert None is registry.search_entries.look_up("library/foo")
+
+    def test_of_both_is_told_once(self, registry):
+        image_repository(registry, "acme/web")
+        repository(registry, "acme/web")
+        assert [Entry("acme/web")] == list(registry.search_entries.all())
+
+    def test_of_both_has_the_longer_name(self, registry):
+        repository(registry, "foo")
+        image_repository(registry, "foo")
+        assert None is registry.search_entries.look_up("foo")
+        assert [Entry("library/foo")] == list(registry.search_entries.all())
+
+    def test_that_is_private_says_so(self, registry):
+        image_repository(registry, "acme/secret", private=True)
+        image_repository(registry, "foo", private=True)
+        for text in ("acme/db", "foo", "library/foo"):
+            repository(registry, text)
+        assert Entry("acme/secret", private=True) == registry.search_entries.look_up("acme/secret")
+        assert Entry("library/foo", private=True) == registry.search_entries.look_up("library/foo")
+        assert {
+            Entry("acme/db"),
+            Entry("acme/secret", private=True),
+            Entry("library/foo", private=True),
+        } == set(registry.search_entries.all())
+
+    @pytest.mark.parametrize("text", ["", "..", "a//b", "ü", "A"])
+    def test_with_a_name_that_none_can_have_is_not_there(self, registry, text):
+        assert None is registry.search_entries.look_up(text)

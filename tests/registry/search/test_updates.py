@@ -1,0 +1,179 @@
+"""From what happens in a registry to what its search finds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageUnavailable
+from docker_registry.registry import events
+from docker_registry.registry.names import RepositoryName, Tag
+from docker_registry.registry.search.index import Entry, SearchIndex, open_index
+from docker_registry.registry.search.updates import SearchUpdates
+from tests.registry.conftest import NAME, OTHER
+
+
+class SlowIndex(SearchIndex):
+    """An index that answers when it is let, and fails when it was told to."""
+
+    def __init__(self):
+        self.told = []
+        self.free = threading.Event()
+        self.free.set()
+        self.errors = []
+
+    def put(self, entry):
+        self.free.wait(10)
+        if self.errors:
+            raise self.errors.pop()
+        self.told.append(entry)
+
+    def delete(self, name):
+        self.told.append(name)
+
+    def search(self, query, *, page=1, page_size=25, private=False):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def store():
+    """What the store would say about each name."""
+    return {}
+
+
+@pytest.fixture
+def index(tmp_path):
+    index = open_index("sqlalchemy", f"sqlite:///{tmp_path}/search.db")
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def slow():
+    return SlowIndex()
+
+
+def listen(index, store, sender):
+    updates = SearchUpdates(index, store.get, retry_seconds=0.01)
+    updates.connect(sender)
+    return updates
+
+
+def happens(store, signal, driver, name=NAME, **entry):
+    """Change the store, and tell whoever listens."""
+    if signal is events.repository_deleted:
+        del store[str(name)]
+    else:
+        store[str(name)] = Entry(str(name), **entry)
+    tag = {"tag": Tag.parse("latest")} if signal is events.tag_created else {}
+    events.announce(signal, driver, name=name, **tag)
+
+
+class TestARepository:
+    @pytest.mark.parametrize("signal", [events.repository_created, events.repository_updated, events.tag_created])
+    def test_is_found_after_its_push(self, index, store, driver, signal):
+        updates = listen(index, store, driver)
+        happens(store, signal, driver)
+
+        assert updates.flush()
+        assert 1 == index.search("acme/web").num_results
+
+    def test_is_not_found_once_it_is_deleted(self, index, store, driver):
+        updates = listen(index, store, driver)
+        happens(store, events.repository_created, driver)
+        assert updates.flush()
+        happens(store, events.repository_deleted, driver)
+
+        assert updates.flush()
+        assert 0 == index.search("acme/web").num_results
+
+    def test_is_hidden_once_it_is_private(self, index, store, driver):
+        updates = listen(index, store, driver)
+        happens(store, events.repository_created, driver)
+        happens(store, events.repository_updated, driver, private=True)
+
+        assert updates.flush()
+        assert 0 == index.search("acme/web").num_results
+        assert 1 == index.search("acme/web", private=True).num_results
+
+    def test_of_another_registry_is_not_ours(self, index, store, driver):
+        updates = listen(index, store, driver)
+        happens(store, events.repository_created, MemoryDriver())
+
+        assert updates.flush()
+        assert 0 == index.search("").num_results
+
+
+class TestAPush:
+    def test_does_not_wait_for_the_index(self, slow, store, driver):
+        slow.free.clear()
+        updates = listen(slow, store, driver)
+        began = time.monotonic()
+        for _ in range(1000):
+            happens(store, events.repository_created, driver)
+        took = time.monotonic() - began
+        slow.free.set()
+
+        assert updates.flush()
+        assert 1 > took
+        assert 2 >= len(slow.told)  # while the first was told, all the others became one
+
+    def test_never_fails_because_of_the_index(self, slow, store, driver, caplog):
+        slow.errors = [ZeroDivisionError("their mistake")]
+        updates = listen(slow, store, driver)
+        happens(store, events.repository_created, driver)
+        assert updates.flush()
+        happens(store, events.repository_created, driver, OTHER)
+
+        assert updates.flush()
+        assert [Entry(str(OTHER))] == slow.told
+        (record,) = caplog.records
+        assert "the search index was not told about acme/web" == record.getMessage()
+
+
+class TestAnIndexThatIsAway:
+    def test_is_told_everything_when_it_is_back(self, slow, store, driver, caplog):
+        caplog.set_level(logging.INFO)
+        slow.errors = [StorageUnavailable() for _ in range(5)]
+        updates = listen(slow, store, driver)
+        happens(store, events.repository_created, driver)
+        happens(store, events.repository_created, driver, OTHER)
+
+        assert updates.flush()
+        assert {Entry(str(NAME)), Entry(str(OTHER))} == set(slow.told)
+        assert ["WARNING", "INFO"] == [record.levelname for record in caplog.records]
+
+    def test_is_told_what_is_true_by_then(self, slow, store, driver):
+        slow.errors = [StorageUnavailable()]
+        slow.free.clear()
+        updates = listen(slow, store, driver)
+        happens(store, events.repository_created, driver)
+        happens(store, events.repository_deleted, driver)
+        slow.free.set()
+
+        assert updates.flush()
+        assert str(NAME) == slow.told[-1]
+
+    def test_does_not_fill_the_memory(self, slow, store, driver, monkeypatch):
+        monkeypatch.setattr("docker_registry.registry.search.updates._MAX_WAITING", 3)
+        slow.free.clear()
+        updates = listen(slow, store, driver)
+        for number in range(20):
+            happens(store, events.repository_created, driver, RepositoryName.parse(f"acme/n{number}"))
+        slow.free.set()
+
+        assert updates.flush()
+        assert 4 >= len(slow.told)
+
+    def test_is_not_waited_for_longer_than_asked(self, slow, store, driver):
+        slow.free.clear()
+        updates = listen(slow, store, driver)
+        happens(store, events.repository_created, driver)
+
+        assert not updates.flush(0.05)
+        slow.free.set()
+        assert updates.flush()
