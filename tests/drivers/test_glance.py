@@ -8,6 +8,7 @@ import requests
 pytest.importorskip("keystoneauth1", reason="keystoneauth1 is not installed")
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
+from docker_registry.drivers import testing_conditions
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.glance import GlanceDriver
 from docker_registry.drivers.testing import DriverSuite
@@ -51,6 +52,12 @@ class TestGlanceDriver(DriverSuite):
 
 @pytest.mark.slow
 class TestGlanceDriverWithLayersOnly(DriverSuite):
+    @pytest.fixture(autouse=True)
+    def few_rounds(self, monkeypatch):
+        # Glance takes a quarter of a second for every layer.
+        monkeypatch.setattr(testing_conditions, "ROUNDS", 4)
+        monkeypatch.setattr(testing_conditions, "RACERS", 10)
+
     @pytest.fixture
     def driver(self, glance_server, tmp_path):
         return LayersOnly(glance_url=glance_server.url, storage_path=str(tmp_path / "store"))
