@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+import sys
 import threading
 import time
 
@@ -12,6 +13,12 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
+from docker_registry.app import create_registry
+from docker_registry.config import CacheLru, Config, load_config
+from docker_registry.drivers.cached import CachedDriver
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
 from tests.client import Client
 from tests.redis_server import PASSWORD, own_redis
 from tests.server import Server
@@ -96,6 +103,37 @@ def at(moment, action):
 
 def log(server, text):
     return [line for line in server.log.read_text().splitlines() if text in line]
+
+
+class TestTheConfiguration:
+    def test_without_a_redis_means_no_cache(self):
+        assert isinstance(create_registry(Config(storage="memory")).driver, MemoryDriver)
+
+    def test_with_one_puts_it_in_front_of_the_store(self, tmp_path, redis):
+        config = load_config(
+            {
+                "STORAGE_PATH": str(tmp_path),
+                "CACHE_LRU_MAX_BYTES": "1000",
+                "SEARCH_BACKEND": "",
+                **redis.cache_environment,
+            }
+        )
+        driver = create_registry(config).driver
+        assert isinstance(driver, CachedDriver)
+        assert isinstance(driver.driver, FileDriver)
+        driver.put_content("a", b"x" * 1000)
+        driver.put_content("b", b"x" * 1001)
+        for path in ("a", "b"):
+            driver.get_content(path)
+        with redis.connect() as connection:
+            kept = [key for key in connection.keys("*:content:*") if connection.strlen(key) > 1000]
+        assert [True] == [key.endswith(b":content:a") for key in kept]
+        assert driver.driver.exists("docker/registry/v2/_identity")
+
+    def test_that_needs_a_library_says_so_at_the_start(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "redis", None)
+        with pytest.raises(ConfigError, match=r"^cache_lru.host: the library for Redis is missing; pip install "):
+            create_registry(Config(storage="memory", cache_lru=CacheLru(host="h")))
 
 
 class TestARedisInTrouble:
