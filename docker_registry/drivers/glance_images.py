@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from keystoneauth1.exceptions import ClientException, HttpError, NotFound
+from keystoneauth1.exceptions import CatalogException, ClientException, HttpError, NotFound
 from keystoneauth1.session import Session
 from requests import Response
 from requests.exceptions import RequestException
@@ -51,9 +51,12 @@ class GlanceImages:
         """
         self._session = session
         with _translated():
-            found = url or session.get_endpoint(service_type="image", region_name=region, interface=interface)
+            try:
+                found = url or session.get_endpoint(service_type="image", region_name=region, interface=interface)
+            except CatalogException:
+                found = None
         if not found:
-            raise StorageError("Keystone knows no image service in this region (glance_region_name, glance_url).")
+            raise StorageError("Keystone knows no Glance there (glance_region_name, glance_tenant_name, glance_url).")
         self._url = found.rstrip("/").removesuffix("/v2") + "/v2/images"
         self._ask("GET", "", params={"limit": 1})
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from keystoneauth1.exceptions import CatalogException
 from keystoneauth1.exceptions import ClientException as KeystoneError
 from keystoneauth1.exceptions import HttpError as KeystoneHttpError
 from requests.exceptions import RequestException
@@ -151,6 +152,10 @@ def translated() -> Iterator[None]:
         yield
     except ClientException as error:
         raise _in_our_words(error.http_status) from None
+    except CatalogException:
+        raise StorageError(
+            "Keystone knows no Swift there (swift_region_name, swift_endpoint_type, swift_tenant_name)."
+        ) from None
     except KeystoneHttpError as error:
         raise (StorageError(_REFUSED) if error.http_status < 500 else _away(error)) from None
     except (KeystoneError, *NETWORK_ERRORS) as error:
