@@ -20,7 +20,7 @@ from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, 
 from docker_registry.drivers.s3_bucket import Entry, S3Bucket
 from docker_registry.drivers.s3_client import Account, proxy_url
 from docker_registry.drivers.s3_multipart import Multipart
-from docker_registry.drivers.s3_signing import CloudFront, S3Signer, Signer
+from docker_registry.drivers.s3_signing import S3Signer, Signer
 from docker_registry.errors import (
     ConfigError,
     PathInvalid,
@@ -46,6 +46,9 @@ _CALLING_FORMATS: Final = {
 class S3Driver(StorageDriver):
     """A store in a bucket of S3."""
 
+    move_copies: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "/registry", "What every object's key begins with."),
         Setting("s3_bucket", help="The bucket; it must be there."),
@@ -64,7 +67,7 @@ class S3Driver(StorageDriver):
             "s3_part_bytes",
             int,
             16777216,
-            "Size of the parts of larger files; every upload needs three times as much memory.",
+            "Size of the parts of larger files; every upload needs memory for two, and for 32 MiB at least.",
             unit="bytes",
             minimum=5242880,
         ),
@@ -144,11 +147,11 @@ class S3Driver(StorageDriver):
         written = _written(s3_encrypt, s3_kms_key, s3_storage_class)
         self._bucket = S3Bucket(account.connect(), name, written=written, listed=self._root)
         self._multipart = Multipart(self._bucket, s3_part_bytes)
-        self._signer: Signer = (
-            CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
-            if cloudfront_base
-            else S3Signer(self._bucket, s3_redirect_seconds)
-        )
+        self._signer: Signer = S3Signer(self._bucket, s3_redirect_seconds)
+        if cloudfront_base:
+            from docker_registry.drivers.s3_cloudfront import CloudFront
+
+            self._signer = CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
         self._has_conditions: bool | None = None
         self._asking = threading.Lock()
 

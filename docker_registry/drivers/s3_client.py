@@ -8,6 +8,8 @@ from the files of the boto of old, ``/etc/boto.cfg`` and ``~/.boto``::
     aws_access_key_id = …
     aws_secret_access_key = …
     s3_host = rgw.example.org
+
+Of boto3 only what lies below it is imported, botocore, which makes every worker smaller by some MiB.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import boto3
 from botocore import exceptions
 from botocore.config import Config
+from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
 from docker_registry.drivers.base import Bytes
@@ -122,7 +124,7 @@ class Account:
         endpoint, region = self._place()
         with translated():
             try:
-                client = boto3.session.Session().client(
+                client = _session().create_client(
                     "s3",
                     aws_access_key_id=self.access_key,
                     aws_secret_access_key=self.secret_key,
@@ -242,8 +244,16 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     params["headers"]["Content-MD5"] = content_md5(params["body"])
 
 
+def _session() -> Session:
+    """Make a session that knows where S3 is, and forgets the other 300 services, which take 4 MiB in every worker."""
+    session = Session()
+    for partition in session.get_component("data_loader").load_data("endpoints")["partitions"]:
+        partition["services"] = {"s3": partition["services"].get("s3", {})}
+    return session
+
+
 def _default_region() -> str:
-    return boto3.session.Session().region_name or "us-east-1"
+    return Session().get_config_variable("region") or "us-east-1"
 
 
 def _boto_files() -> configparser.RawConfigParser:

@@ -21,8 +21,8 @@ from docker_registry.threads import in_thread
 
 #: How many parts S3 takes (S3 User Guide, "Amazon S3 multipart upload limits").
 _MOST_PARTS: Final = 10_000
-#: Each part under way is in memory, with one more that is being received.
-_UPLOADS_AT_ONCE: Final = 2
+#: What the parts of one upload may take of the memory: those under way, and one that is being received.
+_UPLOAD_MEMORY_BYTES: Final = 32 * 1024 * 1024
 _COPIES_AT_ONCE: Final = 8
 #: What is larger is copied by parts: faster, and from 5 GiB on the only way.
 COPY_PART_BYTES: Final = 256 * 1024 * 1024
@@ -40,6 +40,7 @@ class Multipart:
         """
         self._bucket = bucket
         self._part_bytes = part_bytes
+        self._uploads_at_once = max(1, _UPLOAD_MEMORY_BYTES // part_bytes - 1)
 
     def write(self, key: str, blocks: Iterable[Bytes]) -> int:
         """
@@ -48,17 +49,18 @@ class Multipart:
         Returns:
             Its size in bytes.
         """
-        contents = _joined(blocks, self._part_bytes)
+        used: list[bytearray] = []
+        contents = _joined(blocks, self._part_bytes, used)
         content = next(contents, bytearray())
         size = len(content)
         if size < self._part_bytes:
             self._bucket.put(key, content)
             return size
-        with _Upload(self._bucket, key, _UPLOADS_AT_ONCE) as upload:
-            upload.send(content)
+        with _Upload(self._bucket, key, self._uploads_at_once) as upload:
+            upload.send(content, used)
             for content in contents:
                 size += len(content)
-                upload.send(content)
+                upload.send(content, used)
             upload.complete(size)
         return size
 
@@ -140,9 +142,9 @@ class _Upload:
             except StorageError:  # what failed is on its way to the caller; the sweep comes later
                 return
 
-    def send(self, content: bytearray) -> None:
-        """Upload the next part, while the caller goes on."""
-        self._start(self._send, content)
+    def send(self, content: bytearray, used: list[bytearray]) -> None:
+        """Upload the next part, while the caller goes on; *used* gets it when nobody needs it any more."""
+        self._start(self._send, content, used)
 
     def copy(self, source: Entry, start: int, end: int) -> None:
         """Let S3 copy bytes of an object as the next part."""
@@ -169,10 +171,11 @@ class _Upload:
             self._parts.append(self._under_way.popleft().result())
         self._under_way.append(self._threads.submit(work, number, *args))
 
-    def _send(self, number: int, content: bytearray) -> Part:
+    def _send(self, number: int, content: bytearray, used: list[bytearray]) -> Part:
         md5 = in_thread(content_md5, content)
         with translated():
             sent = self._bucket.client.upload_part(**self._place, PartNumber=number, Body=content, ContentMD5=md5)
+        used.append(content)
         return {"PartNumber": number, "ETag": sent["ETag"]}
 
     def _copy(self, number: int, source: Entry, start: int, end: int) -> Part:
@@ -195,17 +198,28 @@ def _abort(bucket: S3Bucket, key: str, upload_id: str) -> None:
         return
 
 
-def _joined(blocks: Iterable[Bytes], size: int) -> Iterator[bytearray]:
-    """Join blocks to contents of one size, the last one shorter; each is yielded as soon as it is full."""
-    content = bytearray()
+def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterator[bytearray]:
+    """
+    Join blocks to contents of one size, the last one shorter; each is yielded as soon as it is full.
+
+    Args:
+        used: contents that nobody needs any more, to be written over: the memory of a process never shrinks as fast as
+            it grows.
+    """
+    content, filled = bytearray(), 0
     for block in blocks:
         rest = memoryview(block)
         while rest:
-            room = size - len(content)
-            content += rest[:room]
-            rest = rest[room:]
-            if len(content) == size:
+            some = rest[: size - filled]
+            if filled < len(content):
+                memoryview(content)[filled : filled + len(some)] = some
+            else:
+                content += some
+            filled += len(some)
+            rest = rest[len(some) :]
+            if filled == size:
                 yield content
-                content = bytearray()
-    if content:
+                content, filled = used.pop() if used else bytearray(), 0
+    if filled:
+        del content[filled:]
         yield content

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from docker_registry.drivers.s3 import S3Driver
-from docker_registry.drivers.s3_signing import CloudFront
+from docker_registry.drivers.s3_cloudfront import CloudFront
 from docker_registry.errors import ConfigError
 from tests.seaweedfs import seaweedfs
 
