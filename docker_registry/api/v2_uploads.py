@@ -26,7 +26,10 @@ def blueprint(registry: Registry) -> Blueprint:
         if "digest" in request.args:
             return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        return _progress(name, registry.uploads.start(name, algorithm), 202)
+        response = _progress(name, registry.uploads.start(name, algorithm), 202)
+        if registry.driver.min_chunk_bytes is not None:  # smaller ones are taken too
+            response.headers["OCI-Chunk-Min-Length"] = str(registry.driver.min_chunk_bytes)
+        return response
 
     @bp.patch("/v2/<path:name>/blobs/uploads/<upload_id>")
     def append_chunk(name: RepositoryName, upload_id: str) -> Response:

@@ -77,6 +77,12 @@ class StorageDriver(ABC):
     #: Whether ``put_content(if_match=…)`` works, across processes and hosts.
     supports_if_match: ClassVar[bool] = False
 
+    #: Whether :meth:`move` copies all bytes, on whichever side: then what is written to its place at once is faster.
+    move_copies: ClassVar[bool] = False
+
+    #: Bytes of a chunk of an upload below which it costs more than it brings; None where any size is as good.
+    min_chunk_bytes: ClassVar[int | None] = None
+
     @abstractmethod
     def get_content(self, path: str) -> bytes:
         """Return all the bytes of a small file."""

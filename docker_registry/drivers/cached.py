@@ -63,6 +63,16 @@ class CachedDriver(StorageDriver):
         """Whether the store has conditional puts."""
         return self.driver.supports_if_match
 
+    @property
+    def move_copies(self) -> bool:  # type: ignore[override]
+        """Whether the store copies what it moves."""
+        return self.driver.move_copies
+
+    @property
+    def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
+        """Which chunks are too small for the store."""
+        return self.driver.min_chunk_bytes
+
     # ----------------------------------------------------------------------------------------------- reading
 
     def get_content(self, path: str) -> bytes:

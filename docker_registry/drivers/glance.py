@@ -45,6 +45,9 @@ _MAX_TRIES: Final = 1000
 class GlanceDriver(StorageDriver):
     """A store in Glance and another driver."""
 
+    move_copies: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting(
             "storage_alternate",

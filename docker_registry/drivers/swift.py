@@ -29,6 +29,9 @@ _RESERVED: Final = ".docker-registry"
 class SwiftDriver(StorageDriver):
     """A store in a container of Swift."""
 
+    move_copies: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "/registry", "What every object's name begins with."),
         Setting("swift_authurl", help="Address of Keystone (`…/v3`), or of TempAuth (`…/auth/v1.0`)."),

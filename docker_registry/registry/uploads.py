@@ -9,7 +9,8 @@ state and changes nothing::
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
 Nothing lies under ``blobs/`` before its digest is verified. One chunk, which is what docker, podman and skopeo send,
-is compared and moved; several are joined in one more pass over their bytes.
+is compared and moved; several are joined in one more pass over their bytes. Where a move would be a copy, a blob that
+comes in one request, with its digest, is written to its place at once, and published only when it is what was said.
 
 A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
 """
@@ -212,6 +213,14 @@ class Uploads:
         except UploadUnknown:
             return self._committed_before(name, digest, upload_id)
         self._check_start(upload, start)
+        if self._driver.move_copies and not upload.chunks:
+            try:
+                blob = self._put_straight(name, digest, body, length)
+            except DigestInvalid:
+                self._clean(name, upload_id)
+                raise
+            self._clean(name, upload_id)
+            return blob
         if body.length != 0 or not upload.chunks:  # the last bytes came with a PATCH before, mostly
             last, complete = self._receive(name, upload, body, length)
             if not complete:
@@ -229,6 +238,8 @@ class Uploads:
             DigestInvalid: the body is something else; nothing of it is kept.
             SizeInvalid: the body ended early; nothing of it is kept.
         """
+        if self._driver.move_copies:
+            return self._put_straight(name, digest, body)
         upload = Upload(str(uuid.uuid4()), digest.algorithm)
         chunk, complete = self._receive(name, upload, body, None)
         if not complete:
@@ -322,6 +333,14 @@ class Uploads:
         except PathNotFound:
             return ABSENT
 
+    def _put_straight(self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None) -> Blob:
+        """Write a whole blob to its place; there is nothing to be seen before its last byte was verified."""
+        intake = Intake(body, digest.algorithm, max_bytes=length)
+        self._driver.stream_write(layout.blob_data(digest), _verified(intake, digest, length))
+        if name is not None:
+            self._blobs.link(name, digest)
+        return self._blobs.stat_anywhere(digest)
+
     def _publish(self, name: RepositoryName | None, upload: Upload, digest: Digest) -> Blob:
         """Verify what the session holds, make it a blob of the repository, and end the session."""
         folder = layout.upload(name, upload.id)
@@ -389,3 +408,12 @@ class Uploads:
             self._driver.remove(path)
         except PathNotFound:
             pass
+
+
+def _verified(intake: Intake, digest: Digest, length: int | None) -> Iterator[memoryview]:
+    """Yield what comes, and refuse to end when it is not what was announced."""
+    yield from intake
+    if not intake.complete or length not in (None, intake.size):
+        raise SizeInvalid("The body ended early.")
+    if intake.digest != digest:
+        raise DigestInvalid(digest=str(digest), received=str(intake.digest))

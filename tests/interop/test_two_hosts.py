@@ -71,6 +71,10 @@ class TestTwoHosts:
         for _ in range(2):  # one answer of each
             assert image.contents == pull(client, name, "v1")
 
+    def test_say_which_chunks_are_too_small_for_the_store(self, client, name):
+        answer = client.request("POST", f"/v2/{name}/blobs/uploads/", 202)
+        assert 5 * 1024 * 1024 == int(answer.headers["OCI-Chunk-Min-Length"])
+
     def test_see_each_others_tags_at_once(self, hosts, name):
         with contextlib.ExitStack() as stack:
             first, second = (stack.enter_context(Client(host.url)) for host in hosts)

@@ -358,3 +358,70 @@ class TestTwoRequestsThatEnterAChunkAtOnce:
         with pytest.raises(PreconditionFailed):
             driver.put_content(path, b"{}", if_match="another")
         assert 1 == uploads.get(NAME, upload.id).size
+
+
+class Far(MemoryDriver):
+    """A store that copies what it moves."""
+
+    move_copies = True
+    moved = 0
+
+    def move(self, source, target):
+        self.moved += 1
+        super().move(source, target)
+
+
+class TestAStoreThatCopiesWhatItMoves:
+    """A blob that comes in one request is written to its place at once."""
+
+    @pytest.fixture
+    def driver(self):
+        return Far()
+
+    @pytest.fixture(params=["post", "put"])
+    def whole(self, request, uploads):
+        """Send a blob in one request."""
+
+        def send(digest, body):
+            if request.param == "post":
+                return uploads.put(NAME, digest, body)
+            return uploads.commit(NAME, uploads.start(NAME).id, digest, body)
+
+        return send
+
+    def test_moves_nothing(self, whole, driver, blobs):
+        assert 10 == whole(GOOD, Content(b"good bytes")).size
+        assert 0 == driver.moved
+        assert b"good bytes" == blobs.get(GOOD)
+        assert blobs.stat(NAME, GOOD)
+        assert {layout.blob_data(GOOD), layout.layer_link(NAME, GOOD)} == set(files(driver))
+
+    def test_keeps_nothing_that_is_not_what_was_said(self, whole, driver):
+        with pytest.raises(DigestInvalid):
+            whole(GOOD, Content(b"evil bytes"))
+        assert [] == files(driver)
+
+    def test_shows_nothing_of_what_was_cut_off(self, whole, blobs):
+        with pytest.raises(SizeInvalid):
+            whole(GOOD, CutOff(b"good", 10))
+        with pytest.raises(BlobUnknown):
+            blobs.stat_anywhere(GOOD)
+
+    def test_may_take_it_again_after_it_was_cut_off(self, uploads):
+        upload = uploads.start(NAME)
+        with pytest.raises(SizeInvalid):
+            uploads.commit(NAME, upload.id, GOOD, CutOff(b"good", 10))
+        assert 10 == uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes")).size
+        assert 10 == uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes")).size  # the answer was lost
+
+    def test_moves_a_chunk(self, uploads, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good bytes"))
+        assert 10 == uploads.commit(NAME, upload.id, GOOD, NOTHING).size
+        assert 1 == driver.moved
+
+    def test_joins_a_chunk_with_the_last_bytes(self, uploads, blobs):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good "))
+        uploads.commit(NAME, upload.id, GOOD, Content(b"bytes"))
+        assert b"good bytes" == blobs.get(GOOD)
