@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
+from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cached import CachedDriver
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file_tree import RESERVED
@@ -38,6 +39,12 @@ def cached(driver, server, identity, **options):
 @pytest.fixture
 def identity():
     return secrets.token_hex(8)
+
+
+class TestADriverWithACache:
+    def test_passes_everything_on_that_a_driver_can_do(self):
+        verbs = {name for name in vars(StorageDriver) if not name.startswith("_")} - {"settings"}
+        assert verbs <= set(vars(CachedDriver))
 
 
 class TestAMemoryDriverWithACache(DriverSuite):
