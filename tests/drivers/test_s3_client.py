@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
+from docker_registry import flavors
+from docker_registry.config_text import reference
 from docker_registry.drivers.s3 import S3Driver
 from docker_registry.drivers.s3_client import Account, proxy_url
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
@@ -14,6 +18,7 @@ from tests.seaweedfs import READER_KEY, READER_SECRET, seaweedfs
 
 __all__ = ["seaweedfs"]
 
+ROOT = Path(__file__).parent.parent.parent
 KEYS = {"access_key": "key", "secret_key": "secret"}
 
 
@@ -180,3 +185,12 @@ class TestAnEndpoint:
     def test_is_in_the_region_that_boto3_reads_by_itself(self, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
         assert "https://s3.ap-south-1.amazonaws.com" == Account(**KEYS).connect().meta.endpoint_url
+
+
+class TestTheDocumentation:
+    def test_has_every_setting_as_its_row_says(self):
+        sample = flavors.read(flavors.folder() / flavors.SAMPLE)
+        _, _, table = reference({"s3": S3Driver.settings}, {"s3": sample["s3"]}).partition("### With `storage: s3`\n\n")
+        # On a difference, put what stands in `table` at the end of the file.
+        assert table
+        assert table in (ROOT / "docs/s3.md").read_text()

@@ -1,0 +1,58 @@
+"""What a worker takes of the memory for what it keeps in S3, and that it goes on meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import requests
+
+pytest.importorskip("boto3", reason="boto3 is not installed")
+
+from tests.client import Client
+from tests.interop.test_s3 import environment
+from tests.processes import children, memory_bytes
+from tests.seaweedfs import seaweedfs
+from tests.server import Server
+from tests.test_memory import Noise
+
+__all__ = ["seaweedfs"]
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def server(seaweedfs, tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("memory") / "store", **environment(seaweedfs.options())) as server:
+        yield server
+
+
+class TestAWorker:
+    @pytest.mark.parametrize(
+        "size", [128 * MIB, pytest.param(5 * 1024 * MIB, marks=pytest.mark.slow)], ids=["128 MiB", "5 GiB"]
+    )
+    def test_stays_below_a_hundred_mebibytes(self, server, size):
+        (pid,) = children(server.process.pid)
+        with Client(server.url) as client:
+            digest = client.push_stream("lab/memory", Noise(size))
+            assert size == client.pull_blob("lab/memory", digest)
+        assert memory_bytes(pid, "VmHWM") < 100 * MIB, f"{memory_bytes(pid, 'VmHWM') / MIB:.1f} MiB"
+
+    def test_answers_others_while_it_waits_for_the_store(self, server):
+        waits, ended = [], threading.Event()
+
+        def push():
+            with Client(server.url) as client:
+                client.push_stream("lab/busy", Noise(96 * MIB))
+            ended.set()
+
+        pusher = threading.Thread(target=push)
+        pusher.start()
+        while not ended.wait(0.05):
+            begun = time.monotonic()
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+            waits.append(time.monotonic() - begun)
+        pusher.join()
+        print(f"{len(waits)} answers meanwhile, the slowest after {max(waits):.3f} s")
+        assert sorted(waits)[len(waits) // 2] < 0.2
