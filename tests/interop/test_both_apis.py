@@ -9,6 +9,7 @@ import itertools
 import json
 import lzma
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,36 @@ class TestATreeOfDistribution:
         with Server(tmp_path / "store", workers=2) as server, OldDocker(server.url) as old:
             for name, each in (("short", image), ("acme/deep/er", index.images[0])):
                 assert [gzip.decompress(layer) for layer in each.layers] == pulled_tars(old, name, "v1")
+
+
+class TestManyAtOnce:
+    def test_ask_for_an_image_that_nobody_has_asked_for(self, tmp_path):
+        store = trees.copy("registry-0.7.1", tmp_path / "store")
+        with Server(store, workers=4) as server, ThreadPoolExecutor(32) as threads:
+
+            def pull_it(_):
+                with Client(server.url) as client:
+                    return client.get_manifest("acme/web", "latest")
+
+            assert 1 == len(set(threads.map(pull_it, range(64))))
+
+    def test_push_to_one_tag_by_either_api(self, tmp_path):
+        made = [(old_images(), make_image(f"many {number}", layers=1, layer_bytes=1000)) for number in range(8)]
+        with Server(tmp_path / "store", workers=4) as server, ThreadPoolExecutor(16) as threads:
+
+            def push_old(number):
+                with OldDocker(server.url) as old:
+                    old.push("lab/many", "v1", *made[number][0])
+
+            def push_new(number):
+                with Client(server.url) as client:
+                    push(client, "lab/many", "v1", made[number][1])
+
+            pushes = [threads.submit(each, number) for number in range(8) for each in (push_old, push_new)]
+            for each in pushes:
+                each.result()
+            with Client(server.url) as client, OldDocker(server.url) as old:
+                layers = client.get_manifest("lab/many", "v1").document["layers"]
+                tars = [unpack(client.get_blob("lab/many", layer["digest"])) for layer in layers]
+                assert tars == pulled_tars(old, "lab/many", "v1")
+                assert ["v1"] == client.tags("lab/many")
