@@ -61,6 +61,8 @@ class GlanceDriver(StorageDriver):
         Setting("glance_user", help="User name; `swift_user` when unset."),
         Setting("glance_password", help="Its password; `swift_password` when unset.", secret=True),
         Setting("glance_tenant_name", help="The project; `swift_tenant_name` when unset."),
+        Setting("glance_user_domain", help="Domain of the user; `swift_user_domain` when unset."),
+        Setting("glance_project_domain", help="Domain of the project; `swift_project_domain` when unset."),
         Setting("glance_region_name", help="The region; `swift_region_name` when unset."),
         *(
             replace(setting, default=None) if setting.name == "storage_path" else setting
@@ -78,6 +80,8 @@ class GlanceDriver(StorageDriver):
         glance_user: str | None = None,
         glance_password: str | None = None,
         glance_tenant_name: str | None = None,
+        glance_user_domain: str | None = None,
+        glance_project_domain: str | None = None,
         glance_region_name: str | None = None,
         **swift: Any,
     ) -> None:
@@ -97,8 +101,8 @@ class GlanceDriver(StorageDriver):
             user=glance_user or swift.get("swift_user") or "",
             password=glance_password or swift.get("swift_password") or "",
             project=glance_tenant_name or swift.get("swift_tenant_name"),
-            user_domain=swift.get("swift_user_domain", "Default"),
-            project_domain=swift.get("swift_project_domain", "Default"),
+            user_domain=glance_user_domain or swift.get("swift_user_domain", "Default"),
+            project_domain=glance_project_domain or swift.get("swift_project_domain", "Default"),
             cacert=swift.get("swift_cacert"),
             insecure=swift.get("swift_insecure", False),
             timeout_seconds=swift.get("swift_timeout", 60),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import requests
 
 pytest.importorskip("keystoneauth1", reason="keystoneauth1 is not installed")
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
+from docker_registry import flavors
+from docker_registry.config_text import reference
 from docker_registry.drivers import testing_conditions
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.glance import GlanceDriver
+from docker_registry.drivers.swift import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests import processes
@@ -219,3 +224,13 @@ class TestAFaultyGlance:
     def test_of_which_nothing_is_set_says_so(self, tmp_path):
         with pytest.raises(ConfigError, match="neither glance_url nor glance_authurl is set"):
             GlanceDriver(storage_path=str(tmp_path))
+
+
+class TestThePageOfOpenStack:
+    @pytest.mark.parametrize("own", [SwiftDriver.settings, GlanceDriver.settings], ids=["swift", "glance"])
+    def test_has_every_setting_as_its_row_says(self, own):
+        sample = flavors.read(flavors.folder() / flavors.SAMPLE)
+        tables = reference({"any": own}, sample)
+        page = (Path(__file__).parent.parent.parent / "docs" / "openstack.md").read_text()
+        rows = {row for row in tables.partition("storage: any")[2].splitlines() if row.startswith("| `")}
+        assert [] == [row for row in rows if row not in page and not row.startswith("| `storage_path`")]
