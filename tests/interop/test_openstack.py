@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import requests
 
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
@@ -21,7 +22,7 @@ FROM = "--src-tls-verify=false"
 @pytest.fixture(scope="module", params=["swift", "glance", "glance-swift"])
 def server(request, tmp_path_factory):
     """Two workers on one store."""
-    environment = {"SETTINGS_FLAVOR": request.param}
+    environment = {"SETTINGS_FLAVOR": request.param, "STORAGE_REDIRECT": "true", "OS_TEMP_URL_KEY": "k3y"}
     if "swift" in request.param:
         options = request.getfixturevalue("swift_server").options
         environment |= {
@@ -38,6 +39,15 @@ def server(request, tmp_path_factory):
 
 
 class TestARegistryOnOpenStack:
+    def test_sends_clients_to_swift_where_it_has_the_layer(self, server, name):
+        content = name.encode() * 100_000
+        with Client(server.url) as client:
+            digest = client.push_blob(name, content)
+            in_swift = server.environment["SETTINGS_FLAVOR"] == "swift"
+            url = f"{server.url}/v2/{name}/blobs/{digest}"
+            assert (307 if in_swift else 200) == requests.get(url, allow_redirects=False, timeout=60).status_code
+            assert content == client.get_blob(name, digest)
+
     def test_takes_and_gives_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
         image = make_image(name, layers=3)
         skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
