@@ -1,0 +1,100 @@
+"""
+A server that is killed under pushes of API V1 keeps every image that it acknowledged, and serves none in part.
+
+``CRASH_SEED=…`` repeats the images and the moments of a run; which instruction the signal meets is up to the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+
+import pytest
+
+from tests.api.v1 import Docker, done
+from tests.client import Client
+from tests.crash.old_pushers import TAG, OldPusher, make_chain
+from tests.crash.test_sigkill import MAX_LIFE_SECONDS, check_blobs_of_store
+from tests.images import pull
+from tests.server import Server
+
+PUSHERS = 4
+
+
+@pytest.fixture
+def seed():
+    seed = os.environ.get("CRASH_SEED") or secrets.token_hex(4)
+    print(f"CRASH_SEED={seed}")
+    return seed
+
+
+def check_image(docker, image):
+    """An image is there, whole."""
+    assert image.payload == done(docker.get(f"/images/{image.text}/json"), 200).content
+    assert image.layer == done(docker.get(f"/images/{image.text}/layer"), 200).content
+
+
+def check_unfinished(docker, image):
+    """An image that nobody was promised is whole, or not served."""
+    answer = docker.get(f"/images/{image.text}/layer")
+    if answer.status_code == 200:
+        check_image(docker, image)
+    else:
+        assert answer.status_code in (400, 404)
+
+
+def check_life(docker, client, pusher):
+    """Check what one client knows of the life before a crash, repeat its last push, and return what is tagged."""
+    promises = pusher.promises
+    for image in promises.images.values():
+        check_image(docker, image)
+    for image in promises.chain:
+        if image.text not in promises.images:
+            check_unfinished(docker, image)
+    tags = docker.get(f"/repositories/{pusher.name}/tags")
+    tagged = tags.json().get(TAG) if tags.status_code == 200 else None
+    assert tagged in (promises.tagged, promises.tagging)
+    assert tagged is not None or promises.tagged is None
+    if not promises.chain:
+        return tagged
+    docker.push(pusher.name, TAG, *promises.chain)
+    assert [image.layer for image in promises.chain] == [layer for _, _, layer in docker.pull(pusher.name, TAG)]
+    pull(client, pusher.name, TAG)  # the same by API V2, verified
+    return promises.chain[-1].text
+
+
+class TestAServerThatIsKilled:
+    @pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
+    def test_keeps_what_it_acknowledged_and_serves_nothing_unverified(self, tmp_path, rounds, seed):
+        moments = random.Random(seed)
+        server = Server(tmp_path / "store", workers=2)
+        tagged = dict.fromkeys(f"crash/old{number}" for number in range(PUSHERS))
+        promised = 0
+        server.start()
+        try:
+            for number in range(rounds):
+                born = time.time()
+                pushers = [OldPusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
+                for pusher in pushers:
+                    pusher.start()
+                time.sleep(moments.uniform(0.01, MAX_LIFE_SECONDS))
+                server.kill()
+                for pusher in pushers:
+                    pusher.join()
+                server.start()
+                with Docker(server.url) as docker, Client(server.url) as client:
+                    for pusher in pushers:
+                        assert pusher.failure is None, f"CRASH_SEED={seed}, round {number}: {pusher.failure!r}"
+                        promised += len(pusher.promises.images)
+                        tagged[pusher.name] = check_life(docker, client, pusher)
+                check_blobs_of_store(server.store, since=born - 1)
+            check_blobs_of_store(server.store)
+        finally:
+            server.stop()
+        print(f"{rounds} crashes, {promised} images kept")
+        assert promised > rounds
+
+    def test_is_always_pushed_the_same_images(self):
+        assert make_chain("seed", 1) == make_chain("seed", 1)
