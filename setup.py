@@ -41,10 +41,16 @@ setup(
         # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
         "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
         "glance": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
+        # The storage driver of Google Cloud Storage; pure Python over requests, so it waits cooperatively.
+        "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
         "test": [
             "boto3>=1.36",
             "cryptography>=42",
             "flask-cors>=5",
+            "gcp-storage-emulator>=2026.6",
+            "google-auth>=2.38",
+            "google-cloud-storage>=3.1",
+            "google-crc32c>=1.6",
             "hypothesis>=6.100",
             "keystoneauth1>=5.4",
             "moto[s3]>=5.1",
@@ -71,6 +77,7 @@ setup(
         "console_scripts": ["docker-registry = docker_registry.cli:main"],
         "docker_registry.drivers": [
             "file = docker_registry.drivers.file:FileDriver",
+            "gcs = docker_registry.drivers.gcs:GcsDriver",
             "glance = docker_registry.drivers.glance:GlanceDriver",
             "memory = docker_registry.drivers.memory:MemoryDriver",
             "s3 = docker_registry.drivers.s3:S3Driver",

@@ -57,6 +57,18 @@ DRIVER_SETTINGS: Final = frozenset(
     """.split()  # noqa: SIM905 - fifty lines of quotes say less
 )
 
+_HMAC = "HMAC keys are no longer used: name the JSON key of a service account in gcs_credentials_file"
+
+#: Settings that a driver once took, and what it takes today.
+REPLACED: Final = {
+    "gcs": {
+        "gs_access_key": _HMAC,
+        "gs_secret_key": _HMAC,
+        "gs_secure": "it is always TLS, but where gcs_endpoint is http://…",
+        "oauth2": "google-auth finds credentials by itself when gcs_credentials_file is not set",
+    },
+}
+
 
 def why_ignored(name: str, storage: str) -> str | None:
     """
@@ -65,6 +77,8 @@ def why_ignored(name: str, storage: str) -> str | None:
     Args:
         storage: the name of the chosen driver.
     """
+    if name in REPLACED.get(storage, ()):
+        return REPLACED[storage][name]
     if name in DRIVER_SETTINGS:
         return f"the driver {storage} does not take it"
     return RETIRED.get(name)
