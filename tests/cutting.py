@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 
@@ -13,11 +14,13 @@ class CuttingProxy:
 
     Attributes:
         cut_after: so many bytes of an answer come through, its head included; None for all.
+        most_cuts: after so many everything comes through.
         cuts: how many answers were cut.
     """
 
     def __init__(self, server_port: int) -> None:
         self.cut_after: int | None = None
+        self.most_cuts: float = math.inf
         self.cuts = 0
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -45,7 +48,7 @@ class CuttingProxy:
         count = 0
         with source, target, contextlib.suppress(OSError):
             while some := source.recv(65536):
-                if is_answer and self.cut_after is not None:
+                if is_answer and self.cut_after is not None and self.cuts < self.most_cuts:
                     if some.startswith(b"HTTP/1.1"):
                         count = 0
                     count += len(some)

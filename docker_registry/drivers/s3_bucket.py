@@ -11,7 +11,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.s3_client import NETWORK_ERRORS, code_of, content_md5, in_our_words, translated
+from docker_registry.drivers.s3_client import NETWORK_ERRORS, code_of, content_md5, in_our_words, status_of, translated
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from docker_registry.threads import in_thread
 
@@ -19,8 +19,8 @@ _BLOCK_BYTES: Final = 256 * 1024
 _DELETED_AT_ONCE: Final = 1000
 #: A broken read is taken up again so often without a single byte in between.
 _RESUMES: Final = 3
-#: A change that S3 refuses because of another one at the very same moment is tried again so often.
-_CONFLICTS: Final = 10
+#: After these S3 is asked again that refused a conditional put because of another one at the very same moment.
+_CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: So long nobody looks again whether the bucket is still there.
 _TRUST_SECONDS: Final = 30
 _PAGE_KEYS: Final = 1000
@@ -98,27 +98,29 @@ class S3Bucket:
         """
         body = content if isinstance(content, bytes | bytearray) else bytes(content)
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
-        options = {**self.written, **condition, "ContentMD5": in_thread(content_md5, body)}
-        for conflicts in range(_CONFLICTS):
+        options = {**self.written, "ContentMD5": in_thread(content_md5, body)}
+        try:
+            with translated():
+                self._put(key, body, options, condition)
+        except PathNotFound:  # nothing lies there that could be replaced
+            raise PreconditionFailed from None
+
+    def _put(self, key: str, body: Bytes, options: Mapping[str, str], condition: Mapping[str, str]) -> None:
+        for pause in (*_CONFLICT_PAUSES_SECONDS, None):
             try:
-                with translated():
-                    try:
-                        self.client.put_object(Bucket=self.name, Key=key, Body=body, **options)
-                    except ClientError as error:
-                        if not condition or not self._was_mine(error, key, body):
-                            raise
-                return
-            except PathNotFound:  # nothing lies there that could be replaced
-                raise PreconditionFailed from None
-            except StorageUnavailable:
-                if not condition or conflicts == _CONFLICTS - 1:
+                self.client.put_object(Bucket=self.name, Key=key, Body=body, **options, **condition)
+            except ClientError as error:
+                if condition and self._was_mine(error, key, body):
+                    return
+                if not condition or pause is None or status_of(error) != 409:
                     raise
-                time.sleep(0.02 * 2 ** min(conflicts, 5))
+                time.sleep(pause)
+            else:
+                return
 
     def _was_mine(self, error: ClientError, key: str, body: Bytes) -> bool:
         """Tell whether a condition failed because an attempt before, of whose end we did not hear, succeeded."""
-        answer = error.response.get("ResponseMetadata", {})
-        if answer.get("HTTPStatusCode") != 412 or not answer.get("RetryAttempts"):
+        if status_of(error) != 412 or not error.response["ResponseMetadata"].get("RetryAttempts"):
             return False
         return bool(self.client.get_object(Bucket=self.name, Key=key)["Body"].read() == body)
 

@@ -209,9 +209,14 @@ def code_of(error: exceptions.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def status_of(error: exceptions.ClientError) -> int:
+    """Return the status of an answer; 0 of an error that is told inside a good one."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
 def in_our_words(error: exceptions.ClientError) -> StorageError:
     """Translate what S3 answers."""
-    code, status = code_of(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    code, status = code_of(error), status_of(error)
     if code in _ABSENT:
         return PathNotFound()
     if code in _FULL or status == 507:

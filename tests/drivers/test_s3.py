@@ -11,9 +11,10 @@ import requests
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
 from docker_registry.drivers import s3_bucket, s3_multipart
+from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.s3 import S3Driver
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from tests import programs
 from tests.cutting import CuttingProxy
 from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
@@ -240,18 +241,66 @@ class TestAStore:
         driver.close()
 
 
-class TestAReadThatBreaksOff:
-    @pytest.fixture
-    def proxy(self, seaweedfs):
-        with CuttingProxy(seaweedfs.port) as proxy:
-            yield proxy
+@pytest.fixture
+def proxy(seaweedfs):
+    with CuttingProxy(seaweedfs.port) as proxy:
+        yield proxy
 
+
+class ThroughTheProxy:
     @pytest.fixture
     def driver(self, options, proxy):
         driver = S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
         yield driver
         driver.close()
 
+
+class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
+    """S3 has done it, and is asked again."""
+
+    @pytest.fixture
+    def lost(self, driver, proxy):
+        """Do something whose first answer is lost."""
+
+        def lost(change):
+            proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10
+            change()
+            assert 1 == proxy.cuts
+
+        return lost
+
+    def test_is_done_under_its_condition(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
+        version = driver.get_versioned("a").version
+        lost(lambda: driver.put_content("a", b"2", if_match=version))
+        assert b"2" == driver.get_content("a")
+
+    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+        driver.put_content("a", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
+
+    def test_is_done_without_one(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"content"))
+        lost(lambda: driver.touch("a"))
+        lost(lambda: driver.remove("a"))
+        assert not driver.exists("a")
+
+    def test_completes_a_large_file(self, driver, lost, proxy, large, client):
+        def blocks():
+            yield large[: 12 * MIB]
+            yield large[12 * MIB :]
+
+        def forget(**_):
+            proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10
+
+        driver._bucket.client.meta.events.register("before-call.s3.CompleteMultipartUpload", forget)
+        assert len(large) == driver.stream_write("a", blocks())
+        assert (large, []) == (driver.get_content("a"), unfinished(client))
+        assert 1 == proxy.cuts
+
+
+class TestAReadThatBreaksOff(ThroughTheProxy):
     def test_goes_on_where_it_was(self, driver, proxy, large):
         driver.stream_write("a", [large])
         proxy.cut_after = 4 * MIB
