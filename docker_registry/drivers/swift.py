@@ -61,7 +61,7 @@ class SwiftDriver(StorageDriver):
             "swift_segment_bytes",
             int,
             16777216,
-            "Size of the segments of larger files; every upload needs as much memory.",
+            "Size of the segments of larger files; every upload needs twice as much memory.",
             unit="bytes",
             minimum=1048576,
         ),

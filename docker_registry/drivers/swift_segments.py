@@ -20,6 +20,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ class Segments:
                 self._container.put(name, buffer, size, etag=in_thread(_md5, buffer))
                 return size
             large.add(buffer)
+            large.finish()
         except BaseException:
             large.forget()
             raise
@@ -135,28 +137,45 @@ class _LargeObject:
         self._parts: list[dict[str, Any]] = []
         self._manifests: list[dict[str, Any]] = []
         self._count = 0
+        self._under_way: Future[dict[str, Any]] | None = None
+        self._thread = ThreadPoolExecutor(1, "swift-segment")
         self._most = container.capabilities.get("slo", {}).get("max_manifest_segments", _MANIFEST_SEGMENTS)
 
     def add(self, content: BytesIO) -> None:
-        """Keep the next segment."""
+        """Send the next segment; it goes on while the source is asked for more."""
+        self.finish()
+        self.size += content.tell()
+        self._under_way = self._thread.submit(self._put_segment, content, self._count)
+        self._count += 1
+
+    def _put_segment(self, content: BytesIO, number: int) -> dict[str, Any]:
+        size, name, md5 = content.tell(), self._segment(number), in_thread(_md5, content)
+        self._container.put(name, content, size, etag=md5)
+        return self._part(name, md5, size)
+
+    def finish(self) -> None:
+        """Wait for the segment under way."""
+        if self._under_way is None:
+            return
+        under_way, self._under_way = self._under_way, None
+        part = under_way.result()
         if len(self._parts) == self._most:
             self._fold()
-        size, name, md5 = content.tell(), f"{self._folder}{self._count:08}", in_thread(_md5, content)
-        self._count += 1
-        self._container.put(name, content, size, etag=md5)
-        self._parts.append(self._part(name, md5, size))
-        self.size += size
+        self._parts.append(part)
 
     def publish(self, name: str) -> None:
         """Let a file consist of these segments."""
+        self._thread.shutdown()
         if self._manifests:
             self._fold()
         self._put_manifest(name, self._manifests or self._parts)
 
     def forget(self) -> None:
         """Remove the segments of a file that will not be published; what cannot be removed now is swept later."""
+        self._thread.shutdown()  # else the one under way would come after
+        names = [self._segment(number) for number in range(self._count)]
         try:
-            self._container.delete_all([entry.name for entry in self._container.entries(self._folder)])
+            self._container.delete_all(names + [self._manifest(number) for number in range(len(self._manifests))])
         except StorageError:
             return
 
@@ -164,7 +183,7 @@ class _LargeObject:
         """Make one manifest of the segments so far, which the file's own manifest will name."""
         if len(self._manifests) == self._most:
             raise StorageError("The file is larger than Swift can keep.")
-        name = f"{self._folder}m{len(self._manifests):08}"
+        name = self._manifest(len(self._manifests))
         etag = self._put_manifest(name, self._parts)
         self._manifests.append(self._part(name, etag, sum(part["size_bytes"] for part in self._parts)))
         self._parts = []
@@ -175,6 +194,12 @@ class _LargeObject:
         return self._container.put(
             name, BytesIO(content), len(content), content_type=named, query_string="multipart-manifest=put"
         ).strip('"')
+
+    def _segment(self, number: int) -> str:
+        return f"{self._folder}{number:08}"
+
+    def _manifest(self, number: int) -> str:
+        return f"{self._folder}m{number:08}"
 
     def _part(self, name: str, etag: str, size: int) -> dict[str, Any]:
         return {"path": f"/{self._container.name}/{name}", "etag": etag, "size_bytes": size}
