@@ -13,13 +13,13 @@ class CuttingProxy:
     Passes bytes on, on a free port of loopback, for as long as a ``with`` lasts.
 
     Attributes:
-        cut_after: so many bytes of an answer come through, its head included; None for all.
+        cut_after: so many bytes of an answer come through, its head included.
         most_cuts: after so many everything comes through.
         cuts: how many answers were cut.
     """
 
     def __init__(self, server_port: int) -> None:
-        self.cut_after: int | None = None
+        self.cut_after: float = math.inf
         self.most_cuts: float = math.inf
         self.cuts = 0
         self._server_port = server_port
@@ -48,13 +48,13 @@ class CuttingProxy:
         count = 0
         with source, target, contextlib.suppress(OSError):
             while some := source.recv(65536):
-                if is_answer and self.cut_after is not None and self.cuts < self.most_cuts:
+                if is_answer and self.cuts < self.most_cuts and not some.startswith(b"HTTP/1.1 100"):
                     if some.startswith(b"HTTP/1.1"):
                         count = 0
                     count += len(some)
                     if count > self.cut_after:
                         self.cuts += 1
-                        target.sendall(some[: len(some) - (count - self.cut_after)])
+                        target.sendall(some[: len(some) - int(count - self.cut_after)])
                         break
                 target.sendall(some)
             for end in (source, target):
