@@ -3,6 +3,7 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 
 * Files go from the page cache to the socket by the kernel, without stopping other greenlets (gevent's own sendfile
   reads and sends 8 KiB at a time).
+* The head of an answer goes out together with the beginning of its body.
 * Bodies are received straight into the reader's buffer (:mod:`docker_registry.direct_body`).
 * A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
 * A client that is silent in the middle of a transfer is given up after a while, and one that is answered before it has
@@ -18,6 +19,7 @@ import socket as plain_socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
 import gevent
@@ -34,6 +36,15 @@ SLICE_BYTES: Final = 4 * 1024 * 1024
 #: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
 DRAIN_BYTES: Final = 1024 * 1024
 DRAIN_SECONDS: Final = 1.0
+
+#: A body, or the first block of it, that is joined with its head; a longer one costs more to copy than to send alone.
+JOINED_BYTES: Final = 64 * 1024
+
+#: What a line of the access log is made of when it shows no headers.
+_LOGGED: Final = (
+    "REMOTE_ADDR", "REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL", "PATH_INFO", "QUERY_STRING", "HTTP_REFERER",
+    "HTTP_USER_AGENT", "HTTP_AUTHORIZATION",
+)  # fmt: skip
 
 _TLS_HELLO: Final = b"\x16"
 
@@ -54,6 +65,33 @@ class TransferSocket(socket.socket):
     """
 
     file_bytes = 0
+    _holds_next = False
+    _held = b""
+
+    def begin_answer(self) -> None:
+        """Keep what is sent next, the head of an answer, until there is more to be sent with it."""
+        self._holds_next = True
+
+    def end_answer(self) -> None:
+        """Send what is kept: there is no more."""
+        self._holds_next = False
+        if self._held:
+            head, self._held = self._held, b""
+            super().sendall(head)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all of *data*, after the head of the answer if that was kept."""
+        if self._holds_next:
+            self._holds_next = False
+            self._held = bytes(data)
+            return
+        if self._held:
+            head, self._held = self._held, b""
+            if len(data) <= JOINED_BYTES:
+                data = head + bytes(data)
+            else:
+                super().sendall(head, plain_socket.MSG_MORE)
+        super().sendall(data, flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """
@@ -62,6 +100,9 @@ class TransferSocket(socket.socket):
         Raises:
             OSError: the client went away or stopped reading, or the file is shorter than was announced.
         """
+        if self._held:
+            head, self._held = self._held, b""
+            super().sendall(head, plain_socket.MSG_MORE)  # the kernel waits for the file's first bytes
         source, target = file.fileno(), self.fileno()
         left = os.fstat(source).st_size - offset if count is None else count
         sent = 0
@@ -85,6 +126,9 @@ class AccessLog(Logger):  # type: ignore[misc]
     def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
         """Return what the line of a request may be made of."""
         sent = resp.sent + getattr(resp.sock, "file_bytes", 0)
+        if "{" not in self.cfg.access_log_format:  # headers, of which gunicorn would make copies for every line
+            req, environ = (), {name: environ[name] for name in _LOGGED if name in environ}
+            resp = SimpleNamespace(status=resp.status, sent=sent, headers=())
         return {**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent}
 
 
@@ -131,9 +175,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         req.should_close = lambda: should_close() or body.left_bytes > DRAIN_BYTES
         sock.settimeout(self.silence_seconds)
         sock.file_bytes = 0
+        sock.begin_answer()
         goes_on = True
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            try:
+                super().handle_request(listener_name, req, sock, addr)
+            finally:
+                sock.end_answer()
         except StopIteration:
             goes_on = False
         except TimeoutError:  # gunicorn would take it for a mistake of ours and log a traceback

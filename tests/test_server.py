@@ -146,7 +146,11 @@ class TestTheLog:
 
     def test_names_every_request_once(self, server):
         requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
-        assert 1 == server.log.read_text().count('"GET /v2/a/tags/list HTTP/1.1" 404')
+        line = '"GET /v2/a/tags/list HTTP/1.1" 404'
+        deadline = time.monotonic() + 10
+        while line not in server.log.read_text() and time.monotonic() < deadline:  # it is written after the answer
+            time.sleep(0.05)
+        assert 1 == server.log.read_text().count(line)
 
 
 class TestAFullDisk:

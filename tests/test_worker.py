@@ -152,6 +152,23 @@ class TestAFile:
         assert received < len(content)
 
 
+class TestAnAnswer:
+    def test_comes_in_one_piece(self, connect):
+        connection = connect()
+        for _ in range(3):
+            connection.sendall(get("/v2/"))
+            assert connection.recv(65536).endswith(b"\r\n\r\n{}\n")
+
+    @pytest.mark.parametrize("method", ["HEAD", "PUT"])
+    def test_without_a_body_is_not_kept_back(self, connect, method):
+        connection = connect()
+        for _ in range(3):
+            connection.sendall(get("/v2/", "Content-Length: 0", method=method))
+            status, headers, body = answer_of(connection, method)
+            assert (200 if method == "HEAD" else 405) == status
+            assert (int(headers["Content-Length"]) if method != "HEAD" else 0) == len(body)
+
+
 class TestAConnection:
     def test_goes_on_after_answers_without_a_body(self, server, connect):
         connection, upload = connect(), start_upload(server)
