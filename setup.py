@@ -41,9 +41,12 @@ setup(
         # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
         "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
         "glance": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
+        # The storage driver of Azure Blob Storage; pure Python over requests, so it waits cooperatively.
+        "azure": ["azure-storage-blob>=12.24", "requests>=2.32"],
         # The storage driver of Google Cloud Storage; pure Python over requests, so it waits cooperatively.
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
         "test": [
+            "azure-storage-blob>=12.24",
             "boto3>=1.36",
             "cryptography>=42",
             "flask-cors>=5",
@@ -76,6 +79,7 @@ setup(
     entry_points={
         "console_scripts": ["docker-registry = docker_registry.cli:main"],
         "docker_registry.drivers": [
+            "azureblob = docker_registry.drivers.azureblob:AzureBlobDriver",
             "file = docker_registry.drivers.file:FileDriver",
             "gcs = docker_registry.drivers.gcs:GcsDriver",
             "glance = docker_registry.drivers.glance:GlanceDriver",

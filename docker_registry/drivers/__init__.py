@@ -17,10 +17,17 @@ _OWN: Final = {
     "memory": "docker_registry.drivers.memory:MemoryDriver",
 }
 
-_ALIASES: Final = {"local": "file"}
+_ALIASES: Final = {"azure": "azureblob", "local": "file"}
 
-#: Drivers whose libraries not everyone needs.
-_EXTRAS: Final = ("azure", "gcs", "glance", "s3", "swift")
+#: Drivers whose libraries not everyone needs, and the extras that bring them.
+_EXTRAS: Final = {
+    "azure": "azure",
+    "azureblob": "azure",
+    "gcs": "gcs",
+    "glance": "glance",
+    "s3": "s3",
+    "swift": "swift",
+}
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -58,5 +65,5 @@ def _advice(name: str) -> str:
     if name == "elliptics":
         return "nothing is published for Elliptics any more, docs/drivers.md says how to write a driver"
     if name in _EXTRAS:
-        return f"try pip install 'docker-registry[{name}]'"
+        return f"try pip install 'docker-registry[{_EXTRAS[name]}]'"
     return f"try pip install docker-registry-driver-{name}"

@@ -11,6 +11,7 @@ A version is a generation; conditional puts are those of Google (``ifGenerationM
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -154,18 +155,13 @@ class GcsDriver(StorageDriver):
         while old.key != new:
             try:
                 self._bucket.copy(old, new)
-            except PreconditionFailed:
-                old = self._head(source)
-                continue
-            except PathNotFound:
-                raise PathNotFound(path=source) from None
-            try:
-                self._bucket.delete(old.key, old.generation)
+                with suppress(PathNotFound):  # somebody else was faster
+                    self._bucket.delete(old.key, old.generation)
             except PreconditionFailed:  # somebody wrote it meanwhile: that comes along
                 old = self._head(source)
                 continue
             except PathNotFound:
-                pass
+                raise PathNotFound(path=source) from None
             return
 
     def touch(self, path: str) -> None:

@@ -1,0 +1,175 @@
+"""
+From settings to a container of Azure Blob Storage, and what its client raises in our words.
+
+The client is azure-storage-blob over requests: all Python on plain sockets, so under gevent a request that waits lets
+the others go on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import requests
+from azure.core import exceptions
+from azure.core.pipeline.transport import RequestsTransport
+from azure.storage.blob import ContainerClient, LinearRetry
+from requests.adapters import HTTPAdapter
+
+from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+
+#: A request is sent so often, about a second after the one before.
+_ATTEMPTS: Final = 4
+_CONNECT_SECONDS: Final = 10
+#: More requests at once than this are served too, over connections that are closed after them.
+_CONNECTIONS: Final = 256
+#: What is read with one request.
+READ_BYTES: Final = 2 * 1024 * 1024
+
+_REFUSED: Final = "Azure refuses the credentials (azure_storage_account_name, azure_storage_account_key)"
+_PHRASES: Final = {
+    "AccountIsDisabled": "The account of azure_storage_account_name is disabled",
+    "AuthenticationFailed": _REFUSED,
+    "ContainerDisabled": "The container of azure_storage_container is disabled",
+    "ContainerNotFound": "Azure has no container of the name in azure_storage_container",
+    "InvalidAuthenticationInfo": _REFUSED,
+    "InvalidResourceName": "The name of the container (azure_storage_container) is not one that Azure can have",
+}
+_BUSY: Final = {
+    "ContainerBeingDeleted",
+    "InvalidBlobOrBlock",  # another upload of the same file came between
+    "InvalidBlockList",
+    "OperationTimedOut",
+    "ServerBusy",
+}
+_ABSENT: Final = {"BlobNotFound", "CannotVerifyCopySource", "ResourceNotFound"}
+_CHANGED: Final = {"BlobAlreadyExists", "ConditionNotMet", "SourceConditionNotMet", "TargetConditionNotMet"}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the key
+class Account:
+    """
+    Whose containers they are, and where.
+
+    Attributes:
+        key: in Base64; with it URLs can be signed.
+        signature: a shared access signature, in place of the key.
+        endpoint: URL of the blob service.
+        timeout_seconds: how long it may be silent.
+    """
+
+    name: str | None = None
+    key: str | None = None
+    signature: str | None = None
+    endpoint: str | None = None
+    use_https: bool = True
+    timeout_seconds: int = 60
+
+    def named_in(self, connection_string: str) -> Account:
+        """
+        Return the account that a connection string tells.
+
+        Raises:
+            ConfigError: it tells none.
+        """
+        pairs = (part.partition("=") for part in connection_string.strip().strip(";").split(";"))
+        said = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        scheme = said.get("defaultendpointsprotocol", "https")
+        name, endpoint = said.get("accountname"), said.get("blobendpoint")
+        if name and not endpoint:
+            endpoint = f"{scheme}://{name}.blob.{said.get('endpointsuffix') or 'core.windows.net'}"
+        if not endpoint:
+            raise ConfigError("azure_connection_string has neither AccountName nor BlobEndpoint")
+        return replace(
+            self,
+            name=name,
+            key=said.get("accountkey"),
+            signature=said.get("sharedaccesssignature"),
+            endpoint=endpoint,
+            use_https=False,  # it says itself which it is
+        )
+
+    def connect(self, container: str) -> ContainerClient:
+        """
+        Make a client, which any number of threads and greenlets may share.
+
+        Raises:
+            ConfigError: the settings do not say who we are, or contradict each other.
+        """
+        session = requests.Session()
+        session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        try:
+            return ContainerClient(
+                self._address(),
+                container,
+                credential=self._credential(),
+                transport=RequestsTransport(session=session, session_owner=False),
+                retry_policy=LinearRetry(backoff=1, retry_total=_ATTEMPTS - 1, random_jitter_range=1),
+                connection_timeout=min(_CONNECT_SECONDS, self.timeout_seconds),
+                read_timeout=self.timeout_seconds,
+                max_single_get_size=READ_BYTES,
+                max_chunk_get_size=READ_BYTES,
+                user_agent="docker-registry",
+            )
+        except ValueError:
+            raise ConfigError("azure_endpoint is not the URL of a blob service") from None
+
+    def _address(self) -> str:
+        if not self.endpoint:
+            if not self.name:
+                raise ConfigError("azure_storage_account_name is not set")
+            return f"{'https' if self.use_https else 'http'}://{self.name}.blob.core.windows.net"
+        if self.use_https and not self.endpoint.startswith("https:"):
+            raise ConfigError("azure_endpoint is http://…, but azure_use_https is true: set it to false, or use https")
+        return self.endpoint.rstrip("/")
+
+    def _credential(self) -> Any:
+        if self.signature:
+            return self.signature
+        if not self.name or not self.key:
+            raise ConfigError(
+                "There are no credentials for Azure: set azure_storage_account_name and azure_storage_account_key, "
+                "or azure_connection_string"
+            )
+        try:
+            base64.b64decode(self.key, validate=True)
+        except binascii.Error:
+            raise ConfigError("azure_storage_account_key is not in Base64, as every key of Azure is") from None
+        return {"account_name": self.name, "account_key": self.key}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the client raises in the registry's words; what it says itself shows addresses."""
+    try:
+        yield
+    except exceptions.HttpResponseError as error:
+        raise in_our_words(code_of(error), error.status_code) from None
+    except (exceptions.AzureError, requests.RequestException, OSError) as error:
+        raise StorageUnavailable(f"Azure cannot be reached ({type(error).__name__}).") from None
+
+
+def code_of(error: exceptions.HttpResponseError) -> str:
+    """Return the name that Azure gives an error."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def in_our_words(code: str, status: int | None) -> StorageError:
+    """Translate what Azure answers (REST API reference, "Blob Storage error codes")."""
+    if code in _PHRASES:
+        return StorageError(f"{_PHRASES[code]} ({code}).")
+    if code in _CHANGED or (status == 412 and not code):
+        return PreconditionFailed()
+    if code in _ABSENT or (status == 404 and not code):
+        return PathNotFound()
+    if status is None or code in _BUSY or status in (408, 429) or status >= 500:
+        return StorageUnavailable(f"Azure cannot answer for now ({code or status}).")
+    if status in (401, 403):
+        return StorageError(f"Azure does not let these credentials do that with the container ({code or status}).")
+    return StorageError(f"Azure refuses a request ({code or status}).")
