@@ -106,6 +106,8 @@ class TestALargeFile:
         before = segments(swift, options)
         driver.move("a", "b")
         assert before == segments(swift, options)
+        moved = swift.head_object(options["swift_container"], f"{options['storage_path']}/b")
+        assert "True" == moved["x-static-large-object"]
         assert (large, False) == (driver.get_content("b"), driver.exists("a"))
 
     def test_keeps_its_size_and_time_in_lists(self, driver, large):
