@@ -71,7 +71,7 @@ storage_url_scheme = http
 use = egg:swift#slo
 max_manifest_segments = {most_segments}
 """
-_FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "tempurl", "copy", "dlo")
+_FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "tempurl", "s3api", "copy", "dlo")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
         builder(ring, "add", f"r1z1-127.0.0.1:{ports[service]}/d1", "1")
         builder(ring, "rebalance")
     text = _PROXY.format(
-        folder=folder, port=ports["proxy"], memcached=ports["memcached"], auth="tempauth", most_segments=8
+        folder=folder, port=ports["proxy"], memcached=ports["memcached"], auth="s3api tempauth", most_segments=8
     )
     text += "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _FILTERS)
     (folder / "proxy.conf").write_text(text)
