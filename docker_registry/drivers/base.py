@@ -80,6 +80,9 @@ class StorageDriver(ABC):
     #: Whether :meth:`move` copies all bytes, on whichever side: then what is written to its place at once is faster.
     move_copies: ClassVar[bool] = False
 
+    #: Whether :meth:`walk` brings many files with each request to the backend, while :meth:`exists` costs one for each.
+    walks_by_pages: ClassVar[bool] = False
+
     #: Bytes of a chunk of an upload below which it costs more than it brings; None where any size is as good.
     min_chunk_bytes: ClassVar[int | None] = None
 

@@ -69,6 +69,11 @@ class CachedDriver(StorageDriver):
         return self.driver.move_copies
 
     @property
+    def walks_by_pages(self) -> bool:  # type: ignore[override]
+        """Whether the store brings many files at once when it is walked through."""
+        return self.driver.walks_by_pages
+
+    @property
     def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
         """Which chunks are too small for the store."""
         return self.driver.min_chunk_bytes

@@ -47,6 +47,7 @@ class S3Driver(StorageDriver):
     """A store in a bucket of S3."""
 
     move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
     min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
     settings: ClassVar[tuple[Setting, ...]] = (

@@ -30,6 +30,7 @@ class SwiftDriver(StorageDriver):
     """A store in a container of Swift."""
 
     move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
     min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
     settings: ClassVar[tuple[Setting, ...]] = (

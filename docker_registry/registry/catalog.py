@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import RepositoryName
@@ -26,3 +27,17 @@ class Catalog:
         entry = layout.catalog_entry(name)
         if not self._driver.exists(entry):
             self._driver.put_content(entry, b"")
+
+    def leave(self, name: RepositoryName) -> None:
+        """Take out a repository that has gone, unless API V2 has something in it."""
+        if self._has_content(name):
+            return
+        try:
+            self._driver.remove(layout.catalog_entry(name))
+        except PathNotFound:
+            return
+        if self._has_content(name):  # pushed just now
+            self.enter(name)
+
+    def _has_content(self, name: RepositoryName) -> bool:
+        return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))

@@ -22,6 +22,7 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
       _catalog-is-whole                                   * nothing that was here before is missing in it
       _uploads/<id>/…                                       * the same for uploads that belong to no repository yet
       _leases/<work>                                        * who does what only one may do at a time
+      _identity                                             * which store this is, for a cache that holds several
       _probes/<random>                                      * written to find out whether that can be done
       _v1/…                                                 * see image_layout
 
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repository_name
+from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repository_name, is_tag
 
 ROOT: Final = "docker/registry/v2"
 BLOBS: Final = f"{ROOT}/blobs"
@@ -131,6 +132,12 @@ def tag(name: RepositoryName, tag: Tag) -> str:
 def tag_link(name: RepositoryName, tag_: Tag) -> str:
     """What the tag points at."""
     return f"{tag(name, tag_)}/current/link"
+
+
+def read_tag_link(path: str) -> str | None:
+    """Return the tag that a file in the folder of tags makes, by its path there; None for one that makes none."""
+    tag_, _, rest = path.partition("/")
+    return tag_ if rest == "current/link" and is_tag(tag_) else None
 
 
 def tag_index_link(name: RepositoryName, tag_: Tag, digest: Digest) -> str:

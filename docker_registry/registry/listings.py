@@ -37,19 +37,22 @@ class Listings:
         self._kept: OrderedDict[str, _Listing] = OrderedDict()
         self._count = 0
 
-    def names(self, folder: str, read: Callable[[str], str | None]) -> Sequence[str]:
+    def names(self, folder: str, read: Callable[[str], str | None], *, deep: bool = False) -> Sequence[str]:
         """
         Return the names of all that lies directly in a folder; none when there is no such folder.
 
         Args:
             read: makes a name of what a file or folder is called, None of what is no name.
+            deep: read every file at any depth instead, called by its path in the folder; only for stores whose
+                :attr:`~StorageDriver.walks_by_pages`, and whose folders have no versions of their own.
         """
         version = self._driver.folder_version(folder)
         kept = self._kept.get(folder)
         if kept is not None and kept.version == version:
             self._kept.move_to_end(folder)
             return kept.names
-        names = sorted(name for name in map(read, self._list(folder)) if name is not None)
+        found = self._walk(folder) if deep else self._list(folder)
+        names = sorted(name for name in map(read, found) if name is not None)
         self._forget(folder)
         if version is not None:
             self._keep(folder, _Listing(version, names))
@@ -62,6 +65,11 @@ class Listings:
                 yield path[start:]
         except PathNotFound:
             return
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        start = len(folder) + 1
+        for stat in self._driver.walk(folder):
+            yield stat.path[start:]
 
     def _keep(self, folder: str, listing: _Listing) -> None:
         self._kept[folder] = listing

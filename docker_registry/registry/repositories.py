@@ -90,7 +90,10 @@ class Repositories:
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)
-            return (with_hidden or self.may_see(repository)) and self.exists(repository)
+            if not with_hidden and not self.may_see(repository):
+                return False
+            # Where each question is a request, an entry is believed; one that is wrong goes with the next adoption.
+            return self._driver.walks_by_pages or self.exists(repository)
 
         return cut(names, count, last, is_listed)
 

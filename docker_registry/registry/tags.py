@@ -66,6 +66,8 @@ class Tags:
 
     def link_names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names that tags of API V2 have, or had a moment ago, in ASCII order."""
+        if self._driver.walks_by_pages:
+            return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
     def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
@@ -170,6 +172,9 @@ class Tags:
         return sorted({*links, *old}) if links and old else links or old
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
+        """Tell whether a tag that was listed is there; where its very file was listed, that is known."""
+        if self._driver.walks_by_pages:
+            return True
         return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:

@@ -15,7 +15,7 @@ import requests
 from docker_registry.drivers.s3 import S3Driver
 from tests.client import OCI_MANIFEST, WAYS, Client, Refused, digest_of
 from tests.fault_proxy import FaultProxy
-from tests.images import make_image
+from tests.images import make_image, push
 from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
 from tests.server import Server
 
@@ -171,3 +171,30 @@ class TestAStoreThatIsAway:
             digest = client.push_blob("lab/x", b"content", "posted")
             assert b"content" == client.get_blob("lab/x", digest)
             assert digest == digest_of(b"content")
+
+
+class TestWhatARequestCosts:
+    """Counted at the proxy, on a server that remembers nothing and has no Redis."""
+
+    def test_is_a_few_requests_for_a_list_of_many_tags(self, server, proxy):
+        image = make_image("tags", layers=1, layer_bytes=100)
+        with Client(server.url) as client:
+            push(client, "lab/tags", "t0", image)
+            for start in range(1, 100, 9):
+                tags = [("tag", f"t{number}") for number in range(start, start + 9)]
+                path = f"/v2/lab/tags/manifests/{image.digest}"
+                client.request(
+                    "PUT", path, 201, params=tags, data=image.manifest, headers={"Content-Type": OCI_MANIFEST}
+                )
+            proxy.requests.clear()
+            assert 100 == len(client.tags("lab/tags"))
+        assert len(proxy.requests) <= 12, proxy.requests
+
+    def test_is_three_for_a_manifest_by_tag(self, server, proxy):
+        image = make_image("cold", layers=1, layer_bytes=100)
+        with Client(server.url) as client:
+            push(client, "lab/cold", "v1", image)
+            client.tags("lab/cold")  # what a process asks once in its life
+            proxy.requests.clear()
+            client.get_manifest("lab/cold", "v1")
+        assert 3 >= len(proxy.requests), proxy.requests

@@ -5,7 +5,9 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagChanged, TagImmutable
 from docker_registry.registry import Registry, layout
-from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+from tests.registry.bridge.both import push_v1
+from tests.registry.chains import make
 from tests.registry.conftest import NAME
 
 LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")
@@ -88,3 +90,41 @@ class TestADamagedLink:
         driver.put_content(layout.tag_link(NAME, LATEST), b"\xff")
         with pytest.raises(ManifestUnknown):
             registry.tags.get(NAME, LATEST)
+
+
+class Walked(MemoryDriver):
+    """A store of which many files are listed with one request, while each question is one too."""
+
+    walks_by_pages = True
+    asked = 0
+
+    def exists(self, path):
+        self.asked += 1
+        return super().exists(path)
+
+
+class TestAListOnAStoreThatIsWalkedByPages:
+    @pytest.fixture
+    def driver(self):
+        return Walked()
+
+    def test_asks_for_no_tag_alone(self, registry, driver):
+        for number in range(20):
+            registry.tags.put(NAME, Tag(f"t{number:02}"), ONE)
+        driver.asked = 0
+        page = registry.tags.page(NAME, 10, "t04")
+        assert (tuple(f"t{number:02}" for number in range(5, 15)), True) == (page.names, page.more)
+        assert 0 == driver.asked
+
+    def test_leaves_out_a_tag_that_was_removed_halfway(self, registry, driver):
+        registry.tags.put(NAME, LATEST, ONE)
+        registry.tags.put(NAME, Tag("gone"), ONE)
+        driver.remove(layout.tag_link(NAME, Tag("gone")))
+        assert (LATEST,) == registry.tags.list(NAME)
+
+    def test_has_the_repositories_that_are_there(self, registry, driver):
+        push_v1(registry, [make(1)], name=ImageRepositoryName.parse("old"))
+        registry.blobs.link(NAME, ONE)
+        assert (str(NAME), "old") == registry.repositories.page(10).names
+        registry.image_tags.delete_repository(ImageRepositoryName.parse("old"))
+        assert (str(NAME),) == registry.repositories.page(10).names

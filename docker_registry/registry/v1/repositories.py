@@ -137,6 +137,9 @@ class ImageRepositories:
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
         self._remove(image_layout.private_entry(name))
+        repository = paired_names.repository(name)
+        if repository is not None:
+            self._catalog.leave(repository)
         events.announce(events.repository_deleted, self._driver, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:
