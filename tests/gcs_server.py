@@ -69,6 +69,26 @@ class GcsServer:
         urllib.request.urlopen(request, timeout=10).close()
 
 
+def make_service_account(folder: Path) -> Path:
+    """Write the JSON key of a service account that nobody knows, and return where it lies."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "account.json"
+    account = {
+        "type": "service_account",
+        "project_id": "lab",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "registry@lab.iam.gserviceaccount.com",
+        "token_uri": "http://127.0.0.1:9/token",
+    }
+    path.write_text(json.dumps(account))
+    return path
+
+
 @contextlib.contextmanager
 def run_gcs() -> Iterator[GcsServer]:
     """Run one for as long as a ``with`` lasts."""
