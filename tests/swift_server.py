@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import itertools
 import shutil
 import socket
@@ -32,7 +33,7 @@ disable_fallocate = true
 bind_ip = 127.0.0.1
 bind_port = {port}
 workers = 0
-user = root
+user = {user}
 swift_dir = {folder}
 recon_cache_path = {folder}/cache
 log_address = /dev/null
@@ -49,7 +50,7 @@ _PROXY = """
 bind_ip = 127.0.0.1
 bind_port = {port}
 workers = 0
-user = root
+user = {user}
 swift_dir = {folder}
 log_address = /dev/null
 log_level = WARNING
@@ -123,7 +124,19 @@ def run_swift() -> Iterator[SwiftServer]:
     ports = {service: processes.free_port() for service in (*_SERVICES, "proxy", "memcached")}
     _write_configuration(folder, ports)
     commands = {
-        "memcached": [memcached, "-u", "root", "-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0", "-m", "32"],
+        "memcached": [
+            memcached,
+            "-u",
+            getpass.getuser(),
+            "-l",
+            "127.0.0.1",
+            "-p",
+            str(ports["memcached"]),
+            "-U",
+            "0",
+            "-m",
+            "32",
+        ],
         **{
             service: [_require(f"swift-{service}-server"), str(folder / f"{service}.conf"), "-v"]
             for service in (*_SERVICES, "proxy")
@@ -155,14 +168,19 @@ def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
     )
     builder = programs.Tool([_require("swift-ring-builder")])
     for service in _SERVICES:
-        text = _STORAGE.format(folder=folder, service=service, port=ports[service])
+        text = _STORAGE.format(user=getpass.getuser(), folder=folder, service=service, port=ports[service])
         (folder / f"{service}.conf").write_text(text)
         ring = folder / f"{service}.builder"
         builder(ring, "create", "6", "1", "1")
         builder(ring, "add", f"r1z1-127.0.0.1:{ports[service]}/d1", "1")
         builder(ring, "rebalance")
     text = _PROXY.format(
-        folder=folder, port=ports["proxy"], memcached=ports["memcached"], auth="s3api tempauth", most_segments=8
+        user=getpass.getuser(),
+        folder=folder,
+        port=ports["proxy"],
+        memcached=ports["memcached"],
+        auth="s3api tempauth",
+        most_segments=8,
     )
     text += "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _FILTERS)
     (folder / "proxy.conf").write_text(text)
