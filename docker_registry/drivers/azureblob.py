@@ -27,6 +27,9 @@ class AzureBlobDriver(StorageDriver):
     """A store in a container of Azure."""
 
     supports_if_match: ClassVar[bool] = True
+    move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "", "What every blob's name begins with."),

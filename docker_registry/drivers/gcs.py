@@ -31,6 +31,9 @@ class GcsDriver(StorageDriver):
     """A store in a bucket of Google Cloud Storage."""
 
     supports_if_match: ClassVar[bool] = True
+    move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "/registry", "What every object's name begins with."),
