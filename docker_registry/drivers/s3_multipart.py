@@ -24,8 +24,8 @@ _MOST_PARTS: Final = 10_000
 #: What the parts of one upload may take of the memory: those under way, and one that is being received.
 _UPLOAD_MEMORY_BYTES: Final = 32 * 1024 * 1024
 _COPIES_AT_ONCE: Final = 8
-#: What is larger is copied by parts: faster, and from 5 GiB on the only way.
-COPY_PART_BYTES: Final = 256 * 1024 * 1024
+#: What is larger is copied by parts: faster, from 5 GiB on the only way, and no request takes long enough to time out.
+COPY_PART_BYTES: Final = 64 * 1024 * 1024
 
 Part = dict[str, Any]
 
