@@ -135,7 +135,11 @@ class GcsBucket:
             PathNotFound: it is not there.
             PreconditionFailed: it is another generation.
         """
-        self._send("DELETE", key, params=_condition(generation))
+        answer = self.api.send("DELETE", object_path(self.name, key), params=_condition(generation))
+        if answer.status == 404 and answer.attempts == 1:
+            self.look_for_the_bucket()
+        if answer.status != 404 or answer.attempts == 1:  # else an attempt before has done it
+            answer.check()
 
     def copy(self, source: Entry, target: str) -> None:
         """

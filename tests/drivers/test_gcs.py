@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import re
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
+import requests
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
 pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not installed")
 
+from docker_registry import heritage
+from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.gcs import GcsDriver
 from docker_registry.drivers.testing import DriverSuite
-from tests.gcs_server import run_gcs
+from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
+from tests import processes
+from tests.cutting import CuttingProxy
+from tests.fault_proxy import FaultProxy
+from tests.gcs_server import make_service_account, run_gcs
 
 KIB = 1024
 
@@ -47,3 +62,233 @@ class TestGcsDriver(DriverSuite):
         gcs.forbid(options["gcs_bucket"])
         yield driver
         driver.close()
+
+
+class TestAnUpload:
+    """One of several chunks of 256 KiB."""
+
+    @pytest.fixture
+    def large(self):
+        return bytes(range(256)) * 4096 + b"end"
+
+    def test_that_ends_with_a_chunk_is_whole(self, driver, gcs, large):
+        assert 1024 * KIB == driver.stream_write("a", [large[: 1024 * KIB]])
+        assert large[: 1024 * KIB] == driver.get_content("a")
+        assert 0 == gcs.uploads()
+
+    def test_whose_source_fails_is_cancelled(self, driver, gcs, large):
+        def blocks():
+            yield large
+            assert 1 == gcs.uploads()
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            driver.stream_write("a", blocks())
+        assert (0, False) == (gcs.uploads(), driver.exists("a"))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_goes_on_where_it_was_through_a_bad_network(self, options, gcs, monkeypatch, large, seed):
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        with FaultProxy(gcs.port, seed=seed) as proxy:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
+            driver = GcsDriver(**options)
+            written = 0
+            with proxy.faulty(0.3):
+                for number in range(8):
+                    with contextlib.suppress(StorageUnavailable):
+                        assert len(large) == driver.stream_write(f"a/{number}", [large])
+                        written += 1
+            assert 4 <= written
+            assert proxy.met.total() > 10
+            for path in driver.list_directory("a"):
+                assert large == driver.get_content(path)
+            driver.close()
+
+
+class TestAReadThatBreaksOff:
+    @pytest.fixture
+    def proxy(self, gcs):
+        with CuttingProxy(gcs.port) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def driver(self, options, proxy, monkeypatch):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
+        driver = GcsDriver(**options)
+        yield driver
+        driver.close()
+
+    @pytest.fixture
+    def large(self):
+        return bytes(range(256)) * 12_289
+
+    def test_goes_on_where_it_was(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = 900 * KIB
+        assert large == b"".join(driver.stream_read("a"))
+        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
+        assert 6 <= proxy.cuts
+
+    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = 900 * KIB
+        blocks = driver.stream_read("a")
+        next(blocks)
+        driver.put_content("a", b"new" * len(large))
+        with pytest.raises(StorageError, match="replaced"):
+            list(blocks)
+
+    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large, monkeypatch):
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        driver.stream_write("a", [large])
+        proxy.cut_after = 900 * KIB
+        blocks = driver.stream_read("a")
+        next(blocks)
+        proxy.cut_after = 10
+        with pytest.raises(StorageUnavailable):
+            list(blocks)
+
+
+class TestAChangeWhoseAnswerIsLost:
+    """Google has done it, and is asked again."""
+
+    @pytest.fixture
+    def driver(self, options, gcs, monkeypatch):
+        with FaultProxy(gcs.port) as self.proxy:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{self.proxy.port}")
+            driver = GcsDriver(**options)
+            yield driver
+            driver.close()
+
+    @pytest.fixture
+    def lost(self, driver, monkeypatch):
+        def lost(change):
+            faults = ["unheard"]
+            monkeypatch.setattr(self.proxy, "_choose", lambda: faults.pop() if faults else "")
+            change()
+            assert [] == faults
+
+        return lost
+
+    def test_is_done_under_its_condition(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
+        version = driver.get_versioned("a").version
+        lost(lambda: driver.put_content("a", b"2", if_match=version))
+        assert b"2" == driver.get_content("a")
+
+    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+        driver.put_content("a", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
+
+    def test_is_done_without_one(self, driver, lost):
+        driver.put_content("a", b"content")
+        lost(lambda: driver.touch("a"))
+        lost(lambda: driver.move("a", "b"))
+        lost(lambda: driver.remove("b"))
+        assert not driver.exists("b")
+
+
+class TestABucketOfAnotherRegistry:
+    def test_is_served_with_its_root_directory(self, driver, gcs, options):
+        gcs.put(options["gcs_bucket"], "registry/docker/registry/v2/blobs/x", b"content")
+        gcs.put(options["gcs_bucket"], "elsewhere", b"content")
+        assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
+        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
+
+    def test_is_served_without_one(self, gcs, options):
+        gcs.put(options["gcs_bucket"], "docker/registry/v2/blobs/x", b"content")
+        driver = GcsDriver(**{**options, "storage_path": "/"})
+        assert ["docker"] == list(driver.list_directory())
+        driver.close()
+
+
+class TestALongList:
+    def test_is_read_page_by_page(self, driver):
+        paths = sorted(f"a/{number:02}/{name}" for number in range(17) for name in "xy")
+        for path in paths:
+            driver.put_content(path, b"")
+        assert paths == sorted(stat.path for stat in driver.walk())
+        assert sorted({path.rpartition("/")[0] for path in paths}) == sorted(driver.list_directory("a"))
+        driver.remove("a")
+        assert [] == list(driver.walk())
+
+
+class TestASignedUrl:
+    @pytest.fixture
+    def account(self, tmp_path):
+        return make_service_account(tmp_path)
+
+    def test_opens_the_file_to_anybody_until_it_expires(self, options, account):
+        driver = GcsDriver(**options, gcs_credentials_file=account, gcs_redirect_seconds=77)
+        driver.put_content("a b/ü", b"content")
+        url = driver.content_redirect_url("a b/ü")
+        assert b"content" == requests.get(url, timeout=20).content
+        assert ["77"] == parse_qs(urlsplit(url).query)["X-Goog-Expires"]
+        driver.close()
+
+    def test_is_signed_by_the_key_of_the_account(self, options, account):
+        """As https://cloud.google.com/storage/docs/authentication/canonical-requests has it."""
+        driver = GcsDriver(**options, gcs_credentials_file=account)
+        url = urlsplit(driver.content_redirect_url("a"))
+        query, _, signature = url.query.rpartition("&X-Goog-Signature=")
+        canonical = f"GET\n{url.path}\n{query}\nhost:{url.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
+        said = parse_qs(query)
+        scope = said["X-Goog-Credential"][0].partition("/")[2]
+        hashed = hashlib.sha256(canonical.encode()).hexdigest()
+        text = f"GOOG4-RSA-SHA256\n{said['X-Goog-Date'][0]}\n{scope}\n{hashed}"
+        key = serialization.load_pem_private_key(json.loads(account.read_text())["private_key"].encode(), None)
+        key.public_key().verify(bytes.fromhex(signature), text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        driver.close()
+
+    def test_is_none_without_a_key(self, driver):
+        assert driver.content_redirect_url("a") is None
+
+
+class TestAMistakeAtTheStart:
+    def test_is_no_name_of_a_bucket(self):
+        with pytest.raises(ConfigError, match="gcs_bucket is not set"):
+            GcsDriver()
+
+    def test_is_a_bucket_that_is_not_there(self, options):
+        with pytest.raises(StorageError, match="no bucket nowhere"):
+            GcsDriver(**{**options, "gcs_bucket": "nowhere"})
+
+    def test_is_a_bucket_of_others(self, options, gcs):
+        gcs.forbid(options["gcs_bucket"])
+        with pytest.raises(StorageError, match="does not let these credentials"):
+            GcsDriver(**options)
+
+    def test_is_no_credentials(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("NO_GCE_CHECK", "true")
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        with pytest.raises(ConfigError, match="no credentials for Google Cloud Storage"):
+            GcsDriver(gcs_bucket="lab")
+
+    @pytest.mark.parametrize("content", [None, "{}", "not JSON"])
+    def test_is_a_file_that_is_no_key(self, tmp_path, content):
+        path = tmp_path / "key.json"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(ConfigError, match="file of gcs_credentials_file"):
+            GcsDriver(gcs_bucket="lab", gcs_credentials_file=path)
+
+    def test_is_a_chunk_that_google_does_not_take(self, options):
+        with pytest.raises(ConfigError, match="multiple of 262144"):
+            GcsDriver(**{**options, "gcs_chunk_bytes": 300_000})
+
+    def test_is_a_store_that_is_away(self, options, monkeypatch):
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{processes.free_port()}")
+        with pytest.raises(StorageUnavailable, match="cannot be reached"):
+            GcsDriver(**options)
+
+
+class TestASettingOfThePast:
+    @pytest.mark.parametrize("name", ["gs_access_key", "gs_secret_key", "gs_secure", "oauth2"])
+    def test_is_answered_with_what_to_use_today(self, name):
+        assert re.search("gcs_credentials_file|gcs_endpoint", heritage.why_ignored(name, "gcs"))
+        assert "the driver s3 does not take it" == heritage.why_ignored(name, "s3")
