@@ -9,16 +9,15 @@ Glance did, is served from there.
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, BinaryIO, ClassVar, Final, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from docker_registry import drivers
 from docker_registry.drivers import glance_pointers
-from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.glance_images import GlanceImages, ImageGone
+from docker_registry.drivers.glance_layers import MAX_TRIES, RESERVED, GlanceLayers
 from docker_registry.drivers.glance_pointers import SUFFIX, Pointer
 from docker_registry.drivers.keystone import Identity
 from docker_registry.drivers.swift import SwiftDriver
@@ -27,19 +26,11 @@ from docker_registry.errors import (
     ConfigError,
     PathInvalid,
     PathNotFound,
-    PreconditionFailed,
     StorageError,
-    StorageUnavailable,
 )
 from docker_registry.settings import Setting
 
 Result = TypeVar("Result")
-
-#: The driver's own folder in the alternate, which no list shows.
-_RESERVED: Final = ".glance"
-_STORE: Final = f"{_RESERVED}/store"
-#: Another writer of the same path was quicker: so often one tries again.
-_MAX_TRIES: Final = 1000
 
 
 class GlanceDriver(StorageDriver):
@@ -107,7 +98,7 @@ class GlanceDriver(StorageDriver):
             insecure=swift.get("swift_insecure", False),
             timeout_seconds=swift.get("swift_timeout", 60),
         )
-        self._images = GlanceImages(
+        images = GlanceImages(
             identity.session(),
             glance_url,
             region=glance_region_name or swift.get("swift_region_name"),
@@ -119,7 +110,7 @@ class GlanceDriver(StorageDriver):
         options = {name: default if given.get(name) is None else given[name] for name, default in takes.items()}
         self._alternate = kind(**options)
         self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc] # what one store can, the other can
-        self._tag: str | None = None
+        self._layers = GlanceLayers(self._alternate, images)
 
     # ------------------------------------------------------------------------------------------- one file
 
@@ -131,14 +122,14 @@ class GlanceDriver(StorageDriver):
         """See :class:`StorageDriver`; the version of a layer is that of its pointer."""
 
         def read(pointer: Pointer) -> Versioned:
-            return Versioned(b"".join(self._read(pointer, 0, None)), pointer.version or "")
+            return Versioned(b"".join(self._layers.read(pointer, 0, None)), pointer.version or "")
 
         return self._with_pointer(path, read, self._alternate.get_versioned)
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
         if self._is_layer(self._check(path)):
-            self._replace(path, self._upload(path, [content]), if_match)
+            self._layers.replace(path, self._layers.upload(path, [content]), if_match)
         else:
             self._alternate.put_content(path, content, if_match=if_match)
 
@@ -146,7 +137,7 @@ class GlanceDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         return self._with_pointer(
             path,
-            lambda pointer: self._read(pointer, offset, length),
+            lambda pointer: self._layers.read(pointer, offset, length),
             lambda path: self._alternate.stream_read(path, offset, length),
         )
 
@@ -154,8 +145,8 @@ class GlanceDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         if not self._is_layer(self._check(path)):
             return self._alternate.stream_write(path, blocks)
-        pointer = self._upload(path, blocks)
-        self._replace(path, pointer)
+        pointer = self._layers.upload(path, blocks)
+        self._layers.replace(path, pointer)
         return pointer.size
 
     def stat(self, path: str) -> Stat:
@@ -184,7 +175,7 @@ class GlanceDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         seen = set()
         for found in self._alternate.list_directory(self._check(path) if path else path):
-            if found == _RESERVED:
+            if found == RESERVED:
                 continue
             shown = found.removesuffix(SUFFIX)
             if not self._is_layer(shown):
@@ -200,7 +191,7 @@ class GlanceDriver(StorageDriver):
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
         for stat in self._alternate.walk(self._check(path) if path else path):
-            if stat.path.startswith(f"{_RESERVED}/"):
+            if stat.path.startswith(f"{RESERVED}/"):
                 continue
             shown = stat.path.removesuffix(SUFFIX)
             pointer = glance_pointers.find(self._alternate, shown) if self._is_layer(shown) else None
@@ -224,9 +215,9 @@ class GlanceDriver(StorageDriver):
             self.stat(source)
             return
         if self._is_layer(target):
-            pointer = self._shared(source)
+            pointer = self._layers.shared(source)
             if pointer is not None:
-                self._retire_after(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
+                self._layers.retire_after(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
                 return
         self.stream_write(target, self.stream_read(source))
         self.remove(source)
@@ -236,18 +227,18 @@ class GlanceDriver(StorageDriver):
         self._check(source)
         if not self._is_layer(self._check(target)) and not self._is_layer(source):
             return self._alternate.link(source, target)
-        pointer = self._shared(source) if self._is_layer(target) else None
+        pointer = self._layers.shared(source) if self._is_layer(target) else None
         if pointer is None:
             self.stat(source)
             return False
-        self._replace(target, pointer)
+        self._layers.replace(target, pointer)
         return True
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         gone = list(self._pointers(self._check(path)))
         for _, pointer in gone:
-            self._loosen(pointer)
+            self._layers.loosen(pointer)
         removed = 0
         for place in (path + SUFFIX, path) if self._is_layer(path) else (path,):
             try:
@@ -258,22 +249,11 @@ class GlanceDriver(StorageDriver):
         if not removed:
             raise PathNotFound(path=path)
         for _, pointer in gone:
-            self._drop(pointer)
+            self._layers.drop(pointer)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`: images that no layer is, and what the alternate has."""
-        left = set(self._images.tagged(self._loose(), time.time() - older_than_seconds))
-        named: set[str | None] = set()
-        # Twice: a pointer that is moved from behind the walk to before it is met by the second.
-        for _ in range(2):
-            if left - named:
-                named |= {pointer.image for _, pointer in glance_pointers.below(self._alternate, "")} & left
-        for image in left:
-            if image in named:
-                self._images.untag(image, self._loose())
-            else:
-                self._images.remove(image)
-        return len(left - named) + self._alternate.remove_leftovers(older_than_seconds)
+        return self._layers.sweep(older_than_seconds) + self._alternate.remove_leftovers(older_than_seconds)
 
     # ----------------------------------------------------------------------------------------------- pointers
 
@@ -286,12 +266,12 @@ class GlanceDriver(StorageDriver):
     def _check(self, path: str) -> str:
         check_path(path)
         is_pointer = path.endswith(SUFFIX) and self._is_layer(path.removesuffix(SUFFIX))
-        if is_pointer or path.partition("/")[0] == _RESERVED:
+        if is_pointer or path.partition("/")[0] == RESERVED:
             raise PathInvalid(path=path)
         return path
 
     def _find(self, path: str) -> Pointer | None:
-        return glance_pointers.find(self._alternate, path) if self._is_layer(path) else None
+        return self._layers.find(path) if self._is_layer(path) else None
 
     def _pointers(self, path: str) -> Iterator[tuple[str, Pointer]]:
         """Yield what points into Glance at a path and below it."""
@@ -306,7 +286,7 @@ class GlanceDriver(StorageDriver):
     ) -> Result:
         """Do one thing with a layer in Glance, and another with what the alternate has."""
         self._check(path)
-        for _ in range(_MAX_TRIES):
+        for _ in range(MAX_TRIES):
             pointer = self._find(path)
             if pointer is None:
                 return elsewhere(path)
@@ -316,91 +296,6 @@ class GlanceDriver(StorageDriver):
                 if self._find(path) == pointer:
                     raise StorageError("Glance has lost a layer.", path=path) from None
         raise StorageError("A layer was replaced again and again while it was read.", path=path)
-
-    def _read(self, pointer: Pointer, offset: int, length: int | None) -> Iterator[bytes]:
-        if pointer.image is None:
-            return iter(())
-        return self._images.read(pointer.image, pointer.size, offset, length)
-
-    def _upload(self, path: str, blocks: Iterable[Bytes]) -> Pointer:
-        image, size = self._images.add(path, self._loose(), blocks)
-        return Pointer(image, size)
-
-    def _replace(self, path: str, pointer: Pointer, if_match: str | None = None) -> None:
-        """Let a path be an image, and take leave of the one that it was."""
-        old = self._point(path, pointer, if_match)
-        if pointer.image:
-            self._images.untag(pointer.image, self._loose())
-        if old is not None:
-            if old.is_shared:
-                self._loosen(old)
-            self._drop(old)
-            return
-        try:
-            self._alternate.remove(path)  # from before Glance
-        except PathNotFound:
-            return
-
-    def _point(self, path: str, pointer: Pointer, if_match: str | None) -> Pointer | None:
-        """Publish a pointer, and return the one that it replaces."""
-        for _ in range(_MAX_TRIES):
-            old = self._find(path)
-            version = old.version if old and old.version else ABSENT
-            if if_match not in (None, version):
-                self._drop(pointer)
-                raise PreconditionFailed(path=path)
-            # Where the alternate can tell, every image is taken leave of by exactly one who replaces it.
-            expected = version if self.supports_if_match else None
-            try:
-                self._alternate.put_content(path + SUFFIX, pointer.dump(), if_match=expected)
-            except PreconditionFailed:
-                continue
-            return old
-        raise StorageUnavailable("A layer was replaced again and again.", path=path)
-
-    def _shared(self, path: str) -> Pointer | None:
-        """Return what points at a layer's image, and have it say that there may be another such pointer."""
-        for _ in range(_MAX_TRIES):
-            pointer = self._find(path)
-            if pointer is None or pointer.is_shared:
-                return pointer
-            shared = replace(pointer, is_shared=True)
-            try:
-                expected = pointer.version if self.supports_if_match else None
-                self._alternate.put_content(path + SUFFIX, shared.dump(), if_match=expected)
-            except PreconditionFailed:
-                continue
-            return shared
-        raise StorageError("A layer was replaced again and again.", path=path)
-
-    def _retire_after(self, path: str, change: Callable[[], None]) -> None:
-        """Take leave of the image that a path is, once a change has made it another."""
-        old = self._find(path)
-        self._loosen(old)
-        change()
-        if old is not None:
-            self._drop(old)
-
-    def _loosen(self, pointer: Pointer | None) -> None:
-        """Mark an image of which a pointer is about to go, lest it is forgotten when we die now."""
-        if pointer is not None and pointer.image:
-            self._images.tag(pointer.image, self._loose())
-
-    def _drop(self, pointer: Pointer) -> None:
-        """Remove an image whose pointer is gone; one that may have another is left to the sweep."""
-        if pointer.image and not pointer.is_shared:
-            self._images.remove(pointer.image)
-
-    def _loose(self) -> str:
-        """Return the tag of images that no layer is, this store's own."""
-        if self._tag is None:
-            try:
-                store = self._alternate.get_content(_STORE).decode()
-            except PathNotFound:
-                self._alternate.put_content(_STORE, secrets.token_hex(8).encode())
-                store = self._alternate.get_content(_STORE).decode()
-            self._tag = f"docker-registry-loose-{store}"
-        return self._tag
 
 
 def _keystone_of(swift: Mapping[str, Any]) -> str | None:
