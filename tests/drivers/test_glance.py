@@ -19,6 +19,7 @@ from docker_registry.drivers.swift import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests import processes
+from tests.drivers.test_swift import CuttingProxy
 from tests.glance_server import glance_server
 from tests.swift_server import swift_server
 
@@ -217,6 +218,27 @@ class TestTheSweep:
 
 
 class TestAFaultyGlance:
+    def test_that_breaks_off_a_reading_is_asked_for_the_rest(self, glance_server, tmp_path):
+        content = bytes(range(256)) * 12_000
+        with CuttingProxy(glance_server.port) as proxy:
+            driver = GlanceDriver(glance_url=f"http://127.0.0.1:{proxy.port}", storage_path=str(tmp_path))
+            driver.stream_write(LAYER, [content])
+            proxy.cut_after = 1_000_000
+            assert content == driver.get_content(LAYER)
+            assert content[7:2_000_007] == b"".join(driver.stream_read(LAYER, 7, 2_000_000))
+            assert proxy.cuts > 1
+
+    def test_that_goes_away_is_unavailable_and_loses_nothing(self, glance_server, tmp_path):
+        with CuttingProxy(glance_server.port) as proxy:
+            driver = GlanceDriver(glance_url=f"http://127.0.0.1:{proxy.port}", storage_path=str(tmp_path))
+            driver.put_content(LAYER, b"content")
+            proxy.is_down = True
+            for verb in (driver.get_content, driver.remove, lambda path: driver.put_content(path, b"new")):
+                with pytest.raises(StorageUnavailable):
+                    verb(LAYER)
+            proxy.is_down = False
+            assert b"content" == driver.get_content(LAYER)
+
     def test_that_is_not_there_is_unavailable(self, tmp_path):
         with pytest.raises(StorageUnavailable):
             GlanceDriver(glance_url=f"http://127.0.0.1:{processes.free_port()}", storage_path=str(tmp_path))

@@ -293,11 +293,12 @@ class TestAnAddress:
 
 
 class CuttingProxy:
-    """Stands before a server, and cuts off every answer that is longer than it likes."""
+    """Stands before a server, and cuts off answers that are longer than it likes, or all while it is down."""
 
     def __init__(self, port):
         self.cut_after = None
         self.cuts = 0
+        self.is_down = False
         self._server_port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -329,7 +330,7 @@ class CuttingProxy:
                     some = source.recv(65536)
                 except OSError:
                     some = b""
-                if not some:
+                if not some or self.is_down:
                     break
                 if is_answer and self.cut_after is not None:
                     head, found, body = (
