@@ -41,4 +41,4 @@ def install(name: str, folder: Path, **environment: str) -> Tool:
         command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, timeout=_BUILD_SECONDS
     )
     assert 0 == done.returncode, done.stderr[-4000:]
-    return Tool([str(folder / name)], {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), **environment})
+    return Tool([str(folder / name)], {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **environment})

@@ -132,6 +132,7 @@ class TestHelm:
         helm("package", tmp_path / "chart", "--destination", tmp_path)
         helm("push", "--plain-http", tmp_path / "chart-0.1.0.tgz", f"oci://{host}/{name}")
         assert ["0.1.0"] == reader.tags(f"{name}/chart")
+        (tmp_path / "got").mkdir()
         helm("pull", "--plain-http", f"oci://{host}/{name}/chart", "--version=0.1.0", "--destination", tmp_path / "got")
         assert (tmp_path / "chart-0.1.0.tgz").read_bytes() == (tmp_path / "got/chart-0.1.0.tgz").read_bytes()
 
