@@ -150,6 +150,8 @@ def translated() -> Iterator[None]:
         yield
     except exceptions.HttpResponseError as error:
         raise in_our_words(code_of(error), error.status_code) from None
+    except exceptions.DeserializationError:  # its head was cut off; no AzureError, but a ValueError
+        raise StorageUnavailable("An answer of Azure was cut off.") from None
     except (exceptions.AzureError, requests.RequestException, OSError) as error:
         raise StorageUnavailable(f"Azure cannot be reached ({type(error).__name__}).") from None
 

@@ -154,8 +154,15 @@ class AzureContainer:
             PreconditionFailed: it is another version.
         """
         condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
-        with translated():
-            self._blob(name).delete_blob(delete_snapshots="include", **condition)
+        repeated: list[object] = []
+        try:
+            with translated():
+                self._blob(name).delete_blob(
+                    delete_snapshots="include", retry_hook=lambda **attempt: repeated.append(attempt), **condition
+                )
+        except PathNotFound:
+            if not repeated:  # else an attempt before has done it
+                raise
 
     def copy(self, source: Entry, target: str) -> None:
         """
@@ -254,6 +261,8 @@ def _rows(found: Iterable[Any]) -> Iterator[Any]:
 
 
 def _entry(row: Any) -> Entry:
+    if row.last_modified is None or row.size is None or not row.etag:
+        raise StorageUnavailable("An answer of Azure was cut off.")
     created = row.creation_time.timestamp() if row.creation_time else 0
     return Entry(row.name, row.size, row.last_modified.timestamp(), row.etag, row.metadata, created)
 

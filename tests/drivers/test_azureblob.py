@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+
 import pytest
+import requests
 
 pytest.importorskip("azure.storage.blob", reason="azure-storage-blob is not installed")
 
+from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+
 from docker_registry.drivers.azureblob import AzureBlobDriver
+from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.testing import DriverSuite
-from tests.azurite import run_azurite
+from docker_registry.drivers.testing_races import race
+from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
+from tests import processes
+from tests.azurite import KEY, NAME, OTHER_KEY, run_azurite
+from tests.cutting import CuttingProxy
+from tests.fault_proxy import FaultProxy
 
 KIB = 1024
 
@@ -46,3 +60,268 @@ class TestAzureBlobDriver(DriverSuite):
             client.delete_container(options["azure_storage_container"])
         yield driver
         driver.close()
+
+
+class TestAnUpload:
+    """One of several blocks of 256 KiB."""
+
+    def test_that_ends_with_a_block_is_whole(self, driver, large):
+        assert 1024 * KIB == driver.stream_write("a", [large[: 1024 * KIB]])
+        assert large[: 1024 * KIB] == driver.get_content("a")
+
+    def test_whose_source_fails_leaves_the_old_content(self, driver, large):
+        def blocks():
+            yield large
+            raise KeyError
+
+        driver.put_content("a", b"old")
+        with pytest.raises(KeyError):
+            driver.stream_write("a", blocks())
+        assert b"old" == driver.get_content("a")
+
+    def test_of_many_at_once_one_is_kept_whole(self, driver):
+        contents = [bytes([number]) * 600 * KIB for number in range(8)]
+        raised = race(*(lambda content=content: driver.stream_write("a", [content]) for content in contents))
+        assert all(isinstance(error, StorageUnavailable) for error in raised)
+        assert driver.get_content("a") in contents
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_is_whole_or_not_there_through_a_bad_network(self, options, azurite, monkeypatch, large, seed):
+        with FaultProxy(azurite.port, seed=seed) as proxy:
+            driver = AzureBlobDriver(**through(options, proxy))
+            impatient(driver, monkeypatch)
+            written = 0
+            with proxy.faulty(0.2):
+                for number in range(8):
+                    with contextlib.suppress(StorageUnavailable):
+                        assert len(large) == driver.stream_write(f"a/{number}", [large])
+                        written += 1
+            assert 4 <= written
+            assert proxy.met.total() > 10
+            for path in driver.list_directory("a"):
+                assert large == driver.get_content(path)
+            driver.close()
+
+
+def through(options, proxy):
+    return {**options, "azure_endpoint": f"http://127.0.0.1:{proxy.port}/{NAME}"}
+
+
+def impatient(driver, monkeypatch):
+    """Let it wait for nothing."""
+    monkeypatch.setattr("azure.core.pipeline.transport.RequestsTransport.sleep", lambda self, _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def large():
+    """More than is read with one request."""
+    return bytes(range(256)) * 24_577
+
+
+class TestAReadThatBreaksOff:
+    @pytest.fixture
+    def proxy(self, azurite):
+        with CuttingProxy(azurite.port) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def driver(self, options, proxy, monkeypatch):
+        driver = AzureBlobDriver(**through(options, proxy))
+        impatient(driver, monkeypatch)
+        yield driver
+        driver.close()
+
+    def test_goes_on_where_it_was(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after, proxy.most_cuts = 900 * KIB, 2  # its client asks three times
+        assert large == b"".join(driver.stream_read("a"))
+        assert 2 == proxy.cuts
+        proxy.most_cuts = 4
+        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
+        assert 4 == proxy.cuts
+
+    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        blocks = driver.stream_read("a")
+        next(blocks)
+        proxy.cut_after = 10
+        with pytest.raises(StorageUnavailable):
+            list(blocks)
+
+
+class TestAReadMeanwhile:
+    def test_is_an_error_when_the_file_is_replaced(self, driver, large):
+        driver.stream_write("a", [large])
+        blocks = driver.stream_read("a")
+        next(blocks)
+        driver.stream_write("a", [large[::-1]])
+        with pytest.raises(StorageError, match="replaced"):
+            list(blocks)
+
+    def test_goes_on_when_the_file_is_touched(self, driver, large):
+        driver.stream_write("a", [large])
+        blocks = driver.stream_read("a")
+        first = next(blocks)
+        driver.touch("a")
+        assert large == first + b"".join(blocks)
+
+    def test_goes_on_when_the_file_of_another_registry_is_touched(self, driver, large, client):
+        client.upload_blob("registry/a", large)
+        blocks = driver.stream_read("a")
+        first = next(blocks)
+        driver.touch("a")
+        assert large == first + b"".join(blocks)
+
+
+@pytest.fixture
+def client(azurite, options):
+    """An independent client."""
+    with azurite.connect() as client:
+        yield client.get_container_client(options["azure_storage_container"])
+
+
+class TestAChangeWhoseAnswerIsLost:
+    """Azure has done it, and is asked again."""
+
+    @pytest.fixture
+    def driver(self, options, azurite, monkeypatch):
+        with FaultProxy(azurite.port) as self.proxy:
+            driver = AzureBlobDriver(**through(options, self.proxy))
+            impatient(driver, monkeypatch)
+            yield driver
+            driver.close()
+
+    @pytest.fixture
+    def lost(self, driver, monkeypatch):
+        def lost(change):
+            faults = ["unheard"]
+            monkeypatch.setattr(self.proxy, "_choose", lambda: faults.pop() if faults else "")
+            change()
+            assert [] == faults
+
+        return lost
+
+    def test_is_done_under_its_condition(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
+        version = driver.get_versioned("a").version
+        lost(lambda: driver.put_content("a", b"2", if_match=version))
+        assert b"2" == driver.get_content("a")
+
+    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+        driver.put_content("a", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
+
+    def test_is_done_without_one(self, driver, lost):
+        driver.put_content("a", b"content")
+        lost(lambda: driver.touch("a"))
+        lost(lambda: driver.move("a", "b"))
+        lost(lambda: driver.remove("b"))
+        assert not driver.exists("b")
+
+
+class TestAContainerOfAnotherRegistry:
+    def test_is_served_with_its_root_directory(self, driver, client):
+        blob = client.get_blob_client("registry/docker/registry/v2/blobs/x")
+        blob.create_append_blob()  # as registry:2 writes large ones
+        blob.append_block(b"con")
+        blob.append_block(b"tent")
+        assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
+        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
+        driver.move("docker/registry/v2/blobs/x", "y")
+        assert b"content" == driver.get_content("y")
+
+    def test_is_served_without_one(self, options, client):
+        client.upload_blob("docker/registry/v2/blobs/x", b"content")
+        driver = AzureBlobDriver(**{**options, "storage_path": ""})
+        assert ["docker"] == list(driver.list_directory())
+        driver.close()
+
+
+class TestALongFolder:
+    def test_is_removed_whole(self, driver, client):
+        with ThreadPoolExecutor(8) as executor:
+            list(executor.map(lambda number: driver.put_content(f"a/{number}", b""), range(300)))
+        assert 300 == len(list(driver.walk("a")))
+        driver.remove("a")
+        assert [] == list(client.list_blob_names())
+
+
+class TestASignedUrl:
+    def test_opens_the_file_to_anybody(self, driver):
+        driver.put_content("a b/ü", b"content")
+        url = driver.content_redirect_url("a b/ü")
+        assert b"content" == requests.get(url, timeout=20).content
+        assert 403 == requests.get(url.replace("sig=", "sig=a"), timeout=20).status_code
+        assert 400 <= requests.put(url, b"evil", headers={"x-ms-blob-type": "BlockBlob"}, timeout=20).status_code
+        assert b"content" == driver.get_content("a b/ü")
+
+    def test_opens_nothing_once_it_has_expired(self, options):
+        driver = AzureBlobDriver(**options, azure_redirect_seconds=1)
+        driver.put_content("a", b"content")
+        url = driver.content_redirect_url("a")
+        time.sleep(2.5)
+        assert 403 == requests.get(url, timeout=20).status_code
+        driver.close()
+
+
+class TestAConnectionString:
+    @pytest.fixture
+    def container(self, options):
+        return {"azure_storage_container": options["azure_storage_container"]}
+
+    def test_is_enough(self, container, azurite):
+        text = f"DefaultEndpointsProtocol=http;AccountName={NAME};AccountKey={KEY};BlobEndpoint={azurite.endpoint};"
+        driver = AzureBlobDriver(**container, azure_connection_string=text)
+        driver.put_content("a", b"content")
+        assert b"content" == requests.get(driver.content_redirect_url("a"), timeout=20).content
+        driver.close()
+
+    def test_may_have_a_signature_in_place_of_the_key(self, container, azurite):
+        until = datetime.now(timezone.utc) + timedelta(hours=1)
+        types, rights = ResourceTypes.from_string("sco"), AccountSasPermissions.from_string("rwdlacup")
+        signature = generate_account_sas(NAME, KEY, types, rights, until)
+        text = f"BlobEndpoint={azurite.endpoint};SharedAccessSignature={signature}"
+        driver = AzureBlobDriver(**container, azure_connection_string=text)
+        driver.put_content("a", b"content")
+        driver.move("a", "b")
+        assert b"content" == driver.get_content("b")
+        assert driver.content_redirect_url("b") is None
+        driver.close()
+
+    def test_that_tells_nothing_is_refused(self):
+        with pytest.raises(ConfigError, match="azure_connection_string has neither"):
+            AzureBlobDriver(azure_connection_string="nothing")
+
+
+class TestAMistakeAtTheStart:
+    @pytest.mark.parametrize(
+        ("expected", "wrong"),
+        [
+            ("account_name is not set", {"azure_endpoint": None, "azure_storage_account_name": None}),
+            ("no credentials for Azure", {"azure_storage_account_key": None}),
+            ("not in Base64", {"azure_storage_account_key": "not a key"}),
+            ("azure_use_https is true", {"azure_use_https": True}),
+        ],
+    )
+    def test_is_a_setting(self, options, expected, wrong):
+        with pytest.raises(ConfigError, match=expected):
+            AzureBlobDriver(**{**options, **wrong})
+
+    @pytest.mark.parametrize(
+        ("expected", "wrong"),
+        [
+            ("no container of the name", {"azure_storage_container": "nowhere"}),
+            ("these credentials", {"azure_storage_account_key": OTHER_KEY}),
+        ],
+    )
+    def test_is_what_azure_does_not_know(self, options, expected, wrong):
+        with pytest.raises(StorageError, match=expected):
+            AzureBlobDriver(**{**options, **wrong})
+
+    def test_is_a_store_that_is_away(self, options, monkeypatch):
+        monkeypatch.setattr("azure.core.pipeline.transport.RequestsTransport.sleep", lambda self, _: None)
+        away = f"http://127.0.0.1:{processes.free_port()}/{NAME}"
+        with pytest.raises(StorageUnavailable, match="cannot be reached"):
+            AzureBlobDriver(**{**options, "azure_endpoint": away})
