@@ -99,6 +99,15 @@ class TestTheDocumentation:
         # On a difference, put what stands in `tables` at the end of the file.
         assert tables in (ROOT / "docs/settings.md").read_text()
 
+    @pytest.mark.parametrize(("driver", "page"), [("gcs", "google.md"), ("azureblob", "azure.md")])
+    def test_has_every_setting_of_a_store_on_its_own_page(self, driver, page):
+        sample = flavors.read(flavors.folder() / flavors.SAMPLE)
+        _, _, table = reference({driver: drivers.load(driver).settings}, {driver: sample[driver]}).partition(
+            f"### With `storage: {driver}`\n\n"
+        )
+        assert table
+        assert table in (ROOT / "docs" / page).read_text()
+
     def test_shows_type_unit_default_variable_and_meaning(self):
         tables = reference({"shelf": [Setting("n", int, 3, "How many.", unit="rows", secret=True)], "none": []}, {})
 
