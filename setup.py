@@ -62,6 +62,7 @@ setup(
             "psycopg[binary]>=3.1.14",
             "PyMySQL>=1.1",
             "pytest>=8.2",
+            "pytest-xdist>=3.6",
             "python-dxf>=12.1",
             "python-swiftclient>=4.4",
             "redis>=5.0.1",

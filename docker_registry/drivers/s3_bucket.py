@@ -21,6 +21,8 @@ _DELETED_AT_ONCE: Final = 1000
 _RESUMES: Final = 3
 #: After these S3 is asked again that refused a conditional put because of another one at the very same moment.
 _CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+#: After these the keys are deleted again that S3 was too busy for, while it deleted others.
+_BUSY_PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 #: So long nobody looks again whether the bucket is still there.
 _TRUST_SECONDS: Final = 30
 _PAGE_KEYS: Final = 1000
@@ -239,15 +241,27 @@ class S3Bucket:
         keys, deleted = iter(keys), 0
         while some := list(islice(keys, _DELETED_AT_ONCE)):
             deleted += len(some)
+            self._delete(some)
+        return deleted
+
+    def _delete(self, keys: list[str]) -> None:
+        """Delete some objects; a good answer may tell of single keys that S3 was too busy for, which boto3 leaves so."""
+        for pause in (*_BUSY_PAUSES_SECONDS, None):
             with translated():
                 answer = self.client.delete_objects(
-                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
                 )
-            for error in answer.get("Errors", ()):
-                refused = in_our_words(ClientError({"Error": error}, "DeleteObjects"))
-                if not isinstance(refused, PathNotFound):
+            keys = []
+            for row in answer.get("Errors", ()):
+                refused = in_our_words(ClientError({"Error": row}, "DeleteObjects"))
+                if isinstance(refused, PathNotFound):
+                    continue
+                if pause is None or not isinstance(refused, StorageUnavailable):
                     raise refused
-        return deleted
+                keys.append(row["Key"])
+            if not keys:
+                return
+            time.sleep(pause)
 
     def _look_for_the_bucket(self) -> None:
         """Tell an object that is not there from one whose bucket is gone, for which a HEAD is answered the same."""

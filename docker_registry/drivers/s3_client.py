@@ -75,7 +75,15 @@ _PHRASES: Final = {
 }
 _FULL: Final = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity"}
 _ABSENT: Final = {"404", "NoSuchKey", "NotFound", "NoSuchUpload", "NoSuchVersion"}
-_BUSY: Final = {"SlowDown", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict", "Throttling"}
+_BUSY: Final = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+}
 _MISTAKES: Final = (
     exceptions.NoCredentialsError,
     exceptions.PartialCredentialsError,
