@@ -80,13 +80,13 @@ setup(
     entry_points={
         "console_scripts": ["docker-registry = docker_registry.cli:main"],
         "docker_registry.drivers": [
-            "azureblob = docker_registry.drivers.azureblob:AzureBlobDriver",
+            "azureblob = docker_registry.drivers.azureblob.driver:AzureBlobDriver",
             "file = docker_registry.drivers.file:FileDriver",
-            "gcs = docker_registry.drivers.gcs:GcsDriver",
-            "glance = docker_registry.drivers.glance:GlanceDriver",
+            "gcs = docker_registry.drivers.gcs.driver:GcsDriver",
+            "glance = docker_registry.drivers.glance.driver:GlanceDriver",
             "memory = docker_registry.drivers.memory:MemoryDriver",
-            "s3 = docker_registry.drivers.s3:S3Driver",
-            "swift = docker_registry.drivers.swift:SwiftDriver",
+            "s3 = docker_registry.drivers.s3.driver:S3Driver",
+            "swift = docker_registry.drivers.swift.driver:SwiftDriver",
         ],
     },
     classifiers=[

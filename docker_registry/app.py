@@ -34,11 +34,11 @@ from docker_registry.api import (
 )
 from docker_registry.api.downloads import Downloads
 from docker_registry.config import Cache, CacheLru, Config
-from docker_registry.drivers import redis_link
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.drivers.cached import CachedDriver
-from docker_registry.drivers.leased_cache import LeasedCache
-from docker_registry.drivers.redis_circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.cache import link
+from docker_registry.drivers.cache.circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
@@ -85,7 +85,7 @@ def create_diff_queue(config: Config) -> RedisDiffQueue | None:
         ConfigError: the library for Redis is not installed.
     """
     place = _redis_place(config.cache)
-    return RedisDiffQueue(redis_link.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+    return RedisDiffQueue(link.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
 
 
 def with_cache(driver: StorageDriver, config: Config) -> StorageDriver:
@@ -98,15 +98,13 @@ def with_cache(driver: StorageDriver, config: Config) -> StorageDriver:
     place = _redis_place(config.cache_lru)
     if not place.is_set:
         return driver
-    redis = redis_link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+    redis = link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
     cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
 
-def _redis_place(section: Cache | CacheLru) -> redis_link.RedisPlace:
-    return redis_link.RedisPlace(
-        **{entry.name: getattr(section, entry.name) for entry in fields(redis_link.RedisPlace)}
-    )
+def _redis_place(section: Cache | CacheLru) -> link.RedisPlace:
+    return link.RedisPlace(**{entry.name: getattr(section, entry.name) for entry in fields(link.RedisPlace)})
 
 
 def create_search(config: Config, registry: Registry) -> SearchIndex:

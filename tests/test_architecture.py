@@ -169,6 +169,23 @@ DOMAIN = {
     "search.updates": {"events", "names", "search.index"},
 }
 
+#: Among the drivers: each room, and whom it may look at. A store knows no other one; Glance has Swift beside it.
+DRIVERS = {
+    "base": set(),
+    "file": {"base", "file_tree"},
+    "file_tree": {"base"},
+    "memory": {"base"},
+    "chunks": {"base"},
+    "store_identity": {"base"},
+    "testing": {"base", "testing"},
+    "cache": {"base", "cache"},
+    "s3": {"base", "s3"},
+    "swift": {"base", "swift"},
+    "glance": {"base", "glance", "swift"},
+    "gcs": {"base", "chunks", "gcs"},
+    "azureblob": {"azureblob", "base", "chunks"},
+}
+
 
 def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
@@ -231,3 +248,15 @@ class TestTheDomain:
         )
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
         assert "[]\n" == done.stdout
+
+
+class TestTheDrivers:
+    @pytest.mark.parametrize("name", DRIVERS)
+    def test_look_only_where_their_arrows_point(self, name):
+        paths = [*(PACKAGE / "drivers").glob(f"{name}.py"), *(PACKAGE / "drivers" / name).glob("*.py")]
+        assert paths
+        inside = {found.split(".")[1] for path in paths for found in imports(path) if found.startswith("drivers.")}
+        assert inside <= DRIVERS[name]
+
+    def test_have_arrows_for_every_module(self):
+        assert set(DRIVERS) == {path.stem for path in (PACKAGE / "drivers").iterdir()} - {"__init__", "__pycache__"}

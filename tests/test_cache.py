@@ -15,7 +15,7 @@ pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.app import create_registry
 from docker_registry.config import CacheLru, Config, load_config
-from docker_registry.drivers.cached import CachedDriver
+from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError

@@ -12,11 +12,11 @@ pytest.importorskip("redis", reason="redis is not installed")
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.base import StorageDriver, Versioned
-from docker_registry.drivers.cached import CachedDriver
-from docker_registry.drivers.leased_cache import LeasedCache
+from docker_registry.drivers.cache.circuit import Circuit
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.cache.link import RedisPlace, connect
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.drivers.redis_circuit import Circuit
-from docker_registry.drivers.redis_link import RedisPlace, connect
 from docker_registry.registry import Registry
 from tests.client import OCI_MANIFEST, digest_of, encoded
 from tests.redis_server import PASSWORD, redis_server

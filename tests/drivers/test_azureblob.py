@@ -14,10 +14,10 @@ pytest.importorskip("azure.storage.blob", reason="azure-storage-blob is not inst
 
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
-from docker_registry.drivers.azureblob import AzureBlobDriver
+from docker_registry.drivers.azureblob.driver import AzureBlobDriver
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.drivers.testing_races import race
+from docker_registry.drivers.testing.races import race
 from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
 from tests import processes
 from tests.azurite import KEY, NAME, OTHER_KEY, run_azurite

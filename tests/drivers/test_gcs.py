@@ -18,7 +18,7 @@ pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not 
 
 from docker_registry import heritage
 from docker_registry.drivers.base import ABSENT
-from docker_registry.drivers.gcs import GcsDriver
+from docker_registry.drivers.gcs.driver import GcsDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
 from tests import processes

@@ -12,11 +12,10 @@ pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
 from docker_registry import flavors
 from docker_registry.config_text import reference
-from docker_registry.drivers import testing_conditions
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.glance import GlanceDriver
-from docker_registry.drivers.swift import SwiftDriver
-from docker_registry.drivers.testing import DriverSuite
+from docker_registry.drivers.glance.driver import GlanceDriver
+from docker_registry.drivers.swift.driver import SwiftDriver
+from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests import processes
 from tests.drivers.test_swift import CuttingProxy
@@ -61,8 +60,8 @@ class TestGlanceDriverWithLayersOnly(DriverSuite):
     @pytest.fixture(autouse=True)
     def few_rounds(self, monkeypatch):
         # Glance takes a quarter of a second for every layer.
-        monkeypatch.setattr(testing_conditions, "ROUNDS", 4)
-        monkeypatch.setattr(testing_conditions, "RACERS", 10)
+        monkeypatch.setattr(conditions, "ROUNDS", 4)
+        monkeypatch.setattr(conditions, "RACERS", 10)
 
     @pytest.fixture
     def driver(self, glance_server, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.store_identity import PATH, StoreIdentity
-from docker_registry.drivers.testing_races import race
+from docker_registry.drivers.testing.races import race
 from docker_registry.errors import StorageUnavailable
 
 

@@ -12,8 +12,8 @@ import requests
 
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
-from docker_registry.drivers.swift import SwiftDriver
-from docker_registry.drivers.swift_connections import Account
+from docker_registry.drivers.swift.connections import Account
+from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests import processes

@@ -12,7 +12,7 @@ import random
 import pytest
 import requests
 
-from docker_registry.drivers.s3 import S3Driver
+from docker_registry.drivers.s3.driver import S3Driver
 from tests.client import OCI_MANIFEST, WAYS, Client, Refused, digest_of
 from tests.fault_proxy import FaultProxy
 from tests.images import make_image, push

@@ -1,0 +1,1 @@
+"""Redis in front of any store."""

@@ -1,0 +1,250 @@
+"""
+A driver around a driver, which keeps small contents in a Redis that workers and hosts share.
+
+What is kept of a path are three facts, each only after the store has told it: its content, its size, and that something
+is there. That nothing is there is never kept, so a new file is seen at once, whoever wrote it. What may change is kept
+for a minute at most, for the one case in which nobody can break a lease: a host that writes without reaching the Redis.
+Bytes that lie under their own digest are kept until the Redis evicts them; that they are there, for a minute.
+
+Where the store cannot tell that nothing has come or gone in a folder, the cache does, for a few seconds at a time.
+
+Versions and conditional puts are the store's own. So is everything else: lists, times, streams of large files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
+
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.cache.leased import Found, LeasedCache, folders_above
+from docker_registry.errors import PathNotFound
+
+#: A larger content is never kept.
+MAX_BYTES: Final = 65536
+
+_SECONDS: Final = 60
+
+#: So long a list may lack what somebody has written who does not reach the Redis.
+_FOLDER_SECONDS: Final = 5
+
+#: The bytes of a blob of the distribution registry, which never change; and what is no use to keep.
+_LASTING: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
+_PASSING: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
+
+_CONTENT: Final = "content"
+_SIZE: Final = "size"
+_PRESENCE: Final = "presence"
+_FOLDER: Final = "folder"
+
+
+class CachedDriver(StorageDriver):
+    """A store with a cache in front."""
+
+    def __init__(self, driver: StorageDriver, cache: LeasedCache, *, max_bytes: int = MAX_BYTES) -> None:
+        """
+        Args:
+            driver: the store.
+            max_bytes: of a content that is kept.
+        """
+        self.driver = driver
+        self._cache = cache
+        self._max_bytes = max_bytes
+        self._has_folder_versions = type(driver).folder_version is not StorageDriver.folder_version
+
+    def begin_request(self) -> None:
+        """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
+        self._cache.begin_request()
+
+    @property
+    def supports_if_match(self) -> bool:  # type: ignore[override] # what a class declares elsewhere is the store's here
+        """Whether the store has conditional puts."""
+        return self.driver.supports_if_match
+
+    @property
+    def move_copies(self) -> bool:  # type: ignore[override]
+        """Whether the store copies what it moves."""
+        return self.driver.move_copies
+
+    @property
+    def walks_by_pages(self) -> bool:  # type: ignore[override]
+        """Whether the store brings many files at once when it is walked through."""
+        return self.driver.walks_by_pages
+
+    @property
+    def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
+        """Which chunks are too small for the store."""
+        return self.driver.min_chunk_bytes
+
+    # ----------------------------------------------------------------------------------------------- reading
+
+    def get_content(self, path: str) -> bytes:
+        """See :class:`StorageDriver`."""
+        found = self._look(_CONTENT, path)
+        if found.value is not None:
+            return found.value
+        content = self.driver.get_content(path)
+        if found.lease is not None and len(content) <= self._max_bytes:
+            self._cache.fill(_CONTENT, path, found.lease, content, _lifetime(path))
+        return content
+
+    def get_size(self, path: str) -> int:
+        """See :class:`StorageDriver`."""
+        found = self._look(_SIZE, path)
+        if found.value is not None:
+            return int(found.value)
+        size = self.driver.get_size(path)
+        if found.lease is not None:
+            self._cache.fill(_SIZE, path, found.lease, b"%d" % size, _SECONDS)
+        return size
+
+    def exists(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        found = self._look(_PRESENCE, path)
+        if found.value is not None:
+            return True
+        is_there = self.driver.exists(path)
+        if is_there and found.lease is not None:
+            self._cache.fill(_PRESENCE, path, found.lease, b"", _SECONDS)
+        return is_there
+
+    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See :class:`StorageDriver`."""
+        if not _LASTING.fullmatch(path):
+            return self.driver.stream_read(path, offset, length)
+        found = self._look(_CONTENT, path)
+        if found.value is not None:
+            content = found.value[offset : None if length is None else offset + length]
+            return iter([content] if content else [])
+        blocks = self.driver.stream_read(path, offset, length)
+        if found.lease is None or offset or length == 0:
+            return blocks
+        return self._kept(path, found.lease, blocks)
+
+    def get_versioned(self, path: str) -> Versioned:
+        """See :class:`StorageDriver`."""
+        return self.driver.get_versioned(path)
+
+    def stat(self, path: str) -> Stat:
+        """See :class:`StorageDriver`."""
+        return self.driver.stat(path)
+
+    def list_directory(self, path: str = "") -> Iterator[str]:
+        """See :class:`StorageDriver`."""
+        return self.driver.list_directory(path)
+
+    def folder_version(self, path: str) -> str | None:
+        """See :class:`StorageDriver`."""
+        if self._has_folder_versions:
+            return self.driver.folder_version(path)
+        found = self._cache.look(_FOLDER, check_path(path, root=True))
+        if found.value is not None:
+            return found.value.decode()
+        # The lease itself is the version: whatever comes or goes breaks it.
+        if found.lease is None or not self._cache.fill(_FOLDER, path, found.lease, found.lease, _FOLDER_SECONDS):
+            return None
+        return found.lease.decode()
+
+    def walk(self, path: str = "") -> Iterator[Stat]:
+        """See :class:`StorageDriver`."""
+        return self.driver.walk(path)
+
+    def open_file(self, path: str) -> BinaryIO | None:
+        """See :class:`StorageDriver`."""
+        return self.driver.open_file(path)
+
+    def content_redirect_url(self, path: str) -> str | None:
+        """See :class:`StorageDriver`."""
+        return self.driver.content_redirect_url(path)
+
+    # ----------------------------------------------------------------------------------------------- writing
+
+    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """See :class:`StorageDriver`."""
+        with self._changed(path):
+            self.driver.put_content(path, content, if_match=if_match)
+
+    def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
+        """See :class:`StorageDriver`."""
+        with self._changed(path):
+            return self.driver.stream_write(path, blocks)
+
+    def move(self, source: str, target: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._changed(target), self._removed(source):
+            self.driver.move(source, target)
+
+    def link(self, source: str, target: str) -> bool:
+        """See :class:`StorageDriver`."""
+        with self._changed(target):
+            return self.driver.link(source, target)
+
+    def touch(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self.driver.touch(path)
+        except PathNotFound:  # somebody has removed it without us, and we may still think that it is there
+            self._forget_removed(path)
+            raise
+
+    def remove(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._removed(path):
+            self.driver.remove(path)
+
+    def remove_leftovers(self, older_than_seconds: float) -> int:
+        """See :class:`StorageDriver`."""
+        return self.driver.remove_leftovers(older_than_seconds)
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    def _look(self, fact: str, path: str) -> Found:
+        check_path(path)
+        return Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
+
+    def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass the first blocks of a file on, and keep them if they are few and all that there are."""
+        content: bytes | None = b""
+        for block in blocks:
+            if content is not None:
+                content = content + block if len(content) + len(block) <= self._max_bytes else None
+            yield block
+        if content is not None and len(content) == self.get_size(path):
+            self._cache.fill(_CONTENT, path, lease, content, _lifetime(path))
+
+    @contextmanager
+    def _changed(self, path: str) -> Iterator[None]:
+        """Break what is known of a file and the lists of the folders above, before and after a change."""
+        entries = [*_facts(check_path(path)), *self._lists_above(path)]
+        self._cache.break_leases(entries)
+        try:
+            yield
+        finally:
+            self._cache.break_leases(entries)
+
+    @contextmanager
+    def _removed(self, path: str) -> Iterator[None]:
+        check_path(path)
+        self._forget_removed(path)
+        try:
+            yield
+        finally:
+            self._forget_removed(path)
+
+    def _forget_removed(self, path: str) -> None:
+        """A folder takes all in it along, and the last file in a folder takes that along."""
+        above = [(_PRESENCE, folder) for folder in folders_above(path)]
+        self._cache.break_leases([*_facts(path), *above, *self._lists_above(path)], folder=path)
+
+    def _lists_above(self, path: str) -> list[tuple[str, str]]:
+        return [] if self._has_folder_versions else [(_FOLDER, folder) for folder in ("", *folders_above(path))]
+
+
+def _facts(path: str) -> tuple[tuple[str, str], ...]:
+    return ((_CONTENT, path), (_SIZE, path), (_PRESENCE, path))
+
+
+def _lifetime(path: str) -> float | None:
+    return None if _LASTING.fullmatch(path) else _SECONDS

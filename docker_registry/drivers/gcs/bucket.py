@@ -1,0 +1,311 @@
+"""One bucket of Google Cloud Storage: objects by their keys."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final
+from urllib.parse import quote
+
+import google_crc32c
+import requests
+
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.gcs.client import NETWORK_ERRORS, Answer, Api, object_path
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+
+_BLOCK_BYTES: Final = 256 * 1024
+_PAGE_KEYS: Final = "1000"
+_DELETED_AT_ONCE: Final = 16
+#: A broken read is taken up again so often without a single byte in between.
+_RESUMES: Final = 3
+#: So long nobody looks again whether the bucket is still there.
+_TRUST_SECONDS: Final = 30
+_FIELDS: Final = "name,size,updated,generation,crc32c"
+#: The metadata that a touch leaves.
+_TOUCHED: Final = "docker-registry-touched"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    What a list or an answer says of an object.
+
+    Attributes:
+        key: the object's; a folder's ends with a slash.
+        size: bytes.
+        modified: seconds since the Unix epoch.
+        generation: the name of exactly this content.
+        crc32c: of the content, in Base64; empty where it is not told.
+    """
+
+    key: str
+    size: int = 0
+    modified: float = 0
+    generation: str = ""
+    crc32c: str = ""
+
+
+def entry(row: Mapping[str, Any]) -> Entry:
+    """Read an object's resource."""
+    updated = datetime.fromisoformat(row["updated"].replace("Z", "+00:00"))
+    return Entry(row["name"], int(row["size"]), updated.timestamp(), str(row["generation"]), row.get("crc32c", ""))
+
+
+class GcsBucket:
+    """A bucket that is there."""
+
+    def __init__(self, api: Api, name: str, *, listed: str = "") -> None:
+        """
+        Args:
+            listed: a prefix that is listed, to see that the bucket can be used.
+
+        Raises:
+            StorageError: the bucket cannot be used.
+        """
+        self.api = api
+        self.name = name
+        self._objects = f"/storage/v1/b/{quote(name, safe='')}/o"
+        self._seen = 0.0
+        self._page(listed, maxResults="1")
+
+    # -------------------------------------------------------------------------------------------- one object
+
+    def head(self, key: str) -> Entry:
+        """
+        Raises:
+            PathNotFound: there is no such object.
+        """
+        found = self._send("GET", key, params={"fields": _FIELDS})
+        return entry(found.json())
+
+    def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """
+        Write an object whole.
+
+        Args:
+            if_match: the generation to replace, or the empty text to create only.
+
+        Raises:
+            PreconditionFailed: something else lies there.
+        """
+        if if_match and not if_match.isdecimal():
+            raise PreconditionFailed
+        body = bytes(content)
+        answer = self.api.send(
+            "POST",
+            f"/upload{self._objects}",
+            params={"uploadType": "media", "name": key, "fields": _FIELDS, **_condition(if_match)},
+            body=body,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        if answer.status == 412 and answer.attempts > 1 and self._is(key, body):
+            return  # an attempt before, of whose end we did not hear, succeeded
+        self.check_upload(answer, len(body), google_crc32c.Checksum(body).digest())
+
+    def check_upload(self, answer: Answer, size: int, crc32c: bytes) -> None:
+        """Compare what an answer says of a new object with what was sent, and remove an object that is damaged."""
+        try:
+            made = entry(answer.check().json())
+        except PathNotFound:
+            raise self._no_bucket() from None
+        if made.size != size or (made.crc32c and made.crc32c != base64.b64encode(crc32c).decode()):
+            self.delete(made.key, made.generation)
+            raise StorageUnavailable("A file was damaged on its way to Google Cloud Storage.")
+
+    def _is(self, key: str, content: bytes) -> bool:
+        try:
+            return self.get(key)[0] == content
+        except PathNotFound:
+            return False
+
+    def delete(self, key: str, generation: str | None = None) -> None:
+        """
+        Delete one object.
+
+        Args:
+            generation: what it must be; None for whatever it is.
+
+        Raises:
+            PathNotFound: it is not there.
+            PreconditionFailed: it is another generation.
+        """
+        answer = self.api.send("DELETE", object_path(self.name, key), params=_condition(generation))
+        if answer.status == 404 and answer.attempts == 1:
+            self.look_for_the_bucket()
+        if answer.status != 404 or answer.attempts == 1:  # else an attempt before has done it
+            answer.check()
+
+    def copy(self, source: Entry, target: str) -> None:
+        """
+        Let Google copy an object, in as many steps as it likes; the target appears with the last one.
+
+        Raises:
+            PathNotFound: the source is gone.
+            PreconditionFailed: it is another generation.
+        """
+        params = {"ifSourceGenerationMatch": source.generation, "fields": "done,rewriteToken"}
+        to = f"/rewriteTo{object_path(self.name, target).removeprefix('/storage/v1')}"
+        while True:
+            done = self._send("POST", source.key, to, params=params).json()
+            if done["done"]:
+                return
+            params["rewriteToken"] = done["rewriteToken"]
+
+    def touch(self, key: str) -> None:
+        """Renew the time of an object; its generation stays."""
+        metadata = {"metadata": {_TOUCHED: f"{time.time():.3f}"}}
+        self._send("PATCH", key, params={"fields": "generation"}, json=metadata)
+
+    # ----------------------------------------------------------------------------------------------- reading
+
+    def get(self, key: str) -> tuple[bytes, str]:
+        """Return an object whole, and its generation."""
+        stream = _Reading(self, key)
+        blocks = stream.blocks(0, None)
+        next(blocks)
+        return b"".join(blocks), stream.generation
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """
+        Open an object and read it in blocks; where the connection breaks, another one goes on.
+
+        Raises:
+            PathNotFound: there is no such object; at the call.
+            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+        """
+        blocks = _Reading(self, key).blocks(offset, length)
+        next(blocks)
+        return blocks
+
+    # ------------------------------------------------------------------------------------------ many objects
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what begins with a prefix."""
+        for page in self._pages(prefix):
+            yield from map(entry, page.get("items", ()))
+
+    def children(self, prefix: str) -> Iterator[Entry]:
+        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
+        for page in self._pages(prefix, delimiter="/"):
+            yield from map(entry, page.get("items", ()))
+            yield from map(Entry, page.get("prefixes", ()))
+
+    def has_any(self, prefix: str) -> bool:
+        """Tell whether anything begins with a prefix."""
+        # A page may be empty and still not be the last one.
+        return any(page.get("items") for page in self._pages(prefix, maxResults="1"))
+
+    def delete_all(self, keys: Iterable[str]) -> int:
+        """
+        Delete objects, some at once; those that are gone meanwhile do not matter.
+
+        Returns:
+            How many keys there were.
+        """
+        keys, deleted = iter(keys), 0
+        with ThreadPoolExecutor(_DELETED_AT_ONCE) as executor:
+            while some := list(islice(keys, int(_PAGE_KEYS))):
+                deleted += len(list(executor.map(self._delete_if_there, some)))
+        return deleted
+
+    def _delete_if_there(self, key: str) -> None:
+        try:
+            self.delete(key)
+        except PathNotFound:
+            return
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        page = self._page(prefix, **options)
+        yield page
+        while token := page.get("nextPageToken"):
+            page = self._page(prefix, **options, pageToken=token)
+            yield page
+
+    def _page(self, prefix: str, **options: str) -> dict[str, Any]:
+        fields = f"nextPageToken,prefixes,items({_FIELDS})"
+        params = {"prefix": prefix, "fields": fields, "maxResults": _PAGE_KEYS, **options}
+        try:
+            page: dict[str, Any] = self.api.send("GET", self._objects, params=params).check().json()
+        except PathNotFound:
+            raise self._no_bucket() from None
+        self._seen = time.monotonic()
+        return page
+
+    # ---------------------------------------------------------------------------------------------- requests
+
+    def _send(self, method: str, key: str, action: str = "", **options: Any) -> Answer:
+        try:
+            return self.api.send(method, object_path(self.name, key) + action, **options).check()
+        except PathNotFound:
+            self.look_for_the_bucket()
+            raise
+
+    def look_for_the_bucket(self) -> None:
+        """Tell an object that is not there from one whose bucket is gone, for which the answer is the same."""
+        if time.monotonic() > self._seen + _TRUST_SECONDS:
+            self._page("", maxResults="1")
+
+    def _no_bucket(self) -> StorageError:
+        return StorageError(f"Google Cloud Storage has no bucket {self.name} (gcs_bucket), or hides it.")
+
+
+def _condition(generation: str | None) -> dict[str, str]:
+    return {} if generation is None else {"ifGenerationMatch": generation or "0"}
+
+
+class _Reading:
+    """One object while it is read."""
+
+    def __init__(self, bucket: GcsBucket, key: str) -> None:
+        self.generation = ""
+        self._bucket = bucket
+        self._key = key
+
+    def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
+        """Yield nothing once it is open, then the blocks."""
+        end, failures = "" if length is None else str(position + length - 1), 0
+        left, response = self._ask(position, end)
+        yield b""
+        while True:
+            try:
+                while left and (block := response.raw.read(min(_BLOCK_BYTES, left))):
+                    position, left, failures = position + len(block), left - len(block), 0
+                    yield block
+            except NETWORK_ERRORS:
+                pass
+            finally:
+                response.close()
+            if not left:
+                return
+            if failures == _RESUMES:
+                raise StorageUnavailable("Google Cloud Storage broke off the reading of a file again and again.")
+            failures += 1
+            time.sleep(0.1 * 2**failures)
+            left, response = self._ask(position, end)
+
+    def _ask(self, position: int, end: str) -> tuple[int, requests.Response]:
+        """Ask for a part of an object, of the very generation that was begun; return how much comes, and the body."""
+        params = {"alt": "media"}
+        if self.generation:
+            params["ifGenerationMatch"] = self.generation
+        headers = {"Range": f"bytes={position}-{end}"} if position or end else {}
+        path = object_path(self._bucket.name, self._key)
+        answer = self._bucket.api.send("GET", path, params=params, headers=headers, stream=True)
+        if answer.status == 416:  # it ends before
+            answer.response.close()
+            return 0, answer.response
+        try:
+            response = answer.check().response
+        except (PathNotFound, PreconditionFailed) as error:
+            if self.generation:
+                raise StorageError("The file was replaced or removed while it was read.") from None
+            self._bucket.look_for_the_bucket()
+            raise error from None
+        self.generation = response.headers["X-Goog-Generation"]
+        return int(response.headers["Content-Length"]), response

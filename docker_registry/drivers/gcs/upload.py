@@ -1,0 +1,141 @@
+"""
+Large files in Google Cloud Storage: resumable uploads (https://cloud.google.com/storage/docs/resumable-uploads).
+
+The object appears when the last chunk is there. Of an upload that nobody finishes no list shows anything and nothing is
+paid, and Google forgets it after a week.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+from urllib.parse import quote
+
+import google_crc32c
+
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.chunks import chunks
+from docker_registry.drivers.gcs.bucket import GcsBucket
+from docker_registry.drivers.gcs.client import RETRIED, Answer
+from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
+
+#: What all chunks but the last are multiples of.
+CHUNK_UNIT_BYTES: Final = 256 * 1024
+#: A chunk is taken up again so often without a single byte in between.
+_RESUMES: Final = 5
+_RANGE = re.compile(r"bytes=0-([0-9]+)")
+
+
+def write(bucket: GcsBucket, key: str, blocks: Iterable[Bytes], chunk_bytes: int) -> int:
+    """
+    Publish an object of any size once its source has ended; of one that fails nothing stays.
+
+    Args:
+        chunk_bytes: a file of more is sent in chunks of this size, of which one is in memory.
+
+    Returns:
+        Its size in bytes.
+    """
+    contents = chunks(blocks, chunk_bytes)
+    content = next(contents)
+    if len(content) < chunk_bytes:
+        bucket.put(key, content)
+        return len(content)
+    upload = _Upload(bucket, key)
+    try:
+        while len(content) == chunk_bytes:
+            upload.send(content)
+            content = next(contents)
+        return upload.finish(content)
+    except BaseException:
+        upload.cancel()
+        raise
+
+
+class _Upload:
+    """One upload under way."""
+
+    def __init__(self, bucket: GcsBucket, key: str) -> None:
+        self._bucket = bucket
+        self._size = 0
+        self._crc32c = google_crc32c.Checksum()
+        try:
+            begun = bucket.api.send(
+                "POST",
+                f"/upload/storage/v1/b/{quote(bucket.name, safe='')}/o",
+                params={"uploadType": "resumable", "name": key},
+                headers={"X-Upload-Content-Type": "application/octet-stream"},
+                json={},
+            ).check()
+        except PathNotFound:
+            raise StorageError(f"Google Cloud Storage has no bucket {bucket.name} (gcs_bucket), or hides it.") from None
+        self._url = begun.response.headers["Location"]
+
+    def send(self, content: bytes) -> None:
+        """Send a chunk that is not the last."""
+        self._send(content, "*")
+
+    def finish(self, content: bytes) -> int:
+        """Send the last chunk, which may be empty, and see that the object is what was sent; return its size."""
+        answer = self._send(content, str(self._size + len(content)))
+        self._bucket.check_upload(answer, self._size, self._crc32c.digest())
+        return self._size
+
+    def cancel(self) -> None:
+        """Forget it, if that can be said at all."""
+        with suppress(StorageError):
+            self._bucket.api.send("DELETE", self._url, attempts=1)
+
+    def _send(self, content: bytes, total: str) -> Answer:
+        """Send a chunk, and what of it did not arrive again, until all of it is there."""
+        start, end, failures = self._size, self._size + len(content), 0
+        position = start
+        while True:
+            answer = self._put(content[position - start :], position, total)
+            if answer is None or answer.status in RETRIED or (answer.status == 308 and _arrived(answer) == position):
+                failures += 1
+                if failures > _RESUMES:
+                    raise StorageUnavailable("Google Cloud Storage does not take a file for now.")
+                time.sleep(0.1 * 2**failures)
+                answer = self._ask(total)
+            if answer.status in (200, 201):
+                break
+            if answer.status != 308:
+                self._gone_or_refused(answer)
+            position = _arrived(answer)
+            if position == end and total == "*":
+                break
+            if not start <= position <= end:
+                raise StorageUnavailable("Google Cloud Storage has lost a part of an upload.")
+        self._crc32c.update(content)
+        self._size = end
+        return answer
+
+    def _put(self, content: bytes, position: int, total: str) -> Answer | None:
+        """Send bytes; None where no answer came, and nobody knows how many of them are there."""
+        said = f"{position}-{position + len(content) - 1}" if content else "*"
+        headers = {"Content-Range": f"bytes {said}/{total}"}
+        try:
+            return self._bucket.api.send("PUT", self._url, headers=headers, body=content, attempts=1)
+        except StorageUnavailable:
+            return None
+
+    def _ask(self, total: str) -> Answer:
+        """Ask how far it is."""
+        return self._bucket.api.send("PUT", self._url, headers={"Content-Range": f"bytes */{total}"}, body=b"")
+
+    def _gone_or_refused(self, answer: Answer) -> None:
+        try:
+            answer.check()
+        except PathNotFound:
+            raise StorageUnavailable("Google Cloud Storage has forgotten an upload.") from None
+        raise StorageError(f"Google Cloud Storage answers an upload with {answer.status}.")
+
+
+def _arrived(answer: Answer) -> int:
+    """Return how many bytes of the object are there."""
+    found = _RANGE.fullmatch(answer.response.headers.get("Range", ""))
+    return int(found[1]) + 1 if found else 0

@@ -1,0 +1,1 @@
+"""OpenStack Glance for layers, beside another store for the rest."""

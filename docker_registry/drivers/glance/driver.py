@@ -1,0 +1,307 @@
+"""
+Keeps layers in OpenStack Glance, and everything else in another driver, the alternate.
+
+Layers are ``images/*/layer`` and the bytes of blobs. They go to Glance when they are whole: an upload in progress is
+the alternate's, which also has one small file for each layer, and with it says what is there
+(:mod:`~docker_registry.drivers.glance.pointers`). A layer that lies in the alternate itself, because it came before
+Glance did, is served from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO, ClassVar, TypeVar
+
+from docker_registry import drivers
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.glance import pointers
+from docker_registry.drivers.glance.images import GlanceImages, ImageGone
+from docker_registry.drivers.glance.layers import MAX_TRIES, RESERVED, GlanceLayers
+from docker_registry.drivers.glance.pointers import SUFFIX, Pointer
+from docker_registry.drivers.swift.connections import Account
+from docker_registry.drivers.swift.driver import SwiftDriver
+from docker_registry.drivers.swift.keystone import Identity
+from docker_registry.errors import (
+    ConfigError,
+    PathInvalid,
+    PathNotFound,
+    StorageError,
+)
+from docker_registry.settings import Setting
+
+Result = TypeVar("Result")
+
+
+class GlanceDriver(StorageDriver):
+    """A store in Glance and another driver."""
+
+    move_copies: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
+    settings: ClassVar[tuple[Setting, ...]] = (
+        Setting(
+            "storage_alternate",
+            str,
+            "file",
+            "The driver that keeps all but layers.",
+            choices=("file", "local", "swift"),
+        ),
+        Setting("glance_url", help="Address of Glance; Keystone is asked when unset."),
+        Setting("glance_authurl", help="Address of Keystone (`…/v3`); that of `swift_authurl` when unset."),
+        Setting("glance_user", help="User name; `swift_user` when unset."),
+        Setting("glance_password", help="Its password; `swift_password` when unset.", secret=True),
+        Setting("glance_tenant_name", help="The project; `swift_tenant_name` when unset."),
+        Setting("glance_user_domain", help="Domain of the user; `swift_user_domain` when unset."),
+        Setting("glance_project_domain", help="Domain of the project; `swift_project_domain` when unset."),
+        Setting("glance_region_name", help="The region; `swift_region_name` when unset."),
+        *(
+            replace(setting, default=None) if setting.name == "storage_path" else setting
+            for setting in SwiftDriver.settings
+        ),
+    )
+
+    def __init__(
+        self,
+        *,
+        storage_alternate: str = "file",
+        storage_path: str | None = None,
+        glance_url: str | None = None,
+        glance_authurl: str | None = None,
+        glance_user: str | None = None,
+        glance_password: str | None = None,
+        glance_tenant_name: str | None = None,
+        glance_user_domain: str | None = None,
+        glance_project_domain: str | None = None,
+        glance_region_name: str | None = None,
+        **swift: Any,
+    ) -> None:
+        """
+        Args:
+            storage_path, swift: what the alternate is given.
+
+        Raises:
+            ConfigError: a setting is missing.
+            StorageError: Glance or the alternate cannot be used.
+        """
+        authurl = glance_authurl or _keystone_of(swift)
+        if not (authurl or glance_url):
+            raise ConfigError("neither glance_url nor glance_authurl is set")
+        identity = Identity(
+            authurl=authurl,
+            user=glance_user or swift.get("swift_user") or "",
+            password=glance_password or swift.get("swift_password") or "",
+            project=glance_tenant_name or swift.get("swift_tenant_name"),
+            user_domain=glance_user_domain or swift.get("swift_user_domain", "Default"),
+            project_domain=glance_project_domain or swift.get("swift_project_domain", "Default"),
+            cacert=swift.get("swift_cacert"),
+            insecure=swift.get("swift_insecure", False),
+            timeout_seconds=swift.get("swift_timeout", 60),
+        )
+        images = GlanceImages(
+            identity.session(),
+            glance_url,
+            region=glance_region_name or swift.get("swift_region_name"),
+            interface=swift.get("swift_endpoint_type", "public"),
+        )
+        kind = drivers.load(storage_alternate)
+        given = {**swift, "storage_path": storage_path}
+        takes = {row.keyword: row.default for row in kind.settings}
+        options = {name: default if given.get(name) is None else given[name] for name, default in takes.items()}
+        self._alternate = kind(**options)
+        self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc] # what one store can, the other can
+        self._layers = GlanceLayers(self._alternate, images)
+
+    # ------------------------------------------------------------------------------------------- one file
+
+    def get_content(self, path: str) -> bytes:
+        """See :class:`StorageDriver`."""
+        return self.get_versioned(path).content
+
+    def get_versioned(self, path: str) -> Versioned:
+        """See :class:`StorageDriver`; the version of a layer is that of its pointer."""
+
+        def read(pointer: Pointer) -> Versioned:
+            return Versioned(b"".join(self._layers.read(pointer, 0, None)), pointer.version or "")
+
+        return self._with_pointer(path, read, self._alternate.get_versioned)
+
+    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """See :class:`StorageDriver`."""
+        if self._is_layer(self._check(path)):
+            self._layers.replace(path, self._layers.upload(path, [content]), if_match)
+        else:
+            self._alternate.put_content(path, content, if_match=if_match)
+
+    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See :class:`StorageDriver`."""
+        return self._with_pointer(
+            path,
+            lambda pointer: self._layers.read(pointer, offset, length),
+            lambda path: self._alternate.stream_read(path, offset, length),
+        )
+
+    def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
+        """See :class:`StorageDriver`."""
+        if not self._is_layer(self._check(path)):
+            return self._alternate.stream_write(path, blocks)
+        pointer = self._layers.upload(path, blocks)
+        self._layers.replace(path, pointer)
+        return pointer.size
+
+    def stat(self, path: str) -> Stat:
+        """See :class:`StorageDriver`."""
+
+        def describe(pointer: Pointer) -> Stat:
+            return Stat(path, pointer.size, self._alternate.stat(path + SUFFIX).modified)
+
+        return self._with_pointer(path, describe, self._alternate.stat)
+
+    def touch(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        self._with_pointer(path, lambda _: self._alternate.touch(path + SUFFIX), self._alternate.touch)
+
+    def open_file(self, path: str) -> BinaryIO | None:
+        """See :class:`StorageDriver`; layers in Glance are no local files."""
+        return self._with_pointer(path, lambda _: None, self._alternate.open_file)
+
+    def content_redirect_url(self, path: str) -> str | None:
+        """See :class:`StorageDriver`; Glance signs none."""
+        return self._with_pointer(path, lambda _: None, self._alternate.content_redirect_url)
+
+    # ------------------------------------------------------------------------------------- files and folders
+
+    def list_directory(self, path: str = "") -> Iterator[str]:
+        """See :class:`StorageDriver`."""
+        seen = set()
+        for found in self._alternate.list_directory(self._check(path) if path else path):
+            if found == RESERVED:
+                continue
+            shown = found.removesuffix(SUFFIX)
+            if not self._is_layer(shown):
+                yield found
+            elif shown not in seen:  # it may also lie in the alternate, from before Glance
+                seen.add(shown)
+                yield shown
+
+    def folder_version(self, path: str) -> str | None:
+        """See :class:`StorageDriver`."""
+        return self._alternate.folder_version(self._check(path) if path else path)
+
+    def walk(self, path: str = "") -> Iterator[Stat]:
+        """See :class:`StorageDriver`."""
+        for stat in self._alternate.walk(self._check(path) if path else path):
+            if stat.path.startswith(f"{RESERVED}/"):
+                continue
+            shown = stat.path.removesuffix(SUFFIX)
+            pointer = pointers.find(self._alternate, shown) if self._is_layer(shown) else None
+            if pointer is None:
+                yield stat
+            elif stat.path != shown:
+                yield Stat(shown, pointer.size, stat.modified)
+
+    def exists(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        in_glance = self._is_layer(self._check(path)) and self._alternate.exists(path + SUFFIX)
+        return in_glance or self._alternate.exists(path)
+
+    def move(self, source: str, target: str) -> None:
+        """See :class:`StorageDriver`; what is moved to the place of a layer is sent to Glance."""
+        self._check(source)
+        if not self._is_layer(self._check(target)) and not self._is_layer(source):
+            self._alternate.move(source, target)
+            return
+        if source == target:
+            self.stat(source)
+            return
+        if self._is_layer(target):
+            pointer = self._layers.shared(source)
+            if pointer is not None:
+                self._layers.retire_after(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
+                return
+        self.stream_write(target, self.stream_read(source))
+        self.remove(source)
+
+    def link(self, source: str, target: str) -> bool:
+        """See :class:`StorageDriver`; two layers may be one image."""
+        self._check(source)
+        if not self._is_layer(self._check(target)) and not self._is_layer(source):
+            return self._alternate.link(source, target)
+        pointer = self._layers.shared(source) if self._is_layer(target) else None
+        if pointer is None:
+            self.stat(source)
+            return False
+        self._layers.replace(target, pointer)
+        return True
+
+    def remove(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        gone = list(self._pointers(self._check(path)))
+        for _, pointer in gone:
+            self._layers.loosen(pointer)
+        removed = 0
+        for place in (path + SUFFIX, path) if self._is_layer(path) else (path,):
+            try:
+                self._alternate.remove(place)
+                removed += 1
+            except PathNotFound:
+                continue
+        if not removed:
+            raise PathNotFound(path=path)
+        for _, pointer in gone:
+            self._layers.drop(pointer)
+
+    def remove_leftovers(self, older_than_seconds: float) -> int:
+        """See :class:`StorageDriver`: images that no layer is, and what the alternate has."""
+        return self._layers.sweep(older_than_seconds) + self._alternate.remove_leftovers(older_than_seconds)
+
+    # ----------------------------------------------------------------------------------------------- pointers
+
+    def _is_layer(self, path: str) -> bool:
+        return pointers.is_layer(path)
+
+    def _may_hold_layers(self, path: str) -> bool:
+        return pointers.may_hold_layers(path)
+
+    def _check(self, path: str) -> str:
+        check_path(path)
+        is_pointer = path.endswith(SUFFIX) and self._is_layer(path.removesuffix(SUFFIX))
+        if is_pointer or path.partition("/")[0] == RESERVED:
+            raise PathInvalid(path=path)
+        return path
+
+    def _find(self, path: str) -> Pointer | None:
+        return self._layers.find(path) if self._is_layer(path) else None
+
+    def _pointers(self, path: str) -> Iterator[tuple[str, Pointer]]:
+        """Yield what points into Glance at a path and below it."""
+        pointer = self._find(path)
+        if pointer is not None:
+            yield path, pointer
+        if self._may_hold_layers(path):
+            yield from pointers.below(self._alternate, path)
+
+    def _with_pointer(
+        self, path: str, in_glance: Callable[[Pointer], Result], elsewhere: Callable[[str], Result]
+    ) -> Result:
+        """Do one thing with a layer in Glance, and another with what the alternate has."""
+        self._check(path)
+        for _ in range(MAX_TRIES):
+            pointer = self._find(path)
+            if pointer is None:
+                return elsewhere(path)
+            try:
+                return in_glance(pointer)
+            except (ImageGone, PathNotFound):  # replaced or removed just now?
+                if self._find(path) == pointer:
+                    raise StorageError("Glance has lost a layer.", path=path) from None
+        raise StorageError("A layer was replaced again and again while it was read.", path=path)
+
+
+def _keystone_of(swift: Mapping[str, Any]) -> str | None:
+    """Return where Swift gets its tokens; None when that is no Keystone."""
+    url = swift.get("swift_authurl")
+    if not url:
+        return None
+    account = Account(authurl=url, user="", password="", auth_version=swift.get("swift_auth_version"))
+    return url if account.uses_keystone else None

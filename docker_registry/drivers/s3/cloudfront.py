@@ -1,0 +1,63 @@
+"""
+Signed URLs of CloudFront, a network of caches before a bucket.
+
+Who has none needs neither this module nor the memory of the library that it signs with, so nobody else imports it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from urllib.parse import quote
+
+from botocore.signers import CloudFrontSigner
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from docker_registry.errors import ConfigError
+
+
+class CloudFront:
+    """Signs for a distribution of CloudFront with the bucket behind it (CloudFront Guide, "canned policy")."""
+
+    def __init__(self, base: str, key_id: str | None, key: str | None, seconds: int) -> None:
+        """
+        Args:
+            base: URL of the distribution.
+            key_id: of the public key, as CloudFront knows it.
+            key: the RSA private key in PEM, or the path of its file.
+
+        Raises:
+            ConfigError: something is missing, or is not what it should be.
+        """
+        if not base.startswith(("https://", "http://")):
+            raise ConfigError("cloudfront.base must be a URL such as https://d111111abcdef8.cloudfront.net")
+        if not key_id or not key:
+            raise ConfigError("cloudfront.base is set, but not both of cloudfront.keyid and cloudfront.keysecret")
+        self._base = base.rstrip("/")
+        self._seconds = seconds
+        private = _private_key(key)
+
+        def sign(message: bytes) -> bytes:
+            return private.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront knows no other
+
+        self._signer = CloudFrontSigner(key_id, sign)
+
+    def url(self, key: str) -> str:
+        """See :class:`~.signing.Signer`."""
+        until = datetime.now(timezone.utc) + timedelta(seconds=self._seconds)
+        return str(self._signer.generate_presigned_url(f"{self._base}/{quote(key)}", date_less_than=until))
+
+
+def _private_key(key: str) -> rsa.RSAPrivateKey:
+    try:
+        # In a variable of the environment, line ends are often written as \n.
+        pem = key.replace("\\n", "\n").encode() if "-----BEGIN" in key else Path(key).expanduser().read_bytes()
+        private = serialization.load_pem_private_key(pem, None)
+    except OSError as error:
+        raise ConfigError(f"The file of cloudfront.keysecret cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError):
+        raise ConfigError("cloudfront.keysecret is not a private key in PEM without a password") from None
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise ConfigError("cloudfront.keysecret is not an RSA key")
+    return private

@@ -1,0 +1,335 @@
+"""
+Keeps everything in a bucket of Amazon S3, or of a store that speaks as it does.
+
+A path is an object's key behind ``storage_path``. The buckets of docker-registry 0.7 to 0.9 are served as they are, and
+so are those of registry:2 and 3, whose ``rootdirectory`` is the ``storage_path`` here.
+
+Large files are the business of :mod:`~docker_registry.drivers.s3.multipart`, signed URLs that of
+:mod:`~docker_registry.drivers.s3.signing`.
+A version is an ETag; conditional puts are those of S3 (``If-Match``, ``If-None-Match``), where the store does them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Final
+
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.s3.bucket import Entry, S3Bucket
+from docker_registry.drivers.s3.client import Account, proxy_url
+from docker_registry.drivers.s3.multipart import Multipart
+from docker_registry.drivers.s3.signing import S3Signer, Signer
+from docker_registry.errors import (
+    ConfigError,
+    PathInvalid,
+    PathNotFound,
+    PreconditionFailed,
+    StorageError,
+    StorageUnavailable,
+)
+from docker_registry.settings import Setting
+
+#: The driver's own folder below the root, which no list shows.
+_RESERVED: Final = ".docker-registry"
+#: What boto called the two ways of naming a bucket, by their last words.
+_CALLING_FORMATS: Final = {
+    "": None,
+    "ordinarycallingformat": True,
+    "protocolindependentordinarycallingformat": True,
+    "subdomaincallingformat": False,
+    "vhostcallingformat": False,
+}
+
+
+class S3Driver(StorageDriver):
+    """A store in a bucket of S3."""
+
+    move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
+    settings: ClassVar[tuple[Setting, ...]] = (
+        Setting("storage_path", str, "/registry", "What every object's key begins with."),
+        Setting("s3_bucket", help="The bucket; it must be there."),
+        Setting("boto_bucket", help="Another name of `s3_bucket`."),
+        Setting("s3_region", help="Its region; what boto3 reads by itself, or `us-east-1`, when unset."),
+        Setting("s3_access_key", help="Key ID; without it boto3 looks for a profile or a role.", secret=True),
+        Setting("s3_secret_key", help="The secret that belongs to it.", secret=True),
+        Setting("s3_encrypt", bool, True, "Ask the store to encrypt what it keeps (AES256)."),
+        Setting("s3_kms_key", help="Encrypt by this key of KMS instead; `aws/s3` for the account's default."),
+        Setting("s3_storage_class", help="Storage class of new objects, such as `STANDARD_IA`."),
+        Setting("s3_secure", bool, True, "Use TLS; an endpoint without it is then refused."),
+        Setting("s3_endpoint", help="URL of a store that is not Amazon's."),
+        Setting("s3_path_style", bool, None, "Whether the bucket is part of the path; so it is with an endpoint."),
+        Setting("s3_timeout", int, 60, "How long S3 may be silent.", unit="seconds", minimum=1),
+        Setting(
+            "s3_part_bytes",
+            int,
+            16777216,
+            "Size of the parts of larger files; every upload needs memory for two, and for 32 MiB at least.",
+            unit="bytes",
+            minimum=5242880,
+        ),
+        Setting("s3_redirect_seconds", int, 1200, "How long a signed URL is good.", unit="seconds", minimum=1),
+        Setting("s3_host", help="Another name of `boto_host`."),
+        Setting("boto_host", help="Host of a store that is not Amazon's; `s3_endpoint` says more."),
+        Setting("boto_port", int, None, "Its port.", minimum=1),
+        Setting("boto_secure", bool, None, "When false, the same as `s3_secure: false`."),
+        Setting(
+            "boto_calling_format",
+            help="`boto.s3.connection.OrdinaryCallingFormat` for `s3_path_style: true`; `…SubdomainCallingFormat`.",
+        ),
+        Setting("boto_proxy", help="Host of a proxy for all requests to the store."),
+        Setting("boto_proxy_port", int, None, "Its port.", minimum=1),
+        Setting("boto_proxy_user", help="User name there."),
+        Setting("boto_proxy_pass", help="Password there.", secret=True),
+        Setting(
+            "cloudfront.base", help="URL of a distribution of CloudFront before the bucket; with `storage_redirect`."
+        ),
+        Setting("cloudfront.keyid", help="ID of the public key with which CloudFront checks signed URLs."),
+        Setting("cloudfront.keysecret", help="The RSA private key (PEM), or the path of its file.", secret=True),
+    )
+
+    def __init__(
+        self,
+        *,
+        storage_path: str = "/registry",
+        s3_bucket: str | None = None,
+        boto_bucket: str | None = None,
+        s3_region: str | None = None,
+        s3_access_key: str | None = None,
+        s3_secret_key: str | None = None,
+        s3_encrypt: bool = True,
+        s3_kms_key: str | None = None,
+        s3_storage_class: str | None = None,
+        s3_secure: bool = True,
+        s3_endpoint: str | None = None,
+        s3_path_style: bool | None = None,
+        s3_timeout: int = 60,
+        s3_part_bytes: int = 16 * 1024 * 1024,
+        s3_redirect_seconds: int = 1200,
+        s3_host: str | None = None,
+        boto_host: str | None = None,
+        boto_port: int | None = None,
+        boto_secure: bool | None = None,
+        boto_calling_format: str | None = None,
+        boto_proxy: str | None = None,
+        boto_proxy_port: int | None = None,
+        boto_proxy_user: str | None = None,
+        boto_proxy_pass: str | None = None,
+        cloudfront_base: str | None = None,
+        cloudfront_keyid: str | None = None,
+        cloudfront_keysecret: str | None = None,
+    ) -> None:
+        """
+        Raises:
+            ConfigError: a setting is missing, or contradicts another one.
+            StorageError: the bucket cannot be used.
+        """
+        name = s3_bucket or boto_bucket
+        if not name:
+            raise ConfigError("s3_bucket is not set")
+        account = Account(
+            access_key=s3_access_key,
+            secret_key=s3_secret_key,
+            region=s3_region,
+            is_secure=s3_secure and boto_secure is not False,
+            endpoint=s3_endpoint,
+            host=s3_host or boto_host,
+            port=boto_port,
+            path_style=_path_style(boto_calling_format) if s3_path_style is None else s3_path_style,
+            proxy=proxy_url(boto_proxy, boto_proxy_port, boto_proxy_user, boto_proxy_pass),
+            timeout_seconds=s3_timeout,
+        )
+        root = (storage_path or "").strip("/")
+        self._root = f"{root}/" if root else ""
+        written = _written(s3_encrypt, s3_kms_key, s3_storage_class)
+        self._bucket = S3Bucket(account.connect(), name, written=written, listed=self._root)
+        self._multipart = Multipart(self._bucket, s3_part_bytes)
+        self._signer: Signer = S3Signer(self._bucket, s3_redirect_seconds)
+        if cloudfront_base:
+            from docker_registry.drivers.s3.cloudfront import CloudFront
+
+            self._signer = CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
+        self._has_conditions: bool | None = None
+        self._asking = threading.Lock()
+
+    @property
+    def supports_if_match(self) -> bool:  # type: ignore[override] # what the store can do is seen only when it is there
+        """Whether the store does conditional puts; it is tried out once, when somebody needs to know."""
+        with self._asking:
+            if self._has_conditions is None:
+                self._has_conditions = self._try_conditions()
+            return self._has_conditions
+
+    def _try_conditions(self) -> bool:
+        """Put something twice under a condition that the second time cannot hold."""
+        key = f"{self._root}{_RESERVED}/conditions-{secrets.token_hex(16)}"
+        try:
+            self._bucket.put(key, b"", if_match="")
+            for wrong in ("", '"00000000000000000000000000000000"'):
+                try:
+                    self._bucket.put(key, b"x", if_match=wrong)
+                except PreconditionFailed:
+                    continue
+                return False
+        except StorageUnavailable:
+            raise
+        except StorageError:  # it does not know the header
+            return False
+        finally:
+            self._bucket.delete(key)
+        return True
+
+    def get_content(self, path: str) -> bytes:
+        """See :class:`StorageDriver`."""
+        return self.get_versioned(path).content
+
+    def get_versioned(self, path: str) -> Versioned:
+        """See :class:`StorageDriver`; the version is the ETag."""
+        key = self._key(path)
+        try:
+            return Versioned(*self._bucket.get(key))
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._bucket.put(self._key(path), content, if_match=if_match)
+        except PreconditionFailed:
+            raise PreconditionFailed(path=path) from None
+
+    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See :class:`StorageDriver`."""
+        key = self._key(path)
+        if length == 0:
+            self.stat(path)
+            return iter(())
+        try:
+            return self._bucket.read(key, offset, length)
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
+        """See :class:`StorageDriver`."""
+        return self._multipart.write(self._key(path), blocks)
+
+    def list_directory(self, path: str = "") -> Iterator[str]:
+        """See :class:`StorageDriver`."""
+        is_there = not path
+        for entry in self._bucket.children(self._prefix(path)):
+            found = self._path(entry.key.removesuffix("/"))
+            if found is not None:
+                is_there = True
+                yield found
+        if not is_there:
+            raise PathNotFound(path=path)
+
+    def walk(self, path: str = "") -> Iterator[Stat]:
+        """See :class:`StorageDriver`."""
+        for entry in self._bucket.entries(self._prefix(path)):
+            found = self._path(entry.key)  # a key that ends with a slash is the mark of a folder, and no path
+            if found is not None:
+                yield Stat(found, entry.size, entry.modified)
+
+    def exists(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        try:
+            self._head(path)
+        except PathNotFound:
+            return self._bucket.has_any(self._prefix(path))
+        return True
+
+    def stat(self, path: str) -> Stat:
+        """See :class:`StorageDriver`."""
+        entry = self._head(path)
+        return Stat(path, entry.size, entry.modified)
+
+    def move(self, source: str, target: str) -> None:
+        """See :class:`StorageDriver`; S3 copies the bytes by itself."""
+        new, old = self._key(target), self._head(source)
+        if old.key == new:
+            return
+        try:
+            self._multipart.copy(old, new)
+        except PathNotFound:
+            raise PathNotFound(path=source) from None
+        self._bucket.delete(old.key)
+
+    def touch(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._multipart.touch(self._head(path))
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def remove(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._bucket.delete(self._head(path).key)
+        except PathNotFound:
+            if not self._bucket.delete_all(entry.key for entry in self._bucket.entries(self._prefix(path))):
+                raise PathNotFound(path=path) from None
+
+    def remove_leftovers(self, older_than_seconds: float) -> int:
+        """See :class:`StorageDriver`: uploads by parts that nobody completed."""
+        return self._multipart.sweep(self._root, older_than_seconds)
+
+    def content_redirect_url(self, path: str) -> str | None:
+        """See :class:`StorageDriver`."""
+        return self._signer.url(self._key(path))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._bucket.client.close()
+
+    # ----------------------------------------------------------------------------------------- paths and keys
+
+    def _key(self, path: str) -> str:
+        return self._root + self._check(path)
+
+    def _check(self, path: str) -> str:
+        check_path(path)
+        if path == _RESERVED or path.startswith(f"{_RESERVED}/"):
+            raise PathInvalid(path=path)
+        return path
+
+    def _prefix(self, path: str) -> str:
+        return f"{self._root}{self._check(path)}/" if path else self._root
+
+    def _path(self, key: str) -> str | None:
+        """Return the path of an object; None when it has none, or is the driver's own."""
+        try:
+            return self._check(key[len(self._root) :])
+        except PathInvalid:
+            return None
+
+    def _head(self, path: str) -> Entry:
+        try:
+            return self._bucket.head(self._key(path))
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+
+def _path_style(calling_format: str | None) -> bool | None:
+    name = (calling_format or "").rpartition(".")[2].lower()
+    if name not in _CALLING_FORMATS:
+        raise ConfigError("boto_calling_format must be OrdinaryCallingFormat or SubdomainCallingFormat")
+    return _CALLING_FORMATS[name]
+
+
+def _written(encrypt: bool, kms_key: str | None, storage_class: str | None) -> dict[str, str]:
+    """Return what every request that makes an object says of it."""
+    said = {}
+    if kms_key:
+        said["ServerSideEncryption"] = "aws:kms"
+        if kms_key != "aws/s3":
+            said["SSEKMSKeyId"] = kms_key
+    elif encrypt:
+        said["ServerSideEncryption"] = "AES256"
+    if storage_class:
+        said["StorageClass"] = storage_class
+    return said

@@ -1,0 +1,179 @@
+"""
+Connections to Swift: who we are, one connection for each request under way, and its errors in our words.
+
+A connection of python-swiftclient keeps the response that it is reading, so two greenlets can never share one. It is
+lent for the time of a request or a stream, and goes back to those that wait when both ends agree on what was said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from keystoneauth1.exceptions import CatalogException
+from keystoneauth1.exceptions import ClientException as KeystoneError
+from keystoneauth1.exceptions import HttpError as KeystoneHttpError
+from requests.exceptions import RequestException
+from swiftclient.client import Connection
+from swiftclient.exceptions import ClientException
+from urllib3.exceptions import HTTPError
+
+from docker_registry.drivers.swift.keystone import Identity
+from docker_registry.errors import ConfigError, PathNotFound, StorageError, StorageFull, StorageUnavailable
+
+#: What the libraries below raise when the network fails them.
+NETWORK_ERRORS = (RequestException, HTTPError, OSError)
+
+#: A request that Swift could not serve is repeated so often, after pauses that double.
+_RETRIES = 3
+_FIRST_PAUSE_SECONDS = 0.3
+_LONGEST_PAUSE_SECONDS = 2
+
+_REFUSED = "Swift refuses the user, the password or the project (swift_user, swift_password, swift_tenant_name)."
+
+_PHRASES = {
+    400: "cannot understand a request",
+    403: "does not let this user do that (its rights on swift_container)",
+    405: "does not let this user do that (its rights on swift_container)",
+    409: "is busy with another change of the same file",
+    412: "found another version of the file",
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the password
+class Account:
+    """
+    Whose container it is.
+
+    Attributes:
+        authurl: of Keystone (``…/v3``), or of TempAuth and its kin (``…/auth/v1.0``).
+        auth_version: ``1``, ``2`` or ``3``; None judges by *authurl*.
+        timeout_seconds: how long Swift may be silent.
+    """
+
+    authurl: str
+    user: str
+    password: str
+    auth_version: str | None = None
+    project: str | None = None
+    region: str | None = None
+    user_domain: str = "Default"
+    project_domain: str = "Default"
+    endpoint_type: str = "public"
+    cacert: str | None = None
+    insecure: bool = False
+    timeout_seconds: float = 60
+
+    @property
+    def uses_keystone(self) -> bool:
+        """Whether a token is asked of Keystone."""
+        if self.auth_version is not None:
+            return self.auth_version != "1"
+        return re.search(r"/v1(\.0)?/?$", self.authurl) is None
+
+    def connector(self) -> Callable[[], Connection]:
+        """
+        Return what makes a connection; all that it makes share one Keystone token.
+
+        Raises:
+            ConfigError: something is missing.
+        """
+        for name, value in (
+            ("swift_authurl", self.authurl),
+            ("swift_user", self.user),
+            ("swift_password", self.password),
+        ):
+            if not value:
+                raise ConfigError(f"{name} is not set")
+        options = {
+            "retries": _RETRIES,
+            "starting_backoff": _FIRST_PAUSE_SECONDS,
+            "max_backoff": _LONGEST_PAUSE_SECONDS,
+            "timeout": self.timeout_seconds,
+            "cacert": self.cacert,
+            "insecure": self.insecure,
+        }
+        place = {"region_name": self.region, "endpoint_type": self.endpoint_type}
+        if self.uses_keystone:
+            session = Identity(
+                authurl=self.authurl,
+                user=self.user,
+                password=self.password,
+                version=self.auth_version,
+                project=self.project,
+                user_domain=self.user_domain,
+                project_domain=self.project_domain,
+                cacert=self.cacert,
+                insecure=self.insecure,
+                timeout_seconds=self.timeout_seconds,
+            ).session()
+            return lambda: Connection(session=session, os_options=place, **options)
+        return lambda: Connection(self.authurl, self.user, self.password, auth_version="1", os_options=place, **options)
+
+
+class Connections:
+    """The connections of a process, as many as there are requests under way at once."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._idle: deque[Connection] = deque()
+
+    @contextmanager
+    def one(self) -> Iterator[Connection]:
+        """Lend a connection to one greenlet, and raise in our words what goes wrong meanwhile."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            with translated():
+                yield connection
+        except PathNotFound:
+            self._idle.append(connection)
+            raise
+        except BaseException:  # somebody left in the middle of an answer: nobody can go on with this one
+            connection.close()
+            raise
+        self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the libraries raise as a :class:`StorageError`."""
+    try:
+        yield
+    except ClientException as error:
+        raise _in_our_words(error.http_status) from None
+    except CatalogException:
+        raise StorageError(
+            "Keystone knows no Swift there (swift_region_name, swift_endpoint_type, swift_tenant_name)."
+        ) from None
+    except KeystoneHttpError as error:
+        raise (StorageError(_REFUSED) if error.http_status < 500 else _away(error)) from None
+    except (KeystoneError, *NETWORK_ERRORS) as error:
+        raise _away(error) from None
+
+
+def _in_our_words(status: int | None) -> StorageError:
+    if status == 404:
+        return PathNotFound()
+    if status == 401:
+        return StorageError(_REFUSED)
+    if status in (413, 507):
+        return StorageFull("Swift has no room left, or the quota of the account or the container is used up.")
+    if not status or status in (408, 429, 498, 499) or status >= 500:
+        return StorageUnavailable(f"Swift cannot answer for now (status {status or 'unknown'}).")
+    return StorageError(f"Swift {_PHRASES.get(status, 'refuses a request')} (status {status}).")
+
+
+def _away(error: Exception) -> StorageUnavailable:
+    # No text of the error itself: it shows addresses, and sometimes what was sent.
+    return StorageUnavailable(f"Swift or its Keystone cannot be reached ({type(error).__name__}).")

@@ -1,0 +1,165 @@
+"""The contract of storage drivers: bytes are kept as they are, and published whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.testing.races import race
+from docker_registry.errors import PathNotFound, StorageError
+
+#: Contents of every kind: none, one byte, every value, and more than any block.
+CONTENTS = (b"", b"x", bytes(range(256)), bytes(range(256)) * 12_289)
+
+
+class SourceDied(Exception):
+    """A source of blocks that ends badly."""
+
+
+class SourceKilled(BaseException):
+    """A source that is ended from outside, as a greenlet is."""
+
+
+def _dying(end: type[BaseException], *blocks: bytes) -> Iterator[bytes]:
+    yield from blocks
+    raise end
+
+
+def read(driver: StorageDriver, path: str, offset: int = 0, length: int | None = None) -> bytes:
+    """Read a file by its stream."""
+    return b"".join(driver.stream_read(path, offset, length))
+
+
+class Contents:
+    """What is written is what is read."""
+
+    @pytest.mark.parametrize("content", CONTENTS, ids=len)
+    def test_a_content_is_kept_as_it_is(self, driver: StorageDriver, content: bytes) -> None:
+        driver.put_content("a/b", content)
+        assert content == driver.get_content("a/b")
+        assert content == read(driver, "a/b")
+        assert len(content) == driver.get_size("a/b")
+
+    @pytest.mark.parametrize("content", CONTENTS, ids=len)
+    def test_a_stream_is_kept_as_it_is(self, driver: StorageDriver, content: bytes) -> None:
+        blocks = (content[start : start + 100_000] for start in range(0, len(content), 100_000))
+        assert len(content) == driver.stream_write("a/b", blocks)
+        assert content == driver.get_content("a/b")
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_bytes_come_in_every_kind_of_object(self, driver: StorageDriver, kind: Callable[[bytes], bytes]) -> None:
+        driver.put_content("a", kind(b"content"))
+        driver.stream_write("b", [kind(b"con"), kind(b"tent")])
+        assert (b"content", b"content") == (driver.get_content("a"), driver.get_content("b"))
+
+    def test_a_source_may_use_its_buffer_again(self, driver: StorageDriver) -> None:
+        buffer = bytearray(3)
+
+        def blocks() -> Iterator[memoryview]:
+            for block in (b"abc", b"def", b"ghi"):
+                buffer[:] = block
+                yield memoryview(buffer)
+
+        driver.stream_write("a", blocks())
+        assert b"abcdefghi" == driver.get_content("a")
+
+    @pytest.mark.parametrize(
+        ("offset", "length", "expected"),
+        [
+            (0, 1, b"0"),
+            (0, None, b"0123456789"),
+            (3, 4, b"3456"),
+            (9, 1, b"9"),
+            (9, 100, b"9"),
+            (10, None, b""),
+            (99, 5, b""),
+            (5, 0, b""),
+        ],
+    )
+    def test_a_part_can_be_read(self, driver: StorageDriver, offset: int, length: int | None, expected: bytes) -> None:
+        driver.put_content("a", b"0123456789")
+        assert expected == read(driver, "a", offset, length)
+
+    def test_no_block_is_empty(self, driver: StorageDriver) -> None:
+        driver.put_content("a", b"")
+        assert [] == list(driver.stream_read("a"))
+
+    def test_a_content_is_replaced_by_the_next(self, driver: StorageDriver) -> None:
+        for content in (b"a long content", b"short", b""):
+            driver.put_content("a", content)
+            assert content == driver.get_content("a")
+        driver.stream_write("a", [b"streamed"])
+        assert b"streamed" == driver.get_content("a")
+
+    def test_a_local_file_is_the_same_bytes(self, driver: StorageDriver) -> None:
+        driver.put_content("a", b"content")
+        file = driver.open_file("a")
+        if file is None:
+            pytest.skip("the files of this driver are not local")
+        with file:
+            assert b"content" == file.read()
+        with pytest.raises(PathNotFound):
+            driver.open_file("b")
+
+    # ------------------------------------------------------------------------------------------- publication
+
+    @pytest.mark.parametrize("end", [SourceDied, SourceKilled])
+    def test_a_source_that_raises_publishes_nothing(self, driver: StorageDriver, end: type[BaseException]) -> None:
+        with pytest.raises(end):
+            driver.stream_write("a/b", _dying(end, b"half"))
+        assert not driver.exists("a/b")
+        assert [] == list(driver.walk())
+
+    @pytest.mark.parametrize("end", [SourceDied, SourceKilled])
+    def test_a_source_that_raises_leaves_the_old_content(self, driver: StorageDriver, end: type[BaseException]) -> None:
+        driver.put_content("a", b"old")
+        with pytest.raises(end):
+            driver.stream_write("a", _dying(end, b"new", b"er"))
+        assert b"old" == driver.get_content("a")
+
+    def test_a_reader_never_sees_what_is_not_finished(self, driver: StorageDriver) -> None:
+        driver.put_content("a", b"old")
+        seen = []
+
+        def blocks() -> Iterator[bytes]:
+            for block in (b"n", b"e", b"w"):
+                yield block
+                seen.append(driver.get_content("a"))
+
+        driver.stream_write("a", blocks())
+        assert [b"old"] * 3 == seen
+        assert b"new" == driver.get_content("a")
+
+    @pytest.mark.parametrize("change", ["replaced", "removed"])
+    def test_a_reader_gets_the_content_it_began_with_or_an_error(self, driver: StorageDriver, change: str) -> None:
+        old = bytes(range(256)) * 40_000
+        driver.stream_write("a", [old])
+        blocks = driver.stream_read("a")
+        seen = next(blocks)
+        if change == "replaced":
+            driver.put_content("a", b"new" * len(old))
+        else:
+            driver.remove("a")
+        try:
+            seen += b"".join(blocks)
+        except StorageError:
+            return
+        assert old == seen
+
+    def test_a_hundred_writers_of_one_path_leave_one_whole_content(self, driver: StorageDriver) -> None:
+        contents = [bytes([number]) * 20_000 for number in range(100)]
+        seen: list[bytes] = []
+
+        def look() -> None:
+            for _ in range(50):
+                try:
+                    seen.append(driver.get_content("a/b"))
+                except PathNotFound:
+                    continue
+
+        writers = [lambda content=content: driver.put_content("a/b", content) for content in contents]
+        assert [] == race(*writers, look, look)
+        assert driver.get_content("a/b") in contents
+        assert set(seen) <= set(contents)

@@ -1,0 +1,431 @@
+"""A driver with a cache in a real Redis: the contract of drivers, and that nobody ever hides what is newer."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.cache.circuit import Circuit
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.cache.link import RedisPlace, connect
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.file_tree import RESERVED
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.drivers.testing import DriverSuite
+from docker_registry.drivers.testing.races import race
+from docker_registry.errors import PathNotFound, PreconditionFailed
+from tests.redis_server import PASSWORD, own_redis, redis_server
+
+__all__ = ["redis_server"]
+
+
+def cached(driver, server, identity, **options):
+    """A driver as it is in one process: with connections and a circuit of its own."""
+    redis = connect(RedisPlace(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
+    # Many threads on a busy machine make every call slow; what that costs is the subject of other tests.
+    circuit = Circuit(redis, "the test", patience_seconds=60)
+    return CachedDriver(driver, LeasedCache(redis, circuit, lambda: identity), **options)
+
+
+@pytest.fixture
+def identity():
+    return secrets.token_hex(8)
+
+
+class TestADriverWithACache:
+    def test_passes_everything_on_that_a_driver_can_do(self):
+        verbs = {name for name in vars(StorageDriver) if not name.startswith("_")} - {"settings"}
+        assert verbs <= set(vars(CachedDriver))
+
+
+class TestAMemoryDriverWithACache(DriverSuite):
+    @pytest.fixture
+    def driver(self, redis_server, identity):
+        return cached(MemoryDriver(), redis_server, identity)
+
+    @pytest.fixture
+    def broken_driver(self):
+        pytest.skip("a dictionary does not break")
+
+
+class TestAFileDriverWithACache(DriverSuite):
+    @pytest.fixture
+    def driver(self, tmp_path, redis_server, identity):
+        return cached(FileDriver(str(tmp_path)), redis_server, identity)
+
+    @pytest.fixture
+    def broken_driver(self, tmp_path, redis_server, identity):
+        """A disk that is no longer mounted, with the empty folder that was under it."""
+        driver = FileDriver(str(tmp_path / "store"))
+        shutil.rmtree(tmp_path / "store" / RESERVED)
+        return cached(driver, redis_server, identity)
+
+
+class TestAFileDriverWhoseCacheIsAway(DriverSuite):
+    @pytest.fixture
+    def driver(self, tmp_path, identity):
+        with own_redis() as server:
+            driver = cached(FileDriver(str(tmp_path)), server, identity)
+            server.kill()
+            yield driver
+
+    @pytest.fixture
+    def broken_driver(self):
+        pytest.skip("tried with a cache that is there")
+
+
+ROOT = Path(__file__).parents[3]
+
+PATH = "repositories/a/tag"
+BLOB = f"docker/registry/v2/blobs/sha256/ab/{'ab' * 32}/data"
+
+
+class SlowStore(MemoryDriver):
+    """A store that lets a test do something between a read of it and the answer, and counts what it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.meanwhile = []
+        self.reads = []
+
+    def get_content(self, path):
+        return self._answer(path, super().get_content)
+
+    def stat(self, path):
+        return self._answer(path, super().stat)
+
+    def exists(self, path):
+        return self._answer(path, super().exists)
+
+    def list_directory(self, path=""):
+        return self._answer(path, super().list_directory)
+
+    def link(self, source, target):
+        self.put_content(target, super().get_content(source))
+        return True
+
+    def _answer(self, path, read):
+        self.reads.append(path)
+        answer = read(path)
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        return answer
+
+
+@pytest.fixture
+def store():
+    return SlowStore()
+
+
+@pytest.fixture
+def reader(store, redis_server, identity):
+    return cached(store, redis_server, identity)
+
+
+@pytest.fixture
+def writer(store, redis_server, identity):
+    """The same store and the same Redis on another host."""
+    return cached(store, redis_server, identity)
+
+
+#: Every way in which a file can be replaced by b"newer"; each but the last also makes one.
+REPLACEMENTS = {
+    "put": lambda driver: driver.put_content(PATH, b"newer"),
+    "stream": lambda driver: driver.stream_write(PATH, [b"new", b"er"]),
+    "move": lambda driver: (driver.put_content("x", b"newer"), driver.move("x", PATH)),
+    "link": lambda driver: (driver.put_content("x", b"newer"), driver.link("x", PATH)),
+    "conditional put": lambda driver: driver.put_content(PATH, b"newer", if_match=driver.get_versioned(PATH).version),
+}
+
+#: Every way in which it can go.
+REMOVALS = {
+    "remove": lambda driver: driver.remove(PATH),
+    "remove the folder": lambda driver: driver.remove("repositories/a"),
+    "remove all folders": lambda driver: driver.remove("repositories"),
+    "move": lambda driver: driver.move(PATH, "x"),
+}
+
+
+class TestWhatWasRead:
+    def test_is_not_read_again(self, store, reader, writer):
+        store.put_content(PATH, b"content")
+        for driver in (reader, writer, reader):
+            assert (b"content", 7, True) == (driver.get_content(PATH), driver.get_size(PATH), driver.exists(PATH))
+        assert [PATH] * 3 == store.reads
+
+    def test_is_read_again_from_the_store_for_a_comparison(self, store, reader):
+        store.put_content(PATH, b"content")
+        reader.get_content(PATH)
+        for _ in range(3):
+            assert b"content" == reader.get_versioned(PATH).content
+        assert [PATH] * 4 == store.reads
+
+    def test_is_not_kept_when_it_is_large(self, store, redis_server, identity):
+        driver = cached(store, redis_server, identity, max_bytes=4)
+        for path in (PATH, BLOB):
+            store.put_content(path, b"12345")
+            for _ in range(2):
+                assert b"12345" == driver.get_content(path)
+                assert b"12345" == b"".join(driver.stream_read(path))
+        assert [PATH] * 4 + [BLOB] * 4 == store.reads
+
+    def test_is_not_kept_when_nothing_was_there(self, store, reader):
+        for _ in range(2):
+            assert not reader.exists(PATH)
+            for verb in (reader.get_content, reader.get_size):
+                with pytest.raises(PathNotFound):
+                    verb(PATH)
+        store.put_content(PATH, b"by another server, which knows no cache")
+        assert reader.exists(PATH)
+        assert reader.get_content(PATH).startswith(b"by another")
+
+    @pytest.mark.parametrize("path", ["a/_uploads/b/state", "docker/registry/v2/_leases/x", "a/_probes/b"])
+    def test_is_not_kept_when_it_passes(self, store, reader, path):
+        store.put_content(path, b"1")
+        reader.get_content(path)
+        store.put_content(path, b"2")
+        assert b"2" == reader.get_content(path)
+
+    def test_is_kept_for_a_minute_when_it_may_change(self, store, reader, redis_server, identity):
+        for path in (PATH, BLOB):
+            store.put_content(path, b"1")
+            reader.get_content(path), reader.get_size(path), reader.exists(path)
+        with redis_server.connect() as redis:
+            keys = [key.decode() for key in redis.keys(f"*{identity}*data") + redis.keys(f"*{identity}*tag")]
+            for_ever = [key for key in keys if redis.pttl(key) == -1]
+            assert 6 == len(keys)
+            assert [f"docker-registry:{{{identity}}}:content:{BLOB}"] == for_ever
+            assert all(50_000 < redis.pttl(key) <= 60_000 for key in set(keys) - set(for_ever))
+
+
+class TestASmallBlob:
+    def test_is_kept_once_it_was_sent(self, store, reader):
+        store.put_content(BLOB, b"0123456789")
+        for length in (None, 10):
+            assert b"0123456789" == b"".join(reader.stream_read(BLOB, 0, length))
+        store.reads.clear()
+        assert b"0123456789" == b"".join(reader.stream_read(BLOB))
+        assert b"345" == b"".join(reader.stream_read(BLOB, 3, 3))
+        assert [] == [*reader.stream_read(BLOB, 10), *reader.stream_read(BLOB, 5, 0)]
+        assert [] == store.reads
+
+    def test_is_not_kept_when_only_a_part_was_sent(self, store, reader):
+        store.put_content(BLOB, b"0123456789")
+        for offset, length in ((0, 3), (3, 7), (3, None), (0, 0)):
+            list(reader.stream_read(BLOB, offset, length))
+        next(reader.stream_read(BLOB))
+        assert b"0123456789" == reader.get_content(BLOB)
+        assert b"0123456789" == b"".join(reader.stream_read(BLOB))
+
+
+class TestAReaderThatIsSlow:
+    @pytest.mark.parametrize("by", ["reader", "writer"])
+    @pytest.mark.parametrize("way", REPLACEMENTS)
+    def test_never_hides_what_was_written_meanwhile(self, request, store, reader, writer, way, by):
+        store.put_content(PATH, b"old")
+        store.meanwhile = [lambda: REPLACEMENTS[way](request.getfixturevalue(by))]
+        assert b"old" == reader.get_content(PATH)
+        assert (b"newer", b"newer") == (reader.get_content(PATH), writer.get_content(PATH))
+
+    @pytest.mark.parametrize("way", REPLACEMENTS)
+    def test_never_hides_the_size_of_what_was_written_meanwhile(self, store, reader, writer, way):
+        store.put_content(PATH, b"old")
+        store.meanwhile = [lambda: REPLACEMENTS[way](writer)]
+        assert 3 == reader.get_size(PATH)
+        assert (5, 5) == (reader.get_size(PATH), writer.get_size(PATH))
+
+    @pytest.mark.parametrize("way", REMOVALS)
+    def test_never_shows_what_was_removed_meanwhile(self, store, reader, writer, way):
+        for verb in (reader.get_content, reader.get_size, reader.exists):
+            store.put_content(PATH, b"old")
+            store.meanwhile = [lambda: REMOVALS[way](writer)]
+            assert verb(PATH)
+            for driver in (reader, writer):
+                assert not driver.exists(PATH)
+                for again in (driver.get_content, driver.get_size):
+                    with pytest.raises(PathNotFound):
+                        again(PATH)
+
+    def test_never_shows_a_list_that_was_changed_meanwhile(self, store, reader, writer):
+        store.put_content(PATH, b"old")
+        for change in (lambda: writer.put_content("repositories/b", b""), lambda: writer.remove("repositories/b")):
+            seen = self._settled(reader)
+            store.meanwhile = [change]
+            list(reader.list_directory("repositories"))
+            assert reader.folder_version("repositories") != seen
+            assert writer.folder_version("repositories") == self._settled(reader)
+
+    def _settled(self, driver):
+        return driver.folder_version("repositories") or driver.folder_version("repositories")
+
+    def test_may_sleep_through_a_second_reader(self, store, reader, writer):
+        """The second reader shares the lease and reads what is new; the first comes back with what is old."""
+        store.put_content(PATH, b"old")
+
+        def meanwhile():
+            writer.put_content(PATH, b"newer")
+            assert b"newer" == writer.get_content(PATH)
+
+        store.meanwhile = [meanwhile]
+        assert b"old" == reader.get_content(PATH)
+        assert b"newer" == reader.get_content(PATH)
+
+    def test_may_sleep_through_everything(self, store, reader, writer, redis_server):
+        """Even a Redis that was emptied, and a new lease of another, do not let it in."""
+        store.put_content(PATH, b"old")
+
+        def meanwhile():
+            with redis_server.connect() as redis:
+                redis.flushall()
+            store.put_content(PATH, b"newer")
+            store.meanwhile = [lambda: None]
+
+        store.meanwhile = [meanwhile]
+        assert b"old" == reader.get_content(PATH)
+        assert b"newer" == reader.get_content(PATH)
+
+
+#: A process that is gone as soon as the store has what it writes.
+DYING = """
+import os, sys
+from docker_registry.drivers.file import FileDriver
+from tests.drivers.cache.test_driver import cached
+from tests.redis_server import RedisServer
+
+class Dying(FileDriver):
+    def put_content(self, path, content, *, if_match=None):
+        super().put_content(path, content)
+        os._exit(7)
+
+folder, port, identity, path = sys.argv[1:]
+cached(Dying(folder), RedisServer(int(port), folder), identity).put_content(path, b"newer")
+"""
+
+
+class TestAWriterThatIsSlow:
+    @pytest.mark.parametrize("way", REPLACEMENTS)
+    def test_is_not_undone_by_who_reads_before_it_is_done(self, store, reader, writer, way):
+        store.put_content(PATH, b"old")
+        original = store._put
+
+        def put(path, content):
+            if path == PATH:
+                assert b"old" == reader.get_content(PATH)  # and keeps it
+            original(path, content)
+
+        store._put = put
+        original_move = store.move
+        store.move = lambda source, target: (reader.get_content(PATH), original_move(source, target))
+        REPLACEMENTS[way](writer)
+        assert (b"newer", 5) == (reader.get_content(PATH), reader.get_size(PATH))
+
+    def test_that_dies_once_it_is_published_hides_nothing(self, tmp_path, redis_server, identity):
+        store = FileDriver(str(tmp_path))
+        store.put_content(PATH, b"old")
+        reader = cached(store, redis_server, identity)
+        reader.get_content(PATH)
+        command = [sys.executable, "-c", DYING, str(tmp_path), str(redis_server.port), identity, PATH]
+        assert 7 == subprocess.run(command, cwd=ROOT, check=False).returncode
+        assert b"newer" == reader.get_content(PATH)
+
+    def test_that_fails_hides_nothing(self, store, reader, writer):
+        store.put_content(PATH, b"old")
+        reader.get_content(PATH)
+        with pytest.raises(PreconditionFailed):
+            writer.put_content(PATH, b"newer", if_match="another version")
+        assert b"old" == reader.get_content(PATH)
+
+
+class TestAFolder:
+    @pytest.mark.parametrize("folder", ["a/b/c", "a/b", "a"])
+    def test_takes_all_along_that_was_known_below(self, store, reader, writer, folder):
+        paths = [f"a/b/c/{number}/d" for number in range(5)]
+        for path in paths:
+            store.put_content(path, b"old")
+            reader.get_content(path), reader.get_size(path), reader.exists(path), reader.exists("a/b/c")
+        writer.remove(folder)
+        assert [False] * 7 == [reader.exists(path) for path in (*paths, "a/b/c", folder)]
+        for path in paths:
+            for verb in (reader.get_content, reader.get_size):
+                with pytest.raises(PathNotFound):
+                    verb(path)
+
+    def test_stays_gone_when_the_redis_evicts_what_says_so(self, store, reader, writer, redis_server, identity):
+        store.put_content("a/b", b"old")
+        reader.get_content("a/b")
+        writer.remove("a")
+        store.put_content("a/b", b"newer")
+        with redis_server.connect() as redis:
+            for key in redis.keys(f"*{identity}*:g:*"):
+                redis.delete(key)
+        assert b"newer" == reader.get_content("a/b")
+
+    def test_that_is_removed_leaves_its_neighbours(self, store, reader, writer):
+        for path in ("a/b/c", "a/bc", "a/d/e"):
+            store.put_content(path, b"content")
+            reader.get_content(path)
+        store.reads.clear()
+        writer.remove("a/b")
+        assert [b"content"] * 2 == [reader.get_content(path) for path in ("a/bc", "a/d/e")]
+        assert [] == store.reads
+
+    @pytest.mark.parametrize("change", [lambda d: d.remove("a/b/c"), lambda d: d.move("a/b/c", "x")])
+    def test_is_gone_with_the_last_file_in_it(self, store, reader, writer, change):
+        store.put_content("a/b/c", b"")
+        assert (True, True) == (reader.exists("a"), reader.exists("a/b"))
+        change(writer)
+        assert (False, False) == (reader.exists("a"), reader.exists("a/b"))
+
+
+class TestTwoStoresInOneRedis:
+    def test_never_mix(self, redis_server):
+        first, second = (cached(MemoryDriver(), redis_server, secrets.token_hex(8)) for _ in range(2))
+        for number, driver in enumerate((first, second)):
+            driver.put_content(PATH, b"%d" % number)
+        for _ in range(2):
+            assert (b"0", b"1") == (first.get_content(PATH), second.get_content(PATH))
+
+    def test_are_not_cached_as_long_as_nobody_knows_which_is_which(self, store, redis_server):
+        driver = cached(store, redis_server, None)
+        driver.put_content(PATH, b"1")
+        driver.get_content(PATH)
+        store.put_content(PATH, b"2")
+        assert b"2" == driver.get_content(PATH)
+
+
+class TestWhatIsRemovedPastTheCache:
+    def test_is_known_again_after_the_first_touch(self, store, reader):
+        store.put_content(BLOB, b"content")
+        reader.get_size(BLOB)
+        MemoryDriver.remove(store, BLOB)
+        with pytest.raises(PathNotFound):
+            reader.touch(BLOB)
+        assert not reader.exists(BLOB)
+        with pytest.raises(PathNotFound):
+            reader.get_size(BLOB)
+
+
+class TestManyHosts:
+    def test_never_read_back_what_was_there_before_their_own_write(self, store, redis_server, identity):
+        def work(name):
+            driver = cached(store, redis_server, identity)
+            for turn in range(60):
+                content = f"{name}-{turn}".encode()
+                driver.put_content(f"own/{name}", content)
+                assert content == driver.get_content(f"own/{name}")
+                assert content == driver.get_content(f"own/{name}")
+                driver.put_content("shared", content)
+                driver.get_content("shared")
+
+        assert [] == race(*(lambda name=name: work(name) for name in range(6)))
+        for _ in range(2):
+            assert store.get_content("shared") == cached(store, redis_server, identity).get_content("shared")

@@ -1,0 +1,47 @@
+"""The contract of drivers on stores that are far away, with a cache in a real Redis in front."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+pytest.importorskip("boto3", reason="boto3 is not installed")
+pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
+
+from docker_registry.drivers.s3.driver import S3Driver
+from docker_registry.drivers.swift.driver import SwiftDriver
+from docker_registry.drivers.testing import DriverSuite
+from tests.drivers.cache.test_driver import cached
+from tests.redis_server import redis_server
+from tests.seaweedfs import seaweedfs
+from tests.swift_server import swift_server
+
+__all__ = ["redis_server", "seaweedfs", "swift_server"]
+
+
+class CachedSuite(DriverSuite):
+    @pytest.fixture
+    def driver(self, store, redis_server):
+        return cached(store, redis_server, secrets.token_hex(8))
+
+    @pytest.fixture
+    def broken_driver(self):
+        pytest.skip("tried without a cache, and with one around a file driver")
+
+
+class TestAnS3DriverWithACache(CachedSuite):
+    @pytest.fixture
+    def store(self, seaweedfs):
+        driver = S3Driver(**seaweedfs.options())
+        yield driver
+        driver.close()
+
+
+class TestASwiftDriverWithACache(CachedSuite):
+    @pytest.fixture
+    def store(self, swift_server):
+        driver = SwiftDriver(**{**swift_server.options, "storage_path": "registry"})
+        yield driver
+        driver.close()

@@ -1,0 +1,410 @@
+"""The contract of drivers on a real S3, and what is S3's alone."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+
+import pytest
+import requests
+
+pytest.importorskip("boto3", reason="boto3 is not installed")
+
+from botocore.awsrequest import AWSResponse
+from urllib3.response import HTTPResponse
+
+from docker_registry.drivers.base import ABSENT
+from docker_registry.drivers.s3 import bucket, multipart
+from docker_registry.drivers.s3.driver import S3Driver
+from docker_registry.drivers.testing import DriverSuite
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+from tests import programs
+from tests.cutting import CuttingProxy
+from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
+
+__all__ = ["seaweedfs"]
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def moto():
+    """A second server; it takes every key."""
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        programs.missing("moto is not installed (pip install 'moto[s3]' flask-cors)")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    found = S3Server(server.get_host_and_port()[1])
+    client = found.connect()
+    client.create_bucket(Bucket=BUCKET)
+    client.close()
+    yield found
+    server.stop()
+
+
+@pytest.fixture
+def options(seaweedfs):
+    return {**seaweedfs.options(), "s3_part_bytes": 5 * MIB}
+
+
+@pytest.fixture
+def driver(options):
+    driver = S3Driver(**options)
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def client(seaweedfs):
+    """An independent client."""
+    client = seaweedfs.connect()
+    yield client
+    client.close()
+
+
+class S3Suite(DriverSuite):
+    @pytest.fixture
+    def driver(self, options):
+        driver = S3Driver(**options)
+        yield driver
+        driver.close()
+
+
+class TestS3Driver(S3Suite):
+    @pytest.fixture
+    def broken_driver(self, options):
+        """One whose key is no longer the right one."""
+        driver = S3Driver(**options)
+        driver._bucket.client._request_signer._credentials.secret_key = "changed"
+        yield driver
+        driver.close()
+
+
+class TestS3DriverOnMoto(S3Suite):
+    @pytest.fixture
+    def options(self, moto):
+        return {**moto.options(), "s3_part_bytes": 5 * MIB}
+
+    @pytest.fixture
+    def broken_driver(self, options, moto):
+        """One whose bucket is gone."""
+        client = moto.connect()
+        client.create_bucket(Bucket="gone")
+        driver = S3Driver(**{**options, "s3_bucket": "gone"})
+        client.delete_bucket(Bucket="gone")
+        client.close()
+        driver._bucket._seen = 0
+        yield driver
+        driver.close()
+
+
+def unfinished(client):
+    return client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+
+
+@pytest.fixture
+def large():
+    """Three parts and some more."""
+    return bytes(range(256)) * 4096 * 15 + b"end"
+
+
+class TestALargeFile:
+    def test_is_kept_as_it_is(self, driver, client, options, large):
+        blocks = (large[start : start + 100_001] for start in range(0, len(large), 100_001))
+        assert len(large) == driver.stream_write("a/b", blocks)
+        assert large == driver.get_content("a/b")
+        assert large[10 * MIB - 5 : 10 * MIB + 5] == b"".join(driver.stream_read("a/b", 10 * MIB - 5, 10))
+        head = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path'][1:]}/a/b")
+        assert head["ETag"].endswith('-4"')
+        assert [] == unfinished(client)
+
+    @pytest.mark.parametrize(("size", "parts"), [(5 * MIB - 1, 0), (5 * MIB, 1), (5 * MIB + 1, 2), (10 * MIB, 2)])
+    def test_has_as_many_parts_as_it_needs(self, driver, client, options, size, parts):
+        assert size == driver.stream_write("a", [bytes(size)])
+        head = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path'][1:]}/a")
+        assert (size, str(parts or "")) == (head["ContentLength"], head["ETag"].strip('"').partition("-")[2])
+
+    def test_is_aborted_when_its_source_fails(self, driver, client, large):
+        def blocks():
+            yield large
+            assert 1 == len(unfinished(client))
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            driver.stream_write("a", blocks())
+        assert ([], False) == (unfinished(client), driver.exists("a"))
+
+    def test_is_sent_while_the_next_part_is_received(self, driver):
+        sending, ends = threading.Event(), threading.Event()
+
+        def hold(**_):
+            sending.set()
+            assert ends.wait(10)
+
+        driver._bucket.client.meta.events.register("before-call.s3.UploadPart", hold)
+
+        def blocks():
+            yield bytes(5 * MIB)
+            assert sending.wait(10)
+            yield bytes(5 * MIB)
+            ends.set()
+
+        assert 10 * MIB == driver.stream_write("a", blocks())
+
+    def test_is_moved_and_touched_by_parts(self, driver, client, options, large, monkeypatch):
+        monkeypatch.setattr(multipart, "COPY_PART_BYTES", 5 * MIB)
+        driver.stream_write("a", [large])
+        driver.touch("a")
+        driver.move("a", "b/c")
+        assert (large, False) == (driver.get_content("b/c"), driver.exists("a"))
+        head = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path'][1:]}/b/c")
+        assert "AES256" == head["ServerSideEncryption"]
+
+
+class TestTheSweep:
+    def test_aborts_what_a_process_that_died_has_left(self, driver, client, options):
+        key = f"{options['storage_path'][1:]}/a"
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x")
+        assert (0, 1) == (driver.remove_leftovers(3600), len(unfinished(client)))
+        time.sleep(1.1)  # it counts in seconds
+        assert (1, []) == (driver.remove_leftovers(0), unfinished(client))
+
+    def test_leaves_those_of_other_roots(self, driver, client, options):
+        key = f"{options['storage_path'][1:]}-other/a"
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        time.sleep(1.1)
+        assert (0, 1) == (driver.remove_leftovers(0), len(unfinished(client)))
+        client.abort_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload)
+
+
+class TestALongList:
+    @pytest.fixture(params=["SeaweedFS", "other stores"])
+    def driver(self, request, driver, monkeypatch):
+        monkeypatch.setattr(bucket, "_PAGE_KEYS", 2)
+        driver._bucket._shows_empty_folders = request.param == "SeaweedFS"
+        return driver
+
+    def test_comes_in_pages(self, driver):
+        paths = [f"a/{number}" for number in range(5)] + [f"a/x{number}/y/{n}" for number in range(3) for n in range(5)]
+        for path in (*paths, "a-b", "a.b/c", "ab"):
+            driver.put_content(path, b"")
+        assert sorted({path.split("/")[1] for path in paths}) == sorted(path[2:] for path in driver.list_directory("a"))
+        assert ["a", "a-b", "a.b", "ab"] == sorted(driver.list_directory())
+        assert sorted(paths) == sorted(stat.path for stat in driver.walk("a"))
+        driver.remove("a")
+        assert ["a-b", "a.b/c", "ab"] == sorted(stat.path for stat in driver.walk())
+
+
+class TestARemovalForWhichS3IsTooBusy:
+    """It says so of single keys, inside an answer whose status is good."""
+
+    @pytest.fixture
+    def refuse(self, driver):
+        """Let S3 answer the next removals with errors for one key."""
+
+        def refuse(code, times):
+            def answer(request, **_):
+                nonlocal times
+                times -= 1
+                if times < 0:
+                    return None
+                body = f"<DeleteResult><Error><Key>{driver._root}f/a</Key><Code>{code}</Code></Error></DeleteResult>"
+                raw = HTTPResponse(io.BytesIO(body.encode()), preload_content=False)
+                return AWSResponse(request.url, 200, {"content-type": "application/xml"}, raw)
+
+            driver._bucket.client.meta.events.register("before-send.s3.DeleteObjects", answer)
+
+        driver.put_content("f/a", b"content")
+        driver.put_content("f/b", b"content")
+        return refuse
+
+    def test_is_tried_again(self, driver, refuse):
+        refuse("ServiceUnavailable", 2)
+        driver.remove("f")
+        # Only what was refused is asked for again; the other one was not deleted by an answer of our own.
+        assert ["f/b"] == [stat.path for stat in driver.walk()]
+
+    def test_ends_some_day(self, driver, refuse):
+        refuse("SlowDown", 100)
+        with pytest.raises(StorageUnavailable, match="SlowDown"):
+            driver.remove("f")
+
+    def test_is_not_tried_again_when_it_is_not_allowed(self, driver, refuse):
+        refuse("AccessDenied", 1)
+        with pytest.raises(StorageError, match="does not let these credentials"):
+            driver.remove("f")
+
+
+class TestABucketOfOthers:
+    def test_is_served_as_it_is(self, driver, client, options):
+        root = options["storage_path"][1:]
+        client.put_object(Bucket=BUCKET, Key=f"{root}/docker/registry/v2/blobs/x", Body=b"content")
+        client.put_object(Bucket=BUCKET, Key=f"{root}/folder/", Body=b"")
+        assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
+        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
+
+    def test_takes_a_path_beside_the_drivers_own_for_none(self, driver):
+        with pytest.raises(PathInvalid):
+            driver.get_content(".docker-registry/conditions-1")
+
+
+class TestEncryption:
+    @pytest.mark.parametrize("is_wanted", [True, False])
+    def test_is_as_it_was_asked_for(self, options, client, is_wanted):
+        driver = S3Driver(**options, s3_encrypt=is_wanted)
+        driver.put_content("a", b"content")
+        driver.stream_write("b", [bytes(6 * MIB)])
+        driver.move("a", "c")
+        driver.touch("b")
+        for name in ("b", "c"):
+            head = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path'][1:]}/{name}")
+            assert ("AES256" if is_wanted else None) == head.get("ServerSideEncryption")
+        driver.close()
+
+
+class TestAStore:
+    def test_without_conditional_puts_is_seen(self, driver):
+        def forget(request, **_):
+            for name in ("If-Match", "If-None-Match"):
+                del request.headers[name]
+
+        driver._bucket.client.meta.events.register("before-sign.s3.PutObject", forget)
+        assert not driver.supports_if_match
+        assert [] == list(driver._bucket.entries(driver._root))
+
+    def test_that_is_away_is_unavailable(self, options, driver, seaweedfs):
+        with CuttingProxy(seaweedfs.port) as proxy:
+            driver = S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
+            proxy.cut_after = 10
+            with pytest.raises(StorageUnavailable):
+                driver.get_content("a")
+        driver.close()
+
+
+@pytest.fixture
+def proxy(seaweedfs):
+    with CuttingProxy(seaweedfs.port) as proxy:
+        yield proxy
+
+
+class ThroughTheProxy:
+    @pytest.fixture
+    def driver(self, options, proxy):
+        driver = S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
+        yield driver
+        driver.close()
+
+
+class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
+    """S3 has done it, and is asked again."""
+
+    @pytest.fixture
+    def lost(self, driver, proxy):
+        """Do something whose first answer is lost."""
+
+        def lost(change):
+            proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10
+            change()
+            assert 1 == proxy.cuts
+
+        return lost
+
+    def test_is_done_under_its_condition(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
+        version = driver.get_versioned("a").version
+        lost(lambda: driver.put_content("a", b"2", if_match=version))
+        assert b"2" == driver.get_content("a")
+
+    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+        driver.put_content("a", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
+
+    def test_is_done_without_one(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"content"))
+        lost(lambda: driver.touch("a"))
+        lost(lambda: driver.remove("a"))
+        assert not driver.exists("a")
+
+    def test_completes_a_large_file(self, driver, lost, proxy, large, client):
+        def blocks():
+            yield large[: 12 * MIB]
+            yield large[12 * MIB :]
+
+        def forget(**_):
+            proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10
+
+        driver._bucket.client.meta.events.register("before-call.s3.CompleteMultipartUpload", forget)
+        assert len(large) == driver.stream_write("a", blocks())
+        assert (large, []) == (driver.get_content("a"), unfinished(client))
+        assert 1 == proxy.cuts
+
+
+class TestAReadThatBreaksOff(ThroughTheProxy):
+    def test_goes_on_where_it_was(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = 4 * MIB
+        assert large == b"".join(driver.stream_read("a"))
+        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
+        assert 6 <= proxy.cuts
+
+    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = 4 * MIB
+        blocks = driver.stream_read("a")
+        next(blocks)
+        driver.put_content("a", b"new" * len(large))
+        with pytest.raises(StorageError, match="replaced"):
+            list(blocks)
+
+    def test_ends_with_an_error_when_nothing_comes_any_more(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = MIB
+        blocks = driver.stream_read("a")
+        next(blocks)
+        proxy.cut_after = 10
+        with pytest.raises(StorageUnavailable):
+            list(blocks)
+
+
+class TestASignedUrl:
+    def test_is_good_without_credentials(self, driver):
+        driver.put_content("a ü+%/b", b"content")
+        url = driver.content_redirect_url("a ü+%/b")
+        assert b"content" == requests.get(url, timeout=10).content
+        assert b"ten" == requests.get(url, headers={"Range": "bytes=3-5"}, timeout=10).content
+        assert SECRET_KEY not in url
+        assert ACCESS_KEY in url
+
+    def test_is_good_for_one_file_and_some_time(self, options):
+        driver = S3Driver(**options, s3_redirect_seconds=1)
+        driver.put_content("a", b"content")
+        driver.put_content("b", b"content")
+        url = driver.content_redirect_url("a")
+        assert 403 == requests.get(url.replace("/a?", "/b?"), timeout=10).status_code
+        time.sleep(2)
+        assert 403 == requests.get(url, timeout=10).status_code
+        driver.close()
+
+    def test_needs_a_path(self, driver):
+        with pytest.raises(PathInvalid):
+            driver.content_redirect_url("../a")
+
+
+class TestABucketThatIsGone:
+    def test_is_no_empty_store(self, moto):
+        client = moto.connect()
+        client.create_bucket(Bucket="short-lived")
+        driver = S3Driver(**{**moto.options(), "s3_bucket": "short-lived"})
+        client.delete_bucket(Bucket="short-lived")
+        driver._bucket._seen = 0
+        for verb in (driver.exists, driver.stat, driver.get_content, driver.remove):
+            with pytest.raises(StorageError) as raised:
+                verb("a")
+            assert raised.type is not PathNotFound
+        driver.close()
+        client.close()
