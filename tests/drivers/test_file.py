@@ -431,4 +431,4 @@ class TestUnderGevent:
         )
         chosen = ["-q", "-p", "no:cacheprovider", "tests/drivers/test_file.py::TestFileDriver"]
         done = subprocess.run([sys.executable, "-c", program, *chosen], cwd=ROOT, capture_output=True, text=True)
-        assert 0 == done.returncode, done.stdout[-3000:]
+        assert 0 == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
