@@ -176,14 +176,15 @@ DRIVERS = {
     "file_tree": {"base"},
     "memory": {"base"},
     "chunks": {"base"},
+    "objects": {"base"},
     "store_identity": {"base"},
     "testing": {"base", "testing"},
     "cache": {"base", "cache"},
-    "s3": {"base", "s3"},
-    "swift": {"base", "swift"},
+    "s3": {"base", "objects", "s3"},
+    "swift": {"base", "objects", "swift"},
     "glance": {"base", "glance", "swift"},
-    "gcs": {"base", "chunks", "gcs"},
-    "azureblob": {"azureblob", "base", "chunks"},
+    "gcs": {"base", "chunks", "gcs", "objects"},
+    "azureblob": {"azureblob", "base", "chunks", "objects"},
 }
 
 

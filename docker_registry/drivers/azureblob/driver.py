@@ -9,8 +9,7 @@ A version is an ETag; conditional puts are those of Azure (``If-Match``, ``If-No
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import ClassVar
 
@@ -18,18 +17,17 @@ from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
 from docker_registry.drivers.azureblob.account import Account
 from docker_registry.drivers.azureblob.container import AzureContainer, Entry
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
-from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.objects import VersionedObjectDriver
 from docker_registry.settings import Setting
 
 
-class AzureBlobDriver(StorageDriver):
+class AzureBlobDriver(VersionedObjectDriver[Entry]):
     """A store in a container of Azure."""
 
     supports_if_match: ClassVar[bool] = True
-    move_copies: ClassVar[bool] = True
-    walks_by_pages: ClassVar[bool] = True
-    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
+    _objects: AzureContainer
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "", "What every blob's name begins with."),
@@ -74,8 +72,7 @@ class AzureBlobDriver(StorageDriver):
             ConfigError: a setting is missing or wrong.
             StorageError: the container cannot be used.
         """
-        root = (storage_path or "").strip("/")
-        self._root = f"{root}/" if root else ""
+        super().__init__(storage_path)
         self._block_bytes = azure_block_bytes
         self._redirect_time = timedelta(seconds=azure_redirect_seconds)
         account = Account(
@@ -86,109 +83,18 @@ class AzureBlobDriver(StorageDriver):
             timeout_seconds=azure_timeout,
         )
         self._account = account.named_in(azure_connection_string) if azure_connection_string else account
-        self._container = AzureContainer(self._account.connect(azure_storage_container), listed=self._root)
-
-    def get_content(self, path: str) -> bytes:
-        """See :class:`StorageDriver`."""
-        return self.get_versioned(path).content
-
-    def get_versioned(self, path: str) -> Versioned:
-        """See :class:`StorageDriver`; the version is the ETag."""
-        name = self._name(path)
-        try:
-            return Versioned(*self._container.get(name))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
-    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._container.put(self._name(path), content, if_match=if_match)
-        except PreconditionFailed:
-            raise PreconditionFailed(path=path) from None
-
-    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """See :class:`StorageDriver`."""
-        name = self._name(path)
-        if length == 0:
-            self.stat(path)
-            return iter(())
-        try:
-            return self._container.read(name, offset, length)
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
+        self._objects = AzureContainer(self._account.connect(azure_storage_container), listed=self._root)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        return self._container.write(self._name(path), blocks, self._block_bytes)
-
-    def list_directory(self, path: str = "") -> Iterator[str]:
-        """See :class:`StorageDriver`."""
-        is_there = not path
-        for entry in self._container.children(self._prefix(path)):
-            found = self._path(entry.name.removesuffix("/"))
-            if found is not None:
-                is_there = True
-                yield found
-        if not is_there:
-            raise PathNotFound(path=path)
-
-    def walk(self, path: str = "") -> Iterator[Stat]:
-        """See :class:`StorageDriver`."""
-        for entry in self._container.entries(self._prefix(path)):
-            found = self._path(entry.name)
-            if found is not None:
-                yield Stat(found, entry.size, entry.modified)
-
-    def exists(self, path: str) -> bool:
-        """See :class:`StorageDriver`."""
-        try:
-            self._head(path)
-        except PathNotFound:
-            return self._container.has_any(self._prefix(path))
-        return True
-
-    def stat(self, path: str) -> Stat:
-        """See :class:`StorageDriver`."""
-        entry = self._head(path)
-        return Stat(path, entry.size, entry.modified)
-
-    def move(self, source: str, target: str) -> None:
-        """See :class:`StorageDriver`; Azure copies the bytes by itself."""
-        new, old = self._name(target), self._head(source)
-        while old.name != new:
-            try:
-                self._container.copy(old, new)
-                with suppress(PathNotFound):  # somebody else was faster
-                    self._container.delete(old.name, old.etag)
-            except PreconditionFailed:  # somebody wrote it meanwhile: that comes along
-                old = self._head(source)
-                continue
-            except PathNotFound:
-                raise PathNotFound(path=source) from None
-            return
-
-    def touch(self, path: str) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._container.touch(self._name(path))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
-    def remove(self, path: str) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._container.delete(self._name(path))
-        except PathNotFound:
-            if not self._container.delete_all(entry.name for entry in self._container.entries(self._prefix(path))):
-                raise PathNotFound(path=path) from None
+        return self._objects.write(self._name(path), blocks, self._block_bytes)
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`; only the key of the account can sign."""
         name = self._name(path)
         if not self._account.name or not self._account.key:
             return None
-        client = self._container.client
+        client = self._objects.client
         signature = generate_blob_sas(
             self._account.name,
             client.container_name,
@@ -201,25 +107,16 @@ class AzureBlobDriver(StorageDriver):
 
     def close(self) -> None:
         """Close all connections."""
-        self._container.client.close()
+        self._objects.client.close()
 
-    # ---------------------------------------------------------------------------------------- paths and names
+    def _copy(self, source: Entry, target: str) -> None:
+        self._objects.copy(source, target)
 
-    def _name(self, path: str) -> str:
-        return self._root + check_path(path)
+    def _delete(self, entry: Entry) -> None:
+        self._objects.delete(entry.name, entry.etag)
 
-    def _prefix(self, path: str) -> str:
-        return f"{self._root}{check_path(path)}/" if path else self._root
+    def _remove_file(self, path: str) -> None:
+        self._objects.delete(self._name(path))
 
-    def _path(self, name: str) -> str | None:
-        """Return the path of a blob; None when it has none."""
-        try:
-            return check_path(name[len(self._root) :])
-        except PathInvalid:
-            return None
-
-    def _head(self, path: str) -> Entry:
-        try:
-            return self._container.head(self._name(path))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
+    def _touch(self, path: str) -> None:
+        self._objects.touch(self._name(path))

@@ -37,14 +37,14 @@ class Entry:
     What a list or an answer says of an object.
 
     Attributes:
-        key: the object's; a folder's ends with a slash.
+        name: the object's; a folder's ends with a slash.
         size: bytes.
         modified: seconds since the Unix epoch.
         generation: the name of exactly this content.
         crc32c: of the content, in Base64; empty where it is not told.
     """
 
-    key: str
+    name: str
     size: int = 0
     modified: float = 0
     generation: str = ""
@@ -115,7 +115,7 @@ class GcsBucket:
         except PathNotFound:
             raise self._no_bucket() from None
         if made.size != size or (made.crc32c and made.crc32c != base64.b64encode(crc32c).decode()):
-            self.delete(made.key, made.generation)
+            self.delete(made.name, made.generation)
             raise StorageUnavailable("A file was damaged on its way to Google Cloud Storage.")
 
     def _is(self, key: str, content: bytes) -> bool:
@@ -152,7 +152,7 @@ class GcsBucket:
         params = {"ifSourceGenerationMatch": source.generation, "fields": "done,rewriteToken"}
         to = f"/rewriteTo{object_path(self.name, target).removeprefix('/storage/v1')}"
         while True:
-            done = self._send("POST", source.key, to, params=params).json()
+            done = self._send("POST", source.name, to, params=params).json()
             if done["done"]:
                 return
             params["rewriteToken"] = done["rewriteToken"]

@@ -38,13 +38,13 @@ class Entry:
     What a list or an answer says of an object.
 
     Attributes:
-        key: the object's; a folder's ends with a slash.
+        name: the object's; a folder's ends with a slash.
         size: bytes.
         modified: seconds since the Unix epoch.
         etag: the name of exactly this version, with its quotes.
     """
 
-    key: str
+    name: str
     size: int = 0
     modified: float = 0
     etag: str = ""
@@ -142,14 +142,14 @@ class S3Bucket:
 
     def touch(self, entry: Entry) -> None:
         """Renew the time of an object: S3 copies onto itself only what becomes different by it."""
-        self._copy(entry, entry.key, MetadataDirective="REPLACE", Metadata={_TOUCHED: f"{time.time():.3f}"})
+        self._copy(entry, entry.name, MetadataDirective="REPLACE", Metadata={_TOUCHED: f"{time.time():.3f}"})
 
     def _copy(self, source: Entry, target: str, **options: Any) -> None:
         with translated():
             self.client.copy_object(
                 Bucket=self.name,
                 Key=target,
-                CopySource={"Bucket": self.name, "Key": source.key},
+                CopySource={"Bucket": self.name, "Key": source.name},
                 **self.written,
                 **options,
             )

@@ -13,26 +13,23 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.objects import VersionedObjectDriver
 from docker_registry.drivers.s3.bucket import Entry, S3Bucket
 from docker_registry.drivers.s3.client import Account, proxy_url
 from docker_registry.drivers.s3.multipart import Multipart
 from docker_registry.drivers.s3.signing import S3Signer, Signer
 from docker_registry.errors import (
     ConfigError,
-    PathInvalid,
-    PathNotFound,
     PreconditionFailed,
     StorageError,
     StorageUnavailable,
 )
 from docker_registry.settings import Setting
 
-#: The driver's own folder below the root, which no list shows.
-_RESERVED: Final = ".docker-registry"
 #: What boto called the two ways of naming a bucket, by their last words.
 _CALLING_FORMATS: Final = {
     "": None,
@@ -43,12 +40,12 @@ _CALLING_FORMATS: Final = {
 }
 
 
-class S3Driver(StorageDriver):
+class S3Driver(VersionedObjectDriver[Entry]):
     """A store in a bucket of S3."""
 
-    move_copies: ClassVar[bool] = True
-    walks_by_pages: ClassVar[bool] = True
-    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+    reserved: ClassVar[str | None] = ".docker-registry"
+
+    _objects: S3Bucket
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "/registry", "What every object's key begins with."),
@@ -143,12 +140,11 @@ class S3Driver(StorageDriver):
             proxy=proxy_url(boto_proxy, boto_proxy_port, boto_proxy_user, boto_proxy_pass),
             timeout_seconds=s3_timeout,
         )
-        root = (storage_path or "").strip("/")
-        self._root = f"{root}/" if root else ""
+        super().__init__(storage_path)
         written = _written(s3_encrypt, s3_kms_key, s3_storage_class)
-        self._bucket = S3Bucket(account.connect(), name, written=written, listed=self._root)
-        self._multipart = Multipart(self._bucket, s3_part_bytes)
-        self._signer: Signer = S3Signer(self._bucket, s3_redirect_seconds)
+        self._objects = S3Bucket(account.connect(), name, written=written, listed=self._root)
+        self._multipart = Multipart(self._objects, s3_part_bytes)
+        self._signer: Signer = S3Signer(self._objects, s3_redirect_seconds)
         if cloudfront_base:
             from docker_registry.drivers.s3.cloudfront import CloudFront
 
@@ -166,12 +162,12 @@ class S3Driver(StorageDriver):
 
     def _try_conditions(self) -> bool:
         """Put something twice under a condition that the second time cannot hold."""
-        key = f"{self._root}{_RESERVED}/conditions-{secrets.token_hex(16)}"
+        key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
         try:
-            self._bucket.put(key, b"", if_match="")
+            self._objects.put(key, b"", if_match="")
             for wrong in ("", '"00000000000000000000000000000000"'):
                 try:
-                    self._bucket.put(key, b"x", if_match=wrong)
+                    self._objects.put(key, b"x", if_match=wrong)
                 except PreconditionFailed:
                     continue
                 return False
@@ -180,99 +176,12 @@ class S3Driver(StorageDriver):
         except StorageError:  # it does not know the header
             return False
         finally:
-            self._bucket.delete(key)
+            self._objects.delete(key)
         return True
-
-    def get_content(self, path: str) -> bytes:
-        """See :class:`StorageDriver`."""
-        return self.get_versioned(path).content
-
-    def get_versioned(self, path: str) -> Versioned:
-        """See :class:`StorageDriver`; the version is the ETag."""
-        key = self._key(path)
-        try:
-            return Versioned(*self._bucket.get(key))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
-    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._bucket.put(self._key(path), content, if_match=if_match)
-        except PreconditionFailed:
-            raise PreconditionFailed(path=path) from None
-
-    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """See :class:`StorageDriver`."""
-        key = self._key(path)
-        if length == 0:
-            self.stat(path)
-            return iter(())
-        try:
-            return self._bucket.read(key, offset, length)
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        return self._multipart.write(self._key(path), blocks)
-
-    def list_directory(self, path: str = "") -> Iterator[str]:
-        """See :class:`StorageDriver`."""
-        is_there = not path
-        for entry in self._bucket.children(self._prefix(path)):
-            found = self._path(entry.key.removesuffix("/"))
-            if found is not None:
-                is_there = True
-                yield found
-        if not is_there:
-            raise PathNotFound(path=path)
-
-    def walk(self, path: str = "") -> Iterator[Stat]:
-        """See :class:`StorageDriver`."""
-        for entry in self._bucket.entries(self._prefix(path)):
-            found = self._path(entry.key)  # a key that ends with a slash is the mark of a folder, and no path
-            if found is not None:
-                yield Stat(found, entry.size, entry.modified)
-
-    def exists(self, path: str) -> bool:
-        """See :class:`StorageDriver`."""
-        try:
-            self._head(path)
-        except PathNotFound:
-            return self._bucket.has_any(self._prefix(path))
-        return True
-
-    def stat(self, path: str) -> Stat:
-        """See :class:`StorageDriver`."""
-        entry = self._head(path)
-        return Stat(path, entry.size, entry.modified)
-
-    def move(self, source: str, target: str) -> None:
-        """See :class:`StorageDriver`; S3 copies the bytes by itself."""
-        new, old = self._key(target), self._head(source)
-        if old.key == new:
-            return
-        try:
-            self._multipart.copy(old, new)
-        except PathNotFound:
-            raise PathNotFound(path=source) from None
-        self._bucket.delete(old.key)
-
-    def touch(self, path: str) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._multipart.touch(self._head(path))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
-    def remove(self, path: str) -> None:
-        """See :class:`StorageDriver`."""
-        try:
-            self._bucket.delete(self._head(path).key)
-        except PathNotFound:
-            if not self._bucket.delete_all(entry.key for entry in self._bucket.entries(self._prefix(path))):
-                raise PathNotFound(path=path) from None
+        return self._multipart.write(self._name(path), blocks)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`: uploads by parts that nobody completed."""
@@ -280,38 +189,20 @@ class S3Driver(StorageDriver):
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        return self._signer.url(self._key(path))
+        return self._signer.url(self._name(path))
 
     def close(self) -> None:
         """Close all connections."""
-        self._bucket.client.close()
+        self._objects.client.close()
 
-    # ----------------------------------------------------------------------------------------- paths and keys
+    def _copy(self, source: Entry, target: str) -> None:
+        self._multipart.copy(source, target)
 
-    def _key(self, path: str) -> str:
-        return self._root + self._check(path)
+    def _delete(self, entry: Entry) -> None:
+        self._objects.delete(entry.name)
 
-    def _check(self, path: str) -> str:
-        check_path(path)
-        if path == _RESERVED or path.startswith(f"{_RESERVED}/"):
-            raise PathInvalid(path=path)
-        return path
-
-    def _prefix(self, path: str) -> str:
-        return f"{self._root}{self._check(path)}/" if path else self._root
-
-    def _path(self, key: str) -> str | None:
-        """Return the path of an object; None when it has none, or is the driver's own."""
-        try:
-            return self._check(key[len(self._root) :])
-        except PathInvalid:
-            return None
-
-    def _head(self, path: str) -> Entry:
-        try:
-            return self._bucket.head(self._key(path))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
+    def _touch(self, path: str) -> None:
+        self._multipart.touch(self._head(path))
 
 
 def _path_style(calling_format: str | None) -> bool | None:

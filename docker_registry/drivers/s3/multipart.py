@@ -85,7 +85,7 @@ class Multipart:
         if entry.size <= COPY_PART_BYTES:
             self._bucket.touch(entry)
         else:
-            self.copy(entry, entry.key)
+            self.copy(entry, entry.name)
 
     def sweep(self, prefix: str, older_than_seconds: float) -> int:
         """
@@ -183,7 +183,7 @@ class _Upload:
             copied = self._bucket.client.upload_part_copy(
                 **self._place,
                 PartNumber=number,
-                CopySource={"Bucket": self._bucket.name, "Key": source.key},
+                CopySource={"Bucket": self._bucket.name, "Key": source.name},
                 CopySourceIfMatch=source.etag,
                 CopySourceRange=f"bytes={start}-{end - 1}",
             )

@@ -97,7 +97,7 @@ class SwiftContainer:
         """
         with self._looked_for(), self._connections.one() as connection:
             headers = connection.head_object(self.name, name)
-        return Entry(
+        found = Entry(
             name,
             int(headers["content-length"]),
             float(headers["x-timestamp"]),
@@ -105,6 +105,9 @@ class SwiftContainer:
             headers.get("x-static-large-object", "").lower() == "true",
             headers.get("x-object-manifest"),
         )
+        if found.is_folder:
+            raise PathNotFound
+        return found
 
     def put(self, name: str, content: BytesIO, size: int, *, etag: str | None = None, **options: Any) -> str:
         """
@@ -255,6 +258,15 @@ class SwiftContainer:
                 return
             yield from map(_entry, page)
             marker = page[-1].get("subdir") or page[-1]["name"]
+
+    def children(self, prefix: str) -> Iterator[Entry]:
+        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
+        # A file and a folder may have the same name here; a folder's marker is neither.
+        return (entry for entry in self.entries(prefix, "/") if entry.name.endswith("/") or not entry.is_folder)
+
+    def has_any(self, prefix: str) -> bool:
+        """Tell whether any file begins with a prefix."""
+        return any(not entry.is_folder for entry in self.entries(prefix))
 
     def delete_all(self, names: Iterable[str]) -> int:
         """

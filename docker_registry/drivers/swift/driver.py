@@ -13,25 +13,23 @@ Swift has no conditional writes: it looks for ``If-None-Match: *`` before it wri
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Final
+from typing import ClassVar
 
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, check_path
+from docker_registry.drivers.base import Bytes, Stat
+from docker_registry.drivers.objects import ObjectDriver
 from docker_registry.drivers.swift.connections import Account, Connections
 from docker_registry.drivers.swift.container import Entry, SwiftContainer
 from docker_registry.drivers.swift.segments import Segments
-from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, PreconditionFailed
+from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
 
-#: The driver's own folder below the root, which no list shows.
-_RESERVED: Final = ".docker-registry"
 
-
-class SwiftDriver(StorageDriver):
+class SwiftDriver(ObjectDriver[Entry]):
     """A store in a container of Swift."""
 
-    move_copies: ClassVar[bool] = True
-    walks_by_pages: ClassVar[bool] = True
-    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+    reserved: ClassVar[str | None] = ".docker-registry"
+
+    _objects: SwiftContainer
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "/registry", "What every object's name begins with."),
@@ -117,10 +115,9 @@ class SwiftDriver(StorageDriver):
             timeout_seconds=swift_timeout,
         )
         self._connections = Connections(account.connector())
-        self._container = SwiftContainer(self._connections, swift_container, swift_temp_url_key)
-        root = (storage_path or "").strip("/")
-        self._root = f"{root}/" if root else ""
-        self._segments = Segments(self._container, f"{self._root}{_RESERVED}/segments/", swift_segment_bytes)
+        self._objects = SwiftContainer(self._connections, swift_container, swift_temp_url_key)
+        super().__init__(storage_path)
+        self._segments = Segments(self._objects, f"{self._root}{self.reserved}/segments/", swift_segment_bytes)
         self._temp_url_seconds = swift_temp_url_seconds
 
     def get_content(self, path: str) -> bytes:
@@ -134,38 +131,13 @@ class SwiftDriver(StorageDriver):
             raise PreconditionFailed("Swift has no conditional writes.", path=path)
         self._segments.write(name, [content])
 
-    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """See :class:`StorageDriver`."""
-        name = self._name(path)
-        if length == 0:
-            self.stat(path)
-            return iter(())
-        try:
-            return self._container.read(name, offset, length)
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
         return self._segments.write(self._name(path), blocks)
 
-    def list_directory(self, path: str = "") -> Iterator[str]:
-        """See :class:`StorageDriver`."""
-        prefix = self._prefix(path)
-        is_there = not path
-        for entry in self._container.entries(prefix, "/"):
-            found = self._path(entry.name.removesuffix("/"))
-            # A file and a folder may have the same name here; a folder's marker is neither.
-            if found is None or (entry.is_folder and not entry.name.endswith("/")):
-                continue
-            is_there = True
-            yield found
-        if not is_there:
-            raise PathNotFound(path=path)
-
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
-        for entry in self._container.entries(self._prefix(path)):
+        for entry in self._objects.entries(self._prefix(path)):
             found = None if entry.is_folder else self._path(entry.name)
             if found is None:
                 continue
@@ -177,87 +149,23 @@ class SwiftDriver(StorageDriver):
             except PathNotFound:  # removed since it was listed
                 continue
 
-    def exists(self, path: str) -> bool:
-        """See :class:`StorageDriver`."""
-        try:
-            self.stat(path)
-        except PathNotFound:
-            return any(not entry.is_folder for entry in self._container.entries(self._prefix(path)))
-        return True
-
-    def stat(self, path: str) -> Stat:
-        """See :class:`StorageDriver`."""
-        entry = self._head(path)
-        return Stat(path, entry.size, entry.modified)
-
-    def move(self, source: str, target: str) -> None:
-        """See :class:`StorageDriver`; Swift copies the file, of a large one the manifest only."""
-        old, new = self._name(source), self._name(target)
-        if old == new:
-            self._head(source)
-            return
-        self._head(source)
-        try:
-            self._container.copy(old, new)
-            self._container.delete(old)
-        except PathNotFound:
-            raise PathNotFound(path=source) from None
-
-    def touch(self, path: str) -> None:
-        """See :class:`StorageDriver`."""
-        entry = self._head(path)
-        try:
-            self._container.touch(entry)
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-
-    def remove(self, path: str) -> None:
-        """See :class:`StorageDriver`; the segments of large files go with :meth:`remove_leftovers`."""
-        try:
-            self._container.delete(self._head(path).name)
-        except PathNotFound:
-            entries = self._container.entries(self._prefix(path))
-            if not self._container.delete_all(entry.name for entry in entries):
-                raise PathNotFound(path=path) from None
-
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`: segments that belong to no file, those of removed files among them."""
-        return self._segments.sweep(older_than_seconds, lambda: self._container.entries(self._root))
+        return self._segments.sweep(older_than_seconds, lambda: self._objects.entries(self._root))
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`; None without ``swift_temp_url_key``."""
-        return self._container.temp_url(self._name(path), self._temp_url_seconds)
+        return self._objects.temp_url(self._name(path), self._temp_url_seconds)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
         self._connections.close()
 
-    # ---------------------------------------------------------------------------------------- paths and names
+    def _copy(self, source: Entry, target: str) -> None:
+        self._objects.copy(source.name, target)  # of a large file the manifest only
 
-    def _name(self, path: str) -> str:
-        return self._root + self._check(path)
+    def _delete(self, entry: Entry) -> None:
+        self._objects.delete(entry.name)  # the segments of large files go with remove_leftovers
 
-    def _check(self, path: str) -> str:
-        check_path(path)
-        if path == _RESERVED or path.startswith(f"{_RESERVED}/"):
-            raise PathInvalid(path=path)
-        return path
-
-    def _prefix(self, path: str) -> str:
-        return f"{self._root}{self._check(path)}/" if path else self._root
-
-    def _path(self, name: str) -> str | None:
-        """Return the path of an object; None when it has none, or is the driver's own."""
-        try:
-            return self._check(name[len(self._root) :])
-        except PathInvalid:
-            return None
-
-    def _head(self, path: str) -> Entry:
-        try:
-            entry = self._container.head(self._name(path))
-        except PathNotFound:
-            raise PathNotFound(path=path) from None
-        if entry.is_folder:
-            raise PathNotFound(path=path)
-        return entry
+    def _touch(self, path: str) -> None:
+        self._objects.touch(self._head(path))

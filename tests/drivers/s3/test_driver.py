@@ -78,7 +78,7 @@ class TestS3Driver(S3Suite):
     def broken_driver(self, options):
         """One whose key is no longer the right one."""
         driver = S3Driver(**options)
-        driver._bucket.client._request_signer._credentials.secret_key = "changed"
+        driver._objects.client._request_signer._credentials.secret_key = "changed"
         yield driver
         driver.close()
 
@@ -96,7 +96,7 @@ class TestS3DriverOnMoto(S3Suite):
         driver = S3Driver(**{**options, "s3_bucket": "gone"})
         client.delete_bucket(Bucket="gone")
         client.close()
-        driver._bucket._seen = 0
+        driver._objects._seen = 0
         yield driver
         driver.close()
 
@@ -144,7 +144,7 @@ class TestALargeFile:
             sending.set()
             assert ends.wait(10)
 
-        driver._bucket.client.meta.events.register("before-call.s3.UploadPart", hold)
+        driver._objects.client.meta.events.register("before-call.s3.UploadPart", hold)
 
         def blocks():
             yield bytes(5 * MIB)
@@ -185,7 +185,7 @@ class TestALongList:
     @pytest.fixture(params=["SeaweedFS", "other stores"])
     def driver(self, request, driver, monkeypatch):
         monkeypatch.setattr(bucket, "_PAGE_KEYS", 2)
-        driver._bucket._shows_empty_folders = request.param == "SeaweedFS"
+        driver._objects._shows_empty_folders = request.param == "SeaweedFS"
         return driver
 
     def test_comes_in_pages(self, driver):
@@ -216,7 +216,7 @@ class TestARemovalForWhichS3IsTooBusy:
                 raw = HTTPResponse(io.BytesIO(body.encode()), preload_content=False)
                 return AWSResponse(request.url, 200, {"content-type": "application/xml"}, raw)
 
-            driver._bucket.client.meta.events.register("before-send.s3.DeleteObjects", answer)
+            driver._objects.client.meta.events.register("before-send.s3.DeleteObjects", answer)
 
         driver.put_content("f/a", b"content")
         driver.put_content("f/b", b"content")
@@ -272,9 +272,9 @@ class TestAStore:
             for name in ("If-Match", "If-None-Match"):
                 del request.headers[name]
 
-        driver._bucket.client.meta.events.register("before-sign.s3.PutObject", forget)
+        driver._objects.client.meta.events.register("before-sign.s3.PutObject", forget)
         assert not driver.supports_if_match
-        assert [] == list(driver._bucket.entries(driver._root))
+        assert [] == list(driver._objects.entries(driver._root))
 
     def test_that_is_away_is_unavailable(self, options, driver, seaweedfs):
         with CuttingProxy(seaweedfs.port) as proxy:
@@ -338,7 +338,7 @@ class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
         def forget(**_):
             proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10
 
-        driver._bucket.client.meta.events.register("before-call.s3.CompleteMultipartUpload", forget)
+        driver._objects.client.meta.events.register("before-call.s3.CompleteMultipartUpload", forget)
         assert len(large) == driver.stream_write("a", blocks())
         assert (large, []) == (driver.get_content("a"), unfinished(client))
         assert 1 == proxy.cuts
@@ -401,7 +401,7 @@ class TestABucketThatIsGone:
         client.create_bucket(Bucket="short-lived")
         driver = S3Driver(**{**moto.options(), "s3_bucket": "short-lived"})
         client.delete_bucket(Bucket="short-lived")
-        driver._bucket._seen = 0
+        driver._objects._seen = 0
         for verb in (driver.exists, driver.stat, driver.get_content, driver.remove):
             with pytest.raises(StorageError) as raised:
                 verb("a")

@@ -53,7 +53,7 @@ class TestS3DriverOnSwift(DriverSuite):
     def broken_driver(self, options):
         """One whose key is no longer the right one."""
         driver = S3Driver(**options)
-        driver._bucket.client._request_signer._credentials.secret_key = "changed"
+        driver._objects.client._request_signer._credentials.secret_key = "changed"
         yield driver
         driver.close()
 

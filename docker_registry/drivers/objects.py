@@ -1,0 +1,228 @@
+"""
+What the drivers of object stores have in common.
+
+A path is an object's name behind a root (``storage_path``). Folders are not there: a list of what begins with a prefix,
+up to the next slash, looks as if they were.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
+
+
+class Entry(Protocol):
+    """What a list or an answer says of an object; a folder's name ends with a slash."""
+
+    @property
+    def name(self) -> str:
+        """The object's."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def modified(self) -> float:
+        """Seconds since the Unix epoch."""
+
+
+E = TypeVar("E", bound=Entry)
+E_co = TypeVar("E_co", bound=Entry, covariant=True)
+
+
+class Objects(Protocol[E_co]):
+    """A bucket or container; each verb raises PathNotFound where nothing has that name."""
+
+    def head(self, name: str) -> E_co:
+        """Describe an object."""
+
+    def read(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
+        """Open an object, and read it in blocks."""
+
+    def entries(self, prefix: str) -> Iterator[E_co]:
+        """Yield what begins with a prefix."""
+
+    def children(self, prefix: str) -> Iterator[E_co]:
+        """Yield what begins with a prefix, up to the next slash: objects, and folders once."""
+
+    def has_any(self, prefix: str) -> bool:
+        """Tell whether anything begins with a prefix."""
+
+    def delete_all(self, names: Iterable[str]) -> int:
+        """Delete objects, and return how many there were."""
+
+
+class VersionedObjects(Objects[E_co], Protocol[E_co]):
+    """One that names every version of an object, and writes under conditions."""
+
+    def get(self, name: str) -> tuple[bytes, str]:
+        """Return an object whole, and its version."""
+
+    def put(self, name: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """Write an object whole; PreconditionFailed when something else lies there."""
+
+
+class ObjectDriver(StorageDriver, Generic[E]):
+    """A driver whose files are objects."""
+
+    move_copies: ClassVar[bool] = True
+    walks_by_pages: ClassVar[bool] = True
+    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+
+    #: A folder of the driver's own below the root, which no list shows.
+    reserved: ClassVar[str | None] = None
+
+    _objects: Objects[E]
+
+    def __init__(self, storage_path: str | None) -> None:
+        """The objects are opened by the heir, which may need to know the root for that."""
+        root = (storage_path or "").strip("/")
+        self._root = f"{root}/" if root else ""
+
+    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See :class:`StorageDriver`."""
+        name = self._name(path)
+        if length == 0:
+            self.stat(path)
+            return iter(())
+        try:
+            return self._objects.read(name, offset, length)
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def list_directory(self, path: str = "") -> Iterator[str]:
+        """See :class:`StorageDriver`."""
+        is_there = not path
+        for entry in self._objects.children(self._prefix(path)):
+            found = self._path(entry.name.removesuffix("/"))
+            if found is not None:
+                is_there = True
+                yield found
+        if not is_there:
+            raise PathNotFound(path=path)
+
+    def walk(self, path: str = "") -> Iterator[Stat]:
+        """See :class:`StorageDriver`."""
+        for entry in self._objects.entries(self._prefix(path)):
+            found = self._path(entry.name)  # a name that ends with a slash is the mark of a folder, and no path
+            if found is not None:
+                yield Stat(found, entry.size, entry.modified)
+
+    def exists(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        try:
+            self._head(path)
+        except PathNotFound:
+            return self._objects.has_any(self._prefix(path))
+        return True
+
+    def stat(self, path: str) -> Stat:
+        """See :class:`StorageDriver`."""
+        entry = self._head(path)
+        return Stat(path, entry.size, entry.modified)
+
+    def move(self, source: str, target: str) -> None:
+        """See :class:`StorageDriver`; the store copies by itself."""
+        new, old = self._name(target), self._head(source)
+        while old.name != new:
+            try:
+                self._copy(old, new)
+                with suppress(PathNotFound):  # somebody else was faster
+                    self._delete(old)
+            except PreconditionFailed:  # somebody wrote it meanwhile: that comes along
+                old = self._head(source)
+                continue
+            except PathNotFound:
+                raise PathNotFound(path=source) from None
+            return
+
+    def touch(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._touch(path)
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def remove(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._remove_file(path)
+        except PathNotFound:
+            if not self._objects.delete_all(entry.name for entry in self._objects.entries(self._prefix(path))):
+                raise PathNotFound(path=path) from None
+
+    # ------------------------------------------------------------------------------------- what a store brings
+
+    @abstractmethod
+    def _copy(self, source: E, target: str) -> None:
+        """Copy an object; PathNotFound when it is gone, PreconditionFailed when it is another version."""
+
+    @abstractmethod
+    def _delete(self, entry: E) -> None:
+        """Delete an object; where the store can see that, PreconditionFailed when it is another version."""
+
+    @abstractmethod
+    def _touch(self, path: str) -> None:
+        """Renew an object's time; PathNotFound when it is gone."""
+
+    def _remove_file(self, path: str) -> None:
+        """Delete one object; PathNotFound when it is not there."""
+        self._delete(self._head(path))
+
+    # ---------------------------------------------------------------------------------------- paths and names
+
+    def _name(self, path: str) -> str:
+        return self._root + self._check(path)
+
+    def _check(self, path: str) -> str:
+        check_path(path)
+        if self.reserved and f"{path}/".startswith(f"{self.reserved}/"):
+            raise PathInvalid(path=path)
+        return path
+
+    def _prefix(self, path: str) -> str:
+        return f"{self._root}{self._check(path)}/" if path else self._root
+
+    def _path(self, name: str) -> str | None:
+        """Return the path of an object; None when it has none, or is the driver's own."""
+        try:
+            return self._check(name[len(self._root) :])
+        except PathInvalid:
+            return None
+
+    def _head(self, path: str) -> E:
+        try:
+            return self._objects.head(self._name(path))
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+
+class VersionedObjectDriver(ObjectDriver[E]):
+    """A driver whose files are objects with versions."""
+
+    _objects: VersionedObjects[E]
+
+    def get_content(self, path: str) -> bytes:
+        """See :class:`StorageDriver`."""
+        return self.get_versioned(path).content
+
+    def get_versioned(self, path: str) -> Versioned:
+        """See :class:`StorageDriver`; the version is the store's own."""
+        name = self._name(path)
+        try:
+            return Versioned(*self._objects.get(name))
+        except PathNotFound:
+            raise PathNotFound(path=path) from None
+
+    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            self._objects.put(self._name(path), content, if_match=if_match)
+        except PreconditionFailed:
+            raise PreconditionFailed(path=path) from None
