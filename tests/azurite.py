@@ -69,7 +69,7 @@ def run_azurite() -> Iterator[AzureServer]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(
-            processes.running(command, folder / "log", lambda: processes.listens(port), environment, start_seconds=60)
+            processes.running(command, folder / "log", lambda: processes.listens(port), environment)
         )
         yield AzureServer(port)
 

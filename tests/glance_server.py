@@ -112,5 +112,5 @@ def _run(programs_folder: Path, database: str) -> Iterator[GlanceServer]:
     environment = {"OS_GLANCE_CONFIG_DIR": str(folder)}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(processes.running(command, folder / "log", answers, environment, start_seconds=60))
+        stack.enter_context(processes.running(command, folder / "log", answers, environment))
         yield GlanceServer(port)

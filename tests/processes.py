@@ -44,7 +44,7 @@ def running(
     log: Path,
     is_ready: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
-    start_seconds: float = 30,
+    start_seconds: float = 120,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
     Start a server, wait until it is ready, and stop it and all its children in the end.

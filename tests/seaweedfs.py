@@ -103,7 +103,7 @@ def run_seaweedfs() -> Iterator[S3Server]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = {"WEED_S3_SSE_KEY": "a key for tests"}
         process = stack.enter_context(
-            processes.running(command, folder / "log", lambda: _is_ready(server), environment, start_seconds=60)
+            processes.running(command, folder / "log", lambda: _is_ready(server), environment)
         )
         stack.callback(process.kill)  # nobody needs what it would write for many seconds
         yield server

@@ -94,7 +94,7 @@ class TestAnUpload:
             driver = GcsDriver(**options)
             written = 0
             with proxy.faulty(0.3):
-                for number in range(8):
+                for number in range(16):
                     with contextlib.suppress(StorageUnavailable):
                         assert len(large) == driver.stream_write(f"a/{number}", [large])
                         written += 1

@@ -136,7 +136,7 @@ def docker(tmp_path_factory):
             return True
         return False
 
-    with running(command, folder / "log", is_ready, start_seconds=60):
+    with running(command, folder / "log", is_ready):
         yield client
 
 
@@ -159,7 +159,7 @@ def ctr(tmp_path_factory):
             return True
         return False
 
-    with running(command, folder / "log", is_ready, start_seconds=60):
+    with running(command, folder / "log", is_ready):
         yield client
 
 
