@@ -33,7 +33,7 @@ from docker_registry.api import (
     v2_uploads,
 )
 from docker_registry.api.downloads import Downloads
-from docker_registry.config import Cache, CacheLru, Config
+from docker_registry.config import Config, Redis
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import link
 from docker_registry.drivers.cache.circuit import PATIENCE_SECONDS, Circuit
@@ -103,7 +103,7 @@ def with_cache(driver: StorageDriver, config: Config) -> StorageDriver:
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
 
-def _redis_place(section: Cache | CacheLru) -> link.RedisPlace:
+def _redis_place(section: Redis) -> link.RedisPlace:
     return link.RedisPlace(**{entry.name: getattr(section, entry.name) for entry in fields(link.RedisPlace)})
 
 

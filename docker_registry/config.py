@@ -51,12 +51,10 @@ class Mirroring:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Cache:
-    """A Redis that workers share."""
+class Redis:
+    """Where a Redis is, and how it is spoken with."""
 
-    host: str | None = setting(
-        None, "Host of a Redis for what workers share; none is used without it, `url` or `sentinels`."
-    )
+    host: str | None = setting(None, "Its host; none is used without it, `url` or `sentinels`.")
     port: int = setting(6379, "Its port.", minimum=1)
     db: int = setting(0, "Number of its database.", minimum=0)
     username: str | None = setting(None, "Its user, where it has several.")
@@ -72,24 +70,21 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class CacheLru:
+class Cache(Redis):
+    """A Redis that workers share."""
+
+    host: str | None = setting(
+        None, "Host of a Redis for what workers share; none is used without it, `url` or `sentinels`."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CacheLru(Redis):
     """A Redis, best one that evicts the least recently used, in front of the store."""
 
     host: str | None = setting(
         None, "Host of a Redis that keeps small files of the store; none is used without it, `url` or `sentinels`."
     )
-    port: int = setting(6379, "Its port.", minimum=1)
-    db: int = setting(0, "Number of its database.", minimum=0)
-    username: str | None = setting(None, "Its user, where it has several.")
-    password: str | None = setting(None, "Its password.", secret=True)
-    tls: bool = setting(False, "Speak TLS with `host`, or with what the Sentinels say.")
-    tls_ca: Path | None = setting(None, "PEM file with those who sign its certificate.")  # noqa: RUF009
-    url: str | None = setting(
-        None, "In place of `host`: `redis://HOST:PORT/DB`, `rediss://…` for TLS, or `unix:///PATH?db=DB`.", secret=True
-    )
-    sentinels: tuple[str, ...] = setting((), "In place of `host`: the Sentinels that know it, `HOST:PORT` each.")
-    sentinel_service: str = setting("mymaster", "What the Sentinels call it.")
-    sentinel_password: str | None = setting(None, "Password of the Sentinels.", secret=True)
     max_bytes: int = setting(65536, "Larger files are not kept there.", unit="bytes", minimum=0)
 
 

@@ -9,15 +9,13 @@ pytest.importorskip("boto3", reason="boto3 is not installed")
 
 from tests.api.v1 import Docker, done
 from tests.client import Client
-from tests.images import make_image, pull, read_layout
+from tests.interop.stores import RedirectSuite, StoreSuite
 from tests.registry.chains import make
 from tests.seaweedfs import seaweedfs
 from tests.server import Server
 
 __all__ = ["seaweedfs"]
 
-TO = "--dest-tls-verify=false"
-FROM = "--src-tls-verify=false"
 KIB = 1024
 
 
@@ -62,25 +60,7 @@ def url(redirecting):
     return f"{redirecting.url}/v2/lab/large/blobs/{digest}"
 
 
-class TestARegistryOnS3:
-    def test_takes_and_gives_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
-        image = make_image(name, layers=3)
-        skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
-        assert image.contents == pull(reader, name, "v1")
-        skopeo("copy", FROM, f"docker://{host}/{name}:v1", f"oci:{tmp_path}/pulled:v1")
-        assert image.contents == read_layout(tmp_path / "pulled")
-
-    def test_copies_between_repositories(self, skopeo, layouts, host, name, index, reader):
-        skopeo("copy", "--all", TO, f"oci:{layouts(index)}:v1", f"docker://{host}/{name}:v1")
-        skopeo("copy", "--all", FROM, TO, f"docker://{host}/{name}:v1", f"docker://{host}/{name}/copy:v1")
-        assert index.contents == pull(reader, f"{name}/copy", "v1")
-
-    def test_takes_a_layer_of_many_parts(self, server, name):
-        content = bytes(range(256)) * 4096 * 40  # 40 MiB
-        with Client(server.url) as client:
-            digest = client.push_blob(name, content)
-            assert content == client.get_blob(name, digest)
-
+class TestARegistryOnS3(StoreSuite):
     def test_speaks_the_first_api(self, server, name):
         base = make(1, layer=bytes(range(256)) * 400)
         images = [base, make(2, base, layer=bytes(range(255)) * 400)]
@@ -89,13 +69,7 @@ class TestARegistryOnS3:
             assert [image.layer for image in images] == [layer for _, _, layer in docker.pull(name, "v1")]
 
 
-class TestARedirect:
-    def test_leads_skopeo_to_the_store(self, skopeo, layouts, redirecting, name, tmp_path):
-        image, place = make_image(name, layers=2), f"127.0.0.1:{redirecting.port}/{name}:v1"
-        skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{place}")
-        skopeo("copy", FROM, f"docker://{place}", f"oci:{tmp_path}/pulled:v1")
-        assert image.contents == read_layout(tmp_path / "pulled")
-
+class TestARedirect(RedirectSuite):
     def test_of_a_blob_is_not_kept(self, url, seaweedfs):
         answer = done(requests.get(url, allow_redirects=False, timeout=20), 307)
         assert answer.headers["Location"].startswith(seaweedfs.endpoint)
