@@ -68,9 +68,7 @@ def run_azurite() -> Iterator[AzureServer]:
     environment = {"AZURITE_ACCOUNTS": f"{NAME}:{KEY}"}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(
-            processes.running(command, folder / "log", lambda: processes.listens(port), environment)
-        )
+        stack.enter_context(processes.running(command, folder / "log", lambda: processes.listens(port), environment))
         yield AzureServer(port)
 
 
