@@ -10,7 +10,7 @@ from docker_registry.server import APPLICATION, default_workers, number
 
 wsgi_app = APPLICATION
 worker_class = "docker_registry.worker.RegistryWorker"
-logger_class = "docker_registry.worker.AccessLog"
+logger_class = "docker_registry.access_log.AccessLog"
 
 bind = f"{os.environ.get('REGISTRY_HOST') or '0.0.0.0'}:{number(os.environ, 'REGISTRY_PORT', 5000)}"
 workers = number(os.environ, "GUNICORN_WORKERS", default_workers())

@@ -15,6 +15,7 @@ from docker_registry.api import (
     access,
     cors,
     errors,
+    repeatable,
     status,
     v1_answers,
     v1_images,
@@ -134,6 +135,8 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     access.install(app, registry.visibility)
+    if registry.driver.notes_provenance:
+        repeatable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)

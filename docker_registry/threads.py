@@ -10,6 +10,8 @@ import gevent
 from gevent import monkey
 from gevent.event import AsyncResult
 
+from docker_registry import provenance
+
 Result = TypeVar("Result")
 
 
@@ -33,6 +35,7 @@ def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[],
         What to call for its result, or for what it raised; it waits as long as the function runs, also when the
         greenlet is killed or its time is out meanwhile, which it hears of then.
     """
+    provenance.spoil()  # what is read there is not seen
     outcome: _Outcome[Result] = _Outcome()
     finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
 

@@ -4,6 +4,8 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 * Files go from the page cache to the socket by the kernel, without stopping other greenlets (gevent's own sendfile
   reads and sends 8 KiB at a time).
 * The head of an answer goes out together with the beginning of its body.
+* A request that was answered before is answered again without gunicorn and the application, if nothing has changed
+  (:mod:`docker_registry.repeats`).
 * Bodies are received straight into the reader's buffer (:mod:`docker_registry.direct_body`).
 * A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
 * A client that is silent in the middle of a transfer is given up after a while, and one that is answered before it has
@@ -14,37 +16,26 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 from __future__ import annotations
 
 import errno
-import os
+import itertools
 import socket as plain_socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Final
 
 import gevent
-from gevent import socket
-from gunicorn.glogging import Logger
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
+from docker_registry import provenance
+from docker_registry.access_log import AccessLog
 from docker_registry.direct_body import DirectBody, direct_body
-
-#: Sent in one system call at most, so that other greenlets get their turn in between.
-SLICE_BYTES: Final = 4 * 1024 * 1024
+from docker_registry.repeats import Answer, Repeats
+from docker_registry.sockets import TransferSocket
 
 #: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
 DRAIN_BYTES: Final = 1024 * 1024
 DRAIN_SECONDS: Final = 1.0
-
-#: A body, or the first block of it, that is joined with its head; a longer one costs more to copy than to send alone.
-JOINED_BYTES: Final = 64 * 1024
-
-#: What a line of the access log is made of when it shows no headers.
-_LOGGED: Final = (
-    "REMOTE_ADDR", "REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL", "PATH_INFO", "QUERY_STRING", "HTTP_REFERER",
-    "HTTP_USER_AGENT", "HTTP_AUTHORIZATION",
-)  # fmt: skip
 
 _TLS_HELLO: Final = b"\x16"
 
@@ -55,81 +46,8 @@ _NO_TLS: Final = (
 )
 _HELLO_BYTES: Final = 64 * 1024
 
-
-class TransferSocket(socket.socket):
-    """
-    A client's socket, whose sendfile lets the kernel do the work while other greenlets run.
-
-    Attributes:
-        file_bytes: what was sent of files; gunicorn does not count it.
-    """
-
-    file_bytes = 0
-    _holds_next = False
-    _held = b""
-
-    def begin_answer(self) -> None:
-        """Keep what is sent next, the head of an answer, until there is more to be sent with it."""
-        self._holds_next = True
-
-    def end_answer(self) -> None:
-        """Send what is kept: there is no more."""
-        self._holds_next = False
-        if self._held:
-            head, self._held = self._held, b""
-            super().sendall(head)
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of *data*, after the head of the answer if that was kept."""
-        if self._holds_next:
-            self._holds_next = False
-            self._held = bytes(data)
-            return
-        if self._held:
-            head, self._held = self._held, b""
-            if len(data) <= JOINED_BYTES:
-                data = head + bytes(data)
-            else:
-                super().sendall(head, plain_socket.MSG_MORE)
-        super().sendall(data, flags)
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """
-        Send a part of a file.
-
-        Raises:
-            OSError: the client went away or stopped reading, or the file is shorter than was announced.
-        """
-        if self._held:
-            head, self._held = self._held, b""
-            super().sendall(head, plain_socket.MSG_MORE)  # the kernel waits for the file's first bytes
-        source, target = file.fileno(), self.fileno()
-        left = os.fstat(source).st_size - offset if count is None else count
-        sent = 0
-        while sent < left:
-            try:
-                size = os.sendfile(target, source, offset + sent, min(left - sent, SLICE_BYTES))
-            except BlockingIOError:
-                socket.wait_write(target, timeout=self.gettimeout())
-                continue
-            if not size:
-                raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
-            sent += size
-            self.file_bytes += size
-            gevent.sleep(0)
-        return sent
-
-
-class AccessLog(Logger):  # type: ignore[misc]
-    """gunicorn's logs, where the bytes of an answer are also those that the kernel sent of a file."""
-
-    def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
-        """Return what the line of a request may be made of."""
-        sent = resp.sent + getattr(resp.sock, "file_bytes", 0)
-        if "{" not in self.cfg.access_log_format:  # headers, of which gunicorn would make copies for every line
-            req, environ = (), {name: environ[name] for name in _LOGGED if name in environ}
-            resp = SimpleNamespace(status=resp.status, sent=sent, headers=())
-        return {**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent}
+#: So many requests of one connection are answered again before others get their turn.
+_TURN_REQUESTS: Final = 32
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
@@ -138,10 +56,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     #: Seconds without a single byte from or to the client after which a transfer counts as cut off.
     silence_seconds: float = 300
 
+    alive: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clients: dict[Any, TransferSocket] = {}
         self._idle: dict[TransferSocket | None, None] = {}  # a set that keeps its order
+        self._repeats = Repeats() if self._may_repeat() else None
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""
@@ -155,6 +76,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             return
         greenlet = gevent.getcurrent()
         client = TransferSocket(client.family, client.type, client.proto, fileno=client.detach())
+        client.address = str(addr[0]) if isinstance(addr, tuple) else ""
         self._clients[greenlet] = client
         try:
             if self._is_tls_hello(client):
@@ -170,6 +92,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if body is None:
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
+        sock.unreader = req.unreader
         should_close = req.should_close
         # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
         req.should_close = lambda: should_close() or body.left_bytes > DRAIN_BYTES
@@ -179,7 +102,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         goes_on = True
         try:
             try:
-                super().handle_request(listener_name, req, sock, addr)
+                self._answer(listener_name, req, sock, addr)
             finally:
                 sock.end_answer()
         except StopIteration:
@@ -199,10 +122,75 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if self.alive and isinstance(client, TransferSocket):
             self._let_read_the_answer(client, time.monotonic() + DRAIN_SECONDS)
 
+    def _answer(self, listener_name: Any, req: Any, sock: TransferSocket, addr: Any) -> None:
+        """Let the application answer, and remember the answer if it can be given again."""
+        head = sock.head
+        if self._repeats is None or head is None or req.body.length != 0:
+            super().handle_request(listener_name, req, sock, addr)
+            return
+        sock.logged = None
+        sock.begin_copy()
+        try:
+            with provenance.collected() as made_of:
+                super().handle_request(listener_name, req, sock, addr)
+        finally:
+            answer = sock.end_copy()
+        if answer is not None:
+            self._repeats.keep(head, answer, made_of, sock.logged)
+
+    def _answer_again(self, client: TransferSocket) -> None:
+        """Answer requests that were answered before, until there is one that was not."""
+        for turn in itertools.count(1):
+            received: bytes | None = b""
+            with self._waiting(client):
+                received = client.receive_head()
+            if received is None:
+                return
+            began = time.perf_counter()
+            answer = self._repeats.find(received) if self._repeats is not None and self.alive else None
+            if answer is None:
+                client.give_head(received)
+                return
+            self._send_again(client, answer)
+            if answer.logged is not None:
+                self.log.access_again(answer.logged, client.address, time.perf_counter() - began)
+            self.nr += 1
+            if self.nr >= self.max_requests:
+                self.alive = False
+            if turn % _TURN_REQUESTS == 0:
+                gevent.sleep(0)
+
+    def _send_again(self, client: TransferSocket, answer: Answer) -> None:
+        client.settimeout(self.silence_seconds)
+        try:
+            client.sendall(answer.now())
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        client.settimeout(None)
+
+    def _may_repeat(self) -> bool:
+        """Tell whether nobody wants to see every request: hooks of an operator, another log, or one of headers."""
+        is_logged_by_us = isinstance(self.log, AccessLog) or not self.log.access_log_enabled
+        hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
+        return (
+            is_logged_by_us
+            and "{" not in self.cfg.access_log_format
+            and self.cfg.proxy_protocol in (False, "off")
+            and all(hook.get() is hook.default for hook in hooks)
+        )
+
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """Wait for the next request of a connection, which is idle meanwhile."""
+        """Wait for the next request of a connection that has to go to the application."""
         client = self._clients.get(gevent.getcurrent())
+        if client is not None and self._repeats is not None:
+            self._answer_again(client)
+        with self._waiting(client):
+            yield
+
+    @contextmanager
+    def _waiting(self, client: TransferSocket | None) -> Iterator[None]:
+        """Wait for a client, whose connection is idle meanwhile."""
         if len(self._clients) >= self.worker_connections:
             self._close_idle(1)  # nobody else could connect
         self._idle[client] = None
@@ -212,12 +200,14 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             self._idle.pop(client, None)
 
-    def _is_tls_hello(self, client: Any) -> bool:
+    def _is_tls_hello(self, client: TransferSocket) -> bool:
+        beginning = b""
         try:
-            with self.timeout_ctx():
-                return bool(client.recv(1, plain_socket.MSG_PEEK) == _TLS_HELLO)
-        except OSError:
-            return False
+            with self._waiting(client):
+                beginning = client.recv(1, plain_socket.MSG_PEEK)
+        except OSError:  # whoever reads next hears of it again
+            pass
+        return beginning == _TLS_HELLO
 
     def _refuse_tls(self, client: Any) -> None:
         try:

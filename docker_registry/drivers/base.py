@@ -83,6 +83,9 @@ class StorageDriver(ABC):
     #: Whether :meth:`walk` brings many files with each request to the backend, while :meth:`exists` costs one for each.
     walks_by_pages: ClassVar[bool] = False
 
+    #: Whether every verb that reads notes what it looked at (:mod:`docker_registry.provenance`); few can.
+    notes_provenance: ClassVar[bool] = False
+
     #: Bytes of a chunk of an upload below which it costs more than it brings; None where any size is as good.
     min_chunk_bytes: ClassVar[int | None] = None
 

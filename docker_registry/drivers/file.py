@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, ClassVar, Final
 
+from docker_registry import provenance
 from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, check_path
 from docker_registry.drivers.file_tree import Tree, holds_files
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
@@ -33,9 +34,6 @@ from docker_registry.settings import Setting
 from docker_registry.threads import in_thread
 
 _BLOCK_BYTES: Final = 1024 * 1024
-
-#: A folder that changed less than this ago may change again without a new time: clocks of kernels tick slowly.
-_CLOCK_TICK_NANOSECONDS: Final = 100_000_000
 
 #: What file systems without hard links say, or those of one file being as many as it can have.
 _NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
@@ -48,6 +46,7 @@ class FileDriver(StorageDriver):
         Setting("storage_path", str, "./registry-data", help="The folder that keeps everything; `~` is expanded."),
     )
     supports_if_match: ClassVar[bool] = True
+    notes_provenance: ClassVar[bool] = True
 
     def __init__(self, storage_path: str) -> None:
         """
@@ -123,12 +122,14 @@ class FileDriver(StorageDriver):
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
+        place = self._tree.place(check_path(path, root=True))
         try:
-            found = os.stat(self._tree.place(check_path(path, root=True)))
+            found = os.stat(place)
         except OSError:
             return None
-        if time.time_ns() - found.st_mtime_ns < _CLOCK_TICK_NANOSECONDS:
+        if time.time_ns() - found.st_mtime_ns < provenance.CLOCK_TICK_NANOSECONDS:
             return None
+        provenance.note(place, found)
         return f"{found.st_ino}-{found.st_mtime_ns}"
 
     def walk(self, path: str = "") -> Iterator[Stat]:

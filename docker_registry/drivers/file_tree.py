@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from docker_registry import provenance
 from docker_registry.drivers.base import check_path
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
@@ -84,6 +85,7 @@ class Tree:
         fd = self.open(path, os.O_RDONLY)
         try:
             found = os.fstat(fd)
+            provenance.note(self.place(path), found)
             if not stat.S_ISREG(found.st_mode):
                 raise PathNotFound(path=path)
         except BaseException:
@@ -95,9 +97,11 @@ class Tree:
         """Describe what lies under a path."""
         fd = self.open(path, os.O_PATH)
         try:
-            return os.fstat(fd)
+            found = os.fstat(fd)
         finally:
             os.close(fd)
+        provenance.note(self.place(path), found)
+        return found
 
     def names(self, path: str) -> list[str]:
         """
@@ -108,6 +112,7 @@ class Tree:
         """
         with self.folder(path) as fd:
             names = os.listdir(fd)
+        provenance.spoil()
         if not path:
             if RESERVED not in names:
                 raise self._gone(path)
@@ -116,6 +121,7 @@ class Tree:
 
     def holds_files(self, path: str) -> bool:
         """Tell whether there is a file at any depth below a folder."""
+        provenance.spoil()
         return holds_files(self.place(path))
 
     @contextmanager
@@ -193,6 +199,7 @@ class Tree:
                 if not os.path.isdir(self.reserved):
                     raise self._gone(path) from None
                 if may_miss:
+                    provenance.note(self.place(path), None)
                     raise PathNotFound(path=path) from None
             raise _translated(path, error) from None
 

@@ -1,0 +1,112 @@
+"""
+What an answer was made of: the files that its request looked at, each as it was found.
+
+While a request is answered within :func:`collected`, the driver of files notes here what it reads and what it finds
+missing. As long as all of that is unchanged, the same request has the same answer (:mod:`docker_registry.repeats`).
+Whatever cannot be noted spoils a provenance: work in another thread, a list that was read, a file so young that the
+clock of the file system could not tell its next version from it.
+
+Only who knows that an answer follows from the request and from such files alone offers it for repetition.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+#: Device, inode, size, and the times of content and inode in nanoseconds; None of what is not there.
+Signature = tuple[int, int, int, int, int] | None
+
+#: A file that changed less than this ago may change again without a new time: clocks of kernels tick slowly.
+CLOCK_TICK_NANOSECONDS: Final = 100_000_000
+
+#: An answer made of more files costs as much to confirm as to make.
+_MAX_FILES: Final = 64
+
+
+class Provenance:
+    """
+    What one answer was made of.
+
+    Attributes:
+        is_whole: whether all of it could be noted.
+        is_offered: whether somebody knows that the answer follows from it.
+    """
+
+    __slots__ = ("_files", "is_offered", "is_whole")
+
+    def __init__(self) -> None:
+        self.is_whole = True
+        self.is_offered = False
+        self._files: dict[str, Signature] = {}
+
+    def is_current(self) -> bool:
+        """Tell whether every file is as it was."""
+        for place, signature in self._files.items():
+            try:
+                found = os.stat(place)
+            except (FileNotFoundError, NotADirectoryError):
+                if signature is not None:
+                    return False
+            except OSError:
+                return False
+            else:
+                if signature != _sign(found):
+                    return False
+        return True
+
+    def note(self, place: str, found: os.stat_result | None) -> None:
+        """Add a file, as it was found, or that there is none."""
+        signature = None if found is None else _sign(found)
+        is_young = found is not None and time.time_ns() - found.st_ctime_ns < CLOCK_TICK_NANOSECONDS
+        if is_young or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
+            self.is_whole = False
+
+
+_collecting: ContextVar[Provenance | None] = ContextVar("provenance", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[Provenance]:
+    """Collect the provenance of what is answered meanwhile, in this greenlet."""
+    provenance = Provenance()
+    token = _collecting.set(provenance)
+    try:
+        yield provenance
+    finally:
+        _collecting.reset(token)
+
+
+def note(place: str, found: os.stat_result | None) -> None:
+    """
+    Say that a file was looked at.
+
+    Args:
+        place: in the file system.
+        found: what lay there; None for nothing.
+    """
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.note(place, found)
+
+
+def spoil() -> None:
+    """Say that something was looked at which cannot be noted."""
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.is_whole = False
+
+
+def offer() -> None:
+    """Say that the answer follows from its request and from what was noted, and from nothing else."""
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.is_offered = True
+
+
+def _sign(found: os.stat_result) -> Signature:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
