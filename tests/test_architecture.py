@@ -43,7 +43,8 @@ ARROWS = {
 DOMAIN = {
     "names": set(),
     "layout": {"names"},
-    "intake": {"names"},
+    "intake": {"block_pool", "names"},
+    "block_pool": set(),
     "stored_file": set(),
     "blobs": {"layout", "names", "repositories", "stored_file"},
     "uploads": {"blobs", "intake", "layout", "names"},
@@ -175,7 +176,8 @@ DOMAIN = {
 #: Among the drivers: each room, and whom it may look at. A store knows no other one; Glance has Swift beside it.
 DRIVERS = {
     "base": set(),
-    "file": {"base", "file_tree"},
+    "file": {"base", "file_tree", "write_back"},
+    "write_back": set(),
     "file_tree": {"base"},
     "memory": {"base"},
     "chunks": {"base"},

@@ -29,6 +29,7 @@ from typing import BinaryIO, ClassVar, Final
 from docker_registry import provenance
 from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, check_path
 from docker_registry.drivers.file_tree import Tree, holds_files
+from docker_registry.drivers.write_back import WriteBack
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
 from docker_registry.threads import in_thread
@@ -155,12 +156,13 @@ class FileDriver(StorageDriver):
         with self._tree.errors(path, may_miss=False):
             aside, fd = self._open_aside()
         size = 0
+        write_back = WriteBack(fd)
         try:
             try:
                 # What the source raises goes on as it is, also when it is an OSError of its own.
                 for block in blocks:
                     with self._tree.errors(path, may_miss=False):
-                        size += in_thread(_write, fd, block)
+                        size += in_thread(_append, fd, block, write_back)
                 with self._tree.errors(path, may_miss=False):
                     in_thread(self._publish, fd, aside, path, None)
             finally:
@@ -377,6 +379,12 @@ def _write(fd: int, content: Bytes) -> int:
     written = 0
     while written < len(view):
         written += os.write(fd, view[written:])
+    return written
+
+
+def _append(fd: int, block: Bytes, write_back: WriteBack) -> int:
+    written = _write(fd, block)
+    write_back.wrote(written)
     return written
 
 

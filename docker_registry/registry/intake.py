@@ -3,7 +3,8 @@ The way of a body into the store: received, hashed and written at the same time,
 
 Three parts work side by side. A greenlet receives into one block while, in native threads, the block before it is
 hashed and the driver writes it; a block is received into again only when both have let go of it. So a transfer holds
-a few blocks, whatever its size, and neither hashing nor the disk ever stops the event loop.
+a few blocks, whatever its size (:mod:`~docker_registry.registry.block_pool`), and neither hashing nor the disk ever
+stops the event loop.
 """
 
 from __future__ import annotations
@@ -16,13 +17,9 @@ import gevent
 from gevent.queue import SimpleQueue
 
 from docker_registry.errors import SizeInvalid
+from docker_registry.registry.block_pool import BLOCKS, POOL
 from docker_registry.registry.names import CANONICAL, Digest
 from docker_registry.threads import start_in_thread
-
-BLOCK_BYTES: Final = 512 * 1024
-
-#: One block is received into, one is hashed and written, one waits between them.
-BLOCKS: Final = 3
 
 #: Below this a thread costs more than it saves.
 INLINE_BYTES: Final = 64 * 1024
@@ -122,34 +119,36 @@ class Intake:
             yield block[:filled]
 
     def _side_by_side(self) -> Iterator[memoryview]:
-        empty: SimpleQueue[memoryview] = SimpleQueue()
+        used: SimpleQueue[memoryview] = SimpleQueue()
         full: SimpleQueue[memoryview | Exception] = SimpleQueue()
-        for _ in range(BLOCKS):
-            empty.put(memoryview(bytearray(BLOCK_BYTES)))
-        receiver = gevent.spawn(self._receive, empty, full)
-        try:
-            while True:
-                block = full.get()
-                if isinstance(block, Exception):
-                    raise block
-                if not block:
-                    return
-                self._count(len(block))
-                hashed = start_in_thread(self._look, block)
-                try:
-                    yield block
-                finally:
-                    hashed()
-                whole = block.obj
-                block.release()
-                empty.put(memoryview(whole))
-        finally:
-            receiver.kill()
+        with POOL.transfer():
+            receiver = gevent.spawn(self._receive, used, full)
+            try:
+                while True:
+                    block = full.get()
+                    if isinstance(block, Exception):
+                        raise block
+                    if not block:
+                        return
+                    self._count(len(block))
+                    hashed = start_in_thread(self._look, block)
+                    try:
+                        yield block
+                    finally:
+                        hashed()
+                    used.put(POOL.again(block))
+            finally:
+                receiver.kill()
 
-    def _receive(self, empty: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception]) -> None:
+    def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception]) -> None:
+        blocks = 0
         try:
             while True:
-                block = empty.get()
+                if blocks < BLOCKS and used.empty():
+                    block = POOL.next() if blocks else POOL.first()
+                    blocks += 1
+                else:
+                    block = used.get()
                 filled = _fill(self._body, block)
                 if filled:
                     full.put(block[:filled])

@@ -6,7 +6,8 @@ import gevent
 import pytest
 
 from docker_registry.errors import SizeInvalid
-from docker_registry.registry.intake import BLOCK_BYTES, Content, Intake
+from docker_registry.registry.block_pool import FIRST_BYTES, LARGEST_BYTES
+from docker_registry.registry.intake import Content, Intake
 from docker_registry.registry.names import Digest
 
 
@@ -37,7 +38,7 @@ class Pieces:
 CONTENT = bytes(range(256)) * 10000
 
 
-@pytest.mark.parametrize("size", [0, 1, 65536, 65537, BLOCK_BYTES, BLOCK_BYTES + 1, len(CONTENT)])
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, LARGEST_BYTES, LARGEST_BYTES + FIRST_BYTES + 1, len(CONTENT)])
 class TestABodyOfAnyLength:
     def test_passes_unchanged_in_its_order(self, size):
         assert CONTENT[:size] == b"".join(bytes(block) for block in Intake(Content(CONTENT[:size])))
