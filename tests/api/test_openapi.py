@@ -7,18 +7,12 @@ few thousand of them; `pytest -m slow` tens of thousands.
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
 
 from docker_registry import __version__
 from docker_registry.api import errors
@@ -26,6 +20,7 @@ from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import Registry
+from tests.api.generated import Surface, kinds, send
 from tests.client import OCI_MANIFEST, Client, digest_of, encoded
 from tests.images import descriptor, make_image, make_index, push
 from tests.server import Server
@@ -39,18 +34,6 @@ PREFIXES = ("/v2/",)
 
 #: Described once for all URLs (`info.description`).
 GENERAL_METHODS = {"HEAD", "OPTIONS"}
-
-CHECK_NAMES = [
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-    "allow_header_conformance",
-]
-
-#: Three times out of four.
-OFTEN = st.sampled_from([True, True, True, False])
 
 #: Long lists are to be generated from short ones.
 PAGE_ENTRIES = 2
@@ -148,107 +131,17 @@ def fill(client):
     )
 
 
-class Surface:
-    """A server that keeps what is in it, however much is deleted: it is filled again from time to time."""
-
-    REFILL_AFTER = 20
-
-    def __init__(self, client):
-        self.client = client
-        self.statuses = Counter()
-        self._cases = itertools.count()
-        self.stock = None
-
-    def before(self, case, data):
-        """Let most of the requests name what is there, and some bring what they announce."""
-        if next(self._cases) % self.REFILL_AFTER == 0:
-            self.stock = fill(self.client)
-        url_is_known = data.draw(OFTEN)
-        for part in (case.path_parameters, case.query, case.headers):
-            for key in part or ():
-                known = url_is_known if part is case.path_parameters else data.draw(OFTEN)
-                if known and key in self.stock.parameters:
-                    part[key] = data.draw(st.sampled_from(self.stock.parameters[key]))
-        if isinstance(case.body, dict) and data.draw(OFTEN):
-            case.body = data.draw(st.sampled_from(self.stock.manifests))
-        if isinstance(case.body, bytes) and data.draw(OFTEN):
-            for part, key in ((case.query, "digest"), (case.path_parameters, "reference")):
-                if ":" in str((part or {}).get(key)):
-                    part[key] = digest_of(case.body)
-
-    def after(self, case, answer):
-        """The same request with HEAD has the same answer without a body; Range is for GET alone, and ignored."""
-        self.statuses[f"{case.operation.label}: {answer.status_code}"] += 1
-        if case.method == "GET":
-            request = answer.request.copy()
-            request.method = "HEAD"
-            head = self.client.session.send(request, timeout=30)
-            status, headers = answer.status_code, answer.headers
-            if request.headers.pop("Range", None) is not None:
-                request.method = "GET"
-                whole = self.client.session.send(request, timeout=30)
-                status, headers = whole.status_code, as_lists(whole.headers)
-            assert (status, b"") == (head.status_code, head.content)
-            assert without_date(headers) == without_date(as_lists(head.headers))
-
-
-def as_lists(headers):
-    """Headers of `requests` in the form that schemathesis has."""
-    return {key: [headers[key]] for key in headers}
-
-
-def without_date(headers):
-    """Headers in a form that can be compared."""
-    return {key.lower(): values for key, values in headers.items() if key.lower() != "date"}
-
-
 @pytest.fixture(scope="module")
 def surface(tmp_path_factory):
     store = tmp_path_factory.mktemp("openapi") / "store"
     with Server(store, workers=2, REGISTRY_MAX_PAGE_ENTRIES=str(PAGE_ENTRIES)) as server, Client(server.url) as client:
-        surface = Surface(client)
+        surface = Surface(client, fill)
         yield surface
         for line, count in sorted(surface.statuses.items()):
             print(line, count)
 
 
-def send(surface, operation, mode, requests_at_most):
-    """Send generated requests, and hold each answer to the description."""
-
-    @settings(
-        max_examples=requests_at_most,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
-    def one(case, data):
-        surface.before(case, data)
-        answer = case.call(base_url=surface.client.url, session=surface.client.session, timeout=30)
-        surface.after(case, answer)
-        if not is_of_another_url(answer, mode):
-            case.validate_response(answer, checks=CHECKS.get_by_names(CHECK_NAMES))
-
-    one()
-
-
-def is_of_another_url(answer, mode):
-    """A parameter that is not as described can make another URL, or none, out of a URL."""
-    if mode is GenerationMode.POSITIVE or answer.status_code not in (404, 405):
-        return False
-    return answer.request.method == "HEAD" or answer.json()["errors"][0]["code"] == "UNSUPPORTED"
-
-
-def kinds():
-    """Every operation with requests that fit the description; each that takes anything with others as well."""
-    for operation in OPERATIONS:
-        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} valid")
-        if operation.path_parameters or operation.query:
-            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} invalid")
-
-
-@pytest.mark.parametrize(("operation", "mode"), [*kinds()])
+@pytest.mark.parametrize(("operation", "mode"), [*kinds(OPERATIONS)])
 class TestGeneratedRequests:
     def test_are_answered_as_described(self, surface, operation, mode):
         send(surface, operation, mode, 30)
