@@ -21,6 +21,9 @@ from docker_registry.threads import in_thread
 
 #: How many parts S3 takes (S3 User Guide, "Amazon S3 multipart upload limits").
 _MOST_PARTS: Final = 10_000
+#: A file that nears this limit goes on in larger parts. The first ones are equal: some stores take no others.
+_EQUAL_PARTS: Final = 9000
+_LARGER: Final = 8
 #: What the parts of one upload may take of the memory: those under way, and one that is being received.
 _UPLOAD_MEMORY_BYTES: Final = 32 * 1024 * 1024
 _COPIES_AT_ONCE: Final = 8
@@ -166,7 +169,7 @@ class _Upload:
     def _start(self, work: Callable[..., Part], *args: Any) -> None:
         number = len(self._parts) + len(self._under_way) + 1
         if number > _MOST_PARTS:
-            raise StorageError(f"The file has more than {_MOST_PARTS} parts of s3_part_bytes.")
+            raise StorageError("The file has more parts than S3 takes; s3_part_bytes must be larger.")
         if len(self._under_way) == self._at_once:
             self._parts.append(self._under_way.popleft().result())
         self._under_way.append(self._threads.submit(work, number, *args))
@@ -202,11 +205,13 @@ def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterat
     """
     Join blocks to contents of one size, the last one shorter; each is yielded as soon as it is full.
 
+    After :data:`_EQUAL_PARTS` of them they are larger: only files of more than 140 GiB have so many.
+
     Args:
         used: contents that nobody needs any more, to be written over: the memory of a process never shrinks as fast as
             it grows.
     """
-    content, filled = bytearray(), 0
+    content, filled, yielded = bytearray(), 0, 0
     for block in blocks:
         rest = memoryview(block)
         while rest:
@@ -219,7 +224,10 @@ def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterat
             rest = rest[len(some) :]
             if filled == size:
                 yield content
-                content, filled = used.pop() if used else bytearray(), 0
+                yielded += 1
+                if yielded == _EQUAL_PARTS:
+                    size *= _LARGER
+                content, filled = used.pop() if used and yielded < _EQUAL_PARTS else bytearray(), 0
     if filled:
         del content[filled:]
         yield content

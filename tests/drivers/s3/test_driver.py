@@ -164,6 +164,32 @@ class TestALargeFile:
         assert "AES256" == head["ServerSideEncryption"]
 
 
+class TestAFileThatNearsTheMostParts:
+    """S3 takes 10 000: so many parts of 16 MiB are 156 GiB."""
+
+    @pytest.fixture
+    def driver(self, options, monkeypatch):
+        monkeypatch.setattr(multipart, "_EQUAL_PARTS", 2)
+        monkeypatch.setattr(multipart, "_LARGER", 2)
+        monkeypatch.setattr(multipart, "_MOST_PARTS", 4)
+        driver = S3Driver(**options)
+        yield driver
+        driver.close()
+
+    def test_goes_on_in_larger_parts(self, driver, client, options):
+        large = b"".join(bytes([number]) * MIB for number in range(25))
+        driver.stream_write("a", (large[start : start + 700_000] for start in range(0, len(large), 700_000)))
+        assert large == driver.get_content("a")
+        found = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path']}/a")
+        assert found["ETag"].endswith('-4"')  # 5, 5, 10 and 5 MiB
+
+    def test_that_is_longer_all_the_same_is_refused_and_leaves_nothing(self, driver, client, options):
+        with pytest.raises(StorageError, match="s3_part_bytes"):
+            driver.stream_write("a", (bytes(MIB) for _ in range(31)))
+        assert not driver.exists("a")
+        assert [] == client.list_multipart_uploads(Bucket=BUCKET, Prefix=options["storage_path"]).get("Uploads", [])
+
+
 class TestTheSweep:
     def test_aborts_what_a_process_that_died_has_left(self, driver, client, options):
         key = f"{options['storage_path'][1:]}/a"
