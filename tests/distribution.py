@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.processes import SEARCH_PATH, free_port, listens, running
 
@@ -50,12 +51,13 @@ class Distribution:
 
 
 @contextlib.contextmanager
-def serve_distribution(program: str, store: Path) -> Iterator[Distribution]:
+def serve_distribution(program: str, store: Path, settings: Mapping[str, Any] | None = None) -> Iterator[Distribution]:
     """
     Run the peer over a store, quietly and with deletion on.
 
     Args:
         program: from :func:`find_distribution`.
+        settings: in place of those of the same names; a storage other than files leaves the store's folder empty.
     """
     store.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -64,6 +66,7 @@ def serve_distribution(program: str, store: Path) -> Iterator[Distribution]:
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(store)}, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
+        **(settings or {}),
     }
     path = store.with_name(f"{store.name}-distribution.yml")
     path.write_text(json.dumps(config))  # JSON is YAML

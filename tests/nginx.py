@@ -12,7 +12,7 @@ from tests import processes, programs
 _CONFIGURATION = """
 {user}
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid {folder}/pid;
 error_log {folder}/error.log;
 events {{ worker_connections 512; }}
@@ -42,7 +42,7 @@ http {{
 
 
 @contextlib.contextmanager
-def running_nginx(folder: Path, ports: Sequence[int], locations: str = "") -> Iterator[str]:
+def running_nginx(folder: Path, ports: Sequence[int], locations: str = "", workers: int = 1) -> Iterator[str]:
     """
     Run an nginx for as long as a ``with`` lasts, and yield its URL.
 
@@ -50,11 +50,14 @@ def running_nginx(folder: Path, ports: Sequence[int], locations: str = "") -> It
         folder: of its own.
         ports: of the registries, each of which gets requests in its turn.
         locations: more of its configuration.
+        workers: processes that serve.
     """
     program, port = programs.require("nginx", "nginx-light"), processes.free_port()
     servers = " ".join(f"server 127.0.0.1:{each};" for each in ports)
     user = "user root;" if os.geteuid() == 0 else ""  # who may read what the registry has written
-    text = _CONFIGURATION.format(user=user, folder=folder, servers=servers, port=port, locations=locations)
+    text = _CONFIGURATION.format(
+        user=user, folder=folder, servers=servers, port=port, locations=locations, workers=workers
+    )
     (folder / "nginx.conf").write_text(text)
     command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     with processes.running(command, folder / "log", lambda: processes.listens(port)):

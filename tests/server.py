@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).parent.parent
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 #: The console script, as it runs from a checkout that nobody has installed.
@@ -28,7 +23,8 @@ COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import ma
 class Server:
     """Starts when it is entered, and is stopped by its process id when it is left."""
 
-    def __init__(self, store, workers=1, command=COMMAND, port=None, **environment):
+    def __init__(self, store, workers=1, command=COMMAND, port=None, root=ROOT, **environment):
+        self.root = root  # of the checkout that runs
         self.store = Path(store)
         self.workers = workers
         self.command = command
@@ -58,7 +54,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=ROOT,
+                cwd=self.root,
                 env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
@@ -82,6 +78,11 @@ class Server:
         """The processes that answer requests."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(child) for child in children.split()]
+
+    @property
+    def pids(self):
+        """The same, as every server has them."""
+        return self.worker_pids()
 
     def _wait(self):
         for _ in range(300):

@@ -1,0 +1,119 @@
+"""What rows are measured on: our server, its peers and the contents, each started when a row first asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+# Servers are started as the tests start them, and those lie beside the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.distribution import Distribution, find_distribution, serve_distribution
+from tests.nginx import running_nginx
+from tests.processes import free_port, listens, running
+from tests.server import Server
+
+MIB = 1024 * 1024
+HERE = Path(__file__).parent
+
+
+class Missing(Exception):
+    """A program that a row needs is not installed."""
+
+
+class Bench:
+    """Everything that rows share; leaves nothing behind."""
+
+    def __init__(self, scale: float, workers: int, folder: Path | None) -> None:
+        """
+        Args:
+            scale: how large transfers are, 1 for what the table says.
+            workers: of our server; the peers use all cores as they are.
+            folder: where stores and contents lie; by default where the system keeps temporary files.
+        """
+        self.scale = scale
+        self.workers = workers
+        self._parent = folder
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Bench:  # noqa: PYI034 - Self is newer than Python 3.10
+        name = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="docker-registry-bench-", dir=self._parent))
+        self.folder = Path(name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
+
+    @cached_property
+    def ours(self) -> Server:
+        """Our server, its durability on."""
+        return self.stack.enter_context(Server(self.folder / "ours/store", workers=self.workers))
+
+    @cached_property
+    def peer(self) -> Distribution:
+        """The CNCF distribution registry."""
+        program = find_distribution()
+        if program is None:
+            raise Missing("distribution is not installed (Debian package docker-registry)")
+        return self.stack.enter_context(serve_distribution(program, self.folder / "peer/store"))
+
+    @cached_property
+    def nginx(self) -> str:
+        """URL of an nginx that serves the files of :attr:`static`."""
+        if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+            raise Missing("nginx is not installed (Debian package nginx-light)")
+        (self.folder / "nginx").mkdir()
+        locations = f"sendfile on; location /static/ {{ alias {self.static}/; }}"
+        return self.stack.enter_context(running_nginx(self.folder / "nginx", [1], locations))
+
+    @cached_property
+    def static(self) -> Path:
+        """The folder of files that nginx serves."""
+        path = self.folder / "static"
+        path.mkdir()
+        return path
+
+    @cached_property
+    def bare(self) -> str:
+        """URL of a bare WSGI callable under the same worker."""
+        port = free_port()
+        command = [
+            sys.executable, "-m", "gunicorn", "-k", "docker_registry.worker.RegistryWorker", "-w", str(self.workers),
+            "-b", f"127.0.0.1:{port}", "--keep-alive", "75", "--access-logfile", os.devnull,
+            "--logger-class", "docker_registry.access_log.AccessLog", "--chdir", str(HERE), "bare:application",
+        ]  # fmt: skip
+        environment = {"PYTHONPATH": str(HERE.parents[1])}
+        self.stack.enter_context(running(command, self.folder / "bare.log", lambda: listens(port), environment))
+        return f"http://127.0.0.1:{port}"
+
+    def content(self, size: int, name: str = "content") -> Path:
+        """Return a file of random bytes."""
+        path = self.folder / name
+        if not path.exists() or path.stat().st_size != size:
+            with path.open("wb") as file:
+                for start in range(0, size, MIB):
+                    file.write(os.urandom(min(MIB, size - start)))
+        return path
+
+
+def require(program: str, package: str) -> str:
+    """Return the path of a program."""
+    found = shutil.which(program)
+    if found is None:
+        raise Missing(f"{program} is not installed (Debian package {package})")
+    return found
+
+
+def curl(*arguments: str) -> str:
+    """Run curl without the user's configuration, which must succeed, and return what it printed."""
+    command = [require("curl", "curl"), "--disable", "--noproxy", "*", "--silent", "--show-error", "--fail", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,111 @@
+"""Rows of a registry on S3 with a cache in Redis, beside distribution on the same S3 and Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import small_requests
+from bench import MIB, Bench
+from rows import Row, Sides
+from transfers import PEER, push, renew, timed
+
+from tests.client import Client
+from tests.distribution import find_distribution
+from tests.processes import free_port, listens, running
+from tests.redis_server import PASSWORD, own_redis
+from tests.seaweedfs import run_seaweedfs
+from tests.server import Server
+
+TAGS = 1000
+
+
+@contextmanager
+def servers(bench: Bench) -> Iterator[tuple[str, str]]:
+    """Both registries, each with a root of its own in the bucket; yields their URLs."""
+    program = find_distribution() or ""
+    with run_seaweedfs() as s3, own_redis() as redis:
+        options = s3.options()
+        ours = {
+            "SETTINGS_FLAVOR": "s3",
+            "STORAGE_PATH": options["storage_path"],
+            "AWS_BUCKET": options["s3_bucket"],
+            "AWS_KEY": options["s3_access_key"],
+            "AWS_SECRET": options["s3_secret_key"],
+            "AWS_ENDPOINT_URL": options["s3_endpoint"],
+            "AWS_SECURE": "false",
+            **redis.cache_environment,
+        }
+        port = free_port()
+        store = {
+            "accesskey": options["s3_access_key"],
+            "secretkey": options["s3_secret_key"],
+            "region": "us-east-1",
+            "regionendpoint": options["s3_endpoint"],
+            "bucket": options["s3_bucket"],
+            "rootdirectory": "/peer",
+            "secure": False,
+        }
+        theirs = {
+            "version": 0.1,
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {"s3": store, "cache": {"blobdescriptor": "redis"}, "delete": {"enabled": True}},
+            "redis": {"addr": f"127.0.0.1:{redis.port}", "password": PASSWORD},
+            "http": {"addr": f"127.0.0.1:{port}"},
+        }
+        config = bench.folder / "peer.yml"
+        config.write_text(json.dumps(theirs))  # JSON is YAML
+        # With a bundle of certificates in the environment it does not start.
+        peer = running(
+            [program, "serve", str(config)], bench.folder / "peer.log", lambda: listens(port), {"AWS_CA_BUNDLE": ""}
+        )
+        with Server(bench.folder / "s3/store", workers=bench.workers, **ours) as server, peer:
+            yield server.url, f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def pushes(bench: Bench) -> Iterator[Sides]:
+    """One client."""
+    path = bench.content(int(1024 * MIB * bench.scale))
+
+    def measure(url: str) -> float:
+        digest = renew(path)
+        return timed(lambda: push(url, path, digest))
+
+    with servers(bench) as (ours, theirs):
+        yield partial(measure, ours), partial(measure, theirs)
+
+
+@contextmanager
+def manifests(bench: Bench) -> Iterator[Sides]:
+    """Any of a thousand tags."""
+    tags = max(10, int(TAGS * min(bench.scale, 1)))
+    script = small_requests.script(tags)
+    with servers(bench) as urls:
+        for url in urls:
+            small_requests.fill(url, tags)
+        yield partial(small_requests.wrk, bench, urls[0], script), partial(small_requests.wrk, bench, urls[1], script)
+
+
+@contextmanager
+def tag_lists(bench: Bench) -> Iterator[Sides]:
+    """All tags of a repository at once."""
+    tags = max(10, int(TAGS * min(bench.scale, 1)))
+    path = f"/v2/{small_requests.REPOSITORY}/tags/list"
+    with servers(bench) as urls:
+        clients = [bench.stack.enter_context(Client(url)) for url in urls]
+        for url in urls:
+            small_requests.fill(url, tags)
+        yield (
+            lambda: timed(lambda: clients[0].request("GET", path, 200)),
+            lambda: timed(lambda: clients[1].request("GET", path, 200)),
+        )
+
+
+ROWS = [
+    Row("s3-push", "push 1 GiB, on S3", PEER, "s", pushes, bound=0.6),
+    Row("s3-manifest", f"GET a manifest by one of {TAGS} tags, on S3 (wrk)", PEER, "requests/s", manifests, bound=5),
+    Row("s3-tags", f"list {TAGS} tags, on S3", PEER, "s", tag_lists, bound=0.2),
+]

@@ -1,0 +1,121 @@
+"""
+One row of the table: two sides that take turns, and what is asked of the ratio of their medians.
+
+A machine is never as fast as it was a minute ago, so no time of one side is held against a time of another run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bench import Bench
+
+Measure = Callable[[], float]
+#: Ours and the other side; each call is one run, and returns seconds, requests a second, or MiB.
+Sides = tuple[Measure, Measure]
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    Attributes:
+        name: by which it is chosen.
+        work: what is done.
+        other: whom it is held against.
+        bound: of ours divided by the other's; at least that for rates, at most otherwise.
+        unit: of the figures.
+        limit: what ours must not exceed by itself.
+    """
+
+    name: str
+    work: str
+    other: str
+    unit: str
+    sides: Callable[[Bench], AbstractContextManager[Sides]]
+    bound: float | None = None
+    limit: float | None = None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row came to."""
+
+    row: Row
+    ours: list[float]
+    other: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians."""
+        return statistics.median(self.ours) / statistics.median(self.other)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the row is what is asked for."""
+        row, bound = self.row, self.row.bound
+        kept = bound is None or (self.ratio >= bound if row.is_rate else self.ratio <= bound)
+        return kept and (row.limit is None or statistics.median(self.ours) <= row.limit)
+
+    def line(self) -> str:
+        """Return the row as it is printed, in Markdown."""
+        row = self.row
+        asked = [] if row.bound is None else [f"{'≥' if row.is_rate else '≤'} {row.bound:g}"]
+        asked += [] if row.limit is None else [f"≤ {row.limit:g} {row.unit}"]
+        cells = [
+            row.name, row.work, _spread(self.ours), f"{_spread(self.other)} {row.other}", row.unit,
+            f"{self.ratio:.2f}", ", ".join(asked) + ("" if self.holds else " **missed**"),
+        ]  # fmt: skip
+        return f"| {' | '.join(cells)} |"
+
+
+HEAD = "| row | work | ours | the other | unit | ratio | asked for |\n| --- | --- | --- | --- | --- | --- | --- |"
+
+
+def measure(row: Row, bench: Bench, pairs: int) -> Outcome:
+    """Let both sides take turns: A, B, A, B, …"""
+    ours: list[float] = []
+    other: list[float] = []
+    with row.sides(bench) as (first, second):
+        for turn in range(pairs):
+            for side, measured in ((first, ours), (second, other)):
+                os.sync()  # what the run before has left to write is not part of this one
+                measured.append(side())
+            print(f"\r{row.name}: {turn + 1} of {pairs} pairs", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return Outcome(row, ours, other)
+
+
+def machine() -> str:
+    """Describe what all of this ran on, in a line."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+        else:
+            processor = platform.machine()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "gevent", "flask"))
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{cores} cores, {processor}, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def _spread(values: list[float]) -> str:
+    digits = 0 if min(values) >= 100 else 2 if max(values) >= 0.1 else 4
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -1,0 +1,154 @@
+"""Rows of small requests: reads by wrk and ab over 16 connections, pushes of small images by one keep-alive client."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from bench import Bench, require
+from rows import Row, Sides
+from transfers import PEER, timed
+
+from tests.api.v1 import Docker
+from tests.client import Client
+from tests.images import Image, make_image, push
+from tests.registry.chains import make
+
+REPOSITORY = "bench/small"
+TAGS = 1000
+SECONDS = 4
+CONNECTIONS = 16
+ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+
+
+def wrk(bench: Bench, url: str, script: str) -> float:
+    """Return the requests a second that wrk gets answered, all of them well."""
+    path = bench.folder / "script.lua"
+    path.write_text(script)
+    command = [
+        require("wrk", "wrk"), "-t2", f"-c{CONNECTIONS}", f"-d{max(1, int(SECONDS * min(bench.scale, 1)))}", "-s",
+        str(path), url,
+    ]  # fmt: skip
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    found = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert found, said
+    return float(found[1])
+
+
+def ab_head(bench: Bench, url: str) -> float:
+    """Return the HEAD requests a second that ab gets answered; wrk would wait for bodies."""
+    count = max(200, int(20000 * bench.scale))
+    command = [require("ab", "apache2-utils"), "-q", "-k", "-i", f"-c{CONNECTIONS}", f"-n{count}", url]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "Non-2xx" not in said, said
+    found = re.search(r"Requests per second:\s+([\d.]+)", said)
+    assert found, said
+    return float(found[1])
+
+
+def fill(url: str, tags: int) -> Image:
+    """Push one image under many tags."""
+    image = make_image("bench", layers=1)
+    with Client(url) as client:
+        push(client, REPOSITORY, "t0", image)
+        for number in range(1, tags):
+            client.put_manifest(REPOSITORY, f"t{number}", image.manifest, image.media_type)
+    return image
+
+
+def script(tags: int) -> str:
+    """Return a script of wrk that asks for manifests by any of these tags."""
+    path = f'"/v2/{REPOSITORY}/manifests/t" .. math.random(0, {tags - 1})'
+    return f'wrk.headers["Accept"] = "{ACCEPT}"\nrequest = function() return wrk.format("GET", {path}) end'
+
+
+@contextmanager
+def manifests(bench: Bench) -> Iterator[Sides]:
+    """Any of a thousand tags."""
+    tags = max(10, int(TAGS * min(bench.scale, 1)))
+    for url in (bench.ours.url, bench.peer.url):
+        fill(url, tags)
+    asked = script(tags)
+    yield partial(wrk, bench, bench.ours.url, asked), partial(wrk, bench, bench.peer.url, asked)
+
+
+@contextmanager
+def blobs(bench: Bench) -> Iterator[Sides]:
+    """Whether a blob is there."""
+    image = fill(bench.ours.url, 1)
+    fill(bench.peer.url, 1)
+    path = f"/v2/{REPOSITORY}/blobs/{next(iter(image.blobs))}"
+    yield partial(ab_head, bench, f"{bench.ours.url}{path}"), partial(ab_head, bench, f"{bench.peer.url}{path}")
+
+
+@contextmanager
+def old_reads(bench: Bench, path: str) -> Iterator[Sides]:
+    """Something of API V1, beside a callable that does nothing under the same worker."""
+    images = [make(1), *(make(number, make(1)) for number in range(2, 12))]
+    with Docker(bench.ours.url) as docker:
+        for number, image in enumerate(images[1:]):
+            docker.push("bench/old", f"v{number}", images[0], image)
+    script = f'request = function() return wrk.format("GET", "{path.format(id=images[1].text)}") end'
+    yield partial(wrk, bench, bench.ours.url, script), partial(wrk, bench, bench.bare, script)
+
+
+def _new_image(number: int) -> Image:
+    return make_image(f"bench {time.time_ns()} {number}", layers=10, layer_bytes=100_000)
+
+
+@contextmanager
+def small_pushes(bench: Bench) -> Iterator[Sides]:
+    """Ten layers of 100 kB, the configuration and the manifest, over one connection."""
+    clients = [bench.stack.enter_context(Client(url)) for url in (bench.ours.url, bench.peer.url)]
+
+    def measure(client: Client) -> float:
+        image = _new_image(0)
+        return timed(lambda: push(client, "bench/pushed", "latest", image))
+
+    yield partial(measure, clients[0]), partial(measure, clients[1])
+
+
+@contextmanager
+def manifest_puts(bench: Bench) -> Iterator[Sides]:
+    """New manifests of one image, one after the other, over one connection."""
+    clients = [bench.stack.enter_context(Client(url)) for url in (bench.ours.url, bench.peer.url)]
+    image = make_image("bench", layers=1)
+    for client in clients:
+        push(client, REPOSITORY, "t0", image)
+    count = max(2, int(50 * min(bench.scale, 1)))
+
+    def measure(client: Client) -> float:
+        document = json.loads(image.manifest)
+        payloads = [
+            json.dumps({**document, "annotations": {"n": f"{time.time_ns()}-{number}"}}).encode()
+            for number in range(count)
+        ]
+
+        def put() -> None:
+            for number, payload in enumerate(payloads):
+                client.put_manifest(REPOSITORY, f"p{number}", payload, image.media_type)
+
+        return timed(put) / count
+
+    yield partial(measure, clients[0]), partial(measure, clients[1])
+
+
+def _old(name: str, work: str, path: str) -> Row:
+    return Row(name, work, "bare WSGI", "requests/s", partial(old_reads, path=path), bound=0.6)
+
+
+ROWS = [
+    Row("manifest", f"GET a manifest by one of {TAGS} tags (wrk)", PEER, "requests/s", manifests, bound=4),
+    Row("blob-head", "HEAD a blob (ab)", PEER, "requests/s", blobs, bound=4),
+    _old("v1-tags", "GET the 10 tags of a repository, V1 (wrk)", "/v1/repositories/bench/old/tags"),
+    _old("v1-ancestry", "GET an ancestry, V1 (wrk)", "/v1/images/{id}/ancestry"),
+    _old("v1-json", "GET an image's JSON, V1 (wrk)", "/v1/images/{id}/json"),
+    Row("push-small", "push 10 layers of 100 kB, one connection", PEER, "s", small_pushes, bound=0.5),
+    Row("manifest-put", "PUT a manifest", PEER, "s", manifest_puts, bound=0.5),
+]

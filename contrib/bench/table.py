@@ -1,0 +1,62 @@
+"""
+The whole table of what is asked of our speed, each row beside a peer that is measured in turn with it.
+
+::
+
+    python contrib/bench/table.py [ROW …] [--pairs N] [--scale X] [--workers N] [--folder PATH] [--list]
+
+It starts the peers itself, on free ports of loopback: distribution (Debian package docker-registry), nginx, SeaweedFS
+and Redis; the clients are curl, wrk and ab. What is not installed is said, and its rows are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import listings
+import object_stores
+import small_requests
+import transfers
+import whole_server
+from bench import Bench, Missing
+from rows import HEAD, machine, measure
+
+ROWS = [*transfers.ROWS, *small_requests.ROWS, *listings.ROWS, *object_stores.ROWS, *whole_server.ROWS]
+
+
+def main() -> int:
+    """Measure and print; 1 when a row is not what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows (all)")
+    parser.add_argument("--pairs", type=int, default=7, help="how often each side has its turn (%(default)s)")
+    parser.add_argument("--scale", type=float, default=1, help="of everything large (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="of our server (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where the stores lie while it runs")
+    parser.add_argument("--list", action="store_true", help="name the rows, and do nothing")
+    options = parser.parse_args()
+    unknown = set(options.rows) - {row.name for row in ROWS}
+    if unknown:
+        parser.error(f"there is no row {', '.join(sorted(unknown))}")
+    chosen = [row for row in ROWS if row.name in (options.rows or [row.name])]
+    if options.list:
+        print("\n".join(f"{row.name:16}{row.work}" for row in chosen))
+        return 0
+    print(HEAD, flush=True)
+    holds = True
+    for row in chosen:
+        with Bench(options.scale, options.workers, options.folder) as bench:
+            try:
+                outcome = measure(row, bench, options.pairs)
+            except Missing as missing:
+                print(f"{row.name} is left out: {missing}", file=sys.stderr)
+                continue
+        print(outcome.line(), flush=True)
+        holds = holds and outcome.holds
+    print(f"\nMedians (least to most) of {options.pairs} pairs, our server with {options.workers} workers; {machine()}")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
