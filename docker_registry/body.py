@@ -9,33 +9,15 @@ known is worked out here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gunicorn.http.errors import ParseException
 
 from docker_registry.errors import Invalid, SizeInvalid
+from docker_registry.registry.intake import Body
 
 #: What is undone before a body is read. Nobody decodes `gzip, chunked`, which gunicorn lets pass.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
-
-
-class Body(Protocol):
-    """
-    What a client sends, readable once.
-
-    Attributes:
-        length: bytes that were announced; None when the client did not say.
-        complete: whether all of it came; settled when :meth:`readinto` has returned 0.
-    """
-
-    @property
-    def length(self) -> int | None: ...
-
-    @property
-    def complete(self) -> bool: ...
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
 
 
 def open_body(environ: Mapping[str, Any]) -> Body:

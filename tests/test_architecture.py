@@ -33,7 +33,7 @@ ARROWS = {
     "repeats": {"provenance"},
     "provenance": set(),
     "direct_body": set(),
-    "body": {"errors"},
+    "body": {"errors", "registry.intake"},
     "sockets": set(),
     "threads": {"provenance"},
     "errors": set(),
