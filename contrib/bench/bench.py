@@ -73,7 +73,7 @@ class Bench:
             raise Missing("nginx is not installed (Debian package nginx-light)")
         (self.folder / "nginx").mkdir()
         locations = f"sendfile on; location /static/ {{ alias {self.static}/; }}"
-        return self.stack.enter_context(running_nginx(self.folder / "nginx", [1], locations))
+        return self.stack.enter_context(running_nginx(self.folder / "nginx", [1], locations, workers=self.workers))
 
     @cached_property
     def static(self) -> Path:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from bench import Bench, require
+from keep_alive import Connection
 from rows import Row, Sides
 from transfers import PEER, timed
 
@@ -98,32 +99,50 @@ def old_reads(bench: Bench, path: str) -> Iterator[Sides]:
     yield partial(wrk, bench, bench.ours.url, script), partial(wrk, bench, bench.bare, script)
 
 
-def _new_image(number: int) -> Image:
-    return make_image(f"bench {time.time_ns()} {number}", layers=10, layer_bytes=100_000)
+def _connections(bench: Bench) -> tuple[Connection, Connection]:
+    ours, other = Connection(bench.ours.url), Connection(bench.peer.url)
+    bench.stack.callback(ours.close)
+    bench.stack.callback(other.close)
+    return ours, other
+
+
+def push_raw(connection: Connection, name: str, image: Image) -> None:
+    """Push an image as docker does: is the blob there, POST, PATCH, PUT; and the manifest."""
+    for digest, content in image.blobs.items():
+        connection.expect(404, "HEAD", f"/v2/{name}/blobs/{digest}")
+        location = connection.expect(202, "POST", f"/v2/{name}/blobs/uploads/").location
+        location = connection.expect(202, "PATCH", location, content).location
+        connection.expect(201, "PUT", f"{location}{'&' if '?' in location else '?'}digest={digest}")
+    put_manifest(connection, name, "latest", image.manifest, image.media_type)
+
+
+def put_manifest(connection: Connection, name: str, tag: str, payload: bytes, media_type: str) -> None:
+    """Push a manifest."""
+    connection.expect(201, "PUT", f"/v2/{name}/manifests/{tag}", payload, f"Content-Type: {media_type}")
 
 
 @contextmanager
 def small_pushes(bench: Bench) -> Iterator[Sides]:
     """Ten layers of 100 kB, the configuration and the manifest, over one connection."""
-    clients = [bench.stack.enter_context(Client(url)) for url in (bench.ours.url, bench.peer.url)]
+    ours, other = _connections(bench)
 
-    def measure(client: Client) -> float:
-        image = _new_image(0)
-        return timed(lambda: push(client, "bench/pushed", "latest", image))
+    def measure(connection: Connection) -> float:
+        image = make_image(f"bench {time.time_ns()}", layers=10, layer_bytes=100_000)
+        return timed(lambda: push_raw(connection, "bench/pushed", image))
 
-    yield partial(measure, clients[0]), partial(measure, clients[1])
+    yield partial(measure, ours), partial(measure, other)
 
 
 @contextmanager
 def manifest_puts(bench: Bench) -> Iterator[Sides]:
     """New manifests of one image, one after the other, over one connection."""
-    clients = [bench.stack.enter_context(Client(url)) for url in (bench.ours.url, bench.peer.url)]
+    ours, other = _connections(bench)
     image = make_image("bench", layers=1)
-    for client in clients:
-        push(client, REPOSITORY, "t0", image)
+    for connection in (ours, other):
+        push_raw(connection, REPOSITORY, image)
     count = max(2, int(50 * min(bench.scale, 1)))
 
-    def measure(client: Client) -> float:
+    def measure(connection: Connection) -> float:
         document = json.loads(image.manifest)
         payloads = [
             json.dumps({**document, "annotations": {"n": f"{time.time_ns()}-{number}"}}).encode()
@@ -132,11 +151,11 @@ def manifest_puts(bench: Bench) -> Iterator[Sides]:
 
         def put() -> None:
             for number, payload in enumerate(payloads):
-                client.put_manifest(REPOSITORY, f"p{number}", payload, image.media_type)
+                put_manifest(connection, REPOSITORY, f"p{number}", payload, image.media_type)
 
         return timed(put) / count
 
-    yield partial(measure, clients[0]), partial(measure, clients[1])
+    yield partial(measure, ours), partial(measure, other)
 
 
 def _old(name: str, work: str, path: str) -> Row:
