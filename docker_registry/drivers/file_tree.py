@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from docker_registry import provenance
@@ -130,29 +130,41 @@ class Tree:
         Hold a folder open; it stays this very one, wherever others move it.
 
         Args:
-            make: whether it is made when it is not there, with those above it, and durably.
+            make: whether it is made when it is not there, with those above it. They are synced in the end, together
+                with what was done meanwhile: file systems with a journal then write it once, and not for each.
+        """
+        above: list[int] = []
+        try:
+            fd = self._open_folder(path, above if make and path else None)
+            above.append(fd)
+            yield fd
+            for changed in reversed(above[:-1]):
+                os.fsync(changed)
+        finally:
+            for opened in above:
+                os.close(opened)
+
+    def _open_folder(self, path: str, above: list[int] | None) -> int:
+        """
+        Open a folder.
+
+        Args:
+            above: gets the folders in which another one was made; None when none shall be made.
         """
         try:
-            fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            if not make or not path:
+            if above is None or not path:
                 raise
-            above, _, name = path.rpartition("/")
-            with self.folder(above, make=True) as fd_above:
-                try:
-                    os.mkdir(name, dir_fd=fd_above)
-                    os.fsync(fd_above)
-                except FileExistsError:  # made by another just now
-                    pass
-            fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        parent, _, name = path.rpartition("/")
+        above.append(self._open_folder(parent, above))
+        with suppress(FileExistsError):  # made by another just now, who may not have synced it
+            os.mkdir(name, dir_fd=above[-1])
+        return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def bring(self, source: str, path: str) -> None:
         """
-        Move a file to a path, whatever removers do to its folder meanwhile, and sync the folder.
+        Move a file to a path, whatever removers do to its folder meanwhile, and sync what has changed on the way.
 
         Args:
             source: a place in the same file system.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final
+from typing import BinaryIO, ClassVar, Final
 
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.cache.leased import Found, LeasedCache, folders_above
@@ -77,6 +77,9 @@ class CachedDriver(StorageDriver):
     def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
         """Which chunks are too small for the store."""
         return self.driver.min_chunk_bytes
+
+    #: What comes out of the cache nobody notes.
+    notes_provenance: ClassVar[bool] = False
 
     # ----------------------------------------------------------------------------------------------- reading
 

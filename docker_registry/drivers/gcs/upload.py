@@ -26,6 +26,10 @@ from docker_registry.errors import PathNotFound, StorageError, StorageUnavailabl
 CHUNK_UNIT_BYTES: Final = 256 * 1024
 #: A chunk is taken up again so often without a single byte in between.
 _RESUMES: Final = 5
+#: Bytes that do not fit behind those that are there: what was given up for lost has arrived after all.
+_UNFITTING: Final = 400
+#: After these nobody knows how many bytes are there.
+_ASKED: Final = RETRIED | {_UNFITTING}
 _RANGE = re.compile(r"bytes=0-([0-9]+)")
 
 
@@ -95,9 +99,11 @@ class _Upload:
         position = start
         while True:
             answer = self._put(content[position - start :], position, total)
-            if answer is None or answer.status in RETRIED or (answer.status == 308 and _arrived(answer) == position):
+            if answer is None or answer.status in _ASKED or (answer.status == 308 and _arrived(answer) == position):
                 failures += 1
                 if failures > _RESUMES:
+                    if answer is not None and answer.status == _UNFITTING:
+                        answer.check()
                     raise StorageUnavailable("Google Cloud Storage does not take a file for now.")
                 time.sleep(0.1 * 2**failures)
                 answer = self._ask(total)
