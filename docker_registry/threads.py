@@ -14,6 +14,10 @@ from docker_registry import provenance
 
 Result = TypeVar("Result")
 
+#: Close a descriptor that nobody waits for. What gevent has put in place of ``os.close`` waits for the next turn of the
+#: event loop with everything but regular files: folders that are only looked at would pile up until then.
+close_now: Callable[[int], None] = monkey.get_original("os", "close")
+
 
 def in_thread(function: Callable[..., Result], *args: Any) -> Result:
     """

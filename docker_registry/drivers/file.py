@@ -32,7 +32,7 @@ from docker_registry.drivers.file_tree import Tree, holds_files
 from docker_registry.drivers.write_back import WriteBack
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
-from docker_registry.threads import in_thread
+from docker_registry.threads import close_now, in_thread
 
 _BLOCK_BYTES: Final = 1024 * 1024
 
@@ -80,7 +80,7 @@ class FileDriver(StorageDriver):
             try:
                 return _read(fd, size)
             finally:
-                os.close(fd)
+                close_now(fd)
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
@@ -166,7 +166,7 @@ class FileDriver(StorageDriver):
                 with self._tree.errors(path, may_miss=False):
                     in_thread(self._publish, fd, aside, path, None)
             finally:
-                os.close(fd)
+                close_now(fd)
         except BaseException:
             in_thread(_discard, aside)
             raise
@@ -231,7 +231,7 @@ class FileDriver(StorageDriver):
                 offset += len(block)
                 yield block
         finally:
-            os.close(fd)
+            close_now(fd)
 
     def _new_aside(self) -> str:
         return f"{self._aside}/{secrets.token_hex(16)}"
@@ -247,7 +247,7 @@ class FileDriver(StorageDriver):
                 _write(fd, content)
                 self._publish(fd, aside, path, if_match)
             finally:
-                os.close(fd)
+                close_now(fd)
         except BaseException:
             _discard(aside)
             raise
@@ -307,7 +307,7 @@ class FileDriver(StorageDriver):
                 return False
             raise
         finally:
-            os.close(fd)
+            close_now(fd)
         try:
             with self._lock(target):
                 self._tree.bring(aside, target)
@@ -354,7 +354,7 @@ class FileDriver(StorageDriver):
             # Always in one order, so that no two wait for each other.
             for name in sorted({hashlib.sha256(path.encode()).hexdigest()[:2] for path in paths}):
                 fd = os.open(f"{self._locks}/{name}", os.O_RDWR | os.O_CREAT, 0o644)
-                held.callback(os.close, fd)
+                held.callback(close_now, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
 
@@ -371,7 +371,7 @@ def _version(folder: int, name: str) -> str:
     try:
         return hashlib.sha256(_read(fd, os.fstat(fd).st_size)).hexdigest()
     finally:
-        os.close(fd)
+        close_now(fd)
 
 
 def _write(fd: int, content: Bytes) -> int:

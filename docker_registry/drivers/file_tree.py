@@ -21,6 +21,7 @@ from typing import Final
 from docker_registry import provenance
 from docker_registry.drivers.base import check_path
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
+from docker_registry.threads import close_now
 
 #: What the driver keeps for itself in the root; never listed, never a path.
 RESERVED: Final = ".docker-registry"
@@ -76,7 +77,7 @@ class Tree:
             if real != self.root and not real.startswith(f"{self.root}/"):
                 raise StorageError("A symbolic link leads out of the store.", path=path)
         except BaseException:
-            os.close(fd)
+            close_now(fd)
             raise
         return fd
 
@@ -89,7 +90,7 @@ class Tree:
             if not stat.S_ISREG(found.st_mode):
                 raise PathNotFound(path=path)
         except BaseException:
-            os.close(fd)
+            close_now(fd)
             raise
         return fd, found.st_size
 
@@ -99,7 +100,7 @@ class Tree:
         try:
             found = os.fstat(fd)
         finally:
-            os.close(fd)
+            close_now(fd)
         provenance.note(self.place(path), found)
         return found
 
@@ -142,7 +143,7 @@ class Tree:
                 os.fsync(changed)
         finally:
             for opened in above:
-                os.close(opened)
+                close_now(opened)
 
     def _open_folder(self, path: str, above: list[int] | None) -> int:
         """

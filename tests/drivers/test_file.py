@@ -425,6 +425,23 @@ class TestUnderGevent:
         assert (0, "") == (done.returncode, done.stderr)
         assert int(done.stdout) > 20
 
+    def test_folders_that_are_looked_at_are_closed_at_once(self, tmp_path):
+        program = (
+            "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
+            "from docker_registry.drivers.file import FileDriver\n"
+            "def look():\n"
+            "    driver = FileDriver(sys.argv[1])\n"
+            "    driver.put_content('a/b/c', b'')\n"
+            "    before = len(os.listdir('/proc/self/fd'))\n"
+            "    for _ in range(100):\n"
+            "        driver.exists('a/b'), list(driver.walk()), list(driver.list_directory('a'))\n"
+            "    print(len(os.listdir('/proc/self/fd')) - before)\n"
+            "gevent.spawn(look).join()"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path / "store")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert ("0\n", "") == (done.stdout, done.stderr)
+
     def test_the_whole_suite_passes(self):
         program = (
             "from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
