@@ -48,9 +48,11 @@ class TestTheExampleDriver:
         )
         assert f"{{'sqlite_path': '{tmp_path}/x.db', 'sqlite_timeout': 7}}\n" == done.stdout, done.stderr
 
-    def test_passes_the_suite(self, environment):
+    def test_passes_the_suite(self, environment, tmp_path):
+        # A folder of its own: runs that tidy up the one they share stumble over each other.
+        alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}"]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests")],
+            [sys.executable, "-m", "pytest", "-q", *alone, str(EXAMPLE / "tests")],
             env=environment,
             cwd=ROOT,
             capture_output=True,
