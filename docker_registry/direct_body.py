@@ -214,10 +214,10 @@ class ChunkedBody(DirectBody):
         self._line += block[:_MOST_LINES_BYTES]
         if b"\n" not in self._line[start:]:
             self._line += block[_MOST_LINES_BYTES : MAX_LINE_BYTES + 2]
-        newline = self._line.find(b"\n", max(start - 1, 0))
+        newline = self._line.find(b"\n", start)
+        if (len(self._line) if newline < 0 else newline) > MAX_LINE_BYTES + 1:  # the CR is not counted
+            raise MalformedBody("a line of a chunked body is too long")
         if newline < 0:
-            if len(self._line) > MAX_LINE_BYTES:
-                raise MalformedBody("a line of a chunked body is too long")
             if self._next == self._after_chunk and self._line != b"\r":  # whoever waited for its end might wait long
                 raise MalformedBody("a chunk is longer than its size")
             return len(self._line) - start
