@@ -1,0 +1,36 @@
+"""The worker that says, when it is asked by a signal, how many greenlets it has; for tests."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import gevent
+import greenlet
+
+from docker_registry.worker import RegistryWorker
+
+#: Where a worker writes what it counted, in a file named by its process id.
+FOLDER = "COUNTS_FOLDER"
+
+
+class CountingWorker(RegistryWorker):
+    def run(self):
+        gevent.signal_handler(signal.SIGUSR2, self._count)
+        super().run()
+
+    def _count(self):
+        gc.collect()
+        here = gevent.getcurrent()
+        kinds = Counter(
+            f"{type(each).__module__}.{type(each).__qualname__}"
+            for each in gc.get_objects()
+            if isinstance(each, greenlet.greenlet) and each and each is not here
+        )
+        path = Path(os.environ[FOLDER]) / str(os.getpid())
+        path.with_suffix(".new").write_text(json.dumps(kinds))
+        path.with_suffix(".new").replace(path)
