@@ -1,14 +1,17 @@
-"""A transfer of any size costs a worker a few MiB of memory, and no more."""
+"""A transfer of any size costs a worker a few MiB of memory, and no more; and so do many of them at once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests import programs
 from tests.client import Client
 from tests.processes import children, memory_bytes
 from tests.server import Server
@@ -19,6 +22,12 @@ MIB = 1024 * 1024
 MAX_GROWTH_BYTES = 8 * MIB
 
 SIZES = [256 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
+
+#: What a worker may have in its largest moment while so many clients push or pull at once.
+TRANSFERS = 64
+MAX_BYTES = 150 * MIB
+
+SIZES_AT_ONCE = [16 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
 
 PIECE_BYTES = 256 * 1024
 
@@ -102,3 +111,75 @@ class TestAWorkerGrowsByAFewMebibytes:
         with client.request("GET", f"/v2/memory/blobs/{digest}", 200, stream=True) as answer:
             assert MIB == len(answer.raw.read(MIB))
             assert growth() < MAX_GROWTH_BYTES
+
+
+@pytest.fixture
+def peak(server):
+    """How many bytes the worker had at most since the test began."""
+    (pid,) = children(server.process.pid)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak():
+        most = memory_bytes(pid, "VmHWM")
+        print(f"the worker had {most / MIB:.1f} MiB at most")
+        return most
+
+    return peak
+
+
+def at_once(server, work):
+    """Let many clients work, each with its number and with a barrier, at which all of them have to be under way."""
+    together = threading.Barrier(TRANSFERS, timeout=600)
+
+    def begin(number):
+        try:
+            with Client(server.url) as client:
+                work(client, number, together)
+        except BaseException:
+            together.abort()
+            raise
+
+    with ThreadPoolExecutor(TRANSFERS) as threads:
+        list(threads.map(begin, range(TRANSFERS)))
+
+
+@pytest.mark.parametrize("size", SIZES_AT_ONCE)
+class TestAWorkerStaysSmall:
+    def test_while_many_push_at_once(self, server, peak, size):
+        """None has sent more than half before all have sent half."""
+        if shutil.disk_usage(server.store).free < (needed := (TRANSFERS + 2) * size):
+            programs.missing(f"there is no disk for uploads of {needed // MIB} MiB at once")
+        content = Noise(size)
+        digest = content.digest
+
+        def push(client, number, together):
+            location = client.start_upload(f"many/{number}")
+            client.append(location, self.halting(content, together))
+            client.commit(location, digest)
+            assert client.has_blob(f"many/{number}", digest)
+
+        at_once(server, push)
+        assert peak() < MAX_BYTES
+
+    def test_while_many_pull_at_once(self, server, client, peak, size):
+        digest = client.push_stream("many", Noise(size))
+
+        def pull(client, number, together):
+            received, left = hashlib.sha256(), size
+            with client.request("GET", f"/v2/many/blobs/{digest}", 200, stream=True) as answer:
+                while block := answer.raw.read(MIB):
+                    received.update(block)
+                    left -= len(block)
+                    if left == size // 2:
+                        together.wait()
+            assert digest == f"sha256:{received.hexdigest()}"
+
+        at_once(server, pull)
+        assert peak() < MAX_BYTES
+
+    @staticmethod
+    def halting(content, together):
+        for number, piece in enumerate(content):
+            if number == len(content) // PIECE_BYTES // 2:
+                together.wait()
+            yield piece
