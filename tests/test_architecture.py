@@ -176,9 +176,7 @@ DOMAIN = {
 #: Among the drivers: each room, and whom it may look at. A store knows no other one; Glance has Swift beside it.
 DRIVERS = {
     "base": set(),
-    "file": {"base", "file_tree", "write_back"},
-    "write_back": set(),
-    "file_tree": {"base"},
+    "file": {"base", "file"},
     "memory": {"base"},
     "chunks": {"base"},
     "objects": {"base"},

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Final
 
@@ -212,6 +213,28 @@ class StorageDriver(ABC):
             How many things there were.
         """
         return 0
+
+    @property
+    def short_lived(self) -> StorageDriver:
+        """
+        The same store for files that matter for minutes only, such as those of an upload that goes on.
+
+        What was written through it survives a crash of the process. After one of the host, a streamed file is whole
+        or not there, while a content that was put may be older, cut off or not there; what was removed may be there
+        again. Paths that are changed through it are otherwise only read and moved away.
+        """
+        return self
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """
+        Make the changes of this greenlet together, in their order: what takes long for every change, such as waiting
+        for a disk, then takes long once.
+
+        A content that is put without ``if_match`` is seen when the block ends, if not before; when an exception ends
+        it, perhaps never. Only then will what was changed survive a crash of the host; none of it is ever half there.
+        """
+        yield
 
     def open_file(self, path: str) -> BinaryIO | None:
         """

@@ -1,7 +1,12 @@
-"""The memory that bodies are received into: a bounded amount for all transfers of a process, shared out evenly."""
+"""
+The memory that bodies are received into: a bounded amount for all transfers of a process, shared out evenly.
+
+Every block is made of whole pages, so that a driver of files may write it past the kernel's own memory.
+"""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -37,23 +42,27 @@ class BlockPool:
     def block_bytes(self) -> int:
         """The length of a block, as long as there are no more transfers than now."""
         fair = self._total_bytes // (BLOCKS * max(self._transfers, 1))
-        return max(SMALLEST_BYTES, min(LARGEST_BYTES, fair))
+        return max(SMALLEST_BYTES, min(LARGEST_BYTES, fair - fair % mmap.PAGESIZE))
 
     def first(self) -> memoryview:
         """Return the first block of a transfer."""
-        return memoryview(bytearray(min(FIRST_BYTES, self.block_bytes)))
+        return _new(min(FIRST_BYTES, self.block_bytes))
 
     def next(self) -> memoryview:
         """Return another block."""
-        return memoryview(bytearray(self.block_bytes))
+        return _new(self.block_bytes)
 
     def again(self, block: memoryview) -> memoryview:
         """Return a block that may be received into again: this one whole, if its length is still right."""
         content = block.obj
         block.release()
-        if isinstance(content, bytearray) and len(content) == self.block_bytes:
+        if isinstance(content, mmap.mmap) and len(content) == self.block_bytes:
             return memoryview(content)
         return self.next()
+
+
+def _new(size: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size))
 
 
 #: All bodies that this process receives.

@@ -129,7 +129,7 @@ class Manifests:
             ManifestInvalid: not a manifest that can be kept.
             ManifestBlobUnknown: it names a blob that the repository does not have.
             DigestInvalid: *reference* is the digest of something else.
-            TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`Tags.put`.
+            TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
         """
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
@@ -142,18 +142,21 @@ class Manifests:
             self._tags.check(name, tag, digest, tag_condition)
         descriptor = Descriptor(document.media_type, digest, len(payload))
         is_first = not self._driver.exists(layout.manifests(name))
-        self._repositories.enter(name)
-        self._blobs.put(payload, digest)
-        self._referrers.put(name, descriptor, document)
-        self._link(name, digest, document)
-        signal = events.repository_created if is_first else events.repository_updated
-        events.announce(signal, self._driver, name=name)
-        for tag in tags:
-            self._tags.put(name, tag, digest, tag_condition)
+        with self._driver.together():
+            self._repositories.enter(name)
+            self._blobs.put(payload, digest)
+            self._referrers.put(name, descriptor, document)
+            self._link(name, digest, document)
+            for tag in tags:
+                self._tags.point(name, tag, digest, tag_condition)
         if not self.exists(name, digest):  # deleted meanwhile, and no tag may be left without it
             self._link(name, digest, document)
             for tag in tags:
-                self._tags.put(name, tag, digest)
+                self._tags.point(name, tag, digest)
+        signal = events.repository_created if is_first else events.repository_updated
+        events.announce(signal, self._driver, name=name)
+        for tag in tags:
+            self._tags.announce(name, tag)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def delete(self, name: RepositoryName, reference: Reference) -> None:

@@ -71,8 +71,17 @@ class Tags:
         return self._listings.names(layout.tags(name), _read)
 
     def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
+        """Let a tag point at a manifest, as :meth:`point` does, and tell that it does."""
+        self.point(name, tag, digest, condition)
+        self.announce(name, tag)
+
+    def announce(self, name: RepositoryName, tag: Tag) -> None:
+        """Tell that a tag was put."""
+        events.announce(events.tag_created, self._driver, name=name, tag=tag)
+
+    def point(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
         """
-        Let a tag point at a manifest, and keep that it did.
+        Let a tag point at a manifest, and keep that it did; nobody is told.
 
         Args:
             condition: change it only if this holds for what it points at, at the very moment of the change.
@@ -92,10 +101,9 @@ class Tags:
             self._driver.put_content(layout.tag_link(name, tag), link, if_match=version)
         except PreconditionFailed:
             raise TagChanged(name=str(name), tag=str(tag)) from None
-        events.announce(events.tag_created, self._driver, name=name, tag=tag)
 
     def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
-        """Raise what :meth:`put` would raise now, and change nothing."""
+        """Raise what :meth:`point` would raise now, and change nothing."""
         self._agreed_version(name, tag, digest, condition)
 
     def check_mutable(self, name: RepositoryName, tag: Tag) -> None:

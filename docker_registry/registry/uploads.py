@@ -105,6 +105,7 @@ class Uploads:
             now: the clock.
         """
         self._driver = driver
+        self._sessions = driver.short_lived
         self._blobs = blobs
         self._now = now
 
@@ -117,7 +118,7 @@ class Uploads:
         """
         upload = Upload(str(uuid.uuid4()), algorithm)
         started = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._driver.put_content(f"{layout.upload(name, upload.id)}/startedat", started.encode())
+        self._sessions.put_content(f"{layout.upload(name, upload.id)}/startedat", started.encode())
         return upload if algorithm == CANONICAL else self._store(name, upload)
 
     def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
@@ -135,7 +136,10 @@ class Uploads:
             if self._driver.exists(f"{folder}/startedat") and not self._driver.exists(f"{folder}/data"):
                 return Upload(upload_id)
             raise UploadUnknown(id=upload_id) from None
-        state = json.loads(stored.content)
+        try:
+            state = json.loads(stored.content)
+        except ValueError:  # the host has crashed before all of it was on the disk
+            raise UploadUnknown(id=upload_id) from None
         chunks = tuple(Chunk(item["object"], item["size"], Digest.parse(item["digest"])) for item in state["chunks"])
         return Upload(upload_id, state["algorithm"], chunks, stored.version)
 
@@ -271,7 +275,7 @@ class Uploads:
             if touched is not None and touched < oldest:  # in a folder without any file a session begins just now
                 purged += 1
                 try:
-                    self._driver.remove(folder)
+                    self._sessions.remove(folder)
                 except PathNotFound:  # committed or cancelled just now
                     purged -= 1
         return purged
@@ -296,7 +300,7 @@ class Uploads:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
         intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
         chunk_object = f"{upload.size}-{secrets.token_hex(8)}"
-        self._driver.stream_write(f"{layout.upload(name, upload.id)}/{chunk_object}", intake)
+        self._sessions.stream_write(f"{layout.upload(name, upload.id)}/{chunk_object}", intake)
         complete = intake.complete and length in (None, intake.size)
         return Chunk(chunk_object, intake.size, intake.digest), complete
 
@@ -318,13 +322,13 @@ class Uploads:
         chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
         content = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
         if self._driver.supports_if_match:
-            self._driver.put_content(path, content, if_match=upload.version)
+            self._sessions.put_content(path, content, if_match=upload.version)
         else:
             # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
             # digest; a PATCH that stalled and wakes up later finds out.
             if self._version(path) != upload.version:
                 raise PreconditionFailed(path=path)
-            self._driver.put_content(path, content)
+            self._sessions.put_content(path, content)
         return upload
 
     def _version(self, path: str) -> str:
@@ -346,7 +350,10 @@ class Uploads:
         folder = layout.upload(name, upload.id)
         try:
             path = self._verified(folder, upload, digest)
-            blob = self._blobs.publish(path, digest)
+            with self._driver.together():
+                blob = self._blobs.publish(path, digest)
+                if name is not None:
+                    self._blobs.link(name, digest)
         except DigestInvalid:
             self._clean(name, upload.id)
             raise
@@ -356,8 +363,8 @@ class Uploads:
             if [chunk.digest for chunk in upload.chunks] != [digest]:
                 return self._committed_before(name, digest, upload.id)
             blob = self._find_anywhere(digest, upload.id)
-        if name is not None:
-            self._blobs.link(name, digest)
+            if name is not None:
+                self._blobs.link(name, digest)
         self._clean(name, upload.id)
         return blob
 
@@ -372,7 +379,7 @@ class Uploads:
                 raise DigestInvalid("The store does not hold what was received.", digest=str(digest))
             return path
         path = f"{folder}/joined-{secrets.token_hex(8)}"
-        self._driver.stream_write(path, self._joined(folder, upload, digest))
+        self._sessions.stream_write(path, self._joined(folder, upload, digest))
         return path
 
     def _joined(self, folder: str, upload: Upload, digest: Digest) -> Iterator[bytes]:
@@ -405,7 +412,7 @@ class Uploads:
 
     def _remove(self, path: str) -> None:
         try:
-            self._driver.remove(path)
+            self._sessions.remove(path)
         except PathNotFound:
             pass
 

@@ -65,7 +65,15 @@ def dying(driver_class):
     """Make a driver that lets the process die before one of its changes."""
 
     class Dying(driver_class):
-        changes_left = None
+        _left = [None]  # of the driver for what lives shortly too, which is a copy
+
+        @property
+        def changes_left(self):
+            return self._left[0]
+
+        @changes_left.setter
+        def changes_left(self, count):
+            self._left[0] = count
 
         def _change(self):
             if self.changes_left is not None:

@@ -20,6 +20,7 @@ from typing import Final
 
 from docker_registry import provenance
 from docker_registry.drivers.base import check_path
+from docker_registry.drivers.file.together import Sync
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 from docker_registry.threads import close_now
 
@@ -126,24 +127,32 @@ class Tree:
         return holds_files(self.place(path))
 
     @contextmanager
-    def folder(self, path: str, *, make: bool = False) -> Iterator[int]:
+    def folder(self, path: str) -> Iterator[int]:
+        """Hold a folder open; it stays this very one, wherever others move it."""
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            close_now(fd)
+
+    @contextmanager
+    def changed_folder(self, path: str, sync: Sync) -> Iterator[int]:
         """
-        Hold a folder open; it stays this very one, wherever others move it.
+        Hold a folder open, made with those above it where it is not there.
 
         Args:
-            make: whether it is made when it is not there, with those above it. They are synced in the end, together
-                with what was done meanwhile: file systems with a journal then write it once, and not for each.
+            sync: is told in the end of all that have changed, the innermost first: so what was done meanwhile reaches
+                the disk with them.
         """
-        above: list[int] = []
+        changed: list[int] = []
         try:
-            fd = self._open_folder(path, above if make and path else None)
-            above.append(fd)
-            yield fd
-            for changed in reversed(above[:-1]):
-                os.fsync(changed)
+            changed.append(self._open_folder(path, changed if path else None))
+            yield changed[-1]
+            for fd in reversed(changed):
+                sync(fd)
         finally:
-            for opened in above:
-                close_now(opened)
+            for fd in changed:
+                close_now(fd)
 
     def _open_folder(self, path: str, above: list[int] | None) -> int:
         """
@@ -163,19 +172,19 @@ class Tree:
             os.mkdir(name, dir_fd=above[-1])
         return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
-    def bring(self, source: str, path: str) -> None:
+    def bring(self, source: str, path: str, sync: Sync) -> None:
         """
-        Move a file to a path, whatever removers do to its folder meanwhile, and sync what has changed on the way.
+        Move a file to a path, whatever removers do to its folder meanwhile.
 
         Args:
             source: a place in the same file system.
+            sync: is told of the folders that have changed.
         """
         above, _, name = path.rpartition("/")
         for _ in range(_MAX_TRIES):
             try:
-                with self.folder(above, make=True) as folder:
+                with self.changed_folder(above, sync) as folder:
                     os.rename(source, name, dst_dir_fd=folder)
-                    os.fsync(folder)
                 return
             except FileNotFoundError:
                 os.lstat(source)  # raises when it is the source that is gone

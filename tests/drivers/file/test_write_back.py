@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from docker_registry.drivers import write_back
-from docker_registry.drivers.write_back import STRIDE_BYTES, WriteBack
+from docker_registry.drivers.file import write_back
+from docker_registry.drivers.file.write_back import STRIDE_BYTES, WriteBack
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.file_tree import RESERVED
+from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
     PathInvalid,
@@ -25,7 +25,7 @@ from docker_registry.errors import (
     StorageUnavailable,
 )
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 @pytest.fixture
@@ -369,14 +369,14 @@ class TestConditionalPutsOfManyProcesses:
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys, time, os, gevent
-from docker_registry.drivers import file
+from docker_registry.drivers.file import FileDriver
 real = os.fsync
 def slow(fd):
     import gevent._threading  # noqa: F401
     gevent.monkey.get_original("time", "sleep")(0.3)
     real(fd)
-file.os.fsync = slow
-driver = file.FileDriver(sys.argv[1])
+os.fsync = slow
+driver = FileDriver(sys.argv[1])
 ticks = []
 def tick():
     while True:
@@ -392,14 +392,14 @@ print(len(ticks))
 INTERRUPTED = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent
-from docker_registry.drivers import file
+from docker_registry.drivers.file import FileDriver
 real = os.write
 def slow(fd, content):
     if bytes(content) == b"block":
         monkey.get_original("time", "sleep")(0.3)
     return real(fd, content)
-file.os.write = slow
-driver = file.FileDriver(sys.argv[1])
+os.write = slow
+driver = FileDriver(sys.argv[1])
 def write():
     with gevent.Timeout(0.1, False):
         driver.stream_write("a", [b"block"])
@@ -408,7 +408,7 @@ gevent.sleep(0.2)
 with open(sys.argv[1] + "/b", "wb") as other:  # would be given the descriptor that the writer has closed
     gevent.sleep(0.4)
 writer.join()
-print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), os.listdir(driver._aside))
+print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), os.listdir(driver._aside.folder))
 """
 
 
@@ -448,6 +448,6 @@ class TestUnderGevent:
         )
         # A folder of its own: runs that tidy up the one they share stumble over each other.
         alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}"]
-        chosen = ["-q", *alone, "tests/drivers/test_file.py::TestFileDriver"]
+        chosen = ["-q", *alone, "tests/drivers/file/test_driver.py::TestFileDriver"]
         done = subprocess.run([sys.executable, "-c", program, *chosen], cwd=ROOT, capture_output=True, text=True)
         assert 0 == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]

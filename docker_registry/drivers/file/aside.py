@@ -1,0 +1,56 @@
+"""
+Where files lie on their way: those that are being written, and those that are being removed.
+
+Each has a name that nobody else can have. What processes that died have left here is removed by age.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+
+
+class Aside:
+    """A folder in the same file system as the store."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def new(self) -> str:
+        """Return a place where nothing lies."""
+        return f"{self.folder}/{secrets.token_hex(16)}"
+
+    def create(self) -> tuple[str, int]:
+        """Begin a file; return its place and its descriptor."""
+        place = self.new()
+        return place, os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+
+    def remove_leftovers(self, before: float) -> int:
+        """
+        Remove what has lain here for long.
+
+        Args:
+            before: seconds since the epoch.
+        """
+        removed = 0
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                # Not the time of modification: what is being removed or linked has been brought here with an old one.
+                with suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_ctime < before:
+                        discard(entry.path)
+                        removed += 1
+        return removed
+
+
+def discard(place: str, *, is_aside: bool = True) -> None:
+    """Remove a file or a folder; what lies aside and cannot be removed now is a leftover, like those of the dead."""
+    try:
+        os.unlink(place)
+    except IsADirectoryError:
+        shutil.rmtree(place, ignore_errors=is_aside)
+    except OSError:  # most often it has been brought to its path already
+        if not is_aside:
+            raise

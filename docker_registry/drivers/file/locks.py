@@ -1,0 +1,29 @@
+"""Locks that single changes of a path take, among threads, processes and hosts that share the file system."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from docker_registry.threads import close_now
+
+
+class Locks:
+    """A folder with 256 files; which of them is a path's follows from its hash."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def hold(self, *paths: str) -> Iterator[None]:
+        """Hold the locks of these paths; blocks this thread."""
+        with ExitStack() as held:
+            # Always in one order, so that no two wait for each other.
+            for name in sorted({hashlib.sha256(path.encode()).hexdigest()[:2] for path in paths}):
+                fd = os.open(f"{self.folder}/{name}", os.O_RDWR | os.O_CREAT, 0o644)
+                held.callback(close_now, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,78 @@
+"""Waiting for the disk, once for many files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from docker_registry.drivers.file import disk
+from docker_registry.drivers.file.disk import Disk
+
+MOUNTS = "30 1 0:26 / /run rw - tmpfs tmpfs rw\n27 1 {device} / / rw,relatime shared:1 - {kind} /dev/vda rw\n"
+
+
+@pytest.fixture
+def fds(tmp_path):
+    opened = [os.open(tmp_path / str(number), os.O_WRONLY | os.O_CREAT) for number in range(4)]
+    yield opened
+    for fd in opened:
+        os.close(fd)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the system is asked for."""
+    asked = []
+    monkeypatch.setattr(disk, "_syncfs", lambda: lambda fd: asked.append(("syncfs", fd)))
+    monkeypatch.setattr(disk, "_waiting_bytes", lambda: 0)
+    monkeypatch.setattr(os, "fsync", lambda fd: asked.append(("fsync", fd)))
+    return asked
+
+
+def mounted(tmp_path, kind):
+    device = os.stat(tmp_path).st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS.format(device=f"{os.major(device)}:{os.minor(device)}", kind=kind))
+    return Disk(str(tmp_path), str(mounts))
+
+
+class TestManyFiles:
+    def test_are_synced_at_once(self, tmp_path, fds, calls):
+        mounted(tmp_path, "ext4").sync(fds)
+        assert [("syncfs", fds[0])] == calls
+
+    def test_are_synced_one_by_one_where_that_is_all_that_is_promised(self, tmp_path, fds, calls):
+        mounted(tmp_path, "fuse.s3fs").sync(fds)
+        assert [("fsync", fd) for fd in fds] == calls
+
+    def test_are_synced_one_by_one_where_nobody_tells_what_is_mounted(self, tmp_path, fds, calls):
+        Disk(str(tmp_path), str(tmp_path / "missing")).sync(fds)
+        assert [("fsync", fd) for fd in fds] == calls
+
+    def test_are_synced_one_by_one_when_much_else_waits(self, tmp_path, fds, calls, monkeypatch):
+        monkeypatch.setattr(disk, "_waiting_bytes", lambda: 1 << 30)
+        mounted(tmp_path, "ext4").sync(fds)
+        assert [("fsync", fd) for fd in fds] == calls
+
+    def test_are_synced_by_the_system_itself(self, tmp_path, fds):
+        Disk(str(tmp_path)).sync(fds)
+
+
+class TestFewFiles:
+    def test_are_synced_one_by_one(self, tmp_path, fds, calls):
+        mounted(tmp_path, "ext4").sync(fds[:2])
+        assert [("fsync", fd) for fd in fds[:2]] == calls
+
+
+class TestWhatWaits:
+    def test_is_what_the_system_says(self, tmp_path):
+        (tmp_path / "meminfo").write_text("MemTotal: 16 kB\nDirty:          3 kB\nWriteback:      4 kB\n")
+        assert 7 * 1024 == disk._waiting_bytes(str(tmp_path / "meminfo"))
+
+    def test_is_more_than_anybody_waits_for_where_nobody_says(self, tmp_path):
+        assert float("inf") == disk._waiting_bytes(str(tmp_path / "missing"))
+
+    def test_fails_as_an_fsync_does(self):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            disk._syncfs()(-1)

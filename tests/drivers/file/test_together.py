@@ -1,0 +1,118 @@
+"""Changes that belong together, and what lives shortly."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from docker_registry.drivers.base import ABSENT
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.file.together import MAX_WAITING
+from docker_registry.errors import PathNotFound, PreconditionFailed
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return FileDriver(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def syncs(monkeypatch, driver):
+    """How many files and folders were synced, each time that the disk was waited for."""
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(1))
+    monkeypatch.setattr(driver._disk, "sync", lambda fds: seen.append(len(fds)) if fds else None)
+    return seen
+
+
+def aside(driver):
+    return os.listdir(driver._aside.folder)
+
+
+class TestChangesThatBelongTogether:
+    def test_wait_for_the_disk_twice(self, driver, syncs):
+        with driver.together():
+            for number in range(5):
+                driver.put_content(f"folder/{number}/file", b"content")
+        assert [5, 7] == syncs  # the contents, then the root, the folder and the five in it
+        assert b"content" == driver.get_content("folder/3/file")
+        assert [] == aside(driver)
+
+    def test_are_there_when_the_block_has_ended(self, driver):
+        with driver.together():
+            driver.put_content("a", b"1")
+            driver.put_content("a", b"2")
+            driver.put_content("empty", b"")
+        assert (b"2", b"") == (driver.get_content("a"), driver.get_content("empty"))
+
+    def test_keep_their_order(self, driver):
+        driver.put_content("source", b"moved")
+        with driver.together():
+            driver.put_content("target", b"put")
+            driver.move("source", "target")
+        assert b"moved" == driver.get_content("target")
+
+    def test_leave_nothing_of_what_waits_behind_an_error(self, driver):
+        driver.put_content("here", b"")
+        with pytest.raises(PreconditionFailed), driver.together():
+            driver.put_content("before", b"1")
+            driver.put_content("here", b"2", if_match=ABSENT)
+        with pytest.raises(ZeroDivisionError), driver.together():
+            driver.put_content("never", b"1")
+            raise ZeroDivisionError
+        assert (True, False) == (driver.exists("before"), driver.exists("never"))
+        assert [] == aside(driver)
+
+    def test_may_be_many(self, driver):
+        before = len(os.listdir("/proc/self/fd"))
+        with driver.together():
+            for number in range(3 * MAX_WAITING + 1):
+                driver.put_content(f"{number}", b"%d" % number)
+                assert len(os.listdir("/proc/self/fd")) < before + MAX_WAITING + 5
+        assert before == len(os.listdir("/proc/self/fd"))
+        assert 3 * MAX_WAITING + 1 == len(list(driver.walk()))
+
+    def test_belong_to_what_is_around_them(self, driver, syncs):
+        with driver.together():
+            with driver.together():
+                driver.put_content("inner", b"1")
+            driver.put_content("outer", b"2")
+        assert [2, 1] == syncs
+
+    def test_are_synced_also_when_they_end_in_an_error(self, driver, syncs):
+        driver.put_content("source", b"")
+        syncs.clear()
+        with pytest.raises(ZeroDivisionError), driver.together():
+            driver.move("source", "target")
+            raise ZeroDivisionError
+        assert [1] == syncs
+
+
+class TestWhatLivesShortly:
+    def test_does_not_wait_for_the_disk(self, driver, syncs):
+        driver.short_lived.put_content("upload/state", b"{}")
+        driver.short_lived.remove("upload")
+        assert [] == syncs
+
+    def test_is_whole_when_it_is_streamed(self, driver, syncs):
+        driver.short_lived.stream_write("upload/bytes", [b"bytes"])
+        assert [1] == syncs
+
+    def test_is_seen_by_all(self, driver):
+        driver.short_lived.put_content("upload/state", b"{}")
+        assert b"{}" == driver.get_content("upload/state")
+        driver.short_lived.stream_write("upload/bytes", [b"bytes"])
+        driver.move("upload/bytes", "blob")
+        driver.short_lived.remove("upload")
+        assert b"bytes" == driver.get_content("blob")
+        with pytest.raises(PathNotFound):
+            driver.get_content("upload/state")
+
+    def test_has_conditional_puts(self, driver):
+        driver.short_lived.put_content("state", b"1", if_match=ABSENT)
+        with pytest.raises(PreconditionFailed):
+            driver.short_lived.put_content("state", b"2", if_match=ABSENT)
+
+    def test_is_one_with_itself(self, driver):
+        assert driver.short_lived is driver.short_lived.short_lived
