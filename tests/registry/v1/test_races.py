@@ -61,47 +61,48 @@ class Death(BaseException):
     """The process is gone."""
 
 
+class Mortal:
+    """What a driver does in a process that dies before one of its changes."""
+
+    @property
+    def changes_left(self):
+        return self._left[0]
+
+    @changes_left.setter
+    def changes_left(self, count):
+        self._left[0] = count
+
+    def _change(self):
+        if self.changes_left is not None:
+            if not self.changes_left:
+                raise Death
+            self.changes_left -= 1
+
+    def put_content(self, path, content, *, if_match=None):
+        self._change()
+        super().put_content(path, content, if_match=if_match)
+
+    def stream_write(self, path, blocks):
+        self._change()
+        return super().stream_write(path, blocks)
+
+    def move(self, source, target):
+        self._change()
+        super().move(source, target)
+
+    def link(self, source, target):
+        self._change()
+        return super().link(source, target)
+
+    def remove(self, path):
+        self._change()
+        super().remove(path)
+
+
 def dying(driver_class):
     """Make a driver that lets the process die before one of its changes."""
-
-    class Dying(driver_class):
-        _left = [None]  # of the driver for what lives shortly too, which is a copy
-
-        @property
-        def changes_left(self):
-            return self._left[0]
-
-        @changes_left.setter
-        def changes_left(self, count):
-            self._left[0] = count
-
-        def _change(self):
-            if self.changes_left is not None:
-                if not self.changes_left:
-                    raise Death
-                self.changes_left -= 1
-
-        def put_content(self, path, content, *, if_match=None):
-            self._change()
-            super().put_content(path, content, if_match=if_match)
-
-        def stream_write(self, path, blocks):
-            self._change()
-            return super().stream_write(path, blocks)
-
-        def move(self, source, target):
-            self._change()
-            super().move(source, target)
-
-        def link(self, source, target):
-            self._change()
-            return super().link(source, target)
-
-        def remove(self, path):
-            self._change()
-            super().remove(path)
-
-    return Dying
+    # One count for all instances: the driver for what lives shortly is a copy of the other one.
+    return type("Dying", (Mortal, driver_class), {"_left": [None]})
 
 
 def served(registry, image):
