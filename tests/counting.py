@@ -1,4 +1,8 @@
-"""The worker that says, when it is asked by a signal, how many greenlets it has; for tests."""
+"""
+The worker that says, when it is asked by a signal, how many greenlets it has; for tests.
+
+It keeps few answers to give them again, so that this memory is full within seconds and does not look like a leak.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 import gevent
 import greenlet
 
+from docker_registry.repeats import Repeats
 from docker_registry.worker import RegistryWorker
 
 #: Where a worker writes what it counted, in a file named by its process id.
@@ -19,6 +24,12 @@ FOLDER = "COUNTS_FOLDER"
 
 
 class CountingWorker(RegistryWorker):
+    KEPT_BYTES = 1024 * 1024
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._repeats = Repeats(self.KEPT_BYTES)
+
     def run(self):
         gevent.signal_handler(signal.SIGUSR2, self._count)
         super().run()
