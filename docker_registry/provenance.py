@@ -1,8 +1,9 @@
 """
-What an answer was made of: the files that its request looked at, each as it was found.
+What an answer was made of: the files that its request looked at, each as it was found, and what a cache has told it.
 
 While a request is answered within :func:`collected`, the driver of files notes here what it reads and what it finds
 missing. As long as all of that is unchanged, the same request has the same answer (:mod:`docker_registry.repeats`).
+What is known from elsewhere has a witness, who notes it and confirms it (:mod:`docker_registry.drivers.cache.witness`).
 Whatever cannot be noted spoils a provenance: work in another thread, a list that was read, a file so young that the
 clock of the file system could not tell its next version from it.
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 #: Device, inode, size, and the times of content and inode in nanoseconds; None of what is not there.
 Signature = tuple[int, int, int, int, int] | None
@@ -28,6 +29,20 @@ CLOCK_TICK_NANOSECONDS: Final = 100_000_000
 _MAX_FILES: Final = 64
 
 
+class Witness(Protocol):
+    """Somebody who has noted what else an answer was made of."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it could be noted."""
+
+    def is_current(self) -> bool:
+        """Tell whether all of it is as it was; this may take a while."""
+
+
+W = TypeVar("W", bound=Witness)
+
+
 class Provenance:
     """
     What one answer was made of.
@@ -35,17 +50,19 @@ class Provenance:
     Attributes:
         is_whole: whether all of it could be noted.
         is_offered: whether somebody knows that the answer follows from it.
+        witness: who knows the rest of it, if there is any.
     """
 
-    __slots__ = ("_files", "is_offered", "is_whole")
+    __slots__ = ("_files", "is_offered", "is_whole", "witness")
 
     def __init__(self) -> None:
         self.is_whole = True
         self.is_offered = False
+        self.witness: Witness | None = None
         self._files: dict[str, Signature] = {}
 
     def is_current(self) -> bool:
-        """Tell whether every file is as it was."""
+        """Tell whether everything is as it was."""
         for place, signature in self._files.items():
             try:
                 found = os.stat(place)
@@ -57,7 +74,7 @@ class Provenance:
             else:
                 if signature != _sign(found):
                     return False
-        return True
+        return self.witness is None or (self.witness.is_whole and self.witness.is_current())
 
     def note(self, place: str, found: os.stat_result | None) -> None:
         """Add a file, as it was found, or that there is none."""
@@ -92,6 +109,24 @@ def note(place: str, found: os.stat_result | None) -> None:
     provenance = _collecting.get()
     if provenance is not None:
         provenance.note(place, found)
+
+
+def witness(kind: type[W], make: Callable[[], W]) -> W | None:
+    """
+    Return who notes for the answer that is being made now what its driver knows; None where nobody collects.
+
+    Args:
+        make: makes the witness when the first thing is to be noted.
+    """
+    provenance = _collecting.get()
+    if provenance is None or not provenance.is_whole:
+        return None
+    if provenance.witness is None:
+        provenance.witness = make()
+    if isinstance(provenance.witness, kind):
+        return provenance.witness
+    provenance.is_whole = False  # one store behind another: nobody confirms both
+    return None
 
 
 def spoil() -> None:

@@ -3,9 +3,9 @@ The fast path: an answer that was given before is given again while nothing that
 
 Clients ask for the same few things over and over: a manifest by its tag, whether a blob is there. Such a request is
 known by its bytes, all headers included, and its answer by what it was made of (:mod:`docker_registry.provenance`),
-which a few calls of ``stat`` confirm. So there is one implementation of every rule, and it is not here: what the
-application answered is sent once more, with a new date. A request that differs in a byte, or whose files differ,
-takes the whole way.
+which a few calls of ``stat`` confirm, or one question to the Redis of a cache. So there is one implementation of every
+rule, and it is not here: what the application answered is sent once more, with a new date. A request that differs in a
+byte, or whose files differ, takes the whole way.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Repeats:
         if time.monotonic() > answer.until or not answer.provenance.is_current():
             self._forget(request)
             return None
-        self._answers.move_to_end(request)
+        if request in self._answers:  # others had their turn meanwhile
+            self._answers.move_to_end(request)
         return answer
 
     def keep(self, request: bytes, answer: bytes, provenance: Provenance, logged: dict[str, Any] | None = None) -> None:

@@ -21,7 +21,10 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from tests.client import Client
 from tests.redis_server import PASSWORD, own_redis
+from tests.seaweedfs import seaweedfs
 from tests.server import Server
+
+__all__ = ["seaweedfs"]
 
 #: What a request may lose to a Redis, and what the machine of a test may lose by itself.
 BOUND_SECONDS = 0.1
@@ -189,18 +192,31 @@ class TestTwoServersOfOneStore:
 
     def test_see_at_once_what_the_other_did(self, clients):
         config = clients[0].push_blob("a/b", b"{}")
-        for turn in range(40):
-            writer, reader = clients[turn % 2], clients[1 - turn % 2]
-            payload = manifest([(config, 2)], annotations={"turn": str(turn)})
-            writer.put_manifest("a/b", "latest", payload)
-            assert payload == reader.get_manifest("a/b", "latest").payload
-            assert payload == writer.get_manifest("a/b", "latest").payload
-            writer.put_manifest("a/b", f"v{turn}", payload)
-            assert f"v{turn}" in reader.tags("a/b")
-            assert reader.has_manifest("a/b", f"v{turn}")
-            reader.delete_manifest("a/b", f"v{turn}")
-            assert not writer.has_manifest("a/b", f"v{turn}")
-            assert f"v{turn}" not in writer.tags("a/b")
+        for number in range(3):
+            alarms = self._alarms()
+            mistakes = [
+                mistake for turn in range(40) for mistake in self._write_and_read(clients, config, number, turn)
+            ]
+            if self._alarms() == alarms:  # on a busy machine the Redis may be given up for a while
+                break
+        assert [] == mistakes
+
+    def _write_and_read(self, clients, config, number, turn):
+        """Let one write and the other read; return what that one did not see."""
+        writer, reader = clients[turn % 2], clients[1 - turn % 2]
+        payload = manifest([(config, 2)], annotations={"turn": f"{number}-{turn}"})
+        writer.put_manifest("a/b", "latest", payload)
+        seen = {
+            "the manifest": payload == reader.get_manifest("a/b", "latest").payload,
+            "its own manifest": payload == writer.get_manifest("a/b", "latest").payload,
+        }
+        writer.put_manifest("a/b", f"v{turn}", payload)
+        seen["the tag among others"] = f"v{turn}" in reader.tags("a/b")
+        seen["the tag"] = reader.has_manifest("a/b", f"v{turn}")
+        reader.delete_manifest("a/b", f"v{turn}")
+        seen["that it is gone"] = not writer.has_manifest("a/b", f"v{turn}")
+        seen["that it is gone from the list"] = f"v{turn}" not in writer.tags("a/b")
+        return [(turn, what) for what, is_seen in seen.items() if not is_seen]
 
     def test_never_go_back_to_an_older_tag(self, clients):
         """Each moves a tag on and on, both read it all the time: what was acknowledged is never unseen again."""
@@ -241,6 +257,54 @@ class TestTwoServersOfOneStore:
         for reader in readers:
             reader.join()
         return mistakes
+
+
+class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
+    """Which give answers again without the application, as long as the Redis confirms them."""
+
+    @pytest.fixture
+    def clients(self, tmp_path, redis, seaweedfs):
+        options = seaweedfs.options()
+        environment = {
+            "SETTINGS_FLAVOR": "s3",
+            "STORAGE_PATH": options["storage_path"],
+            "AWS_BUCKET": options["s3_bucket"],
+            "AWS_KEY": options["s3_access_key"],
+            "AWS_SECRET": options["s3_secret_key"],
+            "AWS_ENDPOINT_URL": options["s3_endpoint"],
+            "AWS_SECURE": "false",
+            "GUNICORN_OPTS": "tests.counted:application",
+            **redis.cache_environment,
+        }
+        self.counted = [tmp_path / "counted-one", tmp_path / "counted-other"]
+        one, other = (
+            Server(tmp_path / f"store-{counted.name}", COUNTED=str(counted), **environment) for counted in self.counted
+        )
+        with one, other:
+            self.servers = (one, other)
+            yield Client(one.url), Client(other.url)
+
+    @pytest.mark.parametrize("path", ["/v2/a/b/manifests/v1", "/v2/a/b/tags/list"])
+    def test_ask_the_application_no_more_for_what_stays(self, clients, path):
+        config = clients[0].push_blob("a/b", b"{}")
+        clients[0].put_manifest("a/b", "v1", manifest([(config, 2)]))
+        for client, counted in zip(clients, self.counted, strict=True):
+            answers = [client.request("GET", path, 200) for _ in range(4)]
+            asked = counted.stat().st_size
+            answers += [client.request("GET", path, 200) for _ in range(5)]
+            assert [answers[0].content] * 9 == [answer.content for answer in answers]
+            assert asked == counted.stat().st_size
+
+    def test_answer_when_the_redis_is_gone(self, clients, redis):
+        config = clients[0].push_blob("a/b", b"{}")
+        payload = manifest([(config, 2)])
+        clients[0].put_manifest("a/b", "v1", payload)
+        assert [payload] * 5 == [clients[0].get_manifest("a/b", "v1").payload for _ in range(5)]
+        redis.kill()
+        assert [payload] * 5 == [clients[0].get_manifest("a/b", "v1").payload for _ in range(5)]
+        newer = manifest([(config, 2)], annotations={"newer": "yes"})
+        clients[0].put_manifest("a/b", "v1", newer)
+        assert newer == clients[0].get_manifest("a/b", "v1").payload
 
 
 class TestAServerThatLostTheRedisAlone:

@@ -16,6 +16,7 @@ _ENDPOINTS: Final = frozenset(
         "v1_tags.get_tag",
         "v1_tags.list_tags",
         "v2_base.check_version",
+        "v2_base.list_tags",
         "v2_blobs.get_blob",
         "v2_manifests.get_manifest",
     }

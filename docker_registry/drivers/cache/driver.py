@@ -8,6 +8,8 @@ Bytes that lie under their own digest are kept until the Redis evicts them; that
 
 Where the store cannot tell that nothing has come or gone in a folder, the cache does, for a few seconds at a time.
 
+What answers are made of is noted (:mod:`~docker_registry.drivers.cache.witness`), so that they may be given again.
+
 Versions and conditional puts are the store's own. So is everything else: lists, times, streams of large files.
 """
 
@@ -16,11 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, ClassVar, Final
+from typing import BinaryIO, Final
 
+from docker_registry import provenance
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.cache.leased import Found, LeasedCache, folders_above
-from docker_registry.errors import PathNotFound
+from docker_registry.drivers.cache.witness import CacheWitness, Lists
+from docker_registry.errors import PathNotFound, StorageError
 
 #: A larger content is never kept.
 MAX_BYTES: Final = 65536
@@ -53,6 +57,7 @@ class CachedDriver(StorageDriver):
         self._cache = cache
         self._max_bytes = max_bytes
         self._has_folder_versions = type(driver).folder_version is not StorageDriver.folder_version
+        self._lists = Lists()
 
     def begin_request(self) -> None:
         """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
@@ -78,8 +83,10 @@ class CachedDriver(StorageDriver):
         """Which chunks are too small for the store."""
         return self.driver.min_chunk_bytes
 
-    #: What comes out of the cache nobody notes.
-    notes_provenance: ClassVar[bool] = False
+    @property
+    def notes_provenance(self) -> bool:  # type: ignore[override]
+        """Whether all that answers are made of can be noted: also the lists of folders, which then are the cache's."""
+        return not self._has_folder_versions
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -88,9 +95,12 @@ class CachedDriver(StorageDriver):
         found = self._look(_CONTENT, path)
         if found.value is not None:
             return found.value
-        content = self.driver.get_content(path)
-        if found.lease is not None and len(content) <= self._max_bytes:
-            self._cache.fill(_CONTENT, path, found.lease, content, _lifetime(path))
+        with _spoiled_by_trouble():
+            content = self.driver.get_content(path)
+        if len(content) <= self._max_bytes:
+            self._tell(_CONTENT, path, found, content, _lifetime(path))
+        else:
+            provenance.spoil()
         return content
 
     def get_size(self, path: str) -> int:
@@ -98,9 +108,9 @@ class CachedDriver(StorageDriver):
         found = self._look(_SIZE, path)
         if found.value is not None:
             return int(found.value)
-        size = self.driver.get_size(path)
-        if found.lease is not None:
-            self._cache.fill(_SIZE, path, found.lease, b"%d" % size, _SECONDS)
+        with _spoiled_by_trouble():
+            size = self.driver.get_size(path)
+        self._tell(_SIZE, path, found, b"%d" % size, _SECONDS)
         return size
 
     def exists(self, path: str) -> bool:
@@ -108,19 +118,24 @@ class CachedDriver(StorageDriver):
         found = self._look(_PRESENCE, path)
         if found.value is not None:
             return True
-        is_there = self.driver.exists(path)
-        if is_there and found.lease is not None:
-            self._cache.fill(_PRESENCE, path, found.lease, b"", _SECONDS)
+        with _spoiled_by_trouble():
+            is_there = self.driver.exists(path)
+        if is_there:
+            self._tell(_PRESENCE, path, found, b"", _SECONDS)
+        else:
+            provenance.spoil()
         return is_there
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
         if not _LASTING.fullmatch(path):
+            provenance.spoil()
             return self.driver.stream_read(path, offset, length)
         found = self._look(_CONTENT, path)
         if found.value is not None:
             content = found.value[offset : None if length is None else offset + length]
             return iter([content] if content else [])
+        provenance.spoil()
         blocks = self.driver.stream_read(path, offset, length)
         if found.lease is None or offset or length == 0:
             return blocks
@@ -128,38 +143,50 @@ class CachedDriver(StorageDriver):
 
     def get_versioned(self, path: str) -> Versioned:
         """See :class:`StorageDriver`."""
+        provenance.spoil()
         return self.driver.get_versioned(path)
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
+        provenance.spoil()
         return self.driver.stat(path)
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
-        return self.driver.list_directory(path)
+        provenance.spoil()
+        return self._lists.seen(path, self.driver.list_directory(path))
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
         if self._has_folder_versions:
             return self.driver.folder_version(path)
         found = self._cache.look(_FOLDER, check_path(path, root=True))
-        if found.value is not None:
-            return found.value.decode()
-        # The lease itself is the version: whatever comes or goes breaks it.
-        if found.lease is None or not self._cache.fill(_FOLDER, path, found.lease, found.lease, _FOLDER_SECONDS):
-            return None
-        return found.lease.decode()
+        version = found.value
+        if version is None:
+            # The lease itself is the version: whatever comes or goes breaks it.
+            version = found.lease
+            if version is None or not self._cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
+                provenance.spoil()
+                return None
+        listed = self._lists.at(path, version)
+        witness = self._witness()
+        if witness is not None:
+            witness.note_list(found, listed)
+        return version.decode()
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
+        provenance.spoil()
         return self.driver.walk(path)
 
     def open_file(self, path: str) -> BinaryIO | None:
         """See :class:`StorageDriver`."""
+        provenance.spoil()
         return self.driver.open_file(path)
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
+        provenance.spoil()
         return self.driver.content_redirect_url(path)
 
     # ----------------------------------------------------------------------------------------------- writing
@@ -204,8 +231,27 @@ class CachedDriver(StorageDriver):
     # ------------------------------------------------------------------------------------------------- inside
 
     def _look(self, fact: str, path: str) -> Found:
+        """Look up a fact, and note it where it is known."""
         check_path(path)
-        return Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
+        found = Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
+        if found.value is not None:
+            self._note(found, found.value)
+        return found
+
+    def _tell(self, fact: str, path: str, found: Found, value: bytes, seconds: float | None) -> None:
+        """Let the cache know what the store has told, and note it; what cannot be kept cannot be confirmed either."""
+        if found.lease is not None and self._cache.fill(fact, path, found.lease, value, seconds):
+            self._note(found, value)
+        else:
+            provenance.spoil()
+
+    def _note(self, found: Found, value: bytes) -> None:
+        witness = self._witness()
+        if witness is not None:
+            witness.note(found, value)
+
+    def _witness(self) -> CacheWitness | None:
+        return provenance.witness(CacheWitness, lambda: CacheWitness(self._cache))
 
     def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Pass the first blocks of a file on, and keep them if they are few and all that there are."""
@@ -247,6 +293,16 @@ class CachedDriver(StorageDriver):
 
 def _facts(path: str) -> tuple[tuple[str, str], ...]:
     return ((_CONTENT, path), (_SIZE, path), (_PRESENCE, path))
+
+
+@contextmanager
+def _spoiled_by_trouble() -> Iterator[None]:
+    """Let no answer be given again of which the store has said that something is not there, or nothing at all."""
+    try:
+        yield
+    except StorageError:
+        provenance.spoil()
+        raise
 
 
 def _lifetime(path: str) -> float | None:

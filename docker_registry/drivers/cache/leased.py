@@ -22,8 +22,9 @@ What could not be broken, because the Redis was away, is made up for when it is 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from docker_registry.drivers.cache.circuit import Away, Circuit, Full
@@ -37,7 +38,8 @@ Answer = TypeVar("Answer")
 #: The one who looked first has so long to read the store; what comes later is not kept.
 _LEASE_MILLISECONDS: Final = 10_000
 
-#: KEYS: the entry, the generations; ARGV: a new token, milliseconds. Returns V and the value, or L and the lease.
+#: KEYS: the entry, the generations; ARGV: a new token, milliseconds. Returns V and the value, or L and the lease; and
+#: the generations.
 _LOOK: Final = """
 local stamp = {}
 for i = 2, #KEYS do
@@ -48,13 +50,14 @@ for i = 2, #KEYS do
   end
   stamp[i - 1] = generation
 end
-stamp = redis.sha1hex(table.concat(stamp, ' '))
+local generations = table.concat(stamp, ' ')
+stamp = redis.sha1hex(generations)
 local found = redis.call('GET', KEYS[1])
 if found and string.sub(found, 1, 40) == stamp then
-  return string.sub(found, 41)
+  return {string.sub(found, 41), generations}
 end
 redis.call('SET', KEYS[1], stamp .. 'L' .. ARGV[1], 'PX', ARGV[2])
-return 'L' .. ARGV[1]
+return {'L' .. ARGV[1], generations}
 """
 
 #: KEYS: the entry, the generations; ARGV: the lease, the value, milliseconds or 0. Returns whether it was filled.
@@ -79,6 +82,20 @@ end
 return 1
 """
 
+#: KEYS: entries and generations; ARGV: the sum of what the first of them held, what each of the last ones held.
+_CONFIRM: Final = """
+local found = redis.call('MGET', unpack(KEYS))
+local summed = #KEYS - #ARGV + 1
+for i = 1, #KEYS do
+  local value = found[i]
+  if not value or (i > summed and value ~= ARGV[i - summed + 1]) then
+    return 0
+  end
+  found[i] = i > summed and '' or #value .. ':' .. value
+end
+return redis.sha1hex(table.concat(found)) == ARGV[1] and 1 or 0
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -88,10 +105,18 @@ class Found:
     Attributes:
         value: None when it does not know.
         lease: with which it may be told; None when it does not want to be.
+        generations: of the folders above, by their keys.
+        key: of the entry.
     """
 
     value: bytes | None = None
     lease: bytes | None = None
+    generations: Mapping[str, bytes] = field(default_factory=dict)
+    key: str = ""
+
+    def entry(self, value: bytes) -> bytes:
+        """Return what the Redis holds of a value."""
+        return _stamp(self.generations.values()) + b"V" + value
 
 
 class LeasedCache:
@@ -106,6 +131,7 @@ class LeasedCache:
         self._identity = identity
         self._look = redis.register_script(_LOOK)
         self._fill = redis.register_script(_FILL)
+        self._confirm = redis.register_script(_CONFIRM)
         self._debts = Debts(redis)
 
     def begin_request(self) -> None:
@@ -122,7 +148,10 @@ class LeasedCache:
             answer = self._call(lambda _: self._look(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
         except (Away, Full):
             return Found()
-        return Found(value=answer[1:]) if answer[:1] == b"V" else Found(lease=answer[1:])
+        told, generations = answer[0], dict(zip(keys[1:], answer[1].split(b" "), strict=True))
+        if told[:1] == b"V":
+            return Found(told[1:], None, generations, keys[0])
+        return Found(None, told[1:], generations, keys[0])
 
     def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
@@ -144,6 +173,20 @@ class LeasedCache:
             return False
         self._circuit.note_room()
         return bool(is_filled)
+
+    def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
+        """
+        Tell whether keys hold what they held; one request by itself.
+
+        Args:
+            total: the sum (:func:`sum_of`) of what all but the last ones held.
+            rest: what the last ones held.
+        """
+        self._circuit.begin_request()
+        try:
+            return bool(self._call(lambda _: self._confirm(keys, [total, *rest])))
+        except (Away, Full):
+            return False
 
     def break_leases(self, entries: Iterable[tuple[str, str]], folder: str | None = None) -> None:
         """
@@ -176,6 +219,16 @@ class LeasedCache:
     def _prefix(self) -> str | None:
         identity = self._identity()
         return None if identity is None else f"docker-registry:{{{identity}}}"
+
+
+def sum_of(values: Iterable[bytes]) -> bytes:
+    """Return a text that stands for values in their order."""
+    total = sha1(b"".join(b"%d:%b" % (len(value), value) for value in values), usedforsecurity=False)
+    return total.hexdigest().encode()
+
+
+def _stamp(generations: Iterable[bytes]) -> bytes:
+    return sha1(b" ".join(generations), usedforsecurity=False).hexdigest().encode()
 
 
 def _entry_and_generations(prefix: str, fact: str, path: str) -> list[str]:
