@@ -1,16 +1,17 @@
 """
 The way of a body into the store: received, hashed and written at the same time, each byte once.
 
-Three parts work side by side. A greenlet receives into one block while, in native threads, the block before it is
-hashed and the driver writes it; a block is received into again only when both have let go of it. So a transfer holds
-a few blocks, whatever its size (:mod:`~docker_registry.registry.block_pool`), and neither hashing nor the disk ever
-stops the event loop.
+All parts work side by side. A greenlet receives into one block while, each in a native thread, the block before it is
+hashed, looked at by whoever wants to, and written by the driver; a block is received into again only when all have let
+go of it. So a transfer holds a few blocks, whatever its size (:mod:`~docker_registry.registry.block_pool`), and neither
+hashing nor the disk ever stops the event loop.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 import gevent
@@ -115,7 +116,8 @@ class Intake:
         filled = _fill(self._body, block)
         if filled:
             self._count(filled)
-            self._look(block[:filled])
+            for tap in self._taps:
+                tap(block[:filled])
             yield block[:filled]
 
     def _side_by_side(self) -> Iterator[memoryview]:
@@ -131,11 +133,11 @@ class Intake:
                     if not block:
                         return
                     self._count(len(block))
-                    hashed = start_in_thread(self._look, block)
+                    looks = [start_in_thread(tap, block) for tap in self._taps]
                     try:
                         yield block
                     finally:
-                        hashed()
+                        _wait_for(looks)
                     used.put(POOL.again(block))
             finally:
                 receiver.kill()
@@ -158,14 +160,17 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
             full.put(error)
 
-    def _look(self, block: memoryview) -> None:
-        for tap in self._taps:
-            tap(block)
-
     def _count(self, arrived: int) -> None:
         self.size += arrived
         if self._max_bytes is not None and self.size > self._max_bytes:
             raise SizeInvalid(expected=self._max_bytes)
+
+
+def _wait_for(looks: list[Callable[[], object]]) -> None:
+    """Wait for all who look at a block, also when one of them raises: it may be received into again after that."""
+    with ExitStack() as waiting:
+        for look in looks:
+            waiting.callback(look)
 
 
 def _fill(body: Body, block: memoryview) -> int:
