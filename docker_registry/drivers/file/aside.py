@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from contextlib import suppress
 
 
@@ -48,9 +47,18 @@ class Aside:
 def discard(place: str, *, is_aside: bool = True) -> None:
     """Remove a file or a folder; what lies aside and cannot be removed now is a leftover, like those of the dead."""
     try:
-        os.unlink(place)
-    except IsADirectoryError:
-        shutil.rmtree(place, ignore_errors=is_aside)
+        _remove(place)
     except OSError:  # most often it has been brought to its path already
         if not is_aside:
             raise
+
+
+def _remove(place: str) -> None:
+    # Not by shutil.rmtree, which closes each folder by a turn of gevent's event loop.
+    try:
+        os.unlink(place)
+    except IsADirectoryError:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                _remove(entry.path)
+        os.rmdir(place)
