@@ -12,6 +12,7 @@ names are the same, what was made of the list before counts as before.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -76,7 +77,7 @@ class CacheWitness:
 
     def _add_generations(self, found: Found) -> None:
         for key, generation in found.generations.items():
-            self._hold(key, generation)
+            self._hold(sys.intern(key), generation)  # thousands of answers share the folders above
 
     def _hold(self, key: str, value: bytes) -> None:
         if self._held.setdefault(key, value) != value or len(self._held) > _MAX_KEYS:
