@@ -27,7 +27,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_SECONDS: Final = 600
 
 #: What an entry costs besides its bytes, about: objects, and the names and signatures of files.
-_ENTRY_BYTES: Final = 2048
+ENTRY_BYTES: Final = 5 * 1024
 
 _END: Final = b"\r\n\r\n"
 _DATE: Final = b"\r\nDate: "
@@ -89,7 +89,7 @@ class Repeats:
         start = answer.find(_DATE, 0, answer.find(_END)) + len(_DATE)
         if start < len(_DATE) or not _is_whole(request, answer):
             return
-        size = len(request) + len(answer) + _ENTRY_BYTES
+        size = len(request) + len(answer) + ENTRY_BYTES
         self._forget(request)
         self._answers[request] = Answer(
             before_date=answer[:start],

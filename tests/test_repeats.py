@@ -15,7 +15,7 @@ import requests
 
 from docker_registry import repeats
 from docker_registry.provenance import Provenance
-from docker_registry.repeats import Repeats
+from docker_registry.repeats import ENTRY_BYTES, Repeats
 from tests.api.v1 import Docker
 from tests.client import Client, digest_of
 from tests.images import make_image, push
@@ -87,7 +87,7 @@ class TestAnAnswer:
         assert kept.find(REQUEST) is None
 
     def test_makes_room_for_others(self):
-        kept = Repeats(max_bytes=10 * (2048 + len(REQUEST) + len(ANSWER) + 10))
+        kept = Repeats(max_bytes=10 * (ENTRY_BYTES + len(REQUEST) + len(ANSWER) + 10))
         requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
         for one in requested:
             kept.keep(one, ANSWER, offered())
