@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
-from docker_registry.app import create_app
+from docker_registry.app import SEARCH, create_app
 from docker_registry.config import Config
 from docker_registry.drivers.base import StorageDriver, Versioned
 from docker_registry.drivers.cache.circuit import Circuit
@@ -89,12 +89,15 @@ MANIFEST = encoded(
 def store():
     """An image with a thousand tags, pushed a while ago."""
     store = CountingDriver()
-    app = create_app(Config(storage="memory"), Registry(store)).test_client()
+    application = create_app(Config(storage="memory"), Registry(store))
+    app = application.test_client()
     assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
     tags = [f"tag=t{number}" for number in range(1000)]
     for start in range(0, 1000, 10):  # some at a time, as a server may take no more
         url = f"/v2/a/b/manifests/{digest_of(MANIFEST)}?{'&'.join(tags[start : start + 10])}"
         assert 201 == app.put(url, data=MANIFEST, content_type=OCI_MANIFEST).status_code
+    _, updates = application.extensions[SEARCH]
+    assert updates.flush()  # the search index asks the store too
     return store
 
 
