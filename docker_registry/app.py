@@ -43,7 +43,7 @@ from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
-from docker_registry.registry.search.index import Entry, SearchIndex, open_index
+from docker_registry.registry.search.index import Entry, NullIndex, SearchIndex, open_index
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
 
@@ -142,7 +142,8 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
     index = create_search(config, registry)
     updates = SearchUpdates(index, registry.search_entries.look_up)
-    updates.connect(registry.driver)
+    if not isinstance(index, NullIndex):
+        updates.connect(registry.driver)
     app.extensions[SEARCH] = (index, updates)  # signals know their listeners only weakly
     app.register_blueprint(
         status.blueprint(flavor=config.flavor, version=__version__, v1=config.v1, probes=_probes(config, registry))

@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import BinaryIO, Final
 
 from docker_registry import provenance
@@ -42,6 +44,9 @@ _CONTENT: Final = "content"
 _SIZE: Final = "size"
 _PRESENCE: Final = "presence"
 _FOLDER: Final = "folder"
+
+#: What this greenlet has changed of late that others may see only when all of it is done; None when each change is.
+_unseen: ContextVar[set[tuple[str, str]] | None] = ContextVar("unseen", default=None)
 
 
 class CachedDriver(StorageDriver):
@@ -211,6 +216,28 @@ class CachedDriver(StorageDriver):
         with self._changed(target):
             return self.driver.link(source, target)
 
+    @cached_property
+    def short_lived(self) -> StorageDriver:
+        """See :class:`StorageDriver`."""
+        driver = self.driver.short_lived
+        return self if driver is self.driver else CachedDriver(driver, self._cache, max_bytes=self._max_bytes)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See :class:`StorageDriver`."""
+        if _unseen.get() is not None:
+            yield
+            return
+        changed: set[tuple[str, str]] = set()
+        token = _unseen.set(changed)
+        try:
+            with self.driver.together():
+                yield
+        finally:
+            _unseen.reset(token)
+            if changed:
+                self._cache.break_leases(changed)
+
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         try:
@@ -272,6 +299,9 @@ class CachedDriver(StorageDriver):
             yield
         finally:
             self._cache.break_leases(entries)
+            unseen = _unseen.get()
+            if unseen is not None:
+                unseen.update(entries)
 
     @contextmanager
     def _removed(self, path: str) -> Iterator[None]:

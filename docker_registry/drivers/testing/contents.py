@@ -163,3 +163,23 @@ class Contents:
         assert [] == race(*writers, look, look)
         assert driver.get_content("a/b") in contents
         assert set(seen) <= set(contents)
+
+    def test_changes_made_together_are_there_in_their_order(self, driver: StorageDriver) -> None:
+        driver.put_content("gone", b"")
+        with driver.together():
+            driver.put_content("a", b"1")
+            driver.put_content("a", b"2")
+            driver.stream_write("b", [b"streamed"])
+            driver.remove("gone")
+            driver.put_content("folder/c", b"")
+        assert (b"2", b"streamed", b"") == tuple(map(driver.get_content, ("a", "b", "folder/c")))
+        assert not driver.exists("gone")
+
+    def test_files_that_live_shortly_are_files_of_the_store(self, driver: StorageDriver) -> None:
+        driver.short_lived.put_content("_uploads/1/state", b"1")
+        driver.short_lived.stream_write("_uploads/1/data", [b"content"])
+        assert b"1" == driver.get_content("_uploads/1/state")
+        driver.move("_uploads/1/data", "data")
+        driver.short_lived.remove("_uploads/1")
+        assert b"content" == driver.get_content("data")
+        assert not driver.exists("_uploads/1/state")

@@ -27,27 +27,18 @@ class SearchUpdates:
     A signal only notes a name, which takes microseconds; one thread (a greenlet in a worker) asks the store what is
     true by now and tells the index that. So neither the order of events nor their number matters, and an index that is
     away for a while learns everything later. The thread lives as long as names wait.
-
-    A name is told at once, and when more happens to it, not more often than every ``pause_seconds``: a client that
-    pushes one manifest after the other would wait for the index with each.
     """
 
-    def __init__(
-        self, index: SearchIndex, look_up: LookUp, *, retry_seconds: float = 5.0, pause_seconds: float = 1.0
-    ) -> None:
+    def __init__(self, index: SearchIndex, look_up: LookUp, *, retry_seconds: float = 5.0) -> None:
         """
         Args:
             look_up: asks the store about a repository.
             retry_seconds: the pause after the index or the store could not be reached.
-            pause_seconds: so long a repository is left alone after the index was told about it.
         """
         self._index = index
         self._look_up = look_up
         self._retry_seconds = retry_seconds
-        self._pause_seconds = pause_seconds
         self._names: dict[str, None] = {}  # a set that keeps its order
-        self._told: dict[str, float] = {}  # when, the latest last
-        self._hurry = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failing = False
@@ -83,10 +74,8 @@ class SearchUpdates:
             Whether it has; otherwise the time is over, and names still wait.
         """
         deadline = time.monotonic() + timeout_seconds
-        self._hurry.set()
         while (thread := self._thread) and time.monotonic() < deadline:
             thread.join(deadline - time.monotonic())
-        self._hurry.clear()
         return self._thread is None
 
     def _on_event(self, _sender: object, *, name: RepositoryName, **_: object) -> None:
@@ -100,26 +89,13 @@ class SearchUpdates:
                 time.sleep(self._retry_seconds)
 
     def _next(self) -> str | None:
-        """Wait for a name whose turn has come; None, with which the thread has ended, when there is none at all."""
-        while True:
-            with self._lock:
-                self._forget_told()
-                name = next((name for name in self._names if self._hurry.is_set() or name not in self._told), None)
-                if name is not None:
-                    del self._names[name]
-                    self._told.pop(name, None)
-                    self._told[name] = time.monotonic()
-                    return name
-                if not self._names:
-                    self._thread = None
-                    return None
-                told = next(iter(self._told.values()))
-            self._hurry.wait(max(told + self._pause_seconds - time.monotonic(), 0.001))
-
-    def _forget_told(self) -> None:
-        oldest = time.monotonic() - self._pause_seconds
-        while (name := next(iter(self._told), None)) is not None and self._told[name] <= oldest:
-            del self._told[name]
+        with self._lock:
+            name = next(iter(self._names), None)
+            if name is None:
+                self._thread = None
+            else:
+                del self._names[name]
+            return name
 
     def _tell(self, name: str) -> bool:
         """Tell the index about one repository; False when that must be tried again."""

@@ -337,6 +337,15 @@ class TestAWriterThatIsSlow:
         assert 7 == subprocess.run(command, cwd=ROOT, check=False).returncode
         assert b"newer" == reader.get_content(PATH)
 
+    def test_is_not_undone_by_who_reads_before_all_of_it_is_seen(self, tmp_path, redis_server, identity):
+        store = FileDriver(str(tmp_path))
+        reader, writer = (cached(store, redis_server, identity) for _ in range(2))
+        store.put_content(PATH, b"old")
+        with writer.together(), writer.together():
+            writer.put_content(PATH, b"newer")
+            assert (b"old", 3) == (reader.get_content(PATH), reader.get_size(PATH))  # and keeps it
+        assert (b"newer", 5) == (reader.get_content(PATH), reader.get_size(PATH))
+
     def test_that_fails_hides_nothing(self, store, reader, writer):
         store.put_content(PATH, b"old")
         reader.get_content(PATH)
