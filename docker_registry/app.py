@@ -43,6 +43,7 @@ from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.registry import Registry
+from docker_registry.registry.search import index as search
 from docker_registry.registry.search.index import Entry, NullIndex, SearchIndex, open_index
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
@@ -54,6 +55,17 @@ SEARCH: Final = "docker_registry.search"
 
 #: No other process rebuilds a search index for so long.
 _REINDEX_SECONDS: Final = 3600
+
+
+def load(config: Config) -> None:
+    """
+    Import what a configuration needs, and open nothing yet.
+
+    Raises:
+        ConfigError: it names a driver or a search index that is not there.
+    """
+    drivers.load(config.storage)
+    search.load(config.search_backend)
 
 
 def create_registry(config: Config) -> Registry:

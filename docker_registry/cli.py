@@ -58,19 +58,20 @@ def serve(_: argparse.Namespace) -> int:
 
     server.check_environment(os.environ)
     server.check_address(os.environ)
-    # In a process of its own: what a driver imports must not be in gunicorn's master, from which workers are forked
-    # that gevent patches only then.
-    status = _in_child(check, meanwhile=server.load)
+    server.load()
+
+    from docker_registry import app
+
+    config = _load_config(os.environ)
+    app.load(config)
+    # In a process of its own: no connection or thread must be there when gunicorn forks its workers.
+    status = _in_child(lambda: _check(config))
     return status or server.run(os.environ)
 
 
-def check(_: argparse.Namespace | None = None) -> int:
+def check(_: argparse.Namespace) -> int:
     """Try out the configuration and the store."""
-    from docker_registry import app
-
-    for line in app.check(_load_config(os.environ)):
-        print(line)
-    return 0
+    return _check(_load_config(os.environ))
 
 
 def print_config(_: argparse.Namespace) -> int:
@@ -123,12 +124,19 @@ def _load_config(environ: Mapping[str, str]) -> Config:
     return load_config(environ)
 
 
-def _in_child(work: Callable[[], int], meanwhile: Callable[[], object]) -> int:
+def _check(config: Config) -> int:
+    from docker_registry import app
+
+    for line in app.check(config):
+        print(line)
+    return 0
+
+
+def _in_child(work: Callable[[], int]) -> int:
     """Do a work in a process of its own and return its exit status."""
     sys.stdout.flush()
     child = os.fork()
     if child:
-        meanwhile()
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = CANNOT_RUN
     try:

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import errno
 import itertools
+import signal
 import socket as plain_socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import gevent
+from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -63,6 +66,19 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._clients: dict[Any, TransferSocket] = {}
         self._idle: dict[TransferSocket | None, None] = {}  # a set that keeps its order
         self._repeats = Repeats() if self._may_repeat() else None
+
+    def patch(self) -> None:
+        """Patch what is not patched yet: all of it, or the little that ``docker-registry`` leaves to the worker."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)  # it says that there was something already
+            super().patch()
+
+    def init_process(self) -> None:
+        """Get ready, and serve."""
+        # gunicorn does so a little later; until then what its master is told would be lost, and this worker go on.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self.handle_exit)
+        super().init_process()
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""

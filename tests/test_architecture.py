@@ -18,7 +18,7 @@ ARROWS = {
     "logs": set(),
     "cli": {"app", "config", "config_text", "errors", "maintenance", "registry", "server"},
     "maintenance": {"app", "config", "errors", "logs", "registry"},
-    "server": {"errors"},
+    "server": {"errors", "worker"},
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
     "api": {"api", "body", "errors", "provenance", "registry"},
     "registry": {"drivers.base", "errors", "registry", "threads"},

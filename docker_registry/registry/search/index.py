@@ -158,30 +158,23 @@ class NullIndex(SearchIndex):
         return Page(query, page, page_size)
 
 
-def open_index(search_backend: str | None, database_url: str, look_up: LookUp | None = None) -> SearchIndex:
+def load(search_backend: str | None) -> type[SearchIndex]:
     """
-    Open the index that the configuration names.
-
-    A database server that cannot be reached is only a warning in the log: it is asked again when it is needed.
+    Import the index that the configuration names, and open nothing.
 
     Args:
         search_backend: ``sqlalchemy``, or the name of a module with a class ``Index``; None or empty for no index.
-        database_url: for ``sqlalchemy``: ``sqlite:////folder/file.db``, ``postgresql://user:password@host/name`` or
-            ``mysql://…``.
-        look_up: asked for every repository that the database of docker-registry 0.7 to 0.9 lists, when one is taken
-            over: it does not know which of them are private, or gone. Without it all are taken over as public.
 
     Raises:
-        ConfigError: no such module, no such class, a URL of no use, or a library that is not installed.
+        ConfigError: no such module, no such class, or a library that is not installed.
     """
     if not search_backend:
-        return NullIndex()
+        return NullIndex
     if search_backend == SQLALCHEMY:
         from docker_registry.registry.search.sql import SqlIndex
 
-        return SqlIndex(database_url, look_up)
-    module = _import(search_backend)
-    found = getattr(module, "Index", None)
+        return SqlIndex
+    found = getattr(_import(search_backend), "Index", None)
     if not (isinstance(found, type) and issubclass(found, SearchIndex)):
         raise ConfigError(
             f"search_backend: the module {search_backend} has no class Index that inherits from {__name__}.SearchIndex"
@@ -190,7 +183,27 @@ def open_index(search_backend: str | None, database_url: str, look_up: LookUp | 
         raise ConfigError(
             f"search_backend: {search_backend}.Index has no {', '.join(sorted(found.__abstractmethods__))}"
         )
-    return found()
+    return found
+
+
+def open_index(search_backend: str | None, database_url: str, look_up: LookUp | None = None) -> SearchIndex:
+    """
+    Open the index that the configuration names.
+
+    A database server that cannot be reached is only a warning in the log: it is asked again when it is needed.
+
+    Args:
+        search_backend: as for :func:`load`.
+        database_url: for ``sqlalchemy``: ``sqlite:////folder/file.db``, ``postgresql://user:password@host/name`` or
+            ``mysql://…``.
+        look_up: asked for every repository that the database of docker-registry 0.7 to 0.9 lists, when one is taken
+            over: it does not know which of them are private, or gone. Without it all are taken over as public.
+
+    Raises:
+        ConfigError: as for :func:`load`, or a URL of no use.
+    """
+    found = load(search_backend)
+    return found(database_url, look_up) if search_backend == SQLALCHEMY else found()  # type: ignore[call-arg]
 
 
 def _import(name: str) -> ModuleType:
