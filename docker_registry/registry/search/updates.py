@@ -27,18 +27,27 @@ class SearchUpdates:
     A signal only notes a name, which takes microseconds; one thread (a greenlet in a worker) asks the store what is
     true by now and tells the index that. So neither the order of events nor their number matters, and an index that is
     away for a while learns everything later. The thread lives as long as names wait.
+
+    The first event of a repository is told at once, those that follow closely together: what is pushed to all the time
+    would otherwise cost as much here as the pushes themselves.
     """
 
-    def __init__(self, index: SearchIndex, look_up: LookUp, *, retry_seconds: float = 5.0) -> None:
+    def __init__(
+        self, index: SearchIndex, look_up: LookUp, *, rest_seconds: float = 0.25, retry_seconds: float = 5.0
+    ) -> None:
         """
         Args:
             look_up: asks the store about a repository.
+            rest_seconds: so long after a repository was told nothing more of it is.
             retry_seconds: the pause after the index or the store could not be reached.
         """
         self._index = index
         self._look_up = look_up
+        self._rest_seconds = rest_seconds
         self._retry_seconds = retry_seconds
         self._names: dict[str, None] = {}  # a set that keeps its order
+        self._rests: dict[str, float] = {}  # until when, on the monotonic clock; the first to end comes first
+        self._hurry = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failing = False
@@ -74,28 +83,40 @@ class SearchUpdates:
             Whether it has; otherwise the time is over, and names still wait.
         """
         deadline = time.monotonic() + timeout_seconds
+        self._hurry.set()
         while (thread := self._thread) and time.monotonic() < deadline:
             thread.join(deadline - time.monotonic())
+        self._hurry.clear()
         return self._thread is None
 
     def _on_event(self, _sender: object, *, name: RepositoryName, **_: object) -> None:
         self.note(str(name))
 
     def _tell_all(self) -> None:
-        while (name := self._next()) is not None:
-            if not self._tell(name):
+        while (next_ := self._next()) is not None:
+            name, seconds = next_
+            if name is None:
+                self._hurry.wait(seconds)
+            elif not self._tell(name):
                 with self._lock:
                     self._names[name] = None
                 time.sleep(self._retry_seconds)
 
-    def _next(self) -> str | None:
+    def _next(self) -> tuple[str | None, float] | None:
+        """Take the next name, or tell for how many seconds all of them rest; None where none waits any more."""
+        now = time.monotonic()
         with self._lock:
-            name = next(iter(self._names), None)
-            if name is None:
+            for name in [name for name, end in self._rests.items() if end <= now or self._hurry.is_set()]:
+                del self._rests[name]
+            for name in self._names:
+                if name not in self._rests:
+                    del self._names[name]
+                    self._rests[name] = now + self._rest_seconds
+                    return name, 0.0
+            if not self._names:
                 self._thread = None
-            else:
-                del self._names[name]
-            return name
+                return None
+            return None, min(self._rests[name] for name in self._names) - now
 
     def _tell(self, name: str) -> bool:
         """Tell the index about one repository; False when that must be tried again."""

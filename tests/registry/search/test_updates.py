@@ -122,6 +122,18 @@ class TestAPush:
         assert 1 > took
         assert 2 >= len(slow.told)  # while the first was told, all the others became one
 
+    def test_soon_after_another_is_told_with_those_that_follow(self, slow, store, driver):
+        updates = SearchUpdates(slow, store.get, rest_seconds=0.2)
+        updates.connect(driver)
+        for number in range(50):
+            happens(store, events.tag_created, driver, description=str(number))
+            time.sleep(0.001)
+        deadline = time.monotonic() + 10
+        while slow.told[-1].description != "49" and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+        assert ["0", "49"] == [entry.description for entry in slow.told]
+
     def test_never_fails_because_of_the_index(self, slow, store, driver, caplog):
         slow.errors = [ZeroDivisionError("their mistake")]
         updates = listen(slow, store, driver)
