@@ -20,12 +20,12 @@ import itertools
 import signal
 import socket as plain_socket
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import gevent
+import gevent.socket
 from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
@@ -60,6 +60,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     silence_seconds: float = 300
 
     alive: bool
+    sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,9 +70,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def patch(self) -> None:
         """Patch what is not patched yet: all of it, or the little that ``docker-registry`` leaves to the worker."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)  # it says that there was something already
+        if not monkey.is_module_patched("socket"):
             super().patch()
+            return
+        # Nothing twice: for each module gevent asks every package that is installed whether it wants to know.
+        for patch_one in (monkey.patch_os, monkey.patch_signal, monkey.patch_queue):
+            patch_one()
+        self.sockets = [
+            gevent.socket.socket(one.FAMILY, plain_socket.SOCK_STREAM, fileno=one.sock.detach()) for one in self.sockets
+        ]
 
     def init_process(self) -> None:
         """Get ready, and serve."""
