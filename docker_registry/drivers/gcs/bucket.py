@@ -13,17 +13,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import google_crc32c
-import requests
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.gcs.client import NETWORK_ERRORS, Answer, Api, object_path
+from docker_registry.drivers.gcs.client import Answer, Api, object_path
+from docker_registry.drivers.gcs.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
-_BLOCK_BYTES: Final = 256 * 1024
 _PAGE_KEYS: Final = "1000"
 _DELETED_AT_ONCE: Final = 16
-#: A broken read is taken up again so often without a single byte in between.
-_RESUMES: Final = 3
 #: So long nobody looks again whether the bucket is still there.
 _TRUST_SECONDS: Final = 30
 _FIELDS: Final = "name,size,updated,generation,crc32c"
@@ -137,7 +134,7 @@ class GcsBucket:
         """
         answer = self.api.send("DELETE", object_path(self.name, key), params=_condition(generation))
         if answer.status == 404 and answer.attempts == 1:
-            self.look_for_the_bucket()
+            self._look_for_the_bucket()
         if answer.status != 404 or answer.attempts == 1:  # else an attempt before has done it
             answer.check()
 
@@ -166,10 +163,9 @@ class GcsBucket:
 
     def get(self, key: str) -> tuple[bytes, str]:
         """Return an object whole, and its generation."""
-        stream = _Reading(self, key)
-        blocks = stream.blocks(0, None)
-        next(blocks)
-        return b"".join(blocks), stream.generation
+        reading = Reading(self.api, object_path(self.name, key))
+        blocks = self._begun(reading, 0, None)
+        return b"".join(blocks), reading.generation
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
@@ -179,8 +175,15 @@ class GcsBucket:
             PathNotFound: there is no such object; at the call.
             StorageError: also in the middle, when the rest cannot be had or has been replaced.
         """
-        blocks = _Reading(self, key).blocks(offset, length)
-        next(blocks)
+        return self._begun(Reading(self.api, object_path(self.name, key)), offset, length)
+
+    def _begun(self, reading: Reading, offset: int, length: int | None) -> Iterator[bytes]:
+        blocks = reading.blocks(offset, length)
+        try:
+            next(blocks)
+        except PathNotFound:
+            self._look_for_the_bucket()
+            raise
         return blocks
 
     # ------------------------------------------------------------------------------------------ many objects
@@ -243,10 +246,10 @@ class GcsBucket:
         try:
             return self.api.send(method, object_path(self.name, key) + action, **options).check()
         except PathNotFound:
-            self.look_for_the_bucket()
+            self._look_for_the_bucket()
             raise
 
-    def look_for_the_bucket(self) -> None:
+    def _look_for_the_bucket(self) -> None:
         """Tell an object that is not there from one whose bucket is gone, for which the answer is the same."""
         if time.monotonic() > self._seen + _TRUST_SECONDS:
             self._page("", maxResults="1")
@@ -257,55 +260,3 @@ class GcsBucket:
 
 def _condition(generation: str | None) -> dict[str, str]:
     return {} if generation is None else {"ifGenerationMatch": generation or "0"}
-
-
-class _Reading:
-    """One object while it is read."""
-
-    def __init__(self, bucket: GcsBucket, key: str) -> None:
-        self.generation = ""
-        self._bucket = bucket
-        self._key = key
-
-    def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
-        """Yield nothing once it is open, then the blocks."""
-        end, failures = "" if length is None else str(position + length - 1), 0
-        left, response = self._ask(position, end)
-        yield b""
-        while True:
-            try:
-                while left and (block := response.raw.read(min(_BLOCK_BYTES, left))):
-                    position, left, failures = position + len(block), left - len(block), 0
-                    yield block
-            except NETWORK_ERRORS:
-                pass
-            finally:
-                response.close()
-            if not left:
-                return
-            if failures == _RESUMES:
-                raise StorageUnavailable("Google Cloud Storage broke off the reading of a file again and again.")
-            failures += 1
-            time.sleep(0.1 * 2**failures)
-            left, response = self._ask(position, end)
-
-    def _ask(self, position: int, end: str) -> tuple[int, requests.Response]:
-        """Ask for a part of an object, of the very generation that was begun; return how much comes, and the body."""
-        params = {"alt": "media"}
-        if self.generation:
-            params["ifGenerationMatch"] = self.generation
-        headers = {"Range": f"bytes={position}-{end}"} if position or end else {}
-        path = object_path(self._bucket.name, self._key)
-        answer = self._bucket.api.send("GET", path, params=params, headers=headers, stream=True)
-        if answer.status == 416:  # it ends before
-            answer.response.close()
-            return 0, answer.response
-        try:
-            response = answer.check().response
-        except (PathNotFound, PreconditionFailed) as error:
-            if self.generation:
-                raise StorageError("The file was replaced or removed while it was read.") from None
-            self._bucket.look_for_the_bucket()
-            raise error from None
-        self.generation = response.headers["X-Goog-Generation"]
-        return int(response.headers["Content-Length"]), response

@@ -11,14 +11,12 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.s3.client import NETWORK_ERRORS, code_of, content_md5, in_our_words, status_of, translated
+from docker_registry.drivers.s3.client import code_of, content_md5, in_our_words, status_of, translated
+from docker_registry.drivers.s3.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from docker_registry.threads import in_thread
 
-_BLOCK_BYTES: Final = 256 * 1024
 _DELETED_AT_ONCE: Final = 1000
-#: A broken read is taken up again so often without a single byte in between.
-_RESUMES: Final = 3
 #: After these S3 is asked again that refused a conditional put because of another one at the very same moment.
 _CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: After these the keys are deleted again that S3 was too busy for, while it deleted others.
@@ -158,10 +156,10 @@ class S3Bucket:
 
     def get(self, key: str) -> tuple[bytes, str]:
         """Return an object whole, and its ETag."""
-        stream = _Reading(self, key)
-        blocks = stream.blocks(0, None)
+        reading = Reading(self.client, self.name, key)
+        blocks = reading.blocks(0, None)
         next(blocks)
-        return b"".join(blocks), stream.etag
+        return b"".join(blocks), reading.etag
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
@@ -171,7 +169,7 @@ class S3Bucket:
             PathNotFound: there is no such object; at the call.
             StorageError: also in the middle, when the rest cannot be had or has been replaced.
         """
-        blocks = _Reading(self, key).blocks(offset, length)
+        blocks = Reading(self.client, self.name, key).blocks(offset, length)
         next(blocks)
         return blocks
 
@@ -272,58 +270,3 @@ class S3Bucket:
 
 def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(row["Key"], row["Size"], row["LastModified"].timestamp(), row["ETag"])
-
-
-class _Reading:
-    """One object while it is read."""
-
-    def __init__(self, bucket: S3Bucket, key: str) -> None:
-        self.etag = ""
-        self._bucket = bucket
-        self._key = key
-
-    def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
-        """Yield nothing once it is open, then the blocks."""
-        end, failures = "" if length is None else str(position + length - 1), 0
-        left, body = self._ask(position, end)
-        yield b""
-        while True:
-            try:
-                while left and (block := body.read(_BLOCK_BYTES)):
-                    position, left, failures = position + len(block), left - len(block), 0
-                    yield block
-            except NETWORK_ERRORS:
-                pass
-            finally:
-                if body is not None:
-                    body.close()
-            if not left:
-                return
-            if failures == _RESUMES:
-                raise StorageUnavailable("S3 broke off the reading of a file again and again.")
-            failures += 1
-            time.sleep(0.1 * 2**failures)
-            left, body = self._ask(position, end)
-
-    def _ask(self, position: int, end: str) -> tuple[int, Any]:
-        """Ask for a part of an object, of the very version that was begun; return how much comes, and the body."""
-        options = {"IfMatch": self.etag} if self.etag else {}
-        if position or end:
-            options["Range"] = f"bytes={position}-{end}"
-        try:
-            with translated():
-                try:
-                    found = self._bucket.client.get_object(Bucket=self._bucket.name, Key=self._key, **options)
-                except ClientError as error:
-                    if code_of(error) not in ("InvalidRange", "416"):
-                        raise
-                    self.etag = self._bucket.head(self._key).etag  # it ends before
-                    return 0, None
-        except PreconditionFailed:
-            raise StorageError("The file was replaced while it was read.") from None
-        except PathNotFound:
-            if self.etag:
-                raise StorageError("The file was removed while it was read.") from None
-            raise
-        self.etag = found["ETag"]
-        return found["ContentLength"], found["Body"]

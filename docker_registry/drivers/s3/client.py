@@ -147,8 +147,9 @@ class Account:
             raise ConfigError(
                 "The endpoint of S3 is http://…, but s3_secure is true: set it to false, or use https://…"
             )
-        # Stores older than boto3's checksums know the MD5 alone, without which they refuse this one call.
-        client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        # Every body has its MD5, which is signed. The first call is one that older stores refuse without.
+        for call in ("DeleteObjects", "CompleteMultipartUpload"):
+            client.meta.events.register(f"before-call.s3.{call}", _add_md5)
         return client
 
     def _place(self) -> tuple[str | None, str | None]:
@@ -171,7 +172,12 @@ class Account:
         style = "path" if path_style else "auto" if self.path_style is None else "virtual"
         return Config(
             signature_version="s3v4",
-            s3={"addressing_style": style, "us_east_1_regional_endpoint": "regional"},
+            s3={
+                "addressing_style": style,
+                "us_east_1_regional_endpoint": "regional",
+                # A signed MD5 says as much of a body as a signed SHA-256 besides it, and costs no second pass.
+                "payload_signing_enabled": False,
+            },
             proxies={"http": self.proxy, "https": self.proxy} if self.proxy else None,
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             connect_timeout=min(_CONNECT_SECONDS, self.timeout_seconds),

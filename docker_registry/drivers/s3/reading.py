@@ -1,0 +1,86 @@
+"""Reading an object of S3: where the connection breaks, another one goes on with the very same version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from docker_registry.drivers.s3.client import NETWORK_ERRORS, code_of, translated
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+
+_BLOCK_BYTES: Final = 256 * 1024
+#: A broken read is taken up again so often without a single byte in between.
+_RESUMES: Final = 3
+
+
+class Reading:
+    """
+    One object while it is read.
+
+    Attributes:
+        etag: of the version that is read; empty before it is open.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self.etag = ""
+        self._client = client
+        self._object = {"Bucket": bucket, "Key": key}
+
+    def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
+        """
+        Yield nothing once it is open, then the blocks.
+
+        Args:
+            position: the first byte.
+            length: bytes at most; None reads to the end.
+
+        Raises:
+            PathNotFound: there is no such object; before the first block.
+            StorageError: the rest cannot be had, or has been replaced.
+        """
+        end, failures = "" if length is None else str(position + length - 1), 0
+        left, body = self._ask(position, end)
+        yield b""
+        while True:
+            try:
+                while left and (block := body.read(_BLOCK_BYTES)):
+                    position, left, failures = position + len(block), left - len(block), 0
+                    yield block
+            except NETWORK_ERRORS:
+                pass
+            finally:
+                if body is not None:
+                    body.close()
+            if not left:
+                return
+            if failures == _RESUMES:
+                raise StorageUnavailable("S3 broke off the reading of a file again and again.")
+            failures += 1
+            time.sleep(0.1 * 2**failures)
+            left, body = self._ask(position, end)
+
+    def _ask(self, position: int, end: str) -> tuple[int, Any]:
+        """Ask for a part of an object, of the very version that was begun; return how much comes, and the body."""
+        options = {"IfMatch": self.etag} if self.etag else {}
+        if position or end:
+            options["Range"] = f"bytes={position}-{end}"
+        try:
+            with translated():
+                try:
+                    found = self._client.get_object(**self._object, **options)
+                except ClientError as error:
+                    if code_of(error) not in ("InvalidRange", "416"):
+                        raise
+                    self.etag = self._client.head_object(**self._object)["ETag"]  # it ends before
+                    return 0, None
+        except PreconditionFailed:
+            raise StorageError("The file was replaced while it was read.") from None
+        except PathNotFound:
+            if self.etag:
+                raise StorageError("The file was removed while it was read.") from None
+            raise
+        self.etag = found["ETag"]
+        return found["ContentLength"], found["Body"]
