@@ -31,6 +31,14 @@ def in_thread(function: Callable[..., Result], *args: Any) -> Result:
     return start_in_thread(function, *args)()
 
 
+def leave_to_thread(function: Callable[..., object], *args: Any) -> None:
+    """Call a function that blocks and never raises, for which nobody has to wait; in a worker it may run later."""
+    if monkey.is_module_patched("threading"):
+        gevent.get_hub().threadpool.spawn(function, *args)
+    else:
+        function(*args)
+
+
 def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[], Result]:
     """
     Start a function in gevent's pool of native threads.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.threads import in_thread, start_in_thread
+from docker_registry.threads import in_thread, leave_to_thread, start_in_thread
 
 ROOT = Path(__file__).parent.parent
 
 PREAMBLE = """
 from gevent import monkey; monkey.patch_all()
 import gevent, threading
-from docker_registry.threads import in_thread, start_in_thread
+from docker_registry.threads import in_thread, leave_to_thread, start_in_thread
 native_sleep = monkey.get_original("time", "sleep")
 """
 
@@ -41,6 +41,11 @@ class TestOutsideGevent:
     def test_a_call_can_be_started_and_awaited_later(self):
         assert 3 == start_in_thread(max, 1, 3)()
 
+    def test_what_nobody_waits_for_is_done_at_once(self):
+        done = []
+        leave_to_thread(done.append, 1)
+        assert [1] == done
+
 
 class TestUnderGevent:
     def test_other_greenlets_go_on_during_a_call(self):
@@ -55,6 +60,21 @@ in_thread(native_sleep, 0.3)
 print(len(ticks) > 10)
 """
         assert ["True"] == under_gevent(program)
+
+    def test_what_nobody_waits_for_is_done_by_another_thread(self):
+        program = """
+this_thread = monkey.get_original("_thread", "get_ident")
+done_by = []
+def work():
+    native_sleep(0.2)
+    done_by.append(this_thread())
+leave_to_thread(work)
+print(done_by == [])
+while not done_by:
+    gevent.sleep(0.01)
+print(done_by != [this_thread()])
+"""
+        assert ["True", "True"] == under_gevent(program)
 
     def test_a_call_raises_what_the_function_raises_and_prints_nothing(self):
         program = """

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+
+from docker_registry.threads import close_now
 
 #: File systems whose syncfs promises what their fsync does; elsewhere, as in user space, it may be less.
 _KNOWN: Final = {"btrfs", "ext2", "ext3", "ext4", "xfs"}
@@ -22,6 +25,9 @@ _MIN_FILES: Final = 3
 
 #: When more than this waits to be written, whoever it belongs to, nobody waits for all of it.
 _MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+
+#: Two neighbours in what the kernel tells of its memory (proc(5)).
+_WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
 
 
 class Disk:
@@ -60,10 +66,14 @@ def _kind(folder: str, mounts: str) -> str | None:
 def _waiting_bytes(source: str = "/proc/meminfo") -> float:
     """Return how much of all file systems waits to be written; infinitely much where nobody tells."""
     try:
-        fields = dict(line.split(":", 1) for line in Path(source).read_text().splitlines())
-        return sum(int(fields[name].split()[0]) * 1024 for name in ("Dirty", "Writeback"))
-    except (OSError, KeyError, ValueError):
+        fd = os.open(source, os.O_RDONLY)
+    except OSError:
         return float("inf")
+    try:
+        found = _WAITING.search(os.read(fd, 4096))
+    finally:
+        close_now(fd)
+    return float("inf") if found is None else (int(found[1]) + int(found[2])) * 1024
 
 
 @lru_cache(maxsize=1)

@@ -2,30 +2,27 @@
 Keeps everything in a folder of the local file system, or of one that hosts share.
 
 **Writing.** A file is written under a name of its own in ``.docker-registry/aside``, synced, renamed to its place, and
-the folder synced: at any crash of the process or the host a path holds its old content or its new one. All of that is
-done in a native thread. A folder is removed by renaming it away first, so it disappears at once.
+the folder synced: at any crash of the process or the host a path holds its old content or its new one. What waits for
+the disk is done in a native thread. The single changes are :class:`~.changes.Changes`.
 
 **Syncing** is most of the time that a small change takes. Several that belong together share it (:meth:`together`), and
 what lives for minutes only does without (:attr:`short_lived`).
 
-**Conditional puts** compare and rename under an flock on one of 256 files in ``.docker-registry/locks``, in a folder
-that they hold open; other changes of single files take the same lock, so none slips in between, and who removes the
-folder meanwhile takes the new content along.
+**Locks.** Changes of a path take an flock on one of 256 files in ``.docker-registry/locks``.
 
-What a path is in the file system, and that it never leads out of the root, is :class:`~.file_tree.Tree`.
+What a path is in the file system, and that it never leads out of the root, is :class:`~.tree.Tree`.
 """
 
 from __future__ import annotations
 
 import copy
 import errno
-import hashlib
 import io
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
@@ -33,21 +30,21 @@ from docker_registry import provenance
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, check_path
 from docker_registry.drivers.file import together
 from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.file.changes import Changes, write_whole
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.together import Sync, Together
-from docker_registry.drivers.file.tree import Tree, holds_files
-from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
+from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
+from docker_registry.drivers.file.together import Together
+from docker_registry.drivers.file.tree import Tree
+from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.settings import Setting
 from docker_registry.threads import close_now, in_thread
 
 Result = TypeVar("Result")
 
-_BLOCK_BYTES: Final = 1024 * 1024
-
-#: What file systems without hard links say, or those of one file being as many as it can have.
-_NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
+#: So much of a file is written before a thread is worth its price; the kernel only copies it.
+_INLINE_BYTES: Final = 256 * 1024
 
 
 class FileDriver(StorageDriver):
@@ -78,15 +75,16 @@ class FileDriver(StorageDriver):
         """
         self._tree = Tree(storage_path)
         self._aside = Aside(f"{self._tree.reserved}/aside")
-        self._locks = Locks(f"{self._tree.reserved}/locks")
-        self._short_locks = f"{self._tree.reserved}/locks/short-lived"
+        locks = Locks(f"{self._tree.reserved}/locks")
+        self._changes = Changes(self._tree, self._aside, locks, last=True)
+        self._short_locks = Locks(f"{self._tree.reserved}/locks/short-lived")
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
         self._lasts = True
         try:
-            for folder in (self._aside.folder, self._short_locks):
+            for folder in (self._aside.folder, self._short_locks.folder):
                 os.makedirs(folder, exist_ok=True)
-            for folder in (self._tree.root, self._aside.folder, self._locks.folder, self._short_locks):
+            for folder in (self._tree.root, self._aside.folder, locks.folder, self._short_locks.folder):
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
@@ -100,7 +98,8 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         # Locks of their own: whoever holds one of the others may wait for the disk.
         driver = copy.copy(self)
-        vars(driver).update(_lasts=False, _locks=Locks(self._short_locks), short_lived=driver)
+        changes = Changes(self._tree, self._aside, self._short_locks, last=False)
+        vars(driver).update(_lasts=False, _changes=changes, short_lived=driver)
         return driver
 
     @contextmanager
@@ -109,15 +108,15 @@ class FileDriver(StorageDriver):
         if not self._lasts or together.present() is not None:
             yield
             return
-        changes = Together(self._disk, self._bring)
+        changes = Together(self._disk, self._changes.bring)
+        finish = changes.end  # also what came before an error is seen already, and others may build on it
         try:
             with together.begun(changes):
                 yield
-                self._publish_waiting(changes)
+            finish = changes.publish_and_end
         finally:
-            # Also what came before an error is seen already, and others may build on it.
             with self._tree.errors("", may_miss=False):
-                in_thread(changes.end)
+                in_thread(finish)
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -126,7 +125,7 @@ class FileDriver(StorageDriver):
         with self._tree.errors(path):
             fd, size = self._tree.open_file(check_path(path))
             try:
-                return _read(fd, size)
+                return read_whole(fd, size)
             finally:
                 close_now(fd)
 
@@ -134,7 +133,8 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
             fd, size = self._tree.open_file(check_path(path))
-        blocks = self._blocks(path, fd, offset, size if length is None else min(offset + length, size))
+        end = size if length is None else min(offset + length, size)
+        blocks = read_blocks(self._tree, path, offset, end, fd, stays=self._stays(end))
         next(blocks)
         return blocks
 
@@ -142,7 +142,7 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
             fd, size = self._tree.open_file(check_path(path))
-        return io.FileIO(fd) if self._stays(size) else _PassingFile(fd)
+        return io.FileIO(fd) if self._stays(size) else PassingFile(fd)
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -199,7 +199,7 @@ class FileDriver(StorageDriver):
         with self._tree.errors(path, may_miss=False):
             changes = together.present() if self._lasts and if_match is None else None
             if changes is None:
-                self._carry_out(self._put_content, path, content, if_match)
+                self._carry_out(self._changes.put, path, content, if_match)
                 return
             self._put_later(path, content, changes)
         if changes.is_full:
@@ -215,11 +215,12 @@ class FileDriver(StorageDriver):
                 growing = GrowingFile(fd, keep=self._keeps_pushes)
                 # What the source raises goes on as it is, also when it is an OSError of its own.
                 for block in blocks:
+                    is_small = growing.size + len(block) <= _INLINE_BYTES
                     with self._tree.errors(path, may_miss=False):
-                        in_thread(growing.append, block)
+                        growing.append(block) if is_small else in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
                     in_thread(os.fsync, fd)
-                    self._carry_out(self._bring, aside, path)
+                    self._carry_out(self._changes.bring, aside, path)
             finally:
                 close_now(fd)
         except BaseException:
@@ -231,13 +232,13 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         self._tree.place(check_path(target))
         with self._tree.errors(source):
-            self._carry_out(self._move, check_path(source), target)
+            self._carry_out(self._changes.move, check_path(source), target, is_rename=True)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
         self._tree.place(check_path(target))
         with self._tree.errors(source):
-            return self._carry_out(self._link, check_path(source), target)
+            return self._carry_out(self._changes.link, check_path(source), target, is_rename=True)
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
@@ -248,7 +249,7 @@ class FileDriver(StorageDriver):
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
-            self._carry_out(self._remove, check_path(path))
+            self._carry_out(self._changes.remove, check_path(path))
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""
@@ -274,27 +275,19 @@ class FileDriver(StorageDriver):
             elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a link may lead back up
                 yield from self._walk(child, {*way, folder})
 
-    def _blocks(self, path: str, fd: int, offset: int, end: int) -> Iterator[bytes]:
-        try:
-            # Taken by stream_read: a generator that never began would never close the file.
-            yield b""
-            while offset < end:
-                with self._tree.errors(path):
-                    block = os.pread(fd, min(_BLOCK_BYTES, end - offset), offset)
-                if not block:
-                    raise StorageError("The file became shorter while it was read.", path=path)
-                offset += len(block)
-                yield block
-        finally:
-            if not self._stays(end):
-                _let_go(fd)
-            close_now(fd)
+    def _carry_out(self, function: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
+        """
+        Call what changes something, with a :data:`Sync` as its last argument, and wait for the disk if need be.
 
-    def _carry_out(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call what changes something, with a :data:`Sync` as its last argument, and wait for the disk if need be."""
+        Args:
+            is_rename: whether it takes no longer than what only looks, until its folders are synced.
+        """
         if not self._lasts:
             return function(*args, together.never)
-        return in_thread(partial(self._carry_out_and_sync, together.present(), function, args))
+        around = together.present()
+        if is_rename and around is not None and not around.is_waiting:
+            return function(*args, around.changed)
+        return in_thread(partial(self._carry_out_and_sync, around, function, args))
 
     def _carry_out_and_sync(
         self, around: Together | None, function: Callable[..., Result], args: tuple[Any, ...]
@@ -302,7 +295,7 @@ class FileDriver(StorageDriver):
         if around is not None:
             around.publish()  # what was put before comes first
             return function(*args, around.changed)
-        alone = Together(self._disk, self._bring)
+        alone = Together(self._disk, self._changes.bring)
         try:
             result = function(*args, alone.changed)
             alone.sync()
@@ -321,137 +314,4 @@ class FileDriver(StorageDriver):
     def _put_later(self, path: str, content: Bytes, changes: Together) -> None:
         aside, fd = self._aside.create()
         changes.add(fd, aside, path, is_empty=not content)
-        _write(fd, content)
-
-    def _put_content(self, path: str, content: Bytes, if_match: str | None, sync: Sync) -> None:
-        aside, fd = self._aside.create()
-        try:
-            try:
-                _write(fd, content)
-                if self._lasts and content:  # that an empty file is there is told by its folder
-                    os.fsync(fd)
-            finally:
-                close_now(fd)
-            if if_match is None:
-                self._bring(aside, path, sync)
-            else:
-                with self._locks.hold(path):
-                    self._replace(aside, path, if_match, sync) if if_match else self._create(aside, path, sync)
-        except BaseException:
-            discard(aside)
-            raise
-
-    def _bring(self, aside: str, path: str, sync: Sync) -> None:
-        with self._locks.hold(path):
-            self._tree.bring(aside, path, sync)
-
-    def _create(self, aside: str, path: str, sync: Sync) -> None:
-        try:
-            self.stat(path)
-        except PathNotFound:
-            self._tree.bring(aside, path, sync)
-        else:
-            raise PreconditionFailed(path=path)
-
-    def _replace(self, aside: str, path: str, version: str, sync: Sync) -> None:
-        above, _, name = path.rpartition("/")
-        try:
-            with self._tree.folder(above) as folder:
-                if version != _version(folder, name):
-                    raise PreconditionFailed(path=path)
-                os.rename(aside, name, dst_dir_fd=folder)
-                sync(folder)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise PreconditionFailed(path=path) from None
-
-    def _move(self, source: str, target: str, sync: Sync) -> None:
-        above, _, name = source.rpartition("/")
-        with self._tree.folder(above) as folder:
-            with self._locks.hold(source, target):
-                self.stat(source)
-                if source == target:
-                    return
-                self._tree.bring(self._tree.place(source), target, sync)
-                # A rename does nothing at all when both names are links to one file already.
-                with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=folder)
-            sync(folder)
-        self._tree.prune(above)
-
-    def _link(self, source: str, target: str, sync: Sync) -> bool:
-        aside = self._aside.new()
-        fd, _ = self._tree.open_file(source)
-        try:
-            # The file itself, also where somebody has put a symbolic link in its place. Python follows the link in
-            # /proc only when some descriptor is given, whose worth does not count beside a path from the root.
-            os.link(f"/proc/self/fd/{fd}", aside, src_dir_fd=fd)
-        except OSError as error:
-            if error.errno in _NO_LINKS:
-                return False
-            raise
-        finally:
-            close_now(fd)
-        try:
-            with self._locks.hold(target):
-                self._tree.bring(aside, target, sync)
-        finally:
-            discard(aside)  # as in _move
-        return True
-
-    def _remove(self, path: str, sync: Sync) -> None:
-        above, _, name = path.rpartition("/")
-        aside = place = self._aside.new()
-        with self._tree.folder(above) as folder:
-            with self._locks.hold(path):
-                self._tree.look(path)
-                try:
-                    # Away at once and whole, then taken apart where nobody looks.
-                    os.rename(name, aside, src_dir_fd=folder)
-                except OSError as error:
-                    # overlayfs cannot rename a folder that came with a container's image.
-                    if error.errno != errno.EXDEV:
-                        raise
-                    place = f"/proc/self/fd/{folder}/{name}"
-            was_nothing = os.path.isdir(place) and not holds_files(place)
-            discard(place, is_aside=place == aside)
-            sync(folder)
-        self._tree.prune(above)
-        if was_nothing:
-            raise PathNotFound(path=path)
-
-
-class _PassingFile(io.FileIO):
-    """A file that leaves the kernel's memory when it was read."""
-
-    def close(self) -> None:
-        if not self.closed:
-            _let_go(self.fileno())
-        super().close()
-
-
-def _read(fd: int, size: int) -> bytes:
-    content = os.read(fd, size)
-    while len(content) < size and (block := os.read(fd, size - len(content))):  # a read gives 2 GiB at most
-        content += block
-    return content
-
-
-def _version(folder: int, name: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        return hashlib.sha256(_read(fd, os.fstat(fd).st_size)).hexdigest()
-    finally:
-        close_now(fd)
-
-
-def _write(fd: int, content: Bytes) -> int:
-    view = memoryview(content)
-    written = 0
-    while written < len(view):
-        written += os.write(fd, view[written:])
-    return written
-
-
-def _let_go(fd: int) -> None:
-    with suppress(OSError):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        write_whole(fd, content)

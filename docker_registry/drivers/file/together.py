@@ -49,6 +49,11 @@ class Together:
         """Whether no more contents may wait."""
         return len(self._waiting) >= MAX_WAITING
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether contents wait, which come before what is changed next."""
+        return bool(self._waiting)
+
     def add(self, fd: int, aside: str, path: str, *, is_empty: bool) -> None:
         """Let a content wait, which was written aside."""
         self._waiting.append(_Waiting(fd, aside, path, is_empty))
@@ -72,6 +77,13 @@ class Together:
     def sync(self) -> None:
         """Sync the folders that have changed; blocks this thread."""
         self._disk.sync(list(self._changed.values())[::-1])
+
+    def publish_and_end(self) -> None:
+        """Bring what waits to its path, and sync all that has changed; blocks this thread."""
+        try:
+            self.publish()
+        finally:
+            self.end()
 
     def end(self) -> None:
         """Sync what has changed, and take back what still waits; blocks this thread."""
