@@ -23,7 +23,7 @@ from docker_registry.registry.intake import Body
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, parse_reference
 from docker_registry.registry.payloads import MANIFEST_TYPES
 from docker_registry.registry.tags import Condition
-from docker_registry.registry.uploads import parse_upload_id
+from docker_registry.registry.upload_sessions import parse_upload_id
 
 #: What stands in a URL, and how it becomes a value.
 _PARSERS: Final = {

@@ -9,7 +9,7 @@ from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry import Registry
 from docker_registry.registry.blobs import Blob
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
-from docker_registry.registry.uploads import Upload
+from docker_registry.registry.upload_sessions import Upload
 
 
 def blueprint(registry: Registry) -> Blueprint:

@@ -22,6 +22,7 @@ from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads
+from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.pushes import ImagePushes
@@ -65,12 +66,14 @@ class Registry:
         listings = Listings(driver)
         catalog = Catalog(driver, listings)
         unfinished = UnfinishedPushes(driver)
+        decisions = ImageDecisions(driver, unfinished)
         image_tag_files = ImageTagFiles(driver, listings)
         derived_images = DerivedImages(driver, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
         self.leases = Leases(driver)
         self.tokens = Tokens(driver)
         self.images = Images(
             driver,
+            decisions,
             unfinished,
             derived_images,
             max_unpacked_bytes=max_unpacked_bytes,
@@ -92,7 +95,12 @@ class Registry:
         self.blobs = Blobs(driver, self.repositories)
         self.uploads = Uploads(driver, self.blobs)
         self.image_pushes = ImagePushes(
-            driver, self.uploads, self.images, unfinished, max_unpacked_bytes=max_unpacked_bytes
+            driver,
+            self.uploads,
+            self.images,
+            decisions,
+            unfinished,
+            max_unpacked_bytes=max_unpacked_bytes,
         )
         derived_manifests = DerivedManifests(
             driver,

@@ -22,9 +22,9 @@ from docker_registry.registry.block_pool import BLOCKS, POOL
 from docker_registry.registry.names import CANONICAL, Digest
 from docker_registry.threads import start_in_thread
 
-#: Below this a thread costs more than it saves.
-INLINE_BYTES: Final = 64 * 1024
-
+#: Below this a thread costs more than it saves; if others than the hash look at the bytes it is soon worth it.
+INLINE_BYTES: Final = 256 * 1024
+INLINE_BYTES_WITH_TAPS: Final = 64 * 1024
 
 #: Something that looks at every block as it passes, in a native thread, one block after the other.
 Tap = Callable[[memoryview], object]
@@ -105,10 +105,12 @@ class Intake:
     def __iter__(self) -> Iterator[memoryview]:
         """Yield block after block; each is valid until the next one is asked for."""
         length = self._body.length
-        if length is not None and length <= INLINE_BYTES:
-            yield from self._inline(length)
-        else:
-            yield from self._side_by_side()
+        limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
+        with POOL.transfer():
+            if length is not None and length <= min(limit, POOL.block_bytes):
+                yield from self._inline(length)
+            else:
+                yield from self._side_by_side()
 
     def _inline(self, length: int) -> Iterator[memoryview]:
         # One byte more than was announced, so that the body finds its end and knows that it is complete.
@@ -123,24 +125,23 @@ class Intake:
     def _side_by_side(self) -> Iterator[memoryview]:
         used: SimpleQueue[memoryview] = SimpleQueue()
         full: SimpleQueue[memoryview | Exception] = SimpleQueue()
-        with POOL.transfer():
-            receiver = gevent.spawn(self._receive, used, full)
-            try:
-                while True:
-                    block = full.get()
-                    if isinstance(block, Exception):
-                        raise block
-                    if not block:
-                        return
-                    self._count(len(block))
-                    looks = [start_in_thread(tap, block) for tap in self._taps]
-                    try:
-                        yield block
-                    finally:
-                        _wait_for(looks)
-                    used.put(POOL.again(block))
-            finally:
-                receiver.kill()
+        receiver = gevent.spawn(self._receive, used, full)
+        try:
+            while True:
+                block = full.get()
+                if isinstance(block, Exception):
+                    raise block
+                if not block:
+                    return
+                self._count(len(block))
+                looks = [start_in_thread(tap, block) for tap in self._taps]
+                try:
+                    yield block
+                finally:
+                    _wait_for(looks)
+                used.put(POOL.again(block))
+        finally:
+            receiver.kill()
 
     def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception]) -> None:
         blocks = 0

@@ -141,7 +141,8 @@ class Manifests:
         for tag in tags:
             self._tags.check(name, tag, digest, tag_condition)
         descriptor = Descriptor(document.media_type, digest, len(payload))
-        is_first = not self._driver.exists(layout.manifests(name))
+        # A file is found faster than whether there is any in a folder.
+        is_first = not any(map(self._driver.exists, (layout.tags_are_noted(name), layout.manifests(name))))
         with self._driver.together():
             self._repositories.enter(name)
             self._blobs.put(payload, digest)

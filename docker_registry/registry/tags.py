@@ -171,8 +171,9 @@ class Tags:
         path = f"{layout.tag_notes(name, digest)}/{tag}"
         if self._driver.exists(path):
             return
-        if not are_noted and not self._driver.exists(layout.tags(name)):  # the very first one: none is missing
-            self._driver.put_content(layout.tags_are_noted(name), b"")
+        noted = layout.tags_are_noted(name)
+        if not are_noted and not self._driver.exists(noted) and not self._driver.exists(layout.tags(name)):
+            self._driver.put_content(noted, b"")  # the very first one: none is missing
         self._driver.put_content(path, b"")
 
     def _names(self, name: RepositoryName) -> Sequence[str]:

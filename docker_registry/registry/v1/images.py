@@ -1,13 +1,10 @@
 """
 Images of API V1: a JSON document, a layer, and the images below it.
 
-``images/<id>/_blob`` says what an image is (:mod:`docker_registry.registry.v1.layer_links`): it names the layer and the
-JSON, both verified. It is written once, by compare-and-swap, and with it a push is decided; all else that a push leaves
-follows from it, so whoever comes by may do that (:meth:`Images.complete`), and a push that died at that point does not
-block anybody.
-
-The layer's bytes are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is
-verified, and ``_blob`` written, when it is first asked for (:mod:`docker_registry.registry.v1.raw_layers`).
+What an image is was decided by the push that ended (:mod:`docker_registry.registry.v1.decisions`). The layer's bytes
+are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is verified, and the
+decision taken, when it is first asked for (:mod:`docker_registry.registry.v1.raw_layers`). A push that died is ended by
+whoever asks for its image, when all that was to be pushed has come.
 
 An image that follows from one of API V2 (:mod:`docker_registry.registry.bridge.derived_images`) is what it is, whoever
 pushes another under its id.
@@ -22,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from docker_registry.drivers.base import ABSENT, Stat, StorageDriver, Versioned
-from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.drivers.base import Stat, StorageDriver
+from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.names import Digest, ImageId
+from docker_registry.registry.names import ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, raw_layers
+from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.unfinished import UnfinishedPushes
 
@@ -61,6 +58,7 @@ class Images:
     def __init__(
         self,
         driver: StorageDriver,
+        decisions: ImageDecisions,
         unfinished: UnfinishedPushes,
         derived: DerivedImages,
         *,
@@ -75,6 +73,7 @@ class Images:
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
+        self._decisions = decisions
         self._unfinished = unfinished
         self._derived = derived
         self._max_unpacked_bytes = max_unpacked_bytes
@@ -101,7 +100,7 @@ class Images:
         if derived is not None:
             return Image(derived.payload, derived.link.size, derived.link.checksums)
         payload = self._check_pushed(image_id)
-        link = self.find_link(image_id, payload)
+        link = self._decisions.find(image_id, payload)
         if link is not None:
             return Image(payload, link.size, link.checksums)
         return Image(payload, self._size(image_layout.layer(image_id)), self._checksums(image_id))
@@ -121,19 +120,7 @@ class Images:
             if not self.exists(image_id):
                 raise ImageUnknown(id=str(image_id))
             raise ImageUnfinished(id=str(image_id))
-        return self.get_json(image_id)
-
-    def get_json(self, image_id: ImageId) -> bytes:
-        """
-        Return an image's JSON even while it is pushed anew.
-
-        Raises:
-            ImageUnknown: there is none.
-        """
-        try:
-            return self._driver.get_content(image_layout.image_json(image_id))
-        except PathNotFound:
-            raise ImageUnknown(id=str(image_id)) from None
+        return self._decisions.get_json(image_id)
 
     def ancestry(self, image_id: ImageId) -> tuple[str, ...]:
         """
@@ -165,11 +152,11 @@ class Images:
         if derived is not None and (unchanged := self._derived.file(image_id, derived)) is not None:
             return derived.link, unchanged
         payload = self._check_pushed(image_id)
-        link = self.find_link(image_id, payload)
-        file = self.place(image_id, link) if link else None
+        link = self._decisions.find(image_id, payload)
+        file = self._decisions.place(image_id, link) if link else None
         if link is None or file is None:
             link = self._verify(image_id, payload)
-            file = self.place(image_id, link)
+            file = self._decisions.place(image_id, link)
         if file is None:
             raise ImageUnknown(id=str(image_id))
         return link, file
@@ -179,37 +166,12 @@ class Images:
         return image_layout.derived(image_id) if self._derived.is_known(image_id) else image_layout.image(image_id)
 
     def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
-        """
-        Return what is known of an image's layer; None when nothing is, or only for another JSON.
-
-        Args:
-            payload: the image's JSON.
-        """
-        link = _read(self.stored_link(image_id))
-        return link if link is not None and link.image_json == Digest.of(payload) else None
-
-    def stored_link(self, image_id: ImageId) -> Versioned:
-        """Return ``_blob`` as it lies in the store; its version is :data:`ABSENT` where there is none."""
-        try:
-            return self._driver.get_versioned(image_layout.blob_link(image_id))
-        except PathNotFound:
-            return Versioned(b"", ABSENT)
-
-    def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
-        """Find where a layer's bytes lie; None when they are gone."""
-        for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
-            if self._size(path) == link.size:
-                return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
-        return None
-
-    def decided(self, image_id: ImageId) -> LayerLink | None:
-        """Return the layer with which an image is whole, whether or not all that follows was done; else None."""
-        link = _read(self.stored_link(image_id))
-        return link if link is not None and self.place(image_id, link) is not None else None
+        """Return what is known of an image's layer; None when nothing is, or only for another JSON than *payload*."""
+        return self._decisions.find(image_id, payload)
 
     def is_whole(self, image_id: ImageId) -> bool:
         """Tell whether an image needs no push."""
-        if self._derived.find(image_id) is not None or self.decided(image_id) is not None:
+        if self._derived.find(image_id) is not None or self._decisions.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False
@@ -219,62 +181,15 @@ class Images:
         """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
         return self._unfinished.is_marked(image_id)
 
-    def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
-        """
-        Say what an image is.
-
-        Args:
-            stored: ``_blob`` as it was when this was found to be right.
-
-        Returns:
-            Whether that counts; False when another was faster.
-        """
-        condition = stored.version if self._driver.supports_if_match else None
-        try:
-            self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)
-        except PreconditionFailed:
-            return False
-        return True
-
-    def complete(self, image_id: ImageId, link: LayerLink) -> bool:
-        """
-        Do all that follows once it is decided what an image is; harmless when several do it, or again.
-
-        Returns:
-            Whether the image is there; False when its JSON is lost.
-        """
-        if not self._settle_json(image_id, link.image_json):
-            return False
-        blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
-        if self._size(blob) == link.size and not self._driver.link(blob, beside):
-            self._remove(beside)  # of a push before, and of no use beside the blob
-        self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
-        self._unfinished.end(image_id)
-        return True
-
     # ------------------------------------------------------------------------------------------------- steps
-
-    def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
-        """Put an image's JSON and its ancestry where they belong, the JSON last."""
-        try:
-            if Digest.of(self.get_json(image_id)) == digest:
-                return True
-        except ImageUnknown:
-            pass
-        pending = self._unfinished.find(image_id, digest)
-        if pending is None:
-            return False
-        self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())
-        self._driver.put_content(image_layout.image_json(image_id), pending.payload)
-        return True
 
     def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
         """Find out what the raw layer of an image is whose push had ended."""
         with self._verifying.hold(image_id):
-            known = self.find_link(image_id, payload)  # another was faster
-            if known is not None and self.place(image_id, known) is not None:
+            known = self._decisions.find(image_id, payload)  # another was faster
+            if known is not None and self._decisions.place(image_id, known) is not None:
                 return known
-            stored = self.stored_link(image_id)
+            stored = self._decisions.stored(image_id)
             try:
                 link = self._verify_raw(image_id, payload, is_finished=True)
             except PathNotFound:
@@ -283,17 +198,17 @@ class Images:
                 logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
                 self._unfinished.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
-            self.decide(image_id, link, stored)
+            self._decisions.decide(image_id, link, stored)
             return link
 
     def _heal(self, image_id: ImageId) -> bool:
         """End a push that died, when all that was to be pushed has come."""
-        link = self.decided(image_id) or self._verify_abandoned(image_id)
-        return link is not None and self.complete(image_id, link)
+        link = self._decisions.decided(image_id) or self._verify_abandoned(image_id)
+        return link is not None and self._decisions.complete(image_id, link)
 
     def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
         """Find out whether what an old server has left of a push is all that was to be pushed."""
-        stored = self.stored_link(image_id)
+        stored = self._decisions.stored(image_id)
         checksums = self._checksums(image_id)
         try:
             state = (self._driver.stat(image_layout.layer(image_id)), checksums)
@@ -306,16 +221,16 @@ class Images:
             return None
         with self._verifying.hold(image_id):
             try:
-                payload = self.get_json(image_id)
+                payload = self._decisions.get_json(image_id)
                 link = self._verify_raw(image_id, payload, is_finished=False)
             except (ImageUnknown, PathNotFound):
                 return None
         if link is None:
             self._remember(image_id, state)
-        elif self.decide(image_id, link, stored):
+        elif self._decisions.decide(image_id, link, stored):
             logger.info("image %s was not finished, but is whole: it is served", image_id)
             return link
-        return self.decided(image_id)
+        return self._decisions.decided(image_id)
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
         return raw_layers.verify(
@@ -348,16 +263,3 @@ class Images:
             return self._driver.get_size(path)
         except PathNotFound:
             return None
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            pass
-
-
-def _read(stored: Versioned) -> LayerLink | None:
-    try:
-        return LayerLink.parse(stored.content) if stored.content else None
-    except ValueError:  # not ours
-        return None

@@ -1,17 +1,16 @@
 """
 How an image of API V1 is pushed: its JSON, its layer, and the checksum that ends the push.
 
-The JSON waits beside the image (:mod:`docker_registry.registry.v1.unfinished`), the layer in an upload session that
-belongs to no repository; a note says where it waits and what it is, ``images/<id>/_received/<sum>-<upload>``. Several
-pushes of one image have notes of their own. The checksum chooses one. Its session becomes a blob, and ``_blob`` says
-that this is the image: of several pushes one wins. All else follows from that, whoever does it, so that a crash loses
-nothing that was acknowledged and shows nothing unverified.
+The JSON waits beside the image (:mod:`docker_registry.registry.v1.unfinished`), and so does the layer
+(:mod:`docker_registry.registry.v1.received_layers`); each of several pushes has its own. The checksum chooses one
+layer, which becomes a blob, and it is decided that this is the image (:mod:`docker_registry.registry.v1.decisions`): of
+several pushes one wins. All else follows from that, whoever does it, so that a crash loses nothing that was
+acknowledged and shows nothing unverified.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ from docker_registry.errors import (
     ImageUnknown,
     LayerFormatUnsupported,
     ParentUnknown,
-    PathNotFound,
     StorageUnavailable,
     TooLarge,
     UploadUnknown,
@@ -38,9 +36,10 @@ from docker_registry.registry.layers.tarstream import TarReader
 from docker_registry.registry.layers.tarsum import TarSum, payload_checksum
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
-from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.images import Images
-from docker_registry.registry.v1.layer_links import Inspection, LayerLink
+from docker_registry.registry.v1.layer_links import Inspection
+from docker_registry.registry.v1.received_layers import Received, ReceivedLayers
 from docker_registry.registry.v1.unfinished import Pending, UnfinishedPushes
 from docker_registry.threads import in_thread
 
@@ -65,15 +64,6 @@ class Checksum:
     tarsum: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """A layer that waits for its checksum."""
-
-    path: str
-    upload_id: str
-    link: LayerLink
-
-
 class ImagePushes:
     """All images of API V1, for those who push."""
 
@@ -82,6 +72,7 @@ class ImagePushes:
         driver: StorageDriver,
         uploads: Uploads,
         images: Images,
+        decisions: ImageDecisions,
         unfinished: UnfinishedPushes,
         *,
         max_unpacked_bytes: int,
@@ -93,7 +84,9 @@ class ImagePushes:
         self._driver = driver
         self._uploads = uploads
         self._images = images
+        self._decisions = decisions
         self._unfinished = unfinished
+        self._received = ReceivedLayers(driver, uploads)
         self._max_unpacked_bytes = max_unpacked_bytes
 
     def put_json(self, image_id: ImageId, payload: bytes) -> None:
@@ -114,7 +107,7 @@ class ImagePushes:
         if self._images.is_whole(image_id):
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
-        if self._images.decided(image_id) is not None:  # another push has ended just now
+        if self._decisions.decided(image_id) is not None:  # another push has ended just now
             raise self._exists(image_id)
 
     def put_layer(self, image_id: ImageId, body: Body) -> None:
@@ -139,10 +132,10 @@ class ImagePushes:
             self._cancel(upload.id)
             raise
         link = inspection.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
-        self._note(image_id, upload.id, link)
+        self._received.note(image_id, upload.id, link)
         for payload, payload_sum in sums.items():
             checksums = (f"sha256:{payload_sum.hexdigest()}",)
-            self._note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
+            self._received.note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
 
     def put_checksum(self, image_id: ImageId, checksum: Checksum) -> None:
         """
@@ -164,13 +157,13 @@ class ImagePushes:
                 self._complete(image_id)
                 if received is None:
                     raise ChecksumUnexpected(id=str(image_id))
-                self._discard(received)
+                self._received.discard(received)
                 return
             if received is None:
                 raise ChecksumMismatch(id=str(image_id))
             if self._publish(image_id, received):
                 self._complete(image_id)
-                self._discard(received)
+                self._received.discard(received)
                 return
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
 
@@ -182,9 +175,9 @@ class ImagePushes:
         return ImageExists(id=str(image_id))
 
     def _complete(self, image_id: ImageId) -> None:
-        link = self._images.decided(image_id)
+        link = self._decisions.decided(image_id)
         if link is not None and self._images.is_marked(image_id):
-            self._images.complete(image_id, link)
+            self._decisions.complete(image_id, link)
 
     def _payloads(self, image_id: ImageId) -> list[bytes]:
         """
@@ -195,7 +188,7 @@ class ImagePushes:
         """
         payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
         try:
-            payloads[self._images.get_json(image_id)] = None  # of a push that an old server began
+            payloads[self._decisions.get_json(image_id)] = None  # of a push that an old server began
         except ImageUnknown:
             if not payloads:
                 raise
@@ -214,15 +207,10 @@ class ImagePushes:
             raise ParentUnknown(parent=str(parent_id))
         return (str(image_id), *below)
 
-    def _note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
-        path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
-        note = {"upload": upload_id, "layer": link.to_json()}
-        self._driver.put_content(path, json.dumps(note).encode())
-
-    def _choose(self, image_id: ImageId, checksum: Checksum) -> _Received | None:
+    def _choose(self, image_id: ImageId, checksum: Checksum) -> Received | None:
         """Return the layer that a checksum is for, with that checksum among its own."""
         payload = checksum.payload or checksum.tarsum or ""
-        waiting = list(self._waiting(image_id))
+        waiting = list(self._received.of(image_id))
         for note in waiting:
             if payload in note.link.checksums:
                 return note
@@ -235,19 +223,7 @@ class ImagePushes:
                 return replace(note, link=replace(note.link, checksums=(*note.link.checksums, payload)))
         return None
 
-    def _waiting(self, image_id: ImageId) -> Iterator[_Received]:
-        try:
-            paths = list(self._driver.list_directory(image_layout.received(image_id)))
-        except PathNotFound:
-            return
-        for path in paths:
-            try:
-                note = json.loads(self._driver.get_content(path))
-                yield _Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]))
-            except (PathNotFound, ValueError, KeyError, TypeError):  # discarded just now, or not ours
-                continue
-
-    def _tarsum(self, image_json: bytes, note: _Received) -> str | None:
+    def _tarsum(self, image_json: bytes, note: Received) -> str | None:
         result = TarSum()
         expansion = Expansion(TarReader(result), max_bytes=self._max_unpacked_bytes)
         try:
@@ -258,33 +234,23 @@ class ImagePushes:
             return None
         return result.sum(image_json)
 
-    def _publish(self, image_id: ImageId, received: _Received) -> bool:
+    def _publish(self, image_id: ImageId, received: Received) -> bool:
         """Make a received layer the image's own; False when that must be looked at again."""
-        stored = self._images.stored_link(image_id)
-        if self._images.decided(image_id) is not None:
+        stored = self._decisions.stored(image_id)
+        if self._decisions.decided(image_id) is not None:
             return False
         try:
             self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
         except (UploadUnknown, DigestInvalid):
             # The session is gone, and with it what had come.
-            self._remove(received.path)
+            self._received.forget(received)
             return False
-        return self._images.decide(image_id, received.link, stored)
-
-    def _discard(self, received: _Received) -> None:
-        self._cancel(received.upload_id)
-        self._remove(received.path)
+        return self._decisions.decide(image_id, received.link, stored)
 
     def _cancel(self, upload_id: str) -> None:
         try:
             self._uploads.cancel(None, upload_id)
         except UploadUnknown:
-            pass
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
             pass
 
 

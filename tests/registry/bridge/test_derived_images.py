@@ -52,7 +52,7 @@ class TestAnImageThatV2Pushed:
         assert top == v1_image(registry, OLD, V2)
         assert golden.images.ancestry(top) == registry.images.ancestry(top)
         for text in golden.images.ancestry(top):
-            assert golden.images.get_json(ImageId(text)) == registry.images.get(ImageId(text)).payload
+            assert golden.images.check(ImageId(text)) == registry.images.get(ImageId(text)).payload
 
     @pytest.mark.parametrize("pack", [gzip.compress, as_is, bz2.compress, lzma.compress])
     def test_has_its_layers_as_they_are(self, registry, pack):

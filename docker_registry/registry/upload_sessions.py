@@ -1,0 +1,225 @@
+"""
+Upload sessions: what is kept of a blob while its bytes arrive.
+
+A session is a folder. Each request that brings bytes writes them into an object of its own, and then enters it into the
+session's ``state`` by compare-and-swap; only what the state names counts. So any worker on any host can take the next
+request, and a request that stalls and wakes up after its own repetition finds another state and changes nothing::
+
+    {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
+
+A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver
+from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, UploadUnknown
+from docker_registry.registry import layout
+from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """
+    What one request brought.
+
+    Attributes:
+        object: the file's name in the session's folder, ``<offset>-<random>``.
+        size: bytes.
+    """
+
+    object: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """
+    A session as it is at one moment.
+
+    Attributes:
+        name: of the repository to which it belongs; None for none yet.
+        algorithm: how its chunks are hashed.
+        version: of the stored state that it was read from; :data:`ABSENT` before the first bytes.
+    """
+
+    name: RepositoryName | None
+    id: str
+    algorithm: str = CANONICAL
+    chunks: tuple[Chunk, ...] = ()
+    version: str = ABSENT
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept: the only offset at which the upload goes on."""
+        return sum(chunk.size for chunk in self.chunks)
+
+    @property
+    def folder(self) -> str:
+        """Where all of it lies."""
+        return layout.upload(self.name, self.id)
+
+    def path(self, chunk: Chunk) -> str:
+        """Where the bytes of a chunk lie."""
+        return f"{self.folder}/{chunk.object}"
+
+    def plus(self, chunk: Chunk) -> Upload:
+        """Return the session as it is with one more chunk."""
+        return replace(self, chunks=(*self.chunks, chunk))
+
+
+def parse_upload_id(text: str) -> str:
+    """
+    Raises:
+        UploadUnknown: not an id that :meth:`UploadSessions.start` could have given.
+    """
+    try:
+        known = str(uuid.UUID(text)) == text
+    except ValueError:
+        known = False
+    if not known:
+        raise UploadUnknown(id=text[:64])
+    return text
+
+
+class UploadSessions:
+    """All unfinished uploads of the registry."""
+
+    def __init__(self, driver: StorageDriver, now: Callable[[], datetime]) -> None:
+        """
+        Args:
+            now: the clock.
+        """
+        self._driver = driver
+        self._short_lived = driver.short_lived
+        self._now = now
+
+    def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
+        """
+        Begin a session.
+
+        Args:
+            algorithm: of the digest that the client will commit with, where it said so.
+        """
+        upload = Upload(name, str(uuid.uuid4()), algorithm)
+        started = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._short_lived.put_content(f"{upload.folder}/startedat", started.encode())
+        if algorithm != CANONICAL:
+            self._store(upload)
+        return upload
+
+    def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
+        """
+        Return a session as it is.
+
+        Raises:
+            UploadUnknown: it never began, is over, or belongs to a server of another kind.
+        """
+        upload = Upload(name, upload_id)
+        try:
+            stored = self._driver.get_versioned(f"{upload.folder}/state")
+        except PathNotFound:
+            # A session of distribution keeps its bytes in `data` and its hash in a form that only it can read.
+            if self._has_begun(upload) and not self._driver.exists(f"{upload.folder}/data"):
+                return upload
+            raise UploadUnknown(id=upload_id) from None
+        try:
+            state = json.loads(stored.content)
+        except ValueError:  # the host has crashed before all of it was on the disk
+            raise UploadUnknown(id=upload_id) from None
+        return replace(
+            upload, algorithm=state["algorithm"], chunks=tuple(map(_chunk, state["chunks"])), version=stored.version
+        )
+
+    def write(self, path: str, blocks: Iterable[Bytes]) -> None:
+        """Write bytes of a session, which count only when they are entered, or become a blob."""
+        self._short_lived.stream_write(path, blocks)
+
+    def enter(self, upload: Upload, chunk: Chunk) -> Upload:
+        """
+        Make a chunk count that was written.
+
+        Raises:
+            RangeInvalid: another request has changed the session meanwhile; the chunk is gone.
+            UploadUnknown: the session is over.
+        """
+        entered = upload.plus(chunk)
+        try:
+            self._store(entered)
+        except PreconditionFailed:
+            self._remove(upload.path(chunk))
+            raise RangeInvalid(size=self.get(upload.name, upload.id).size) from None
+        if upload.version == ABSENT and not self._has_begun(upload):
+            # Committed or cancelled while these bytes were on their way: what was just stored is a ghost.
+            self.end(upload)
+            raise UploadUnknown(id=upload.id)
+        return entered
+
+    def end(self, upload: Upload) -> None:
+        """Forget a session with all that lies in it."""
+        self._remove(upload.folder)
+
+    def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
+        """
+        Forget the sessions of a repository that nobody has touched for a while, those of other servers included.
+
+        Returns:
+            How many there were.
+        """
+        oldest = self._now().timestamp() - ttl_seconds
+        purged = 0
+        for folder in self._folders(name):
+            touched = max((stat.modified for stat in self._driver.walk(folder)), default=None)
+            if touched is not None and touched < oldest:  # in a folder without any file a session begins just now
+                purged += self._remove(folder)
+        return purged
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _folders(self, name: RepositoryName | None) -> list[str]:
+        try:
+            return list(self._driver.list_directory(layout.uploads(name)))
+        except PathNotFound:
+            return []
+
+    def _has_begun(self, upload: Upload) -> bool:
+        return self._driver.exists(f"{upload.folder}/startedat")
+
+    def _store(self, upload: Upload) -> None:
+        path = f"{upload.folder}/state"
+        chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
+        content = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
+        if self._driver.supports_if_match:
+            self._short_lived.put_content(path, content, if_match=upload.version)
+            return
+        # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
+        # digest; a PATCH that stalled and wakes up later finds out.
+        if self._version(path) != upload.version:
+            raise PreconditionFailed(path=path)
+        self._short_lived.put_content(path, content)
+
+    def _version(self, path: str) -> str:
+        try:
+            return self._driver.get_versioned(path).version
+        except PathNotFound:
+            return ABSENT
+
+    def _remove(self, path: str) -> bool:
+        """Remove a file or a folder; tell whether it was there."""
+        try:
+            self._short_lived.remove(path)
+        except PathNotFound:  # committed, cancelled or purged just now
+            return False
+        return True
+
+
+def _chunk(entry: dict[str, Any]) -> Chunk:
+    return Chunk(entry["object"], entry["size"], Digest.parse(entry["digest"]))
