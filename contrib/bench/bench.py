@@ -11,6 +11,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 # Servers are started as the tests start them, and those lie beside the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -113,7 +114,7 @@ def require(program: str, package: str) -> str:
     return found
 
 
-def curl(*arguments: str) -> str:
+def curl(*arguments: str, source: IO[bytes] | None = None) -> str:
     """Run curl without the user's configuration, which must succeed, and return what it printed."""
     command = [require("curl", "curl"), "--disable", "--noproxy", "*", "--silent", "--show-error", "--fail", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=source).stdout

@@ -7,11 +7,13 @@ import os
 import re
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.parse import urljoin
 
 from bench import MIB, Bench, curl
@@ -27,27 +29,44 @@ def renew(path: Path) -> str:
     """Make another content of a file, by its first bytes, and return its digest."""
     with path.open("r+b") as file:
         file.write(os.urandom(64))
+    return f"sha256:{hashed(path)}"
+
+
+def hashed(path: Path, tail: bytes = b"") -> str:
+    """Return the hash of a file, and of what follows it."""
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(MIB):
             content.update(block)
-    return f"sha256:{content.hexdigest()}"
+    content.update(tail)
+    return content.hexdigest()
 
 
-def upload(path: Path, method: str, url: str) -> str:
-    """Send a file as docker does, chunked, and return the head of the answer."""
+def upload(path: Path | IO[bytes], method: str, url: str) -> str:
+    """Send a file, or what a pipe brings, as docker does, chunked, and return the head of the answer."""
+    piped = None if isinstance(path, Path) else path
     return curl(
-        "--request", method, "--upload-file", str(path), "--header", "Transfer-Encoding: chunked", "--header",
-        "Expect:", "--dump-header", "-", url,
+        "--request", method, "--upload-file", "-" if piped else str(path), "--header", "Transfer-Encoding: chunked",
+        "--header", "Expect:", "--dump-header", "-", url, source=piped,
     )  # fmt: skip
 
 
-def push(url: str, path: Path, digest: str) -> None:
+def push(url: str, path: Path | IO[bytes], digest: str) -> None:
     """Push a file as a blob: one chunked PATCH, then PUT."""
     with Client(url) as client:
         answer = upload(path, "PATCH", client.start_upload(REPOSITORY))
         (following,) = re.findall(r"^location: (\S+)", answer, re.IGNORECASE | re.MULTILINE)
         client.commit(urljoin(client.url, following), digest)
+
+
+def push_with_tail(url: str, path: Path) -> str:
+    """Push a file and a few bytes more, which is another blob without being another file; return its digest."""
+    tail = secrets.token_hex(16)
+    digest = f"sha256:{hashed(path, tail.encode())}"
+    with subprocess.Popen(["sh", "-c", 'cat "$0" && printf %s "$1"', path, tail], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout
+        push(url, reader.stdout, digest)
+    return digest
 
 
 def push_old(url: str, path: Path) -> None:

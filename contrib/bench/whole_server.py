@@ -6,12 +6,14 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import listings
 from bench import MIB, Bench
 from rows import Row, Sides
-from transfers import PEER, get, push, renew, timed
+from transfers import PEER, forget, get, push, push_with_tail, renew, timed
 
+from tests.distribution import Distribution
 from tests.processes import memory_bytes
 from tests.server import Server
 
@@ -39,27 +41,22 @@ def starts(bench: Bench) -> Iterator[Sides]:
 @contextmanager
 def memory(bench: Bench) -> Iterator[Sides]:
     """The most that one of our workers has, and that the peer has, while 32 push and 32 pull."""
-    size = int(1024 * MIB * bench.scale)
-    paths = [bench.content(max(MIB, size // 16), f"pushed{number}") for number in range(TRANSFERS // 2)]
-    pulled = bench.content(size)
+    path = bench.content(int(1024 * MIB * bench.scale))
 
-    def measure(url: str, pids: list[int]) -> float:
-        digest = renew(pulled)
-        push(url, pulled, digest)
-        digests = [renew(path) for path in paths]
-        blob = f"{url}/v2/bench/transfer/blobs/{digest}"
+    def measure(server: Server | Distribution) -> float:
+        digest = renew(path)
+        push(server.url, path, digest)
         with ThreadPoolExecutor(TRANSFERS) as pool:
-            pending = [pool.submit(get, blob) for _ in range(TRANSFERS // 2)]
-            pending += [pool.submit(push, url, *pair) for pair in zip(paths, digests, strict=True)]
-            for one in pending:
+            blob = f"{server.url}/v2/bench/transfer/blobs/{digest}"
+            pulls = [pool.submit(get, blob) for _ in range(TRANSFERS // 2)]
+            pushes = [pool.submit(push_with_tail, server.url, path) for _ in range(TRANSFERS // 2)]
+            for one in pulls:
                 one.result()
-        return max(memory_bytes(pid, "VmHWM") for pid in pids) / MIB
+            for pushed in (digest, *(one.result() for one in pushes)):
+                forget(server.store, pushed)
+        return max(memory_bytes(pid, "VmHWM") for pid in server.pids) / MIB
 
-    ours, peer = bench.ours, bench.peer
-    yield (
-        lambda: measure(ours.url, ours.worker_pids()),
-        lambda: measure(peer.url, peer.pids),
-    )
+    yield partial(measure, bench.ours), partial(measure, bench.peer)
 
 
 ROWS = [
