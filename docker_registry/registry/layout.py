@@ -15,7 +15,6 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _manifests/tags/<tag>/current/link                    what the tag points at
         _manifests/tags/<tag>/index/<algorithm>/<hex>/link    everything it ever pointed at
         _referrers/<algorithm>/<hex>/<algorithm>/<hex>      * a manifest about that one, as its descriptor
-        _uploads/<id>/startedat                               when the session began, RFC 3339
         _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
       _catalog/<name, with + for />                         * one empty file for each repository

@@ -1,9 +1,10 @@
 """
 Upload sessions: what is kept of a blob while its bytes arrive.
 
-A session is a folder. Each request that brings bytes writes them into an object of its own, and then enters it into the
-session's ``state`` by compare-and-swap; only what the state names counts. So any worker on any host can take the next
-request, and a request that stalls and wakes up after its own repetition finds another state and changes nothing::
+A session is a folder, and begins with the ``state`` in it. Each request that brings bytes writes them into an object of
+its own, and then enters it into the state by compare-and-swap; only what that names counts. So any worker on any host
+can take the next request, and a request that stalls and wakes up after its own repetition finds another state and
+changes nothing::
 
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -48,14 +49,14 @@ class Upload:
     Attributes:
         name: of the repository to which it belongs; None for none yet.
         algorithm: how its chunks are hashed.
-        version: of the stored state that it was read from; :data:`ABSENT` before the first bytes.
+        version: of the stored state that it was read from; :data:`ABSENT` when it was not.
     """
 
     name: RepositoryName | None
     id: str
     algorithm: str = CANONICAL
     chunks: tuple[Chunk, ...] = ()
-    version: str = ABSENT
+    version: str = field(default=ABSENT, compare=False)
 
     @property
     def size(self) -> int:
@@ -110,10 +111,7 @@ class UploadSessions:
             algorithm: of the digest that the client will commit with, where it said so.
         """
         upload = Upload(name, str(uuid.uuid4()), algorithm)
-        started = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._short_lived.put_content(f"{upload.folder}/startedat", started.encode())
-        if algorithm != CANONICAL:
-            self._store(upload)
+        self._short_lived.put_content(f"{upload.folder}/state", _state(upload))
         return upload
 
     def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
@@ -126,10 +124,7 @@ class UploadSessions:
         upload = Upload(name, upload_id)
         try:
             stored = self._driver.get_versioned(f"{upload.folder}/state")
-        except PathNotFound:
-            # A session of distribution keeps its bytes in `data` and its hash in a form that only it can read.
-            if self._has_begun(upload) and not self._driver.exists(f"{upload.folder}/data"):
-                return upload
+        except PathNotFound:  # distribution keeps another state, with a hash in a form that only it can read
             raise UploadUnknown(id=upload_id) from None
         try:
             state = json.loads(stored.content)
@@ -153,14 +148,10 @@ class UploadSessions:
         """
         entered = upload.plus(chunk)
         try:
-            self._store(entered)
+            self._replace(entered)
         except PreconditionFailed:
             self._remove(upload.path(chunk))
-            raise RangeInvalid(size=self.get(upload.name, upload.id).size) from None
-        if upload.version == ABSENT and not self._has_begun(upload):
-            # Committed or cancelled while these bytes were on their way: what was just stored is a ghost.
-            self.end(upload)
-            raise UploadUnknown(id=upload.id)
+            raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
     def end(self, upload: Upload) -> None:
@@ -190,21 +181,23 @@ class UploadSessions:
         except PathNotFound:
             return []
 
-    def _has_begun(self, upload: Upload) -> bool:
-        return self._driver.exists(f"{upload.folder}/startedat")
+    def _size(self, upload: Upload) -> int:
+        try:
+            return self.get(upload.name, upload.id).size
+        except UploadUnknown:  # committed or cancelled while these bytes were on their way, which made a folder of it
+            self.end(upload)
+            raise
 
-    def _store(self, upload: Upload) -> None:
+    def _replace(self, upload: Upload) -> None:
         path = f"{upload.folder}/state"
-        chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
-        content = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
         if self._driver.supports_if_match:
-            self._short_lived.put_content(path, content, if_match=upload.version)
+            self._short_lived.put_content(path, _state(upload), if_match=upload.version)
             return
         # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
         # digest; a PATCH that stalled and wakes up later finds out.
         if self._version(path) != upload.version:
             raise PreconditionFailed(path=path)
-        self._short_lived.put_content(path, content)
+        self._short_lived.put_content(path, _state(upload))
 
     def _version(self, path: str) -> str:
         try:
@@ -219,6 +212,11 @@ class UploadSessions:
         except PathNotFound:  # committed, cancelled or purged just now
             return False
         return True
+
+
+def _state(upload: Upload) -> bytes:
+    chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
+    return json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
 
 
 def _chunk(entry: dict[str, Any]) -> Chunk:

@@ -16,6 +16,7 @@ from docker_registry.errors import (
 from docker_registry.registry import Registry, layout
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest
+from docker_registry.registry.upload_sessions import Upload
 from docker_registry.registry.uploads import Uploads
 from tests.registry.conftest import NAME, OTHER, Clock
 
@@ -66,8 +67,9 @@ class TestASession:
             uploads.cancel(NAME, upload.id)
 
     def test_of_another_server_takes_no_chunk(self, uploads, driver):
-        upload = uploads.start(NAME)
-        driver.put_content(f"{layout.upload(NAME, upload.id)}/data", b"")
+        upload = Upload(NAME, "0b5c5b0e-0000-4000-8000-000000000000")
+        driver.put_content(f"{upload.folder}/startedat", b"")
+        driver.put_content(f"{upload.folder}/data", b"")
         with pytest.raises(UploadUnknown):
             uploads.append(NAME, upload.id, Content(b"x"))
 
