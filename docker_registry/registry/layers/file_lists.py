@@ -245,14 +245,14 @@ def _visible(layers: Iterable[FileList]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     closed: set[str] = set()  # below these paths, no deeper layer is seen
     for layer in layers:
-        fresh = {
+        entries = _by_path(layer)
+        found |= {
             path: entry
-            for path, entry in _by_path(layer).items()
+            for path, entry in entries.items()
             if path not in found and not any(folder in closed for folder in _folders(path))
         }
-        found |= fresh
         closed |= _whiteouts(layer) | layer.opaque
-        closed.update(path for path, entry in fresh.items() if entry.type != _FOLDER)
+        closed.update(path for path, entry in entries.items() if entry.type != _FOLDER)  # also where one is again
     return {path: entry for path, entry in found.items() if not entry.deleted}
 
 

@@ -226,6 +226,10 @@ class TestADiff:
         between = [".wh.etc", member("etc", "folder"), "etc/b"]
         assert (set(), {"etc/b"}, {"etc/a"}) == changes(["etc/a", "etc/b"], between, ["etc/a", "etc/b"])
 
+    def test_creates_again_what_vanished_when_a_file_took_the_place_of_its_folder(self):
+        between = [[member("etc", "folder")], ["etc"]]
+        assert (set(), set(), {"etc/a"}) == changes(["etc/a"], *between, ["etc/a"])
+
     def test_changes_what_the_whiteout_of_its_own_layer_does_not_mean(self):
         assert (set(), {"a"}, set()) == changes(["a", ".wh.a"], ["a"]) == changes([".wh.a", "a"], ["a"])
 
