@@ -73,6 +73,8 @@ class Intake:
     """
     A body on its way: iterate over it once to receive its blocks, then ask what came.
 
+    Whoever wants a short one in hand asks for that first (:meth:`short`).
+
     Attributes:
         size: bytes that came.
     """
@@ -91,6 +93,7 @@ class Intake:
         self._hash = hashlib.new(algorithm)
         self._max_bytes = max_bytes
         self._taps: tuple[Tap, ...] = (self._hash.update, *taps)
+        self._first = memoryview(b"")  # what has come already of a body that turned out not to be short
 
     @property
     def complete(self) -> bool:
@@ -102,30 +105,45 @@ class Intake:
         """The digest of what came."""
         return Digest.from_hash(self._hash)
 
+    def short(self) -> bytes | None:
+        """Receive all of a short body at once; None when it is none, and then its blocks are still to come."""
+        with POOL.transfer():
+            block = self._room()
+            filled = _fill(self._body, block) if block else 0
+            if filled == len(block):
+                self._first = block
+                return None
+            content = bytes(block[:filled])
+        self._count(filled)
+        for tap in self._taps if content else ():
+            tap(memoryview(content))
+        return content
+
     def __iter__(self) -> Iterator[memoryview]:
         """Yield block after block; each is valid until the next one is asked for."""
-        length = self._body.length
-        limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
-        with POOL.transfer():
-            if length is not None and length <= min(limit, POOL.block_bytes):
-                yield from self._inline(length)
-            else:
+        content = None if self._first else self.short()
+        if content:
+            yield memoryview(content)
+        elif content is None:
+            with POOL.transfer():
                 yield from self._side_by_side()
 
-    def _inline(self, length: int) -> Iterator[memoryview]:
-        # One byte more than was announced, so that the body finds its end and knows that it is complete.
-        block = memoryview(bytearray(length + 1))
-        filled = _fill(self._body, block)
-        if filled:
-            self._count(filled)
-            for tap in self._taps:
-                tap(block[:filled])
-            yield block[:filled]
+    def _room(self) -> memoryview:
+        """Return room for more than a short body, so that it finds its end there; none for one that is not short."""
+        length = self._body.length
+        if length is None:
+            return POOL.first()
+        limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
+        return memoryview(bytearray(length + 1 if length <= min(limit, POOL.block_bytes) else 0))
 
     def _side_by_side(self) -> Iterator[memoryview]:
         used: SimpleQueue[memoryview] = SimpleQueue()
         full: SimpleQueue[memoryview | Exception] = SimpleQueue()
-        receiver = gevent.spawn(self._receive, used, full)
+        blocks = 0
+        if self._first:
+            full.put(self._first)
+            blocks = 1
+        receiver = gevent.spawn(self._receive, used, full, blocks)
         try:
             while True:
                 block = full.get()
@@ -143,12 +161,11 @@ class Intake:
         finally:
             receiver.kill()
 
-    def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception]) -> None:
-        blocks = 0
+    def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception], blocks: int) -> None:
         try:
             while True:
                 if blocks < BLOCKS and used.empty():
-                    block = POOL.next() if blocks else POOL.first()
+                    block = POOL.next()
                     blocks += 1
                 else:
                     block = used.get()

@@ -8,12 +8,16 @@ changes nothing::
 
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
+Most blobs are short and come in one request. Those bytes lie in the state itself, after its first line: they are stored
+once with it, and are in hand when the session is read and ends.
+
 A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -32,13 +36,15 @@ class Chunk:
     What one request brought.
 
     Attributes:
-        object: the file's name in the session's folder, ``<offset>-<random>``.
+        object: the file's name in the session's folder, ``<offset>-<random>``; None when it has none.
         size: bytes.
+        content: the bytes themselves, when there is no file of them.
     """
 
-    object: str
+    object: str | None
     size: int
     digest: Digest
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +132,19 @@ class UploadSessions:
             stored = self._driver.get_versioned(f"{upload.folder}/state")
         except PathNotFound:  # distribution keeps another state, with a hash in a form that only it can read
             raise UploadUnknown(id=upload_id) from None
+        head, _, content = stored.content.partition(b"\n")
         try:
-            state = json.loads(stored.content)
+            state = json.loads(head)
+            chunks = tuple(_chunk(entry, content) for entry in state["chunks"])
         except ValueError:  # the host has crashed before all of it was on the disk
             raise UploadUnknown(id=upload_id) from None
-        return replace(
-            upload, algorithm=state["algorithm"], chunks=tuple(map(_chunk, state["chunks"])), version=stored.version
-        )
+        return replace(upload, algorithm=state["algorithm"], chunks=chunks, version=stored.version)
 
-    def write(self, path: str, blocks: Iterable[Bytes]) -> None:
-        """Write bytes of a session, which count only when they are entered, or become a blob."""
-        self._short_lived.stream_write(path, blocks)
+    def write(self, upload: Upload, blocks: Iterable[Bytes]) -> str:
+        """Write bytes of a session into an object, which count only when it is entered or becomes a blob."""
+        name = f"{upload.size}-{secrets.token_hex(8)}"
+        self._short_lived.stream_write(f"{upload.folder}/{name}", blocks)
+        return name
 
     def enter(self, upload: Upload, chunk: Chunk) -> Upload:
         """
@@ -146,11 +154,12 @@ class UploadSessions:
             RangeInvalid: another request has changed the session meanwhile; the chunk is gone.
             UploadUnknown: the session is over.
         """
-        entered = upload.plus(chunk)
+        entered = self._spread(upload).plus(chunk)
         try:
             self._replace(entered)
         except PreconditionFailed:
-            self._remove(upload.path(chunk))
+            if chunk.object is not None:
+                self._remove(upload.path(chunk))
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
@@ -180,6 +189,14 @@ class UploadSessions:
             return list(self._driver.list_directory(layout.uploads(name)))
         except PathNotFound:
             return []
+
+    def _spread(self, upload: Upload) -> Upload:
+        """Give what lies in the state a file of its own: a state is written again with each chunk."""
+        if not upload.chunks or upload.chunks[0].content is None:
+            return upload
+        first, *others = upload.chunks
+        name = self.write(replace(upload, chunks=()), [first.content or b""])
+        return replace(upload, chunks=(replace(first, object=name, content=None), *others))
 
     def _size(self, upload: Upload) -> int:
         try:
@@ -216,8 +233,23 @@ class UploadSessions:
 
 def _state(upload: Upload) -> bytes:
     chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
-    return json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
+    head = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
+    return b"\n".join((head, *(item.content for item in upload.chunks if item.content is not None)))
 
 
-def _chunk(entry: dict[str, Any]) -> Chunk:
-    return Chunk(entry["object"], entry["size"], Digest.parse(entry["digest"]))
+def _chunk(entry: dict[str, Any], content: bytes) -> Chunk:
+    """
+    Read an entry of a state.
+
+    Args:
+        content: what follows the state's first line.
+
+    Raises:
+        ValueError: this is not what was entered.
+    """
+    chunk = Chunk(entry["object"], entry["size"], Digest.parse(entry["digest"]))
+    if chunk.object is not None:
+        return chunk
+    if Digest.of(content, chunk.digest.algorithm) != chunk.digest:
+        raise ValueError
+    return replace(chunk, content=content)

@@ -3,14 +3,14 @@ Uploads: how bytes become a blob.
 
 Bytes are hashed on their way into a session (:mod:`~docker_registry.registry.upload_sessions`), and nothing lies under
 ``blobs/`` before its digest is verified. One chunk, which is what docker, podman and skopeo send, is compared and
-moved; several are joined in one more pass over their bytes. Where a move would be a copy, a blob that comes in one
-request, with its digest, is written to its place at once, and published only when it is what was said.
+moved, or put in its place when it is in hand; several are joined in one more pass over their bytes. Where a move would
+be a copy, a blob that comes in one request, with its digest, is written to its place at once, and published only when
+it is what was said.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
@@ -67,11 +67,11 @@ class Uploads:
             UploadUnknown: no such session, or it is over.
         """
         upload = self.get(name, upload_id)
-        for chunk in upload.chunks:
-            try:
-                yield from self._driver.stream_read(upload.path(chunk))
-            except PathNotFound:
-                raise UploadUnknown(id=upload_id) from None
+        try:
+            for chunk in upload.chunks:
+                yield from self._read(upload, chunk)
+        except PathNotFound:
+            raise UploadUnknown(id=upload_id) from None
 
     def append(
         self,
@@ -193,10 +193,10 @@ class Uploads:
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
         intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
-        chunk_object = f"{upload.size}-{secrets.token_hex(8)}"
-        self._sessions.write(f"{upload.folder}/{chunk_object}", intake)
+        content = None if upload.chunks else intake.short()
+        name = self._sessions.write(upload, intake) if content is None else None
         complete = intake.complete and length in (None, intake.size)
-        return Chunk(chunk_object, intake.size, intake.digest), complete
+        return Chunk(name, intake.size, intake.digest, content), complete
 
     def _put_straight(self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None) -> Blob:
         """Write a whole blob to its place; there is nothing to be seen before its last byte was verified."""
@@ -210,9 +210,12 @@ class Uploads:
         """Verify what the session holds, make it a blob of the repository, and end the session."""
         name = upload.name
         try:
-            path = self._verified(upload, digest)
+            chunk = self._verified(upload, digest)
             with self._driver.together():
-                blob = self._blobs.publish(path, digest)
+                if chunk.content is not None:
+                    blob = self._blobs.put(chunk.content, digest)
+                else:
+                    blob = self._blobs.publish(upload.path(chunk), digest)
                 if name is not None:
                     self._blobs.link(name, digest)
         except DigestInvalid:
@@ -229,25 +232,25 @@ class Uploads:
         self._sessions.end(upload)
         return blob
 
-    def _verified(self, upload: Upload, digest: Digest) -> str:
-        """Return the path of one object that holds exactly the bytes of *digest*."""
+    def _verified(self, upload: Upload, digest: Digest) -> Chunk:
+        """Return one chunk that holds exactly the bytes of *digest*."""
         if len(upload.chunks) == 1 and upload.algorithm == digest.algorithm:
             chunk = upload.chunks[0]
-            path = upload.path(chunk)
             if chunk.digest != digest:
                 raise DigestInvalid(digest=str(digest), received=str(chunk.digest))
-            if self._driver.get_size(path) != chunk.size:
+            if chunk.content is None and self._driver.get_size(upload.path(chunk)) != chunk.size:
                 raise DigestInvalid("The store does not hold what was received.", digest=str(digest))
-            return path
-        path = f"{upload.folder}/joined-{secrets.token_hex(8)}"
-        self._sessions.write(path, self._joined(upload, digest))
-        return path
+            return chunk
+        return Chunk(self._sessions.write(upload, self._joined(upload, digest)), upload.size, digest)
+
+    def _read(self, upload: Upload, chunk: Chunk) -> Iterator[bytes]:
+        return self._driver.stream_read(upload.path(chunk)) if chunk.content is None else iter([chunk.content])
 
     def _joined(self, upload: Upload, digest: Digest) -> Iterator[bytes]:
         """Yield all bytes in their order, and refuse to end when they are not those of *digest*."""
         joined = hashlib.new(digest.algorithm)
         for chunk in upload.chunks:
-            for block in self._driver.stream_read(upload.path(chunk)):
+            for block in self._read(upload, chunk):
                 joined.update(block)
                 yield block
         if Digest.from_hash(joined) != digest:

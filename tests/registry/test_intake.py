@@ -66,6 +66,28 @@ class TestABodyOfUnknownLength:
             list(Intake(Pieces([b"x" * 11]), max_bytes=10))
 
 
+class TestAShortBody:
+    @pytest.mark.parametrize("body", [Content(b"short"), Pieces([b"sh", b"ort"])])
+    def test_is_had_at_once(self, body):
+        seen = []
+        intake = Intake(body, taps=[lambda block: seen.append(bytes(block))])
+        assert b"short" == intake.short()
+        assert (5, Digest.of(b"short"), True) == (intake.size, intake.digest, intake.complete)
+        assert [b"short"] == seen
+
+    def test_that_is_cut_off_is_not_complete(self):
+        intake = Intake(Pieces([b"abc"], complete=False))
+        assert b"abc" == intake.short()
+        assert not intake.complete
+
+    @pytest.mark.parametrize("body", [Content(CONTENT), Pieces([CONTENT])])
+    def test_that_is_none_passes_afterwards(self, body):
+        intake = Intake(body)
+        assert intake.short() is None
+        assert CONTENT == b"".join(bytes(block) for block in intake)
+        assert (len(CONTENT), Digest.of(CONTENT)) == (intake.size, intake.digest)
+
+
 class TestAnIntakeThatBreaks:
     def test_raises_what_the_body_raised(self):
         with pytest.raises(ConnectionError):

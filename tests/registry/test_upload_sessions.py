@@ -24,11 +24,14 @@ def begin(sessions):
     return sessions.get(NAME, sessions.start(NAME).id)
 
 
-def bring(sessions, upload, content, name="chunk"):
+def bring(sessions, upload, content):
     """Write a chunk and enter it."""
-    chunk = Chunk(f"{upload.size}-{name}", len(content), Digest.of(content))
-    sessions.write(upload.path(chunk), [content])
-    return sessions.enter(upload, chunk)
+    return sessions.enter(upload, Chunk(sessions.write(upload, [content]), len(content), Digest.of(content)))
+
+
+def bring_short(sessions, upload, content):
+    """Enter a chunk that is in hand."""
+    return sessions.enter(upload, Chunk(None, len(content), Digest.of(content), content))
 
 
 class TestASession:
@@ -81,27 +84,56 @@ class TestASession:
             parse_upload_id(text)
 
 
+class TestAShortChunk:
+    def test_lies_in_the_state(self, sessions, driver):
+        upload = bring_short(sessions, begin(sessions), b"two\nlines")
+        assert [f"{upload.folder}/state"] == [stat.path for stat in driver.walk()]
+        found = sessions.get(NAME, upload.id)
+        assert upload == found
+        assert b"two\nlines" == found.chunks[0].content
+
+    def test_gets_a_file_of_its_own_with_the_next_one(self, sessions, driver):
+        upload = begin(sessions)
+        bring_short(sessions, upload, b"short")
+        bring(sessions, sessions.get(NAME, upload.id), b" and more")
+        chunks = sessions.get(NAME, upload.id).chunks
+        assert [b"short", b" and more"] == [driver.get_content(upload.path(chunk)) for chunk in chunks]
+        assert [None, None] == [chunk.content for chunk in chunks]
+
+    @pytest.mark.parametrize("left", [b"sho", b"s\0\0\0\0", b""])
+    def test_that_a_crash_of_the_host_has_cut_off_is_unknown(self, sessions, driver, left):
+        upload = bring_short(sessions, begin(sessions), b"short")
+        path = f"{upload.folder}/state"
+        driver.put_content(path, driver.get_content(path).replace(b"short", left))
+        with pytest.raises(UploadUnknown):
+            sessions.get(NAME, upload.id)
+
+
+@pytest.mark.parametrize("bring_one", [bring, bring_short])
 class TestTwoRequestsThatEnterAChunkAtOnce:
     @pytest.mark.parametrize("before", [b"", b"a chunk before"])
-    def test_end_with_the_chunk_of_one(self, sessions, driver, before):
+    def test_end_with_the_chunk_of_one(self, sessions, driver, before, bring_one):
         upload = begin(sessions)
         if before:
             bring(sessions, upload, before)
+            bring_one = bring
         seen = sessions.get(NAME, upload.id)
-        bring(sessions, seen, b"first", "first")
+        bring_one(sessions, seen, b"first")
+        files = {stat.path for stat in driver.walk()}
         with pytest.raises(RangeInvalid):
-            bring(sessions, seen, b"second", "second")
+            bring_one(sessions, seen, b"second")
 
         assert len(before) + 5 == sessions.get(NAME, upload.id).size
-        assert not [stat.path for stat in driver.walk() if stat.path.endswith("second")]
+        assert files == {stat.path for stat in driver.walk()}
 
 
 class TestARequestThatWakesUpAfterItsSession:
-    def test_leaves_no_ghost_of_it(self, sessions, driver):
+    @pytest.mark.parametrize("bring_one", [bring, bring_short])
+    def test_leaves_no_ghost_of_it(self, sessions, driver, bring_one):
         upload = begin(sessions)
         sessions.end(upload)
         with pytest.raises(UploadUnknown):
-            bring(sessions, upload, b"late")
+            bring_one(sessions, upload, b"late")
         assert [] == list(driver.walk())
 
 

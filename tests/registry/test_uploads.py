@@ -13,7 +13,7 @@ from docker_registry.errors import (
     StorageFull,
     UploadUnknown,
 )
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import Registry, intake, layout
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest
 from docker_registry.registry.upload_sessions import Upload
@@ -50,6 +50,12 @@ def blobs(driver):
 @pytest.fixture
 def uploads(driver, blobs, clock):
     return Uploads(driver, blobs, clock)
+
+
+@pytest.fixture
+def nothing_is_short(monkeypatch):
+    """Gives each chunk a file of its own."""
+    monkeypatch.setattr(intake, "INLINE_BYTES", 0)
 
 
 def files(driver):
@@ -174,7 +180,9 @@ class TestACommit:
         with pytest.raises(UploadUnknown):
             uploads.commit(NAME, upload.id, Digest.of(b"other"), NOTHING)
 
-    def test_that_died_between_moving_and_linking_is_finished_by_its_repetition(self, uploads, blobs, driver):
+    def test_that_died_between_moving_and_linking_is_finished_by_its_repetition(
+        self, uploads, blobs, driver, nothing_is_short
+    ):
         upload = uploads.start(NAME)
         chunk = uploads.append(NAME, upload.id, Content(b"good bytes")).chunks[0]
         driver.move(f"{layout.upload(NAME, upload.id)}/{chunk.object}", layout.blob_data(GOOD))
@@ -220,7 +228,7 @@ class TestCommitWithTheWrongDigest:
             uploads.put(NAME, GOOD, Content(b"evil"))
         assert [] == files(driver)
 
-    def test_publishes_nothing_when_the_store_lost_bytes(self, uploads, driver):
+    def test_publishes_nothing_when_the_store_lost_bytes(self, uploads, driver, nothing_is_short):
         upload = uploads.start(NAME)
         chunk = uploads.append(NAME, upload.id, Content(b"good bytes")).chunks[0]
         driver.put_content(f"{layout.upload(NAME, upload.id)}/{chunk.object}", b"good")
@@ -298,7 +306,7 @@ class FullDriver(MemoryDriver):
 
 
 class TestAFullStore:
-    def test_is_said_and_keeps_nothing(self, clock):
+    def test_is_said_and_keeps_nothing(self, clock, nothing_is_short):
         driver = FullDriver()
         uploads = Uploads(driver, Registry(driver).blobs, clock)
         with pytest.raises(StorageFull):
@@ -360,11 +368,17 @@ class TestAStoreThatCopiesWhatItMoves:
         assert 10 == uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes")).size
         assert 10 == uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes")).size  # the answer was lost
 
-    def test_moves_a_chunk(self, uploads, driver):
+    def test_moves_a_chunk(self, uploads, driver, nothing_is_short):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good bytes"))
         assert 10 == uploads.commit(NAME, upload.id, GOOD, NOTHING).size
         assert 1 == driver.moved
+
+    def test_puts_a_short_chunk_in_its_place(self, uploads, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"good bytes"))
+        assert 10 == uploads.commit(NAME, upload.id, GOOD, NOTHING).size
+        assert 0 == driver.moved
 
     def test_joins_a_chunk_with_the_last_bytes(self, uploads, blobs):
         upload = uploads.start(NAME)

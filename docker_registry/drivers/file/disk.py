@@ -20,8 +20,8 @@ from docker_registry.threads import close_now
 #: File systems whose syncfs promises what their fsync does; elsewhere, as in user space, it may be less.
 _KNOWN: Final = {"btrfs", "ext2", "ext3", "ext4", "xfs"}
 
-#: With fewer files than this fsync is faster.
-_MIN_FILES: Final = 3
+#: One file alone is synced as fast by itself.
+_MIN_FILES: Final = 2
 
 #: When more than this waits to be written, whoever it belongs to, nobody waits for all of it.
 _MAX_WAITING_BYTES: Final = 16 * 1024 * 1024

@@ -59,10 +59,10 @@ class TestManyFiles:
         Disk(str(tmp_path)).sync(fds)
 
 
-class TestFewFiles:
-    def test_are_synced_one_by_one(self, tmp_path, fds, calls):
-        mounted(tmp_path, "ext4").sync(fds[:2])
-        assert [("fsync", fd) for fd in fds[:2]] == calls
+class TestAFile:
+    def test_is_synced_by_itself(self, tmp_path, fds, calls):
+        mounted(tmp_path, "ext4").sync(fds[:1])
+        assert [("fsync", fds[0])] == calls
 
 
 class TestWhatWaits:
