@@ -192,14 +192,11 @@ class TestTwoServersOfOneStore:
 
     def test_see_at_once_what_the_other_did(self, clients):
         config = clients[0].push_blob("a/b", b"{}")
-        for number in range(3):
-            alarms = self._alarms()
-            mistakes = [
-                mistake for turn in range(40) for mistake in self._write_and_read(clients, config, number, turn)
-            ]
-            if self._alarms() == alarms:  # on a busy machine the Redis may be given up for a while
-                break
-        assert [] == mistakes
+
+        def work(number):
+            return [mistake for turn in range(40) for mistake in self._write_and_read(clients, config, number, turn)]
+
+        assert [] == self._undisturbed(clients, work)
 
     def _write_and_read(self, clients, config, number, turn):
         """Let one write and the other read; return what that one did not see."""
@@ -221,15 +218,29 @@ class TestTwoServersOfOneStore:
     def test_never_go_back_to_an_older_tag(self, clients):
         """Each moves a tag on and on, both read it all the time: what was acknowledged is never unseen again."""
         config = clients[0].push_blob("a/b", b"{}")
-        for number in range(3):
-            alarms = self._alarms()
-            mistakes = self._move_and_read(clients, config, f"tag{number}")
-            if self._alarms() == alarms:  # on a busy machine the Redis may be given up for a while
-                break
-        assert [] == mistakes
 
-    def _alarms(self):
-        return sum(len(log(server, "cannot be used")) for server in self.servers)
+        def work(number):
+            return self._move_and_read(clients, config, f"tag{number}")
+
+        assert [] == self._undisturbed(clients, work)
+
+    def _undisturbed(self, clients, work):
+        """Work, again if need be, until the Redis is used all the while: a busy machine may give it up for seconds."""
+        for number in range(5):
+            alarms = self._said("cannot be used")
+            mistakes = work(number)
+            if alarms == self._said("cannot be used"):
+                break
+            deadline = time.monotonic() + 60
+            while self._said("is back") < self._said("cannot be used"):
+                assert time.monotonic() < deadline
+                for client in clients:
+                    client.has_manifest("a/b", "whatever")
+                time.sleep(0.05)
+        return mistakes
+
+    def _said(self, text):
+        return sum(len(log(server, text)) for server in self.servers)
 
     def _move_and_read(self, clients, config, tag):
         acknowledged, mistakes = [-1], []
