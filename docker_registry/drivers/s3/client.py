@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from botocore import exceptions
 from botocore.config import Config
+from botocore.handlers import add_expect_header
 from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
@@ -150,6 +151,9 @@ class Account:
         # Every body has its MD5, which is signed. The first call is one that older stores refuse without.
         for call in ("DeleteObjects", "CompleteMultipartUpload"):
             client.meta.events.register(f"before-call.s3.{call}", _add_md5)
+        # Our bodies are in memory and can be sent again, so asking first saves nothing; and of an answer to that which
+        # breaks off, botocore would read the end for ever (AWSConnection._consume_headers), and stop the event loop.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
 
     def _place(self) -> tuple[str | None, str | None]:

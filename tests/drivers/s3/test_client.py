@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,40 @@ class TestAnEndpoint:
     def test_is_in_the_region_that_boto3_reads_by_itself(self, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
         assert "https://s3.ap-south-1.amazonaws.com" == Account(**KEYS).connect().meta.endpoint_url
+
+
+class Listening(BaseHTTPRequestHandler):
+    """A store that takes whatever is put, and remembers with which headers."""
+
+    def do_PUT(self):
+        self.server.heads.append(self.headers)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def listening():
+    with HTTPServer(("127.0.0.1", 0), Listening) as server:
+        server.heads = []
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class TestAPut:
+    def test_does_not_wait_to_be_told_to_go_on(self, listening):
+        # Of an answer to that which is cut off, botocore would read the end for ever.
+        client = Account(**KEYS, is_secure=False, endpoint=f"http://127.0.0.1:{listening.server_port}").connect()
+        client.put_object(Bucket="bucket", Key="key", Body=b"content")
+        client.close()
+        assert [None] == [head["Expect"] for head in listening.heads]
 
 
 class TestTheDocumentation:
