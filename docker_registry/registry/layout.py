@@ -10,10 +10,9 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _layers/<algorithm>/<hex>/link                        this repository may read that blob
         _manifests/revisions/<algorithm>/<hex>/link           this repository has that manifest
         _manifests/revisions/<algorithm>/<hex>/mediatype    * how it was pushed, where the payload does not say
-        _manifests/revisions/<algorithm>/<hex>/tags/<tag>   * a tag that points, or pointed, at it
-        _manifests/noted                                    * every tag has such a note
+        _manifests/revisions/<algorithm>/<hex>/tag-<tag>    * a tag that points, or pointed, at it
+        _manifests/tags-are-noted                           * every tag has such a note
         _manifests/tags/<tag>/current/link                    what the tag points at
-        _manifests/tags/<tag>/index/<algorithm>/<hex>/link    everything it ever pointed at
         _referrers/<algorithm>/<hex>/<algorithm>/<hex>      * a manifest about that one, as its descriptor
         _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
@@ -25,8 +24,9 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
       _probes/<random>                                      * written to find out whether that can be done
       _v1/…                                                 * see image_layout
 
-What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. A ``link``
-holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
+What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. It also keeps
+everything that a tag ever pointed at, in ``tags/<tag>/index``, and never needs it; here nobody writes or reads that. A
+``link`` holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ BLOBS: Final = f"{ROOT}/blobs"
 REPOSITORIES: Final = f"{ROOT}/repositories"
 CATALOG: Final = f"{ROOT}/_catalog"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
+
+_TAG_NOTE: Final = "tag-"
 
 
 def blob_folder(digest: Digest) -> str:
@@ -108,14 +110,20 @@ def revision_media_type(name: RepositoryName, digest: Digest) -> str:
     return f"{revision(name, digest)}/mediatype"
 
 
-def tag_notes(name: RepositoryName, digest: Digest) -> str:
-    """The folder of the tags that point, or pointed, at a manifest."""
-    return f"{revision(name, digest)}/tags"
+def tag_note(name: RepositoryName, digest: Digest, tag_: Tag) -> str:
+    """Says that the tag points, or pointed, at a manifest."""
+    return f"{revision(name, digest)}/{_TAG_NOTE}{tag_}"
+
+
+def read_tag_note(file_name: str) -> str | None:
+    """Return the tag that a file beside a revision's link notes; None for one that notes none."""
+    tag_ = file_name.removeprefix(_TAG_NOTE)
+    return tag_ if tag_ != file_name and is_tag(tag_) else None
 
 
 def tags_are_noted(name: RepositoryName) -> str:
     """Says that every tag of a repository is noted at its manifest."""
-    return f"{manifests(name)}/noted"
+    return f"{manifests(name)}/tags-are-noted"
 
 
 def tags(name: RepositoryName) -> str:
@@ -137,11 +145,6 @@ def read_tag_link(path: str) -> str | None:
     """Return the tag that a file in the folder of tags makes, by its path there; None for one that makes none."""
     tag_, _, rest = path.partition("/")
     return tag_ if rest == "current/link" and is_tag(tag_) else None
-
-
-def tag_index_link(name: RepositoryName, tag_: Tag, digest: Digest) -> str:
-    """One of the manifests that the tag ever pointed at."""
-    return f"{tag(name, tag_)}/index/{digest.algorithm}/{digest.hex}/link"
 
 
 def referrers(name: RepositoryName, subject: Digest) -> str:

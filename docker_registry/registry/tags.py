@@ -92,13 +92,9 @@ class Tags:
             ConditionUnsupported: the store cannot tell whether another request changes it meanwhile.
         """
         version = self._agreed_version(name, tag, digest, condition)
-        link = str(digest).encode()
         self._note(name, tag, digest)
-        history = layout.tag_index_link(name, tag, digest)
-        if not self._driver.exists(history):
-            self._driver.put_content(history, link)
         try:
-            self._driver.put_content(layout.tag_link(name, tag), link, if_match=version)
+            self._driver.put_content(layout.tag_link(name, tag), str(digest).encode(), if_match=version)
         except PreconditionFailed:
             raise TagChanged(name=str(name), tag=str(tag)) from None
 
@@ -153,7 +149,7 @@ class Tags:
         """Return the tags of a repository that point at a manifest, without reading every tag."""
         if not self._driver.exists(layout.tags_are_noted(name)):
             self.note_all(name)
-        noted = self._listings.names(layout.tag_notes(name, digest), _read)
+        noted = self._listings.names(layout.revision(name, digest), layout.read_tag_note)
         found = [tag for tag in map(Tag, noted) if self.find_link(name, tag) == digest]
         hidden = [tag for tag in self._old.naming(name, digest) if self.find_link(name, tag) is None]
         return (*found, *hidden)
@@ -168,7 +164,7 @@ class Tags:
 
     def _note(self, name: RepositoryName, tag: Tag, digest: Digest, *, are_noted: bool = False) -> None:
         """Note a tag at the manifest that it is about to point at."""
-        path = f"{layout.tag_notes(name, digest)}/{tag}"
+        path = layout.tag_note(name, digest, tag)
         if self._driver.exists(path):
             return
         noted = layout.tags_are_noted(name)
