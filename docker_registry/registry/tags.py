@@ -81,7 +81,7 @@ class Tags:
 
     def point(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
         """
-        Let a tag point at a manifest, and keep that it did; nobody is told.
+        Let a tag point at a manifest, and note it there; nobody is told.
 
         Args:
             condition: change it only if this holds for what it points at, at the very moment of the change.
