@@ -91,6 +91,12 @@ class TestAFolderThatWasLookedAt:
         driver.remove("a/c")
         assert not found.is_current()
 
+    def test_counts_also_when_it_is_not_there(self, driver):
+        found = collect(lambda: driver.folder_version("x"))
+        assert (True, True) == (found.is_whole, found.is_current())
+        driver.put_content("x/y", b"")
+        assert not found.is_current()
+
     def test_spoils_all_when_it_is_listed_or_searched(self, driver):
         assert not collect(lambda: list(driver.list_directory("a"))).is_whole
         assert not collect(lambda: driver.exists("a")).is_whole

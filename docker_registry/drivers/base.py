@@ -36,6 +36,9 @@ Bytes = bytes | bytearray | memoryview
 #: ``if_match`` of a put that must create: nothing may lie under the path yet.
 ABSENT: Final = ""
 
+#: The version of a folder that is not there.
+NO_FOLDER: Final = ""
+
 MAX_COMPONENT_BYTES: Final = 255
 
 
@@ -156,7 +159,8 @@ class StorageDriver(ABC):
         Return a text that changes whenever something comes or goes directly in a folder, whoever brings or takes it.
 
         Two calls that return the same text frame a time in which :meth:`list_directory` would have yielded the same.
-        None, the default, says that the backend cannot tell, or not yet, or that there is no such folder.
+        :data:`NO_FOLDER` may say that there is no such folder at this moment. None, the default, says that the backend
+        cannot tell, or not yet.
         """
         return None
 

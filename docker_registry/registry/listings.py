@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
 
 #: Names that are kept in memory, in all folders together; the folder that was asked for longest ago goes first.
@@ -47,6 +47,8 @@ class Listings:
                 :attr:`~StorageDriver.walks_by_pages`, and whose folders have no versions of their own.
         """
         version = self._driver.folder_version(folder)
+        if version == NO_FOLDER:
+            return []
         kept = self._kept.get(folder)
         if kept is not None and kept.version == version:
             self._kept.move_to_end(folder)

@@ -27,7 +27,7 @@ from functools import cached_property, partial
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 from docker_registry import provenance
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, check_path
+from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, check_path
 from docker_registry.drivers.file import together
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.changes import Changes, write_whole
@@ -174,9 +174,10 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         place = self._tree.place(check_path(path, root=True))
         try:
-            found = os.stat(place)
-        except OSError:
-            return None
+            with self._tree.errors(path):
+                found = os.stat(place)
+        except PathNotFound:
+            return NO_FOLDER
         if time.time_ns() - found.st_mtime_ns < provenance.CLOCK_TICK_NANOSECONDS:
             return None
         provenance.note(place, found)

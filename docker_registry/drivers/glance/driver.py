@@ -186,7 +186,8 @@ class GlanceDriver(StorageDriver):
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        return self._alternate.folder_version(self._check(path) if path else path)
+        version = self._alternate.folder_version(self._check(path) if path else path)
+        return version or None  # what is not there may still hold what lies in Glance
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""

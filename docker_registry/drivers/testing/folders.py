@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.drivers.testing.races import race
 from docker_registry.errors import PathNotFound
 
@@ -88,6 +88,14 @@ class Folders:
                 pytest.skip("the driver declares that its folders have no versions")
             change()
             assert driver.folder_version("a") != before
+
+    def test_a_folder_is_said_not_to_be_there_only_when_nothing_lies_in_it(self, driver: StorageDriver) -> None:
+        driver.put_content("a/b/c", b"")
+        assert NO_FOLDER not in map(driver.folder_version, ("", "a", "a/b"))
+        driver.remove("a/b/c")
+        if driver.folder_version("a") == NO_FOLDER:
+            with pytest.raises(PathNotFound):
+                list(driver.list_directory("a"))
 
     def _settled_version(self, driver: StorageDriver, path: str) -> str | None:
         for _ in range(20):
