@@ -38,7 +38,7 @@ def stored_blobs(store):
 
 
 def unfinished_uploads(store):
-    return [path for path in store.glob("docker/registry/v2/repositories/**/_uploads/*") if path.is_dir()]
+    return list(store.glob("docker/registry/v2/repositories/**/_uploads/*"))
 
 
 def at_once(work, count=CLIENTS):

@@ -14,11 +14,11 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
         _manifests/tags-are-noted                           * every tag has such a note
         _manifests/tags/<tag>/current/link                    what the tag points at
         _referrers/<algorithm>/<hex>/<algorithm>/<hex>      * a manifest about that one, as its descriptor
-        _uploads/<id>/state                                 * which chunks count, replaced by compare-and-swap
+        _uploads/<id>.state                                 * which chunks count, replaced by compare-and-swap
         _uploads/<id>/<offset>-<random>                     * the bytes of one PATCH
       _catalog/<name, with + for />                         * one empty file for each repository
       _catalog-is-whole                                   * nothing that was here before is missing in it
-      _uploads/<id>/…                                       * the same for uploads that belong to no repository yet
+      _uploads/<id>.state, <id>/…                           * the same for uploads that belong to no repository yet
       _leases/<work>                                        * who does what only one may do at a time
       _identity                                             * which store this is, for a cache that holds several
       _probes/<random>                                      * written to find out whether that can be done
@@ -42,6 +42,7 @@ CATALOG: Final = f"{ROOT}/_catalog"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_NOTE: Final = "tag-"
+_STATE: Final = ".state"
 
 
 def blob_folder(digest: Digest) -> str:
@@ -163,8 +164,18 @@ def uploads(name: RepositoryName | None) -> str:
 
 
 def upload(name: RepositoryName | None, upload_id: str) -> str:
-    """The folder of one upload session."""
+    """The folder of what one upload session has received."""
     return f"{uploads(name)}/{upload_id}"
+
+
+def upload_state(name: RepositoryName | None, upload_id: str) -> str:
+    """What one upload session has come to."""
+    return f"{upload(name, upload_id)}{_STATE}"
+
+
+def read_upload(file_name: str) -> str:
+    """Return the id of the upload session to which something belongs that lies among the uploads."""
+    return file_name.removesuffix(_STATE)
 
 
 def lease(work: str) -> str:

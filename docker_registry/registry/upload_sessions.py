@@ -1,15 +1,15 @@
 """
 Upload sessions: what is kept of a blob while its bytes arrive.
 
-A session is a folder, and begins with the ``state`` in it. Each request that brings bytes writes them into an object of
-its own, and then enters it into the state by compare-and-swap; only what that names counts. So any worker on any host
-can take the next request, and a request that stalls and wakes up after its own repetition finds another state and
-changes nothing::
+A session begins with its state, a file. Each request that brings bytes writes them into an object of its own, in a
+folder beside it, and then enters it into the state by compare-and-swap; only what that names counts. So any worker on
+any host can take the next request, and a request that stalls and wakes up after its own repetition finds another state
+and changes nothing::
 
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
 Most blobs are short and come in one request. Those bytes lie in the state itself, after its first line: they are stored
-once with it, and are in hand when the session is read and ends.
+once with it, and are in hand when the session is read and ends, and there is no folder.
 
 A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
 """
@@ -20,11 +20,12 @@ import json
 import secrets
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver
+from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
 from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
@@ -70,8 +71,13 @@ class Upload:
         return sum(chunk.size for chunk in self.chunks)
 
     @property
+    def state(self) -> str:
+        """Where its state lies."""
+        return layout.upload_state(self.name, self.id)
+
+    @property
     def folder(self) -> str:
-        """Where all of it lies."""
+        """Where what it has received lies."""
         return layout.upload(self.name, self.id)
 
     def path(self, chunk: Chunk) -> str:
@@ -117,19 +123,22 @@ class UploadSessions:
             algorithm: of the digest that the client will commit with, where it said so.
         """
         upload = Upload(name, str(uuid.uuid4()), algorithm)
-        self._short_lived.put_content(f"{upload.folder}/state", _state(upload))
+        self._short_lived.put_content(upload.state, _state(upload))
         return upload
 
-    def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
+    def get(self, name: RepositoryName | None, upload_id: str, *, ends: bool = False) -> Upload:
         """
         Return a session as it is.
+
+        Args:
+            ends: nothing will be entered any more, and so nobody has to know which version this is.
 
         Raises:
             UploadUnknown: it never began, is over, or belongs to a server of another kind.
         """
         upload = Upload(name, upload_id)
         try:
-            stored = self._driver.get_versioned(f"{upload.folder}/state")
+            stored = self._stored(upload.state, ends=ends)
         except PathNotFound:  # distribution keeps another state, with a hash in a form that only it can read
             raise UploadUnknown(id=upload_id) from None
         head, _, content = stored.content.partition(b"\n")
@@ -158,14 +167,17 @@ class UploadSessions:
         try:
             self._replace(entered)
         except PreconditionFailed:
-            if chunk.object is not None:
-                self._remove(upload.path(chunk))
+            for item in entered.chunks:
+                if item.object is not None and item not in upload.chunks:
+                    self._remove(upload.path(item))
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
     def end(self, upload: Upload) -> None:
-        """Forget a session with all that lies in it."""
-        self._remove(upload.folder)
+        """Forget a session with all that it has received."""
+        self._remove(upload.state)
+        if any(chunk.object is not None for chunk in upload.chunks):
+            self._remove(upload.folder)
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
@@ -176,19 +188,26 @@ class UploadSessions:
         """
         oldest = self._now().timestamp() - ttl_seconds
         purged = 0
-        for folder in self._folders(name):
-            touched = max((stat.modified for stat in self._driver.walk(folder)), default=None)
-            if touched is not None and touched < oldest:  # in a folder without any file a session begins just now
-                purged += self._remove(folder)
+        for upload_id in self._ids(name):
+            upload = Upload(name, upload_id)
+            touched = [stat.modified for stat in self._driver.walk(upload.folder)]
+            with suppress(PathNotFound):
+                touched.append(self._driver.stat(upload.state).modified)
+            if touched and max(touched) < oldest:  # where nothing is a session begins just now
+                purged += any([self._remove(upload.state), self._remove(upload.folder)])
         return purged
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _folders(self, name: RepositoryName | None) -> list[str]:
+    def _ids(self, name: RepositoryName | None) -> set[str]:
         try:
-            return list(self._driver.list_directory(layout.uploads(name)))
+            paths = list(self._driver.list_directory(layout.uploads(name)))
         except PathNotFound:
-            return []
+            return set()
+        return {layout.read_upload(path.rpartition("/")[2]) for path in paths}
+
+    def _stored(self, path: str, *, ends: bool) -> Versioned:
+        return Versioned(self._driver.get_content(path), ABSENT) if ends else self._driver.get_versioned(path)
 
     def _spread(self, upload: Upload) -> Upload:
         """Give what lies in the state a file of its own: a state is written again with each chunk."""
@@ -201,20 +220,19 @@ class UploadSessions:
     def _size(self, upload: Upload) -> int:
         try:
             return self.get(upload.name, upload.id).size
-        except UploadUnknown:  # committed or cancelled while these bytes were on their way, which made a folder of it
-            self.end(upload)
+        except UploadUnknown:  # committed or cancelled while these bytes were on their way, which made a folder again
+            self._remove(upload.folder)
             raise
 
     def _replace(self, upload: Upload) -> None:
-        path = f"{upload.folder}/state"
         if self._driver.supports_if_match:
-            self._short_lived.put_content(path, _state(upload), if_match=upload.version)
+            self._short_lived.put_content(upload.state, _state(upload), if_match=upload.version)
             return
         # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
         # digest; a PATCH that stalled and wakes up later finds out.
-        if self._version(path) != upload.version:
-            raise PreconditionFailed(path=path)
-        self._short_lived.put_content(path, _state(upload))
+        if self._version(upload.state) != upload.version:
+            raise PreconditionFailed(path=upload.state)
+        self._short_lived.put_content(upload.state, _state(upload))
 
     def _version(self, path: str) -> str:
         try:

@@ -130,7 +130,7 @@ class Uploads:
             UploadUnknown, RangeInvalid, SizeInvalid: as for :meth:`append`.
         """
         try:
-            upload = self.get(name, upload_id)
+            upload = self._sessions.get(name, upload_id, ends=body.length == 0)
         except UploadUnknown:
             return self._committed_before(name, digest, upload_id)
         _check_start(upload, start)
@@ -163,10 +163,11 @@ class Uploads:
             return self._put_straight(name, digest, body)
         upload = Upload(name, str(uuid.uuid4()), digest.algorithm)
         chunk, complete = self._receive(upload, body, None)
+        upload = upload.plus(chunk)
         if not complete:
             self._sessions.end(upload)
             raise SizeInvalid("The body ended early.")
-        return self._publish(upload.plus(chunk), digest)
+        return self._publish(upload, digest)
 
     def cancel(self, name: RepositoryName | None, upload_id: str) -> None:
         """

@@ -68,7 +68,7 @@ class TestASession:
 
     def test_that_a_crash_of_the_host_has_cut_off_is_unknown(self, sessions, driver):
         upload = sessions.start(NAME)
-        driver.put_content(f"{upload.folder}/state", b"")
+        driver.put_content(upload.state, b"")
         with pytest.raises(UploadUnknown):
             sessions.get(NAME, upload.id)
 
@@ -87,7 +87,7 @@ class TestASession:
 class TestAShortChunk:
     def test_lies_in_the_state(self, sessions, driver):
         upload = bring_short(sessions, begin(sessions), b"two\nlines")
-        assert [f"{upload.folder}/state"] == [stat.path for stat in driver.walk()]
+        assert [upload.state] == [stat.path for stat in driver.walk()]
         found = sessions.get(NAME, upload.id)
         assert upload == found
         assert b"two\nlines" == found.chunks[0].content
@@ -103,7 +103,7 @@ class TestAShortChunk:
     @pytest.mark.parametrize("left", [b"sho", b"s\0\0\0\0", b""])
     def test_that_a_crash_of_the_host_has_cut_off_is_unknown(self, sessions, driver, left):
         upload = bring_short(sessions, begin(sessions), b"short")
-        path = f"{upload.folder}/state"
+        path = upload.state
         driver.put_content(path, driver.get_content(path).replace(b"short", left))
         with pytest.raises(UploadUnknown):
             sessions.get(NAME, upload.id)

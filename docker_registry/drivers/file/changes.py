@@ -32,6 +32,9 @@ from docker_registry.threads import close_now, leave_to_thread
 #: What file systems without hard links say, or those of one file being as many as it can have.
 _NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
+#: A file of so many bytes is removed as fast as it is renamed; of a larger one each extent takes a while.
+_SOON_FREED_BYTES: Final = 1024 * 1024
+
 
 class Changes:
     """What can be done to the paths of a tree."""
@@ -123,28 +126,41 @@ class Changes:
             PathNotFound: nothing was there but folders.
         """
         above, _, name = path.rpartition("/")
-        aside = place = self._aside.new()
+        place, was_nothing = None, False
         with self._tree.folder(above) as folder:
             with self._locks.hold(path):
-                self._tree.look(path)
-                try:
-                    # Away at once and whole, then taken apart where nobody looks.
-                    os.rename(name, aside, src_dir_fd=folder)
-                except OSError as error:
-                    # overlayfs cannot rename a folder that came with a container's image.
-                    if error.errno != errno.EXDEV:
-                        raise
-                    place = f"/proc/self/fd/{folder}/{name}"
-            was_nothing = os.path.isdir(place) and not holds_files(place)
-            if self._last or place != aside:
-                discard(place, is_aside=place == aside)
-            else:
-                leave_to_thread(discard, aside)
+                found = self._tree.look(path)
+                if stat.S_ISREG(found.st_mode) and found.st_size <= _SOON_FREED_BYTES:
+                    os.unlink(name, dir_fd=folder)
+                else:
+                    place = self._put_away(folder, name)
+            if place is not None:
+                was_nothing = os.path.isdir(place) and not holds_files(place)
+                self._take_apart(place)
             sync(folder)
         if self._last:  # where things come and go all the time the folder of them may stay
             self._tree.prune(above)
         if was_nothing:
             raise PathNotFound(path=path)
+
+    def _put_away(self, folder: int, name: str) -> str:
+        """Remove something at once and whole, to where nobody looks; return where it is now."""
+        aside = self._aside.new()
+        try:
+            os.rename(name, aside, src_dir_fd=folder)
+        except OSError as error:
+            # overlayfs cannot rename a folder that came with a container's image.
+            if error.errno != errno.EXDEV:
+                raise
+            return f"/proc/self/fd/{folder}/{name}"
+        return aside
+
+    def _take_apart(self, place: str) -> None:
+        is_aside = place.startswith(self._aside.folder)
+        if self._last or not is_aside:
+            discard(place, is_aside=is_aside)
+        else:
+            leave_to_thread(discard, place)
 
     def _create(self, aside: str, path: str, sync: Sync) -> None:
         """Bring a content to a path where no file is."""
