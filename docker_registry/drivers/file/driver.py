@@ -8,7 +8,7 @@ the disk is done in a native thread. The single changes are :class:`~.changes.Ch
 **Syncing** is most of the time that a small change takes. Several that belong together share it (:meth:`together`), and
 what lives for minutes only does without (:attr:`short_lived`).
 
-**Locks.** Changes of a path take an flock on one of 256 files in ``.docker-registry/locks``.
+**Locks.** Changes of a path take an flock on one of 16 files in ``.docker-registry/locks``.
 
 What a path is in the file system, and that it never leads out of the root, is :class:`~.tree.Tree`.
 """

@@ -69,8 +69,11 @@ class Together:
         try:
             # That an empty file is there is told by its folder.
             self._disk.sync([item.fd for item in self._waiting if not item.is_empty])
-            for item in self._waiting:
+            while self._waiting:
+                item = self._waiting[0]
                 self._bring(item.aside, item.path, self.changed)
+                close_now(item.fd)
+                del self._waiting[0]
         finally:
             self._drop_waiting()
 
