@@ -52,6 +52,11 @@ class TransferSocket(socket.socket):
             return None
         return bytes(super().recv(_HEAD_BYTES))
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the head of the next request was received whole, and nothing before it."""
+        return self._ahead is not None and b"\r\n\r\n" in self._ahead and not self._ahead.startswith(b"\r\n")
+
     def give_head(self, received: bytes) -> None:
         """Let gunicorn have what was received, as if it came now; nothing is the end of the connection."""
         self.head = self._ahead = received
@@ -82,7 +87,7 @@ class TransferSocket(socket.socket):
         self._holds_next = False
         if self._held:
             head, self._held = self._held, b""
-            super().sendall(head)
+            self._send_all(head, 0)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of *data*, after the head of the answer if that was kept."""
@@ -101,7 +106,7 @@ class TransferSocket(socket.socket):
                 data = head + bytes(data)
             else:
                 super().sendall(head, plain_socket.MSG_MORE)
-        super().sendall(data, flags)
+        self._send_all(data, flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """
@@ -129,3 +134,8 @@ class TransferSocket(socket.socket):
             self.file_bytes += size
             gevent.sleep(0)
         return sent
+
+    def _send_all(self, data: Any, flags: int) -> None:
+        sent = super().send(data, flags)  # nearly always all of it, in one call of the system
+        if sent < len(data):
+            super().sendall(memoryview(data)[sent:], flags)

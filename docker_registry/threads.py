@@ -39,6 +39,19 @@ def leave_to_thread(function: Callable[..., object], *args: Any) -> None:
         function(*args)
 
 
+def run_later(seconds: float, function: Callable[[], object]) -> bool:
+    """
+    Call a function that blocks and never raises in a native thread, after a while.
+
+    Returns:
+        Whether it will be called. Only a worker of the server lives long enough.
+    """
+    if not monkey.is_module_patched("threading") or not gevent.get_hub().loop.default:
+        return False
+    gevent.spawn_later(seconds, in_thread, function)
+    return True
+
+
 def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[], Result]:
     """
     Start a function in gevent's pool of native threads.

@@ -208,6 +208,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         client = self._clients.get(gevent.getcurrent())
         if client is not None and self._repeats is not None:
             self._answer_again(client)
+            if client.has_head:
+                yield
+                return
         with self._waiting(client):
             yield
 

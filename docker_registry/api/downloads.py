@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from flask import Response, request
@@ -72,7 +72,7 @@ def _send(file: StoredFile, start: int, length: int, status: int, headers: dict[
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
-        return requests.stream(file.read(start, length), status, headers)
+        return requests.stream(_Begun(file.read(start, length)), status, headers)
     opened.seek(start)
     return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
 
@@ -83,3 +83,23 @@ def _is_local(file: StoredFile) -> bool:
         return False
     opened.close()
     return True
+
+
+class _Begun:
+    """Blocks of which the first is known, so that whatever keeps it from coming can still be answered."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._first: bytes | None = next(self._blocks, None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        first, self._first = self._first, None
+        if first is not None:
+            yield first
+            yield from self._blocks
+
+    def close(self) -> None:
+        """End the blocks, begun or not; called by the server."""
+        close = getattr(self._blocks, "close", None)
+        if close is not None:
+            close()

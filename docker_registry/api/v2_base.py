@@ -54,7 +54,10 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 def announce_version(response: Response) -> Response:
     """Tell clients that this is API V2, except those that choose wrongly by it; a hook of the application."""
     if request.path.startswith("/v2"):
-        response.vary.add("User-Agent")
+        if "Vary" in response.headers:
+            response.vary.add("User-Agent")
+        else:  # the same, without a set that is made to be asked once
+            response.headers["Vary"] = "User-Agent"
         if not _OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
             response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
     return response

@@ -1,32 +1,25 @@
 """
-Single changes of the tree, each atomic for whoever reads: a content that is put, a file that is moved or linked, a path
-that is removed.
+Single changes of the tree, each atomic for whoever reads: a file that is brought to its path, moved or linked, a path
+that is removed. A folder is removed by renaming it away first, so it disappears at once.
 
-A content is written under a name of its own aside and renamed to its place. What is compared before it is replaced is
-compared under the path's lock, in a folder that is held open; other changes take the same lock, so none slips in
-between, and who removes the folder meanwhile takes the new content along. A folder is removed by renaming it away
-first, so it disappears at once.
-
-All of it blocks the thread. The last argument of each change is told of the folders that have changed
-(:data:`~docker_registry.drivers.file.together.Sync`).
+None goes through the journal, where there is one; each says instead that what it leaves behind is right. All of it
+blocks the thread. The last argument of each change is told what was touched (:class:`~.together.Touched`).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final
 
-from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.reading import read_whole
-from docker_registry.drivers.file.together import Sync
+from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree, holds_files
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PathNotFound
 from docker_registry.threads import close_now, leave_to_thread
 
 #: What file systems without hard links say, or those of one file being as many as it can have.
@@ -37,69 +30,54 @@ _SOON_FREED_BYTES: Final = 1024 * 1024
 
 
 class Changes:
-    """What can be done to the paths of a tree."""
+    """
+    What can be done to the paths of a tree, beside putting small contents there.
 
-    def __init__(self, tree: Tree, aside: Aside, locks: Locks, *, last: bool) -> None:
+    Attributes:
+        journal: of those who put small contents; None where there is none.
+    """
+
+    def __init__(self, tree: Tree, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> None:
         """
         Args:
+            journal: see above.
             last: whether changes must survive a crash of the host.
         """
         self._tree = tree
         self._aside = aside
         self._locks = locks
+        self.journal = journal
         self._last = last
 
-    def put(self, path: str, content: Bytes, if_match: str | None, sync: Sync) -> None:
-        """
-        Publish a small file.
+    def bring(self, aside: str, path: str, touched: Touched) -> None:
+        """Move to its path what was written aside, and synced."""
+        with self.changing(), self._locks.hold(path):
+            self._tree.bring(aside, path, touched.changed)
+            touched.settled(path)
 
-        Args:
-            if_match: replace only this version, or create only; None for whatever is there.
-
-        Raises:
-            PreconditionFailed: something else lies there.
-        """
-        aside, fd = self._aside.create()
-        try:
-            try:
-                write_whole(fd, content)
-                if self._last and content:  # that an empty file is there is told by its folder
-                    os.fsync(fd)
-            finally:
-                close_now(fd)
-            if if_match is None:
-                self.bring(aside, path, sync)
-            else:
-                with self._locks.hold(path):
-                    self._replace(aside, path, if_match, sync) if if_match else self._create(aside, path, sync)
-        except BaseException:
-            discard(aside)
-            raise
-
-    def bring(self, aside: str, path: str, sync: Sync) -> None:
-        """Move to its path what was written aside."""
-        with self._locks.hold(path):
-            self._tree.bring(aside, path, sync)
-
-    def move(self, source: str, target: str, sync: Sync) -> None:
+    def move(self, source: str, target: str, touched: Touched) -> None:
         """Give a file another path."""
         above, _, name = source.rpartition("/")
         with self._tree.folder(above) as folder:
-            with self._locks.hold(source, target):
+            with self.changing(), self._locks.hold(source, target):
                 if not stat.S_ISREG(self._tree.look(source).st_mode):
                     raise PathNotFound(path=source)
                 if source == target:
                     return
-                self._tree.bring(self._tree.place(source), target, sync)
+                self._sync_content(source)
+                self._tree.bring(self._tree.place(source), target, touched.changed)
                 # A rename does nothing at all when both names are links to one file already.
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
-            sync(folder)
+                touched.settled(source)
+                touched.settled(target)
+            touched.changed(folder)
         self._tree.prune(above)
 
-    def link(self, source: str, target: str, sync: Sync) -> bool:
+    def link(self, source: str, target: str, touched: Touched) -> bool:
         """Give a file a second path; False where the file system has no such thing."""
         aside = self._aside.new()
+        self._sync_content(source)
         fd, _ = self._tree.open_file(source)
         try:
             # The file itself, also where somebody has put a symbolic link in its place. Python follows the link in
@@ -112,13 +90,12 @@ class Changes:
         finally:
             close_now(fd)
         try:
-            with self._locks.hold(target):
-                self._tree.bring(aside, target, sync)
+            self.bring(aside, target, touched)
         finally:
             discard(aside)  # as in move
         return True
 
-    def remove(self, path: str, sync: Sync) -> None:
+    def remove(self, path: str, touched: Touched) -> None:
         """
         Remove a file, or a folder with all that lies below it.
 
@@ -128,20 +105,37 @@ class Changes:
         above, _, name = path.rpartition("/")
         place, was_nothing = None, False
         with self._tree.folder(above) as folder:
-            with self._locks.hold(path):
+            with self._alone(), self._locks.hold(path):
                 found = self._tree.look(path)
                 if stat.S_ISREG(found.st_mode) and found.st_size <= _SOON_FREED_BYTES:
                     os.unlink(name, dir_fd=folder)
                 else:
                     place = self._put_away(folder, name)
+                touched.settled(path)
             if place is not None:
                 was_nothing = os.path.isdir(place) and not holds_files(place)
                 self._take_apart(place)
-            sync(folder)
+            touched.changed(folder)
         if self._last:  # where things come and go all the time the folder of them may stay
             self._tree.prune(above)
         if was_nothing:
             raise PathNotFound(path=path)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Change something meanwhile; blocks this thread."""
+        return nullcontext() if self.journal is None else self.journal.changing()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.journal is None else self.journal.alone()
+
+    def _sync_content(self, path: str) -> None:
+        """Make sure of a file before it gets another name, if the journal has put it under this one."""
+        if self.journal is not None:
+            fd, _ = self._tree.open_file(path)
+            try:
+                os.fsync(fd)
+            finally:
+                close_now(fd)
 
     def _put_away(self, folder: int, name: str) -> str:
         """Remove something at once and whole, to where nobody looks; return where it is now."""
@@ -161,40 +155,3 @@ class Changes:
             discard(place, is_aside=is_aside)
         else:
             leave_to_thread(discard, place)
-
-    def _create(self, aside: str, path: str, sync: Sync) -> None:
-        """Bring a content to a path where no file is."""
-        try:
-            with self._tree.errors(path):
-                is_there = stat.S_ISREG(self._tree.look(path).st_mode)
-        except PathNotFound:
-            is_there = False
-        if is_there:
-            raise PreconditionFailed(path=path)
-        self._tree.bring(aside, path, sync)
-
-    def _replace(self, aside: str, path: str, version: str, sync: Sync) -> None:
-        above, _, name = path.rpartition("/")
-        try:
-            with self._tree.folder(above) as folder:
-                if version != _version(folder, name):
-                    raise PreconditionFailed(path=path)
-                os.rename(aside, name, dst_dir_fd=folder)
-                sync(folder)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise PreconditionFailed(path=path) from None
-
-
-def write_whole(fd: int, content: Bytes) -> None:
-    """Write a content to a file."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _version(folder: int, name: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
-    finally:
-        close_now(fd)

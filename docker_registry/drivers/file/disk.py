@@ -31,23 +31,46 @@ _WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MU
 
 
 class Disk:
-    """The file system in which a store lies."""
+    """
+    The file system in which a store lies.
+
+    Attributes:
+        syncs_whole: whether all of it can be synced at once.
+    """
 
     def __init__(self, folder: str, mounts: str = "/proc/self/mountinfo") -> None:
         """
         Args:
             mounts: the kernel's list of what is mounted where (proc(5)).
         """
-        self._syncs_whole = _kind(folder, mounts) in _KNOWN
+        self._folder = folder
+        self.syncs_whole = _kind(folder, mounts) in _KNOWN and _syncfs() is not None
 
     def sync(self, fds: Sequence[int]) -> None:
         """Wait until these files and folders are on the disk; blocks this thread."""
-        whole = _syncfs() if self._syncs_whole and len(fds) >= _MIN_FILES else None
+        whole = _syncfs() if self.syncs_whole and len(fds) >= _MIN_FILES else None
         if whole is not None and _waiting_bytes() <= _MAX_WAITING_BYTES:
             whole(fds[0])
         else:
             for fd in fds:
                 os.fsync(fd)
+
+    def sync_all_soon(self) -> bool:
+        """Wait until everything is on the disk, if not much waits; tell whether that was so; blocks this thread."""
+        if not self.syncs_whole or _waiting_bytes() > _MAX_WAITING_BYTES:
+            return False
+        self.sync_all()
+        return True
+
+    def sync_all(self) -> None:
+        """Wait until everything is on the disk, where :attr:`syncs_whole`; blocks this thread."""
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            whole = _syncfs()
+            if whole is not None:
+                whole(fd)
+        finally:
+            close_now(fd)
 
 
 def _kind(folder: str, mounts: str) -> str | None:

@@ -6,9 +6,11 @@ the folder synced: at any crash of the process or the host a path holds its old 
 the disk is done in a native thread. The single changes are :class:`~.changes.Changes`.
 
 **Syncing** is most of the time that a small change takes. Several that belong together share it (:meth:`together`), and
-what lives for minutes only does without (:attr:`short_lived`).
+what lives for minutes only does without (:attr:`short_lived`). On the file systems of a single host a small content is
+entered into a journal first, and then nothing is synced at all (:class:`~.journal.Journal`); that is put again when the
+store is opened after a crash of the host.
 
-**Locks.** Changes of a path take an flock on one of 16 files in ``.docker-registry/locks``.
+**Locks.** Changes of a path take an flock on one of 64 files in ``.docker-registry/locks``.
 
 What a path is in the file system, and that it never leads out of the root, is :class:`~.tree.Tree`.
 """
@@ -22,20 +24,22 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 from docker_registry import provenance
 from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, check_path
-from docker_registry.drivers.file import together
 from docker_registry.drivers.file.aside import Aside, discard
-from docker_registry.drivers.file.changes import Changes, write_whole
+from docker_registry.drivers.file.carrier import Carrier
+from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
+from docker_registry.drivers.file.journal import Journal, this_boot
 from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
-from docker_registry.drivers.file.together import Together
+from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.settings import Setting
@@ -75,48 +79,48 @@ class FileDriver(StorageDriver):
         """
         self._tree = Tree(storage_path)
         self._aside = Aside(f"{self._tree.reserved}/aside")
-        locks = Locks(f"{self._tree.reserved}/locks")
-        self._changes = Changes(self._tree, self._aside, locks, last=True)
-        self._short_locks = Locks(f"{self._tree.reserved}/locks/short-lived")
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
-        self._lasts = True
+        locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
+        self._make_folders(locks, f"{locks}/short-lived", journals)
+        if not os.path.isdir("/proc/self/fd"):
+            raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
+        self._disk = Disk(self._tree.root)
+        boot = this_boot() if self._disk.syncs_whole else None
+        self._journal = None if boot is None else Journal(journals, self._disk, boot)
+        self._changes, self._puts = self._room(Locks(locks), self._journal, last=True)
+        self._carrier: Carrier | None = Carrier(self._tree, self._disk, self._puts, self._journal)
+        if self._journal is not None:
+            with self._tree.errors("", may_miss=False):
+                self._journal.recover(self._puts.restore)
+
+    def _make_folders(self, *folders: str) -> None:
         try:
-            for folder in (self._aside.folder, self._short_locks.folder):
+            for folder in (self._tree.root, self._aside.folder, *folders):
                 os.makedirs(folder, exist_ok=True)
-            for folder in (self._tree.root, self._aside.folder, locks.folder, self._short_locks.folder):
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise StorageError(f"{self._tree.root} cannot be used: {error.strerror}") from None
-        self._disk = Disk(self._tree.root)
-        if not os.path.isdir("/proc/self/fd"):
-            raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
+
+    def _room(self, locks: Locks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
+        changes = Changes(self._tree, self._aside, locks, journal, last=last)
+        return changes, Puts(self._tree, self._aside, locks, self._disk, changes, last=last)
 
     @cached_property
     def short_lived(self) -> FileDriver:
         """See :class:`StorageDriver`."""
         # Locks of their own: whoever holds one of the others may wait for the disk.
         driver = copy.copy(self)
-        changes = Changes(self._tree, self._aside, self._short_locks, last=False)
-        vars(driver).update(_lasts=False, _changes=changes, short_lived=driver)
+        changes, puts = self._room(Locks(f"{self._tree.reserved}/locks/short-lived"), None, last=False)
+        vars(driver).update(_carrier=None, _changes=changes, _puts=puts, short_lived=driver)
         return driver
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
-        if not self._lasts or together.present() is not None:
+        with nullcontext() if self._carrier is None else self._carrier.together():
             yield
-            return
-        changes = Together(self._disk, self._changes.bring)
-        finish = changes.end  # also what came before an error is seen already, and others may build on it
-        try:
-            with together.begun(changes):
-                yield
-            finish = changes.publish_and_end
-        finally:
-            with self._tree.errors("", may_miss=False):
-                in_thread(finish)
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -198,13 +202,10 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         self._tree.place(check_path(path))
         with self._tree.errors(path, may_miss=False):
-            changes = together.present() if self._lasts and if_match is None else None
-            if changes is None:
-                self._carry_out(self._changes.put, path, content, if_match)
-                return
-            self._put_later(path, content, changes)
-        if changes.is_full:
-            self._publish_waiting(changes)
+            if self._carrier is None:
+                self._puts.put(path, content, if_match, Nobody())
+            else:
+                self._carrier.put(path, content, if_match)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
@@ -276,43 +277,11 @@ class FileDriver(StorageDriver):
             elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a link may lead back up
                 yield from self._walk(child, {*way, folder})
 
-    def _carry_out(self, function: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
-        """
-        Call what changes something, with a :data:`Sync` as its last argument, and wait for the disk if need be.
-
-        Args:
-            is_rename: whether it takes no longer than what only looks, until its folders are synced.
-        """
-        if not self._lasts:
-            return function(*args, together.never)
-        around = together.present()
-        if is_rename and around is not None and not around.is_waiting:
-            return function(*args, around.changed)
-        return in_thread(partial(self._carry_out_and_sync, around, function, args))
-
-    def _carry_out_and_sync(
-        self, around: Together | None, function: Callable[..., Result], args: tuple[Any, ...]
-    ) -> Result:
-        if around is not None:
-            around.publish()  # what was put before comes first
-            return function(*args, around.changed)
-        alone = Together(self._disk, self._changes.bring)
-        try:
-            result = function(*args, alone.changed)
-            alone.sync()
-            return result
-        finally:
-            alone.forget()
-
-    def _publish_waiting(self, changes: Together) -> None:
-        with self._tree.errors("", may_miss=False):
-            in_thread(changes.publish)
+    def _carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
+        if self._carrier is None:
+            return change(*args, Nobody())
+        return self._carrier.carry_out(change, *args, is_rename=is_rename)
 
     def _stays(self, size: int) -> bool:
         """Tell whether a file of so many bytes stays in the kernel's memory after it was read."""
         return self._keeps_pulls or size <= KEPT_BYTES
-
-    def _put_later(self, path: str, content: Bytes, changes: Together) -> None:
-        aside, fd = self._aside.create()
-        changes.add(fd, aside, path, is_empty=not content)
-        write_whole(fd, content)

@@ -13,9 +13,9 @@ from docker_registry.threads import close_now
 
 class Locks:
     """
-    A folder with 16 files; which of them is a path's follows from its hash.
+    A folder with 64 files; which of them is a path's follows from its hash.
 
-    Nobody holds one for long. More files would only take longer to be made, each when it is first needed.
+    Nobody holds one for long. Many more would only take longer to be made, each when it is first needed.
     """
 
     def __init__(self, folder: str) -> None:
@@ -26,7 +26,7 @@ class Locks:
         """Hold the locks of these paths; blocks this thread."""
         with ExitStack() as held:
             # Always in one order, so that no two wait for each other.
-            for name in sorted({hashlib.sha256(path.encode()).hexdigest()[0] for path in paths}):
+            for name in sorted({f"{hashlib.sha256(path.encode()).digest()[0] & 63:02x}" for path in paths}):
                 fd = os.open(f"{self.folder}/{name}", os.O_RDWR | os.O_CREAT, 0o644)
                 held.callback(close_now, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX)

@@ -1,88 +1,103 @@
 """
 Changes that reach the disk together, before anybody hears that they were made.
 
-Most of what a small change takes is waiting for the disk. So contents are written aside as they come, and in the end
-all of them synced, brought to their paths in the order in which they were put, and all folders synced: two waits,
-however many changes there are.
+Most of what a small change takes is waiting for the disk. So contents wait until there are no more, and then are put in
+the order in which they came, with one wait for the journal (:class:`~.journal.Journal`), or two without it, however
+many they are. What else was changed is synced in the end.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
-from docker_registry.drivers.file.aside import discard
+from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal import Journal
+from docker_registry.drivers.file.journal_file import Entry
+from docker_registry.drivers.file.tree import Tree, folders_above
 from docker_registry.threads import close_now
 
-#: Called with the descriptor of a folder that has changed.
-Sync = Callable[[int], None]
-
-#: Moves what lies at a place aside to a path.
-Bring = Callable[[str, str, Sync], None]
-
-#: So many contents wait at most, each with an open file.
+#: So many contents, and bytes of them, wait at most.
 MAX_WAITING: Final = 64
+MAX_WAITING_BYTES: Final = 1024 * 1024
 
 
-class _Waiting(NamedTuple):
-    fd: int
-    aside: str
-    path: str
-    is_empty: bool
+class Touched(Protocol):
+    """Who is told what a change has touched."""
+
+    def changed(self, folder: int) -> None:
+        """Hear of the descriptor of a folder that has to be synced."""
+
+    def settled(self, path: str) -> None:
+        """Hear of a path that was changed without the journal, while its lock is held."""
+
+
+#: Puts contents to their paths, in their order.
+PutAll = Callable[[Sequence[tuple[str, bytes]], Touched], None]
 
 
 class Together:
-    """What one greenlet changes until it is done."""
+    """What one greenlet changes until it is done; told of what it touches, a :class:`Touched`."""
 
-    def __init__(self, disk: Disk, bring: Bring) -> None:
+    def __init__(self, tree: Tree, disk: Disk, put_all: PutAll, journal: Journal | None) -> None:
+        self._tree = tree
         self._disk = disk
-        self._bring = bring
-        self._waiting: list[_Waiting] = []
+        self._put_all = put_all
+        self._journal = journal
+        self._waiting: list[tuple[str, bytes]] = []
+        self._waiting_bytes = 0
         self._changed: dict[tuple[int, int], int] = {}
+        self._settled: list[Entry] = []
 
     @property
     def is_full(self) -> bool:
         """Whether no more contents may wait."""
-        return len(self._waiting) >= MAX_WAITING
+        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
 
     @property
     def is_waiting(self) -> bool:
         """Whether contents wait, which come before what is changed next."""
         return bool(self._waiting)
 
-    def add(self, fd: int, aside: str, path: str, *, is_empty: bool) -> None:
-        """Let a content wait, which was written aside."""
-        self._waiting.append(_Waiting(fd, aside, path, is_empty))
+    def add(self, path: str, content: Bytes) -> None:
+        """Let a content wait."""
+        self._waiting.append((path, bytes(content)))
+        self._waiting_bytes += len(content)
 
     def changed(self, folder: int) -> None:
-        """Keep this very folder, wherever others move it, to be synced; a :data:`Sync`."""
+        """Keep this very folder, wherever others move it, to be synced."""
         found = os.fstat(folder)
         if (found.st_dev, found.st_ino) not in self._changed:
             self._changed[found.st_dev, found.st_ino] = os.dup(folder)
 
+    def settled(self, path: str) -> None:
+        """Keep a path, to be entered into the journal when it is synced."""
+        if self._journal is not None:
+            self._settled.append(Entry(time.monotonic_ns(), path))
+
     def publish(self) -> None:
-        """Bring everything that waits to its path; blocks this thread."""
-        try:
-            # That an empty file is there is told by its folder.
-            self._disk.sync([item.fd for item in self._waiting if not item.is_empty])
-            while self._waiting:
-                item = self._waiting[0]
-                self._bring(item.aside, item.path, self.changed)
-                close_now(item.fd)
-                del self._waiting[0]
-        finally:
-            self._drop_waiting()
+        """Put everything that waits; blocks this thread."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if waiting:
+            self._put_all(waiting, self)
 
     def sync(self) -> None:
-        """Sync the folders that have changed; blocks this thread."""
-        self._disk.sync(list(self._changed.values())[::-1])
+        """Sync what has changed; blocks this thread."""
+        changed = list(self._changed.values())[::-1]
+        if self._journal is None:
+            self._disk.sync(changed)
+        elif changed:
+            if not self._disk.sync_all_soon():
+                self._sync_with_those_above(changed)
+            self._journal.settle(self._settled)
 
     def publish_and_end(self) -> None:
-        """Bring what waits to its path, and sync all that has changed; blocks this thread."""
+        """Put what waits, and sync all that has changed; blocks this thread."""
         try:
             self.publish()
         finally:
@@ -97,16 +112,31 @@ class Together:
 
     def forget(self) -> None:
         """Take back what waits, and sync nothing any more."""
-        self._drop_waiting()
+        self._waiting.clear()
         for fd in self._changed.values():
             close_now(fd)
         self._changed.clear()
+        self._settled.clear()
 
-    def _drop_waiting(self) -> None:
-        for item in self._waiting:
-            close_now(item.fd)
-            discard(item.aside)
-        self._waiting.clear()
+    def _sync_with_those_above(self, changed: list[int]) -> None:
+        """Sync also the folders above, which may have been made for what the journal has put there."""
+        with ExitStack() as opened:
+            above = {folder for entry in self._settled for folder in folders_above(entry.path)}
+            for path in sorted(above, key=len, reverse=True):
+                with suppress(OSError):  # removed since
+                    changed.append(opened.enter_context(self._tree.folder(path)))
+            for fd in changed:
+                os.fsync(fd)
+
+
+class Nobody:
+    """A :class:`Touched` who leaves everything to the system: within seconds, unless the host crashes before."""
+
+    def changed(self, folder: int) -> None:
+        """Do nothing."""
+
+    def settled(self, path: str) -> None:
+        """Do nothing."""
 
 
 _present: ContextVar[Together | None] = ContextVar("together", default=None)
@@ -125,7 +155,3 @@ def begun(together: Together) -> Iterator[None]:
         yield
     finally:
         _present.reset(token)
-
-
-def never(folder: int) -> None:
-    """Leave it to the system: within seconds, unless the host crashes before."""

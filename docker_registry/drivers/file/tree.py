@@ -14,15 +14,17 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from docker_registry import provenance
 from docker_registry.drivers.base import check_path
-from docker_registry.drivers.file.together import Sync
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 from docker_registry.threads import close_now
+
+#: Called with the descriptor of a folder that has changed.
+Sync = Callable[[int], None]
 
 #: What the driver keeps for itself in the root; never listed, never a path.
 RESERVED: Final = ".docker-registry"
@@ -240,6 +242,13 @@ class Tree:
 
     def _in_the_way(self, path: str) -> StorageError:
         return StorageError("A folder lies where a file should be, or the other way round.", path=path)
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """Yield the folders in which a path lies, from the inside out; the root, ``""``, is the last."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def holds_files(folder: str) -> bool:

@@ -39,8 +39,10 @@ def store(tmp_path):
 
 
 class TestFileDriver(DriverSuite):
-    @pytest.fixture
-    def driver(self, tmp_path):
+    @pytest.fixture(params=["with a journal", "without"])
+    def driver(self, request, tmp_path, monkeypatch):
+        if request.param == "without":
+            monkeypatch.setattr("docker_registry.drivers.file.driver.this_boot", lambda: None)
         return FileDriver(str(tmp_path / "store"))
 
     @pytest.fixture

@@ -13,16 +13,28 @@ from docker_registry.errors import PathNotFound, PreconditionFailed
 
 
 @pytest.fixture
-def driver(tmp_path):
+def synced(tmp_path, monkeypatch):
+    """A driver without a journal, as on a file system that hosts share."""
+    monkeypatch.setattr("docker_registry.drivers.file.driver.this_boot", lambda: None)
     return FileDriver(str(tmp_path / "store"))
 
 
+@pytest.fixture(params=["with a journal", "without"])
+def driver(request, tmp_path):
+    if request.param == "without":
+        return request.getfixturevalue("synced")
+    driver = FileDriver(str(tmp_path / "store"))
+    driver.put_content("first", b"")  # makes the journal
+    driver.remove("first")
+    return driver
+
+
 @pytest.fixture
-def syncs(monkeypatch, driver):
+def syncs(monkeypatch, synced):
     """How many files and folders were synced, each time that the disk was waited for."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda fd: seen.append(1))
-    monkeypatch.setattr(driver._disk, "sync", lambda fds: seen.append(len(fds)) if fds else None)
+    monkeypatch.setattr(synced._disk, "sync", lambda fds: seen.append(len(fds)) if fds else None)
     return seen
 
 
@@ -31,13 +43,13 @@ def aside(driver):
 
 
 class TestChangesThatBelongTogether:
-    def test_wait_for_the_disk_twice(self, driver, syncs):
-        with driver.together():
+    def test_wait_for_the_disk_twice(self, synced, syncs):
+        with synced.together():
             for number in range(5):
-                driver.put_content(f"folder/{number}/file", b"content")
+                synced.put_content(f"folder/{number}/file", b"content")
         assert [5, 7] == syncs  # the contents, then the root, the folder and the five in it
-        assert b"content" == driver.get_content("folder/3/file")
-        assert [] == aside(driver)
+        assert b"content" == synced.get_content("folder/3/file")
+        assert [] == aside(synced)
 
     def test_are_there_when_the_block_has_ended(self, driver):
         with driver.together():
@@ -73,30 +85,30 @@ class TestChangesThatBelongTogether:
         assert before == len(os.listdir("/proc/self/fd"))
         assert 3 * MAX_WAITING + 1 == len(list(driver.walk()))
 
-    def test_belong_to_what_is_around_them(self, driver, syncs):
-        with driver.together():
-            with driver.together():
-                driver.put_content("inner", b"1")
-            driver.put_content("outer", b"2")
+    def test_belong_to_what_is_around_them(self, synced, syncs):
+        with synced.together():
+            with synced.together():
+                synced.put_content("inner", b"1")
+            synced.put_content("outer", b"2")
         assert [2, 1] == syncs
 
-    def test_are_synced_also_when_they_end_in_an_error(self, driver, syncs):
-        driver.put_content("source", b"")
+    def test_are_synced_also_when_they_end_in_an_error(self, synced, syncs):
+        synced.put_content("source", b"")
         syncs.clear()
-        with pytest.raises(ZeroDivisionError), driver.together():
-            driver.move("source", "target")
+        with pytest.raises(ZeroDivisionError), synced.together():
+            synced.move("source", "target")
             raise ZeroDivisionError
         assert [1] == syncs
 
 
 class TestWhatLivesShortly:
-    def test_does_not_wait_for_the_disk(self, driver, syncs):
-        driver.short_lived.put_content("upload/state", b"{}")
-        driver.short_lived.remove("upload")
+    def test_does_not_wait_for_the_disk(self, synced, syncs):
+        synced.short_lived.put_content("upload/state", b"{}")
+        synced.short_lived.remove("upload")
         assert [] == syncs
 
-    def test_is_whole_when_it_is_streamed(self, driver, syncs):
-        driver.short_lived.stream_write("upload/bytes", [b"bytes"])
+    def test_is_whole_when_it_is_streamed(self, synced, syncs):
+        synced.short_lived.stream_write("upload/bytes", [b"bytes"])
         assert [1] == syncs
 
     def test_is_seen_by_all(self, driver):

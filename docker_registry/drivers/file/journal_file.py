@@ -1,0 +1,211 @@
+"""
+The file into which one process writes what it changes, before it does, and how it is read again after a crash.
+
+The file is as long as it will ever be, and all of it has been written once: so to write a record and to wait for it
+costs the disk that record alone, and nothing of the file system. It has two halves. Records follow each other in one
+of them while those in the other are still needed; each has a number, and where the next number does not follow, the
+half ends, whatever older records lie there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from gevent import monkey
+
+from docker_registry.threads import close_now
+
+#: A half, and so also all that waits for the disk of the changes of a process, is not longer.
+HALF_BYTES: Final = 4 * 1024 * 1024
+
+#: So much of each half is left for entries that must not wait for room.
+_SPARE_BYTES: Final = 64 * 1024
+
+_HEAD_BYTES: Final = 4096
+
+#: Magic, id of the kernel's boot, when that was, checksum of these.
+_HEAD: Final = struct.Struct(">8s36sQI")
+_HEAD_MAGIC: Final = b"journal1"
+
+#: Number, bytes that follow, checksum of both and of the bytes.
+_RECORD: Final = struct.Struct(">QII")
+
+
+class Entry(NamedTuple):
+    """
+    A change of one path.
+
+    Attributes:
+        moment: when it was made, in nanoseconds of the kernel's monotonic clock.
+        content: what was put there; None when what the file system has there, and below, is right.
+    """
+
+    moment: int
+    path: str
+    content: bytes | None = None
+
+
+class Boot(NamedTuple):
+    """
+    The time from one start of the kernel to the next.
+
+    Attributes:
+        began: when the kernel's monotonic clock was 0, in nanoseconds since the epoch.
+    """
+
+    id: str
+    began: int
+
+
+class HalfIsFull(Exception):
+    """
+    A record does not fit into what is left of the half.
+
+    Attributes:
+        size: bytes of the record.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class JournalFile:
+    """
+    The journal of this process; nobody else writes it while it is locked.
+
+    Attributes:
+        last: the moment of the last entry in each half; 0 where nothing is needed any more.
+    """
+
+    def __init__(self, folder: str, boot: Boot, half_bytes: int = HALF_BYTES) -> None:
+        """Make it, and wait until it is on the disk; blocks this thread."""
+        self.place = f"{folder}/{secrets.token_hex(16)}"
+        self.last = [0, 0]
+        self._half_bytes = half_bytes
+        self._half = 0
+        self._written = 0
+        self._number = 0
+        self._writing = monkey.get_original("_thread", "allocate_lock")()
+        self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.close = weakref.finalize(self, close_now, self._fd)
+        fields = _HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began, 0)[:-4]
+        head = fields + zlib.crc32(fields).to_bytes(4, "big")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            _write(self._fd, head.ljust(_HEAD_BYTES, b"\0") + bytes(2 * half_bytes), 0)
+            os.fsync(self._fd)
+            sync_folder(folder)
+        except OSError:
+            os.unlink(self.place)
+            self.close()
+            raise
+
+    def has_room(self, size: int, *, spare: bool = False) -> bool:
+        """Tell whether a record of so many bytes fits; the last of the room is *spare*."""
+        return self._written + _RECORD.size + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
+
+    def turn(self) -> bool:
+        """Go on in the other half, if nothing in there is needed any more; tell whether that was so."""
+        with self._writing:
+            if self.last[1 - self._half]:
+                return False
+            self._half, self._written = 1 - self._half, 0
+            return True
+
+    def append(self, record: bytes, moment: int, *, spare: bool = False) -> None:
+        """
+        Write a record and wait until it is on the disk; blocks this thread.
+
+        Args:
+            moment: of its last entry.
+            spare: use the last of the room.
+
+        Raises:
+            HalfIsFull: it does not fit; nothing was written.
+        """
+        with self._writing:
+            if not self.has_room(len(record), spare=spare):
+                raise HalfIsFull(len(record))
+            self._number += 1
+            checksum = zlib.crc32(record, zlib.crc32(_RECORD.pack(self._number, len(record), 0)[:-4]))
+            written = _RECORD.pack(self._number, len(record), checksum) + record
+            _write(self._fd, written, _HEAD_BYTES + self._half * self._half_bytes + self._written)
+            self._written += len(written)
+            self.last[self._half] = max(self.last[self._half], moment)
+        # Whoever waits here waits also for what others wrote before.
+        os.fdatasync(self._fd)
+
+    def forget(self, before: int) -> None:
+        """Say that entries of before a moment are not needed any more."""
+        with self._writing:
+            self.last = [0 if last < before else last for last in self.last]
+
+
+def pack(entries: Sequence[Entry]) -> bytes:
+    """Return a record of entries."""
+    head = [(moment, path, None if content is None else len(content)) for moment, path, content in entries]
+    contents = (content for _, _, content in entries if content is not None)
+    return b"".join([json.dumps(head, ensure_ascii=False).encode(), b"\n", *contents])
+
+
+def read_boot(fd: int) -> Boot | None:
+    """Return when a journal was written; None when it was never whole."""
+    head = os.pread(fd, _HEAD.size, 0)
+    if len(head) < _HEAD.size:
+        return None
+    magic, boot, began, checksum = _HEAD.unpack(head)
+    return Boot(boot.decode(), began) if magic == _HEAD_MAGIC and checksum == zlib.crc32(head[:-4]) else None
+
+
+def read_entries(fd: int) -> list[Entry]:
+    """Return what a journal holds that was whole."""
+    half_bytes = (os.fstat(fd).st_size - _HEAD_BYTES) // 2
+    halves = (os.pread(fd, half_bytes, start) for start in (_HEAD_BYTES, _HEAD_BYTES + half_bytes))
+    return [entry for half in halves for entry in _entries(half)]
+
+
+def _entries(half: bytes) -> Iterator[Entry]:
+    position, last = 0, None
+    while position + _RECORD.size <= len(half):
+        number, length, checksum = _RECORD.unpack_from(half, position)
+        record = half[position + _RECORD.size : position + _RECORD.size + length]
+        start = half[position : position + _RECORD.size - 4]
+        if not number or last not in (None, number - 1) or checksum != zlib.crc32(record, zlib.crc32(start)):
+            return
+        yield from _unpack(record)
+        position, last = position + _RECORD.size + length, number
+
+
+def _unpack(record: bytes) -> Iterator[Entry]:
+    head, _, contents = record.partition(b"\n")
+    for moment, path, length in json.loads(head):
+        if length is None:
+            yield Entry(moment, path)
+        else:
+            yield Entry(moment, path, contents[:length])
+            contents = contents[length:]
+
+
+def _write(fd: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def sync_folder(folder: str) -> None:
+    """Wait until what a folder lists is on the disk; blocks this thread."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        close_now(fd)

@@ -1,0 +1,238 @@
+"""
+Small contents that are put to their paths, each atomically for whoever reads.
+
+A content is written under a name of its own aside and renamed to its place. Where there is a journal it is entered
+there first, and then nothing has to be synced; elsewhere it is synced before it is renamed, and its folder after that.
+
+What is compared before it is replaced is compared under the path's lock; other changes take the same lock, so none
+slips in between. A folder that is removed at that moment must not come back with the new content: those who enter into
+the journal keep such removals away, the others hold the folder open, and it takes the content along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.file.changes import Changes
+from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal import MAX_BYTES, Journal
+from docker_registry.drivers.file.journal_file import HalfIsFull
+from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.reading import read_whole
+from docker_registry.drivers.file.together import Touched
+from docker_registry.drivers.file.tree import Tree, folders_above
+from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.threads import close_now
+
+#: Longer after the end of a journal nothing that it tells of can be on its way to the disk.
+_LONG_NANOSECONDS: Final = 600 * 10**9
+
+
+class Puts:
+    """Who puts contents; everything blocks the thread."""
+
+    def __init__(self, tree: Tree, aside: Aside, locks: Locks, disk: Disk, changes: Changes, *, last: bool) -> None:
+        """
+        Args:
+            changes: of the same paths.
+            last: whether contents must survive a crash of the host.
+        """
+        self._tree = tree
+        self._aside = aside
+        self._locks = locks
+        self._disk = disk
+        self._changes = changes
+        self._journal = changes.journal
+        self._last = last
+
+    def put(self, path: str, content: Bytes, if_match: str | None, touched: Touched) -> None:
+        """
+        Publish a small file.
+
+        Args:
+            if_match: replace only this version, or create only; None for whatever is there.
+
+        Raises:
+            PreconditionFailed: something else lies there.
+        """
+        if self._journal is not None and len(content) <= MAX_BYTES and self._journal.begin():
+            self._enter_and_put(self._journal, [(path, bytes(content))], if_match)
+            return
+        aside, fd = self._aside.create()
+        try:
+            try:
+                write_whole(fd, content)
+                if self._last and content:  # that an empty file is there is told by its folder
+                    os.fsync(fd)
+            finally:
+                close_now(fd)
+            if if_match is None:
+                self._changes.bring(aside, path, touched)
+            else:
+                with self._changes.changing(), self._locks.hold(path):
+                    self._replace(aside, path, if_match, touched) if if_match else self._create(aside, path, touched)
+                    touched.settled(path)
+        except BaseException:
+            discard(aside)
+            raise
+
+    def put_all(self, contents: Sequence[tuple[str, bytes]], touched: Touched) -> None:
+        """Publish small files in their order, which must survive a crash of the host."""
+        size = sum(len(content) for _, content in contents)
+        if self._journal is not None and size <= MAX_BYTES and self._journal.begin():
+            self._enter_and_put(self._journal, contents)
+            return
+        waiting: list[tuple[int, str, str]] = []
+        try:
+            for path, content in contents:
+                aside, fd = self._aside.create()
+                waiting.append((fd, aside, path))
+                write_whole(fd, content)
+            # That an empty file is there is told by its folder.
+            self._disk.sync([fd for (fd, _, _), (_, content) in zip(waiting, contents, strict=True) if content])
+            while waiting:
+                fd, aside, path = waiting[0]
+                self._changes.bring(aside, path, touched)
+                close_now(fd)
+                del waiting[0]
+        finally:
+            for fd, aside, _ in waiting:
+                close_now(fd)
+                discard(aside)
+
+    def restore(self, contents: Mapping[str, bytes], last_put: int) -> None:
+        """
+        Put again what a crash of the host may have taken; a :data:`~.journal.Restore`.
+
+        Args:
+            last_put: what was changed long after this is left as it is.
+        """
+        for path, content in contents.items():
+            try:
+                fd, size = self._tree.open_file(path)
+            except (OSError, PathNotFound):
+                self._restore(path, content)
+                continue
+            try:
+                is_newer = os.fstat(fd).st_mtime_ns > last_put + _LONG_NANOSECONDS
+                is_as_put = size == len(content) and read_whole(fd, size) == content
+            finally:
+                close_now(fd)
+            if not is_newer and not is_as_put:
+                self._restore(path, content)
+
+    def _restore(self, path: str, content: bytes) -> None:
+        self._make_way(path)
+        aside, fd = self._aside.create()
+        try:
+            write_whole(fd, content)
+            self._tree.bring(aside, path, _leave)
+        finally:
+            close_now(fd)
+            discard(aside)
+
+    def _make_way(self, path: str) -> None:
+        """Remove what cannot have been there: a file system without a journal of its own has strange things left."""
+        for folder in folders_above(path):
+            if os.path.lexists(place := self._tree.place(folder)) and not os.path.isdir(place):
+                os.unlink(place)
+        if os.path.isdir(place := self._tree.place(path)):
+            os.rename(place, aside := self._aside.new())
+            discard(aside)
+
+    def _enter_and_put(
+        self, journal: Journal, contents: Sequence[tuple[str, bytes]], if_match: str | None = None
+    ) -> None:
+        """Publish small files by the journal."""
+        paths = [path for path, _ in contents]
+        asides: list[str] = []
+        try:
+            for _, content in contents:
+                aside, fd = self._aside.create()
+                asides.append(aside)
+                try:
+                    write_whole(fd, content)
+                finally:
+                    close_now(fd)
+            while True:
+                try:
+                    with journal.changing(), self._locks.hold(*paths):
+                        if if_match is not None:
+                            self._check(paths[0], if_match)
+                        journal.put(contents)
+                        self._bring_entered(journal, asides, paths)
+                    return
+                except HalfIsFull as full:
+                    needed = full.size
+                journal.turn(needed)
+        finally:
+            for aside in asides:
+                discard(aside)
+
+    def _bring_entered(self, journal: Journal, asides: list[str], paths: Sequence[str]) -> None:
+        """Move to their paths what was written aside, which takes it off the list, or take all of it back."""
+        try:
+            for path in paths:
+                self._tree.bring(asides[0], path, _leave)
+                del asides[0]
+        except BaseException:
+            journal.take_back(paths)
+            raise
+
+    def _check(self, path: str, if_match: str) -> None:
+        """Refuse what is not the version that is expected, or none."""
+        above, _, name = path.rpartition("/")
+        try:
+            with self._tree.folder(above) as folder:
+                found: str | None = _version(folder, name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            found = None
+        if found != (if_match or None):
+            raise PreconditionFailed(path=path)
+
+    def _create(self, aside: str, path: str, touched: Touched) -> None:
+        """Bring a content to a path where no file is."""
+        try:
+            with self._tree.errors(path):
+                is_there = stat.S_ISREG(self._tree.look(path).st_mode)
+        except PathNotFound:
+            is_there = False
+        if is_there:
+            raise PreconditionFailed(path=path)
+        self._tree.bring(aside, path, touched.changed)
+
+    def _replace(self, aside: str, path: str, version: str, touched: Touched) -> None:
+        above, _, name = path.rpartition("/")
+        try:
+            with self._tree.folder(above) as folder:
+                if version != _version(folder, name):
+                    raise PreconditionFailed(path=path)
+                os.rename(aside, name, dst_dir_fd=folder)
+                touched.changed(folder)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise PreconditionFailed(path=path) from None
+
+
+def _leave(folder: int) -> None:
+    """Let the system sync a folder when it likes."""
+
+
+def write_whole(fd: int, content: Bytes) -> None:
+    """Write a content to a file."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _version(folder: int, name: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
+    finally:
+        close_now(fd)

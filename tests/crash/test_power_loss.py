@@ -1,0 +1,120 @@
+"""
+A host that loses its power keeps what its server has acknowledged.
+
+The store lies in a file system of its own, in a file. What that file holds when the server is killed is what a disk
+would hold: everything that was synced, and of the rest what the kernel has written by chance. A copy of it is mounted,
+as after a crash, under a kernel that says it was started since.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import time
+import uuid
+from contextlib import suppress
+
+import pytest
+
+from tests.client import Client
+from tests.crash.pushers import Pusher
+from tests.crash.test_sigkill import PUSHERS, check_blobs_of_store, check_life, check_manifests_of_store
+from tests.programs import require
+from tests.server import COMMAND, Server
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 12
+MAX_LIFE_SECONDS = 2.0
+MIB = 1024 * 1024
+
+
+class Machine:
+    """A host with a disk, which is mounted at another place after each crash."""
+
+    def __init__(self, folder, options):
+        self._folder = folder
+        self._number = 0
+        self._disk = folder / "disk0"
+        self._mounted = None
+        with self._disk.open("wb") as file:
+            file.truncate(512 * MIB)
+        run(require("mkfs.ext4", "e2fsprogs"), "-q", *options, self._disk)
+
+    def start(self):
+        """Mount the disk, and return the server whose store is on it."""
+        run(require("e2fsck", "e2fsprogs"), "-fy", self._disk, codes=(0, 1))
+        self._mounted = self._folder / f"mounted{self._number}"
+        self._mounted.mkdir()
+        run("mount", "-o", "loop", self._disk, self._mounted)
+        boot = self._folder / f"boot{self._number}"
+        boot.write_text(f"{uuid.uuid4()}\n")
+        rename = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
+        command = ("unshare", "--mount", "sh", "-c", rename, "sh", *COMMAND)
+        index = f"sqlite:///{self._folder}/search.db"
+        return Server(self._mounted / "store", workers=2, command=command, SQLALCHEMY_INDEX_DATABASE=index)
+
+    def lose_power(self):
+        """Forget all that is not on the disk; the server is killed already."""
+        self._number += 1
+        disk = self._folder / f"disk{self._number}"
+        shutil.copyfile(self._disk, disk)
+        self.stop()
+        self._disk.unlink()
+        self._disk = disk
+
+    def stop(self):
+        """Leave nothing mounted."""
+        if self._mounted is not None:
+            for _ in range(100):  # the workers of a server that was killed may take a moment
+                if subprocess.run(["umount", self._mounted], capture_output=True, check=False).returncode == 0:
+                    break
+                time.sleep(0.05)
+            self._mounted = None
+
+
+def run(*command, codes=(0,)):
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in codes, f"{command}: {done.stdout} {done.stderr}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+@pytest.mark.parametrize("options", [(), ("-O", "^has_journal")], ids=["ext4", "ext4 without a journal"])
+def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, options):
+    seed = os.environ.get("CRASH_SEED") or secrets.token_hex(4)
+    print(f"CRASH_SEED={seed}")
+    moments = random.Random(seed)
+    machine = Machine(tmp_path, options)
+    tagged = dict.fromkeys(f"crash/pusher{number}" for number in range(PUSHERS))
+    promised = 0
+    server = machine.start()
+    try:
+        server.start()
+        for number in range(ROUNDS):
+            pushers = [Pusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
+            for pusher in pushers:
+                pusher.start()
+            time.sleep(moments.uniform(0.01, MAX_LIFE_SECONDS))
+            server.kill()
+            machine.lose_power()
+            for pusher in pushers:
+                pusher.join()
+            server = machine.start()
+            server.start()
+            with Client(server.url) as client:
+                for pusher in pushers:
+                    assert pusher.failure is None, f"round {number}: {pusher.failure!r}"
+                    pusher.promises.session = None  # what was kept of an upload may be lost with the host
+                    promised += pusher.promises.count
+                    tagged[pusher.name] = check_life(client, pusher)
+                check_blobs_of_store(server.store)
+                check_manifests_of_store(server.store, client)
+    finally:
+        with suppress(ProcessLookupError):
+            server.kill()
+        machine.stop()
+    print(f"{ROUNDS} crashes, {promised} promises kept")
+    assert promised > ROUNDS

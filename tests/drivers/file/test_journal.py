@@ -1,0 +1,511 @@
+"""The journal: nothing that was acknowledged is lost by a crash of the host, whatever of it had reached the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from docker_registry.drivers.base import ABSENT
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.file import driver as driver_module
+from docker_registry.drivers.file import journal as journal_module
+from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal import this_boot
+from docker_registry.drivers.file.journal_file import Boot
+from docker_registry.drivers.file.tree import RESERVED
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
+
+
+def contents(folder):
+    """Return all files of a tree by path."""
+    found = {}
+    for place in Path(folder).rglob("*"):
+        if place.is_file() and RESERVED not in place.parts:
+            found[str(place.relative_to(folder))] = place.read_bytes()
+    return found
+
+
+def identity(found):
+    return found.st_ino, found.st_mtime_ns
+
+
+class Host:
+    """A host whose disk has what was synced, and by chance something of the rest."""
+
+    def __init__(self, store, monkeypatch):
+        self.store = str(store)
+        self.boot = this_boot()
+        self._drivers = []
+        self._on_disk = {}
+        self._whole = set()
+        monkeypatch.setattr(driver_module, "this_boot", lambda: self.boot)
+        monkeypatch.setattr(Disk, "sync_all", lambda disk: self.sync())
+        monkeypatch.setattr(Disk, "sync_all_soon", lambda disk: self.sync() or True)
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def process(self):
+        """Let one more process open the store."""
+        driver = FileDriver(self.store)
+        assert driver._journal is not None, "the tests must lie in a file system that has a journal"
+        self._drivers.append(driver)
+        return driver
+
+    def sync(self):
+        self._on_disk = contents(self.store)
+        self._whole = {identity(os.stat(f"{self.store}/{path}")) for path in self._on_disk}
+
+    def fsync(self, fd):
+        self._fsync(fd)
+        self._whole.add(identity(os.fstat(fd)))
+
+    def kill(self, driver):
+        """End a process, whose locks the kernel takes."""
+        self._drivers.remove(driver)
+        if driver._journal._file is not None:
+            driver._journal._file.close()
+
+    def crash(self, choose):
+        """
+        Start the host anew, with what has reached its disk.
+
+        Args:
+            choose: of what may lie under a path now, what does.
+        """
+        for driver in list(self._drivers):
+            self.kill(driver)
+        now, on_disk = contents(self.store), self._on_disk
+        for path in sorted(now.keys() | on_disk.keys()):
+            old, new = on_disk.get(path), now.get(path)
+            if old == new:
+                continue
+            place = Path(self.store, path)
+            # Whatever its name is, the content of what was synced itself is never torn.
+            is_whole = new is None or identity(place.stat()) in self._whole
+            left = choose([old, new, *([old] if is_whole else [new[: len(new) // 2], bytes(len(new))])])
+            place.unlink(missing_ok=True)
+            if left is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(left)
+        self.sync()
+        self.boot = Boot(str(uuid.uuid4()), self.boot.began + 1)
+
+    def journals(self):
+        return [name for name in os.listdir(f"{self.store}/{RESERVED}/journals") if len(name) == 32]
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    return Host(tmp_path / "store", monkeypatch)
+
+
+def nothing(choices):
+    """Choose that nothing of what was not synced is there."""
+    return choices[0]
+
+
+def everything(choices):
+    return choices[1]
+
+
+def torn(choices):
+    return choices[2]
+
+
+def zeros(choices):
+    return choices[-1]
+
+
+@pytest.mark.parametrize("left", [nothing, torn])
+class TestAfterACrashOfTheHost:
+    def test_what_was_put_is_there(self, host, left):
+        driver = host.process()
+        driver.put_content("a/b", b"one")
+        with driver.together():
+            driver.put_content("a/c", b"two")
+            driver.put_content("empty", b"")
+        driver.put_content("d", b"three", if_match=ABSENT)
+        host.crash(left)
+        host.process()
+        assert {"a/b": b"one", "a/c": b"two", "empty": b"", "d": b"three"} == contents(host.store)
+
+    def test_the_last_of_all_processes_counts(self, host, left):
+        one, two = host.process(), host.process()
+        for number in range(3):
+            one.put_content("path", b"one %d" % number)
+            two.put_content("path", b"two %d" % number)
+        host.crash(left)
+        host.process()
+        assert {"path": b"two 2"} == contents(host.store)
+
+    def test_what_was_removed_is_not_there_again(self, host, left):
+        one, two = host.process(), host.process()
+        one.put_content("folder/a", b"1")
+        one.put_content("folder/b/c", b"2")
+        one.put_content("file", b"3")
+        two.put_content("own", b"4")
+        two.remove("folder")
+        two.remove("file")
+        one.put_content("folder/b/c", b"again")
+        host.crash(left)
+        host.process()
+        assert {"own": b"4", "folder/b/c": b"again"} == contents(host.store)
+
+    def test_what_was_changed_otherwise_is_as_it_was(self, host, left):
+        driver = host.process()
+        for path in ("streamed", "moved", "linked", "large"):
+            driver.put_content(path, b"old")
+        driver.put_content("source", b"new")
+        driver.stream_write("streamed", [b"new"])
+        driver.link("source", "linked")
+        driver.move("source", "moved")
+        driver.put_content("large", large := bytes(3_000_000))
+        host.crash(left)
+        host.process()
+        expected = {"streamed": b"new", "linked": b"new", "moved": b"new", "large": large}
+        assert expected == contents(host.store)
+
+    def test_what_could_not_be_put_is_not_put_later(self, host, left):
+        driver = host.process()
+        driver.put_content("a/b", b"old")
+        driver.put_content("here", b"old")
+        with pytest.raises(StorageError), driver.together():
+            driver.put_content("here", b"new")
+            driver.put_content("a", b"in the way of a folder")
+        assert b"new" == driver.get_content("here")  # what came before it is seen
+        host.crash(left)
+        host.process()
+        assert {"a/b": b"old", "here": b"new"} == contents(host.store)
+
+    def test_what_another_server_changed_long_after_stays(self, host, left):
+        host.process().put_content("path", b"old")
+        host.crash(left)
+        Path(host.store, "path").write_bytes(b"newer")
+        os.utime(Path(host.store, "path"), times=(2**31, 2**31))
+        host.process()
+        assert {"path": b"newer"} == contents(host.store)
+
+    def test_strange_things_that_a_file_system_has_left_are_removed(self, host, left):
+        host.process().put_content("a/b/c", b"1")
+        host.process().put_content("d", b"2")
+        host.crash(left)
+        shutil.rmtree(Path(host.store, "a"))
+        Path(host.store, "d").unlink(missing_ok=True)
+        Path(host.store, "a").write_bytes(b"a file where a folder was")
+        Path(host.store, "d/e").mkdir(parents=True)
+        Path(host.store, "d/e/f").write_bytes(b"a folder where a file was")
+        host.process()
+        assert {"a/b/c": b"1", "d": b"2"} == contents(host.store)
+
+    def test_a_second_one_changes_nothing_more(self, host, left):
+        host.process().put_content("path", b"1")
+        host.crash(left)
+        host.process().put_content("path", b"2")
+        host.crash(left)
+        host.crash(left)
+        host.process()
+        assert {"path": b"2"} == contents(host.store)
+        assert [] == host.journals()
+
+    def test_what_lay_in_a_journal_is_known_before_anything_is_changed(self, host, left):
+        host.process().put_content("path", b"1")
+        host.crash(left)
+        with pytest.raises(PreconditionFailed):
+            host.process().put_content("path", b"2", if_match=ABSENT)
+
+
+class TestAfterACrashOfAProcess:
+    def test_its_journal_is_deleted_and_nothing_put_again(self, host):
+        dead, living = host.process(), host.process()
+        living.put_content("path", b"old")
+        dead.put_content("path", b"new")
+        dead.put_content("gone", b"")
+        Path(host.store, "gone").unlink()  # as nobody does; it shows that nothing is put again
+        host.kill(dead)
+        host.process()
+        assert {"path": b"new"} == contents(host.store)
+        assert 1 == len(host.journals())
+
+    def test_older_entries_of_the_living_do_not_count_any_more(self, host):
+        dead, living = host.process(), host.process()
+        living.put_content("path", b"old")
+        dead.put_content("path", b"new")
+        host.kill(dead)
+        host.process()
+        host.crash(nothing)
+        host.process()
+        assert {"path": b"new"} == contents(host.store)
+
+    def test_the_kernel_lives_while_anybody_does_who_calls_its_boot_so(self, host):
+        """Containers may each have a name of their own for one and the same boot."""
+        dead, living = host.process(), host.process()
+        dead.put_content("path", b"old")
+        living.put_content("path", b"new")
+        host.kill(dead)
+        host.boot = Boot(str(uuid.uuid4()), host.boot.began)
+        host.process()
+        assert {"path": b"new"} == contents(host.store)
+        assert 1 == len(host.journals())
+
+
+class TestACheckpoint:
+    def test_makes_what_came_before_it_unneeded(self, host):
+        driver = host.process()
+        driver.put_content("path", b"1")
+        assert driver._journal.is_due
+        driver._journal.checkpoint()
+        assert not driver._journal.is_due
+        Path(host.store, "path").unlink()
+        host.crash(everything)
+        host.process()
+        assert {} == contents(host.store)
+
+    def test_comes_when_the_journal_is_full(self, host):
+        driver = host.process()
+        content = os.urandom(500_000)
+        for number in range(40):  # 20 MB
+            driver.put_content(f"{number % 7}", content + b"%d" % number)
+        host.crash(nothing)
+        host.process()
+        expected = {f"{number % 7}": content + b"%d" % number for number in range(33, 40)}
+        assert expected == contents(host.store)
+
+    def test_is_all_that_a_process_needs_that_puts_nothing(self, host):
+        host.process().put_content("path", b"1")
+        other = host.process()
+        other.remove("path")
+        assert other._journal._file is None
+        host.crash(nothing)
+        host.process()
+        assert {} == contents(host.store)
+
+    def test_deletes_a_journal_that_could_not_be_written(self, host, monkeypatch):
+        driver = host.process()
+        driver.put_content("path", b"1")
+
+        def fail(fd):
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", fail)
+            with pytest.raises(StorageError):
+                driver.put_content("path", b"2")
+        driver.put_content("path", b"3")
+        assert 2 == len(host.journals())
+        driver._journal.checkpoint()
+        assert 1 == len(host.journals())
+        host.crash(nothing)
+        host.process()
+        assert {"path": b"3"} == contents(host.store)
+
+
+def test_a_disk_with_little_room_is_left_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_MIN_FREE_BYTES", 2**62)
+    host = Host(tmp_path / "store", monkeypatch)
+    host.process().put_content("path", b"1")
+    host.process().put_content("path", b"2", if_match=hashlib.sha256(b"1").hexdigest())
+    assert [] == host.journals()
+
+
+def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypatch):
+    def fail(fd, content, offset):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    host = Host(tmp_path / "store", monkeypatch)
+    driver = host.process()
+    with monkeypatch.context() as patched_too:
+        patched_too.setattr(os, "pwrite", fail)
+        driver.put_content("path", b"1")
+    driver.put_content("path", b"2")
+    assert ({"path": b"2"}, []) == (contents(host.store), host.journals())
+
+
+def test_a_store_of_several_hosts_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
+    assert FileDriver(str(tmp_path))._journal is None
+
+
+@contextmanager
+def patched():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield monkeypatch
+
+
+PATHS = st.sampled_from(["a", "b", "f/a", "f/b", "f/g/a"])
+CONTENTS = st.binary(max_size=6)
+CHANGES = st.one_of(
+    st.tuples(st.just("put"), PATHS, CONTENTS),
+    st.tuples(st.just("replace"), PATHS, CONTENTS),
+    st.tuples(st.just("together"), st.lists(st.tuples(PATHS, CONTENTS), max_size=4)),
+    st.tuples(st.just("stream"), PATHS, CONTENTS),
+    st.tuples(st.just("move"), PATHS, PATHS),
+    st.tuples(st.just("link"), PATHS, PATHS),
+    st.tuples(st.just("remove"), st.one_of(PATHS, st.sampled_from(["f", "f/g"]))),
+    st.tuples(st.just("checkpoint")),
+    st.tuples(st.just("kill")),
+    st.tuples(st.just("crash")),
+)
+
+#: What a process asks of the system when it changes something.
+CALLS = ("fdatasync", "fsync", "link", "mkdir", "open", "pwrite", "rename", "rmdir", "unlink", "write")
+
+
+class PowerLost(BaseException):
+    """The host is no more."""
+
+
+@contextmanager
+def power_for(calls):
+    """Let the host crash in the middle of what it does, before one of its next calls of the system."""
+    left = itertools.count(calls, -1)
+
+    def last_only(call):
+        def called(*args, **kwargs):
+            if next(left) <= 0:
+                raise PowerLost
+            return call(*args, **kwargs)
+
+        return called
+
+    with patched() as monkeypatch:
+        for name in CALLS:
+            monkeypatch.setattr(os, name, last_only(getattr(os, name)))
+        yield
+
+
+class Model:
+    """What must lie in the store."""
+
+    def __init__(self):
+        self.files = {}
+
+    def apply(self, driver, kind, *details):
+        """Make a change, of the store and of the model."""
+        with suppress(PathNotFound, PreconditionFailed):
+            getattr(self, kind)(driver, *details)
+
+    def put(self, driver, path, content):
+        driver.put_content(path, content)
+        self.files[path] = content
+
+    def replace(self, driver, path, content):
+        version = driver.get_versioned(path).version if path in self.files else ABSENT
+        driver.put_content(path, content, if_match=version)
+        self.files[path] = content
+
+    def together(self, driver, puts):
+        with driver.together():
+            for path, content in puts:
+                driver.put_content(path, content)
+        self.files.update(puts)
+
+    def stream(self, driver, path, content):
+        driver.stream_write(path, [content])
+        self.files[path] = content
+
+    def move(self, driver, source, target):
+        driver.move(source, target)
+        self.files[target] = self.files.pop(source) if source != target else self.files[source]
+
+    def link(self, driver, source, target):
+        driver.link(source, target)
+        self.files[target] = self.files[source]
+
+    def remove(self, driver, path):
+        driver.remove(path)
+        for gone in [found for found in self.files if f"{found}/".startswith(f"{path}/")]:
+            del self.files[gone]
+
+    def outcomes(self, kind, *details):
+        """Return what may lie under the paths of a change that was never acknowledged, beside what lies there now."""
+        if kind == "together":
+            return [(path, content) for path, content in details[0]]
+        if kind in ("move", "link"):
+            found = self.files.get(details[0])
+            return [] if found is None else [(details[1], found), *([(details[0], None)] if kind == "move" else [])]
+        if kind == "remove":
+            return [(path, None) for path in self.files if f"{path}/".startswith(f"{details[0]}/")]
+        return [details]
+
+
+class TestACrashOfTheHostInTheMiddle:
+    @pytest.mark.parametrize("left", [nothing, everything, torn, zeros])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            ("put", "b", b"new"),
+            ("replace", "b", b"new"),
+            ("together", [("b", b"new"), ("f/g/a", b"new one")]),
+            ("stream", "b", b"new"),
+            ("move", "a", "b"),
+            ("move", "a", "f/g/a"),
+            ("link", "a", "f/g/a"),
+            ("remove", "f"),
+        ],
+    )
+    def test_leaves_each_path_as_it_was_or_as_it_was_to_be(self, tmp_path, change, left):
+        for calls in itertools.count():
+            with patched() as monkeypatch:
+                host, model = Host(tmp_path / str(calls), monkeypatch), Model()
+                driver = host.process()
+                for path in ("a", "b", "f/a", "f/b"):
+                    model.put(driver, path, path.encode())
+                before, outcomes = dict(model.files), model.outcomes(*change)
+                is_done = False
+                with suppress(PowerLost), power_for(calls):
+                    model.apply(driver, *change)
+                    is_done = True
+                host.crash(left)
+                host.process()
+                found = contents(host.store)
+                if is_done:
+                    assert model.files == found
+                    break
+                for path in before.keys() | found.keys():
+                    assert found.get(path) in [before.get(path), *(new for other, new in outcomes if other == path)]
+        assert calls > 3
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, data):
+    store = tmp_path / str(uuid.uuid4())
+    with patched() as monkeypatch:
+        host, model = Host(store, monkeypatch), Model()
+        processes = [host.process(), host.process()]
+        for change in [*data.draw(st.lists(CHANGES, max_size=14)), ("crash",)]:
+            number = data.draw(st.integers(0, 1))
+            if change[0] == "checkpoint":
+                processes[number]._journal.checkpoint()
+            elif change[0] == "kill":
+                host.kill(processes[number])
+                processes[number] = host.process()
+            elif change[0] == "crash":
+                host.crash(lambda choices: data.draw(st.sampled_from(choices)))
+                processes = [host.process(), host.process()]
+            elif data.draw(st.integers(0, 4)):
+                model.apply(processes[number], *change)
+            else:
+                before, outcomes = dict(model.files), model.outcomes(*change)
+                with suppress(PowerLost), power_for(data.draw(st.integers(0, 40))):
+                    model.apply(processes[number], *change)
+                    outcomes = []
+                host.crash(lambda choices: data.draw(st.sampled_from(choices)))
+                processes = [host.process(), host.process()]
+                if outcomes:
+                    model.files = contents(store)
+                    for path in before.keys() | model.files.keys():
+                        allowed = [before.get(path), *(content for other, content in outcomes if other == path)]
+                        assert model.files.get(path) in allowed
+            assert model.files == contents(store)
+    shutil.rmtree(store)

@@ -1,0 +1,115 @@
+"""The file of a journal: what is read again of what was written, whatever a crash has left of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from docker_registry.drivers.file import journal_file
+from docker_registry.drivers.file.journal_file import Boot, Entry, HalfIsFull, JournalFile
+
+BOOT = Boot("0b5c5b0e-0000-4000-8000-000000000000", 1_700_000_000_000_000_000)
+HALF_BYTES = 128 * 1024
+
+
+@pytest.fixture
+def file(tmp_path):
+    return JournalFile(str(tmp_path), BOOT, HALF_BYTES)
+
+
+def write(file, *entries, spare=False):
+    file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
+
+
+def read(place):
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        return journal_file.read_entries(fd)
+    finally:
+        os.close(fd)
+
+
+class TestWhatWasWritten:
+    def test_is_read_again(self, file):
+        first, second = Entry(1, "a/b", b"\n\0content"), Entry(2, 'ü"\\', b"")
+        write(file, first, second)
+        write(file, third := Entry(3, "a"))
+        assert [first, second, third] == read(file.place)
+
+    def test_tells_under_which_boot(self, file, tmp_path):
+        fd = os.open(file.place, os.O_RDWR)
+        assert BOOT == journal_file.read_boot(fd)
+        for length in (0, 7, 55):  # never whole
+            os.ftruncate(fd, length)
+            assert journal_file.read_boot(fd) is None
+        os.close(fd)
+
+    def test_is_locked_by_who_writes_it(self, file):
+        fd = os.open(file.place, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.close()
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+
+    def test_takes_no_new_room_of_the_disk(self, file):
+        before = os.stat(file.place)
+        write(file, Entry(1, "a", bytes(60_000)))
+        after = os.stat(file.place)
+        assert (before.st_size, before.st_blocks) == (after.st_size, after.st_blocks)
+
+
+class TestACrashInTheMiddle:
+    @pytest.mark.parametrize("damage", [lambda byte: 0, lambda byte: byte ^ 1])
+    def test_takes_the_last_record_alone_and_whole(self, file, damage):
+        write(file, first := Entry(1, "a", b"first"))
+        start = len(journal_file.pack([first])) + 16
+        write(file, second := Entry(2, "b", b"second"))
+        content = bytearray(Path(file.place).read_bytes())
+        length = len(journal_file.pack([second])) + 16
+        assert [first, second] == read(file.place)
+        for position in range(4096 + start, 4096 + start + length):
+            if damage(content[position]) == content[position]:
+                continue
+            torn = bytearray(content)
+            torn[position] = damage(torn[position])
+            with open(file.place, "r+b") as damaged:
+                damaged.write(torn)
+            assert [first] == read(file.place)
+
+
+class TestAHalf:
+    def fill(self, file, moment):
+        count = 0
+        try:
+            while True:
+                write(file, Entry(moment, f"{moment}-{count}", bytes(9000)))
+                count += 1
+        except HalfIsFull:
+            return count
+
+    def test_that_is_full_is_left_for_the_other(self, file):
+        count = self.fill(file, 1)
+        assert file.turn()
+        write(file, Entry(2, "next"))
+        assert count + 1 == len(read(file.place))
+
+    def test_is_not_written_again_before_it_is_forgotten(self, file):
+        self.fill(file, 1)
+        file.turn()
+        self.fill(file, 2)
+        assert not file.turn()
+        file.forget(2)
+        assert file.turn()
+        write(file, Entry(3, "again", b"x"))
+        left = read(file.place)
+        assert "again" in [entry.path for entry in left]
+        assert {2, 3} == {entry.moment for entry in left}  # no older record behind a new one
+
+    def test_has_a_spare_room(self, file):
+        self.fill(file, 1)
+        write(file, Entry(2, "a", bytes(9000)), spare=True)
+        assert "a" == read(file.place)[-1].path
