@@ -1,7 +1,8 @@
 """
 Where files lie on their way: those that are being written, and those that are being removed.
 
-Each has a name that nobody else can have. What processes that died have left here is removed by age.
+Each has a name that nobody else can have, in one of sixteen folders, which may lie apart on the disk
+(:mod:`~docker_registry.drivers.file.spreading`). What processes that died have left here is removed by age.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
+from typing import Final
+
+#: What the folders are called, and names in them begin with.
+_PARTS: Final = "0123456789abcdef"
 
 
 class Aside:
@@ -16,10 +21,12 @@ class Aside:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self.parts = [f"{folder}/{part}" for part in _PARTS]
 
     def new(self) -> str:
         """Return a place where nothing lies."""
-        return f"{self.folder}/{secrets.token_hex(16)}"
+        name = secrets.token_hex(16)
+        return f"{self.folder}/{name[0]}/{name}"
 
     def create(self) -> tuple[str, int]:
         """Begin a file; return its place and its descriptor."""
@@ -34,13 +41,14 @@ class Aside:
             before: seconds since the epoch.
         """
         removed = 0
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                # Not the time of modification: what is being removed or linked has been brought here with an old one.
-                with suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_ctime < before:
-                        discard(entry.path)
-                        removed += 1
+        for folder in (self.folder, *self.parts):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    # Not the time of modification: what is removed or linked was brought here with an old one.
+                    with suppress(FileNotFoundError):
+                        if entry.path not in self.parts and entry.stat(follow_symlinks=False).st_ctime < before:
+                            discard(entry.path)
+                            removed += 1
         return removed
 
 

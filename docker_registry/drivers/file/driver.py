@@ -39,6 +39,7 @@ from docker_registry.drivers.file.journal import Journal, this_boot
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
+from docker_registry.drivers.file.spreading import spread
 from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
@@ -82,13 +83,14 @@ class FileDriver(StorageDriver):
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
         locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
+        self._short_aside = Aside(f"{self._tree.reserved}/short-lived")
         self._make_folders(locks, f"{locks}/short-lived", journals)
         if not os.path.isdir("/proc/self/fd"):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
         self._disk = Disk(self._tree.root)
         boot = this_boot() if self._disk.syncs_whole else None
         self._journal = None if boot is None else Journal(journals, self._disk, boot)
-        self._changes, self._puts = self._room(Locks(locks), self._journal, last=True)
+        self._changes, self._puts = self._room(self._aside, Locks(locks), self._journal, last=True)
         self._carrier: Carrier | None = Carrier(self._tree, self._disk, self._puts, self._journal)
         if self._journal is not None:
             with self._tree.errors("", may_miss=False):
@@ -96,24 +98,29 @@ class FileDriver(StorageDriver):
 
     def _make_folders(self, *folders: str) -> None:
         try:
-            for folder in (self._tree.root, self._aside.folder, *folders):
+            for top in (self._tree.root, self._tree.reserved, self._aside.folder, self._short_aside.folder):
+                if not os.path.isdir(top):  # where somebody else has made it, it is theirs
+                    os.makedirs(top, exist_ok=True)
+                    spread(top)
+            for folder in (self._tree.root, *self._aside.parts, *self._short_aside.parts, *folders):
                 os.makedirs(folder, exist_ok=True)
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise StorageError(f"{self._tree.root} cannot be used: {error.strerror}") from None
 
-    def _room(self, locks: Locks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
-        changes = Changes(self._tree, self._aside, locks, journal, last=last)
-        return changes, Puts(self._tree, self._aside, locks, self._disk, changes, last=last)
+    def _room(self, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
+        changes = Changes(self._tree, aside, locks, journal, last=last)
+        return changes, Puts(self._tree, aside, locks, self._disk, changes, last=last)
 
     @cached_property
     def short_lived(self) -> FileDriver:
         """See :class:`StorageDriver`."""
-        # Locks of their own: whoever holds one of the others may wait for the disk.
         driver = copy.copy(self)
-        changes, puts = self._room(Locks(f"{self._tree.reserved}/locks/short-lived"), None, last=False)
-        vars(driver).update(_carrier=None, _changes=changes, _puts=puts, short_lived=driver)
+        # Locks of their own: whoever holds one of the others may wait for the disk.
+        locks = Locks(f"{self._tree.reserved}/locks/short-lived")
+        changes, puts = self._room(self._short_aside, locks, None, last=False)
+        vars(driver).update(_carrier=None, _aside=self._short_aside, _changes=changes, _puts=puts, short_lived=driver)
         return driver
 
     @contextmanager
@@ -256,7 +263,8 @@ class FileDriver(StorageDriver):
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""
         with self._tree.errors(""):
-            return in_thread(self._aside.remove_leftovers, time.time() - older_than_seconds)
+            before = time.time() - older_than_seconds
+            return sum(in_thread(aside.remove_leftovers, before) for aside in (self._aside, self._short_aside))
 
     # ---------------------------------------------------------------------------------------- in this thread
 

@@ -24,6 +24,7 @@ from docker_registry.errors import (
     StorageFull,
     StorageUnavailable,
 )
+from tests.programs import require
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -31,6 +32,11 @@ ROOT = Path(__file__).parent.parent.parent.parent
 @pytest.fixture
 def driver(tmp_path):
     return FileDriver(str(tmp_path / "store"))
+
+
+def left_aside(store):
+    """The names of what lies aside, in one of the folders for that or where old versions have put it."""
+    return [path.name for path in (store / RESERVED / "aside").glob("**/*") if len(path.name) > 1]
 
 
 @pytest.fixture
@@ -54,6 +60,20 @@ class TestFileDriver(DriverSuite):
 
 
 class TestTheRoot:
+    def attributes(self, folder):
+        lsattr = require("lsattr", "e2fsprogs")
+        done = subprocess.run([lsattr, "-d", folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip("this file system has no attributes")
+        return done.stdout.split()[0]
+
+    def test_that_the_driver_makes_has_its_folders_spread(self, tmp_path):
+        (tmp_path / "given").mkdir()
+        FileDriver(str(tmp_path / "given"))
+        FileDriver(str(tmp_path / "made"))
+        assert ("T" in self.attributes(tmp_path / "made"), "T" in self.attributes(tmp_path / "given")) == (True, False)
+        assert "T" in self.attributes(tmp_path / "given" / RESERVED)
+
     def test_is_made_when_it_is_not_there(self, tmp_path):
         FileDriver(str(tmp_path / "a" / "b")).put_content("c", b"")
         assert (tmp_path / "a" / "b" / "c").exists()
@@ -171,12 +191,13 @@ class TestTheReservedFolder:
 
     def test_loses_what_dead_writers_left_in_it(self, driver, store):
         aside = store / RESERVED / "aside"
-        (aside / "old").write_bytes(b"half")
-        (aside / "removing" / "a").mkdir(parents=True)
+        (aside / "old").write_bytes(b"half")  # from before there were folders in it
+        (aside / "a" / "old").write_bytes(b"half")
+        (aside / "0" / "removing" / "aa").mkdir(parents=True)
         time.sleep(0.4)
-        (aside / "young").write_bytes(b"half")
-        assert 2 == driver.remove_leftovers(0.2)
-        assert ["young"] == os.listdir(aside)
+        (aside / "f" / "young").write_bytes(b"half")
+        assert 3 == driver.remove_leftovers(0.2)
+        assert ["young"] == left_aside(store)
 
     def test_keeps_what_was_brought_there_just_now_however_old_its_content(self, driver, store):
         driver.put_content("a", b"content")
@@ -239,7 +260,7 @@ class TestAFullDisk:
         ):
             with pytest.raises(StorageFull):
                 verb()
-        assert (b"old", []) == (driver.get_content("a"), os.listdir(small / "store" / RESERVED / "aside"))
+        assert (b"old", []) == (driver.get_content("a"), left_aside(small / "store"))
         driver.stream_write("b", [bytes(1024 * 1024)])
 
 
@@ -276,7 +297,7 @@ class TestAWriterThatIsKilled:
                 assert len(content) in (100_000, 500_000)
                 assert content == content[:1] * len(content)
             driver.remove_leftovers(-1)
-            assert [] == os.listdir(store / RESERVED / "aside")
+            assert [] == left_aside(store)
 
     def test_leaves_every_file_whole(self, tmp_path):
         self.kill(tmp_path / "store", 20)
@@ -410,7 +431,8 @@ gevent.sleep(0.2)
 with open(sys.argv[1] + "/b", "wb") as other:  # would be given the descriptor that the writer has closed
     gevent.sleep(0.4)
 writer.join()
-print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), os.listdir(driver._aside.folder))
+left = sum((os.listdir(part) for part in driver._aside.parts), [])
+print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), left)
 """
 
 

@@ -39,7 +39,7 @@ def syncs(monkeypatch, synced):
 
 
 def aside(driver):
-    return os.listdir(driver._aside.folder)
+    return [name for part in driver._aside.parts for name in os.listdir(part)]
 
 
 class TestChangesThatBelongTogether:
