@@ -230,7 +230,8 @@ class Journal:
             self._broken.append(file)
             self._file = None
             raise
-        self.is_due = True
+        finally:
+            self.is_due = True
 
     def _own(self) -> JournalFile | None:
         if self._process != os.getpid():  # what this process was forked from goes on with its own
@@ -246,7 +247,7 @@ class Journal:
         """Return the boots of which some process lives, so that its kernel does, and what the dead have left."""
         living, left = {self._boot.id}, []
         for place in self._journals():
-            fd = os.open(place, os.O_RDWR)
+            fd = os.open(place, os.O_RDONLY)
             opened.callback(close_now, fd)
             boot = journal_file.read_boot(fd)
             try:
@@ -273,7 +274,8 @@ class Journal:
 
     @contextmanager
     def _locked(self, name: str, operation: int) -> Iterator[None]:
-        fd = os.open(f"{self._folder}/{name}", os.O_RDWR | os.O_CREAT, 0o600)
+        # Not for writing: another user may have made it.
+        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, operation)
             yield

@@ -95,7 +95,7 @@ class JournalFile:
         self._written = 0
         self._number = 0
         self._writing = monkey.get_original("_thread", "allocate_lock")()
-        self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
         fields = _HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began, 0)[:-4]
         head = fields + zlib.crc32(fields).to_bytes(4, "big")

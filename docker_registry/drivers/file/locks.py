@@ -27,7 +27,14 @@ class Locks:
         with ExitStack() as held:
             # Always in one order, so that no two wait for each other.
             for name in sorted({f"{hashlib.sha256(path.encode()).digest()[0] & 63:02x}" for path in paths}):
-                fd = os.open(f"{self.folder}/{name}", os.O_RDWR | os.O_CREAT, 0o644)
+                fd = _open(f"{self.folder}/{name}")
                 held.callback(close_now, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
+
+
+def _open(place: str) -> int:
+    try:
+        return os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:  # another user has made it; only NFS must be able to write what it locks
+        return os.open(place, os.O_RDONLY)

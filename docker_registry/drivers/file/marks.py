@@ -1,15 +1,15 @@
 """
 Up to when nothing of the journals is needed any more: a moment for each boot of the kernel, in a file of its own.
 
-The file holds two, which are written in turns. So one is whole whatever becomes of a write, and it only ever grows.
+A file is replaced whole and only by a later moment, whoever has written it: commands may be run by another user than
+the server.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import struct
-import zlib
+import secrets
 from typing import Final
 
 from docker_registry.drivers.file.journal_file import sync_folder
@@ -21,10 +21,7 @@ PREFIX: Final = "checkpoint-"
 #: Later than any entry.
 END: Final = 2**63
 
-#: Magic, moment, checksum of both.
-_MARK: Final = struct.Struct(">8sQI")
-_MAGIC: Final = b"checkpt1"
-_PLACES: Final = (0, 4096)
+_LOCK: Final = f"{PREFIX}lock"
 
 
 class Marks:
@@ -40,38 +37,36 @@ class Marks:
         except FileNotFoundError:
             return 0
         try:
-            return max(_read(fd))
+            return int(os.read(fd, 64))
         finally:
             close_now(fd)
 
     def raise_to(self, boot_id: str, moment: int) -> None:
         """Set the moment of a boot, unless it is a later one; blocks this thread until it is on the disk."""
-        fd = os.open(self._place(boot_id), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(f"{self._folder}/{_LOCK}", os.O_RDONLY | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            moments = _read(fd)
-            if moment <= max(moments):
-                return
-            fields = _MARK.pack(_MAGIC, moment, 0)[:-4]
-            os.pwrite(fd, fields + zlib.crc32(fields).to_bytes(4, "big"), _PLACES[moments.index(min(moments))])
-            os.fsync(fd)
-            if not max(moments):
-                sync_folder(self._folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if moment > self.get(boot_id):
+                self._replace(self._place(boot_id), b"%d" % moment)
         finally:
-            close_now(fd)
+            close_now(lock)
 
     def drop(self, boot_id: str) -> None:
         """Forget a boot."""
-        os.unlink(self._place(boot_id))
+        for name in os.listdir(self._folder):
+            if name.startswith(f"{PREFIX}{boot_id}"):  # also what a crash has left half-written
+                os.unlink(f"{self._folder}/{name}")
+
+    def _replace(self, place: str, content: bytes) -> None:
+        written = f"{place}.{secrets.token_hex(4)}"
+        fd = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.write(fd, content)
+            os.fsync(fd)
+        finally:
+            close_now(fd)
+        os.rename(written, place)
+        sync_folder(self._folder)
 
     def _place(self, boot_id: str) -> str:
         return f"{self._folder}/{PREFIX}{boot_id}"
-
-
-def _read(fd: int) -> list[int]:
-    moments = []
-    for place in _PLACES:
-        found = os.pread(fd, _MARK.size, place)
-        magic, moment, checksum = _MARK.unpack(found.ljust(_MARK.size, b"\0"))
-        moments.append(moment if magic == _MAGIC and checksum == zlib.crc32(found[:-4]) else 0)
-    return moments

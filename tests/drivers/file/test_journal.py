@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,8 @@ from docker_registry.drivers.file.journal import this_boot
 from docker_registry.drivers.file.journal_file import Boot
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
+
+ROOT = Path(__file__).parents[3]
 
 
 def contents(folder):
@@ -307,6 +311,23 @@ class TestACheckpoint:
         host.crash(nothing)
         host.process()
         assert {"path": b"3"} == contents(host.store)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_the_journal_of_another_user_is_taken_over(tmp_path):
+    """Commands may be run by root, and the server not."""
+    store = tmp_path / "store"
+    program = "import sys; from docker_registry.drivers.file import FileDriver; d = FileDriver(sys.argv[1]); "
+    makes, puts, counts = "", "d.put_content('a', b'')", "print(len([n for n in d._journal._journals()]))"
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    os.chmod(tmp_path, 0o777)
+    for parent in tmp_path.parents[:3]:
+        os.chmod(parent, 0o755)
+    for user, does in ((nobody, makes), ((), puts), (nobody, puts), ((), puts), (nobody, counts)):
+        command = (*user, sys.executable, "-c", program + (does or "pass"), str(store))
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "0\n" == done.stdout
 
 
 def test_a_disk_with_little_room_is_left_without(tmp_path, monkeypatch):
