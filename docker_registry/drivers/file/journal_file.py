@@ -101,7 +101,9 @@ class JournalFile:
         head = fields + zlib.crc32(fields).to_bytes(4, "big")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            _write(self._fd, head.ljust(_HEAD_BYTES, b"\0") + bytes(2 * half_bytes), 0)
+            _write(self._fd, head.ljust(_HEAD_BYTES, b"\0"), 0)
+            for start in range(0, 2 * half_bytes, _SPARE_BYTES):
+                _write(self._fd, bytes(_SPARE_BYTES), _HEAD_BYTES + start)
             os.fsync(self._fd)
             sync_folder(folder)
         except OSError:
