@@ -168,7 +168,8 @@ class Journal:
         """Enter that what was to be put could not be, within :meth:`changing`; blocks this thread."""
         self._disk.sync_all()
         moment = time.monotonic_ns()
-        self._append([Entry(moment, path) for path in paths], spare=True)
+        with suppress(HalfIsFull):  # by others that could not be put; the next checkpoint says the same
+            self._append([Entry(moment, path) for path in paths], spare=True)
 
     def turn(self, size: int) -> None:
         """Make room for a record of so many bytes, not within :meth:`changing`; blocks this thread."""
@@ -270,7 +271,7 @@ class Journal:
             elif entry.path not in contents and settled.isdisjoint((entry.path, *folders_above(entry.path))):
                 contents[entry.path] = entry.content
         if contents:
-            restore(contents, boot.began + entries[-1].moment)
+            restore(contents, max(entry.entered for entry in entries))
 
     @contextmanager
     def _locked(self, name: str, operation: int) -> Iterator[None]:

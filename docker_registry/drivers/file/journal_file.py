@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import struct
+import time
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
@@ -35,8 +36,8 @@ _HEAD_BYTES: Final = 4096
 _HEAD: Final = struct.Struct(">8s36sQI")
 _HEAD_MAGIC: Final = b"journal1"
 
-#: Number, bytes that follow, checksum of both and of the bytes.
-_RECORD: Final = struct.Struct(">QII")
+#: Number, nanoseconds since the epoch, bytes that follow, checksum of these and of the bytes.
+_RECORD: Final = struct.Struct(">QQII")
 
 
 class Entry(NamedTuple):
@@ -46,11 +47,13 @@ class Entry(NamedTuple):
     Attributes:
         moment: when it was made, in nanoseconds of the kernel's monotonic clock.
         content: what was put there; None when what the file system has there, and below, is right.
+        entered: when it was written, in nanoseconds since the epoch; 0 before.
     """
 
     moment: int
     path: str
     content: bytes | None = None
+    entered: int = 0
 
 
 class Boot(NamedTuple):
@@ -138,8 +141,8 @@ class JournalFile:
             if not self.has_room(len(record), spare=spare):
                 raise HalfIsFull(len(record))
             self._number += 1
-            checksum = zlib.crc32(record, zlib.crc32(_RECORD.pack(self._number, len(record), 0)[:-4]))
-            written = _RECORD.pack(self._number, len(record), checksum) + record
+            start = _RECORD.pack(self._number, time.time_ns(), len(record), 0)[:-4]
+            written = start + zlib.crc32(record, zlib.crc32(start)).to_bytes(4, "big") + record
             _write(self._fd, written, _HEAD_BYTES + self._half * self._half_bytes + self._written)
             self._written += len(written)
             self.last[self._half] = max(self.last[self._half], moment)
@@ -154,8 +157,8 @@ class JournalFile:
 
 def pack(entries: Sequence[Entry]) -> bytes:
     """Return a record of entries."""
-    head = [(moment, path, None if content is None else len(content)) for moment, path, content in entries]
-    contents = (content for _, _, content in entries if content is not None)
+    head = [(moment, path, None if content is None else len(content)) for moment, path, content, _ in entries]
+    contents = (entry.content for entry in entries if entry.content is not None)
     return b"".join([json.dumps(head, ensure_ascii=False).encode(), b"\n", *contents])
 
 
@@ -178,22 +181,22 @@ def read_entries(fd: int) -> list[Entry]:
 def _entries(half: bytes) -> Iterator[Entry]:
     position, last = 0, None
     while position + _RECORD.size <= len(half):
-        number, length, checksum = _RECORD.unpack_from(half, position)
+        number, entered, length, checksum = _RECORD.unpack_from(half, position)
         record = half[position + _RECORD.size : position + _RECORD.size + length]
         start = half[position : position + _RECORD.size - 4]
         if not number or last not in (None, number - 1) or checksum != zlib.crc32(record, zlib.crc32(start)):
             return
-        yield from _unpack(record)
+        yield from _unpack(record, entered)
         position, last = position + _RECORD.size + length, number
 
 
-def _unpack(record: bytes) -> Iterator[Entry]:
+def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
     head, _, contents = record.partition(b"\n")
     for moment, path, length in json.loads(head):
         if length is None:
-            yield Entry(moment, path)
+            yield Entry(moment, path, None, entered)
         else:
-            yield Entry(moment, path, contents[:length])
+            yield Entry(moment, path, contents[:length], entered)
             contents = contents[length:]
 
 

@@ -151,11 +151,11 @@ class Puts:
     ) -> None:
         """Publish small files by the journal."""
         paths = [path for path, _ in contents]
-        asides: list[str] = []
+        waiting: list[tuple[str, str]] = []
         try:
-            for _, content in contents:
+            for path, content in contents:
                 aside, fd = self._aside.create()
-                asides.append(aside)
+                waiting.append((aside, path))
                 try:
                     write_whole(fd, content)
                 finally:
@@ -166,21 +166,22 @@ class Puts:
                         if if_match is not None:
                             self._check(paths[0], if_match)
                         journal.put(contents)
-                        self._bring_entered(journal, asides, paths)
+                        self._bring_entered(journal, waiting, paths)
                     return
                 except HalfIsFull as full:
                     needed = full.size
                 journal.turn(needed)
         finally:
-            for aside in asides:
+            for aside, _ in waiting:
                 discard(aside)
 
-    def _bring_entered(self, journal: Journal, asides: list[str], paths: Sequence[str]) -> None:
-        """Move to their paths what was written aside, which takes it off the list, or take all of it back."""
+    def _bring_entered(self, journal: Journal, waiting: list[tuple[str, str]], paths: Sequence[str]) -> None:
+        """Move to its path all that waits, which then waits no more, or enter that it is not there."""
         try:
-            for path in paths:
-                self._tree.bring(asides[0], path, _leave)
-                del asides[0]
+            while waiting:
+                aside, path = waiting[0]
+                self._tree.bring(aside, path, _leave)
+                del waiting[0]
         except BaseException:
             journal.take_back(paths)
             raise

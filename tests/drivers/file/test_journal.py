@@ -191,6 +191,13 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"a/b": b"old", "here": b"new"} == contents(host.store)
 
+    def test_a_clock_that_was_wrong_before_changes_nothing(self, host, left):
+        host.boot = Boot(host.boot.id, 0)  # as if the process had begun in 1970
+        host.process().put_content("path", b"1")
+        host.crash(left)
+        host.process()
+        assert {"path": b"1"} == contents(host.store)
+
     def test_what_another_server_changed_long_after_stays(self, host, left):
         host.process().put_content("path", b"old")
         host.crash(left)

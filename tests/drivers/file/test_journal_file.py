@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def write(file, *entries, spare=False):
 def read(place):
     fd = os.open(place, os.O_RDONLY)
     try:
-        return journal_file.read_entries(fd)
+        # Without the time of day, which is another with each run.
+        return [entry._replace(entered=0) for entry in journal_file.read_entries(fd)]
     finally:
         os.close(fd)
 
@@ -38,6 +40,14 @@ class TestWhatWasWritten:
         write(file, first, second)
         write(file, third := Entry(3, "a"))
         assert [first, second, third] == read(file.place)
+
+    def test_tells_when(self, file):
+        before = time.time_ns()
+        write(file, Entry(1, "a"))
+        fd = os.open(file.place, os.O_RDONLY)
+        (entry,) = journal_file.read_entries(fd)
+        os.close(fd)
+        assert before <= entry.entered <= time.time_ns()
 
     def test_tells_under_which_boot(self, file, tmp_path):
         fd = os.open(file.place, os.O_RDWR)
@@ -66,10 +76,10 @@ class TestACrashInTheMiddle:
     @pytest.mark.parametrize("damage", [lambda byte: 0, lambda byte: byte ^ 1])
     def test_takes_the_last_record_alone_and_whole(self, file, damage):
         write(file, first := Entry(1, "a", b"first"))
-        start = len(journal_file.pack([first])) + 16
+        start = len(journal_file.pack([first])) + 24
         write(file, second := Entry(2, "b", b"second"))
         content = bytearray(Path(file.place).read_bytes())
-        length = len(journal_file.pack([second])) + 16
+        length = len(journal_file.pack([second])) + 24
         assert [first, second] == read(file.place)
         for position in range(4096 + start, 4096 + start + length):
             if damage(content[position]) == content[position]:
