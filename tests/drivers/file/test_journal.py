@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -333,16 +334,15 @@ print(len(list(driver._journal._journals())))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_the_journal_of_another_user_is_taken_over(tmp_path):
+def test_the_journal_of_another_user_is_taken_over():
     """Commands may be run by root, and the server not."""
-    os.chmod(tmp_path, 0o777)
-    for parent in tmp_path.parents[:3]:
-        os.chmod(parent, 0o755)
-    for user, path in (("65534", ""), ("0", "a"), ("65534", "a"), ("0", "b"), ("65534", "")):
-        command = (sys.executable, "-c", AS_USER, str(tmp_path / "store"), user, path)
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    assert "0\n" == done.stdout
+    with tempfile.TemporaryDirectory() as folder:  # no other user may look into pytest's
+        os.chmod(folder, 0o777)
+        for user, path in (("65534", ""), ("0", "a"), ("65534", "a"), ("0", "b"), ("65534", "")):
+            command = (sys.executable, "-c", AS_USER, f"{folder}/store", user, path)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        assert "0\n" == done.stdout
 
 
 def test_a_disk_with_little_room_is_left_without(tmp_path, monkeypatch):
