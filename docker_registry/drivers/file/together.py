@@ -91,7 +91,7 @@ class Together:
         changed = list(self._changed.values())[::-1]
         if self._journal is None:
             self._disk.sync(changed)
-        elif changed:
+        elif self._settled:
             if not self._disk.sync_all_soon():
                 self._sync_with_those_above(changed)
             self._journal.settle(self._settled)
