@@ -276,6 +276,14 @@ def check_path(path: str, *, root: bool = False) -> str:
     return path
 
 
+def folders_above(path: str) -> Iterator[str]:
+    """Yield the folders in which a path lies, the root not among them."""
+    end = path.find("/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find("/", end + 1)
+
+
 def _is_clean(path: str) -> bool:
     try:
         path.encode()

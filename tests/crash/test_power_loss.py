@@ -8,9 +8,7 @@ as after a crash, under a kernel that says it was started since.
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
 import shutil
 import subprocess
 import time
@@ -22,7 +20,7 @@ import pytest
 from tests.client import Client
 from tests.crash.pushers import Pusher
 from tests.crash.test_sigkill import PUSHERS, check_blobs_of_store, check_life, check_manifests_of_store
-from tests.programs import require
+from tests.programs import require, require_root
 from tests.server import COMMAND, Server
 
 pytestmark = pytest.mark.slow
@@ -81,11 +79,9 @@ def run(*command, codes=(0,)):
     assert done.returncode in codes, f"{command}: {done.stdout} {done.stderr}"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
 @pytest.mark.parametrize("options", [(), ("-O", "^has_journal")], ids=["ext4", "ext4 without a journal"])
-def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, options):
-    seed = os.environ.get("CRASH_SEED") or secrets.token_hex(4)
-    print(f"CRASH_SEED={seed}")
+def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, options, seed):
+    require_root()
     moments = random.Random(seed)
     machine = Machine(tmp_path, options)
     tagged = dict.fromkeys(f"crash/pusher{number}" for number in range(PUSHERS))

@@ -8,9 +8,7 @@ up to the machine.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import secrets
 import time
 
 import pytest
@@ -24,13 +22,6 @@ PUSHERS = 4
 
 #: The longest that a server lives in a round.
 MAX_LIFE_SECONDS = 0.5
-
-
-@pytest.fixture
-def seed():
-    seed = os.environ.get("CRASH_SEED") or secrets.token_hex(4)
-    print(f"CRASH_SEED={seed}")
-    return seed
 
 
 def check_blobs_of_store(store, since=0.0):

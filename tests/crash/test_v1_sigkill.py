@@ -6,9 +6,7 @@ A server that is killed under pushes of API V1 keeps every image that it acknowl
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
 import time
 
 import pytest
@@ -21,13 +19,6 @@ from tests.images import pull
 from tests.server import Server
 
 PUSHERS = 4
-
-
-@pytest.fixture
-def seed():
-    seed = os.environ.get("CRASH_SEED") or secrets.token_hex(4)
-    print(f"CRASH_SEED={seed}")
-    return seed
 
 
 def check_image(docker, image):

@@ -23,8 +23,8 @@ from functools import cached_property
 from typing import BinaryIO, Final
 
 from docker_registry import provenance
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
-from docker_registry.drivers.cache.leased import Found, LeasedCache, folders_above
+from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path, folders_above
+from docker_registry.drivers.cache.leased import Found, LeasedCache
 from docker_registry.drivers.cache.witness import CacheWitness, Lists
 from docker_registry.errors import PathNotFound, StorageError
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.cache.circuit import Away, Circuit, Full
 from docker_registry.drivers.cache.debts import Debts
 
@@ -233,11 +234,3 @@ def _stamp(generations: Iterable[bytes]) -> bytes:
 
 def _entry_and_generations(prefix: str, fact: str, path: str) -> list[str]:
     return [f"{prefix}:{fact}:{path}", *(f"{prefix}:g:{folder}" for folder in ("", *folders_above(path)))]
-
-
-def folders_above(path: str) -> Iterable[str]:
-    """Yield the folders in which a path lies, the root not among them."""
-    end = path.find("/")
-    while end >= 0:
-        yield path[:end]
-        end = path.find("/", end + 1)

@@ -12,6 +12,9 @@ import secrets
 from contextlib import suppress
 from typing import Final
 
+from docker_registry.drivers.base import Bytes
+from docker_registry.threads import close_now
+
 #: What the folders are called, and names in them begin with.
 _PARTS: Final = "0123456789abcdef"
 
@@ -33,6 +36,25 @@ class Aside:
         place = self.new()
         return place, os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
+    def write(self, content: Bytes, *, sync: bool = False) -> str:
+        """
+        Write a small file whole; return its place.
+
+        Args:
+            sync: wait until its content is on the disk.
+        """
+        place, fd = self.create()
+        try:
+            write_whole(fd, content)
+            if sync:
+                os.fsync(fd)
+        except BaseException:
+            discard(place)
+            raise
+        finally:
+            close_now(fd)
+        return place
+
     def remove_leftovers(self, before: float) -> int:
         """
         Remove what has lain here for long.
@@ -50,6 +72,13 @@ class Aside:
                             discard(entry.path)
                             removed += 1
         return removed
+
+
+def write_whole(fd: int, content: Bytes) -> None:
+    """Write a content to a file."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def discard(place: str, *, is_aside: bool = True) -> None:

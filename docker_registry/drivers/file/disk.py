@@ -48,16 +48,15 @@ class Disk:
 
     def sync(self, fds: Sequence[int]) -> None:
         """Wait until these files and folders are on the disk; blocks this thread."""
-        whole = _syncfs() if self.syncs_whole and len(fds) >= _MIN_FILES else None
-        if whole is not None and _waiting_bytes() <= _MAX_WAITING_BYTES:
-            whole(fds[0])
+        if len(fds) >= _MIN_FILES and self._syncs_whole_soon():
+            _sync_whole(fds[0])
         else:
             for fd in fds:
                 os.fsync(fd)
 
     def sync_all_soon(self) -> bool:
         """Wait until everything is on the disk, if not much waits; tell whether that was so; blocks this thread."""
-        if not self.syncs_whole or _waiting_bytes() > _MAX_WAITING_BYTES:
+        if not self._syncs_whole_soon():
             return False
         self.sync_all()
         return True
@@ -66,11 +65,12 @@ class Disk:
         """Wait until everything is on the disk, where :attr:`syncs_whole`; blocks this thread."""
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            whole = _syncfs()
-            if whole is not None:
-                whole(fd)
+            _sync_whole(fd)
         finally:
             close_now(fd)
+
+    def _syncs_whole_soon(self) -> bool:
+        return self.syncs_whole and _waiting_bytes() <= _MAX_WAITING_BYTES
 
 
 def _kind(folder: str, mounts: str) -> str | None:
@@ -97,6 +97,12 @@ def _waiting_bytes(source: str = "/proc/meminfo") -> float:
     finally:
         close_now(fd)
     return float("inf") if found is None else (int(found[1]) + int(found[2])) * 1024
+
+
+def _sync_whole(fd: int) -> None:
+    call = _syncfs()
+    if call is not None:  # as nobody asks for it where there is none
+        call(fd)
 
 
 @lru_cache(maxsize=1)

@@ -32,11 +32,11 @@ from typing import Final, NamedTuple
 
 from gevent import monkey
 
+from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file import journal_file, marks
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal_file import HALF_BYTES, Boot, Entry, HalfIsFull, JournalFile
 from docker_registry.drivers.file.marks import Marks
-from docker_registry.drivers.file.tree import folders_above
 from docker_registry.threads import close_now
 
 #: Where less is free no journal is begun: what is left is for what is pushed.

@@ -32,12 +32,15 @@ _SPARE_BYTES: Final = 64 * 1024
 
 _HEAD_BYTES: Final = 4096
 
-#: Magic, id of the kernel's boot, when that was, checksum of these.
-_HEAD: Final = struct.Struct(">8s36sQI")
+#: Magic, id of the kernel's boot, when that was; a checksum follows.
+_HEAD: Final = struct.Struct(">8s36sQ")
 _HEAD_MAGIC: Final = b"journal1"
 
-#: Number, nanoseconds since the epoch, bytes that follow, checksum of these and of the bytes.
-_RECORD: Final = struct.Struct(">QQII")
+#: Number, nanoseconds since the epoch, bytes of the record; a checksum of these and of the record follows, and that.
+_RECORD: Final = struct.Struct(">QQI")
+
+_CHECKSUM_BYTES: Final = 4
+_BEFORE_RECORD_BYTES: Final = _RECORD.size + _CHECKSUM_BYTES
 
 
 class Entry(NamedTuple):
@@ -82,17 +85,13 @@ class HalfIsFull(Exception):
 
 
 class JournalFile:
-    """
-    The journal of this process; nobody else writes it while it is locked.
-
-    Attributes:
-        last: the moment of the last entry in each half; 0 where nothing is needed any more.
-    """
+    """The journal of this process; nobody else writes it while it is locked."""
 
     def __init__(self, folder: str, boot: Boot, half_bytes: int = HALF_BYTES) -> None:
         """Make it, and wait until it is on the disk; blocks this thread."""
         self.place = f"{folder}/{secrets.token_hex(16)}"
-        self.last = [0, 0]
+        #: The moment of the last entry in each half; 0 where nothing is needed any more.
+        self._last = [0, 0]
         self._half_bytes = half_bytes
         self._half = 0
         self._written = 0
@@ -100,8 +99,7 @@ class JournalFile:
         self._writing = monkey.get_original("_thread", "allocate_lock")()
         self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
-        fields = _HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began, 0)[:-4]
-        head = fields + zlib.crc32(fields).to_bytes(4, "big")
+        head = _sealed(_HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began))
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             _write(self._fd, head.ljust(_HEAD_BYTES, b"\0"), 0)
@@ -116,12 +114,12 @@ class JournalFile:
 
     def has_room(self, size: int, *, spare: bool = False) -> bool:
         """Tell whether a record of so many bytes fits; the last of the room is *spare*."""
-        return self._written + _RECORD.size + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
+        return self._written + _BEFORE_RECORD_BYTES + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
 
     def turn(self) -> bool:
         """Go on in the other half, if nothing in there is needed any more; tell whether that was so."""
         with self._writing:
-            if self.last[1 - self._half]:
+            if self._last[1 - self._half]:
                 return False
             self._half, self._written = 1 - self._half, 0
             return True
@@ -141,18 +139,17 @@ class JournalFile:
             if not self.has_room(len(record), spare=spare):
                 raise HalfIsFull(len(record))
             self._number += 1
-            start = _RECORD.pack(self._number, time.time_ns(), len(record), 0)[:-4]
-            written = start + zlib.crc32(record, zlib.crc32(start)).to_bytes(4, "big") + record
+            written = _sealed(_RECORD.pack(self._number, time.time_ns(), len(record)), record)
             _write(self._fd, written, _HEAD_BYTES + self._half * self._half_bytes + self._written)
             self._written += len(written)
-            self.last[self._half] = max(self.last[self._half], moment)
+            self._last[self._half] = max(self._last[self._half], moment)
         # Whoever waits here waits also for what others wrote before.
         os.fdatasync(self._fd)
 
     def forget(self, before: int) -> None:
         """Say that entries of before a moment are not needed any more."""
         with self._writing:
-            self.last = [0 if last < before else last for last in self.last]
+            self._last = [0 if last < before else last for last in self._last]
 
 
 def pack(entries: Sequence[Entry]) -> bytes:
@@ -164,11 +161,12 @@ def pack(entries: Sequence[Entry]) -> bytes:
 
 def read_boot(fd: int) -> Boot | None:
     """Return when a journal was written; None when it was never whole."""
-    head = os.pread(fd, _HEAD.size, 0)
-    if len(head) < _HEAD.size:
+    head = os.pread(fd, _HEAD.size + _CHECKSUM_BYTES, 0)
+    fields = head[: _HEAD.size]
+    if head != _sealed(fields) or len(fields) < _HEAD.size:
         return None
-    magic, boot, began, checksum = _HEAD.unpack(head)
-    return Boot(boot.decode(), began) if magic == _HEAD_MAGIC and checksum == zlib.crc32(head[:-4]) else None
+    magic, boot, began = _HEAD.unpack(fields)
+    return Boot(boot.decode(), began) if magic == _HEAD_MAGIC else None
 
 
 def read_entries(fd: int) -> list[Entry]:
@@ -180,14 +178,15 @@ def read_entries(fd: int) -> list[Entry]:
 
 def _entries(half: bytes) -> Iterator[Entry]:
     position, last = 0, None
-    while position + _RECORD.size <= len(half):
-        number, entered, length, checksum = _RECORD.unpack_from(half, position)
-        record = half[position + _RECORD.size : position + _RECORD.size + length]
-        start = half[position : position + _RECORD.size - 4]
-        if not number or last not in (None, number - 1) or checksum != zlib.crc32(record, zlib.crc32(start)):
+    while position + _BEFORE_RECORD_BYTES <= len(half):
+        fields = half[position : position + _RECORD.size]
+        number, entered, length = _RECORD.unpack(fields)
+        start, end = position + _BEFORE_RECORD_BYTES, position + _BEFORE_RECORD_BYTES + length
+        record = half[start:end]
+        if not number or last not in (None, number - 1) or half[position:end] != _sealed(fields, record):
             return
         yield from _unpack(record, entered)
-        position, last = position + _RECORD.size + length, number
+        position, last = end, number
 
 
 def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
@@ -198,6 +197,11 @@ def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
         else:
             yield Entry(moment, path, contents[:length], entered)
             contents = contents[length:]
+
+
+def _sealed(fields: bytes, record: bytes = b"") -> bytes:
+    """Return fields, a checksum, and the record that it is of as well."""
+    return fields + zlib.crc32(record, zlib.crc32(fields)).to_bytes(_CHECKSUM_BYTES, "big") + record
 
 
 def _write(fd: int, content: bytes, offset: int) -> None:

@@ -14,19 +14,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.base import Bytes, folders_above
+from docker_registry.drivers.file.aside import Aside, discard, write_whole
 from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import HalfIsFull
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.reading import read_whole
-from docker_registry.drivers.file.together import Touched
-from docker_registry.drivers.file.tree import Tree, folders_above
+from docker_registry.drivers.file.together import Nobody, Touched
+from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.threads import close_now
 
@@ -61,17 +62,13 @@ class Puts:
         Raises:
             PreconditionFailed: something else lies there.
         """
-        if self._journal is not None and len(content) <= MAX_BYTES and self._journal.begin():
-            self._enter_and_put(self._journal, [(path, bytes(content))], if_match)
+        journal = self._journal_for(len(content))
+        if journal is not None:
+            self._enter_and_put(journal, [(path, bytes(content))], if_match)
             return
-        aside, fd = self._aside.create()
+        # That an empty file is there is told by its folder.
+        aside = self._aside.write(content, sync=self._last and bool(content))
         try:
-            try:
-                write_whole(fd, content)
-                if self._last and content:  # that an empty file is there is told by its folder
-                    os.fsync(fd)
-            finally:
-                close_now(fd)
             if if_match is None:
                 self._changes.bring(aside, path, touched)
             else:
@@ -84,9 +81,9 @@ class Puts:
 
     def put_all(self, contents: Sequence[tuple[str, bytes]], touched: Touched) -> None:
         """Publish small files in their order, which must survive a crash of the host."""
-        size = sum(len(content) for _, content in contents)
-        if self._journal is not None and size <= MAX_BYTES and self._journal.begin():
-            self._enter_and_put(self._journal, contents)
+        journal = self._journal_for(sum(len(content) for _, content in contents))
+        if journal is not None:
+            self._enter_and_put(journal, contents)
             return
         waiting: list[tuple[int, str, str]] = []
         try:
@@ -129,13 +126,12 @@ class Puts:
 
     def _restore(self, path: str, content: bytes) -> None:
         self._make_way(path)
-        aside, fd = self._aside.create()
+        aside = self._aside.write(content)
         try:
-            write_whole(fd, content)
-            self._tree.bring(aside, path, _leave)
-        finally:
-            close_now(fd)
+            self._tree.bring(aside, path, Nobody().changed)
+        except BaseException:
             discard(aside)
+            raise
 
     def _make_way(self, path: str) -> None:
         """Remove what cannot have been there: a file system without a journal of its own has strange things left."""
@@ -154,12 +150,7 @@ class Puts:
         waiting: list[tuple[str, str]] = []
         try:
             for path, content in contents:
-                aside, fd = self._aside.create()
-                waiting.append((aside, path))
-                try:
-                    write_whole(fd, content)
-                finally:
-                    close_now(fd)
+                waiting.append((self._aside.write(content), path))
             while True:
                 try:
                     with journal.changing(), self._locks.hold(*paths):
@@ -180,7 +171,7 @@ class Puts:
         try:
             while waiting:
                 aside, path = waiting[0]
-                self._tree.bring(aside, path, _leave)
+                self._tree.bring(aside, path, Nobody().changed)
                 del waiting[0]
         except BaseException:
             journal.take_back(paths)
@@ -188,17 +179,13 @@ class Puts:
 
     def _check(self, path: str, if_match: str) -> None:
         """Refuse what is not the version that is expected, or none."""
-        above, _, name = path.rpartition("/")
-        try:
-            with self._tree.folder(above) as folder:
-                found: str | None = _version(folder, name)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            found = None
-        if found != (if_match or None):
-            raise PreconditionFailed(path=path)
+        if not if_match:
+            self._check_absent(path)
+            return
+        with self._matching(path, if_match):
+            pass
 
-    def _create(self, aside: str, path: str, touched: Touched) -> None:
-        """Bring a content to a path where no file is."""
+    def _check_absent(self, path: str) -> None:
         try:
             with self._tree.errors(path):
                 is_there = stat.S_ISREG(self._tree.look(path).st_mode)
@@ -206,29 +193,33 @@ class Puts:
             is_there = False
         if is_there:
             raise PreconditionFailed(path=path)
-        self._tree.bring(aside, path, touched.changed)
 
-    def _replace(self, aside: str, path: str, version: str, touched: Touched) -> None:
+    @contextmanager
+    def _matching(self, path: str, version: str) -> Iterator[int]:
+        """Hold open the folder of what is this version, whoever removes it meanwhile."""
         above, _, name = path.rpartition("/")
         try:
             with self._tree.folder(above) as folder:
                 if version != _version(folder, name):
                     raise PreconditionFailed(path=path)
-                os.rename(aside, name, dst_dir_fd=folder)
-                touched.changed(folder)
+                yield folder
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise PreconditionFailed(path=path) from None
 
+    def _create(self, aside: str, path: str, touched: Touched) -> None:
+        """Bring a content to a path where no file is."""
+        self._check_absent(path)
+        self._tree.bring(aside, path, touched.changed)
 
-def _leave(folder: int) -> None:
-    """Let the system sync a folder when it likes."""
+    def _replace(self, aside: str, path: str, version: str, touched: Touched) -> None:
+        with self._matching(path, version) as folder:
+            os.rename(aside, path.rpartition("/")[2], dst_dir_fd=folder)
+            touched.changed(folder)
 
-
-def write_whole(fd: int, content: Bytes) -> None:
-    """Write a content to a file."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    def _journal_for(self, size: int) -> Journal | None:
+        """Return the journal, if there is one that takes so many bytes."""
+        fits = self._journal is not None and size <= MAX_BYTES and self._journal.begin()
+        return self._journal if fits else None
 
 
 def _version(folder: int, name: str) -> str:

@@ -15,16 +15,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, Protocol
 
-from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.base import Bytes, folders_above
 from docker_registry.drivers.file.disk import Disk
-from docker_registry.drivers.file.journal import Journal
+from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import Entry
-from docker_registry.drivers.file.tree import Tree, folders_above
+from docker_registry.drivers.file.tree import Tree
 from docker_registry.threads import close_now
 
-#: So many contents, and bytes of them, wait at most.
+#: So many contents wait at most, and no more bytes of them than the journal takes at once.
 MAX_WAITING: Final = 64
-MAX_WAITING_BYTES: Final = 1024 * 1024
 
 
 class Touched(Protocol):
@@ -57,7 +56,7 @@ class Together:
     @property
     def is_full(self) -> bool:
         """Whether no more contents may wait."""
-        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_BYTES
 
     @property
     def is_waiting(self) -> bool:
@@ -121,7 +120,7 @@ class Together:
     def _sync_with_those_above(self, changed: list[int]) -> None:
         """Sync also the folders above, which may have been made for what the journal has put there."""
         with ExitStack() as opened:
-            above = {folder for entry in self._settled for folder in folders_above(entry.path)}
+            above = {"", *(folder for entry in self._settled for folder in folders_above(entry.path))}
             for path in sorted(above, key=len, reverse=True):
                 with suppress(OSError):  # removed since
                     changed.append(opened.enter_context(self._tree.folder(path)))

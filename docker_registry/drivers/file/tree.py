@@ -244,13 +244,6 @@ class Tree:
         return StorageError("A folder lies where a file should be, or the other way round.", path=path)
 
 
-def folders_above(path: str) -> Iterator[str]:
-    """Yield the folders in which a path lies, from the inside out; the root, ``""``, is the last."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
 def holds_files(folder: str) -> bool:
     """Tell whether there is a file at any depth below a place; folders alone are nothing."""
     try:

@@ -359,8 +359,8 @@ def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypa
 
     host = Host(tmp_path / "store", monkeypatch)
     driver = host.process()
-    with monkeypatch.context() as patched_too:
-        patched_too.setattr(os, "pwrite", fail)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
         driver.put_content("path", b"1")
     driver.put_content("path", b"2")
     assert ({"path": b"2"}, []) == (contents(host.store), host.journals())
@@ -369,12 +369,6 @@ def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypa
 def test_a_store_of_several_hosts_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
     assert FileDriver(str(tmp_path))._journal is None
-
-
-@contextmanager
-def patched():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield monkeypatch
 
 
 PATHS = st.sampled_from(["a", "b", "f/a", "f/b", "f/g/a"])
@@ -413,7 +407,7 @@ def power_for(calls):
 
         return called
 
-    with patched() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch:
         for name in CALLS:
             monkeypatch.setattr(os, name, last_only(getattr(os, name)))
         yield
@@ -491,7 +485,7 @@ class TestACrashOfTheHostInTheMiddle:
     )
     def test_leaves_each_path_as_it_was_or_as_it_was_to_be(self, tmp_path, change, left):
         for calls in itertools.count():
-            with patched() as monkeypatch:
+            with pytest.MonkeyPatch.context() as monkeypatch:
                 host, model = Host(tmp_path / str(calls), monkeypatch), Model()
                 driver = host.process()
                 for path in ("a", "b", "f/a", "f/b"):
@@ -516,7 +510,7 @@ class TestACrashOfTheHostInTheMiddle:
 @given(st.data())
 def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, data):
     store = tmp_path / str(uuid.uuid4())
-    with patched() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch:
         host, model = Host(store, monkeypatch), Model()
         processes = [host.process(), host.process()]
         for change in [*data.draw(st.lists(CHANGES, max_size=14)), ("crash",)]:
