@@ -4,12 +4,14 @@ A host that loses its power keeps what its server has acknowledged.
 The store lies in a file system of its own, in a file. What that file holds when the server is killed is what a disk
 would hold: everything that was synced, and of the rest what the kernel has written by chance. A copy of it is mounted,
 as after a crash, under a kernel that says it was started since.
+
+An ext4 that was made without a journal is not among the file systems: what is not synced yet, such as temporary files
+that come and go, may take with it what was synced long ago, whatever a program does.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import time
 import uuid
@@ -17,6 +19,7 @@ from contextlib import suppress
 
 import pytest
 
+from docker_registry.drivers.file.disk import Disk
 from tests.client import Client
 from tests.crash.pushers import Pusher
 from tests.crash.test_sigkill import PUSHERS, check_blobs_of_store, check_life, check_manifests_of_store
@@ -30,24 +33,35 @@ MAX_LIFE_SECONDS = 2.0
 MIB = 1024 * 1024
 
 
+#: How each is made, with its Debian package, and what is done with it before it is mounted after a crash.
+FILE_SYSTEMS = {
+    "ext4": (("mkfs.ext4", "e2fsprogs"), ("e2fsck", "-fy")),
+    "xfs": (("mkfs.xfs", "xfsprogs"), ()),
+    "btrfs": (("mkfs.btrfs", "btrfs-progs"), ()),
+}
+
+
 class Machine:
     """A host with a disk, which is mounted at another place after each crash."""
 
-    def __init__(self, folder, options):
+    def __init__(self, folder, kind):
         self._folder = folder
+        self._kind = kind
+        make, self._check = FILE_SYSTEMS[kind]
         self._number = 0
         self._disk = folder / "disk0"
         self._mounted = None
         with self._disk.open("wb") as file:
-            file.truncate(512 * MIB)
-        run(require("mkfs.ext4", "e2fsprogs"), "-q", *options, self._disk)
+            file.truncate(1024 * MIB)
+        run(require(*make), "-q", self._disk)
 
     def start(self):
         """Mount the disk, and return the server whose store is on it."""
-        run(require("e2fsck", "e2fsprogs"), "-fy", self._disk, codes=(0, 1))
+        if self._check:
+            run(*self._check, self._disk, codes=(0, 1))
         self._mounted = self._folder / f"mounted{self._number}"
         self._mounted.mkdir()
-        run("mount", "-o", "loop", self._disk, self._mounted)
+        run("mount", "-t", self._kind, "-o", "loop", self._disk, self._mounted)
         boot = self._folder / f"boot{self._number}"
         boot.write_text(f"{uuid.uuid4()}\n")
         rename = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
@@ -59,7 +73,8 @@ class Machine:
         """Forget all that is not on the disk; the server is killed already."""
         self._number += 1
         disk = self._folder / f"disk{self._number}"
-        shutil.copyfile(self._disk, disk)
+        # As fast as can be, as the kernel goes on writing meanwhile.
+        run("cp", "--sparse=auto", self._disk, disk)
         self.stop()
         self._disk.unlink()
         self._disk = disk
@@ -79,16 +94,17 @@ def run(*command, codes=(0,)):
     assert done.returncode in codes, f"{command}: {done.stdout} {done.stderr}"
 
 
-@pytest.mark.parametrize("options", [(), ("-O", "^has_journal")], ids=["ext4", "ext4 without a journal"])
-def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, options, seed):
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, kind, seed):
     require_root()
     moments = random.Random(seed)
-    machine = Machine(tmp_path, options)
+    machine = Machine(tmp_path, kind)
     tagged = dict.fromkeys(f"crash/pusher{number}" for number in range(PUSHERS))
     promised = 0
     server = machine.start()
     try:
         server.start()
+        assert Disk(str(server.store)).syncs_whole, "there is no journal that could be put again"
         for number in range(ROUNDS):
             pushers = [Pusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
             for pusher in pushers:

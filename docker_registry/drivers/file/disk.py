@@ -30,6 +30,10 @@ _MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 _WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
 
 
+#: What the kernel tells of a descriptor (proc(5)).
+_MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
+
+
 class Disk:
     """
     The file system in which a store lies.
@@ -74,16 +78,25 @@ class Disk:
 
 
 def _kind(folder: str, mounts: str) -> str | None:
-    device = os.stat(folder).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    """Return what kind of file system a folder lies in; None where nobody tells."""
     try:
-        lines = Path(mounts).read_text().splitlines()
+        mount, lines = _mount(folder), Path(mounts).read_text().splitlines()
     except OSError:
         return None
     for fields in map(str.split, lines):
-        if fields[2] == wanted:
+        if fields[0] == mount:
             return fields[fields.index("-") + 1]
     return None
+
+
+def _mount(folder: str) -> str | None:
+    """Return the kernel's number of a mount; by their devices Btrfs's files are not found among the mounts."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = _MOUNT.search(Path(f"/proc/self/fdinfo/{fd}").read_text())
+    finally:
+        close_now(fd)
+    return found[1] if found else None
 
 
 def _waiting_bytes(source: str = "/proc/meminfo") -> float:

@@ -9,7 +9,7 @@ import pytest
 from docker_registry.drivers.file import disk
 from docker_registry.drivers.file.disk import Disk
 
-MOUNTS = "30 1 0:26 / /run rw - tmpfs tmpfs rw\n27 1 {device} / / rw,relatime shared:1 - {kind} /dev/vda rw\n"
+MOUNTS = "0 1 0:26 / /run rw - tmpfs tmpfs rw\n{mount} 1 8:1 / / rw,relatime shared:1 - {kind} /dev/vda rw\n"
 
 
 @pytest.fixture
@@ -31,9 +31,8 @@ def calls(monkeypatch):
 
 
 def mounted(tmp_path, kind):
-    device = os.stat(tmp_path).st_dev
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS.format(device=f"{os.major(device)}:{os.minor(device)}", kind=kind))
+    mounts.write_text(MOUNTS.format(mount=disk._mount(str(tmp_path)), kind=kind))
     return Disk(str(tmp_path), str(mounts))
 
 
