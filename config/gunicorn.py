@@ -26,6 +26,8 @@ timeout = number(os.environ, "GUNICORN_SILENT_TIMEOUT", 3600)
 keepalive = 75
 
 accesslog = os.environ.get("GUNICORN_ACCESS_LOG_FILE") or "-"
+if accesslog == "none":
+    accesslog = None
 errorlog = os.environ.get("GUNICORN_ERROR_LOG_FILE") or "-"
 if os.environ.get("GUNICORN_USER"):
     user = os.environ["GUNICORN_USER"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
 import gevent
 from flask import Flask
@@ -138,7 +138,7 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
         registry: what it serves; by default the one that the configuration names.
     """
     registry = registry or create_registry(config)
-    app = Flask("docker_registry", static_folder=None)
+    app = _Application("docker_registry", static_folder=None)
     # A redirect cannot replay a body that was streamed, so no URL is ever "corrected" by one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
@@ -165,6 +165,14 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     if config.v2:
         _add_v2(app, config, registry, downloads)
     return app
+
+
+class _Application(Flask):
+    """Flask, which need not look at each function before each call of it: no view or hook here is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """See :class:`Flask`."""
+        return func
 
 
 def _probes(config: Config, registry: Registry) -> dict[str, status.Probe]:

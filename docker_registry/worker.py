@@ -16,6 +16,7 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import signal
 import socket as plain_socket
@@ -48,6 +49,9 @@ _NO_TLS: Final = (
     b"This port speaks HTTP, not HTTPS.\n"
 )
 _HELLO_BYTES: Final = 64 * 1024
+
+#: Methods whose answers may be given again.
+_SAFE: Final = {"GET", "HEAD"}
 
 #: So many requests of one connection are answered again before others get their turn.
 _TURN_REQUESTS: Final = 32
@@ -89,6 +93,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""
+        # gunicorn asks some twenty settings for each request, and each time searches for them in three places.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        gc.freeze()  # what is there now stays, and no search for garbage needs to pass through it
         gevent.spawn(self._close_idle_at_the_end)
         super().run()
 
@@ -148,7 +155,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def _answer(self, listener_name: Any, req: Any, sock: TransferSocket, addr: Any) -> None:
         """Let the application answer, and remember the answer if it can be given again."""
         head = sock.head
-        if self._repeats is None or head is None or req.body.length != 0:
+        if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
             return
         sock.logged = None

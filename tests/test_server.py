@@ -174,6 +174,14 @@ class TestTheLog:
             time.sleep(0.05)
         assert 1 == server.log.read_text().count(line)
 
+    def test_names_none_where_nobody_wants_to_know(self, tmp_path):
+        with Server(tmp_path / "store", GUNICORN_ACCESS_LOG_FILE="none") as server:
+            for _ in range(3):  # the last ones are answered by the fast path
+                assert requests.get(f"{server.url}/v2/", timeout=20).status_code == 200
+            time.sleep(0.3)
+        assert "GET /v2/" not in server.log.read_text()
+        assert not (ROOT / "none").exists()
+
 
 class TestAFullDisk:
     @pytest.fixture

@@ -24,6 +24,9 @@ from tests.server import Server
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
 
+#: No side writes a line for each request.
+QUIET = {"GUNICORN_ACCESS_LOG_FILE": "none"}
+
 
 class Missing(Exception):
     """A program that a row needs is not installed."""
@@ -57,7 +60,7 @@ class Bench:
     @cached_property
     def ours(self) -> Server:
         """Our server, its durability on."""
-        return self.stack.enter_context(Server(self.folder / "ours/store", workers=self.workers))
+        return self.stack.enter_context(Server(self.folder / "ours/store", workers=self.workers, **QUIET))
 
     @cached_property
     def peer(self) -> Distribution:
@@ -89,8 +92,7 @@ class Bench:
         port = free_port()
         command = [
             sys.executable, "-m", "gunicorn", "-k", "docker_registry.worker.RegistryWorker", "-w", str(self.workers),
-            "-b", f"127.0.0.1:{port}", "--keep-alive", "75", "--access-logfile", os.devnull,
-            "--logger-class", "docker_registry.access_log.AccessLog", "--chdir", str(HERE), "bare:application",
+            "-b", f"127.0.0.1:{port}", "--keep-alive", "75", "--chdir", str(HERE), "bare:application",
         ]  # fmt: skip
         environment = {"PYTHONPATH": str(HERE.parents[1])}
         self.stack.enter_context(running(command, self.folder / "bare.log", lambda: listens(port), environment))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import small_requests
-from bench import MIB, Bench
+from bench import MIB, QUIET, Bench
 from rows import Row, Sides
 from transfers import PEER, push, renew, timed
 
@@ -38,6 +38,7 @@ def servers(bench: Bench) -> Iterator[tuple[str, str]]:
             "AWS_SECURE": "false",
             "AWS_ENCRYPT": "false",  # as it is for the other unless it is asked for
             **redis.cache_environment,
+            **QUIET,
         }
         port = free_port()
         store = {
