@@ -127,8 +127,8 @@ class _Upload:
         self._is_complete = False
 
     def __enter__(self) -> _Upload:  # noqa: PYI034 - Self is newer than Python 3.10
-        # In a worker of the server these threads are greenlets.
-        self._threads = ThreadPoolExecutor(self._at_once, "s3-part")
+        # In a worker of the server these threads are greenlets. One more works out what the next part amounts to.
+        self._threads = ThreadPoolExecutor(self._at_once + 1, "s3-part")
         with translated():
             begun = self._bucket.client.create_multipart_upload(
                 Bucket=self._bucket.name, Key=self._key, **self._bucket.written
@@ -147,7 +147,9 @@ class _Upload:
 
     def send(self, content: bytearray, used: list[bytearray]) -> None:
         """Upload the next part, while the caller goes on; *used* gets it when nobody needs it any more."""
-        self._start(self._send, content, used)
+        # Worked out while the part before is still on its way.
+        md5 = self._threads.submit(in_thread, content_md5, content)
+        self._start(self._send, content, md5, used)
 
     def copy(self, source: Entry, start: int, end: int) -> None:
         """Let S3 copy bytes of an object as the next part."""
@@ -174,10 +176,11 @@ class _Upload:
             self._parts.append(self._under_way.popleft().result())
         self._under_way.append(self._threads.submit(work, number, *args))
 
-    def _send(self, number: int, content: bytearray, used: list[bytearray]) -> Part:
-        md5 = in_thread(content_md5, content)
+    def _send(self, number: int, content: bytearray, md5: Future[str], used: list[bytearray]) -> Part:
         with translated():
-            sent = self._bucket.client.upload_part(**self._place, PartNumber=number, Body=content, ContentMD5=md5)
+            sent = self._bucket.client.upload_part(
+                **self._place, PartNumber=number, Body=content, ContentMD5=md5.result()
+            )
         used.append(content)
         return {"PartNumber": number, "ETag": sent["ETag"]}
 
