@@ -228,8 +228,9 @@ class Journal:
             file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
         except OSError:
             # Nobody knows how much of it is on the disk, so nothing may follow it there.
-            self._broken.append(file)
-            self._file = None
+            if self._file is file:  # not given up by another thread before
+                self._broken.append(file)
+                self._file = None
             raise
         finally:
             self.is_due = True

@@ -9,6 +9,7 @@ half ends, whatever older records lie there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -97,6 +98,9 @@ class JournalFile:
         self._written = 0
         self._number = 0
         self._writing = monkey.get_original("_thread", "allocate_lock")()
+        self._syncing = monkey.get_original("_thread", "allocate_lock")()
+        self._synced = 0
+        self._has_failed = False
         self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
         head = _sealed(_HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began))
@@ -143,13 +147,30 @@ class JournalFile:
             _write(self._fd, written, _HEAD_BYTES + self._half * self._half_bytes + self._written)
             self._written += len(written)
             self._last[self._half] = max(self._last[self._half], moment)
-        # Whoever waits here waits also for what others wrote before.
-        os.fdatasync(self._fd)
+            number = self._number
+        self._sync(number)
 
     def forget(self, before: int) -> None:
         """Say that entries of before a moment are not needed any more."""
         with self._writing:
             self._last = [0 if last < before else last for last in self._last]
+
+    def _sync(self, number: int) -> None:
+        """Wait until a record is on the disk; once for all who have written one while another waited."""
+        with self._syncing:
+            if self._synced >= number:
+                return
+            # The system tells one of us of an error, whoever's record it has lost: after that none counts as written.
+            if self._has_failed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            with self._writing:
+                written = self._number
+            try:
+                os.fdatasync(self._fd)
+            except BaseException:
+                self._has_failed = True
+                raise
+            self._synced = written
 
 
 def pack(entries: Sequence[Entry]) -> bytes:

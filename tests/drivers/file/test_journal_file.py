@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -123,3 +124,42 @@ class TestAHalf:
         self.fill(file, 1)
         write(file, Entry(2, "a", bytes(9000)), spare=True)
         assert "a" == read(file.place)[-1].path
+
+
+class TestTheDisk:
+    def test_is_waited_for_once_by_many(self, file, monkeypatch):
+        began, written, ended = [], {}, {}
+        pwrite = os.pwrite
+
+        def slow(fd):
+            began.append(time.monotonic())
+            time.sleep(0.1)
+
+        def noting(*args):
+            size = pwrite(*args)
+            written[threading.get_ident()] = time.monotonic()
+            return size
+
+        def append(number):
+            write(file, Entry(number, str(number)))
+            ended[threading.get_ident()] = time.monotonic()
+
+        monkeypatch.setattr(os, "fdatasync", slow)
+        monkeypatch.setattr(os, "pwrite", noting)
+        threads = [threading.Thread(target=append, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 2 <= len(began) <= 3
+        for thread in written:  # each has waited for one that began after it had written
+            assert any(written[thread] <= sync and sync + 0.1 <= ended[thread] for sync in began)
+
+    def test_that_fails_once_is_trusted_no_more(self, file, monkeypatch):
+        """Its error is told once, and may be that of a record which another one waits for."""
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", lambda fd: os.fsync(10**6))
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                write(file, Entry(1, "a"))
+        with pytest.raises(OSError, match="Input/output error"):
+            write(file, Entry(2, "b"))
