@@ -52,6 +52,7 @@ class Soak:
 
     def __init__(self, server, number):
         self.server = server
+        self.number = number
         self.source = random.Random(number)
         self.name = f"soak/{number}"
         self.done = Counter()
@@ -107,7 +108,8 @@ class Soak:
         assert self.name in self.client.repositories()
 
     def push_and_pull_by_v1(self):
-        images = chain(2, first=self.source.randrange(1000) * 10)
+        # Its own: of two Dockers that push one image at once, one may hear that it is there already (409).
+        images = chain(2, first=(self.number * 1000 + self.source.randrange(1000)) * 10)
         self.docker.push(f"{self.name}v1", f"t{self.source.randrange(TAGS)}", *images)
         self.docker.push(f"{self.name}v1", "kept", *images)
         pulled = self.docker.pull(f"{self.name}v1", "kept")

@@ -157,18 +157,19 @@ class FileDriver(StorageDriver):
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
+        found = self._tree.find(check_path(path))
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            return found is not None
         try:
             with self._tree.errors(path):
-                found = self._tree.look(check_path(path))
-                return not stat.S_ISDIR(found.st_mode) or self._tree.holds_files(path)
+                return self._tree.holds_files(path)
         except PathNotFound:
             return False
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        with self._tree.errors(path):
-            found = self._tree.look(check_path(path))
-        if not stat.S_ISREG(found.st_mode):
+        found = self._tree.find(check_path(path))
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise PathNotFound(path=path)
         return Stat(path, found.st_size, found.st_mtime)
 
@@ -185,9 +186,9 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         place = self._tree.place(check_path(path, root=True))
         try:
-            with self._tree.errors(path):
-                found = os.stat(place)
-        except PathNotFound:
+            found = os.stat(place)
+        except OSError as error:
+            self._tree.note_absence(path, error)
             return NO_FOLDER
         if time.time_ns() - found.st_mtime_ns < provenance.CLOCK_TICK_NANOSECONDS:
             return None
@@ -196,10 +197,8 @@ class FileDriver(StorageDriver):
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
-        try:
-            with self._tree.errors(path):
-                found = self._tree.look(check_path(path, root=True))
-        except PathNotFound:
+        found = self._tree.find(check_path(path, root=True))
+        if found is None:
             return
         yield from self._walk(path, {(found.st_dev, found.st_ino)})
 

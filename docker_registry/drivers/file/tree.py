@@ -20,7 +20,8 @@ from typing import Final
 
 from docker_registry import provenance
 from docker_registry.drivers.base import check_path
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
+from docker_registry.drivers.file.os_errors import NOT_THERE, translated
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from docker_registry.threads import close_now
 
 #: Called with the descriptor of a folder that has changed.
@@ -38,10 +39,7 @@ _SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
 #: How often a folder is made again when removers take it; each time one of them has made progress.
 _MAX_TRIES: Final = 1000
 
-_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 
 
 class Tree:
@@ -106,6 +104,19 @@ class Tree:
             close_now(fd)
         provenance.note(self.place(path), found)
         return found
+
+    def find(self, path: str) -> os.stat_result | None:
+        """
+        Describe what lies under a path; None when nothing does.
+
+        Raises:
+            StorageError: nobody can tell.
+        """
+        try:
+            return self.look(path)
+        except OSError as error:
+            self.note_absence(path, error)
+            return None
 
     def names(self, path: str) -> list[str]:
         """
@@ -219,13 +230,27 @@ class Tree:
         try:
             yield
         except OSError as error:
-            if error.errno in _NOT_THERE:
-                if not os.path.isdir(self.reserved):
-                    raise self._gone(path) from None
-                if may_miss:
-                    provenance.note(self.place(path), None)
-                    raise PathNotFound(path=path) from None
-            raise _translated(path, error) from None
+            if not may_miss:
+                self._check_root(path, error)
+                raise translated(path, error) from None
+            self.note_absence(path, error)
+            raise PathNotFound(path=path) from None
+
+    def note_absence(self, path: str, error: OSError) -> None:
+        """
+        Note that nothing lies under a path, which is what an error says.
+
+        Raises:
+            StorageError: it says something else.
+        """
+        self._check_root(path, error)
+        if error.errno not in NOT_THERE:
+            raise translated(path, error) from None
+        provenance.note(self.place(path), None)
+
+    def _check_root(self, path: str, error: OSError) -> None:
+        if error.errno in NOT_THERE and not os.path.isdir(self.reserved):
+            raise self._gone(path) from None
 
     def _clear(self, path: str) -> None:
         """Remove a folder in which nothing is but folders: what a writer that died has left."""
@@ -273,15 +298,3 @@ def _remove_folders(folder: str) -> None:
             if entry.is_dir(follow_symlinks=False):
                 _remove_folders(entry.path)
     os.rmdir(folder)
-
-
-def _translated(path: str, error: OSError) -> StorageError:
-    if error.errno in _FULL:
-        return StorageFull(path=path)
-    if error.errno == errno.ENAMETOOLONG:
-        return PathInvalid(path=path)
-    if error.errno in _AWAY:
-        return StorageUnavailable(path=path)
-    if error.errno == errno.EXDEV:
-        return StorageError("The folder of the store must be one file system, with no other mounted in it.", path=path)
-    return StorageError(f"The store failed: {error.strerror}.", path=path)
