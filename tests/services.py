@@ -173,7 +173,7 @@ class MariaDB(DatabaseServer):
         )
         self.run(
             self._install, "--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db", "--skip-name-resolve",
-            "--auth-root-authentication-method=normal",
+            "--auth-root-authentication-method=normal", self._own_tmpdir(),
         )  # fmt: skip
 
     def command(self):
@@ -182,9 +182,14 @@ class MariaDB(DatabaseServer):
             self._mariadbd, "--no-defaults", f"--datadir={folder}/data", "--bind-address=127.0.0.1",
             f"--port={self.port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-name-resolve",
             f"--init-file={folder}/init.sql", "--innodb-flush-log-at-trx-commit=0", "--max-connections=200",
+            self._own_tmpdir(),
             # What hosts with an old default give: our tables must not depend on it.
             "--character-set-server=latin1",
         ]  # fmt: skip
+
+    def _own_tmpdir(self):
+        """One that starts removes what it takes for its own in there, also of another that starts at the same time."""
+        return f"--tmpdir={self.folder}"
 
     def answers(self):
         import pymysql
