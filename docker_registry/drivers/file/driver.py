@@ -98,7 +98,7 @@ class FileDriver(StorageDriver):
 
     def _make_folders(self, *folders: str) -> None:
         try:
-            for top in (self._tree.root, self._tree.reserved, self._short_aside.folder):
+            for top in (self._tree.root, self._tree.reserved, self._aside.folder, self._short_aside.folder):
                 if not os.path.isdir(top):  # where somebody else has made it, it is theirs
                     os.makedirs(top, exist_ok=True)
                     spread(top)
