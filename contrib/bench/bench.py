@@ -24,9 +24,6 @@ from tests.server import Server
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
 
-#: No side writes a line for each request.
-QUIET = {"GUNICORN_ACCESS_LOG_FILE": "none"}
-
 
 class Missing(Exception):
     """A program that a row needs is not installed."""
@@ -60,7 +57,12 @@ class Bench:
     @cached_property
     def ours(self) -> Server:
         """Our server, its durability on."""
-        return self.stack.enter_context(Server(self.folder / "ours/store", workers=self.workers, **QUIET))
+        return self.stack.enter_context(self.server("ours"))
+
+    def server(self, name: str, **environment: str) -> Server:
+        """Return a server of ours, not started yet, over a store of this name; like the peers it logs no request."""
+        quiet = {"GUNICORN_ACCESS_LOG_FILE": "none"}
+        return Server(self.folder / name / "store", workers=self.workers, **quiet, **environment)
 
     @cached_property
     def peer(self) -> Distribution:

@@ -45,10 +45,8 @@ def tags(bench: Bench) -> Iterator[Sides]:
 @contextmanager
 def repositories(bench: Bench) -> Iterator[Sides]:
     """The first hundred repositories, of many; and of a tenth as many, on another server."""
-    from tests.server import Server
-
     count = max(1000, int(ENTRIES * bench.scale))
-    few = bench.stack.enter_context(Server(bench.folder / "few/store", workers=bench.workers))
+    few = bench.stack.enter_context(bench.server("few"))
     clients = []
     for server, entries in ((bench.ours, count), (few, count // 10)):
         client = bench.stack.enter_context(Client(server.url))

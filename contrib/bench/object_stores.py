@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import small_requests
-from bench import MIB, QUIET, Bench
+from bench import MIB, Bench
 from rows import Row, Sides
 from transfers import PEER, push, renew, timed
 
@@ -17,7 +17,6 @@ from tests.distribution import find_distribution
 from tests.processes import free_port, listens, running
 from tests.redis_server import PASSWORD, own_redis
 from tests.seaweedfs import run_seaweedfs
-from tests.server import Server
 
 TAGS = 1000
 
@@ -38,7 +37,6 @@ def servers(bench: Bench) -> Iterator[tuple[str, str]]:
             "AWS_SECURE": "false",
             "AWS_ENCRYPT": "false",  # as it is for the other unless it is asked for
             **redis.cache_environment,
-            **QUIET,
         }
         port = free_port()
         store = {
@@ -63,7 +61,7 @@ def servers(bench: Bench) -> Iterator[tuple[str, str]]:
         peer = running(
             [program, "serve", str(config)], bench.folder / "peer.log", lambda: listens(port), {"AWS_CA_BUNDLE": ""}
         )
-        with Server(bench.folder / "s3/store", workers=bench.workers, **ours) as server, peer:
+        with bench.server("s3", **ours) as server, peer:
             yield server.url, f"http://127.0.0.1:{port}"
 
 

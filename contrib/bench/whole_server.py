@@ -23,7 +23,7 @@ TRANSFERS = 64
 @contextmanager
 def starts(bench: Bench) -> Iterator[Sides]:
     """From the command to the first answer: on a store of 100 000 tags, and on an empty one."""
-    full = Server(bench.folder / "ours/store", workers=bench.workers)
+    full = bench.server("ours")
     with listings.tags(bench):
         bench.ours.stop()
 
@@ -33,7 +33,7 @@ def starts(bench: Bench) -> Iterator[Sides]:
         return seconds
 
     def empty() -> float:
-        return measure(Server(bench.folder / secrets.token_hex(4) / "store", workers=bench.workers))
+        return measure(bench.server(secrets.token_hex(4)))
 
     yield lambda: measure(full), empty
 

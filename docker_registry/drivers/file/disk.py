@@ -29,7 +29,6 @@ _MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 #: Two neighbours in what the kernel tells of its memory (proc(5)).
 _WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
 
-
 #: What the kernel tells of a descriptor (proc(5)).
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 

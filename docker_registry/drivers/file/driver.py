@@ -273,10 +273,8 @@ class FileDriver(StorageDriver):
         except PathNotFound:
             return
         for child in children:
-            try:
-                with self._tree.errors(child):
-                    found = self._tree.look(child)
-            except PathNotFound:  # removed just now
+            found = self._tree.find(child)
+            if found is None:  # removed just now
                 continue
             folder = (found.st_dev, found.st_ino)
             if stat.S_ISREG(found.st_mode):

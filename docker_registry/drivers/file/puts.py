@@ -186,12 +186,8 @@ class Puts:
             pass
 
     def _check_absent(self, path: str) -> None:
-        try:
-            with self._tree.errors(path):
-                is_there = stat.S_ISREG(self._tree.look(path).st_mode)
-        except PathNotFound:
-            is_there = False
-        if is_there:
+        found = self._tree.find(path)
+        if found is not None and stat.S_ISREG(found.st_mode):
             raise PreconditionFailed(path=path)
 
     @contextmanager
