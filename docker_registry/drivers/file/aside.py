@@ -2,7 +2,8 @@
 Where files lie on their way: those that are being written, and those that are being removed.
 
 Each has a name that nobody else can have, in one of sixteen folders, which may lie apart on the disk
-(:mod:`~docker_registry.drivers.file.spreading`). What processes that died have left here is removed by age.
+(:mod:`~docker_registry.drivers.file.spreading`). Where a folder lies follows from its name, so each store has names of
+its own for them. What processes that died have left here is removed by age.
 """
 
 from __future__ import annotations
@@ -15,21 +16,36 @@ from typing import Final
 from docker_registry.drivers.base import Bytes
 from docker_registry.threads import close_now
 
-#: What the folders are called, and names in them begin with.
-_PARTS: Final = "0123456789abcdef"
+#: How many folders there are at least; two processes that begin a store at once may make more.
+_PARTS: Final = 16
+
+#: Characters of their names; those of everything else are longer.
+_PART_CHARACTERS: Final = 8
 
 
 class Aside:
-    """A folder in the same file system as the store."""
+    """
+    A folder in the same file system as the store.
+
+    Attributes:
+        parts: the folders in it that are used.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.parts = [f"{folder}/{part}" for part in _PARTS]
+        self.parts: list[str] = []
+
+    def prepare(self) -> None:
+        """Find the folders in it, or make them."""
+        self.parts = self._found()
+        while len(self.parts) < _PARTS:
+            self.parts.append(f"{self.folder}/{secrets.token_hex(_PART_CHARACTERS // 2)}")
+            os.mkdir(self.parts[-1])
 
     def new(self) -> str:
         """Return a place where nothing lies."""
         name = secrets.token_hex(16)
-        return f"{self.folder}/{name[0]}/{name}"
+        return f"{self.parts[int(name[0], 16)]}/{name}"
 
     def create(self) -> tuple[str, int]:
         """Begin a file; return its place and its descriptor."""
@@ -63,15 +79,20 @@ class Aside:
             before: seconds since the epoch.
         """
         removed = 0
-        for folder in (self.folder, *self.parts):
+        parts = self._found()
+        for folder in (self.folder, *parts):
             with os.scandir(folder) as entries:
                 for entry in entries:
                     # Not the time of modification: what is removed or linked was brought here with an old one.
                     with suppress(FileNotFoundError):
-                        if entry.path not in self.parts and entry.stat(follow_symlinks=False).st_ctime < before:
+                        if entry.path not in parts and entry.stat(follow_symlinks=False).st_ctime < before:
                             discard(entry.path)
                             removed += 1
         return removed
+
+    def _found(self) -> list[str]:
+        with os.scandir(self.folder) as entries:
+            return [entry.path for entry in entries if len(entry.name) <= _PART_CHARACTERS and entry.is_dir()]
 
 
 def write_whole(fd: int, content: Bytes) -> None:

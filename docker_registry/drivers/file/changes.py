@@ -52,7 +52,7 @@ class Changes:
     def bring(self, aside: str, path: str, touched: Touched) -> None:
         """Move to its path what was written aside, and synced."""
         with self.changing(), self._locks.hold(path):
-            self._tree.bring(aside, path, touched.changed)
+            self._tree.bring(aside, path, touched.changed if self._last else None)
             touched.settled(path)
 
     def move(self, source: str, target: str, touched: Touched) -> None:

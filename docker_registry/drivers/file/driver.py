@@ -102,6 +102,8 @@ class FileDriver(StorageDriver):
                 if not os.path.isdir(top):  # where somebody else has made it, it is theirs
                     os.makedirs(top, exist_ok=True)
                     spread(top)
+            self._aside.prepare()
+            self._short_aside.prepare()
             for folder in (self._tree.root, *self._aside.parts, *self._short_aside.parts, *folders):
                 os.makedirs(folder, exist_ok=True)
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

@@ -26,7 +26,8 @@ from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import HalfIsFull
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.reading import read_whole
-from docker_registry.drivers.file.together import Nobody, Touched
+from docker_registry.drivers.file.renaming import rename_unwritten
+from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.threads import close_now
@@ -128,7 +129,7 @@ class Puts:
         self._make_way(path)
         aside = self._aside.write(content)
         try:
-            self._tree.bring(aside, path, Nobody().changed)
+            self._tree.bring(aside, path, None)
         except BaseException:
             discard(aside)
             raise
@@ -171,7 +172,7 @@ class Puts:
         try:
             while waiting:
                 aside, path = waiting[0]
-                self._tree.bring(aside, path, Nobody().changed)
+                self._tree.bring(aside, path, None)
                 del waiting[0]
         except BaseException:
             journal.take_back(paths)
@@ -205,11 +206,15 @@ class Puts:
     def _create(self, aside: str, path: str, touched: Touched) -> None:
         """Bring a content to a path where no file is."""
         self._check_absent(path)
-        self._tree.bring(aside, path, touched.changed)
+        self._tree.bring(aside, path, touched.changed if self._last else None)
 
     def _replace(self, aside: str, path: str, version: str, touched: Touched) -> None:
         with self._matching(path, version) as folder:
-            os.rename(aside, path.rpartition("/")[2], dst_dir_fd=folder)
+            name = path.rpartition("/")[2]
+            if self._last:
+                os.rename(aside, name, dst_dir_fd=folder)
+            else:
+                rename_unwritten(aside, name, folder)
             touched.changed(folder)
 
     def _journal_for(self, size: int) -> Journal | None:

@@ -15,12 +15,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from docker_registry import provenance
 from docker_registry.drivers.base import check_path
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
+from docker_registry.drivers.file.renaming import rename_unwritten
+from docker_registry.drivers.file.straight import open_straight
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from docker_registry.threads import close_now
 
@@ -38,6 +40,8 @@ _SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
 
 #: How often a folder is made again when removers take it; each time one of them has made progress.
 _MAX_TRIES: Final = 1000
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 
@@ -71,8 +75,12 @@ class Tree:
         Raises:
             StorageError: a link has led out of the root.
         """
-        # A pipe that somebody left in the tree must not block the worker that opens it.
-        fd = os.open(self.place(path), flags | os.O_NONBLOCK)
+        place = self.place(path)
+        flags |= os.O_NONBLOCK  # a pipe that somebody left in the tree must not block the worker that opens it
+        fd = open_straight(place, flags)
+        if fd is not None:
+            return fd
+        fd = os.open(place, flags)
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             if real != self.root and not real.startswith(f"{self.root}/"):
@@ -142,62 +150,53 @@ class Tree:
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
         """Hold a folder open; it stays this very one, wherever others move it."""
-        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self.open(path, _FOLDER)
         try:
             yield fd
         finally:
             close_now(fd)
 
-    @contextmanager
-    def changed_folder(self, path: str, sync: Sync) -> Iterator[int]:
+    def _open_folder(self, path: str, opened: list[int]) -> None:
         """
-        Hold a folder open, made with those above it where it is not there.
+        Open a folder, made with those above it where it is not there.
 
         Args:
-            sync: is told in the end of all that have changed, the innermost first: so what was done meanwhile reaches
-                the disk with them.
-        """
-        changed: list[int] = []
-        try:
-            changed.append(self._open_folder(path, changed if path else None))
-            yield changed[-1]
-            for fd in reversed(changed):
-                sync(fd)
-        finally:
-            for fd in changed:
-                close_now(fd)
-
-    def _open_folder(self, path: str, above: list[int] | None) -> int:
-        """
-        Open a folder.
-
-        Args:
-            above: gets the folders in which another one was made; None when none shall be made.
+            opened: gets it, after those in which another one was made.
         """
         try:
-            return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            opened.append(self.open(path, _FOLDER))
+            return
         except FileNotFoundError:
-            if above is None or not path:
+            if not path:
                 raise
         parent, _, name = path.rpartition("/")
-        above.append(self._open_folder(parent, above))
-        with suppress(FileExistsError):  # made by another just now, who may not have synced it
-            os.mkdir(name, dir_fd=above[-1])
-        return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._open_folder(parent, opened)
+        try:
+            os.mkdir(name, dir_fd=opened[-1])
+        except FileExistsError:  # made by another just now, who may not have synced it
+            pass
+        opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
-    def bring(self, source: str, path: str, sync: Sync) -> None:
+    def bring(self, source: str, path: str, sync: Sync | None) -> None:
         """
         Move a file to a path, whatever removers do to its folder meanwhile.
 
         Args:
             source: a place in the same file system.
-            sync: is told of the folders that have changed.
+            sync: is told of the folders that have changed, the innermost first; None when nothing of it has to reach
+                the disk soon, and *source* is a place where nobody looks.
         """
         above, _, name = path.rpartition("/")
         for _ in range(_MAX_TRIES):
+            opened: list[int] = []
             try:
-                with self.changed_folder(above, sync) as folder:
-                    os.rename(source, name, dst_dir_fd=folder)
+                self._open_folder(above, opened)
+                if sync is None:
+                    rename_unwritten(source, name, opened[-1])
+                    return
+                os.rename(source, name, dst_dir_fd=opened[-1])
+                for fd in reversed(opened):
+                    sync(fd)
                 return
             except FileNotFoundError:
                 os.lstat(source)  # raises when it is the source that is gone
@@ -208,6 +207,9 @@ class Tree:
                 if error.errno in _IN_THE_WAY:
                     raise self._in_the_way(path) from None
                 raise
+            finally:
+                for fd in opened:
+                    close_now(fd)
         raise StorageError("The folder is removed again and again.", path=path)
 
     def prune(self, path: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import FileDriver, disk, spreading
+from docker_registry.drivers.file import FileDriver, disk, renaming, spreading
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
@@ -37,7 +37,7 @@ def driver(tmp_path):
 
 def left_aside(store):
     """The names of what lies aside, in one of the folders for that or where old versions have put it."""
-    return [path.name for path in (store / RESERVED / "aside").glob("**/*") if len(path.name) > 1]
+    return [path.name for path in (store / RESERVED / "aside").glob("**/*") if len(path.name) > 8]
 
 
 @pytest.fixture
@@ -194,19 +194,35 @@ class TestTheReservedFolder:
                 verb(path)
 
     def test_loses_what_dead_writers_left_in_it(self, driver, store):
-        aside = store / RESERVED / "aside"
-        (aside / "old").write_bytes(b"half")  # from before there were folders in it
-        (aside / "a" / "old").write_bytes(b"half")
-        (aside / "0" / "removing" / "aa").mkdir(parents=True)
+        aside, parts = store / RESERVED / "aside", driver._aside.parts
+        (aside / "old-file-of-before-the-folders").write_bytes(b"half")
+        Path(parts[0], "old-file").write_bytes(b"half")
+        Path(parts[1], "removing", "aa").mkdir(parents=True)
         time.sleep(0.4)
-        (aside / "f" / "young").write_bytes(b"half")
+        Path(parts[2], "young-file").write_bytes(b"half")
         assert 3 == driver.remove_leftovers(0.2)
-        assert ["young"] == left_aside(store)
+        assert ["young-file"] == left_aside(store)
+
+    def test_has_folders_of_names_of_its_own(self, driver, store, tmp_path):
+        again, other = FileDriver(str(store)), FileDriver(str(tmp_path / "other"))
+        assert set(driver._aside.parts) == set(again._aside.parts)
+        names = [{Path(part).name for part in one._aside.parts} for one in (driver, other)]
+        assert [16, 16, 32] == [len(names[0]), len(names[1]), len(names[0] | names[1])]
+
+    def test_has_those_of_two_who_begin_it_at_once(self, driver, store):
+        more = Path(driver._aside.parts[0]).parent / "ffffffff"
+        more.mkdir()
+        os.utime(more, (0, 0))
+        (more / "old-file").write_bytes(b"half")
+        time.sleep(0.2)
+        assert 1 == driver.remove_leftovers(0.1)
+        assert more.is_dir()
+        FileDriver(str(store)).put_content("a", b"content")
 
     def test_keeps_what_was_brought_there_just_now_however_old_its_content(self, driver, store):
         driver.put_content("a", b"content")
         os.utime(store / "a", (0, 0))
-        os.rename(store / "a", store / RESERVED / "aside" / "linking")
+        os.rename(store / "a", store / RESERVED / "aside" / "linking-file")
         assert 0 == driver.remove_leftovers(3600)
 
 
@@ -315,17 +331,17 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
     @pytest.fixture
     def meanwhile(self, driver, monkeypatch):
         """Begin a conditional put of a/b, let others try to change the store before it replaces the old content."""
-        rename, compared, go_on = os.rename, threading.Event(), threading.Event()
+        exchange, compared, go_on = renaming._exchange, threading.Event(), threading.Event()
 
         def put():
             with contextlib.suppress(PreconditionFailed):
                 driver.put_content("a/b", b"conditional", if_match=version)
 
-        def rename_late(source, target, **folders):
+        def exchange_late(*names):
             if threading.current_thread() is putting:
                 compared.set()
                 go_on.wait(10)
-            rename(source, target, **folders)
+            return exchange(*names)
 
         def meanwhile(change):
             other = threading.Thread(target=change)
@@ -341,7 +357,7 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
         driver.put_content("a/other", b"")  # keeps the folder
         version = driver.get_versioned("a/b").version
         putting = threading.Thread(target=put)
-        monkeypatch.setattr(os, "rename", rename_late)
+        monkeypatch.setattr(renaming, "_exchange", exchange_late)
         return meanwhile
 
     def test_does_not_bury_a_plain_put(self, driver, meanwhile):

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docker_registry.drivers.base import ABSENT
-from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.file import FileDriver, renaming
 from docker_registry.drivers.file import driver as driver_module
 from docker_registry.drivers.file import journal as journal_module
 from docker_registry.drivers.file.disk import Disk
@@ -360,7 +360,7 @@ def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypa
     host = Host(tmp_path / "store", monkeypatch)
     driver = host.process()
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", fail)
+        patched.setattr(os, "pwritev", fail)
         driver.put_content("path", b"1")
     driver.put_content("path", b"2")
     assert ({"path": b"2"}, []) == (contents(host.store), host.journals())
@@ -387,7 +387,7 @@ CHANGES = st.one_of(
 )
 
 #: What a process asks of the system when it changes something.
-CALLS = ("fdatasync", "fsync", "link", "mkdir", "open", "pwrite", "rename", "rmdir", "unlink", "write")
+CALLS = ("fdatasync", "fsync", "link", "mkdir", "open", "pwritev", "rename", "rmdir", "unlink", "write")
 
 
 class PowerLost(BaseException):
@@ -410,6 +410,7 @@ def power_for(calls):
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in CALLS:
             monkeypatch.setattr(os, name, last_only(getattr(os, name)))
+        monkeypatch.setattr(renaming, "_exchange", last_only(renaming._exchange))
         yield
 
 
