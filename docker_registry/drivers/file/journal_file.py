@@ -106,9 +106,9 @@ class JournalFile:
         head = _sealed(_HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began))
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            _write(self._fd, head.ljust(_HEAD_BYTES, b"\0"), 0)
+            _write(self._fd, [head.ljust(_HEAD_BYTES, b"\0")], 0)
             for start in range(0, 2 * half_bytes, _SPARE_BYTES):
-                _write(self._fd, bytes(_SPARE_BYTES), _HEAD_BYTES + start)
+                _write(self._fd, [bytes(_SPARE_BYTES)], _HEAD_BYTES + start)
             os.fsync(self._fd)
             sync_folder(folder)
         except OSError:
@@ -128,24 +128,26 @@ class JournalFile:
             self._half, self._written = 1 - self._half, 0
             return True
 
-    def append(self, record: bytes, moment: int, *, spare: bool = False) -> None:
+    def append(self, record: Sequence[bytes], moment: int, *, spare: bool = False) -> None:
         """
         Write a record and wait until it is on the disk; blocks this thread.
 
         Args:
+            record: its parts, as of :func:`pack`.
             moment: of its last entry.
             spare: use the last of the room.
 
         Raises:
             HalfIsFull: it does not fit; nothing was written.
         """
+        size = sum(map(len, record))
         with self._writing:
-            if not self.has_room(len(record), spare=spare):
-                raise HalfIsFull(len(record))
+            if not self.has_room(size, spare=spare):
+                raise HalfIsFull(size)
             self._number += 1
-            written = _sealed(_RECORD.pack(self._number, time.time_ns(), len(record)), record)
-            _write(self._fd, written, _HEAD_BYTES + self._half * self._half_bytes + self._written)
-            self._written += len(written)
+            before = _sealed(_RECORD.pack(self._number, time.time_ns(), size), record)
+            _write(self._fd, (before, *record), _HEAD_BYTES + self._half * self._half_bytes + self._written)
+            self._written += len(before) + size
             self._last[self._half] = max(self._last[self._half], moment)
             number = self._number
         self._sync(number)
@@ -173,11 +175,11 @@ class JournalFile:
             self._synced = written
 
 
-def pack(entries: Sequence[Entry]) -> bytes:
-    """Return a record of entries."""
+def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
+    """Return a record of entries in parts, which follow each other: the contents are not copied."""
     head = [(moment, path, None if content is None else len(content)) for moment, path, content, _ in entries]
     contents = (entry.content for entry in entries if entry.content is not None)
-    return b"".join([json.dumps(head, ensure_ascii=False).encode(), b"\n", *contents])
+    return (json.dumps(head, ensure_ascii=False).encode(), b"\n", *contents)
 
 
 def read_boot(fd: int) -> Boot | None:
@@ -204,7 +206,7 @@ def _entries(half: bytes) -> Iterator[Entry]:
         number, entered, length = _RECORD.unpack(fields)
         start, end = position + _BEFORE_RECORD_BYTES, position + _BEFORE_RECORD_BYTES + length
         record = half[start:end]
-        if not number or last not in (None, number - 1) or half[position:end] != _sealed(fields, record):
+        if not number or last not in (None, number - 1) or half[position:start] != _sealed(fields, [record]):
             return
         yield from _unpack(record, entered)
         position, last = end, number
@@ -220,16 +222,23 @@ def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
             contents = contents[length:]
 
 
-def _sealed(fields: bytes, record: bytes = b"") -> bytes:
-    """Return fields, a checksum, and the record that it is of as well."""
-    return fields + zlib.crc32(record, zlib.crc32(fields)).to_bytes(_CHECKSUM_BYTES, "big") + record
+def _sealed(fields: bytes, record: Sequence[bytes] = ()) -> bytes:
+    """Return fields and a checksum of them, and of a record in parts that will follow."""
+    checksum = zlib.crc32(fields)
+    for part in record:
+        checksum = zlib.crc32(part, checksum)
+    return fields + checksum.to_bytes(_CHECKSUM_BYTES, "big")
 
 
-def _write(fd: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
+def _write(fd: int, parts: Sequence[bytes], offset: int) -> None:
+    written = os.pwritev(fd, parts, offset)
+    if written == sum(map(len, parts)):
+        return
+    rest = memoryview(b"".join(parts))[written:]
     while rest:
+        offset += written
         written = os.pwrite(fd, rest, offset)
-        rest, offset = rest[written:], offset + written
+        rest = rest[written:]
 
 
 def sync_folder(folder: str) -> None:

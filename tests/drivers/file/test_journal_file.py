@@ -77,10 +77,10 @@ class TestACrashInTheMiddle:
     @pytest.mark.parametrize("damage", [lambda byte: 0, lambda byte: byte ^ 1])
     def test_takes_the_last_record_alone_and_whole(self, file, damage):
         write(file, first := Entry(1, "a", b"first"))
-        start = len(journal_file.pack([first])) + 24
+        start = sum(map(len, journal_file.pack([first]))) + 24
         write(file, second := Entry(2, "b", b"second"))
         content = bytearray(Path(file.place).read_bytes())
-        length = len(journal_file.pack([second])) + 24
+        length = sum(map(len, journal_file.pack([second]))) + 24
         assert [first, second] == read(file.place)
         for position in range(4096 + start, 4096 + start + length):
             if damage(content[position]) == content[position]:
@@ -129,14 +129,14 @@ class TestAHalf:
 class TestTheDisk:
     def test_is_waited_for_once_by_many(self, file, monkeypatch):
         began, written, ended = [], {}, {}
-        pwrite = os.pwrite
+        pwritev = os.pwritev
 
         def slow(fd):
             began.append(time.monotonic())
             time.sleep(0.1)
 
         def noting(*args):
-            size = pwrite(*args)
+            size = pwritev(*args)
             written[threading.get_ident()] = time.monotonic()
             return size
 
@@ -145,7 +145,7 @@ class TestTheDisk:
             ended[threading.get_ident()] = time.monotonic()
 
         monkeypatch.setattr(os, "fdatasync", slow)
-        monkeypatch.setattr(os, "pwrite", noting)
+        monkeypatch.setattr(os, "pwritev", noting)
         threads = [threading.Thread(target=append, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
