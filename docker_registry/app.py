@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any, Final
+from typing import Final
 
 import gevent
 from flask import Flask
@@ -33,6 +33,7 @@ from docker_registry.api import (
     v2_referrers,
     v2_uploads,
 )
+from docker_registry.api.application import Application
 from docker_registry.api.downloads import Downloads
 from docker_registry.config import Config, Redis
 from docker_registry.drivers.base import StorageDriver
@@ -138,7 +139,7 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
         registry: what it serves; by default the one that the configuration names.
     """
     registry = registry or create_registry(config)
-    app = _Application("docker_registry", static_folder=None)
+    app = Application("docker_registry", static_folder=None)
     # A redirect cannot replay a body that was streamed, so no URL is ever "corrected" by one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
@@ -165,14 +166,6 @@ def create_app(config: Config, registry: Registry | None = None) -> Flask:
     if config.v2:
         _add_v2(app, config, registry, downloads)
     return app
-
-
-class _Application(Flask):
-    """Flask, which need not look at each function before each call of it: no view or hook here is a coroutine."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """See :class:`Flask`."""
-        return func
 
 
 def _probes(config: Config, registry: Registry) -> dict[str, status.Probe]:
