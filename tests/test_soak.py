@@ -41,6 +41,9 @@ MIB = 1024 * 1024
 #: sizes in many threads goes up and down by a few MiB.
 MAX_GROWTH_BYTES = 8 * MIB
 
+#: Native threads that have nothing to do end after five seconds, each with its greenlets.
+QUIET_SECONDS = 12
+
 #: Pushed over and over, so that the store does not grow with them; and pulled, whole and in parts.
 LARGE = [random.Random(size).randbytes(size) for size in (MIB, 5 * MIB + 1, 16 * MIB)]
 
@@ -247,10 +250,12 @@ class TestAtFullLoad:
     def at_rest(self, pids, greenlets, wanted=None):
         """Return how many files and greenlets each worker has when nobody asks it for anything any more."""
         deadline = time.monotonic() + 60
-        earlier = None
+        earlier, since = None, 0.0
         while True:
             time.sleep(2)
             now = {pid: (open_files(pid), greenlets(pid)) for pid in pids}
-            if now == (earlier if wanted is None else wanted) or time.monotonic() > deadline:
+            if now != earlier:
+                earlier, since = now, time.monotonic()
+            is_quiet = time.monotonic() - since > QUIET_SECONDS if wanted is None else now == wanted
+            if is_quiet or time.monotonic() > deadline:
                 return now
-            earlier = now
