@@ -53,9 +53,6 @@ _HELLO_BYTES: Final = 64 * 1024
 #: Methods whose answers may be given again.
 _SAFE: Final = {"GET", "HEAD"}
 
-#: As much as a transfer receives into at once: memory that the process keeps from its first large one on anyway.
-_KEPT_BYTES: Final = 1024 * 1024
-
 #: So many requests of one connection are answered again before others get their turn.
 _TURN_REQUESTS: Final = 32
 
@@ -99,9 +96,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         # gunicorn asks some twenty settings for each request, and each time searches for them in three places.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         gc.freeze()  # what is there now stays, and no search for garbage needs to pass through it
-        # glibc keeps memory for later only after so large a piece of it has been given back. Until then it takes from
-        # the system, and clears, each page of each small layer anew.
-        bytearray(_KEPT_BYTES)
         gevent.spawn(self._close_idle_at_the_end)
         super().run()
 
