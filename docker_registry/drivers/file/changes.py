@@ -52,8 +52,12 @@ class Changes:
     def bring(self, aside: str, path: str, touched: Touched) -> None:
         """Move to its path what was written aside, and synced."""
         with self.changing(), self._locks.hold(path):
-            self._tree.bring(aside, path, touched.changed if self._last else None)
+            self.place(aside, path, touched)
             touched.settled(path)
+
+    def place(self, aside: str, path: str, touched: Touched) -> None:
+        """Move to its path what was written aside, while the path's lock is held."""
+        self._tree.bring(aside, path, touched.changed if self._last else None)
 
     def move(self, source: str, target: str, touched: Touched) -> None:
         """Give a file another path."""

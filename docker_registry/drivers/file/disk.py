@@ -13,8 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from docker_registry.drivers.file import libc
 from docker_registry.threads import close_now
 
 #: File systems whose syncfs promises what their fsync does; elsewhere, as in user space, it may be less.
@@ -119,11 +120,9 @@ def _sync_whole(fd: int) -> None:
 
 @lru_cache(maxsize=1)
 def _syncfs() -> Callable[[int], None] | None:
-    try:
-        call: Any = ctypes.CDLL(None, use_errno=True).syncfs
-    except (OSError, AttributeError):
+    call = libc.find("syncfs", ctypes.c_int)
+    if call is None:
         return None
-    call.argtypes = (ctypes.c_int,)
 
     def syncfs(fd: int) -> None:
         if call(fd) != 0:

@@ -206,7 +206,7 @@ class Puts:
     def _create(self, aside: str, path: str, touched: Touched) -> None:
         """Bring a content to a path where no file is."""
         self._check_absent(path)
-        self._tree.bring(aside, path, touched.changed if self._last else None)
+        self._changes.place(aside, path, touched)
 
     def _replace(self, aside: str, path: str, version: str, touched: Touched) -> None:
         with self._matching(path, version) as folder:

@@ -13,10 +13,10 @@ import ctypes
 import os
 import stat
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-_AT_FDCWD: Final = -100
+from docker_registry.drivers.file import libc
+
 _RENAME_EXCHANGE: Final = 2
 
 
@@ -50,14 +50,8 @@ def _exchange(source: str, name: str, folder: int) -> bool:
     renameat2 = _renameat2()
     if renameat2 is None:
         return False
-    return renameat2(_AT_FDCWD, os.fsencode(source), folder, os.fsencode(name), _RENAME_EXCHANGE) == 0
+    return renameat2(libc.AT_FDCWD, os.fsencode(source), folder, os.fsencode(name), _RENAME_EXCHANGE) == 0
 
 
-@lru_cache(maxsize=1)
 def _renameat2() -> Callable[..., int] | None:
-    try:
-        call: Any = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return None
-    call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    return call  # type: ignore[no-any-return]
+    return libc.find("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)

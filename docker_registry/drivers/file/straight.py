@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
+from docker_registry.drivers.file import libc
 from docker_registry.threads import close_now
 
 _OPENAT2: Final = 437
-_AT_FDCWD: Final = -100
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 
 #: What openat2 refuses beside O_PATH, where it means nothing.
@@ -46,9 +46,9 @@ def open_straight(place: str, flags: int) -> int | None:
     openat2 = _openat2()
     if openat2 is None:
         return None
-    fd = openat2(_OPENAT2, _AT_FDCWD, os.fsencode(place), _how(flags), ctypes.sizeof(_How))
+    fd = openat2(_OPENAT2, libc.AT_FDCWD, os.fsencode(place), _how(flags), ctypes.sizeof(_How))
     if fd >= 0:
-        return int(fd)
+        return fd
     if ctypes.get_errno() == errno.ENOENT:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
     return None
@@ -64,14 +64,12 @@ def _how(flags: int) -> Any:
 @lru_cache(maxsize=1)
 def _openat2() -> Callable[..., int] | None:
     """Return the call, if this kernel knows it and lets us make it: some that run containers do not."""
-    try:
-        call: Any = ctypes.CDLL(None, use_errno=True).syscall
-    except (OSError, AttributeError):
+    arguments = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+    call = libc.find("syscall", *arguments, result=ctypes.c_long)
+    if call is None:
         return None
-    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-    call.restype = ctypes.c_long
-    fd = call(_OPENAT2, _AT_FDCWD, b"/", _how(os.O_PATH), ctypes.sizeof(_How))
+    fd = call(_OPENAT2, libc.AT_FDCWD, b"/", _how(os.O_PATH), ctypes.sizeof(_How))
     if fd < 0:
         return None
     close_now(fd)
-    return call  # type: ignore[no-any-return]
+    return call

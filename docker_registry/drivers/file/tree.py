@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from docker_registry import provenance
@@ -171,10 +171,8 @@ class Tree:
                 raise
         parent, _, name = path.rpartition("/")
         self._open_folder(parent, opened)
-        try:
+        with suppress(FileExistsError):  # made by another just now, who may not have synced it
             os.mkdir(name, dir_fd=opened[-1])
-        except FileExistsError:  # made by another just now, who may not have synced it
-            pass
         opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
     def bring(self, source: str, path: str, sync: Sync | None) -> None:

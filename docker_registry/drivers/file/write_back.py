@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
+
+from docker_registry.drivers.file import libc
 
 #: So much is written before the disk is told: less would be many calls, more would leave it idle.
 STRIDE_BYTES: Final = 8 * 1024 * 1024
@@ -35,12 +36,6 @@ class WriteBack:
             self._begun = self._written
 
 
-@lru_cache(maxsize=1)
-def _sync_file_range() -> Callable[..., Any] | None:
+def _sync_file_range() -> Callable[..., int] | None:
     """Return the function of the C library; what it says does not matter, since the fsync comes anyway."""
-    try:
-        call: Any = ctypes.CDLL(None).sync_file_range
-    except (OSError, AttributeError):
-        return None
-    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return call  # type: ignore[no-any-return]
+    return libc.find("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
