@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import Counter
 
@@ -178,3 +179,29 @@ class TestAQuestion:
         trips(store, there, *request)
         found = trips(store, here, *request)
         assert set(found) <= {"list_directory"}, found
+
+
+class TestAManifestThatIsPushed:
+    @pytest.fixture
+    def push(self):
+        """Pushes a manifest of this number, and returns what that cost."""
+        store = CountingDriver()
+        app = create_app(Config(storage="memory", search_backend=""), Registry(store)).test_client()
+        assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
+
+        def push(number):
+            payload = encoded({**json.loads(MANIFEST), "annotations": {"number": number}})
+            store.trips.clear()
+            assert 201 == app.put("/v2/a/b/manifests/pushed", data=payload, content_type=OCI_MANIFEST).status_code
+            return dict(store.trips)
+
+        push("0")
+        return push
+
+    def test_is_not_looked_for_among_what_is_there_when_it_is_new(self, push):
+        # Its config, tags-are-noted, the catalog, its bytes; in the end its link. Bytes, link, note and tag are put.
+        assert {"exists": 4, "stat": 2, "put_content": 4} == push("1")
+
+    def test_is_not_written_again(self, push):
+        push("1")
+        assert {"exists": 6, "stat": 2, "touch": 1, "put_content": 1} == push("1"), "the tag alone"

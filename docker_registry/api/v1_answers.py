@@ -56,7 +56,7 @@ def finish(flavor: str, version: str) -> Any:
     def add_headers(response: Response) -> Response:
         response.headers["X-Docker-Registry-Version"] = version
         response.headers["X-Docker-Registry-Config"] = flavor
-        if "Cache-Control" not in response.headers and not request.path.startswith("/v2"):
+        if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
             response.headers.update(NOT_CACHED)
         return response
 

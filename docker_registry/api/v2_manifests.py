@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.v2_answers import changed
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.manifests import Pushed
@@ -63,14 +64,12 @@ def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) 
 
 
 def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
-    response = Response(status=201)
-    response.headers["Content-Length"] = "0"
-    response.headers["Docker-Content-Digest"] = str(pushed.descriptor.digest)
-    response.headers["Location"] = f"/v2/{name}/manifests/{pushed.descriptor.digest}"
+    digest = str(pushed.descriptor.digest)
+    headers = {"Docker-Content-Digest": digest}
     if pushed.subject:
-        response.headers["OCI-Subject"] = str(pushed.subject)
+        headers["OCI-Subject"] = str(pushed.subject)
     if many_tags:
-        response.headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
+        headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
     if pushed.missing:
-        response.headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
-    return response
+        headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
+    return changed(201, f"/v2/{name}/manifests/{digest}", headers)

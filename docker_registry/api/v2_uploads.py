@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.v2_answers import changed
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry import Registry
 from docker_registry.registry.blobs import Blob
@@ -26,7 +27,7 @@ def blueprint(registry: Registry) -> Blueprint:
         if "digest" in request.args:
             return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        response = _progress(name, registry.uploads.start(name, algorithm), 202)
+        response = _goes_on(name, registry.uploads.start(name, algorithm))
         if registry.driver.min_chunk_bytes is not None:  # smaller ones are taken too
             response.headers["OCI-Chunk-Min-Length"] = str(registry.driver.min_chunk_bytes)
         return response
@@ -36,7 +37,7 @@ def blueprint(registry: Registry) -> Blueprint:
         """Add the next bytes (end-5)."""
         part = requests.chunk_range()
         upload = registry.uploads.append(name, upload_id, requests.body(), part.start, part.length)
-        return _progress(name, upload, 202)
+        return _goes_on(name, upload)
 
     @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
     def commit_upload(name: RepositoryName, upload_id: str) -> Response:
@@ -48,7 +49,8 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
     def get_upload(name: RepositoryName, upload_id: str) -> Response:
         """Say how far an upload is (end-13)."""
-        return _progress(name, registry.uploads.get(name, upload_id), 204)
+        upload = registry.uploads.get(name, upload_id)
+        return Response(status=204, headers={"Location": _location(name, upload), **_progress(upload)})
 
     @bp.delete("/v2/<path:name>/blobs/uploads/<upload_id>")
     def cancel_upload(name: RepositoryName, upload_id: str) -> Response:
@@ -70,21 +72,18 @@ def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
         return None  # what cannot be mounted is uploaded instead ("Mounting a blob from another repository")
 
 
-def _progress(name: RepositoryName, upload: Upload, status: int) -> Response:
-    headers = {
-        "Content-Length": "0",
-        "Docker-Upload-UUID": upload.id,
-        # Without scheme and host, so that no proxy in between can make it wrong.
-        "Location": f"/v2/{name}/blobs/uploads/{upload.id}",
-        "Range": f"0-{max(upload.size - 1, 0)}",
-    }
-    return Response(status=status, headers=headers)
+def _goes_on(name: RepositoryName, upload: Upload) -> Response:
+    return changed(202, _location(name, upload), _progress(upload))
+
+
+def _location(name: RepositoryName, upload: Upload) -> str:
+    return f"/v2/{name}/blobs/uploads/{upload.id}"
+
+
+def _progress(upload: Upload) -> dict[str, str]:
+    return {"Docker-Upload-UUID": upload.id, "Range": f"0-{max(upload.size - 1, 0)}"}
 
 
 def _created(name: RepositoryName, blob: Blob) -> Response:
-    headers = {
-        "Content-Length": "0",
-        "Docker-Content-Digest": str(blob.digest),  # containerd refuses a 201 without it
-        "Location": f"/v2/{name}/blobs/{blob.digest}",
-    }
-    return Response(status=201, headers=headers)
+    # containerd refuses a 201 without the digest.
+    return changed(201, f"/v2/{name}/blobs/{blob.digest}", {"Docker-Content-Digest": str(blob.digest)})

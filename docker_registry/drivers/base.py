@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Final
 
@@ -229,8 +229,7 @@ class StorageDriver(ABC):
         """
         return self
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """
         Make the changes of this greenlet together, in their order: what takes long for every change, such as waiting
         for a disk, then takes long once.
@@ -238,7 +237,7 @@ class StorageDriver(ABC):
         A content that is put without ``if_match`` is seen when the block ends, if not before; when an exception ends
         it, perhaps never. Only then will what was changed survive a crash of the host; none of it is ever half there.
         """
-        yield
+        return nullcontext()
 
     def open_file(self, path: str) -> BinaryIO | None:
         """

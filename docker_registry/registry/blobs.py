@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
@@ -20,11 +20,13 @@ class Blob:
     Attributes:
         size: bytes.
         path: where they lie.
+        is_new: whether it was not there until just now; known of what was put.
     """
 
     digest: Digest
     size: int
     path: str
+    is_new: bool = field(default=False, compare=False)
 
 
 class Blobs:
@@ -107,11 +109,12 @@ class Blobs:
     def put(self, content: bytes, digest: Digest) -> Blob:
         """Store a small content in hand, whose digest the caller has worked out."""
         target = layout.blob_data(digest)
-        if self._size(target) == len(content):
+        size = self._size(target)
+        if size == len(content):
             self._driver.touch(target)
         else:
             self._driver.put_content(target, content)
-        return Blob(digest, len(content), target)
+        return Blob(digest, len(content), target, is_new=size is None)
 
     def get(self, digest: Digest) -> bytes:
         """

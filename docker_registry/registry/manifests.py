@@ -142,14 +142,15 @@ class Manifests:
             self._tags.check(name, tag, digest, tag_condition)
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # A file is found faster than whether there is any in a folder.
-        is_first = not any(map(self._driver.exists, (layout.tags_are_noted(name), layout.manifests(name))))
+        are_noted = self._driver.exists(layout.tags_are_noted(name))
+        is_first = not are_noted and not self._driver.exists(layout.manifests(name))
         with self._driver.together():
             self._repositories.enter(name)
-            self._blobs.put(payload, digest)
+            is_new = self._blobs.put(payload, digest).is_new
             self._referrers.put(name, descriptor, document)
-            self._link(name, digest, document)
+            self._link(name, digest, document, is_new=is_new)
             for tag in tags:
-                self._tags.point(name, tag, digest, tag_condition)
+                self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
         if not self.exists(name, digest):  # deleted meanwhile, and no tag may be left without it
             self._link(name, digest, document)
             for tag in tags:
@@ -212,11 +213,11 @@ class Manifests:
         except PathNotFound:
             return told or payloads.OCI_MANIFEST
 
-    def _link(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
+    def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> None:
         if not document.told:
             self._driver.put_content(layout.revision_media_type(name, digest), document.media_type.encode())
         link = layout.revision_link(name, digest)
-        if not self._driver.exists(link):
+        if is_new or not self._driver.exists(link):
             self._driver.put_content(link, str(digest).encode())
 
     def _digest(

@@ -114,7 +114,8 @@ class Digest:
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
         """Return the digest of a content in hand."""
-        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
+        state = hashlib.sha256(content) if algorithm == CANONICAL else hashlib.new(algorithm, content)
+        return cls(algorithm, state.hexdigest())
 
     @classmethod
     def from_hash(cls, state: _Hash) -> Digest:

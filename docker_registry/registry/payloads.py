@@ -126,7 +126,7 @@ def told_media_type(document: dict[str, Any]) -> str | None:
 
 def _load(payload: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+        document = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
         raise ManifestInvalid("The manifest is not JSON.") from None
     if not isinstance(document, dict):
@@ -136,6 +136,10 @@ def _load(payload: bytes) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(text)
+
+
+#: NaN and the infinities are no JSON.
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:

@@ -79,12 +79,23 @@ class Tags:
         """Tell that a tag was put."""
         events.announce(events.tag_created, self._driver, name=name, tag=tag)
 
-    def point(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
+    def point(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None = None,
+        *,
+        is_new: bool = False,
+        are_noted: bool = False,
+    ) -> None:
         """
         Let a tag point at a manifest, and note it there; nobody is told.
 
         Args:
             condition: change it only if this holds for what it points at, at the very moment of the change.
+            is_new: the manifest was not there until just now, so that no note can be, and nobody has to look.
+            are_noted: all tags of the repository are known to be noted.
 
         Raises:
             TagChanged: the condition does not hold, or another request has changed the tag meanwhile.
@@ -92,7 +103,7 @@ class Tags:
             ConditionUnsupported: the store cannot tell whether another request changes it meanwhile.
         """
         version = self._agreed_version(name, tag, digest, condition)
-        self._note(name, tag, digest)
+        self._note(name, tag, digest, is_new=is_new, are_noted=are_noted)
         try:
             self._driver.put_content(layout.tag_link(name, tag), str(digest).encode(), if_match=version)
         except PreconditionFailed:
@@ -162,10 +173,12 @@ class Tags:
                 self._note(name, tag, digest, are_noted=True)
         self._driver.put_content(layout.tags_are_noted(name), b"")
 
-    def _note(self, name: RepositoryName, tag: Tag, digest: Digest, *, are_noted: bool = False) -> None:
-        """Note a tag at the manifest that it is about to point at."""
+    def _note(
+        self, name: RepositoryName, tag: Tag, digest: Digest, *, is_new: bool = False, are_noted: bool = False
+    ) -> None:
+        """Note a tag at the manifest that it is about to point at; see :meth:`point`."""
         path = layout.tag_note(name, digest, tag)
-        if self._driver.exists(path):
+        if not is_new and self._driver.exists(path):
             return
         noted = layout.tags_are_noted(name)
         if not are_noted and not self._driver.exists(noted) and not self._driver.exists(layout.tags(name)):

@@ -48,6 +48,7 @@ class TestAnUpload:
         answer = session.put(server.url + answer.headers["Location"], params={"digest": digest_of(GOOD)})
         assert (201, digest_of(GOOD)) == (answer.status_code, answer.headers["Docker-Content-Digest"])
         assert f"/v2/{name}/blobs/{digest_of(GOOD)}" == answer.headers["Location"]
+        assert ("0", None) == (answer.headers["Content-Length"], answer.headers.get("Content-Type"))
         assert GOOD == pulled(session, server, name, digest_of(GOOD))
 
     def test_in_one_put_is_what_containerd_does(self, session, server, name, start):

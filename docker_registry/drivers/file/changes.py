@@ -15,10 +15,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final
 
 from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.together import Touched
-from docker_registry.drivers.file.tree import Tree, holds_files
+from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound
 from docker_registry.threads import close_now, leave_to_thread
 

@@ -24,7 +24,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
@@ -125,11 +125,9 @@ class FileDriver(StorageDriver):
         vars(driver).update(_carrier=None, _aside=self._short_aside, _changes=changes, _puts=puts, short_lived=driver)
         return driver
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """See :class:`StorageDriver`."""
-        with nullcontext() if self._carrier is None else self._carrier.together():
-            yield
+        return nullcontext() if self._carrier is None else self._carrier.together()
 
     # ----------------------------------------------------------------------------------------------- reading
 

@@ -148,10 +148,10 @@ class Puts:
     ) -> None:
         """Publish small files by the journal."""
         paths = [path for path, _ in contents]
-        waiting: list[tuple[str, str]] = []
+        waiting: list[tuple[str | None, str]] = []
         try:
             for path, content in contents:
-                waiting.append((self._aside.write(content), path))
+                waiting.append((self._aside.write(content) if content else None, path))
             while True:
                 try:
                     with journal.changing(), self._locks.hold(*paths):
@@ -165,14 +165,19 @@ class Puts:
                 journal.turn(needed)
         finally:
             for aside, _ in waiting:
-                discard(aside)
+                if aside is not None:
+                    discard(aside)
 
-    def _bring_entered(self, journal: Journal, waiting: list[tuple[str, str]], paths: Sequence[str]) -> None:
+    def _bring_entered(self, journal: Journal, waiting: list[tuple[str | None, str]], paths: Sequence[str]) -> None:
         """Move to its path all that waits, which then waits no more, or enter that it is not there."""
         try:
             while waiting:
                 aside, path = waiting[0]
-                self._tree.bring(aside, path, None)
+                if aside is None and not self._tree.make_empty(path):
+                    aside = self._aside.write(b"")
+                    waiting[0] = aside, path
+                if aside is not None:
+                    self._tree.bring(aside, path, None)
                 del waiting[0]
         except BaseException:
             journal.take_back(paths)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Final
 
 from docker_registry import provenance
-from docker_registry.drivers.base import check_path
+from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
 from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.straight import open_straight
@@ -34,9 +34,6 @@ RESERVED: Final = ".docker-registry"
 
 #: What file systems keep in every root of theirs; often only root may look into it.
 _LOST_AND_FOUND: Final = "lost+found"
-
-#: The name under which NFS keeps a file that was removed while somebody reads it.
-_SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
 
 #: How often a folder is made again when removers take it; each time one of them has made progress.
 _MAX_TRIES: Final = 1000
@@ -56,6 +53,10 @@ class Tree:
         """
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
+
+    @cached_property
+    def _device(self) -> int:
+        return os.stat(self.reserved).st_dev
 
     def place(self, path: str) -> str:
         """
@@ -140,7 +141,7 @@ class Tree:
             if RESERVED not in names:
                 raise self._gone(path)
             names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
-        return [name for name in names if _is_ours(name)]
+        return [name for name in names if is_ours(name)]
 
     def holds_files(self, path: str) -> bool:
         """Tell whether there is a file at any depth below a folder."""
@@ -210,6 +211,27 @@ class Tree:
                     close_now(fd)
         raise StorageError("The folder is removed again and again.", path=path)
 
+    def make_empty(self, path: str) -> bool:
+        """
+        Make an empty file at a path where nothing is: it is whole as soon as it is there, and needs no rename.
+
+        Returns:
+            Whether it was made; :meth:`bring` can do more, or says what is wrong.
+        """
+        above, _, name = path.rpartition("/")
+        opened: list[int] = []
+        try:
+            self._open_folder(above, opened)
+            if os.fstat(opened[-1]).st_dev != self._device:  # what lies aside would not come there either
+                return False
+            close_now(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=opened[-1]))
+        except OSError:
+            return False
+        finally:
+            for fd in opened:
+                close_now(fd)
+        return True
+
     def prune(self, path: str) -> None:
         """Remove folders that have become empty, from the inside out."""
         while path:
@@ -255,7 +277,7 @@ class Tree:
     def _clear(self, path: str) -> None:
         """Remove a folder in which nothing is but folders: what a writer that died has left."""
         try:
-            _remove_folders(self.place(path))
+            remove_folders(self.place(path))
         except FileNotFoundError:
             pass
         except OSError:
@@ -267,34 +289,3 @@ class Tree:
 
     def _in_the_way(self, path: str) -> StorageError:
         return StorageError("A folder lies where a file should be, or the other way round.", path=path)
-
-
-def holds_files(folder: str) -> bool:
-    """Tell whether there is a file at any depth below a place; folders alone are nothing."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(
-                _is_ours(entry.name) and (not entry.is_dir(follow_symlinks=False) or holds_files(entry.path))
-                for entry in entries
-            )
-    except FileNotFoundError:  # removed meanwhile, which says nothing of its neighbours
-        return False
-
-
-def _is_ours(name: str) -> bool:
-    """Tell whether a name in the file system can be part of a path, and is not how the file system helps itself."""
-    if _SILLY_RENAMED.fullmatch(name):
-        return False
-    try:
-        check_path(name)
-    except PathInvalid:
-        return False
-    return True
-
-
-def _remove_folders(folder: str) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_folders(entry.path)
-    os.rmdir(folder)
