@@ -1,17 +1,16 @@
 """
 The way of a body into the store: received, hashed and written at the same time, each byte once.
 
-All parts work side by side. A greenlet receives into one block while, each in a native thread, the block before it is
-hashed, looked at by whoever wants to, and written by the driver; a block is received into again only when all have let
-go of it. So a transfer holds a few blocks, whatever its size (:mod:`~docker_registry.registry.block_pool`), and neither
-hashing nor the disk ever stops the event loop.
+All parts work side by side, each at its own pace. One greenlet receives into a block, another has the blocks before it
+hashed, and looked at by whoever else wants to, in a native thread, while the driver writes them in a third; a block is
+received into again only when all have let go of it. So a transfer holds a few blocks, whatever its size
+(:mod:`~docker_registry.registry.block_pool`), and neither hashing nor the disk ever stops the event loop.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Final, Protocol
 
 import gevent
@@ -144,22 +143,28 @@ class Intake:
             full.put(self._first)
             blocks = 1
         receiver = gevent.spawn(self._receive, used, full, blocks)
+        looker = _Looker(self._look)
         try:
             while True:
                 block = full.get()
                 if isinstance(block, Exception):
                     raise block
                 if not block:
-                    return
+                    break
                 self._count(len(block))
-                looks = [start_in_thread(tap, block) for tap in self._taps]
-                try:
-                    yield block
-                finally:
-                    _wait_for(looks)
-                used.put(POOL.again(block))
+                lent = _Lent(block, used)
+                looker.look_at(lent)
+                yield block
+                lent.let_go()
+                looker.check()
+            looker.finish()
         finally:
             receiver.kill()
+            looker.kill()
+
+    def _look(self, block: memoryview) -> None:
+        for tap in self._taps:
+            tap(block)
 
     def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception], blocks: int) -> None:
         try:
@@ -184,11 +189,54 @@ class Intake:
             raise SizeInvalid(expected=self._max_bytes)
 
 
-def _wait_for(looks: list[Callable[[], object]]) -> None:
-    """Wait for all who look at a block, also when one of them raises: it may be received into again after that."""
-    with ExitStack() as waiting:
-        for look in looks:
-            waiting.callback(look)
+class _Lent:
+    """A block that is looked at and written at the same time, to be received into again when both have let go of it."""
+
+    def __init__(self, block: memoryview, used: SimpleQueue[memoryview]) -> None:
+        self.block = block
+        self._users = 2
+        self._used = used
+
+    def let_go(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._used.put(POOL.again(self.block))
+
+
+class _Looker:
+    """Has one block after the other looked at, in native threads, however far those are who write them."""
+
+    def __init__(self, look: Callable[[memoryview], None]) -> None:
+        self._look = look
+        self._waiting: SimpleQueue[_Lent | None] = SimpleQueue()
+        self._error: Exception | None = None
+        self._greenlet = gevent.spawn(self._run)
+
+    def look_at(self, lent: _Lent) -> None:
+        self._waiting.put(lent)
+
+    def check(self) -> None:
+        """Raise what a look has raised."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Wait until all have been looked at."""
+        self._waiting.put(None)
+        self._greenlet.join()
+        self.check()
+
+    def kill(self) -> None:
+        """Look at no more; waits for the one that is being looked at, which may be received into again after that."""
+        self._greenlet.kill()
+
+    def _run(self) -> None:
+        while self._error is None and (lent := self._waiting.get()) is not None:
+            try:
+                start_in_thread(self._look, lent.block)()
+            except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
+                self._error = error
+            lent.let_go()
 
 
 def _fill(body: Body, block: memoryview) -> int:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import threading
+import time
 
 import gevent
 import pytest
@@ -86,6 +89,64 @@ class TestAShortBody:
         assert intake.short() is None
         assert CONTENT == b"".join(bytes(block) for block in intake)
         assert (len(CONTENT), Digest.of(CONTENT)) == (intake.size, intake.digest)
+
+
+class TestTheLooks:
+    """Who looks at blocks in a native thread, and who writes them, go on without each other."""
+
+    def test_see_every_byte_in_order_however_fast_the_writer_is(self):
+        seen = []
+        intake = Intake(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
+        written = []
+        for number, block in enumerate(intake):
+            written.append(bytes(block))
+            if number % 2:
+                gevent.sleep(0.01)
+        assert CONTENT * 3 == b"".join(seen) == b"".join(written)
+        assert Digest.of(CONTENT * 3) == intake.digest
+
+    def test_do_not_keep_the_writer_from_going_on(self):
+        go_on = threading.Event()
+        looks = []
+
+        def look(block):
+            assert go_on.wait(10)
+            looks.append(bytes(block))
+
+        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        written = [bytes(next(blocks)) for _ in range(3)]
+        assert [] == looks
+        go_on.set()
+        written += [bytes(block) for block in blocks]
+        assert looks == written, "what was looked at late is what was written early"
+
+    @pytest.mark.parametrize("failing", [0, 1, -1])
+    def test_are_heard_when_they_fail(self, failing):
+        blocks = len(list(Intake(Content(CONTENT * 3))))
+        numbers = itertools.count()
+
+        def look(_block):
+            if next(numbers) == failing % blocks:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            for _ in Intake(Content(CONTENT * 3), taps=[look]):
+                gevent.sleep(0)
+
+    def test_end_before_a_writer_that_has_given_up_is_told(self):
+        under_way, is_over = threading.Event(), threading.Event()
+
+        def look(_block):
+            under_way.set()
+            time.sleep(0.1)
+            is_over.set()
+
+        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        next(blocks)
+        while not under_way.is_set():
+            gevent.sleep(0.001)
+        blocks.close()
+        assert is_over.is_set()
 
 
 class TestAnIntakeThatBreaks:
