@@ -28,6 +28,17 @@ __all__ = ["seaweedfs"]
 MIB = 1024 * 1024
 
 
+def one_at_a_time(application):
+    """Return a WSGI application for moto, which answers 500 when two requests put one object at the same moment."""
+    lock = threading.Lock()
+
+    def answer(environ, start_response):
+        with lock:
+            return list(application(environ, start_response))
+
+    return answer
+
+
 @pytest.fixture(scope="session")
 def moto():
     """A second server; it takes every key."""
@@ -37,6 +48,7 @@ def moto():
         programs.missing("moto is not installed (pip install 'moto[s3]' flask-cors)")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    server._server.app = one_at_a_time(server._server.app)
     found = S3Server(server.get_host_and_port()[1])
     client = found.connect()
     client.create_bucket(Bucket=BUCKET)
