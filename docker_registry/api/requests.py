@@ -175,8 +175,6 @@ def tag_condition() -> Condition | None:
 
     RFC 9110, section 13.1: both hold tags of entities, here the digests of manifests, or ``*`` for any.
     """
-    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:  # as in nearly every push
-        return None
     match, none_match = request.if_match, request.if_none_match
     if not match and not none_match:
         return None

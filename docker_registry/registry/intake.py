@@ -114,8 +114,8 @@ class Intake:
                 return None
             content = bytes(block[:filled])
         self._count(filled)
-        for tap in self._taps if content else ():
-            tap(memoryview(content))
+        if content:
+            self._look(memoryview(content))
         return content
 
     def __iter__(self) -> Iterator[memoryview]:

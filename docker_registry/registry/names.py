@@ -114,8 +114,7 @@ class Digest:
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
         """Return the digest of a content in hand."""
-        state = hashlib.sha256(content) if algorithm == CANONICAL else hashlib.new(algorithm, content)
-        return cls(algorithm, state.hexdigest())
+        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 
     @classmethod
     def from_hash(cls, state: _Hash) -> Digest:

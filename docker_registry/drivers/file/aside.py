@@ -44,7 +44,7 @@ class Aside:
 
     def new(self) -> str:
         """Return a place where nothing lies."""
-        name = os.urandom(16).hex()
+        name = secrets.token_hex(16)
         return f"{self.parts[int(name[0], 16)]}/{name}"
 
     def create(self) -> tuple[str, int]:
