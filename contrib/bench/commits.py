@@ -29,7 +29,11 @@ from rows import HEAD, machine, measure
 from tests.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = [row for row in (*transfers.ROWS, *small_requests.ROWS, *whole_server.ROWS) if row.other == transfers.PEER]
+ROWS = [
+    row
+    for row in (*small_requests.WRITES, *transfers.ROWS, *small_requests.READS, *whole_server.ROWS)
+    if row.other == transfers.PEER
+]
 
 
 class TwoCommits(Bench):

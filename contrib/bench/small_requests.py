@@ -162,12 +162,15 @@ def _old(name: str, work: str, path: str) -> Row:
     return Row(name, work, "bare WSGI", "requests/s", partial(old_reads, path=path), bound=0.6)
 
 
-ROWS = [
+READS = [
     Row("manifest", f"GET a manifest by one of {TAGS} tags (wrk)", PEER, "requests/s", manifests, bound=4),
     Row("blob-head", "HEAD a blob (ab)", PEER, "requests/s", blobs, bound=4),
     _old("v1-tags", "GET the 10 tags of a repository, V1 (wrk)", "/v1/repositories/bench/old/tags"),
     _old("v1-ancestry", "GET an ancestry, V1 (wrk)", "/v1/images/{id}/ancestry"),
     _old("v1-json", "GET an image's JSON, V1 (wrk)", "/v1/images/{id}/json"),
+]
+
+WRITES = [
     Row("push-small", "push 10 layers of 100 kB, one connection", PEER, "s", small_pushes, bound=0.5),
     Row("manifest-put", "PUT a manifest", PEER, "s", manifest_puts, bound=0.5),
 ]

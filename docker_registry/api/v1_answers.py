@@ -54,8 +54,8 @@ def finish(flavor: str, version: str) -> Any:
     """Return a hook that adds what every answer carries."""
 
     def add_headers(response: Response) -> Response:
-        response.headers["X-Docker-Registry-Version"] = version
-        response.headers["X-Docker-Registry-Config"] = flavor
+        response.headers.add("X-Docker-Registry-Version", version)
+        response.headers.add("X-Docker-Registry-Config", flavor)
         if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
             response.headers.update(NOT_CACHED)
         return response

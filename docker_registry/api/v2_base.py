@@ -57,9 +57,9 @@ def announce_version(response: Response) -> Response:
         if "Vary" in response.headers:
             response.vary.add("User-Agent")
         else:  # the same, without a set that is made to be asked once
-            response.headers["Vary"] = "User-Agent"
+            response.headers.add("Vary", "User-Agent")
         if not _OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
-            response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
     return response
 
 

@@ -98,6 +98,8 @@ class Visibility:
         """Tell whether a repository of API V2 may be seen: the one of API V1 with that name is not private."""
         if self.serve_private:
             return True
+        if not self.private_names():
+            return True
         try:
             return not self.is_private(ImageRepositoryName.parse(str(name)))
         except NameInvalid:  # no repository of API V1 can have that name

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import deque
 from contextlib import suppress
 from typing import Final
 
@@ -34,6 +35,7 @@ class Aside:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.parts: list[str] = []
+        self._left: deque[str] = deque()
 
     def prepare(self) -> None:
         """Find the folders in it, or make them."""
@@ -70,6 +72,15 @@ class Aside:
         finally:
             close_now(fd)
         return place
+
+    def leave(self, place: str) -> None:
+        """Leave a file here until there is time to remove it."""
+        self._left.append(place)
+
+    def remove_left(self) -> None:
+        """Remove what was left here; blocks this thread."""
+        while self._left:
+            discard(self._left.popleft())
 
     def remove_leftovers(self, before: float) -> int:
         """

@@ -95,10 +95,14 @@ class Carrier:
         return Together(self._tree, self._disk, self._puts.put_all, self._journal)
 
     def _checkpoint_later(self) -> None:
-        if self._journal is not None and self._journal.is_due and not self._is_checkpoint_planned:
-            self._is_checkpoint_planned = run_later(_CHECKPOINT_SECONDS, partial(self._checkpoint, self._journal))
+        if self._journal is None or not self._journal.is_due or self._is_checkpoint_planned:
+            return
+        self._is_checkpoint_planned = run_later(_CHECKPOINT_SECONDS, partial(self._checkpoint, self._journal))
+        if not self._is_checkpoint_planned:
+            self._puts.remove_replaced()
 
     def _checkpoint(self, journal: Journal) -> None:
         self._is_checkpoint_planned = False
         with suppress(OSError):  # of a disk that fails those who write hear
             journal.checkpoint()
+        self._puts.remove_replaced()

@@ -58,7 +58,8 @@ class Changes:
 
     def place(self, aside: str, path: str, touched: Touched) -> None:
         """Move to its path what was written aside, while the path's lock is held."""
-        self._tree.bring(aside, path, touched.changed if self._last else None)
+        if self._tree.bring(aside, path, touched.changed if self._last else None):
+            discard(aside)
 
     def move(self, source: str, target: str, touched: Touched) -> None:
         """Give a file another path."""

@@ -12,8 +12,8 @@ was also the last to happen, as entries are made while the path's lock is held. 
 waits for the disk as ever, makes an entry without content: what the file system has there is right.
 
 **Checkpoints.** From time to time everything is synced, and what was entered before is not needed any more. Nobody may
-be between an entry and its change then. So changes share a lock that a checkpoint takes alone; and so does who removes
-a folder, as the locks of what is put below it meanwhile are others.
+be between an entry and its change then. So changes share a gate that a checkpoint has alone; and so has who removes a
+folder, as the locks of what is put below it meanwhile are others.
 
 **Crashes** of a process lose nothing that the kernel knows: its journal is deleted after a checkpoint. Only when the
 kernel was started since is a journal put again, but for what was changed long after its end, as by another server.
@@ -26,15 +26,16 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from gevent import monkey
 
 from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.file import journal_file, marks
+from docker_registry.drivers.file import gate, journal_file, marks
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.gate import Gate
 from docker_registry.drivers.file.journal_file import HALF_BYTES, Boot, Entry, HalfIsFull, JournalFile
 from docker_registry.drivers.file.marks import Marks
 from docker_registry.threads import close_now
@@ -51,10 +52,6 @@ MAX_BYTES: Final = HALF_BYTES // 4
 
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _ID_LENGTH: Final = 36
-
-#: What lies beside the journals.
-_GATE: Final = "gate"
-_LOCK: Final = "lock"
 
 #: Called with contents by path, and when the last of all was put, in nanoseconds since the epoch.
 Restore = Callable[[Mapping[str, bytes], int], None]
@@ -94,6 +91,7 @@ class Journal:
         self._folder = folder
         self._disk = disk
         self._boot = boot
+        self._gate = Gate(folder)
         self._marks = Marks(folder)
         self._process = os.getpid()
         self._beginning = monkey.get_original("_thread", "allocate_lock")()
@@ -121,20 +119,13 @@ class Journal:
                 return False
             return True
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self) -> AbstractContextManager[None]:
         """Enter and change something meanwhile, without a checkpoint in between; blocks this thread."""
-        with ExitStack() as held:
-            with self._locked(_GATE, fcntl.LOCK_SH):
-                held.enter_context(self._locked(_LOCK, fcntl.LOCK_SH))
-            yield
+        return self._gate.shared()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Let nobody else change anything meanwhile; blocks this thread."""
-        # Who comes later waits at the gate, or there might always be somebody inside.
-        with self._locked(_GATE, fcntl.LOCK_EX), self._locked(_LOCK, fcntl.LOCK_EX):
-            yield
+        return self._gate.alone()
 
     def put(self, contents: Sequence[tuple[str, bytes]]) -> None:
         """
@@ -242,7 +233,7 @@ class Journal:
 
     def _journals(self) -> Iterator[str]:
         for name in os.listdir(self._folder):
-            if name not in (_GATE, _LOCK) and not name.startswith(marks.PREFIX):
+            if name not in gate.NAMES and not name.startswith(marks.PREFIX):
                 yield f"{self._folder}/{name}"
 
     def _found(self, opened: ExitStack) -> tuple[set[str], list[_Left]]:
@@ -273,13 +264,3 @@ class Journal:
                 contents[entry.path] = entry.content
         if contents:
             restore(contents, max(entry.entered for entry in entries))
-
-    @contextmanager
-    def _locked(self, name: str, operation: int) -> Iterator[None]:
-        # Not for writing: another user may have made it.
-        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(fd, operation)
-            yield
-        finally:
-            close_now(fd)

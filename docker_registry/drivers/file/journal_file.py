@@ -41,6 +41,8 @@ _HEAD_MAGIC: Final = b"journal1"
 _RECORD: Final = struct.Struct(">QQI")
 
 _CHECKSUM_BYTES: Final = 4
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # made once
 _BEFORE_RECORD_BYTES: Final = _RECORD.size + _CHECKSUM_BYTES
 
 
@@ -179,7 +181,7 @@ def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
     """Return a record of entries in parts, which follow each other: the contents are not copied."""
     head = [(moment, path, None if content is None else len(content)) for moment, path, content, _ in entries]
     contents = (entry.content for entry in entries if entry.content is not None)
-    return (json.dumps(head, ensure_ascii=False).encode(), b"\n", *contents)
+    return (_encode(head).encode(), b"\n", *contents)
 
 
 def read_boot(fd: int) -> Boot | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from docker_registry.threads import close_now
 
 
 class Locks:
     """
-    A folder with 64 files; which of them is a path's follows from its hash.
+    A folder with 64 files; which of them is a path's follows from its checksum.
 
     Nobody holds one for long. Many more would only take longer to be made, each when it is first needed.
     """
@@ -24,13 +24,16 @@ class Locks:
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
         """Hold the locks of these paths; blocks this thread."""
-        with ExitStack() as held:
+        held: list[int] = []
+        try:
             # Always in one order, so that no two wait for each other.
-            for name in sorted({f"{hashlib.sha256(path.encode()).digest()[0] & 63:02x}" for path in paths}):
-                fd = _open(f"{self.folder}/{name}")
-                held.callback(close_now, fd)
-                fcntl.flock(fd, fcntl.LOCK_EX)
+            for name in sorted({f"{zlib.crc32(path.encode()) & 63:02x}" for path in paths}):
+                held.append(_open(f"{self.folder}/{name}"))
+                fcntl.flock(held[-1], fcntl.LOCK_EX)
             yield
+        finally:
+            for fd in held:
+                close_now(fd)
 
 
 def _open(place: str) -> int:

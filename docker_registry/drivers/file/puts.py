@@ -125,14 +125,20 @@ class Puts:
             if not is_newer and not is_as_put:
                 self._restore(path, content)
 
+    def remove_replaced(self) -> None:
+        """Remove what contents have replaced; those who put them have not waited for that."""
+        self._aside.remove_left()
+
     def _restore(self, path: str, content: bytes) -> None:
         self._make_way(path)
         aside = self._aside.write(content)
         try:
-            self._tree.bring(aside, path, None)
+            is_left = self._tree.bring(aside, path, None)
         except BaseException:
             discard(aside)
             raise
+        if is_left:
+            discard(aside)
 
     def _make_way(self, path: str) -> None:
         """Remove what cannot have been there: a file system without a journal of its own has strange things left."""
@@ -176,8 +182,8 @@ class Puts:
                 if aside is None and not self._tree.make_empty(path):
                     aside = self._aside.write(b"")
                     waiting[0] = aside, path
-                if aside is not None:
-                    self._tree.bring(aside, path, None)
+                if aside is not None and self._tree.bring(aside, path, None):
+                    self._aside.leave(aside)
                 del waiting[0]
         except BaseException:
             journal.take_back(paths)
@@ -218,8 +224,8 @@ class Puts:
             name = path.rpartition("/")[2]
             if self._last:
                 os.rename(aside, name, dst_dir_fd=folder)
-            else:
-                rename_unwritten(aside, name, folder)
+            elif rename_unwritten(aside, name, folder):
+                discard(aside)
             touched.changed(folder)
 
     def _journal_for(self, size: int) -> Journal | None:

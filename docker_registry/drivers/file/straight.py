@@ -35,13 +35,13 @@ def open_straight(place: str, flags: int) -> int | None:
     Open what lies at a place, which is absolute.
 
     Args:
-        flags: as of :func:`os.open`, none that makes a file.
+        flags: as of :func:`os.open`; what they make is a file that its owner may write and all may read.
 
     Returns:
         A descriptor; None when a link is on the way, or when this cannot tell: then open it as ever, and ask.
 
     Raises:
-        FileNotFoundError: nothing lies there.
+        FileNotFoundError: nothing lies there, or no folder for what is to be made.
     """
     openat2 = _openat2()
     if openat2 is None:
@@ -58,7 +58,7 @@ def open_straight(place: str, flags: int) -> int | None:
 def _how(flags: int) -> Any:
     if flags & os.O_PATH:
         flags &= ~_MEANINGLESS
-    return ctypes.byref(_How(flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS))
+    return ctypes.byref(_How(flags | os.O_CLOEXEC, 0o644 if flags & os.O_CREAT else 0, _RESOLVE_NO_SYMLINKS))
 
 
 @lru_cache(maxsize=1)

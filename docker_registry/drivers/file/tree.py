@@ -176,7 +176,7 @@ class Tree:
             os.mkdir(name, dir_fd=opened[-1])
         opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
-    def bring(self, source: str, path: str, sync: Sync | None) -> None:
+    def bring(self, source: str, path: str, sync: Sync | None) -> bool:
         """
         Move a file to a path, whatever removers do to its folder meanwhile.
 
@@ -184,6 +184,9 @@ class Tree:
             source: a place in the same file system.
             sync: is told of the folders that have changed, the innermost first; None when nothing of it has to reach
                 the disk soon, and *source* is a place where nobody looks.
+
+        Returns:
+            Whether the file that was there lies at *source* now, to be removed; never with *sync*.
         """
         above, _, name = path.rpartition("/")
         for _ in range(_MAX_TRIES):
@@ -191,12 +194,11 @@ class Tree:
             try:
                 self._open_folder(above, opened)
                 if sync is None:
-                    rename_unwritten(source, name, opened[-1])
-                    return
+                    return rename_unwritten(source, name, opened[-1])
                 os.rename(source, name, dst_dir_fd=opened[-1])
                 for fd in reversed(opened):
                     sync(fd)
-                return
+                return False
             except FileNotFoundError:
                 os.lstat(source)  # raises when it is the source that is gone
             except IsADirectoryError:
@@ -218,19 +220,18 @@ class Tree:
         Returns:
             Whether it was made; :meth:`bring` can do more, or says what is wrong.
         """
-        above, _, name = path.rpartition("/")
-        opened: list[int] = []
+        place = self.place(path)
         try:
-            self._open_folder(above, opened)
-            if os.fstat(opened[-1]).st_dev != self._device:  # what lies aside would not come there either
-                return False
-            close_now(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=opened[-1]))
-        except OSError:
+            fd = open_straight(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        except FileNotFoundError:  # its folder is not there
             return False
-        finally:
-            for fd in opened:
-                close_now(fd)
-        return True
+        if fd is None:
+            return False
+        is_here = os.fstat(fd).st_dev == self._device
+        close_now(fd)
+        if not is_here:  # what lies aside would not come there either
+            os.unlink(place)
+        return is_here
 
     def prune(self, path: str) -> None:
         """Remove folders that have become empty, from the inside out."""

@@ -67,6 +67,8 @@ class SearchUpdates:
 
     def note(self, name: str) -> None:
         """Let the index be told about a repository soon."""
+        if name in self._names:  # of which nobody has taken it yet, so it will be looked up after this
+            return
         with self._lock:
             if len(self._names) >= _MAX_WAITING:
                 return

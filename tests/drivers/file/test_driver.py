@@ -469,6 +469,25 @@ class TestUnderGevent:
         assert (0, "") == (done.returncode, done.stderr)
         assert int(done.stdout) > 20
 
+    def test_what_is_replaced_is_removed_soon(self, tmp_path):
+        program = (
+            "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
+            "from docker_registry.drivers.file import FileDriver, carrier\n"
+            "carrier._CHECKPOINT_SECONDS = 0.5\n"
+            "def aside():\n"
+            "    return sum(len(os.listdir(part)) for part in driver._aside.parts)\n"
+            "driver = FileDriver(sys.argv[1])\n"
+            "for number in range(10):\n"
+            "    driver.put_content('a', b'%d' % number)\n"
+            "print(aside())\n"
+            "with gevent.Timeout(20):\n"
+            "    while aside():\n"
+            "        gevent.sleep(0.05)\n"
+            "print(driver.get_content('a'))\n"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path / "store")]
+        assert b"9\nb'9'\n" == subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+
     def test_folders_that_are_looked_at_are_closed_at_once(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"

@@ -30,12 +30,14 @@ class TestRenaming:
     @pytest.mark.parametrize("content", [b"", b"new"])
     def test_brings_a_file(self, tmp_path, folder, content):
         (tmp_path / "aside").write_bytes(content)
-        rename_unwritten(f"{tmp_path}/aside", "name", folder)
+        assert not rename_unwritten(f"{tmp_path}/aside", "name", folder)
         assert {"name": content} == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def test_replaces_a_file(self, tmp_path, folder):
+    def test_replaces_a_file_and_tells_whether_it_is_left(self, tmp_path, folder):
         (tmp_path / "name").write_bytes(b"the old one")
-        self.test_brings_a_file(tmp_path, folder, b"new")
+        (tmp_path / "aside").write_bytes(b"new")
+        left = {"aside": b"the old one"} if rename_unwritten(f"{tmp_path}/aside", "name", folder) else {}
+        assert {"name": b"new", **left} == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def test_replaces_a_link_and_not_what_it_leads_to(self, tmp_path, folder):
         (tmp_path / "other").write_bytes(b"other")
@@ -74,7 +76,8 @@ class TestRenaming:
         reader.start()
         for number in range(500):
             (tmp_path / "aside").write_bytes(contents[number % 2])
-            rename_unwritten(f"{tmp_path}/aside", "name", folder)
+            if rename_unwritten(f"{tmp_path}/aside", "name", folder):
+                (tmp_path / "aside").unlink()
         is_over.set()
         reader.join()
         assert set(contents) >= set(seen)
@@ -98,7 +101,7 @@ def test_where_names_cannot_be_exchanged_a_file_is_renamed(tmp_path, folder, mon
 
     calls = []
     monkeypatch.setattr(renaming, "_renameat2", lambda: refuse)
-    TestRenaming().test_replaces_a_file(tmp_path, folder)
+    TestRenaming().test_replaces_a_file_and_tells_whether_it_is_left(tmp_path, folder)
     assert calls
 
 

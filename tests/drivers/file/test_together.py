@@ -58,6 +58,7 @@ class TestChangesThatBelongTogether:
             driver.put_content("a", b"2")
             driver.put_content("empty", b"")
         assert (b"2", b"") == (driver.get_content("a"), driver.get_content("empty"))
+        assert [] == aside(driver)
 
     def test_keep_their_order(self, driver):
         driver.put_content("source", b"moved")

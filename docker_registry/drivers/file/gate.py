@@ -1,0 +1,65 @@
+"""
+Many who change something at once, or one who lets nobody else: among the threads and processes of a host.
+
+Two files are locked: whoever comes takes the first, then the second, and leaves the first to the next one. Who wants to
+be alone keeps both. So nobody comes in who could make him wait longer, as long as those inside take to leave.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from docker_registry.threads import close_now
+
+#: The files in a gate's folder.
+NAMES: Final = ("gate", "lock")
+
+_GATE, _LOCK = NAMES
+
+
+class Gate:
+    """The two files in a folder that is there; they are never removed."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Be inside with others; blocks this thread while somebody is alone, or wants to be."""
+        gate = self._take(_GATE, fcntl.LOCK_SH)
+        try:
+            lock = self._take(_LOCK, fcntl.LOCK_SH)
+        finally:
+            close_now(gate)
+        try:
+            yield
+        finally:
+            close_now(lock)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be inside alone; blocks this thread until all others have left."""
+        gate = self._take(_GATE, fcntl.LOCK_EX)
+        try:
+            lock = self._take(_LOCK, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                close_now(lock)
+        finally:
+            close_now(gate)
+
+    def _take(self, name: str, operation: int) -> int:
+        """Return a descriptor that holds a lock until it is closed."""
+        # Not for writing: another user may have made it.
+        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(fd, operation)
+        except BaseException:
+            close_now(fd)
+            raise
+        return fd
