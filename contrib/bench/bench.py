@@ -32,21 +32,25 @@ class Missing(Exception):
 class Bench:
     """Everything that rows share; leaves nothing behind."""
 
-    def __init__(self, scale: float, workers: int, folder: Path | None) -> None:
+    def __init__(
+        self, scale: float, workers: int, folder: Path | None, last: contextlib.ExitStack | None = None
+    ) -> None:
         """
         Args:
             scale: how large transfers are, 1 for what the table says.
             workers: of our server; the peers use all cores as they are.
             folder: where stores and contents lie; by default where the system keeps temporary files.
+            last: with whose end they are removed; by default with that of the row.
         """
         self.scale = scale
         self.workers = workers
         self._parent = folder
         self.stack = contextlib.ExitStack()
+        self._last = last or self.stack
 
     def __enter__(self) -> Bench:  # noqa: PYI034 - Self is newer than Python 3.10
-        name = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="docker-registry-bench-", dir=self._parent))
-        self.folder = Path(name)
+        temporary = tempfile.TemporaryDirectory(prefix="docker-registry-bench-", dir=self._parent)
+        self.folder = Path(self._last.enter_context(temporary))
         return self
 
     def __exit__(
