@@ -37,16 +37,24 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, method: str, target: str, body: bytes = b"", *headers: str) -> Answer:
-        """Send a request and return its answer; one without Content-Length has no body."""
+        """Send a request and return its answer."""
+        return self.exchange(self.prepare(method, target, body, *headers), has_body=method != "HEAD")
+
+    def prepare(self, method: str, target: str, body: bytes = b"", *headers: str) -> bytes:
+        """Return a request as it is sent."""
         length = f"Content-Length: {len(body)}" if method not in ("GET", "HEAD") else ""
         lines = filter(None, (f"{method} {target} HTTP/1.1", f"Host: {self._host}", length, *headers))
-        self._socket.sendall("\r\n".join((*lines, "", "")).encode() + body)
+        return "\r\n".join((*lines, "", "")).encode() + body
+
+    def exchange(self, request: bytes, *, has_body: bool = True) -> Answer:
+        """Send a request that was prepared and return its answer; one without Content-Length has no body."""
+        self._socket.sendall(request)
         received = b""
         while (end := received.find(b"\r\n\r\n")) < 0:
             received += self._receive()
         head, rest = received[:end], [received[end + 4 :]]
         found = _LENGTH.search(head)
-        missing = (int(found[1]) if found and method != "HEAD" else 0) - len(rest[0])
+        missing = (int(found[1]) if found and has_body else 0) - len(rest[0])
         while missing > 0:
             rest.append(self._receive())
             missing -= len(rest[-1])
