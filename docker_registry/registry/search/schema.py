@@ -36,7 +36,7 @@ from sqlalchemy import (
     select,
     table,
 )
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects import mysql
 
 from docker_registry.errors import ConfigError, NameInvalid
 from docker_registry.registry.names import RepositoryName
@@ -61,12 +61,12 @@ _QUOTED_AT_MOST: Final = 2
 METADATA: Final = MetaData()
 
 #: Names are compared by their code points everywhere, so that every database sorts them as Python does.
-_NAME_TYPE: Final = String(MAX_NAME).with_variant(postgresql.VARCHAR(MAX_NAME, collation="C"), "postgresql")
+_NAME_TYPE: Final = String(MAX_NAME).with_variant(String(MAX_NAME, collation="C"), "postgresql")
 
 #: Bytes, where characters are slow: MariaDB finds in a third of the time.
 _SEARCHABLE_TYPE: Final = (
     Text()
-    .with_variant(postgresql.TEXT(collation="C"), "postgresql")
+    .with_variant(Text(collation="C"), "postgresql")
     .with_variant(mysql.VARCHAR(4 * (MAX_NAME + MAX_DESCRIPTION), charset="binary"), "mysql")
 )
 
