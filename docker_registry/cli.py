@@ -60,13 +60,15 @@ def serve(_: argparse.Namespace) -> int:
     server.check_environment(os.environ)
     server.check_address(os.environ)
     gc.disable()  # nothing that is imported becomes garbage, so there is no use in searching for that meanwhile
-    server.load()
+    try:
+        server.load()
 
-    from docker_registry import app
+        from docker_registry import app
 
-    config = _load_config(os.environ)
-    app.load(config)
-    gc.enable()
+        config = _load_config(os.environ)
+        app.load(config)
+    finally:
+        gc.enable()
     # In a process of its own: no connection or thread must be there when gunicorn forks its workers.
     status = _in_child(lambda: _check(config))
     return status or server.run(os.environ)

@@ -98,18 +98,17 @@ class Visibility:
         """Tell whether a repository of API V2 may be seen: the one of API V1 with that name is not private."""
         if self.serve_private:
             return True
-        if not self.private_names():
+        private = self.private_names()
+        if not private:
             return True
         try:
-            return not self.is_private(ImageRepositoryName.parse(str(name)))
+            return not _holds(private, ImageRepositoryName.parse(str(name)))
         except NameInvalid:  # no repository of API V1 can have that name
             return True
 
     def is_private(self, name: ImageRepositoryName) -> bool:
         """Tell whether a repository is private."""
-        names = self.private_names()
-        position = bisect_left(names, str(name))
-        return position < len(names) and names[position] == str(name)
+        return _holds(self.private_names(), name)
 
     def is_private_image(self, image_id: ImageId) -> bool:
         """Tell whether only private repositories have an image."""
@@ -236,3 +235,9 @@ class Visibility:
             self._driver.remove(path)
         except PathNotFound:
             pass
+
+
+def _holds(names: Sequence[str], name: ImageRepositoryName) -> bool:
+    """Tell whether a name is among others, which are in order."""
+    position = bisect_left(names, str(name))
+    return position < len(names) and names[position] == str(name)

@@ -53,17 +53,15 @@ class Aside:
     def new(self) -> str:
         """Return a place where nothing lies."""
         name = secrets.token_hex(16)
-        return f"{self.parts[int(name[0], 16)]}/{name}"
+        drawn = [self.parts[int(digit, 16)] for digit in name[:_DRAWN]]
+        return f"{min(drawn, key=lambda part: self._seconds.get(part, 0.0))}/{name}"
 
     def create(self) -> tuple[str, int]:
         """Begin a file; return its place and its descriptor."""
-        name = secrets.token_hex(16)
-        drawn = [self.parts[int(digit, 16)] for digit in name[:_DRAWN]]
-        part = min(drawn, key=lambda part: self._seconds.get(part, 0.0))
-        place = f"{part}/{name}"
+        place = self.new()
         began = time.perf_counter()
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._seconds[part] = time.perf_counter() - began
+        self._seconds[place.rpartition("/")[0]] = time.perf_counter() - began
         return place, fd
 
     def write(self, content: Bytes, *, sync: bool = False) -> str:

@@ -2,7 +2,7 @@
 Many who change something at once, or one who lets nobody else: among the threads and processes of a host.
 
 Two files are locked: whoever comes takes the first, then the second, and leaves the first to the next one. Who wants to
-be alone keeps both. So nobody comes in who could make him wait longer, as long as those inside take to leave.
+be alone takes both alone. So nobody comes in who could make him wait longer, as long as those inside take to leave.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from docker_registry.threads import close_now
@@ -27,31 +27,25 @@ class Gate:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> AbstractContextManager[None]:
         """Be inside with others; blocks this thread while somebody is alone, or wants to be."""
-        gate = self._take(_GATE, fcntl.LOCK_SH)
+        return self._inside(fcntl.LOCK_SH)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Be inside alone; blocks this thread until all others have left."""
+        return self._inside(fcntl.LOCK_EX)
+
+    @contextmanager
+    def _inside(self, operation: int) -> Iterator[None]:
+        gate = self._take(_GATE, operation)
         try:
-            lock = self._take(_LOCK, fcntl.LOCK_SH)
+            lock = self._take(_LOCK, operation)
         finally:
             close_now(gate)
         try:
             yield
         finally:
             close_now(lock)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be inside alone; blocks this thread until all others have left."""
-        gate = self._take(_GATE, fcntl.LOCK_EX)
-        try:
-            lock = self._take(_LOCK, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                close_now(lock)
-        finally:
-            close_now(gate)
 
     def _take(self, name: str, operation: int) -> int:
         """Return a descriptor that holds a lock until it is closed."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,10 @@ def test_many_are_inside_together(gate):
         assert all(visit(gate.shared).is_inside.wait(SECONDS) for _ in range(3))
 
 
-def test_who_wants_to_be_alone_waits_for_those_inside(gate):
+@pytest.mark.parametrize("first", [Gate.shared, Gate.alone])
+def test_who_wants_to_be_alone_waits_for_whoever_is_inside(gate, first):
     with visits() as visit:
-        inside = visit(gate.shared)
+        inside = visit(partial(first, gate))
         assert inside.is_inside.wait(SECONDS)
         alone = visit(gate.alone)
         assert not alone.is_inside.wait(MOMENT)
@@ -82,16 +84,6 @@ def test_who_comes_later_waits_for_him(gate):
         assert not later.is_inside.wait(MOMENT)
         alone.leave()
         assert later.is_inside.wait(SECONDS)
-
-
-def test_only_one_is_alone(gate):
-    with visits() as visit:
-        first = visit(gate.alone)
-        assert first.is_inside.wait(SECONDS)
-        second = visit(gate.alone)
-        assert not second.is_inside.wait(MOMENT)
-        first.leave()
-        assert second.is_inside.wait(SECONDS)
 
 
 def test_an_error_inside_lets_others_in(gate):
