@@ -36,6 +36,7 @@ from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.journal import Journal, this_boot
+from docker_registry.drivers.file.known import Known
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
@@ -79,6 +80,7 @@ class FileDriver(StorageDriver):
             StorageError: it cannot be made or written to, or is not a folder.
         """
         self._tree = Tree(storage_path)
+        self._known = Known(self._tree)
         self._aside = Aside(f"{self._tree.reserved}/aside")
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
@@ -157,7 +159,7 @@ class FileDriver(StorageDriver):
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        found = self._tree.find(check_path(path))
+        found = self._known.find(check_path(path))
         if found is None or not stat.S_ISDIR(found.st_mode):
             return found is not None
         try:
@@ -168,7 +170,7 @@ class FileDriver(StorageDriver):
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        found = self._tree.find(check_path(path))
+        found = self._known.find(check_path(path))
         if found is None or not stat.S_ISREG(found.st_mode):
             raise PathNotFound(path=path)
         return Stat(path, found.st_size, found.st_mtime)

@@ -19,7 +19,7 @@ class Locks:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
+        self._places = [f"{folder}/{number:02x}" for number in range(64)]
 
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
@@ -27,8 +27,8 @@ class Locks:
         held: list[int] = []
         try:
             # Always in one order, so that no two wait for each other.
-            for name in sorted({f"{zlib.crc32(path.encode()) & 63:02x}" for path in paths}):
-                held.append(_open(f"{self.folder}/{name}"))
+            for place in sorted({self._places[zlib.crc32(path.encode()) & 63] for path in paths}):
+                held.append(_open(place))
                 fcntl.flock(held[-1], fcntl.LOCK_EX)
             yield
         finally:

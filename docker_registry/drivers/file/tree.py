@@ -193,11 +193,12 @@ class Tree:
             opened: list[int] = []
             try:
                 self._open_folder(above, opened)
-                if sync is None:
+                if sync is None and len(opened) == 1:  # in a folder just made is nothing that could be replaced
                     return rename_unwritten(source, name, opened[-1])
                 os.rename(source, name, dst_dir_fd=opened[-1])
-                for fd in reversed(opened):
-                    sync(fd)
+                if sync is not None:
+                    for fd in reversed(opened):
+                        sync(fd)
                 return False
             except FileNotFoundError:
                 os.lstat(source)  # raises when it is the source that is gone
