@@ -33,6 +33,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from docker_registry import provenance
 from docker_registry.access_log import AccessLog
+from docker_registry.alone import answering
 from docker_registry.direct_body import DirectBody, direct_body
 from docker_registry.repeats import Answer, Repeats
 from docker_registry.sockets import TransferSocket
@@ -118,6 +119,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request; False when the connection shall not be used for another."""
+        answering.begin(sock.fileno())
+        try:
+            return self._handle_request(listener_name, req, sock, addr)
+        finally:
+            answering.end()
+
+    def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         body = direct_body(req, sock) if isinstance(req.body, Body) and isinstance(sock, TransferSocket) else None
         if body is None:
             return bool(super().handle_request(listener_name, req, sock, addr))
@@ -181,6 +189,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if answer is None:
                 client.give_head(received)
                 return
+            answering.note(client.fileno())
             self._send_again(client, answer)
             if answer.logged is not None:
                 self.log.access_again(answer.logged, client.address, time.perf_counter() - began)

@@ -22,13 +22,13 @@ ARROWS = {
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
     "api": {"api", "body", "errors", "provenance", "registry"},
     "registry": {"drivers.base", "errors", "registry", "threads"},
-    "drivers": {"drivers", "errors", "provenance", "settings", "threads"},
+    "drivers": {"alone", "drivers", "errors", "provenance", "settings", "threads"},
     "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
     "config_text": {"config", "flavors", "settings"},
     "flavors": {"errors", "heritage", "settings"},
     "heritage": set(),
     "settings": {"errors"},
-    "worker": {"access_log", "direct_body", "provenance", "repeats", "sockets"},
+    "worker": {"access_log", "alone", "direct_body", "provenance", "repeats", "sockets"},
     "access_log": {"sockets"},
     "repeats": {"provenance"},
     "provenance": set(),
@@ -36,6 +36,7 @@ ARROWS = {
     "body": {"errors", "registry.intake"},
     "sockets": set(),
     "threads": {"provenance"},
+    "alone": {"provenance", "threads"},
     "errors": set(),
 }
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from docker_registry.alone import Brief
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file import together
 from docker_registry.drivers.file.disk import Disk
@@ -34,6 +35,7 @@ class Carrier:
         self._disk = disk
         self._puts = puts
         self._journal = journal
+        self._brief = Brief()
         self._is_checkpoint_planned = False
 
     @contextmanager
@@ -49,8 +51,9 @@ class Carrier:
                 yield
             finish = changes.publish_and_end
         finally:
+            call = self._brief.call if changes.is_brief else in_thread
             with self._tree.errors("", may_miss=False):
-                in_thread(finish)
+                call(finish)
                 self._checkpoint_later()
 
     def put(self, path: str, content: Bytes, if_match: str | None) -> None:

@@ -119,6 +119,11 @@ class Journal:
                 return False
             return True
 
+    def has_room(self, size: int) -> bool:
+        """Tell whether a record of so many bytes can be entered without :meth:`begin` or :meth:`turn`."""
+        file = self._own()
+        return file is not None and file.has_room(size)
+
     def changing(self) -> AbstractContextManager[None]:
         """Enter and change something meanwhile, without a checkpoint in between; blocks this thread."""
         return self._gate.shared()

@@ -25,6 +25,9 @@ from docker_registry.threads import close_now
 #: So many contents wait at most, and no more bytes of them than the journal takes at once.
 MAX_WAITING: Final = 64
 
+#: So many bytes are written about as fast as one; with the names of what they are it is less than twice as much.
+_BRIEF_BYTES: Final = 256 * 1024
+
 
 class Touched(Protocol):
     """Who is told what a change has touched."""
@@ -62,6 +65,13 @@ class Together:
     def is_waiting(self) -> bool:
         """Whether contents wait, which come before what is changed next."""
         return bool(self._waiting)
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether all that is left is to put what waits, which is little, and for which a journal has room."""
+        journal = self._journal
+        is_little = not self._settled and self._waiting_bytes <= _BRIEF_BYTES
+        return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)
 
     def add(self, path: str, content: Bytes) -> None:
         """Let a content wait."""

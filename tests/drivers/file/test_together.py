@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file.together import MAX_WAITING
 from docker_registry.errors import PathNotFound, PreconditionFailed
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -102,6 +107,61 @@ class TestChangesThatBelongTogether:
             synced.move("source", "target")
             raise ZeroDivisionError
         assert [1] == syncs
+
+
+WAITS = """
+from gevent import monkey; monkey.patch_all()
+import os, sys
+from docker_registry.alone import answering
+from docker_registry.drivers.file import FileDriver, journal_file
+this_thread = monkey.get_original("_thread", "get_ident")
+waited = []
+def noted(call):
+    def wait(fd):
+        waited.append(this_thread())
+        return call(fd)
+    return wait
+os.fdatasync = noted(os.fdatasync)
+driver = FileDriver(sys.argv[1])
+driver.put_content("first", b"")  # makes the journal
+def put(size):
+    waited.clear()
+    with driver.together():
+        driver.put_content("a", bytes(size))
+        driver.put_content("b", bytes(size))
+    return waited == [this_thread()]
+def move():
+    waited.clear()
+    with driver.together():
+        driver.move("first", "second")
+    return waited == [this_thread()]
+answering.begin(7)
+"""
+
+
+class TestWhoIsAloneInAWorker:
+    @pytest.mark.parametrize(
+        ("change", "is_here"),
+        [
+            ("put(1000)", True),
+            ("put(128 * 1024)", True),
+            ("put(128 * 1024 + 1)", False),
+            ("answering.begin(8) or put(1000)", False),
+            ("move()", False),
+            # A half of the journal is full at some time: then everything is synced, which takes long.
+            ("all([put(120 * 1024) for _ in range(20)])", False),
+        ],
+    )
+    def test_waits_for_the_journal_where_it_is_when_that_is_all(self, tmp_path, change, is_here):
+        program = f"{WAITS}\nprint({change})"
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "store")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (f"{is_here}\n", "") == (done.stdout, done.stderr)
 
 
 class TestWhatLivesShortly:
