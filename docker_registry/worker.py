@@ -31,25 +31,12 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import provenance
+from docker_registry import endings, provenance
 from docker_registry.access_log import AccessLog
 from docker_registry.alone import answering
-from docker_registry.direct_body import DirectBody, direct_body
+from docker_registry.direct_body import direct_body
 from docker_registry.repeats import Answer, Repeats
 from docker_registry.sockets import TransferSocket
-
-#: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
-DRAIN_BYTES: Final = 1024 * 1024
-DRAIN_SECONDS: Final = 1.0
-
-_TLS_HELLO: Final = b"\x16"
-
-#: `docker manifest --insecure` turns to plain HTTP only when it reads HTTP where it expects TLS.
-_NO_TLS: Final = (
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-    b"This port speaks HTTP, not HTTPS.\n"
-)
-_HELLO_BYTES: Final = 64 * 1024
 
 #: Methods whose answers may be given again.
 _SAFE: Final = {"GET", "HEAD"}
@@ -111,7 +98,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._clients[greenlet] = client
         try:
             if self._is_tls_hello(client):
-                self._refuse_tls(client)
+                endings.refuse_tls(client)
             else:
                 super().handle(listener, client, addr)
         finally:
@@ -133,7 +120,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         sock.unreader = req.unreader
         should_close = req.should_close
         # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
-        req.should_close = lambda: should_close() or body.left_bytes > DRAIN_BYTES
+        req.should_close = lambda: should_close() or body.left_bytes > endings.DRAIN_BYTES
         sock.settimeout(self.silence_seconds)
         sock.file_bytes = 0
         sock.begin_answer()
@@ -148,7 +135,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         except TimeoutError:  # gunicorn would take it for a mistake of ours and log a traceback
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         if not body.complete:
-            goes_on = self._drain(body, sock) and goes_on
+            goes_on = endings.drain(body, sock) and goes_on
         sock.settimeout(None)
         if not goes_on or not self.alive:
             raise StopIteration
@@ -158,7 +145,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Answer what is not even a request."""
         super().handle_error(req, client, addr, exc)
         if self.alive and isinstance(client, TransferSocket):
-            self._let_read_the_answer(client, time.monotonic() + DRAIN_SECONDS)
+            endings.let_read_the_answer(client)
 
     def _answer(self, listener_name: Any, req: Any, sock: TransferSocket, addr: Any) -> None:
         """Let the application answer, and remember the answer if it can be given again."""
@@ -249,47 +236,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 beginning = client.recv(1, plain_socket.MSG_PEEK)
         except OSError:  # whoever reads next hears of it again
             pass
-        return beginning == _TLS_HELLO
-
-    def _refuse_tls(self, client: Any) -> None:
-        try:
-            client.recv(_HELLO_BYTES)  # bytes that nobody reads would turn the close into a reset, and lose the answer
-            client.sendall(_NO_TLS)
-        except OSError:  # it does not wait for an answer
-            pass
-        finally:
-            client.close()
-
-    def _drain(self, body: DirectBody, sock: Any) -> bool:
-        """
-        Read away the end of a body that nobody wanted; tell whether the connection can be used again.
-
-        A long one is not worth it.
-        """
-        block = memoryview(bytearray(65536))
-        until = time.monotonic() + DRAIN_SECONDS
-        left = DRAIN_BYTES
-        sock.settimeout(DRAIN_SECONDS)
-        while left > 0 and time.monotonic() < until:
-            arrived = body.readinto(block)
-            if not arrived:
-                break
-            left -= arrived
-        if body.complete:
-            return True
-        self._let_read_the_answer(sock, until)
-        return False
-
-    def _let_read_the_answer(self, sock: Any, until: float) -> None:
-        """Wait for the client's end, but not long: closing with bytes unread would reset the connection under it."""
-        block = bytearray(65536)
-        try:
-            sock.settimeout(DRAIN_SECONDS)
-            sock.shutdown(plain_socket.SHUT_WR)
-            while time.monotonic() < until and sock.recv_into(block):
-                pass
-        except OSError:
-            pass
+        return beginning == endings.TLS_HELLO
 
     def _close_idle_at_the_end(self) -> None:
         while True:  # until the process ends: for a second after SIGTERM gunicorn still accepts connections

@@ -1,0 +1,77 @@
+"""
+How a connection is ended so that its client gets to read the last answer.
+
+To close a connection while bytes that nobody has read lie in it resets it, and a client that is still sending loses the
+answer. So what it sends is read away for a moment before.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any, Final
+
+from docker_registry.direct_body import DirectBody
+
+#: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
+DRAIN_BYTES: Final = 1024 * 1024
+DRAIN_SECONDS: Final = 1.0
+
+#: The first byte of a TLS hello; no request begins so.
+TLS_HELLO: Final = b"\x16"
+
+#: `docker manifest --insecure` turns to plain HTTP only when it reads HTTP where it expects TLS.
+_NO_TLS: Final = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"This port speaks HTTP, not HTTPS.\n"
+)
+_HELLO_BYTES: Final = 64 * 1024
+_BLOCK_BYTES: Final = 64 * 1024
+
+
+def drain(body: DirectBody, sock: Any) -> bool:
+    """
+    Read away the end of a body that nobody wanted; tell whether the connection can be used again.
+
+    A long one is not worth it.
+    """
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    until = time.monotonic() + DRAIN_SECONDS
+    left = DRAIN_BYTES
+    sock.settimeout(DRAIN_SECONDS)
+    while left > 0 and time.monotonic() < until:
+        arrived = body.readinto(block)
+        if not arrived:
+            break
+        left -= arrived
+    if body.complete:
+        return True
+    _wait_for_end(sock, until)
+    return False
+
+
+def let_read_the_answer(sock: Any) -> None:
+    """Wait for the client's end of a connection that is to be closed, but not long."""
+    _wait_for_end(sock, time.monotonic() + DRAIN_SECONDS)
+
+
+def refuse_tls(client: Any) -> None:
+    """Answer a TLS hello on the plain port in plain text, and close the connection."""
+    try:
+        client.recv(_HELLO_BYTES)
+        client.sendall(_NO_TLS)
+    except OSError:  # it does not wait for an answer
+        pass
+    finally:
+        client.close()
+
+
+def _wait_for_end(sock: Any, until: float) -> None:
+    block = bytearray(_BLOCK_BYTES)
+    try:
+        sock.settimeout(DRAIN_SECONDS)
+        sock.shutdown(socket.SHUT_WR)
+        while time.monotonic() < until and sock.recv_into(block):
+            pass
+    except OSError:
+        pass
