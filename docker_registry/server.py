@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from docker_registry.errors import ConfigError
+from docker_registry.patching import patch_master
 
 #: Variables that must be whole numbers, with the least that makes sense.
 NUMBERS: Final = {
@@ -85,12 +86,9 @@ def load() -> None:
     """
     Import what workers need, so that they are forked with it: it takes them half a second each, and much memory.
 
-    gevent goes first, as libraries take hold of locks and sockets while they are imported. What gunicorn's master forks
-    and waits with stays as it is; a worker patches that too.
+    gevent's patches go first (:mod:`docker_registry.patching`).
     """
-    from gevent import monkey
-
-    monkey.patch_all(os=False, signal=False, queue=False)
+    patch_master()
 
     import gunicorn.app.wsgiapp  # noqa: F401
 

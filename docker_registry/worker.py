@@ -35,6 +35,7 @@ from docker_registry import endings, provenance
 from docker_registry.access_log import AccessLog
 from docker_registry.alone import answering
 from docker_registry.direct_body import direct_body
+from docker_registry.patching import patch_worker
 from docker_registry.repeats import Answer, Repeats
 from docker_registry.sockets import TransferSocket
 
@@ -65,9 +66,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if not monkey.is_module_patched("socket"):
             super().patch()
             return
-        # Nothing twice: for each module gevent asks every package that is installed whether it wants to know.
-        for patch_one in (monkey.patch_os, monkey.patch_signal, monkey.patch_queue):
-            patch_one()
+        patch_worker()
         self.sockets = [
             gevent.socket.socket(one.FAMILY, plain_socket.SOCK_STREAM, fileno=one.sock.detach()) for one in self.sockets
         ]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -93,7 +94,11 @@ def measure(row: Row, bench: Bench, pairs: int) -> Outcome:
         for turn in range(pairs):
             for side, measured in ((first, ours), (second, other)):
                 os.sync()  # what the run before has left to write is not part of this one
-                measured.append(side())
+                try:
+                    measured.append(side())
+                except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                    who = "ours" if side is first else row.other
+                    raise RuntimeError(f"{row.name} of {who} failed in pair {turn + 1}") from error
             print(f"\r{row.name}: {turn + 1} of {pairs} pairs", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return Outcome(row, ours, other)
