@@ -15,7 +15,7 @@ from docker_registry.direct_body import DirectBody
 
 #: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
 DRAIN_BYTES: Final = 1024 * 1024
-DRAIN_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 1.0
 
 #: The first byte of a TLS hello; no request begins so.
 TLS_HELLO: Final = b"\x16"
@@ -25,7 +25,6 @@ _NO_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"This port speaks HTTP, not HTTPS.\n"
 )
-_HELLO_BYTES: Final = 64 * 1024
 _BLOCK_BYTES: Final = 64 * 1024
 
 
@@ -36,9 +35,9 @@ def drain(body: DirectBody, sock: Any) -> bool:
     A long one is not worth it.
     """
     block = memoryview(bytearray(_BLOCK_BYTES))
-    until = time.monotonic() + DRAIN_SECONDS
+    until = time.monotonic() + _DRAIN_SECONDS
     left = DRAIN_BYTES
-    sock.settimeout(DRAIN_SECONDS)
+    sock.settimeout(_DRAIN_SECONDS)
     while left > 0 and time.monotonic() < until:
         arrived = body.readinto(block)
         if not arrived:
@@ -46,32 +45,29 @@ def drain(body: DirectBody, sock: Any) -> bool:
         left -= arrived
     if body.complete:
         return True
-    _wait_for_end(sock, until)
+    let_read_the_answer(sock, until - time.monotonic())
     return False
 
 
-def let_read_the_answer(sock: Any) -> None:
+def let_read_the_answer(sock: Any, seconds: float = _DRAIN_SECONDS) -> None:
     """Wait for the client's end of a connection that is to be closed, but not long."""
-    _wait_for_end(sock, time.monotonic() + DRAIN_SECONDS)
-
-
-def refuse_tls(client: Any) -> None:
-    """Answer a TLS hello on the plain port in plain text, and close the connection."""
-    try:
-        client.recv(_HELLO_BYTES)
-        client.sendall(_NO_TLS)
-    except OSError:  # it does not wait for an answer
-        pass
-    finally:
-        client.close()
-
-
-def _wait_for_end(sock: Any, until: float) -> None:
     block = bytearray(_BLOCK_BYTES)
+    until = time.monotonic() + seconds
     try:
-        sock.settimeout(DRAIN_SECONDS)
+        sock.settimeout(_DRAIN_SECONDS)
         sock.shutdown(socket.SHUT_WR)
         while time.monotonic() < until and sock.recv_into(block):
             pass
     except OSError:
         pass
+
+
+def refuse_tls(client: Any) -> None:
+    """Answer a TLS hello on the plain port in plain text, and close the connection."""
+    try:
+        client.recv(_BLOCK_BYTES)
+        client.sendall(_NO_TLS)
+    except OSError:  # it does not wait for an answer
+        pass
+    finally:
+        client.close()

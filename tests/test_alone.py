@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import requests
 
 from docker_registry.alone import Answering, Brief
 from tests import processes
-
-ROOT = Path(__file__).parent.parent
+from tests.patched import ROOT, under_gevent
 
 
 class Clock:
@@ -79,59 +76,37 @@ class TestARequest:
         assert not answering.is_one_alone
 
 
-PREAMBLE = """
-from gevent import monkey; monkey.patch_all()
+BRIEF = """
 from docker_registry.alone import Answering, Brief
-sleep = monkey.get_original("time", "sleep")
-this_thread = monkey.get_original("_thread", "get_ident")
 answering = Answering()
 brief = Brief(answering)
+answering.begin(7)
 """
-
-
-def under_gevent(program):
-    """Run a program in a process that gevent has patched, and return what it printed."""
-    command = [sys.executable, "-c", PREAMBLE + program]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (0, "") == (done.returncode, done.stderr)
-    return done.stdout.split()
 
 
 class TestABriefCall:
     def test_gives_its_result(self):
         assert 3 == Brief(Answering()).call(max, 1, 3)
 
-    def test_of_a_request_that_is_alone_is_made_where_it_is(self):
-        program = """
-answering.begin(7)
-print(brief.call(this_thread) == this_thread())
-"""
-        assert ["True"] == under_gevent(program)
-
-    def test_of_a_request_beside_another_is_made_in_a_thread(self):
-        program = """
-answering.begin(7)
-answering.begin(8)
-print(brief.call(this_thread) == this_thread())
-"""
-        assert ["False"] == under_gevent(program)
+    @pytest.mark.parametrize(("company", "is_here"), [("", True), ("answering.begin(8)\n", False)])
+    def test_is_made_where_a_request_is_that_is_alone_and_else_in_a_thread(self, company, is_here):
+        program = BRIEF + company + "print(brief.call(this_thread) == this_thread())"
+        assert [str(is_here)] == under_gevent(program)
 
     def test_is_made_in_a_thread_after_three_in_a_row_have_taken_long(self):
         program = """
-answering.begin(7)
 for seconds in (0.01, 0.01, 0, 0.01, 0.01, 0.01):
-    brief.call(sleep, seconds)
+    brief.call(native_sleep, seconds)
     print(brief._slow_until > 0)
 print(brief.call(this_thread) == this_thread())
 """
-        assert [*["False"] * 5, "True", "False"] == under_gevent(program)
+        assert [*["False"] * 5, "True", "False"] == under_gevent(BRIEF + program)
 
     def test_that_fails_counts_as_well_and_raises_what_it_raises(self):
         program = """
 def fail():
-    sleep(0.01)
+    native_sleep(0.01)
     raise LookupError
-answering.begin(7)
 for _ in range(3):
     try:
         brief.call(fail)
@@ -139,7 +114,7 @@ for _ in range(3):
         print("raised")
 print(brief.call(this_thread) == this_thread())
 """
-        assert ["raised"] * 3 + ["False"] == under_gevent(program)
+        assert ["raised"] * 3 + ["False"] == under_gevent(BRIEF + program)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from docker_registry.threads import in_thread, leave_to_thread, start_in_thread
+from tests.patched import under_gevent
 
-ROOT = Path(__file__).parent.parent
-
-PREAMBLE = """
-from gevent import monkey; monkey.patch_all()
-import gevent, threading
-from docker_registry.threads import in_thread, leave_to_thread, start_in_thread
-native_sleep = monkey.get_original("time", "sleep")
-"""
-
-
-def under_gevent(program):
-    """Run a program in a process that gevent has patched, and return what it printed."""
-    command = [sys.executable, "-c", PREAMBLE + program]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (0, "") == (done.returncode, done.stderr)
-    return done.stdout.split()
+IMPORTS = "import threading\nfrom docker_registry.threads import in_thread, leave_to_thread, start_in_thread\n"
 
 
 def fail():
@@ -59,11 +41,10 @@ gevent.spawn(tick)
 in_thread(native_sleep, 0.3)
 print(len(ticks) > 10)
 """
-        assert ["True"] == under_gevent(program)
+        assert ["True"] == under_gevent(IMPORTS + program)
 
     def test_what_nobody_waits_for_is_done_by_another_thread(self):
         program = """
-this_thread = monkey.get_original("_thread", "get_ident")
 done_by = []
 def work():
     native_sleep(0.2)
@@ -74,7 +55,7 @@ while not done_by:
     gevent.sleep(0.01)
 print(done_by != [this_thread()])
 """
-        assert ["True", "True"] == under_gevent(program)
+        assert ["True", "True"] == under_gevent(IMPORTS + program)
 
     def test_a_call_raises_what_the_function_raises_and_prints_nothing(self):
         program = """
@@ -85,7 +66,7 @@ try:
 except LookupError:
     print("raised")
 """
-        assert ["raised"] == under_gevent(program)
+        assert ["raised"] == under_gevent(IMPORTS + program)
 
     @pytest.mark.parametrize("interruption", ["gevent.GreenletExit", "gevent.Timeout"])
     def test_an_interrupted_call_ends_with_its_function_and_not_before(self, interruption):
@@ -107,4 +88,4 @@ for _ in range(2):
 greenlet.join()
 print(*steps)
 """
-        assert ["worked", "interrupted"] == under_gevent(program)
+        assert ["worked", "interrupted"] == under_gevent(IMPORTS + program)
