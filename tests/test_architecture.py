@@ -16,8 +16,7 @@ PACKAGE = ROOT / "docker_registry"
 ARROWS = {
     "wsgi": {"app", "config", "errors", "logs"},
     "logs": set(),
-    "cli": {"app", "config", "config_text", "errors", "maintenance", "registry", "server"},
-    "maintenance": {"app", "config", "errors", "logs", "registry"},
+    "cli": {"app", "cli", "config", "config_text", "errors", "logs", "registry", "server"},
     "server": {"errors", "patching", "worker"},
     "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
     "api": {"api", "body", "errors", "provenance", "registry"},

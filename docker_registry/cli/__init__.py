@@ -1,0 +1,40 @@
+"""The console script ``docker-registry``: the server, and the commands around it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from docker_registry import __version__
+from docker_registry.cli import check, diff_worker, migrate, print_config, reindex, serve
+from docker_registry.cli.command import CANNOT_RUN, Command
+from docker_registry.errors import RegistryError
+
+#: Every command; a new one is a module of this package and a row here.
+COMMANDS: Final[tuple[Command, ...]] = (
+    serve.COMMAND,
+    check.COMMAND,
+    print_config.COMMAND,
+    migrate.COMMAND,
+    reindex.COMMAND,
+    diff_worker.COMMAND,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name, by default ``serve``, and return its exit status."""
+    parser = argparse.ArgumentParser(prog="docker-registry", description="A registry server for container images.")
+    parser.add_argument("--version", action="version", version=f"docker-registry {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        command_parser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(command_parser)
+        command_parser.set_defaults(run=command.run)
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(getattr(chosen, "run", serve.run)(chosen))
+    except RegistryError as error:
+        print(f"docker-registry: {error}", file=sys.stderr)
+        return CANNOT_RUN

@@ -1,0 +1,85 @@
+"""``docker-registry diff-worker``: compute the diffs of images that are queued in Redis."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.cli.command import Command, load_config
+from docker_registry.errors import ConfigError, RegistryError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from docker_registry.registry import Registry
+    from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+
+logger = logging.getLogger(__name__)
+
+#: How long a worker waits for an image before it looks whether it was stopped.
+_WAIT_SECONDS: Final = 2
+
+#: The pause after Redis or the store could not be reached.
+_RETRY_SECONDS: Final = 5.0
+
+
+def run(_: argparse.Namespace) -> int:
+    """
+    Compute the diffs that are queued in Redis, until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: no Redis is configured.
+    """
+    from docker_registry import app
+    from docker_registry.logs import start_logging
+
+    config = load_config()
+    queue = app.create_diff_queue(config)
+    if queue is None:
+        raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
+    start_logging(config.loglevel)
+    worker = DiffWorker(app.create_registry(config), queue)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+    return 0
+
+
+class DiffWorker:
+    """Takes images from the queue and computes their diffs, one after the other."""
+
+    def __init__(self, registry: Registry, queue: RedisDiffQueue) -> None:
+        self._registry = registry
+        self._queue = queue
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after the diff in progress."""
+        self._is_stopped = True
+
+    def run(self) -> None:
+        """Work until stopped."""
+        while not self._is_stopped:
+            try:
+                self._work()
+            except StorageUnavailable as error:
+                logger.warning("tried again in %.0f seconds: %s", _RETRY_SECONDS, error)
+                time.sleep(_RETRY_SECONDS)
+
+    def _work(self) -> None:
+        image_id = self._queue.pop(_WAIT_SECONDS)
+        if image_id is None:
+            return
+        try:
+            self._registry.image_files.work_out_diff(image_id)
+        except StorageUnavailable:
+            self._queue.push(image_id)
+            raise
+        except RegistryError as error:
+            logger.warning("there is no diff of image %s: %s", image_id, error)
+        else:
+            logger.info("worked out the diff of image %s", image_id)
+
+
+COMMAND: Final = Command("diff-worker", "compute the diffs of images that are queued in Redis", run)

@@ -1,0 +1,50 @@
+"""``docker-registry migrate``: convert the layers of docker-registry 0.6 to 0.9 into blobs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from docker_registry.registry.v1.migration import Report
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Convert the layers and report; may be interrupted, repeated, and run beside the server."""
+    from docker_registry import app
+    from docker_registry.registry.v1.migration import Migration
+
+    registry = app.create_registry(load_config())
+    bar = ProgressBar(sys.stderr, "images")
+    report = Migration(registry.driver, registry.images, dry_run=chosen.dry_run).run(bar.show)
+    bar.end()
+    for line in _lines(report, dry_run=chosen.dry_run):
+        print(line)
+    return INCOMPLETE if report.failed else 0
+
+
+def _lines(report: Report, *, dry_run: bool) -> list[str]:
+    would = "would become" if dry_run else "became"
+    lines = [
+        f"{report.migrated} layers {would} blobs ({report.migrated_bytes} bytes; {report.shared} were stored already)",
+        f"{report.blobs} layers were blobs before",
+        f"{len(report.unfinished)} images have to be pushed again: the push did not end, or the layer is damaged",
+        *(f"  {image_id}" for image_id in report.unfinished),
+        f"{len(report.without_layer)} images have no layer",
+        *(f"  {image_id}" for image_id in report.without_layer),
+    ]
+    if report.failed:
+        lines.append(f"{len(report.failed)} images could not be migrated; run this again")
+        lines += [f"  {image_id}: {why}" for image_id, why in report.failed.items()]
+    return lines
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only report what would be done")
+
+
+COMMAND: Final = Command("migrate", "convert the layers of docker-registry 0.6 to 0.9 into blobs", run, _add_arguments)

@@ -1,0 +1,19 @@
+"""``docker-registry config``: print the configuration in force."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from docker_registry.cli.command import Command, load_config
+
+
+def run(_: argparse.Namespace) -> int:
+    """Print the configuration in force as YAML."""
+    from docker_registry.config_text import render
+
+    print(render(load_config()), end="")
+    return 0
+
+
+COMMAND: Final = Command("config", "print the configuration in force, secrets masked", run)

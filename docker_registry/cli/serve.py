@@ -1,0 +1,54 @@
+"""``docker-registry serve``: run the server."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from docker_registry.cli.check import check
+from docker_registry.cli.command import CANNOT_RUN, Command, load_config
+from docker_registry.errors import RegistryError
+
+
+def run(_: argparse.Namespace) -> int:
+    """Serve, once the configuration and the store have been tried out."""
+    from docker_registry import server
+
+    server.check_environment(os.environ)
+    server.check_address(os.environ)
+    gc.disable()  # imported modules never become garbage: searching for garbage meanwhile only costs time
+    try:
+        server.load()
+
+        from docker_registry import app
+
+        config = load_config()
+        app.load(config)
+    finally:
+        gc.enable()
+    # In a child process: no connection or thread may exist when gunicorn forks its workers.
+    status = _run_in_child(lambda: check(config))
+    return status or server.run(os.environ)
+
+
+def _run_in_child(work: Callable[[], int]) -> int:
+    """Run a function in a child process and return its exit status."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = CANNOT_RUN
+    try:
+        status = work()
+    except RegistryError as error:
+        print(f"docker-registry: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+COMMAND: Final = Command("serve", "run the server (the default command)", run)
