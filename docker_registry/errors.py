@@ -28,6 +28,7 @@ What can go wrong, in the registry's words.
     ├── TagImmutable            a tag that may not change
     ├── Unsupported             the operation is switched off or not offered
     │   └── ConditionUnsupported  the store cannot do it only if nothing has changed
+    ├── Overloaded              a limit of the worker is used up; asking again later may help
     └── StorageError            the store cannot do what it was asked
         ├── PathNotFound        nothing lies under that path
         ├── PathInvalid         the path breaks the path grammar of drivers
@@ -229,6 +230,10 @@ class Unsupported(RegistryError):
 
 class ConditionUnsupported(Unsupported):
     """The store cannot make this change on a condition."""
+
+
+class Overloaded(RegistryError):
+    """The registry is overloaded. Try again later."""
 
 
 # ------------------------------------------------------------------------------------------------ the store

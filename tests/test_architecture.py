@@ -18,9 +18,9 @@ ARROWS = {
     "logs": set(),
     "cli": {"app", "cli", "config", "config_text", "errors", "logs", "registry", "server"},
     "server": {"errors", "patching", "worker"},
-    "app": {"api", "body", "config", "drivers", "errors", "registry", "threads"},
-    "api": {"api", "body", "errors", "provenance", "registry"},
-    "registry": {"drivers.base", "errors", "registry", "threads"},
+    "app": {"api", "body", "config", "drivers", "errors", "memory_budget", "registry", "threads"},
+    "api": {"api", "body", "errors", "memory_budget", "provenance", "registry"},
+    "registry": {"drivers.base", "errors", "memory_budget", "registry", "threads"},
     "drivers": {"alone", "drivers", "errors", "provenance", "settings", "threads"},
     "config": {"config", "drivers", "errors", "flavors", "heritage", "settings"},
     "config_text": {"config", "flavors", "settings"},
@@ -38,6 +38,7 @@ ARROWS = {
     "sockets": set(),
     "threads": {"provenance"},
     "alone": {"provenance", "threads"},
+    "memory_budget": {"errors"},
     "errors": set(),
 }
 

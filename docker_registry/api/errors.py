@@ -51,6 +51,7 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.TagImmutable: (409, "DENIED"),
     errors.ConditionUnsupported: (501, "UNSUPPORTED"),
     errors.Unsupported: (405, "UNSUPPORTED"),
+    errors.Overloaded: (503, "TOOMANYREQUESTS"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),
     errors.StorageError: (500, "UNKNOWN"),
@@ -64,7 +65,7 @@ _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 
 _SERVES_V2: Final = "SERVES_V2"
 
-#: Seconds after which a client may ask again while the store is away.
+#: Seconds after which a client may try again while the store is unavailable or the worker is overloaded.
 _RETRY_AFTER_SECONDS: Final = 5
 
 
@@ -97,7 +98,9 @@ def find(error: type[RegistryError]) -> tuple[int, str]:
 
 def _registry_error(error: RegistryError) -> Response:
     status, code = find(type(error))
-    if status >= 500:
+    if isinstance(error, errors.Overloaded):
+        logger.warning("%s %s: %s", request.method, request.path, error)
+    elif status >= 500:
         logger.error("%s %s: %s", request.method, request.path, error)
     response = _envelope(status, code, error.sentence, {} if isinstance(error, _PRIVATE) else error.detail)
     if isinstance(error, errors.RangeInvalid):
