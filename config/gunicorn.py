@@ -34,6 +34,9 @@ if os.environ.get("GUNICORN_USER"):
 if os.environ.get("GUNICORN_GROUP"):
     group = os.environ["GUNICORN_GROUP"]
 
+# Of one header. Tokens are long, and so is a Range with a thousand parts; the worker limits the whole head to the same.
+limit_request_field_size = 65536
+
 # Heartbeats of workers are files; on a disk that is busy with layers they would be late.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import socket as plain_socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import gevent
 from gevent import socket
+from gunicorn.http.errors import LimitRequestHeaders
 
 #: Sent in one system call at most, so that other greenlets get their turn in between.
 SLICE_BYTES: Final = 4 * 1024 * 1024
 
 #: A body, or the first block of it, that is joined with its head; a longer one costs more to copy than to send alone.
 JOINED_BYTES: Final = 64 * 1024
+
+#: A request's line and headers together; tokens are long, and so is a Range with a thousand parts.
+MAX_HEAD_BYTES: Final = 64 * 1024
 
 #: What gunicorn receives at once of a head.
 _HEAD_BYTES: Final = 8192
@@ -29,7 +35,8 @@ class TransferSocket(socket.socket):
 
     Attributes:
         address: of the client, as the access log shows it.
-        file_bytes: what was sent of files; gunicorn does not count it.
+        file_bytes: what :meth:`sendfile` has sent; gunicorn does not count it.
+        sends_segments: that :meth:`sendfile` takes files with segments.
         head: of the request under way, if it came at once; what came with it is part of it.
         unreader: gunicorn's, which may hold what was received of the next request.
         logged: what the access log said of the last answer.
@@ -37,10 +44,12 @@ class TransferSocket(socket.socket):
 
     address = ""
     file_bytes = 0
+    sends_segments = True
     head: bytes | None = None
     unreader: Any = None
     logged: dict[str, Any] | None = None
     _ahead: bytes | None = None
+    _head_bytes: int | None = None
     _copy: bytearray | None = None
     _holds_next = False
     _held = b""
@@ -61,13 +70,32 @@ class TransferSocket(socket.socket):
         """Let gunicorn have what was received, as if it came now; nothing is the end of the connection."""
         self.head = self._ahead = received
 
+    @contextmanager
+    def limited_head(self) -> Iterator[None]:
+        """Limit what is received meanwhile, which is the head of a request."""
+        self._head_bytes = 0
+        try:
+            yield
+        finally:
+            self._head_bytes = None
+
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Receive, after what was received ahead."""
+        """
+        Receive, after what was received ahead.
+
+        Raises:
+            LimitRequestHeaders: the head of a request does not end within MAX_HEAD_BYTES; gunicorn answers 431.
+        """
+        if self._head_bytes is not None and self._head_bytes >= MAX_HEAD_BYTES:
+            raise LimitRequestHeaders("the request's head is too long")
         if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            return ahead
-        self.head = None  # more than came at once
-        return bytes(super().recv(size, flags))
+            received, self._ahead = self._ahead, None
+        else:
+            self.head = None  # more than came at once
+            received = bytes(super().recv(size, flags))
+        if self._head_bytes is not None and not flags:
+            self._head_bytes += len(received)
+        return received
 
     def begin_copy(self) -> None:
         """Keep a copy of what is sent from now on."""
@@ -110,15 +138,44 @@ class TransferSocket(socket.socket):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """
-        Send a part of a file.
+        Send a part of a file; or, of one that has ``segments``, those.
+
+        Args:
+            file: its ``segments()``, if it has any, are bytes to send as they are, and offset and length of parts of
+                the file; then *offset* and *count* mean nothing.
+
+        Returns:
+            Bytes sent of the file.
 
         Raises:
             OSError: the client went away or stopped reading, or the file is shorter than was announced.
         """
         self._copy = None
-        if self._held:
-            head, self._held = self._held, b""
-            super().sendall(head, plain_socket.MSG_MORE)  # the kernel waits for the file's first bytes
+        segments = getattr(file, "segments", None)
+        if segments is None:
+            if self._held:
+                self._send_ahead(b"")
+            return self._send_part(file, offset, count)
+        sent = 0
+        pending = b""
+        for segment in segments():
+            if isinstance(segment, bytes):
+                pending += segment
+                continue
+            self._send_ahead(pending)
+            self.file_bytes += len(pending)
+            pending = b""
+            sent += self._send_part(file, *segment)
+        self._send_all(pending, 0)
+        self.file_bytes += len(pending)
+        return sent
+
+    def _send_ahead(self, data: bytes) -> None:
+        """Send the kept head of the answer and *data*; the kernel joins them with the first bytes of a file."""
+        head, self._held = self._held, b""
+        super().sendall(head + data, plain_socket.MSG_MORE)
+
+    def _send_part(self, file: Any, offset: int, count: int | None) -> int:
         source, target = file.fileno(), self.fileno()
         left = os.fstat(source).st_size - offset if count is None else count
         sent = 0

@@ -22,7 +22,7 @@ import signal
 import socket as plain_socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import gevent
@@ -213,7 +213,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if client.has_head:
                 yield
                 return
-        with self._waiting(client):
+        with self._waiting(client), client.limited_head() if client else nullcontext():
             yield
 
     @contextmanager

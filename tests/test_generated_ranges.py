@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from tests import programs
 from tests.client import Client, digest_of
+from tests.multipart import parts_of
 from tests.server import Server
 
 #: Of nothing, of one byte, of pages and a little more or less, and more than the kernel sends in one go.
@@ -38,7 +39,7 @@ CONTENTS = [random.Random(size).randbytes(size) for size in SIZES]
 
 
 #: What names no part that we serve.
-GARBAGE = ["bytes=0-0,2-3", "bytes=0-0, -1", "lines=1-2", "bytes", "bytes=", "bytes=a-b", "", "0-1", "bytes=1-2-3"]
+GARBAGE = ["bytes=0-0,2-3,x", "bytes=0-0,-", "lines=1-2", "bytes", "bytes=", "bytes=a-b", "", "0-1", "bytes=1-2-3"]
 GARBAGE += ["bytes=--1", "bytes=0x1-2", "bytes=1.5-2", "bytes=+1-2", "bytes=1-" + "9" * 30]
 
 
@@ -156,12 +157,37 @@ class Wanted:
 def expected(wanted, unit, first, last):
     """The status of the answer and its content, worked out from the file's bytes alone (RFC 9110, section 14)."""
     content, whole = wanted.content, (200, wanted.content)
-    if unit is None or (first is None and last is None):
+    if unit is None or (first is None and last is None) or not content:
         return whole
     if first is None:
         return (206, content[-last:]) if last and content else (416, None)
     part = content[first:] if last is None else content[first : last + 1]
     return (206, part) if part else (416, None)
+
+
+def expected_parts(content, ranges):
+    """The parts of the answer, worked out byte by byte."""
+    positions = [range(len(content))[slice(first, None if last is None else last + 1)] for first, last in ranges]
+    sets = []
+    for wanted in filter(None, positions):
+        overlapping = [each for each in sets if wanted.start < each.stop and each.start < wanted.stop]
+        joined = range(min(each.start for each in [wanted, *overlapping]), max(e.stop for e in [wanted, *overlapping]))
+        place = sets.index(overlapping[0]) if overlapping else len(sets)
+        sets = [each for each in sets if each not in overlapping]
+        sets.insert(place, joined)
+    return [(each.start, content[each.start : each.stop]) for each in sets]
+
+
+@st.composite
+def requests_for_several_parts(draw):
+    """A request for several ranges, and the parts that answer it."""
+    content = draw(st.sampled_from(CONTENTS[2:]))
+    size = len(content)
+    first = st.integers(0, size + 2)
+    ranges = draw(st.lists(st.tuples(first, st.integers(0, min(size, 9000))), min_size=2, max_size=40))
+    ranges = [(start, start + more) for start, more in ranges]
+    text = ",".join(f"{start}-{end}" for start, end in ranges)
+    return Wanted("GET", content, (f"Range: bytes={text}",)), expected_parts(content, ranges)
 
 
 @st.composite
@@ -233,6 +259,40 @@ class TestEveryPartOfAFile:
                     assert answers[0] == others
 
             run()
+
+
+class TestSeveralPartsOfAFile:
+    def test_are_the_same_from_every_server(self, servers):
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(Connection(server)) for server in servers]
+            connections.append(stack.enter_context(Connection(servers[0], receive_bytes=4096)))
+
+            @bounded(60)
+            @given(requests_for_several_parts())
+            def run(case):
+                wanted, parts = case
+                for connection in connections:
+                    connection.send(wanted)
+                    status, headers, body = connection.receive("GET")
+                    if not parts:
+                        assert 416 == status
+                    elif len(parts) == 1:
+                        assert (206, parts[0][1]) == (status, body)
+                    else:
+                        assert (206, parts) == (status, parts_of(headers["Content-Type"], body))
+
+            run()
+
+    def test_have_the_bytes_of_their_body_in_the_access_log(self, servers):
+        with Connection(servers[0]) as connection:
+            connection.send(Wanted("GET", CONTENTS[-1], ("Range: bytes=0-1,100000-200000", "User-Agent: several")))
+            _, headers, body = connection.receive("GET")
+        deadline = time.monotonic() + 10
+        while "several" not in (log := servers[0].log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (line,) = [line for line in log.splitlines() if "several" in line]
+        assert len(body) == int(headers["Content-Length"])
+        assert f" 206 {len(body)} " in line
 
 
 def ask(connection, cases, is_pipelined):

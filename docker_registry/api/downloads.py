@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from flask import Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.byte_ranges import ByteRange
+from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
 from docker_registry.registry.stored_file import StoredFile
 
 #: For servers that read the file themselves instead of letting the kernel send it.
@@ -33,7 +36,7 @@ class Downloads:
         self, file: StoredFile, headers: Mapping[str, str], validator: str, *, redirect_status: int = 307
     ) -> Response:
         """
-        Send a file, or the part of it that the client wants, or say where else it is.
+        Send a file, or the parts of it that Range asks for, or redirect to where else it is.
 
         Args:
             headers: of the answer; those of its length and of ranges are added.
@@ -41,23 +44,25 @@ class Downloads:
             redirect_status: with which the client is sent elsewhere.
 
         Raises:
-            RangeNotSatisfiable: the part lies beyond the end.
+            RangeNotSatisfiable: all parts lie beyond the end.
         """
         headers = {**headers, "Accept-Ranges": "bytes"}
         if self._x_accel_prefix is not None and _is_local(file):
             # nginx reads Range by itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
-        if self._redirect and request.method == "GET" and file.size >= _LEAST_REDIRECTED_BYTES:
+        parts = requests.wanted_parts(file.size, validator)
+        # Stores ignore a Range with several parts (Amazon S3 User Guide, "Downloading objects"), so they are sent here.
+        if self._redirect and request.method == "GET" and file.size >= _LEAST_REDIRECTED_BYTES and len(parts) < 2:
             url = file.redirect_url()
             if url is not None:  # the client repeats its Range there
                 return Response(b"", redirect_status, _elsewhere(url, headers))
-        # Range means nothing but for GET (RFC 9110, section 14.2).
-        part = requests.byte_range(file.size, validator) if request.method == "GET" else None
-        start, length = (part.start, part.length) if part else (0, file.size)
-        headers["Content-Length"] = str(length)
-        if part:
-            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
-        return _send(file, start, length, 206 if part else 200, headers)
+        if len(parts) > 1:
+            return _send_parts(file, parts, headers)
+        part = parts[0] if parts else ByteRange(0, file.size)
+        headers["Content-Length"] = str(part.length)
+        if parts:
+            headers["Content-Range"] = part.content_range(file.size)
+        return _send(file, part, 206 if parts else 200, headers)
 
 
 def _elsewhere(url: str, headers: Mapping[str, str]) -> dict[str, str]:
@@ -66,15 +71,30 @@ def _elsewhere(url: str, headers: Mapping[str, str]) -> dict[str, str]:
     return {**digest, "Location": url, "Cache-Control": "no-store"}
 
 
-def _send(file: StoredFile, start: int, length: int, status: int, headers: dict[str, str]) -> Response:
+def _send(file: StoredFile, part: ByteRange, status: int, headers: dict[str, str]) -> Response:
     if request.method == "HEAD":
         return requests.stream((), status, headers)
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
-        return requests.stream(_Begun(file.read(start, length)), status, headers)
-    opened.seek(start)
+        return requests.stream(_Begun(file.read(part.start, part.length)), status, headers)
+    opened.seek(part.start)
     return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
+
+
+def _send_parts(file: StoredFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
+    max_gap_bytes = MAX_GAP_BYTES
+    if not file.is_as_stored:  # every read unpacks it from its beginning, so there is one read
+        parts, max_gap_bytes = sorted(parts, key=attrgetter("start")), file.size
+    multipart = Multipart(parts, file.size, headers["Content-Type"])
+    headers = {**headers, "Content-Type": multipart.content_type, "Content-Length": str(multipart.length)}
+    wrapper = request.environ.get("wsgi.file_wrapper")
+    sends_segments = getattr(request.environ.get("gunicorn.socket"), "sends_segments", False)
+    opened = file.open() if wrapper and sends_segments else None
+    blocks = multipart.blocks(file.read, max_gap_bytes)
+    if wrapper is None or opened is None:
+        return requests.stream(_Begun(blocks), 206, headers)
+    return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
 
 
 def _is_local(file: StoredFile) -> bool:

@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
+from docker_registry.api import byte_ranges
+from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.body import open_body
 from docker_registry.errors import (
     DigestInvalid,
     PageInvalid,
-    RangeNotSatisfiable,
     SizeInvalid,
     TooLarge,
     UploadInvalid,
@@ -37,8 +38,7 @@ _PARSERS: Final = {
 }
 
 # Content-Range of a chunk is `0-99` in the OCI specification; some clients write it as HTTP does, `bytes 0-99/*`.
-_CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?")
-_BYTE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+_CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
 
 
 def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
@@ -123,45 +123,22 @@ def chunk_range() -> ChunkRange:
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+def wanted_parts(size: int, validator: str) -> tuple[ByteRange, ...]:
     """
-    The part of a content that a client wants.
+    Return the parts of a content that Range asks for; none where all of it is to be sent.
 
-    Attributes:
-        start: offset of its first byte.
-        length: bytes, at least one.
-    """
+    Range means nothing but for GET (RFC 9110, section 14.2), and is ignored when If-Range names another content.
 
-    start: int
-    length: int
-
-
-def byte_range(size: int, etag: str) -> ByteRange | None:
-    """
-    Return the part that Range asks for (RFC 9110, section 14); None for the whole.
-
-    A Range that is malformed, of another unit or of several parts is ignored, as the RFC allows, and so is one whose
-    If-Range names another content.
+    Args:
+        size: bytes of the whole content.
+        validator: the ETag or date of the content, which If-Range must repeat.
 
     Raises:
-        RangeNotSatisfiable: the part lies beyond the end, or ends before it begins.
+        RangeNotSatisfiable: as for :func:`byte_ranges.parse`.
     """
-    match = _BYTE_RANGE.fullmatch(request.headers.get("Range", "").strip())
-    if match is None or request.headers.get("If-Range", etag) != etag:
-        return None
-    first, last = match[1], match[2]
-    if not first and not last:
-        return None
-    if not first:
-        start, end = max(size - int(last), 0), size
-        if int(last) == 0:
-            raise RangeNotSatisfiable(size=size)
-    else:
-        start, end = int(first), min(int(last or size) + 1, size)
-    if start >= min(size, end):
-        raise RangeNotSatisfiable(size=size)
-    return ByteRange(start, end - start)
+    if request.method != "GET" or request.headers.get("If-Range", validator) != validator:
+        return ()
+    return byte_ranges.parse(request.headers.get("Range"), size)
 
 
 def is_unmodified(etag: str) -> bool:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import gzip
+import io
+import random
+import tarfile
 
+import pytest
+from flask import Flask
+
+from docker_registry.api.downloads import Downloads
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import StorageUnavailable
+from docker_registry.errors import BlobUnknown, StorageUnavailable
 from docker_registry.registry import Registry
+from docker_registry.registry.layers.unpacked_file import UnpackedFile
 from docker_registry.registry.names import Digest, RepositoryName
+from tests.multipart import parts_of
 
 NAME = RepositoryName.parse("lab/download")
 CONTENT = b"two blocks"
@@ -66,3 +75,67 @@ def test_a_file_that_breaks_off_later_is_cut_short(get):
     assert 200 == answer.status_code
     with pytest.raises(StorageUnavailable):
         answer.get_data()
+
+
+class Counting(MemoryDriver):
+    """A store that counts how often it is read, and offers signed URLs."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = []
+
+    def stream_read(self, path, offset=0, length=None):
+        self.reads.append((offset, length))
+        return super().stream_read(path, offset, length)
+
+    def content_redirect_url(self, path):
+        return f"http://store/{path}"
+
+
+class TestSeveralParts:
+    CONTENT = random.Random(1).randbytes(3_000_000)
+
+    @pytest.fixture
+    def served(self):
+        driver = Counting()
+        registry = Registry(driver)
+        digest = Digest.of(self.CONTENT)
+        registry.blobs.put(self.CONTENT, digest)
+        registry.blobs.link(NAME, digest)
+        client = create_app(Config(storage_redirect=True), registry).test_client()
+        driver.reads.clear()
+        return driver, lambda text: client.get(f"/v2/{NAME}/blobs/{digest}", headers={"Range": f"bytes={text}"})
+
+    def test_are_sent_here_where_one_part_is_fetched_from_the_store(self, served):
+        _, get = served
+        assert 307 == get("0-1").status_code
+        answer = get("0-1,5-6")
+        expected = [(0, self.CONTENT[:2]), (5, self.CONTENT[5:7])]
+        assert (206, expected) == (answer.status_code, parts_of(answer.content_type, answer.data))
+
+    def test_that_lie_close_together_are_read_together(self, served):
+        driver, get = served
+        answer = get("2900000-2900009,0-9,200000-200009,400000-400009,399990-399999")
+        starts = [2_900_000, 0, 200_000, 400_000, 399_990]
+        expected = [(start, self.CONTENT[start : start + 10]) for start in starts]
+        assert expected == parts_of(answer.content_type, answer.data)
+        assert [(2_900_000, 10), (0, 400_010), (399_990, 10)] == driver.reads
+
+    def test_of_a_layer_that_is_unpacked_for_it_are_read_once(self):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            member = tarfile.TarInfo("file")
+            member.size = 200_000
+            archive.addfile(member, io.BytesIO(self.CONTENT))
+        content = packed.getvalue()
+        file_driver = Counting()
+        file_driver.put_content("layer", gzip.compress(content))
+        file = UnpackedFile(file_driver, "layer", len(content), BlobUnknown())
+        app = Flask("downloads")
+        text = "bytes=150000-150009,10-19,100000-100009"
+        with app.test_request_context(headers={"Range": text}):
+            answer = Downloads().send(file, {"Content-Type": "application/octet-stream"}, "x")
+            body = b"".join(answer.response)
+        expected = [(start, content[start : start + 10]) for start in (10, 100_000, 150_000)]
+        assert expected == parts_of(answer.headers["Content-Type"], body)
+        assert 1 == len(file_driver.reads)

@@ -125,7 +125,7 @@ def fill(client):
             "If-Match": [f'"{image.digest}"', "*"],
             "If-None-Match": [f'"{digest}"' for digest in digests] + ["*"],
             "Content-Range": ["0-0", "1-1", "0-99"],
-            "Range": ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=999999-"],
+            "Range": ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=999999-", "bytes=0-0,2-3"],
         },
         manifests=manifests,
     )

@@ -98,7 +98,7 @@ def fill(client):
             "q": ["web", "acme", ""],
             "X-Docker-Checksum-Payload": [top.payload_sum, unfinished.payload_sum],
             "If-Modified-Since": ["Thu, 01 Jan 1970 00:00:00 GMT"],
-            "Range": ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=999999-"],
+            "Range": ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=999999-", "bytes=0-0,2-3"],
         },
         manifests=[json.loads(top.payload), json.loads(unfinished.payload)],
     )

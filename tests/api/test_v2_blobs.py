@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from docker_registry.api import byte_ranges
 from tests.api.conftest import code, unique
+from tests.multipart import parts_of
 
 CONTENT = bytes(range(256)) * 4
 
@@ -76,7 +80,7 @@ class TestARange:
         answer = session.get(url, headers={"Range": f"bytes={text}"})
         assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
 
-    @pytest.mark.parametrize("text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,5-6", "5-9"])
+    @pytest.mark.parametrize("text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,x", "5-9"])
     def test_that_says_nothing_is_ignored(self, session, url, text):
         answer = session.get(url, headers={"Range": text})
         assert (200, CONTENT) == (answer.status_code, answer.content)
@@ -88,6 +92,58 @@ class TestARange:
     def test_of_this_content_is_served(self, session, url):
         answer = session.get(url, headers={"Range": "bytes=0-4", "If-Range": session.head(url).headers["ETag"]})
         assert 206 == answer.status_code
+
+
+class TestSeveralRanges:
+    """RFC 9110, sections 14.6 and 15.3.7.2."""
+
+    def test_are_served_as_the_parts_of_one_response(self, session, url):
+        answer = session.get(url, headers={"Range": "bytes=0-1,5-6, -3,2000-"})
+        assert 206 == answer.status_code
+        assert "Content-Range" not in answer.headers
+        assert session.head(url).headers["ETag"] == answer.headers["ETag"]
+        expected = [(0, CONTENT[:2]), (5, CONTENT[5:7]), (1021, CONTENT[-3:])]
+        assert expected == parts_of(answer.headers["Content-Type"], answer.content)
+
+    def test_that_overlap_are_joined_and_the_others_keep_their_order(self, session, url):
+        answer = session.get(url, headers={"Range": "bytes=900-901,7-9,0-5,3-8,10-10,8-8"})
+        parts = parts_of(answer.headers["Content-Type"], answer.content)
+        assert [(900, CONTENT[900:902]), (0, CONTENT[:10]), (10, CONTENT[10:11])] == parts
+
+    def test_of_which_one_remains_are_served_as_one(self, session, url):
+        for text in ("0-5,3-9", "0-9,5000-6000"):
+            answer = session.get(url, headers={"Range": f"bytes={text}"})
+            assert (206, CONTENT[:10]) == (answer.status_code, answer.content)
+            assert "bytes 0-9/1024" == answer.headers["Content-Range"]
+
+    @pytest.mark.parametrize("text", ["1024-,2000-3000", "0-1,9-5"])
+    def test_that_cannot_be_satisfied_are_refused(self, session, url, text):
+        answer = session.get(url, headers={"Range": f"bytes={text}"})
+        assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
+
+    def test_more_than_the_limit_are_ignored(self, session, url):
+        answer = session.get(url, headers={"Range": "bytes=" + "0-0," * (byte_ranges.MAX_RANGES + 1)})
+        assert (200, CONTENT) == (answer.status_code, answer.content)
+
+    def test_a_thousand_of_a_large_blob_are_all_served(self, session, server):
+        content = random.Random(7).randbytes(4_000_000)
+        name = unique("blobs")
+        session.post(f"{server.url}/v2/{name}/blobs/uploads/?digest={digest_of(content)}", data=content)
+        starts = range(0, 1024 * 3900, 3900)
+        text = ",".join(f"{start}-{start + 99}" for start in starts)
+        answer = session.get(f"{server.url}/v2/{name}/blobs/{digest_of(content)}", headers={"Range": f"bytes={text}"})
+        expected = [(start, content[start : start + 100]) for start in starts]
+        assert expected == parts_of(answer.headers["Content-Type"], answer.content)
+
+
+class TestARangeOfNothing:
+    @pytest.mark.parametrize("text", ["0-", "0-99", "-5", "5-6,0-1"])
+    def test_is_the_empty_blob(self, session, server, text):
+        name = unique("blobs")
+        session.post(f"{server.url}/v2/{name}/blobs/uploads/?digest={digest_of(b'')}", data=b"")
+        url = f"{server.url}/v2/{name}/blobs/{digest_of(b'')}"
+        answer = session.get(url, headers={"Range": f"bytes={text}"})
+        assert (200, b"") == (answer.status_code, answer.content)
 
 
 class TestDeleting:

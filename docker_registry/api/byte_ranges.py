@@ -1,0 +1,93 @@
+"""Byte ranges: which parts of a content a GET asks for (RFC 9110, section 14)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from docker_registry.errors import RangeNotSatisfiable
+
+#: A Range with more parts is ignored. containers/storage (podman) asks for up to 1024 at once.
+MAX_RANGES: Final = 4096
+
+_RANGES: Final = re.compile(r"bytes=([0-9\-, \t]*)", re.IGNORECASE)
+_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """
+    A part of a content.
+
+    Attributes:
+        start: offset of its first byte.
+        length: bytes, at least one.
+    """
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind it."""
+        return self.start + self.length
+
+    def content_range(self, size: int) -> str:
+        """Return the value of Content-Range for this part of a content of *size* bytes."""
+        return f"bytes {self.start}-{self.end - 1}/{size}"
+
+
+def parse(header: str | None, size: int) -> tuple[ByteRange, ...]:
+    """
+    Return the parts that a Range header asks for, in its order; none where the whole content is to be sent.
+
+    Ranges that lie beyond the end are left out. Ranges that share bytes are joined, so the parts are never longer than
+    the content. Adjacent ranges stay apart: containers/image expects a part for each range that it asked for, and asks
+    for one range per file, also for files that follow each other. Malformed headers, other units and more than
+    MAX_RANGES ranges are ignored, as is any Range on an empty content.
+
+    Args:
+        size: bytes of the whole content.
+
+    Raises:
+        RangeNotSatisfiable: a range ends before it begins, or all of them lie beyond the end.
+    """
+    match = _RANGES.fullmatch((header or "").strip())
+    if match is None or size == 0:
+        return ()
+    specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]
+    if not specs or len(specs) > MAX_RANGES:
+        return ()
+    found = [_RANGE.fullmatch(spec) for spec in specs]
+    bounds = [(each[1], each[2]) for each in found if each is not None and each[0] != "-"]
+    if len(bounds) < len(specs):
+        return ()
+    ranges = [part for part in (_resolve(first, last, size) for first, last in bounds) if part is not None]
+    if not ranges:
+        raise RangeNotSatisfiable(size=size)
+    return _join_overlapping(ranges)
+
+
+def _resolve(first: str, last: str, size: int) -> ByteRange | None:
+    """Return one range within the content; None when it lies beyond the end."""
+    if not first:
+        length = min(int(last), size)
+        return ByteRange(size - length, length) if length else None
+    start, end = int(first), min(int(last) + 1, size) if last else size
+    if last and int(last) < start:
+        raise RangeNotSatisfiable(size=size)
+    return ByteRange(start, end - start) if start < size else None
+
+
+def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+    """Join the ranges that share bytes; each joined range takes the place of its first member."""
+    joined: list[tuple[int, int, int]] = []  # place, start, end
+    for place, part in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
+        if joined and part.start < joined[-1][2]:
+            before, start, end = joined[-1]
+            joined[-1] = min(before, place), start, max(end, part.end)
+        else:
+            joined.append((place, part.start, part.end))
+    return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))
