@@ -22,8 +22,14 @@ from typing import Final, Protocol, TypeVar
 #: Device, inode, size, and the times of content and inode in nanoseconds; None of what is not there.
 Signature = tuple[int, int, int, int, int] | None
 
-#: A file that changed less than this ago may change again without a new time: clocks of kernels tick slowly.
+#: A file that changed less than this ago may change again without a new time: kernels advance the clock of their file
+#: systems every 1 to 10 ms.
 CLOCK_TICK_NANOSECONDS: Final = 100_000_000
+
+#: The same where times have whole seconds (ext3, ext4 with inodes of 128 bytes, some NFS), or every second one (FAT).
+WHOLE_SECONDS_TICK_NANOSECONDS: Final = 2_100_000_000
+
+_SECOND_NANOSECONDS: Final = 10**9
 
 #: An answer made of more files costs as much to confirm as to make.
 _MAX_FILES: Final = 64
@@ -79,8 +85,8 @@ class Provenance:
     def note(self, place: str, found: os.stat_result | None) -> None:
         """Add a file, as it was found, or that there is none."""
         signature = None if found is None else _sign(found)
-        is_young = found is not None and time.time_ns() - found.st_ctime_ns < CLOCK_TICK_NANOSECONDS
-        if is_young or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
+        is_ambiguous = found is not None and may_change_unnoticed(found)
+        if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
             self.is_whole = False
 
 
@@ -96,6 +102,19 @@ def collected() -> Iterator[Provenance]:
         yield provenance
     finally:
         _collecting.reset(token)
+
+
+def may_change_unnoticed(found: os.stat_result) -> bool:
+    """
+    Tell whether a file or folder could still change without a change of its times.
+
+    The tick is read from each time itself: a fraction of exactly zero means a clock of whole seconds. So nothing is
+    probed, and a file system may mix both, as an ext3 that was converted to ext4 does. Only the time of the inode
+    counts, because a program can set the time of the content to anything.
+    """
+    is_whole = found.st_ctime_ns % _SECOND_NANOSECONDS == 0
+    tick = WHOLE_SECONDS_TICK_NANOSECONDS if is_whole else CLOCK_TICK_NANOSECONDS
+    return time.time_ns() - found.st_ctime_ns < tick
 
 
 def note(place: str, found: os.stat_result | None) -> None:

@@ -126,3 +126,35 @@ class TestWhatCannotBeNoted:
         found = collect(lambda: driver.get_content("a/b"))
         (tmp_path / "store").rename(tmp_path / "elsewhere")
         assert not found.is_current()
+
+
+def stat_result(ctime_ns):
+    """What stat(2) says of a file whose inode changed at this time, in nanoseconds, and its content long ago."""
+    return os.stat_result((0o100644, 1, 1, 1, 0, 0, 7, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, ctime_ns))
+
+
+class TestAFileWithWholeSeconds:
+    @pytest.mark.parametrize(
+        ("fraction_ns", "age_ns", "expected"),
+        [
+            (0, 10**9, True),
+            (0, 3 * 10**9, False),
+            (1, 10**9, False),
+            (1, 10_000_000, True),
+        ],
+    )
+    def test_may_change_unnoticed_for_longer(self, monkeypatch, fraction_ns, age_ns, expected):
+        changed = 1_700_000_000 * 10**9 + fraction_ns
+        monkeypatch.setattr(time, "time_ns", lambda: changed + age_ns)
+        assert expected == provenance.may_change_unnoticed(stat_result(changed))
+
+
+class TestAFolder:
+    def test_whose_time_was_set_back_has_another_version(self, driver):
+        """As rsync and tar do, after they have brought a file."""
+        place = driver._tree.place("a")
+        before, times = driver.folder_version("a"), os.stat(place)
+        driver.put_content("a/new", b"")
+        os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+        time.sleep(0.15)
+        assert before != driver.folder_version("a") is not None

@@ -192,10 +192,11 @@ class FileDriver(StorageDriver):
         except OSError as error:
             self._tree.note_absence(path, error)
             return NO_FOLDER
-        if time.time_ns() - found.st_mtime_ns < provenance.CLOCK_TICK_NANOSECONDS:
+        if provenance.may_change_unnoticed(found):
             return None
         provenance.note(place, found)
-        return f"{found.st_ino}-{found.st_mtime_ns}"
+        # Programs that copy trees set the time of the content, but not that of the inode.
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""

@@ -1,0 +1,65 @@
+"""A file system whose times have whole seconds, such as ext3 or ext4 with small inodes."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from docker_registry import provenance
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import PathNotFound
+from docker_registry.registry.listings import Listings
+from tests.loop_disk import LoopDisk
+
+
+@pytest.fixture
+def driver(tmp_path):
+    disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted", "ext4 with whole seconds")
+    disk.mount()
+    try:
+        yield FileDriver(str(disk.folder / "store"))
+    finally:
+        disk.unmount()
+
+
+def wait_for(fraction):
+    """Wait for a moment in the next second."""
+    now = time.time()
+    time.sleep(int(now) + 1 + fraction - now)
+
+
+class TestTwoChangesInTheSameSecond:
+    def test_are_seen_both(self, driver):
+        listings = Listings(driver)
+        wait_for(0.1)
+        driver.put_content("folder/first", b"1")
+        driver.put_content("file", b"old")
+        assert os.stat(driver._tree.place("file")).st_mtime_ns % 10**9 == 0
+        wait_for(-0.6)  # more than a tick of a finer clock, and still in the same second
+        assert ["first"] == listings.names("folder", str)
+        version = driver.folder_version("folder")
+        with provenance.collected() as made_of:
+            driver.get_content("file")
+        driver.put_content("folder/second", b"2")
+        driver.put_content("file", b"new")
+        assert ["first", "second"] == listings.names("folder", str)
+        assert version is None
+        assert not made_of.is_whole
+
+    def test_are_trusted_once_the_second_is_over(self, driver):
+        driver.put_content("folder/file", b"1")
+        time.sleep(2.2)
+        version = driver.folder_version("folder")
+        with provenance.collected() as made_of:
+            driver.get_content("folder/file")
+        assert version is not None
+        assert made_of.is_whole and made_of.is_current()
+        driver.remove("folder/file")
+        driver.put_content("folder/other", b"1")
+        time.sleep(2.2)
+        assert driver.folder_version("folder") != version
+        assert not made_of.is_current()
+        with pytest.raises(PathNotFound):
+            driver.get_content("folder/file")
