@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from docker_registry.app import create_app, create_registry, start_housekeeping
+from docker_registry import housekeeping
+from docker_registry.app import create_app
 from docker_registry.config import load_config
 from docker_registry.errors import RegistryError
 from docker_registry.logs import start_logging
+from docker_registry.services import build
 
 #: gunicorn stops altogether when a worker ends like this while it boots; any other way it would try again for ever.
 _CANNOT_BOOT = 3
@@ -16,10 +18,10 @@ _CANNOT_BOOT = 3
 try:
     _config = load_config(os.environ)
     start_logging(_config.loglevel)
-    _registry = create_registry(_config)
-    application = create_app(_config, _registry)
+    _services = build(_config)
+    application = create_app(_services)
 except RegistryError as error:
     print(f"docker-registry: {error}", file=sys.stderr)
     sys.exit(_CANNOT_BOOT)
 
-start_housekeeping(application, _registry, _config)
+housekeeping.start(_services)

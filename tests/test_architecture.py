@@ -14,11 +14,13 @@ PACKAGE = ROOT / "docker_registry"
 
 #: Room to the rooms that it may look into. Whoever is not named here may import nothing of the house.
 ARROWS = {
-    "wsgi": {"app", "config", "errors", "logs"},
+    "wsgi": {"app", "config", "errors", "housekeeping", "logs", "services"},
     "logs": set(),
-    "cli": {"app", "cli", "config", "config_text", "errors", "logs", "registry", "server"},
+    "cli": {"app", "cli", "config", "config_text", "errors", "housekeeping", "logs", "registry", "server", "services"},
     "server": {"errors", "patching", "worker"},
-    "app": {"api", "body", "config", "drivers", "errors", "memory_budget", "registry", "threads"},
+    "app": {"api", "drivers", "services"},
+    "services": {"config", "drivers", "memory_budget", "registry"},
+    "housekeeping": {"errors", "registry", "services"},
     "api": {"api", "body", "errors", "memory_budget", "provenance", "registry"},
     "registry": {"drivers.base", "errors", "memory_budget", "registry", "threads"},
     "drivers": {"alone", "drivers", "errors", "provenance", "settings", "threads"},

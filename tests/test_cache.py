@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
-from docker_registry.app import create_registry
 from docker_registry.config import CacheLru, Config, load_config
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
+from docker_registry.services import open_driver
 from tests.client import Client
 from tests.redis_server import PASSWORD, own_redis
 from tests.seaweedfs import seaweedfs
@@ -110,7 +110,7 @@ def log(server, text):
 
 class TestTheConfiguration:
     def test_without_a_redis_means_no_cache(self):
-        assert isinstance(create_registry(Config(storage="memory")).driver, MemoryDriver)
+        assert isinstance(open_driver(Config(storage="memory")), MemoryDriver)
 
     def test_with_one_puts_it_in_front_of_the_store(self, tmp_path, redis):
         config = load_config(
@@ -121,7 +121,7 @@ class TestTheConfiguration:
                 **redis.cache_environment,
             }
         )
-        driver = create_registry(config).driver
+        driver = open_driver(config)
         assert isinstance(driver, CachedDriver)
         assert isinstance(driver.driver, FileDriver)
         driver.put_content("a", b"x" * 1000)
@@ -136,7 +136,7 @@ class TestTheConfiguration:
     def test_that_needs_a_library_says_so_at_the_start(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
         with pytest.raises(ConfigError, match=r"^cache_lru.host: the library for Redis is missing; pip install "):
-            create_registry(Config(storage="memory", cache_lru=CacheLru(host="h")))
+            open_driver(Config(storage="memory", cache_lru=CacheLru(host="h")))
 
 
 class TestARedisInTrouble:

@@ -14,8 +14,8 @@ from docker_registry.app import create_app
 from docker_registry.cli import COMMANDS
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
 from docker_registry.server import NUMBERS
+from docker_registry.services import build
 from docker_registry.settings import rows
 from tests.processes import find, free_port, running
 
@@ -26,7 +26,7 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 def routes():
     """Every route, as the documentation writes it."""
-    app = create_app(Config(storage="memory"), Registry(MemoryDriver()))
+    app = create_app(build(Config(storage="memory"), MemoryDriver()))
     return sorted({re.sub(r"<\w+:(\w+)>", r"<\1>", rule.rule) for rule in app.url_map.iter_rules()})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
-from docker_registry.app import SEARCH, create_app
+from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.base import StorageDriver, Versioned
 from docker_registry.drivers.cache.circuit import Circuit
@@ -18,7 +18,7 @@ from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.cache.link import RedisPlace, connect
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
+from docker_registry.services import build
 from tests.client import OCI_MANIFEST, digest_of, encoded
 from tests.redis_server import PASSWORD, redis_server
 
@@ -90,15 +90,14 @@ MANIFEST = encoded(
 def store():
     """An image with a thousand tags, pushed a while ago."""
     store = CountingDriver()
-    application = create_app(Config(storage="memory"), Registry(store))
-    app = application.test_client()
+    services = build(Config(storage="memory"), store)
+    app = create_app(services).test_client()
     assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
     tags = [f"tag=t{number}" for number in range(1000)]
     for start in range(0, 1000, 10):  # some at a time, as a server may take no more
         url = f"/v2/a/b/manifests/{digest_of(MANIFEST)}?{'&'.join(tags[start : start + 10])}"
         assert 201 == app.put(url, data=MANIFEST, content_type=OCI_MANIFEST).status_code
-    _, updates = application.extensions[SEARCH]
-    assert updates.flush()  # the search index asks the store too
+    assert services.search_updates.flush()  # the search index asks the store too
     return store
 
 
@@ -113,7 +112,7 @@ def open_host(store, redis_server):
         )
         cache = LeasedCache(redis, Circuit(redis, "the test", patience_seconds=60), lambda: identity)
         driver = CachedDriver(store, cache) if is_cached else store
-        app = create_app(Config(storage="memory"), Registry(driver)).test_client()
+        app = create_app(build(Config(storage="memory"), driver)).test_client()
         app.get("/v2/none/tags/list")  # what a process asks once in its life
         return app
 
@@ -186,7 +185,7 @@ class TestAManifestThatIsPushed:
     def push(self):
         """Pushes a manifest of this number, and returns what that cost."""
         store = CountingDriver()
-        app = create_app(Config(storage="memory", search_backend=""), Registry(store)).test_client()
+        app = create_app(build(Config(storage="memory", search_backend=""), store)).test_client()
         assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
 
         def push(number):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final
 
+from docker_registry import __version__
 from docker_registry.cli.command import Command, load_config
+from docker_registry.errors import StorageError
 
 if TYPE_CHECKING:
     from docker_registry.config import Config
@@ -17,12 +19,32 @@ def run(_: argparse.Namespace) -> int:
 
 
 def check(config: Config) -> int:
-    """Check a configuration and print what is worth knowing at the start."""
-    from docker_registry import app
+    """
+    Try out before the start what would fail after it, and print what is worth knowing: a file is written to the store,
+    read and removed.
 
-    for line in app.check(config):
-        print(line)
+    Raises:
+        ConfigError, StorageError: as for :func:`docker_registry.services.build`.
+    """
+    from docker_registry import services
+
+    with services.build(config) as built:
+        try:
+            built.registry.probe()
+        except StorageError as error:
+            raise StorageError(f"The store cannot be written: {error}") from None
+        for line in _lines(config, len(built.registry.visibility.private_names())):
+            print(line)
     return 0
+
+
+def _lines(config: Config, private_repositories: int) -> list[str]:
+    lines = [f"docker-registry {__version__}, flavor {config.flavor} of {config.path}, storage {config.storage}"]
+    if private_repositories:
+        noun = "repository" if private_repositories == 1 else "repositories"
+        access = "everyone may see them" if config.serve_private else "hidden from everyone"
+        lines.append(f"{private_repositories} private {noun}: {access} (serve_private)")
+    return lines
 
 
 COMMAND: Final = Command("check", "try out the configuration and the store without serving", run)

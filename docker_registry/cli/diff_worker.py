@@ -31,18 +31,18 @@ def run(_: argparse.Namespace) -> int:
     Raises:
         ConfigError: no Redis is configured.
     """
-    from docker_registry import app
+    from docker_registry import services
     from docker_registry.logs import start_logging
 
     config = load_config()
-    queue = app.create_diff_queue(config)
-    if queue is None:
-        raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
-    start_logging(config.loglevel)
-    worker = DiffWorker(app.create_registry(config), queue)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+    with services.build(config) as built:
+        if built.diff_queue is None:
+            raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
+        start_logging(config.loglevel)
+        worker = DiffWorker(built.registry, built.diff_queue)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
     return 0
 
 

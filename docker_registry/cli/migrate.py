@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 def run(chosen: argparse.Namespace) -> int:
     """Convert the layers and report; may be interrupted, repeated, and run beside the server."""
-    from docker_registry import app
+    from docker_registry import services
     from docker_registry.registry.v1.migration import Migration
 
-    registry = app.create_registry(load_config())
     bar = ProgressBar(sys.stderr, "images")
-    report = Migration(registry.driver, registry.images, dry_run=chosen.dry_run).run(bar.show)
+    with services.build(load_config()) as built:
+        registry = built.registry
+        report = Migration(registry.driver, registry.images, dry_run=chosen.dry_run).run(bar.show)
     bar.end()
     for line in _lines(report, dry_run=chosen.dry_run):
         print(line)

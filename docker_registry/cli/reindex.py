@@ -10,20 +10,16 @@ from docker_registry.cli.command import Command, load_config
 
 def run(_: argparse.Namespace) -> int:
     """Rebuild the search index from the store, and find private repositories."""
-    from docker_registry import app
+    from docker_registry import services
     from docker_registry.registry.search.index import NullIndex
 
-    config = load_config()
-    registry = app.create_registry(config)
-    print(f"{registry.visibility.adopt()} private repositories")
-    index = app.create_search(config, registry)
-    if isinstance(index, NullIndex):
-        print("there is no search index: search_backend is not set")
-        return 0
-    try:
-        print(f"{index.reindex(registry.search_entries.all())} repositories in the search index")
-    finally:
-        index.close()
+    with services.build(load_config()) as built:
+        print(f"{built.registry.visibility.adopt()} private repositories")
+        if isinstance(built.search_index, NullIndex):
+            print("there is no search index: search_backend is not set")
+        else:
+            entries = built.registry.search_entries.all()
+            print(f"{built.search_index.reindex(entries)} repositories in the search index")
     return 0
 
 

@@ -24,10 +24,11 @@ def run(_: argparse.Namespace) -> int:
     try:
         server.load()
 
-        from docker_registry import app
+        # Imported before the workers are forked, so that they share the memory.
+        from docker_registry import app, housekeeping, services  # noqa: F401
 
         config = load_config()
-        app.load(config)
+        services.load(config)
     finally:
         gc.enable()
     # In a child process: no connection or thread may exist when gunicorn forks its workers.

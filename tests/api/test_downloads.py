@@ -18,6 +18,7 @@ from docker_registry.errors import BlobUnknown, StorageUnavailable
 from docker_registry.registry import Registry
 from docker_registry.registry.layers.unpacked_file import UnpackedFile
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.services import build
 from tests.multipart import parts_of
 
 NAME = RepositoryName.parse("lab/download")
@@ -54,7 +55,7 @@ def get():
         digest = Digest.of(CONTENT)
         registry.blobs.put(CONTENT, digest)
         registry.blobs.link(NAME, digest)
-        return driver, create_app(Config(), registry).test_client().get(f"/v2/{NAME}/blobs/{digest}")
+        return driver, create_app(build(Config(), registry.driver)).test_client().get(f"/v2/{NAME}/blobs/{digest}")
 
     return get
 
@@ -102,7 +103,7 @@ class TestSeveralParts:
         digest = Digest.of(self.CONTENT)
         registry.blobs.put(self.CONTENT, digest)
         registry.blobs.link(NAME, digest)
-        client = create_app(Config(storage_redirect=True), registry).test_client()
+        client = create_app(build(Config(storage_redirect=True), registry.driver)).test_client()
         driver.reads.clear()
         return driver, lambda text: client.get(f"/v2/{NAME}/blobs/{digest}", headers={"Range": f"bytes={text}"})
 

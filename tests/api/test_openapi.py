@@ -19,7 +19,7 @@ from docker_registry.api import errors
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
+from docker_registry.services import build
 from tests.api.generated import Surface, kinds, send
 from tests.client import OCI_MANIFEST, Client, digest_of, encoded
 from tests.images import descriptor, make_image, make_index, push
@@ -51,7 +51,7 @@ def described():
 
 def routes(config=None):
     """Every route of the application, in the same form, and the methods that it has without being asked."""
-    app = create_app(config or Config(), Registry(MemoryDriver()))
+    app = create_app(build(config or Config(), MemoryDriver()))
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith(PREFIXES):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)

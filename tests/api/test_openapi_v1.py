@@ -15,7 +15,7 @@ from docker_registry import __version__
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
+from docker_registry.services import build
 from tests.api.generated import Surface, kinds, send
 from tests.api.v1 import Docker, done
 from tests.client import Client
@@ -35,7 +35,7 @@ UNLIKE = {"x-docker-token", "www-authenticate", "expires"}
 
 def routes():
     """Every route of the application outside of API V2: URL, methods, endpoint."""
-    app = create_app(Config(), Registry(MemoryDriver()))
+    app = create_app(build(Config(), MemoryDriver()))
     for rule in app.url_map.iter_rules():
         if not rule.rule.startswith("/v2"):
             yield re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), rule.methods, rule.endpoint

@@ -11,7 +11,7 @@ from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
+from docker_registry.services import build
 from tests.client import OCI_MANIFEST, digest_of, encoded
 from tests.images import descriptor
 
@@ -31,7 +31,7 @@ def client(request, tmp_path):
     else:
         driver = MemoryDriver() if request.param == "memory" else FarAway()
     config = Config(max_page_entries=10, search_backend=None)
-    return create_app(config, Registry(driver)).test_client()
+    return create_app(build(config, driver)).test_client()
 
 
 def manifest(**more):

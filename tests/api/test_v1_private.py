@@ -98,7 +98,7 @@ class TestAPrivateRepository:
             assert (404, "Image not found") == error(docker.get(f"/private_images/{OWN.text}/{part}"))
 
     def test_is_told_at_the_start(self, servers):
-        assert "1 private repository: everybody sees them (serve_private)" in servers[1].log.read_text()
+        assert "1 private repository: everyone may see them (serve_private)" in servers[1].log.read_text()
 
     def test_gives_no_image_to_a_tag_of_another(self, docker):
         answer = docker.put("/repositories/acme/web/tags/stolen", json.dumps(OWN.text))
@@ -135,7 +135,7 @@ class TestATreeOf071:
     def test_keeps_its_private_repository_to_itself(self, tmp_path):
         store = trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store) as server, Docker(server.url) as docker:
-            assert "1 private repository: nobody sees them (serve_private)" in server.log.read_text()
+            assert "1 private repository: hidden from everyone (serve_private)" in server.log.read_text()
             assert (404, "Repository not found") == error(docker.get(f"/repositories/{trees.SECRET}/tags"))
             for text in trees.SECRET_IMAGES:
                 assert (404, "Image not found") == error(docker.get(f"/images/{text}/layer"))

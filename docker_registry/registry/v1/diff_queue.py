@@ -90,6 +90,10 @@ class RedisDiffQueue:
             logger.warning("the queue of diffs held something else: %r", found)
             return None
 
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self._redis.close()
+
     def ping(self) -> None:
         """
         Raises:

@@ -11,24 +11,24 @@ import time
 
 import pytest
 
-from docker_registry.app import create_diff_queue
 from docker_registry.config import Cache, Config
 from docker_registry.errors import ConfigError, StorageUnavailable
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+from docker_registry.services import open_diff_queue
 from tests.processes import free_port
 from tests.redis_server import PASSWORD, redis_server  # noqa: F401 - a fixture
 
 FIRST, SECOND = ImageId("1" * 64), ImageId("2" * 16)
 
 
-def open_diff_queue(port, password=None):
-    return create_diff_queue(Config(cache=Cache(host="127.0.0.1", port=port, password=password)))
+def open_queue(port, password=None):
+    return open_diff_queue(Config(cache=Cache(host="127.0.0.1", port=port, password=password)))
 
 
 @pytest.fixture
 def queue(redis_server):  # noqa: F811
-    queue = open_diff_queue(redis_server.port, PASSWORD)
+    queue = open_queue(redis_server.port, PASSWORD)
     queue._redis.flushdb()
     yield queue
     queue._redis.close()
@@ -36,7 +36,7 @@ def queue(redis_server):  # noqa: F811
 
 @pytest.fixture
 def nowhere():
-    return open_diff_queue(free_port())
+    return open_queue(free_port())
 
 
 class TestAnImage:
@@ -86,7 +86,7 @@ class TestARedisThatIsAway:
 
     def test_is_left_alone_for_a_while(self, caplog):
         seconds = [0.0]
-        queue = RedisDiffQueue(open_diff_queue(free_port())._redis, now=lambda: seconds[0])
+        queue = RedisDiffQueue(open_queue(free_port())._redis, now=lambda: seconds[0])
         for second, lines in ((0, 1), (0, 1), (9, 1), (11, 2), (12, 2)):
             seconds[0] = second
             queue.push(FIRST)
@@ -94,7 +94,7 @@ class TestARedisThatIsAway:
 
     def test_that_listens_and_says_nothing_is_given_up_soon(self, caplog):
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            queue = open_diff_queue(silent.getsockname()[1])
+            queue = open_queue(silent.getsockname()[1])
             started = time.monotonic()
             queue.push(FIRST)
             with pytest.raises(StorageUnavailable):
@@ -113,4 +113,4 @@ class TestWithoutTheLibrary:
     def test_the_start_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
         with pytest.raises(ConfigError, match=r"pip install docker-registry\[redis\]"):
-            open_diff_queue(1)
+            open_queue(1)

@@ -1,0 +1,57 @@
+"""Work that a worker does beside its requests: purging uploads, adopting repositories, filling the search index."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+import gevent
+
+from docker_registry.errors import RegistryError
+from docker_registry.registry import Registry
+from docker_registry.registry.search.index import Entry
+from docker_registry.services import Services
+
+logger = logging.getLogger(__name__)
+
+#: No other process rebuilds a search index for so long.
+_REINDEX_SECONDS: Final = 3600
+
+
+def start(services: Services) -> None:
+    """Do the work now and every ``upload_purge_interval`` seconds, in a greenlet that lives as long as the worker."""
+    gevent.spawn(_run, services)
+
+
+def _run(services: Services) -> None:
+    interval_seconds = services.config.upload_purge_interval
+    while True:
+        try:
+            # Half of the interval: the next turn of any worker finds the lease free, a turn at the same time does not.
+            if services.registry.leases.take("housekeeping", interval_seconds / 2):
+                _purge(services.registry, services.config.upload_ttl)
+            _fill_search_index(services)
+        except RegistryError as error:
+            logger.warning("housekeeping failed and will be retried: %s", error)
+        gevent.sleep(interval_seconds)
+
+
+def _purge(registry: Registry, upload_ttl_seconds: float) -> None:
+    purged, adopted = registry.keep_house(upload_ttl_seconds)
+    logger.info("purged %d abandoned uploads, adopted %d repositories of other servers", purged, adopted)
+    registry.driver.remove_leftovers(upload_ttl_seconds)
+
+
+def _fill_search_index(services: Services) -> None:
+    """Rebuild a search index that does not know all repositories because it is new or older than this version."""
+    index, registry = services.search_index, services.registry
+    if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
+        logger.info("added %d repositories to the search index", index.reindex(_entries(registry)))
+
+
+def _entries(registry: Registry) -> Iterator[Entry]:
+    """Yield all repositories, and yield to requests in between."""
+    for entry in registry.search_entries.all():
+        gevent.sleep(0)
+        yield entry

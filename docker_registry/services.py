@@ -1,0 +1,144 @@
+"""Every part of a running registry, built once from its configuration and closed in reverse order."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from types import TracebackType
+from typing import final
+
+from docker_registry import drivers
+from docker_registry.config import Config, Redis
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.cache import link
+from docker_registry.drivers.cache.circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.store_identity import StoreIdentity
+from docker_registry.registry import Registry
+from docker_registry.registry.search import index as search
+from docker_registry.registry.search.index import NullIndex, SearchIndex
+from docker_registry.registry.search.updates import SearchUpdates
+from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """
+    The parts of a registry; a context manager that closes them.
+
+    Attributes:
+        search_updates: keeps *search_index* up to date while the registry changes.
+        diff_queue: the queue of diffs to compute; None without Redis.
+    """
+
+    config: Config
+    registry: Registry
+    search_index: SearchIndex
+    search_updates: SearchUpdates
+    diff_queue: RedisDiffQueue | None
+    _opened: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every part, the last one opened first."""
+        self._opened.close()
+
+
+def load(config: Config) -> None:
+    """
+    Import what a configuration needs, and open nothing yet.
+
+    Raises:
+        ConfigError: it names a driver or a search index that does not exist.
+    """
+    drivers.load(config.storage)
+    search.load(config.search_backend)
+
+
+def build(config: Config, driver: StorageDriver | None = None) -> Services:
+    """
+    Open everything that a configuration names.
+
+    Args:
+        driver: the store; by default the one that the configuration names, with its cache.
+
+    Raises:
+        ConfigError: the configuration names a part that does not exist or lacks a library, or a part rejects its
+            settings.
+        StorageError: the store cannot be used.
+    """
+    with ExitStack() as opened:
+        diff_queue = open_diff_queue(config)
+        if diff_queue is not None:
+            opened.callback(diff_queue.close)
+        registry = _build_registry(config, driver or open_driver(config), diff_queue)
+        search_index = search.open_index(
+            config.search_backend, config.sqlalchemy_index_database, registry.search_entries.look_up
+        )
+        opened.callback(search_index.close)
+        search_updates = SearchUpdates(search_index, registry.search_entries.look_up)
+        if not isinstance(search_index, NullIndex):
+            search_updates.connect(registry.driver)
+        return Services(
+            config=config,
+            registry=registry,
+            search_index=search_index,
+            search_updates=search_updates,
+            diff_queue=diff_queue,
+            _opened=opened.pop_all(),
+        )
+
+
+def open_driver(config: Config) -> StorageDriver:
+    """
+    Open the configured store, behind the configured cache.
+
+    Raises:
+        ConfigError: there is no such driver or no library for Redis, or the driver rejects its settings.
+        StorageError: the store cannot be used.
+    """
+    driver = drivers.load(config.storage)(**config.driver_options)
+    place = _redis_place(config.cache_lru)
+    if not place.is_set:
+        return driver
+    redis = link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+    cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
+    return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
+
+
+def open_diff_queue(config: Config) -> RedisDiffQueue | None:
+    """
+    Open the queue of diffs to compute; None without Redis.
+
+    Raises:
+        ConfigError: the library for Redis is not installed.
+    """
+    place = _redis_place(config.cache)
+    return RedisDiffQueue(link.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+
+
+def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiffQueue | None) -> Registry:
+    return Registry(
+        driver,
+        max_manifest_bytes=config.max_manifest_bytes,
+        check_index_children=config.check_index_children,
+        immutable_tags=config.immutable_tags,
+        max_unpacked_bytes=config.max_unpacked_layer_bytes,
+        upload_ttl_seconds=config.upload_ttl,
+        serve_private=config.serve_private,
+        v1_platform=config.v1_platform,
+        diff_queue=diff_queue,
+    )
+
+
+def _redis_place(section: Redis) -> link.RedisPlace:
+    return link.RedisPlace(**{entry.name: getattr(section, entry.name) for entry in fields(link.RedisPlace)})
