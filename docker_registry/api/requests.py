@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -76,8 +76,8 @@ def read_body(max_bytes: int) -> bytes:
 
 
 def content_type() -> str | None:
-    """Return Content-Type without its parameters, which are to be ignored; None when there is none."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
+    """Return Content-Type as it was sent, without its parameters, which are to be ignored; None when there is none."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip() or None
 
 
 def digest_parameter() -> Digest:
@@ -208,9 +208,9 @@ def page(max_entries: int) -> PageRequest:
     return PageRequest(max_entries if wanted is None else min(int(wanted), max_entries), request.args.get("last", ""))
 
 
-def link_next(response: Response, **query: str | int) -> Response:
+def link_next(response: Response, **query: str | int | Sequence[str]) -> Response:
     """Point from a page to the next one (RFC 8288)."""
-    response.headers["Link"] = f'<{request.path}?{urlencode(query)}>; rel="next"'
+    response.headers["Link"] = f'<{request.path}?{urlencode(query, doseq=True)}>; rel="next"'
     return response
 
 

@@ -56,6 +56,7 @@ def finish(flavor: str, version: str) -> Any:
     def add_headers(response: Response) -> Response:
         response.headers.add("X-Docker-Registry-Version", version)
         response.headers.add("X-Docker-Registry-Config", flavor)
+        response.headers.add("X-Content-Type-Options", "nosniff")
         if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
             response.headers.update(NOT_CACHED)
         return response

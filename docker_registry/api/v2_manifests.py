@@ -9,6 +9,7 @@ from docker_registry.api.v2_answers import changed
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.manifests import Pushed
+from docker_registry.registry.media_types import safe_content_type
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 
 
@@ -34,7 +35,7 @@ def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) 
                 "The manifest is of a type that the client does not accept.", type=descriptor.media_type
             )
         headers = {
-            "Content-Type": descriptor.media_type,
+            "Content-Type": safe_content_type(descriptor.media_type),
             "Docker-Content-Digest": str(descriptor.digest),
             "ETag": f'"{descriptor.digest}"',
             "Vary": "Accept",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, json, request
 
 from docker_registry.api import requests
 from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.payloads import OCI_INDEX
+from docker_registry.registry.payloads import OCI_INDEX, text_annotations
 
 
 def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
@@ -27,21 +29,38 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 
         Never 404: neither the repository nor the other manifest need be there.
         """
-        artifact_type, last = request.args.get("artifactType"), request.args.get("last", "")
+        wanted, last = _artifact_types(), request.args.get("last", "")
         entries = [
             entry
             for entry in registry.referrers.list(registry.repositories.resolve(name), digest)
-            if entry["digest"] > last and (not artifact_type or entry.get("artifactType") == artifact_type)
+            if entry["digest"] > last and (not wanted or str(entry.get("artifactType", "")).lower() in wanted)
         ]
         page = entries[:max_page_entries]
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_served(entry) for entry in page]}
         response = Response(json.dumps(index), content_type=OCI_INDEX)
         query = {}
-        if artifact_type:
-            query["artifactType"] = artifact_type
+        if wanted:
+            query["artifactType"] = sorted(wanted)
             response.headers["OCI-Filters-Applied"] = "artifactType"
         if len(entries) > len(page):
             requests.link_next(response, **query, last=page[-1]["digest"])
         return response
 
     return bp
+
+
+def _artifact_types() -> frozenset[str]:
+    """
+    Return the artifact types that the query asks for, any of which will do; none for all.
+
+    A media type has no blanks, so a blank is a plus sign that a client did not escape.
+    """
+    texts = (text.strip().replace(" ", "+").lower() for text in request.args.getlist("artifactType"))
+    return frozenset(filter(None, texts))
+
+
+def _served(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a descriptor with such annotations only as clients can read."""
+    if "annotations" not in entry:
+        return entry
+    return {**entry, "annotations": text_annotations(entry["annotations"])}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid
+from docker_registry.registry import media_types
 from docker_registry.registry.names import Descriptor, Digest
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
@@ -51,7 +52,7 @@ class Payload:
         manifests: the children of an index.
         subject: the manifest that this one is about.
         artifact_type: what kind of artifact it is: its own word, or for an image the type of its config.
-        annotations: as they stand in the payload.
+        annotations: those of the payload.
     """
 
     media_type: str
@@ -60,7 +61,7 @@ class Payload:
     manifests: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
     artifact_type: str | None = None
-    annotations: dict[str, Any] | None = None
+    annotations: dict[str, str] | None = None
 
 
 def read(payload: bytes, content_type: str | None) -> Payload:
@@ -75,15 +76,16 @@ def read(payload: bytes, content_type: str | None) -> Payload:
     """
     document = _load(payload)
     media_type = _media_type(document, content_type)
-    if media_type in IMAGES | INDEXES and document.get("schemaVersion") != 2:
+    kind = media_type.lower()
+    if kind in IMAGES | INDEXES and document.get("schemaVersion") != 2:
         raise ManifestInvalid("schemaVersion must be 2.", schemaVersion=_short(document.get("schemaVersion")))
     # An image that could be read as an index, or the other way round, is two things to two clients (CVE-2021-41190).
-    for key in ("manifests",) if media_type in IMAGES else ("config", "layers") if media_type in INDEXES else ():
+    for key in ("manifests",) if kind in IMAGES else ("config", "layers") if kind in INDEXES else ():
         if key in document:
             raise ManifestInvalid(f"A manifest of this type has no {key}.", mediaType=media_type)
     config = [_descriptor(document["config"], "config")] if "config" in document else []
-    layers = [item for item in _descriptors(document, "layers") if item.media_type not in FOREIGN_LAYERS]
-    if media_type in IMAGES and not config:
+    layers = [item for item in _descriptors(document, "layers") if item.media_type.lower() not in FOREIGN_LAYERS]
+    if kind in IMAGES and not config:
         raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
     return Payload(
         media_type=media_type,
@@ -102,7 +104,7 @@ def stored_media_type(payload: bytes) -> tuple[str | None, bool]:
         document = _load(payload)
     except ManifestInvalid:
         return None, False
-    return told_media_type(document), bool(document.get("mediaType"))
+    return told_media_type(document), _is_told_in_words(document)
 
 
 def told_media_type(document: dict[str, Any]) -> str | None:
@@ -112,9 +114,8 @@ def told_media_type(document: dict[str, Any]) -> str | None:
     ``mediaType`` decides. Without it ``manifests`` make an OCI index and ``config`` an OCI image; what is not of
     schema version 2 is the signed manifest of old.
     """
-    media_type = document.get("mediaType")
-    if isinstance(media_type, str) and media_type:
-        return media_type
+    if _is_told_in_words(document):
+        return str(document["mediaType"])
     if document.get("schemaVersion") == 1:
         return SCHEMA_1_SIGNED if "signatures" in document else SCHEMA_1
     if "manifests" in document:
@@ -122,6 +123,12 @@ def told_media_type(document: dict[str, Any]) -> str | None:
     if "config" in document:
         return OCI_MANIFEST
     return None
+
+
+def _is_told_in_words(document: dict[str, Any]) -> bool:
+    """Tell whether ``mediaType`` is one; earlier versions kept any text there."""
+    media_type = document.get("mediaType")
+    return isinstance(media_type, str) and media_types.is_valid(media_type)
 
 
 def _load(payload: bytes) -> dict[str, Any]:
@@ -144,28 +151,56 @@ _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     own = _text(document, "mediaType")
-    if own and content_type and own != content_type:
-        raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own[:256], contentType=content_type)
+    for given in filter(None, (own, content_type)):
+        if not media_types.is_valid(given):
+            raise ManifestInvalid("The media type is not valid (RFC 6838, section 4.2).", mediaType=_printable(given))
+    if own and content_type and not media_types.is_same(own, content_type):
+        raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own, contentType=content_type)
     media_type = own or content_type or told_media_type(document)
     if not media_type:
         raise ManifestInvalid("Neither Content-Type nor the manifest says what it is.")
-    if media_type in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:
+    if media_type.lower() in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:
         raise ManifestInvalid("Manifests of schema 1 are not accepted; this client is too old for API V2.")
     return media_type
 
 
 def _text(document: dict[str, Any], key: str) -> str | None:
     value = document.get(key)
-    if value is not None and not isinstance(value, str):
+    if value is not None and not _is_text(value):
         raise ManifestInvalid(f"{key} must be a text.")
     return value
 
 
-def _annotations(document: dict[str, Any]) -> dict[str, Any] | None:
+def _annotations(document: dict[str, Any]) -> dict[str, str] | None:
     value = document.get("annotations")
-    if value is not None and not isinstance(value, dict):
+    if value is None:
+        return None
+    if not isinstance(value, dict):
         raise ManifestInvalid("annotations must be an object.")
-    return value
+    for key, text in value.items():
+        # null is the empty string to clients in Go, which write it where they have none.
+        if not _is_text(key) or not (text is None or _is_text(text)):
+            raise ManifestInvalid("annotations must have texts as values.", annotation=_printable(key))
+    return text_annotations(value)
+
+
+def text_annotations(annotations: object) -> dict[str, str]:
+    """Return those annotations that are texts, as the specification demands; earlier versions kept any value."""
+    members = annotations.items() if isinstance(annotations, dict) else ()
+    return {key: value for key, value in members if _is_text(key) and _is_text(value)}
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether a value is a text that can be written as UTF-8: JSON may escape half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _printable(text: str) -> str:
+    """Return the beginning of a text of a client, for an error message."""
+    return text[:256].encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _descriptors(document: dict[str, Any], key: str) -> list[Descriptor]:
@@ -181,7 +216,7 @@ def _descriptor(item: object, key: str) -> Descriptor:
     if not isinstance(item, dict):
         raise ManifestInvalid(f"{key} must hold descriptors.")
     media_type, digest, size = item.get("mediaType", ""), item.get("digest"), item.get("size", 0)
-    if not isinstance(digest, str) or not isinstance(media_type, str):
+    if not isinstance(digest, str) or not isinstance(media_type, str) or not _is_text(media_type):
         raise ManifestInvalid(f"A descriptor in {key} lacks its digest or mediaType.")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ManifestInvalid(f"A descriptor in {key} has no valid size.", digest=digest[:256])
@@ -192,4 +227,4 @@ def _descriptor(item: object, key: str) -> Descriptor:
 
 
 def _short(value: object) -> object:
-    return value if isinstance(value, (int, float, type(None))) else str(value)[:64]
+    return value if isinstance(value, (int, type(None))) else str(value)[:64]

@@ -248,3 +248,94 @@ class TestTheVersionHeader:
         for path in ("/v2/", "/v2/x/manifests/latest"):
             answer = session.get(server.url + path, headers={"User-Agent": agent})
             assert "Docker-Distribution-Api-Version" not in answer.headers
+
+
+class TestAMediaType:
+    """RFC 6838, section 4.2; what anyone can push never becomes a page of the registry's site."""
+
+    @pytest.mark.parametrize(
+        "media_type",
+        [
+            "a\nX-Evil: 1",
+            "a/b\r\nSet-Cookie: x",
+            "日本/x",
+            "a/\x7f",
+            "a\0/b",
+            "a/\ud800",
+            "x/" + "x" * 70_000,
+            "ab",
+            "a/b c",
+        ],
+    )
+    def test_that_is_none_is_refused(self, put, get, media_type):
+        answer = put(payload=json.dumps({"mediaType": media_type}).encode(), content_type=None)
+        assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
+        assert 404 == get().status_code
+
+    def test_that_is_none_is_refused_in_the_header_too(self, put):
+        for text in ("x/\xe9", "text", "a b/c"):
+            answer = put(payload=b"{}", content_type=text.encode("latin-1"))
+            assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
+
+    @pytest.mark.parametrize("media_type", ["text/html", "image/svg+xml", "application/xhtml+xml", "Text/HTML"])
+    def test_of_a_page_is_kept_but_not_served(self, put, get, media_type):
+        payload = json.dumps({"mediaType": media_type, "x": "<script>"}).encode()
+        assert 201 == put(payload=payload, content_type=None).status_code
+        answer = get()
+        assert (200, payload) == (answer.status_code, answer.content)
+        assert "application/octet-stream" == answer.headers["Content-Type"]
+        assert "nosniff" == answer.headers["X-Content-Type-Options"]
+
+    def test_is_kept_and_served_as_it_was_pushed(self, put, get):
+        spelled = "application/vnd.OCI.image.Manifest.v1+JSON"
+        document = json.loads(image()) | {"mediaType": spelled}
+        for content_type in (spelled, OCI, OCI.upper(), None):
+            payload = json.dumps(document).encode()
+            assert 201 == put(payload=payload, content_type=content_type).status_code
+            assert (payload, spelled) == (get().content, get().headers["Content-Type"])
+        payload = image("in the header alone")
+        assert 201 == put(payload=payload, content_type=spelled).status_code
+        assert (payload, spelled) == (get().content, get().headers["Content-Type"])
+        assert 200 == get(headers={"Accept": OCI}).status_code
+
+    def test_in_capitals_has_the_rules_of_its_kind(self, put):
+        for document in ({"config": descriptor(b"{}")}, {"layers": []}):
+            payload = json.dumps({"schemaVersion": 2, "mediaType": INDEX.upper(), "manifests": [], **document}).encode()
+            assert (400, "MANIFEST_INVALID") == (put(payload=payload).status_code, code(put(payload=payload)))
+        schema_1 = b'{"mediaType": "application/vnd.docker.distribution.manifest.V1+json"}'
+        assert 400 == put(payload=schema_1, content_type=None).status_code
+
+    def test_that_an_earlier_version_kept_is_served_as_something_safe(self, session, server, put, get, name):
+        store = server.store / "docker/registry/v2"
+        payload = b'{"mediaType": "a\\nX-Evil: 1"}'
+        digest = digest_of(payload)
+        algorithm, _, encoded = digest.partition(":")
+        data = store / "blobs" / algorithm / encoded[:2] / encoded / "data"
+        link = store / "repositories" / name / "_manifests/revisions" / algorithm / encoded / "link"
+        for path, content in ((data, payload), (link, digest.encode())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        for media_type in (None, "x/\xe9".encode(), b"a\nb", b"text/html"):
+            if media_type is not None:
+                (link.parent / "mediatype").write_bytes(media_type)
+            answer = get(digest)
+            assert (200, payload) == (answer.status_code, answer.content)
+            assert answer.headers["Content-Type"] in {OCI, "application/octet-stream"}
+
+
+class TestAnnotations:
+    @pytest.mark.parametrize("value", ["1e999", "1", "{}", "true", "[]", '"\\ud800"'])
+    def test_that_are_no_texts_are_refused(self, put, value):
+        payload = image()[:-1] + b', "annotations": {"x": %b}}' % value.encode()
+        answer = put(payload=payload)
+        assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
+
+    def test_of_null_are_kept(self, put, get):
+        payload = image()[:-1] + b', "annotations": {"x": null, "y": "z"}}'
+        assert 201 == put(payload=payload).status_code
+        assert payload == get().content
+
+    def test_no_error_repeats_what_is_no_json(self, put):
+        answer = put(payload=b'{"schemaVersion": 1e999, "config": {}}')
+        assert 400 == answer.status_code
+        assert b"Infinity" not in answer.content

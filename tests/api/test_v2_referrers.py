@@ -30,6 +30,27 @@ def push(session, url, name, artifact_type):
 
 
 class TestReferrers:
+    def test_are_filtered_by_several_types(self, session, server, name):
+        url = f"{server.url}/v2/{name}/referrers/{SUBJECT}"
+        answer = session.get(f"{url}?artifactType=application/a&artifactType=application/B&artifactType=")
+        assert 2 == len(answer.json()["manifests"])
+        assert "artifactType" == answer.headers["OCI-Filters-Applied"]
+
+    def test_are_filtered_by_a_type_with_a_plus_sign(self, session, server, name):
+        push(session, server.url, name, "application/vnd.x+json")
+        for text in ("application/vnd.x+json", "application/vnd.x%2Bjson", "application/vnd.X+JSON"):
+            answer = session.get(f"{server.url}/v2/{name}/referrers/{SUBJECT}?artifactType={text}")
+            assert ["application/vnd.x+json"] == [item["artifactType"] for item in answer.json()["manifests"]]
+
+    def test_with_annotations_of_an_earlier_version_are_valid_json(self, session, server, name):
+        entries = list((server.store / "docker/registry/v2/repositories" / name).rglob("_referrers/**/*"))
+        files = [path for path in entries if path.is_file()]
+        entry = json.loads(files[0].read_text())
+        files[0].write_text(json.dumps(entry | {"annotations": {"x": float("inf"), "y": {}, "z": "kept"}}))
+        answer = session.get(f"{server.url}/v2/{name}/referrers/{SUBJECT}")
+        assert b"Infinity" not in answer.content
+        assert {"z": "kept"} in [item.get("annotations") for item in answer.json()["manifests"]]
+
     @pytest.fixture
     def name(self, session, server):
         name = unique("referrers")

@@ -85,14 +85,15 @@ class ImageSources:
 
     def _read(self, digest: Digest, depth: int) -> ImageSource:
         payload = self._content(digest)
-        media_type, _ = payloads.stored_media_type(payload)
+        told, _ = payloads.stored_media_type(payload)
+        media_type = (told or "").lower()
         if media_type in payloads.INDEXES and depth:
             return self._read(self._choose(json.loads(payload)), depth - 1)
         if media_type not in payloads.IMAGES:
             raise ImageUnknown("What this tag names is no image that API V1 knows.")
         document = json.loads(payload)
         config = _member(document, "config")
-        if config.get("mediaType") not in _CONFIGS:
+        if str(config.get("mediaType")).lower() not in _CONFIGS:
             raise ImageUnknown("What this tag names is an artifact, and no image.")
         try:
             chain = to_chain(self._content(Digest.parse(str(config.get("digest")))))
@@ -128,7 +129,7 @@ class ImageSources:
 def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
     found: Sequence[Mapping[str, Any]] = document.get("layers") or ()
     for layer in found:
-        media_type = str(layer.get("mediaType"))
+        media_type = str(layer.get("mediaType")).lower()
         if media_type in payloads.FOREIGN_LAYERS:
             raise ImageUnknown("The image has a layer that is not distributed with it.")
         if "encrypted" in media_type:
