@@ -99,6 +99,8 @@ def _add_v2(app: Flask, services: Services, downloads: Downloads) -> None:
     app.register_blueprint(v2_uploads.blueprint(registry))
     app.register_blueprint(v2_blobs.blueprint(registry, downloads, delete=config.delete_blobs))
     app.register_blueprint(
-        v2_manifests.blueprint(registry, delete_tags=config.delete_tags, delete_manifests=config.delete_manifests)
+        v2_manifests.blueprint(
+            registry, downloads, delete_tags=config.delete_tags, delete_manifests=config.delete_manifests
+        )
     )
     app.register_blueprint(v2_referrers.blueprint(registry, max_page_entries=config.max_page_entries))

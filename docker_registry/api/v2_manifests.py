@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.downloads import Downloads
 from docker_registry.api.v2_answers import changed
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry import Registry
@@ -13,7 +14,7 @@ from docker_registry.registry.media_types import safe_content_type
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 
 
-def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
+def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
     """
     Make the routes.
 
@@ -42,6 +43,8 @@ def blueprint(registry: Registry, *, delete_tags: bool, delete_manifests: bool) 
         }
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
+        if manifest.is_large:
+            return downloads.send_whole(registry.manifests.file(manifest), headers)
         return Response(manifest.payload, headers=headers)
 
     @bp.put("/v2/<path:name>/manifests/<reference>")

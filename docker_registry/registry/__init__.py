@@ -14,6 +14,7 @@ from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
@@ -32,6 +33,7 @@ from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
 from docker_registry.registry.v1.unfinished import UnfinishedPushes
 from docker_registry.registry.visibility import Visibility
+from docker_registry.time_slices import TimeSlices
 
 
 class Registry:
@@ -63,6 +65,8 @@ class Registry:
             now: the clock of API V1, seconds since the Unix epoch.
         """
         self.driver = driver
+        slices = TimeSlices()
+        json_budget = JsonBudget(slices)
         listings = Listings(driver)
         catalog = Catalog(driver, listings)
         unfinished = UnfinishedPushes(driver)
@@ -130,6 +134,7 @@ class Registry:
             self.tags,
             self.referrers,
             self.repositories,
+            json_budget,
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
         )

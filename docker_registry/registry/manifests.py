@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
@@ -17,11 +18,20 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, layout, payloads
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Condition, Tags
+
+#: What a worker remembers of large manifests that were pushed to a server that did not write their media types.
+_MEDIA_TYPES_BYTES: Final = 1024 * 1024
+
+#: Digests that an error names.
+_MAX_NAMED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,11 @@ class Manifest:
     payload: bytes
     descriptor: Descriptor
     is_made_here: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it should be sent from the store, so that a slow client does not keep it in memory."""
+        return len(self.payload) > LARGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +82,14 @@ class Manifests:
         tags: Tags,
         referrers: Referrers,
         repositories: Repositories,
+        json_budget: JsonBudget,
         *,
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
     ) -> None:
         """
         Args:
+            json_budget: bounds what large manifests take.
             check_index_children: refuse an index whose children the repository lacks. Off by default, since
                 BuildKit's cache is an index whose children are layers.
         """
@@ -81,6 +98,8 @@ class Manifests:
         self._tags = tags
         self._referrers = referrers
         self._repositories = repositories
+        self._json_budget = json_budget
+        self._media_types: BoundedCache[Digest, str] = BoundedCache(_MEDIA_TYPES_BYTES)
         self._check_index_children = check_index_children
         self.max_manifest_bytes = max_manifest_bytes
 
@@ -104,6 +123,12 @@ class Manifests:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
         descriptor = Descriptor(self._media_type(name, digest, payload), digest, len(payload))
         return Manifest(payload, descriptor, is_made_here=linked is None)
+
+    def file(self, manifest: Manifest) -> StoredFile:
+        """Return a manifest as a file that a client may be sent."""
+        descriptor = manifest.descriptor
+        gone = ManifestUnknown(digest=str(descriptor.digest))
+        return StoredFile(self._driver, layout.blob_data(descriptor.digest), descriptor.size, gone)
 
     def put(
         self,
@@ -130,11 +155,24 @@ class Manifests:
             ManifestBlobUnknown: it names a blob that the repository does not have.
             DigestInvalid: *reference* is the digest of something else.
             TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
+            Overloaded: it is large, and other large manifests need the worker's memory.
         """
+        with self._json_budget.reserve(payload):
+            return self._put(name, reference, payload, content_type, tags, condition)
+
+    def _put(
+        self,
+        name: RepositoryName,
+        reference: Reference,
+        payload: bytes,
+        content_type: str | None,
+        tags: Sequence[Tag],
+        condition: Condition | None,
+    ) -> Pushed:
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
         digest = self._digest(name, reference, payload, condition)
-        document = payloads.read(payload, content_type)
+        document = payloads.read(payload, content_type, self._json_budget.pace)
         missing = self._check_references(name, document)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
@@ -205,6 +243,8 @@ class Manifests:
         return self._driver.exists(layout.revision_link(name, digest))
 
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        if len(payload) > LARGE_BYTES:
+            return self._large_media_type(name, digest, payload)
         told, in_words = payloads.stored_media_type(payload)
         if told and in_words:
             return told
@@ -212,6 +252,19 @@ class Manifests:
             return self._driver.get_content(layout.revision_media_type(name, digest)).decode("ascii", "replace")
         except PathNotFound:
             return told or payloads.OCI_MANIFEST
+
+    def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        """Return what was written when the manifest was pushed; look into it only where nothing was."""
+        try:
+            return self._driver.get_content(layout.revision_media_type(name, digest)).decode("ascii", "replace")
+        except PathNotFound:
+            media_type = self._media_types.get(digest)
+        if media_type is None:
+            with self._json_budget.reserve(payload):
+                told, _ = payloads.stored_media_type(payload, self._json_budget.pace)
+            media_type = told or payloads.OCI_MANIFEST
+            self._media_types.put(digest, media_type)
+        return media_type
 
     def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> None:
         if not document.told:
@@ -234,12 +287,17 @@ class Manifests:
 
     def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
         """Refuse what names content that must be there; return the children that only should be there."""
-        missing = [blob.digest for blob in document.blobs if not self._has_blob(name, blob.digest)]
-        children = [item.digest for item in document.manifests if not self._has_content(name, item.digest)]
+        pace = self._json_budget.pace
+        blobs = dict.fromkeys(blob.digest for blob in document.blobs)
+        missing = [digest for digest in pace(blobs) if not self._has_blob(name, digest)]
+        named = dict.fromkeys(item.digest for item in document.manifests)
+        children = [digest for digest in pace(named) if not self._has_content(name, digest)]
         if self._check_index_children:
             missing += children
         if missing:
-            raise ManifestBlobUnknown(name=str(name), digests=[str(digest) for digest in missing])
+            raise ManifestBlobUnknown(
+                name=str(name), digests=[str(digest) for digest in missing[:_MAX_NAMED]], missing=len(missing)
+            )
         return tuple(children)
 
     def _has_blob(self, name: RepositoryName, digest: Digest) -> bool:

@@ -3,16 +3,22 @@ What a manifest's payload says: its type, and the content that it names.
 
 Sources: OCI image-spec, manifest.md and image-index.md; Docker "Image Manifest Version 2, Schema 2". A payload is
 only read here, never written: what was pushed is what is served.
+
+A payload of up to 64 KiB is parsed at once. A larger one is read part by part
+(:mod:`docker_registry.registry.json_scanner`), and only what the registry needs of it is kept.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid
-from docker_registry.registry import media_types
+from docker_registry.registry import json_scanner, media_types
+from docker_registry.registry.json_budget import LARGE_BYTES
+from docker_registry.registry.json_scanner import Kind, Part, TooComplex
 from docker_registry.registry.names import Descriptor, Digest
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
@@ -39,6 +45,17 @@ FOREIGN_LAYERS: Final = frozenset(
     }
 )
 
+#: Characters of a media type or an artifact type (RFC 6838, section 4.2: 127 of a type, a slash, 127 of a subtype).
+MAX_TYPE_CHARACTERS: Final = 255
+
+#: Yields the parts of a payload that takes long to read, and pauses in between.
+Pace = Callable[[Iterable[Part]], Iterator[Part]]
+
+#: Members of a large payload that are kept.
+_KEPT_LISTS: Final = frozenset({"manifests", "layers"})
+_KEPT_OBJECTS: Final = frozenset({"config", "subject", "annotations"})
+_KEPT: Final = _KEPT_LISTS | _KEPT_OBJECTS | {"schemaVersion", "mediaType", "artifactType", "signatures"}
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -47,7 +64,7 @@ class Payload:
 
     Attributes:
         media_type: what it is.
-        told: whether the payload alone tells the media type.
+        told: whether the payload alone tells the media type, and is small enough to be asked at each GET.
         blobs: the config and the layers that the repository must have.
         manifests: the children of an index.
         subject: the manifest that this one is about.
@@ -64,17 +81,21 @@ class Payload:
     annotations: dict[str, str] | None = None
 
 
-def read(payload: bytes, content_type: str | None) -> Payload:
+def read(payload: bytes, content_type: str | None, pace: Pace = iter) -> Payload:
     """
     Read a payload that a client pushes.
 
     Args:
         content_type: what the client says it is, without parameters.
+        pace: takes the parts of a large payload and yields them.
 
     Raises:
-        ManifestInvalid: it is not JSON, contradicts its Content-Type, is of schema 1, or names content wrongly.
+        ManifestInvalid: it is not JSON, contradicts its Content-Type, is of schema 1, names content wrongly, or has
+            more values than :data:`json_scanner.MAX_VALUES`.
     """
-    document = _load(payload)
+    if len(payload) > LARGE_BYTES and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
+        raise ManifestInvalid("The manifest has too many JSON values.", max_values=json_scanner.MAX_VALUES)
+    document = _load(payload, pace)
     media_type = _media_type(document, content_type)
     kind = media_type.lower()
     if kind in IMAGES | INDEXES and document.get("schemaVersion") != 2:
@@ -89,7 +110,7 @@ def read(payload: bytes, content_type: str | None) -> Payload:
         raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
     return Payload(
         media_type=media_type,
-        told=media_type == told_media_type(document),
+        told=len(payload) <= LARGE_BYTES and media_type == told_media_type(document),
         blobs=(*config, *layers),
         manifests=tuple(_descriptors(document, "manifests")),
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
@@ -98,10 +119,15 @@ def read(payload: bytes, content_type: str | None) -> Payload:
     )
 
 
-def stored_media_type(payload: bytes) -> tuple[str | None, bool]:
-    """Return the media type that a stored payload tells, and whether it does so in words and not by its fields."""
+def stored_media_type(payload: bytes, pace: Pace = iter) -> tuple[str | None, bool]:
+    """
+    Return the media type that a stored payload tells, and whether it does so in words and not by its fields.
+
+    Args:
+        pace: as for :func:`read`.
+    """
     try:
-        document = _load(payload)
+        document = _load(payload, pace, with_descriptors=False)
     except ManifestInvalid:
         return None, False
     return told_media_type(document), _is_told_in_words(document)
@@ -131,9 +157,15 @@ def _is_told_in_words(document: dict[str, Any]) -> bool:
     return isinstance(media_type, str) and media_types.is_valid(media_type)
 
 
-def _load(payload: bytes) -> dict[str, Any]:
+def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True) -> dict[str, Any]:
     try:
-        document = _DECODER.decode(payload.decode("utf-8"))
+        text = payload.decode("utf-8")
+        is_large = len(payload) > LARGE_BYTES
+        document = _load_parts(text, pace, with_descriptors=with_descriptors) if is_large else _DECODER.decode(text)
+    except TooComplex:
+        raise ManifestInvalid(
+            "A part of the manifest has too many JSON values.", max_values=json_scanner.MAX_PART_VALUES
+        ) from None
     except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
         raise ManifestInvalid("The manifest is not JSON.") from None
     if not isinstance(document, dict):
@@ -141,12 +173,26 @@ def _load(payload: bytes) -> dict[str, Any]:
     return document
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(text)
+def _load_parts(text: str, pace: Pace, *, with_descriptors: bool) -> dict[str, Any]:
+    """Load what the registry needs of a large payload; items of lists of descriptors become descriptors at once."""
+    document: dict[str, Any] = {}
+    for key, kind, name, value in pace(json_scanner.scan(text)):
+        if key not in _KEPT:
+            continue
+        if kind is Kind.ITEM:
+            if with_descriptors and key in _KEPT_LISTS and isinstance(document[key], list):
+                document[key].append(_descriptor(value, key))
+            elif key in _KEPT_OBJECTS and isinstance(document[key], dict):
+                document[key][name] = value
+        elif kind is Kind.VALUE:
+            document[key] = value
+        else:
+            document[key] = [] if kind is Kind.LIST else {}
+    return document
 
 
 #: NaN and the infinities are no JSON.
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.refuse_constant)
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
@@ -168,6 +214,8 @@ def _text(document: dict[str, Any], key: str) -> str | None:
     value = document.get(key)
     if value is not None and not _is_text(value):
         raise ManifestInvalid(f"{key} must be a text.")
+    if value is not None and len(value) > MAX_TYPE_CHARACTERS:
+        raise ManifestInvalid(f"{key} is too long.", max_characters=MAX_TYPE_CHARACTERS)
     return value
 
 
@@ -213,11 +261,15 @@ def _descriptors(document: dict[str, Any], key: str) -> list[Descriptor]:
 
 
 def _descriptor(item: object, key: str) -> Descriptor:
+    if isinstance(item, Descriptor):
+        return item
     if not isinstance(item, dict):
         raise ManifestInvalid(f"{key} must hold descriptors.")
     media_type, digest, size = item.get("mediaType", ""), item.get("digest"), item.get("size", 0)
     if not isinstance(digest, str) or not isinstance(media_type, str) or not _is_text(media_type):
         raise ManifestInvalid(f"A descriptor in {key} lacks its digest or mediaType.")
+    if len(media_type) > MAX_TYPE_CHARACTERS:
+        raise ManifestInvalid(f"A descriptor in {key} has a mediaType that is too long.", digest=digest[:256])
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ManifestInvalid(f"A descriptor in {key} has no valid size.", digest=digest[:256])
     try:

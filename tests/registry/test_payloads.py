@@ -108,3 +108,62 @@ class TestAStoredPayload:
     def test_that_says_nothing_tells_nothing(self):
         assert (None, False) == payloads.stored_media_type(b"{}")
         assert (None, False) == payloads.stored_media_type(b"\xff")
+
+
+class TestALargePayload:
+    """It is read part by part, by the same rules."""
+
+    PADDING = " " * 70_000
+
+    @pytest.mark.parametrize(
+        ("document", "media_type"),
+        [
+            (IMAGE, OCI_MANIFEST),
+            ({**IMAGE, "subject": LAYER, "annotations": {"a": "b"}, "artifactType": "a/b"}, OCI_MANIFEST),
+            ({**INDEX, "mediaType": OCI_INDEX}, OCI_INDEX),
+            ({**INDEX, "subject": None, "annotations": None}, DOCKER_LIST),
+            ({"x": 1}, "application/x+json"),
+        ],
+    )
+    def test_says_the_same_as_a_small_one(self, document, media_type):
+        small = payloads.read(dump(document), media_type)
+        large = payloads.read(dump(document) + self.PADDING.encode(), media_type)
+        assert not large.told
+        assert (small.media_type, small.blobs, small.manifests) == (large.media_type, large.blobs, large.manifests)
+        assert (small.subject, small.artifact_type) == (large.subject, large.artifact_type)
+        assert small.annotations == large.annotations
+        stored = dump(document) + self.PADDING.encode()
+        assert payloads.stored_media_type(dump(document)) == payloads.stored_media_type(stored)
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            {**IMAGE, "layers": {}},
+            {**IMAGE, "layers": [1]},
+            {**IMAGE, "config": [CONFIG]},
+            {**IMAGE, "manifests": []},
+            {**IMAGE, "annotations": []},
+            {**IMAGE, "subject": "x"},
+            {**IMAGE, "artifactType": "a" * 300},
+            {**IMAGE, "config": {**CONFIG, "mediaType": "a" * 300}},
+        ],
+    )
+    def test_is_refused_as_a_small_one_is(self, document):
+        for padding in (b"", self.PADDING.encode()):
+            with pytest.raises(ManifestInvalid):
+                payloads.read(dump(document) + padding, OCI_MANIFEST)
+
+    def test_may_have_thousands_of_children(self):
+        children = [
+            {"mediaType": OCI_MANIFEST, "digest": f"sha256:{number:064x}", "size": 1} for number in range(25_000)
+        ]
+        payload = payloads.read(dump({"schemaVersion": 2, "manifests": children}), OCI_INDEX)
+        assert children == [
+            {"mediaType": child.media_type, "digest": str(child.digest), "size": child.size}
+            for child in payload.manifests
+        ]
+
+    @pytest.mark.parametrize("values", ["[]," * 1_390_000 + "[]", "[[" + "[]," * 30_000 + "[]]]"])
+    def test_of_an_absurd_structure_is_refused(self, values):
+        with pytest.raises(ManifestInvalid, match="too many JSON values"):
+            payloads.read(f'{{"mediaType": "x/y", "x": [{values}]}}'.encode(), None)

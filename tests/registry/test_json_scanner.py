@@ -1,0 +1,93 @@
+"""Large JSON objects, read part by part."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from docker_registry.registry import json_scanner
+from docker_registry.registry.json_scanner import Kind, TooComplex, scan
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+def assembled(text):
+    """Put the parts of a document together again."""
+    document = {}
+    for key, kind, name, value in scan(text):
+        if kind is Kind.VALUE:
+            document[key] = value
+        elif kind is Kind.ITEM and isinstance(document[key], list):
+            document[key].append(value)
+        elif kind is Kind.ITEM:
+            document[key][name] = value
+        else:
+            document[key] = [] if kind is Kind.LIST else {}
+    return document
+
+
+class TestADocument:
+    @settings(max_examples=50, deadline=None)
+    @given(st.dictionaries(st.text(), VALUES, max_size=4), st.sampled_from([None, 1]), st.booleans())
+    def test_is_what_the_parser_of_python_reads(self, document, indent, ensure_ascii):
+        text = json.dumps(document, indent=indent, ensure_ascii=ensure_ascii)
+        assert document == assembled(text)
+
+    @pytest.mark.parametrize(
+        "items",
+        [
+            [{"a": "},{", "b": {"c": number}, "d": "]"} for number in range(5000)],
+            [["],", number] for number in range(5000)],
+            [f'"{number}",' for number in range(5000)],
+            list(range(30_000)),
+            [{"digest": "x"}, "y", 1, [{}], None] * 3000,
+            [10**4000, 1.5],
+        ],
+        ids=["objects", "lists", "texts", "numbers", "mixed", "a long number"],
+    )
+    def test_may_have_long_lists(self, items):
+        document = {"before": items, "list": items, "object": {str(at): item for at, item in enumerate(items)}, "z": 1}
+        assert document == assembled(json.dumps(document, separators=(",", ":")))
+
+    def test_has_the_last_of_equal_keys(self):
+        assert {"a": [3]} == assembled('{"a": [1, 2], "a": {"b": 1}, "a": [3]}')
+
+    @given(st.text(alphabet='{}[]",:1e-.tn\\ x', max_size=12))
+    def test_that_is_no_json_is_refused(self, text):
+        try:
+            expected = json.loads(text, parse_constant=json_scanner.refuse_constant)
+        except ValueError:
+            expected = None
+        if isinstance(expected, dict):
+            assert expected == assembled(text)
+        else:
+            with pytest.raises(ValueError):
+                assembled(text)
+
+    @pytest.mark.parametrize("inner", ["[" + "[]," * 30_000 + "[]]", json.dumps({str(n): 1 for n in range(30_000)})])
+    def test_with_a_part_of_too_many_values_is_refused(self, inner):
+        assert 1 == len(assembled(f'{{"a": {inner}}}'))
+        with pytest.raises(TooComplex):
+            assembled(f'{{"a": [{inner}]}}')
+
+    def test_comes_in_parts_that_take_a_short_time(self):
+        objects = json.dumps([{f"{number:06}": ""} for number in range(9_000)])
+        text = f'{{"a": [{objects}], "b": [{"[]," * 50_000}[]], "c": [{"{}," * 50_000} 1], "d": "{"," * 500_000}"}}'
+        longest, last = 0.0, time.thread_time()
+        for _ in scan(text):
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+        assert 0.1 > longest
+
+    def test_is_scanned_in_linear_time(self):
+        ends_in_strings = '{"a": "' + "},{" * 20 + '"},'
+        ends_in_objects = '{"a": {"b": 1}, "c": "},},},},},},},},"},'
+        start = time.thread_time()
+        for item in (ends_in_strings, ends_in_objects):
+            assembled(f'{{"x": [{item * 20_000} 1]}}')
+        assert 5 > time.thread_time() - start
