@@ -148,7 +148,9 @@ class Config:
     delete_manifests: bool = setting(True, "Let clients delete manifests, and with them the tags that point at them.")
     delete_blobs: bool = setting(True, "Let clients delete blobs.")
     immutable_tags: tuple[str, ...] = setting(
-        (), "Patterns of tags that never change once they are there: `v*`, or with repositories `acme/*:v*`."
+        (),
+        "Patterns of tags that never change once they exist, and whose content is not deleted: `v*`, or with "
+        "repositories `acme/*:v*`.",
     )
     upload_ttl: int = setting(
         604800, "An upload that nobody touched for so long is thrown away.", unit="seconds", minimum=1

@@ -26,6 +26,7 @@ What can go wrong, in the registry's words.
     ├── RangeNotSatisfiable     a read beyond the end
     ├── TagChanged              a tag is not what a conditional request expects
     ├── TagImmutable            a tag that may not change
+    │   └── ContentImmutable    content that an immutable tag depends on
     ├── Unsupported             the operation is switched off or not offered
     │   └── ConditionUnsupported  the store cannot do it only if nothing has changed
     ├── Overloaded              a limit of the worker is used up; asking again later may help
@@ -222,6 +223,10 @@ class TagChanged(RegistryError):
 
 class TagImmutable(RegistryError):
     """The tag may not be changed or deleted once it is there."""
+
+
+class ContentImmutable(TagImmutable):
+    """An immutable tag depends on this content, so it may not be deleted."""
 
 
 class Unsupported(RegistryError):

@@ -66,7 +66,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     def delete_repository(repository: ImageRepositoryName) -> Response:
         """Forget a repository and all its tags."""
         if not delete:
-            raise Unsupported("Deleting is switched off.")
+            raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete_repository(repository)
         return answer(True)
 

@@ -60,7 +60,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     def delete_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Forget a tag."""
         if not delete:
-            raise Unsupported("Deleting is switched off.")
+            raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete(repository, tag)
         return answer(True)
 

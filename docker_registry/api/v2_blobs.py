@@ -40,10 +40,10 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
 
     @bp.delete("/v2/<path:name>/blobs/<digest>")
     def delete_blob(name: RepositoryName, digest: Digest) -> Response:
-        """Take a blob from a repository (end-10)."""
+        """Delete a blob from a repository (end-10)."""
         if not delete:
-            raise Unsupported("Deleting is switched off.")
-        registry.blobs.delete(name, digest)
+            raise Unsupported("Deletion is switched off.")
+        registry.removal.delete_blob(name, digest)
         return Response(status=202, headers={"Docker-Content-Digest": str(digest)})
 
     return bp

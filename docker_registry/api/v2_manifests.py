@@ -58,10 +58,10 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
 
     @bp.delete("/v2/<path:name>/manifests/<reference>")
     def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
-        """Forget a tag, or a manifest and its tags (end-9)."""
+        """Delete a tag, or a manifest and its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
-            raise Unsupported("Deleting is switched off.")
-        registry.manifests.delete(registry.repositories.resolve(name), reference)
+            raise Unsupported("Deletion is switched off.")
+        registry.removal.delete_manifest(registry.repositories.resolve(name), reference)
         return Response(status=202)
 
     return bp

@@ -14,11 +14,13 @@ from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.referrers import Referrers
+from docker_registry.registry.removal import Removal
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.tags import Tags
@@ -56,7 +58,7 @@ class Registry:
         """
         Args:
             max_manifest_bytes, check_index_children: see :class:`Manifests`.
-            immutable_tags: patterns; see :class:`Tags`.
+            immutable_tags: patterns; see :class:`ImmutableTags`.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             upload_ttl_seconds: how old a push is of which nobody has heard since.
             serve_private: see :class:`Visibility`.
@@ -115,7 +117,8 @@ class Registry:
             self.leases,
             max_unpacked_bytes=max_unpacked_bytes,
         )
-        self.tags = Tags(driver, listings, OldTags(image_tag_files, derived_manifests), immutable=immutable_tags)
+        immutable = ImmutableTags(immutable_tags)
+        self.tags = Tags(driver, listings, OldTags(image_tag_files, derived_manifests), immutable)
         self.image_tags = ImageTags(
             driver,
             self.image_repositories,
@@ -124,7 +127,7 @@ class Registry:
             self.tags,
             derived_images,
             derived_manifests,
-            immutable=immutable_tags,
+            immutable,
             now=now,
         )
         self.referrers = Referrers(driver, self.blobs, self.tags)
@@ -138,6 +141,10 @@ class Registry:
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
         )
+        self.immutable_content = ImmutableContent(
+            immutable, self.tags, self.blobs.get, self.manifests.exists, json_budget
+        )
+        self.removal = Removal(self.blobs, self.manifests, self.immutable_content)
         self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.visibility)
 
     def probe(self) -> None:

@@ -178,6 +178,10 @@ class Manifests:
         tag_condition = condition if isinstance(reference, Tag) else None
         for tag in tags:
             self._tags.check(name, tag, digest, tag_condition)
+        shown = self._repositories.find_short(name)
+        if shown is not None:  # a push to `library/foo` hides the tags of `foo` under that name
+            for tag in tags:
+                self._tags.check(shown, tag, digest)
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # A file is found faster than whether there is any in a folder.
         are_noted = self._driver.exists(layout.tags_are_noted(name))

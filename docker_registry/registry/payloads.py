@@ -133,6 +133,33 @@ def stored_media_type(payload: bytes, pace: Pace = iter) -> tuple[str | None, bo
     return told_media_type(document), _is_told_in_words(document)
 
 
+def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
+    """
+    Return the digests that a stored manifest refers to: its configuration, layers and children, but not its subject.
+
+    The manifests that other servers stored are read as far as they can be, those of schema 1 included.
+
+    Args:
+        pace: as for :func:`read`.
+    """
+    try:
+        document = _load(payload, pace)
+    except ManifestInvalid:
+        return ()
+    items = [document.get("config")]
+    for key in ("layers", "manifests", "fsLayers"):
+        value = document.get(key)
+        items += value if isinstance(value, list) else []
+    found = []
+    for item in items:
+        text = (item.get("digest") or item.get("blobSum")) if isinstance(item, dict) else None
+        try:
+            found.append(Digest.parse(text if isinstance(text, str) else ""))
+        except DigestInvalid:
+            continue
+    return tuple(found)
+
+
 def told_media_type(document: dict[str, Any]) -> str | None:
     """
     Return what a payload says it is, by the rules of distribution, which keeps no media type beside it.

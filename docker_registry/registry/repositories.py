@@ -62,11 +62,15 @@ class Repositories:
 
     def resolve(self, name: RepositoryName) -> RepositoryName:
         """Return the repository that is meant by a name: ``foo`` for ``library/foo`` where only API V1 knows that."""
-        short = paired_names.short(name)
-        if short is None or self._has_content(name):
+        if paired_names.short(name) is None or self._has_content(name):
             return name
-        old_name = paired_names.image_repository(short)
-        return short if old_name is not None and self._image_repositories.exists(old_name) else name
+        return self.find_short(name) or name
+
+    def find_short(self, name: RepositoryName) -> RepositoryName | None:
+        """Return ``foo`` for ``library/foo`` where API V1 has that repository; else None."""
+        short = paired_names.short(name)
+        old_name = paired_names.image_repository(short) if short is not None else None
+        return short if old_name is not None and self._image_repositories.exists(old_name) else None
 
     def check(self, name: RepositoryName) -> None:
         """

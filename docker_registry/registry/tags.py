@@ -7,7 +7,6 @@ A repository's tags are one set, whichever API wrote them; :mod:`docker_registry
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
@@ -21,6 +20,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, layout
 from docker_registry.registry.bridge.old_tags import OldTags
+from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 
@@ -31,14 +31,11 @@ Condition = Callable[[Digest | None], bool]
 class Tags:
     """All tags of the registry."""
 
-    def __init__(
-        self, driver: StorageDriver, listings: Listings, old: OldTags, *, immutable: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, driver: StorageDriver, listings: Listings, old: OldTags, immutable: ImmutableTags) -> None:
         """
         Args:
             old: what API V1 wrote.
-            immutable: patterns of tags that never change once they are there, such as ``v*``; with a colon they are
-                matched against the repository too, as in ``acme/*:v*``.
+            immutable: tags that never change once they exist.
         """
         self._driver = driver
         self._listings = listings
@@ -63,6 +60,15 @@ class Tags:
             return _parse(self._driver.get_content(layout.tag_link(name, tag)))
         except PathNotFound:
             return None
+
+    def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return what a tag points at, as far as that is known without making a manifest of an image of API V1."""
+        return self.find_link(name, tag) or self._old.find(name, tag)
+
+    def names(self, name: RepositoryName) -> Sequence[str]:
+        """Return the names that tags have, or had a moment ago, whichever API wrote them, in ASCII order."""
+        links, old = self.link_names(name), self._old.names(name)
+        return sorted({*links, *old}) if links and old else links or old
 
     def link_names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names that tags of API V2 have, or had a moment ago, in ASCII order."""
@@ -150,11 +156,11 @@ class Tags:
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""
-        return tuple(Tag(tag) for tag in self._names(name) if self._exists(name, tag))
+        return tuple(Tag(tag) for tag in self.names(name) if self._exists(name, tag))
 
     def page(self, name: RepositoryName, count: int, last: str = "") -> Page:
         """Return *count* tags of a repository at most, those after *last*, in ASCII order."""
-        return cut(self._names(name), count, last, lambda tag: self._exists(name, tag))
+        return cut(self.names(name), count, last, lambda tag: self._exists(name, tag))
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """Return the tags of a repository that point at a manifest, without reading every tag."""
@@ -185,10 +191,6 @@ class Tags:
             self._driver.put_content(noted, b"")  # the very first one: none is missing
         self._driver.put_content(path, b"")
 
-    def _names(self, name: RepositoryName) -> Sequence[str]:
-        links, old = self.link_names(name), self._old.names(name)
-        return sorted({*links, *old}) if links and old else links or old
-
     def _exists(self, name: RepositoryName, tag: str) -> bool:
         """Tell whether a tag that was listed is there; where its very file was listed, that is known."""
         if self._driver.walks_by_pages:
@@ -196,7 +198,7 @@ class Tags:
         return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
-        return is_named(self._immutable, str(name), tag)
+        return self._immutable.covers(str(name), str(tag))
 
     def _agreed_version(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
@@ -227,11 +229,6 @@ class Tags:
             if self._is_immutable(name, tag):
                 raise TagImmutable(name=str(name), tag=str(tag)) from None
             return None
-
-
-def is_named(patterns: Sequence[str], name: str, tag: Tag) -> bool:
-    """Tell whether patterns of immutable tags (see :class:`Tags`) hold for a tag of a repository."""
-    return any(fnmatchcase(f"{name}:{tag}" if ":" in pattern else str(tag), pattern) for pattern in patterns)
 
 
 def _parse(link: bytes) -> Digest | None:

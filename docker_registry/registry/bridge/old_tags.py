@@ -48,6 +48,11 @@ class OldTags:
                 f"The image of this tag cannot be shown by API V2. {error.sentence}", id=str(image_id)
             ) from None
 
+    def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return the manifest that was made of the image that a tag names; None when none was made."""
+        image_id = self._image(name, tag)
+        return self._manifests.find(image_id) if image_id is not None else None
+
     def exists(self, name: RepositoryName, tag: Tag) -> bool:
         """Tell whether there is such a tag."""
         return self._image(name, tag) is not None

@@ -24,8 +24,9 @@ from docker_registry.registry import events
 from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
-from docker_registry.registry.tags import Tags, is_named
+from docker_registry.registry.tags import Tags
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
@@ -56,15 +57,15 @@ class ImageTags:
         tags: Tags,
         derived_images: DerivedImages,
         derived_manifests: DerivedManifests,
+        immutable: ImmutableTags,
         *,
-        immutable: Sequence[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             files: what API V1 wrote.
             tags: what API V2 wrote, which hides it.
-            immutable: patterns of tags that never change; see :class:`~docker_registry.registry.tags.Tags`.
+            immutable: tags that never change once they exist.
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
@@ -264,7 +265,7 @@ class ImageTags:
 
     def _check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
         """Refuse to let an immutable tag name another image, or none."""
-        if not is_named(self._immutable, str(name), tag):
+        if not self._immutable.covers(str(paired_names.repository(name) or name), str(tag)):
             return
         try:
             current = self.get(name, tag)

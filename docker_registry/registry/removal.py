@@ -1,0 +1,47 @@
+"""Deletion of blobs and manifests, as far as immutable tags allow it."""
+
+from __future__ import annotations
+
+from docker_registry.errors import ContentImmutable
+from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.immutability import ImmutableContent
+from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.names import Digest, Reference, RepositoryName
+
+
+class Removal:
+    """Deletes what clients ask to be deleted."""
+
+    def __init__(self, blobs: Blobs, manifests: Manifests, immutable: ImmutableContent) -> None:
+        self._blobs = blobs
+        self._manifests = manifests
+        self._immutable = immutable
+
+    def delete_blob(self, name: RepositoryName, digest: Digest) -> None:
+        """
+        Delete a blob from a repository (end-10).
+
+        Raises:
+            BlobUnknown: the repository does not have it.
+            ContentImmutable: an immutable tag depends on it.
+        """
+        self._immutable.check_deletable(name, digest)
+        self._blobs.delete(name, digest)
+        try:
+            self._immutable.check_deletable(name, digest)
+        except ContentImmutable:  # the tag was pushed meanwhile, while the blob was still there
+            self._blobs.link(name, digest)
+            raise
+
+    def delete_manifest(self, name: RepositoryName, reference: Reference) -> None:
+        """
+        Delete a tag alone, or a manifest with every tag that points at it (end-9).
+
+        Raises:
+            ManifestUnknown: the repository does not have it.
+            TagImmutable: the tag, or one that points at the manifest, is immutable.
+            ContentImmutable: the manifest is part of an index with an immutable tag.
+        """
+        if isinstance(reference, Digest):
+            self._immutable.check_deletable(name, reference)
+        self._manifests.delete(name, reference)
