@@ -21,7 +21,7 @@ from tests.processes import find, free_port, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+API, OPERATIONS, SETTINGS = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("api", "operations", "settings"))
 
 
 def routes():
@@ -30,21 +30,21 @@ def routes():
     return sorted({re.sub(r"<\w+:(\w+)>", r"<\1>", rule.rule) for rule in app.url_map.iter_rules()})
 
 
-class TestTheReadme:
+class TestTheDocumentation:
     @pytest.mark.parametrize("route", routes())
     def test_has_every_route(self, route):
-        documented = set(re.findall(r"[`, (](/[^\s`?,)]*)", README))
+        documented = set(re.findall(r"[`, (](/[^\s`?,)]*)", API))
         assert route.rstrip("/") in {path.rstrip("/") for path in documented}
 
     @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
     def test_has_every_command(self, command):
-        assert f"`docker-registry {command}`" in README
+        assert f"`docker-registry {command}`" in OPERATIONS
 
     def test_has_every_variable_of_the_server(self):
         text = "".join((ROOT / path).read_text() for path in ("config/gunicorn.py", "docker_registry/server.py"))
         names = {*re.findall(r"[\"']((?:REGISTRY|GUNICORN)_\w+)[\"']", text), *NUMBERS}
         assert {"SETTINGS_FLAVOR", "DOCKER_REGISTRY_CONFIG", "STORAGE_PATH", *names} <= set(
-            re.findall(r"`(\w+)`", README)
+            re.findall(r"`(\w+)`", OPERATIONS)
         )
 
     @pytest.mark.parametrize("setting", [row.name for row in rows(Config)])
@@ -53,7 +53,7 @@ class TestTheReadme:
         assert "docs/settings.md" in README
 
     def test_leads_only_to_what_is_there(self):
-        for page in (ROOT / "README.md", ROOT / "CONTRIBUTE.md", *(ROOT / "docs").glob("*.md")):
+        for page in (ROOT / "README.md", ROOT / "CONTRIBUTE.md", *(ROOT / "docs").rglob("*.md")):
             for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
                 assert (page.parent / target).exists(), (page.name, target)
 
