@@ -1,0 +1,178 @@
+"""
+Count the files of this project that a request runs through, in a worker of a real server.
+
+    python contrib/files_per_request.py [--list] [ROOT]
+
+A function call in a file counts that file. ROOT is the checkout that runs, by default this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+import requests
+
+HERE = Path(__file__).resolve()
+CHECKOUT = HERE.parents[1]
+
+#: Started instead of the console script: traces every call in the workers that gunicorn forks.
+_TRACED_SERVER = """
+import sys
+sys.path.insert(0, {checkout!r})
+from contrib.files_per_request import trace_workers
+sys.path.insert(0, {root!r})
+trace_workers({folder!r}, {root!r})
+from docker_registry.cli import main
+sys.exit(main())
+"""
+
+#: One that gunicorn does not use.
+SIGNAL = signal.SIGRTMIN + 3
+
+_LAYER = b"\0" * 1024
+_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def trace_workers(folder: str, root: str) -> None:
+    """In every process forked from now on, write the files that ran since the last signal when SIGNAL comes."""
+    package = str(Path(root) / "docker_registry") + os.sep
+
+    def start() -> None:
+        seen: set[str] = set()
+
+        def profile(frame: FrameType, _event: str, _argument: object) -> None:
+            name = frame.f_code.co_filename
+            if name.startswith(package):
+                seen.add(name)
+
+        def dump(*_: object) -> None:
+            found, path = sorted(name.removeprefix(package) for name in seen), Path(folder) / str(os.getpid())
+            seen.clear()
+            path.with_suffix(".new").write_text(json.dumps(found))
+            path.with_suffix(".new").replace(path)
+
+        signal.signal(SIGNAL, dump)
+        threading.setprofile(profile)
+        sys.setprofile(profile)
+
+    os.register_at_fork(after_in_child=start)
+
+
+class TracedServer:
+    """A server with one worker, whose calls are recorded."""
+
+    def __init__(self, server: object, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+
+    def files(self) -> set[str]:
+        """Return the files that ran since this was called last."""
+        (pid,) = self.server.worker_pids()  # type: ignore[attr-defined]
+        path = self.folder / str(pid)
+        path.unlink(missing_ok=True)
+        os.kill(pid, SIGNAL)
+        for _ in range(500):
+            if path.exists():
+                return set(json.loads(path.read_text()))
+            time.sleep(0.01)
+        raise RuntimeError("the worker does not respond to the signal")
+
+
+def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
+    """Send each request once with everything in place, and return the files that it ran through."""
+    config, found = b"{}", {}
+    session = requests.Session()
+
+    def send(method: str, path: str, **options: object) -> requests.Response:
+        response = session.request(method, url + path, timeout=30, **options)  # type: ignore[arg-type]
+        response.raise_for_status()
+        return response
+
+    def record(row: str, method: str, path: str, **options: object) -> None:
+        time.sleep(1)  # what runs beside requests has ended
+        traced.files()
+        send(method, path, **options)
+        found[row] = traced.files()
+
+    def blob(content: bytes) -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        send("POST", f"/v2/acme/web/blobs/uploads/?digest={digest}", data=content)
+        return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
+
+    def manifest(number: int) -> bytes:
+        document = {
+            "schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": blob(config), "layers": [blob(_LAYER)],
+            "annotations": {"number": str(number)},
+        }  # fmt: skip
+        return json.dumps(document).encode()
+
+    def put(row: str | None, number: int, tag: str) -> None:
+        options = {"data": manifest(number), "headers": {"Content-Type": _MANIFEST_TYPE}}
+        path = f"/v2/acme/web/manifests/{tag}"
+        send("PUT", path, **options) if row is None else record(row, "PUT", path, **options)
+
+    put(None, 1, "v1")
+    put("PUT manifest", 2, "v2")
+    record("GET manifest", "GET", "/v2/acme/web/manifests/v1")
+    record("GET blob", "GET", f"/v2/acme/web/blobs/sha256:{hashlib.sha256(_LAYER).hexdigest()}")
+    record("DELETE tag", "DELETE", "/v2/acme/web/manifests/v2")
+    image = "ab" * 32
+    send("PUT", f"/v1/images/{image}/json", data=json.dumps({"id": image}))
+    record("V1 PUT layer", "PUT", f"/v1/images/{image}/layer", data=_LAYER)
+    return found
+
+
+def small_write(root: Path, folder: Path) -> set[str]:
+    """Return the files that one ``put_content`` of the file driver runs through, in this process."""
+    sys.path.insert(0, str(root))
+    from docker_registry.drivers.file import FileDriver
+
+    driver = FileDriver(str(folder))
+    driver.put_content("a/b", b"1")
+    package, seen = str(root / "docker_registry") + os.sep, set()
+
+    def profile(frame: FrameType, _event: str, _argument: object) -> None:
+        if frame.f_code.co_filename.startswith(package):
+            seen.add(frame.f_code.co_filename.removeprefix(package))
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    driver.put_content("a/b", b"2")
+    sys.setprofile(None)
+    threading.setprofile(None)  # type: ignore[arg-type]
+    return seen
+
+
+def main() -> None:
+    """Print how many files each request runs through."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=CHECKOUT, help="the checkout to run")
+    parser.add_argument("--list", action="store_true", help="name the files")
+    chosen = parser.parse_args()
+    root = chosen.root.resolve()
+    sys.path.insert(0, str(CHECKOUT))
+    from tests.server import Server
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = _TRACED_SERVER.format(checkout=str(CHECKOUT), root=str(root), folder=name)
+        command = (sys.executable, "-c", program)
+        with Server(folder / "store", command=command, root=root, SEARCH_BACKEND="") as server:
+            found = measure(TracedServer(server, folder), server.url)
+        found["small put_content"] = small_write(root, folder / "driver")
+    for row, files in found.items():
+        print(f"{row:20} {len(files):3}", *(["\n   ", *sorted(files)] if chosen.list else []))
+
+
+if __name__ == "__main__":
+    main()
