@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from typing import Final, TypeVar
 
 import gevent
@@ -20,6 +21,8 @@ Item = TypeVar("Item")
 
 #: The length of a slice, and of the pause after it.
 SLICE_SECONDS: Final = 0.004
+
+_RUN_LENGTH: Final = 4096
 
 
 class TimeSlices:
@@ -49,6 +52,17 @@ class TimeSlices:
             if time.monotonic() > end:
                 self._pause()
                 end = time.monotonic() + self._slice_seconds
+
+    def sort(self, texts: Iterable[str]) -> list[str]:
+        """Return texts in order; many of them are sorted in runs, since the sorting of a list cannot pause."""
+        runs: list[list[str]] = [[]]
+        for text in self.pace(texts):
+            if len(runs[-1]) == _RUN_LENGTH:
+                runs[-1].sort()
+                runs.append([])
+            runs[-1].append(text)
+        runs[-1].sort()
+        return runs[0] if len(runs) == 1 else list(self.pace(merge(*runs)))
 
     def _pause(self) -> None:
         """Wait for the next slice that no other computation has taken."""

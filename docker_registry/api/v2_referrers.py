@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Sequence
 
-from flask import Blueprint, Response, json, request
+from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.payloads import OCI_INDEX, text_annotations
+from docker_registry.registry.payloads import OCI_INDEX
 
 
 def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
@@ -29,21 +30,21 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 
         Never 404: neither the repository nor the other manifest need be there.
         """
-        wanted, last = _artifact_types(), request.args.get("last", "")
-        entries = [
-            entry
-            for entry in registry.referrers.list(registry.repositories.resolve(name), digest)
-            if entry["digest"] > last and (not wanted or str(entry.get("artifactType", "")).lower() in wanted)
-        ]
-        page = entries[:max_page_entries]
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_served(entry) for entry in page]}
-        response = Response(json.dumps(index), content_type=OCI_INDEX)
+        wanted = _artifact_types()
+        page = registry.referrers.page(
+            registry.repositories.resolve(name),
+            digest,
+            max_entries=max_page_entries,
+            last=request.args.get("last", ""),
+            artifact_types=wanted,
+        )
+        response = Response(_index(page.entries), content_type=OCI_INDEX)
         query = {}
         if wanted:
             query["artifactType"] = sorted(wanted)
             response.headers["OCI-Filters-Applied"] = "artifactType"
-        if len(entries) > len(page):
-            requests.link_next(response, **query, last=page[-1]["digest"])
+        if page.last is not None:
+            requests.link_next(response, **query, last=page.last)
         return response
 
     return bp
@@ -59,8 +60,7 @@ def _artifact_types() -> frozenset[str]:
     return frozenset(filter(None, texts))
 
 
-def _served(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a descriptor with such annotations only as clients can read."""
-    if "annotations" not in entry:
-        return entry
-    return {**entry, "annotations": text_annotations(entry["annotations"])}
+def _index(entries: Sequence[bytes]) -> bytes:
+    """Write the index around descriptors that are JSON already."""
+    head = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    return b"%b%b]}" % (head.removesuffix(b"]}"), b",".join(entries))

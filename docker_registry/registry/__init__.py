@@ -130,7 +130,7 @@ class Registry:
             immutable,
             now=now,
         )
-        self.referrers = Referrers(driver, self.blobs, self.tags)
+        self.referrers = Referrers(driver, self.blobs, self.tags, listings, json_budget)
         self.manifests = Manifests(
             driver,
             self.blobs,

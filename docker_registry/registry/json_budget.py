@@ -46,3 +46,7 @@ class JsonBudget:
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items, and pause between them; see :meth:`TimeSlices.pace`."""
         return self._slices.pace(items)
+
+    def sort(self, texts: Iterable[str]) -> list[str]:
+        """Return texts in order; see :meth:`TimeSlices.sort`."""
+        return self._slices.sort(texts)

@@ -153,6 +153,11 @@ def referrers(name: RepositoryName, subject: Digest) -> str:
     return f"{repository(name)}/_referrers/{subject.algorithm}/{subject.hex}"
 
 
+def referrers_of_algorithm(name: RepositoryName, subject: Digest, algorithm: str) -> str:
+    """The folder of those manifests about another one whose digests are of one algorithm."""
+    return f"{referrers(name, subject)}/{algorithm}"
+
+
 def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
     """The descriptor of one manifest about another one."""
     return f"{referrers(name, subject)}/{digest.algorithm}/{digest.hex}"

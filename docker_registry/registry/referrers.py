@@ -14,16 +14,52 @@ digest. What such an index names, and is here, is listed too ("Enabling the Refe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from heapq import merge
+from itertools import islice, repeat
+from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown, ManifestInvalid, PathNotFound, TagInvalid
-from docker_registry.registry import layout, payloads
+from docker_registry.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    ManifestInvalid,
+    PathNotFound,
+    StorageError,
+    TagInvalid,
+)
+from docker_registry.registry import json_scanner, layout, payloads
 from docker_registry.registry.blobs import Blobs
-from docker_registry.registry.names import Descriptor, Digest, RepositoryName, Tag
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
+from docker_registry.registry.json_scanner import Kind
+from docker_registry.registry.listings import Listings
+from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.tags import Tags
+
+#: Descriptors of one page together. Clients refuse an index of more than 4 MiB (oras-go, containerd).
+MAX_PAGE_BYTES: Final = 4 * 1024 * 1024 - 1024
+
+#: Descriptors that one page looks at, whether or not they are of the artifact type that a client wants.
+_MAX_EXAMINED: Final = 5000
+
+#: Manifests without descriptors that one page reads, together; the last one may exceed it.
+_MAX_EXAMINED_BYTES: Final = 16 * 1024 * 1024
+
+#: What is read of a descriptor to find its artifact type; the members before it are short.
+_HEAD_BYTES: Final = 4096
+
+#: What a worker remembers of the indexes that clients keep, and of their children that are about something else.
+_CHILDREN_BYTES: Final = 16 * 1024 * 1024
+_SUBJECTS_BYTES: Final = 8 * 1024 * 1024
+
+#: What a digest takes in memory, as a text in a tuple.
+_DIGEST_BYTES: Final = 130
 
 _TAG_ALGORITHM_CHARACTERS = 32
 _TAG_HEX_CHARACTERS = 64
@@ -34,65 +70,294 @@ def fallback_tag(subject: Digest) -> Tag:
     return Tag.parse(f"{subject.algorithm[:_TAG_ALGORITHM_CHARACTERS]}-{subject.hex[:_TAG_HEX_CHARACTERS]}")
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    A part of the list of referrers.
+
+    Attributes:
+        entries: descriptors, each as JSON.
+        last: the digest after which the next page begins; None at the end of the list.
+    """
+
+    entries: tuple[bytes, ...]
+    last: str | None
+
+
 class Referrers:
     """All referrers of the registry."""
 
-    def __init__(self, driver: StorageDriver, blobs: Blobs, tags: Tags) -> None:
+    def __init__(
+        self, driver: StorageDriver, blobs: Blobs, tags: Tags, listings: Listings, json_budget: JsonBudget
+    ) -> None:
+        """
+        Args:
+            json_budget: bounds what large manifests take.
+        """
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
+        self._listings = listings
+        self._json_budget = json_budget
+        self._children: BoundedCache[Digest, tuple[str, ...]] = BoundedCache(
+            _CHILDREN_BYTES, content_bytes=lambda children: _DIGEST_BYTES * len(children)
+        )
+        self._subjects: BoundedCache[str, str] = BoundedCache(_SUBJECTS_BYTES, content_bytes=len)
 
     def put(self, name: RepositoryName, descriptor: Descriptor, document: Payload) -> None:
         """Note that a manifest is about another one."""
         if document.subject is None:
             return
         path = layout.referrer(name, document.subject.digest, descriptor.digest)
-        self._driver.put_content(path, json.dumps(_entry(descriptor, document)).encode())
+        self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
         """Forget what a manifest is about, when it is deleted."""
-        document = _read(payload)
+        document = self._read(payload)
         if document is not None and document.subject is not None:
             try:
                 self._driver.remove(layout.referrer(name, document.subject.digest, digest))
             except PathNotFound:
                 pass
 
+    def page(
+        self,
+        name: RepositoryName,
+        subject: Digest,
+        *,
+        max_entries: int,
+        last: str = "",
+        artifact_types: Collection[str] = (),
+    ) -> Page:
+        """
+        Return descriptors of the manifests about another one, in the order of their digests (end-12a).
+
+        The other one need not be there, nor the repository. What one page takes is bounded: it may end before it has
+        *max_entries*, even without any.
+
+        Args:
+            max_entries: descriptors on the page, at most.
+            last: only digests after this one.
+            artifact_types: only descriptors of these types, in lower case; none for all.
+
+        Raises:
+            Overloaded: a large manifest has to be read first, and others need the worker's memory.
+        """
+        page = _PageBuilder(max_entries)
+        examination = _Examination()
+        for digest, is_kept_here in self._json_budget.pace(self._candidates(name, subject, last)):
+            if page.examined == _MAX_EXAMINED or examination.read_bytes > _MAX_EXAMINED_BYTES:
+                return page.end(has_more=True)
+            if is_kept_here:
+                entry = self._kept_entry(name, subject, digest, artifact_types)
+            else:
+                entry = self._adopted_entry(name, subject, digest, artifact_types, examination)
+            if not page.add(digest, entry):
+                return page.end(has_more=True)
+        return page.end(has_more=False)
+
     def list(self, name: RepositoryName, subject: Digest) -> tuple[dict[str, Any], ...]:
-        """
-        Return the descriptors of all manifests about another one, in the order of their digests (end-12a).
+        """Return the descriptors of all manifests about another one; for few of them."""
+        entries: list[dict[str, Any]] = []
+        last: str | None = ""
+        while last is not None:
+            page = self.page(name, subject, max_entries=_MAX_EXAMINED, last=last)
+            entries += map(json.loads, page.entries)
+            last = page.last
+        return tuple(entries)
 
-        The other one need not be there, nor the repository.
-        """
-        entries = {entry["digest"]: entry for entry in self._kept_by_clients(name, subject)}
-        entries |= {entry["digest"]: entry for entry in self._kept_here(name, subject)}
-        return tuple(entries[digest] for digest in sorted(entries))
+    # ------------------------------------------------------------------------------------------------- steps
 
-    def _kept_here(self, name: RepositoryName, subject: Digest) -> Iterator[dict[str, Any]]:
-        for stat in self._driver.walk(layout.referrers(name, subject)):
-            algorithm, encoded = stat.path.split("/")[-2:]
-            if self._driver.exists(layout.revision_link(name, Digest(algorithm, encoded))):
-                try:
-                    yield json.loads(self._driver.get_content(stat.path))
-                except PathNotFound:  # deleted just now
-                    continue
+    def _candidates(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[tuple[str, bool]]:
+        """Yield the digests after *last* that may be listed, in order, and whether a descriptor is kept here."""
+        kept = zip(self._kept_here(name, subject, last), repeat(True))
+        children = zip(_after(self._kept_by_clients(name, subject), last), repeat(False))
+        previous = ""
+        for digest, is_kept_here in merge(kept, children, key=lambda each: (each[0], not each[1])):
+            if digest != previous:
+                previous = digest
+                yield digest, is_kept_here
 
-    def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Iterator[dict[str, Any]]:
+    def _kept_here(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[str]:
+        for algorithm in sorted(ALGORITHMS):
+            folder = layout.referrers_of_algorithm(name, subject, algorithm)
+            yield from _after(self._listings.names(folder, partial(_digest, algorithm)), last)
+
+    def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Sequence[str]:
+        """Return the digests that the index of clients names, in order."""
         try:
             digest = self._tags.find_link(name, fallback_tag(subject))
-            index = _read(self._blobs.get(digest)) if digest else None
-        except (BlobUnknown, TagInvalid):
-            return
-        for child in index.manifests if index else ():
-            if not self._driver.exists(layout.revision_link(name, child.digest)):
-                continue
+        except TagInvalid:
+            return ()
+        if digest is None:
+            return ()
+        children = self._children.get(digest)
+        if children is None:
+            children = tuple(self._json_budget.sort({str(child.digest) for child in self._children_of(digest)}))
+            self._children.put(digest, children)
+        return children
+
+    def _children_of(self, digest: Digest) -> Sequence[Descriptor]:
+        try:
+            payload = self._blobs.get(digest)
+        except BlobUnknown:
+            return ()
+        index = self._read(payload)
+        return index.manifests if index else ()
+
+    def _kept_entry(
+        self, name: RepositoryName, subject: Digest, text: str, artifact_types: Collection[str]
+    ) -> bytes | None:
+        """Return a descriptor that was written when its manifest was pushed; None when it is not to be listed."""
+        digest = Digest.parse(text)
+        path = layout.referrer(name, subject, digest)
+        try:
+            if artifact_types and _artifact_type(self._head(path)) not in artifact_types:
+                return None
+            if not self._driver.exists(layout.revision_link(name, digest)):
+                return None
+            return self._served(self._driver.get_content(path))
+        except PathNotFound:  # deleted just now
+            return None
+
+    def _head(self, path: str) -> bytes:
+        return b"".join(self._driver.stream_read(path, 0, _HEAD_BYTES))
+
+    def _adopted_entry(
+        self,
+        name: RepositoryName,
+        subject: Digest,
+        text: str,
+        artifact_types: Collection[str],
+        examination: _Examination,
+    ) -> bytes | None:
+        """
+        Return the descriptor of a manifest that only the index of clients names; None when it is not to be listed.
+
+        It was pushed to a server that wrote no descriptors, or is not about the subject. It is read once: then its
+        descriptor is written, or what it is about is remembered.
+        """
+        known = self._subjects.get(text)
+        digest = Digest.parse(text)
+        if known not in (None, str(subject)) or not self._driver.exists(layout.revision_link(name, digest)):
+            return None
+        try:
+            payload = self._blobs.get(digest)
+        except BlobUnknown:
+            return None
+        examination.read_bytes += len(payload)
+        document = self._read(payload)
+        found = document.subject.digest if document and document.subject else None
+        self._subjects.put(text, str(found))
+        if document is None or found != subject:
+            return None
+        descriptor = Descriptor(document.media_type, digest, len(payload))
+        with suppress(StorageError):  # the store may be full, or read-only: then it is read again
+            self.put(name, descriptor, document)
+        is_wanted = not artifact_types or (document.artifact_type or "").lower() in artifact_types
+        return self._served(_dump(_entry(descriptor, document))) if is_wanted else None
+
+    def _served(self, stored: bytes) -> bytes:
+        """
+        Return a stored descriptor with such annotations only as clients can read.
+
+        Those that do not fit on a page are left out, as are all of a descriptor that has too many values.
+        """
+        with self._json_budget.reserve(stored):
+            entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
+            annotations = payloads.text_annotations(entry.pop("annotations", None))
+            if annotations and len(served := _dump({**entry, "annotations": annotations})) <= MAX_PAGE_BYTES:
+                return served
+            return _dump(entry)
+
+    def _load_large(self, stored: bytes) -> dict[str, Any]:
+        entry: dict[str, Any] = {"annotations": {}}
+        try:
+            for part in self._json_budget.pace(json_scanner.scan(stored.decode())):
+                if part.kind is Kind.VALUE:
+                    entry[part.key] = part.value
+                elif part.kind is Kind.ITEM and part.key == "annotations":
+                    entry["annotations"][part.name] = part.value
+        except ValueError:  # earlier versions kept any annotations: too many values, or numbers that are no JSON
+            del entry["annotations"]
+        return entry
+
+    def _read(self, payload: bytes) -> Payload | None:
+        with self._json_budget.reserve(payload):
             try:
-                payload = self._blobs.get(child.digest)
-            except BlobUnknown:
-                continue
-            document = _read(payload)
-            if document and document.subject and document.subject.digest == subject:
-                yield _entry(Descriptor(document.media_type, child.digest, len(payload)), document)
+                return payloads.read(payload, None, self._json_budget.pace)
+            except ManifestInvalid:
+                return None
+
+
+class _Examination:
+    """What one request has read of manifests that have no descriptors yet."""
+
+    read_bytes = 0
+
+
+class _PageBuilder:
+    """Collects the descriptors of a page, as long as they fit."""
+
+    def __init__(self, max_entries: int) -> None:
+        self.examined = 0
+        self._max_entries = max_entries
+        self._entries: list[bytes] = []
+        self._size_bytes = 0
+        self._last = ""
+
+    def add(self, digest: str, entry: bytes | None) -> bool:
+        """
+        Add what was found of a digest.
+
+        Args:
+            entry: its descriptor; None if it has none that is wanted.
+
+        Returns:
+            Whether it fits; otherwise the page ends before it.
+        """
+        if entry is not None:
+            size = len(entry) + 1
+            if len(self._entries) == self._max_entries or (self._entries and self._size_bytes + size > MAX_PAGE_BYTES):
+                return False
+            self._entries.append(entry)
+            self._size_bytes += size
+        self.examined += 1
+        self._last = digest
+        return True
+
+    def end(self, *, has_more: bool) -> Page:
+        """Return the page."""
+        return Page(tuple(self._entries), self._last if has_more else None)
+
+
+def _after(names: Sequence[str], last: str) -> Iterator[str]:
+    return islice(names, bisect_right(names, last) if last else 0, None)
+
+
+def _digest(algorithm: str, encoded: str) -> str | None:
+    text = f"{algorithm}:{encoded}"
+    try:
+        return str(Digest.parse(text))
+    except DigestInvalid:
+        return None
+
+
+def _artifact_type(head: bytes) -> str:
+    """Return the artifact type of a descriptor in lower case; it stands before the annotations."""
+    try:
+        for part in json_scanner.scan(head.decode("utf-8", "ignore")):
+            if part.key == "artifactType":
+                return str(part.value).lower()
+            if part.key == "annotations":
+                break
+    except ValueError:  # only the beginning was read
+        pass
+    return ""
+
+
+def _dump(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _entry(descriptor: Descriptor, document: Payload) -> dict[str, Any]:
@@ -106,10 +371,3 @@ def _entry(descriptor: Descriptor, document: Payload) -> dict[str, Any]:
     if document.annotations:
         entry["annotations"] = document.annotations
     return entry
-
-
-def _read(payload: bytes) -> Payload | None:
-    try:
-        return payloads.read(payload, None)
-    except ManifestInvalid:
-        return None

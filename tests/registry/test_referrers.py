@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest, Tag
@@ -25,6 +27,33 @@ def push(registry, name=NAME, **fields):
     document = {"schemaVersion": 2, "config": descriptor(b"{}"), "layers": [], "subject": subject, **fields}
     payload = json.dumps(document).encode()
     return registry.manifests.put(name, Digest.of(payload), payload, OCI_MANIFEST)
+
+
+class CountingDriver(MemoryDriver):
+    """Counts how often each file is read whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = Counter()
+
+    def get_content(self, path):
+        self.reads[path] += 1
+        return super().get_content(path)
+
+    def stream_read(self, path, offset=0, length=None):
+        blocks = super().stream_read(path, offset, length)
+        self.reads[path] -= length is not None
+        return blocks
+
+
+@pytest.fixture
+def driver():
+    return CountingDriver()
+
+
+@pytest.fixture
+def reads(driver):
+    return driver.reads
 
 
 class TestAManifestAboutAnother:
@@ -105,3 +134,80 @@ class TestAListThatClientsKept:
     def test_has_a_tag_made_of_the_digest(self):
         assert f"sha256-{SUBJECT.hex}" == str(fallback_tag(SUBJECT))
         assert f"sha512-{Digest.of(b'', 'sha512').hex[:64]}" == str(fallback_tag(Digest.of(b"", "sha512")))
+
+
+def pages(registry, **query):
+    """All pages of the list, one after the other."""
+    found = [registry.referrers.page(NAME, SUBJECT, **{"max_entries": 1000, **query})]
+    while found[-1].last is not None:
+        found.append(registry.referrers.page(NAME, SUBJECT, **{"max_entries": 1000, **query, "last": found[-1].last}))
+    return found
+
+
+def digests(found):
+    return [json.loads(entry)["digest"] for page in found for entry in page.entries]
+
+
+class TestAPageOfReferrers:
+    def test_is_below_four_megabytes(self, registry):
+        pushed = {str(push(registry, annotations={str(n): "é" * 500_000}).descriptor.digest) for n in range(10)}
+        found = pages(registry)
+        assert sorted(pushed) == digests(found)
+        assert 3 <= len(found)
+        assert all(4 * 1024 * 1024 > sum(map(len, page.entries)) for page in found)
+
+    def test_lists_what_is_larger_than_a_page_without_annotations(self, registry):
+        pushed = push(registry, annotations={"x": "y" * (4 * 1024 * 1024 - 700)})
+        (entry,) = registry.referrers.list(NAME, SUBJECT)
+        assert (str(pushed.descriptor.digest), False) == (entry["digest"], "annotations" in entry)
+
+    @pytest.mark.parametrize("annotations", [{"x": [[]] * 500_000}, {"x": float("inf"), "y": "z" * 100_000}])
+    def test_lists_what_earlier_versions_wrote(self, registry, driver, annotations):
+        pushed = push(registry, artifactType="application/x")
+        path = layout.referrer(NAME, SUBJECT, pushed.descriptor.digest)
+        stored = json.loads(driver.get_content(path))
+        driver.put_content(path, json.dumps({**stored, "annotations": annotations}).encode())
+        assert (stored,) == registry.referrers.list(NAME, SUBJECT)
+        assert [str(pushed.descriptor.digest)] == digests(pages(registry, artifact_types={"application/x"}))
+
+    def test_has_a_bounded_number_of_entries(self, registry):
+        pushed = {str(push(registry, number=number).descriptor.digest) for number in range(5)}
+        found = pages(registry, max_entries=2)
+        assert [2, 2, 1] == [len(page.entries) for page in found]
+        assert sorted(pushed) == digests(found)
+
+    def test_of_one_type_reads_no_annotations_of_others(self, registry, reads):
+        wanted = push(registry, artifactType="application/Wanted")
+        for number in range(5):
+            push(registry, artifactType="application/x", annotations={"a": "x" * 100_000, "b": str(number)})
+        reads.clear()
+        assert [str(wanted.descriptor.digest)] == digests(pages(registry, artifact_types={"application/wanted"}))
+        assert 1 == len([path for path in +reads if "/_referrers/" in path])
+
+
+class TestALongListThatClientsKept(TestAListThatClientsKept):
+    """Indexes name the same manifest again and again, or thousands that are not about the subject."""
+
+    def test_reads_each_manifest_once(self, registry, child, reads):
+        other = registry.manifests.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
+        self.keep(registry, *[child.digest] * 150, *[other.descriptor.digest] * 150)
+        reads.clear()
+        for _ in range(3):
+            assert [str(child.digest)] == digests(pages(registry))
+        assert [1, 1] == [reads[layout.blob_data(each.digest)] for each in (child, other.descriptor)]
+
+    def test_makes_manifests_known_for_good(self, registry, driver, child):
+        self.keep(registry, child.digest)
+        (entry,) = registry.referrers.list(NAME, SUBJECT)
+        registry.manifests.delete(NAME, fallback_tag(SUBJECT))
+        assert (entry,) == registry.referrers.list(NAME, SUBJECT)
+
+    def test_is_examined_page_by_page(self, registry, child):
+        self.keep(registry, child.digest, *(Digest.of(str(number).encode()) for number in range(12_000)))
+        found = pages(registry)
+        assert ([str(child.digest)], 3) == (digests(found), len(found))
+
+    def test_is_searched_for_one_type(self, registry, child):
+        self.keep(registry, child.digest)
+        assert [] == digests(pages(registry, artifact_types={"application/y"}))
+        assert [str(child.digest)] == digests(pages(registry, artifact_types={"application/vnd.example.config"}))
