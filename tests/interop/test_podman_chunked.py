@@ -1,0 +1,92 @@
+"""
+podman with layers of zstd:chunked, of which it fetches only the files that it lacks, by many ranges at once.
+
+It counts the parts that come back, also of files that follow each other in the layer, and needs its overlay driver.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+
+import pytest
+
+from tests.client import Client
+from tests.images import make_tar
+from tests.interop.test_s3 import environment
+from tests.programs import Tool, missing, require, require_root
+from tests.seaweedfs import seaweedfs
+from tests.server import Server
+
+__all__ = ["seaweedfs"]
+
+#: podman 4.3 cannot write larger files that do not compress ("short write").
+FILE_BYTES = 2000
+
+
+@pytest.fixture(params=["file", "s3"])
+def server(request, tmp_path):
+    options = environment(request.getfixturevalue("seaweedfs").options()) if request.param == "s3" else {}
+    with Server(tmp_path / "store", **options) as server:
+        yield server
+
+
+@pytest.fixture
+def podman_of(containers_environment, tmp_path):
+    """Make podmans that know nothing of each other."""
+    require_root()
+    made = []
+
+    def make(name):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "storage.conf").write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "{home}/run"\n'
+            '[storage.options]\npull_options = {enable_partial_images = "true"}\n'
+        )
+        variables = {**containers_environment, "CONTAINERS_STORAGE_CONF": str(home / "storage.conf")}
+        podman = Tool([require("podman", "podman")], variables)
+        try:
+            podman("info")
+        except AssertionError as error:
+            missing(f"podman has no overlay driver here: {str(error)[-200:]}")
+        made.append(home / "storage/overlay")
+        return podman
+
+    yield make
+    for place in made:
+        subprocess.run(["umount", place], check=False, capture_output=True)
+
+
+def sent_bytes(server, since, digest):
+    """What the access log says was sent of a blob."""
+    time.sleep(0.5)  # lines are written after the answers
+    lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]
+    return sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET "))
+
+
+def test_fetches_little_of_a_layer_of_which_little_changed(server, podman_of, policy):
+    source = random.Random(5)
+    files = {f"d{number % 10}/f{number}": source.randbytes(FILE_BYTES) for number in range(1000)}
+    changed = files | {name: source.randbytes(FILE_BYTES) for name in source.sample(sorted(files), 50)}
+    options = ["--tls-verify=false", f"--signature-policy={policy}"]
+    image = f"127.0.0.1:{server.port}/lab/chunked"
+    pushing, pulling = podman_of("pushing"), podman_of("pulling")
+    for tag, tree in (("v1", files), ("v2", changed)):
+        pushing("import", "-", f"{image}:{tag}", stdin=make_tar(tree))
+        pushing("push", *options, "--compression-format=zstd:chunked", "--format=oci", f"{image}:{tag}")
+    pulling("pull", *options, f"{image}:v1")
+    since = len(server.log.read_text())
+    pulling("pull", *options, f"{image}:v2")
+    with Client(server.url) as client:
+        (layer,) = client.get_manifest("lab/chunked", "v2").document["layers"]
+    assert 0 < sent_bytes(server, since, layer["digest"]) < layer["size"] / 10
+    place = pulling("image", "mount", f"{image}:v2")
+    assert changed == {name: read(f"{place}/{name}") for name in changed}
+    pulling("image", "umount", f"{image}:v2")
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
