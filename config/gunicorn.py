@@ -37,6 +37,11 @@ if os.environ.get("GUNICORN_GROUP"):
 # Of one header. Tokens are long, and so is a Range with a thousand parts; the worker limits the whole head to the same.
 limit_request_field_size = 65536
 
+# No client and no proxy moves the path or the scheme of a request: URLs in responses have neither. A SCRIPT_NAME would
+# lead past the rules of a proxy, and contradicting scheme headers would make every request fail.
+forwarder_headers = ""
+secure_scheme_headers = {}
+
 # Heartbeats of workers are files; on a disk that is busy with layers they would be late.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 

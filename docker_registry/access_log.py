@@ -16,8 +16,13 @@ _LOGGED: Final = (
 )  # fmt: skip
 
 
+def escape(text: str) -> str:
+    """Return a text of a client on one line, with escapes for what a terminal or a reader of logs would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 class AccessLog(Logger):  # type: ignore[misc]
-    """gunicorn's logs, where the bytes of an answer are also those that the kernel sent of a file."""
+    """gunicorn's logs; the bytes of a response include what the kernel sent of files, and each line is one line."""
 
     def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
         """Return what the line of a request may be made of."""
@@ -27,6 +32,9 @@ class AccessLog(Logger):  # type: ignore[misc]
             req, environ = (), {name: environ[name] for name in _LOGGED if name in environ}
             resp = SimpleNamespace(status=resp.status, sent=sent, headers=())
         atoms: dict[str, Any] = {**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent}
+        for name, text in atoms.items():
+            if isinstance(text, str) and not text.isprintable():
+                atoms[name] = escape(text)
         if isinstance(client, TransferSocket):
             client.logged = atoms
         return atoms

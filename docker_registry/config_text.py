@@ -18,7 +18,9 @@ from docker_registry.settings import TYPES, Setting, flatten, rows
 MASK: Final = "********"
 
 #: What comes before the password of ``scheme://user:password@host``, and before the value of ``…password=…``.
-_PASSWORDS = re.compile(r"(://[^:/@\s]*:)\S*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;\s]*", re.IGNORECASE)
+_PASSWORDS = re.compile(
+    r"(://[^:/@]*:).*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;]*", re.IGNORECASE | re.DOTALL
+)
 
 
 def render(config: Config) -> str:

@@ -67,9 +67,11 @@ class TestASecret:
             Config(sqlalchemy_index_database="mysql://me:s3c/s3cret@s3cret@h/db"),
             Config(sqlalchemy_index_database="postgresql://h/db?user=me&password=s3cret&sslmode=off"),
             Config(mirroring=Mirroring(source="https://:s3cret@h/")),
+            Config(mirroring=Mirroring(source="https://the user:a s3cret of\ntwo lines@h/")),
+            Config(sqlalchemy_index_database="postgresql://h/db?password=a s3cret&sslmode=off"),
             Config(cors=Cors(origins=("https://me:s3cret@h",))),
         ],
-        ids=range(7),
+        ids=range(9),
     )
     def test_is_never_shown(self, config):
         shown = render(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import pytest
 import requests
 
+from docker_registry import logs
 from tests.client import Client, digest_of
 from tests.processes import free_port
 from tests.server import ROOT, Server
@@ -166,6 +168,27 @@ class TestTheLog:
             requests.get(f"{server.url}/v2/", timeout=20)
         assert expected == server.log.read_text().count("unfinished uploads")
 
+    def test_cannot_be_forged_by_a_client(self, server):
+        forged = '\n127.0.0.1 - - "GET /forged HTTP/1.1" 200'
+        for user in (f"me{forged}", "me\r\x1b[2J", "me\u2028\u202e\x85"):
+            requests.get(f"{server.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
+        requests.get(f"{server.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
+        deadline = time.monotonic() + 10
+        while "/v2/last" not in server.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines = server.log.read_text().split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
+        assert any("me\\n127.0.0.1" in line for line in lines)
+
+    def test_of_errors_cannot_be_forged_either(self):
+        logs.start_logging("info")
+        logger = logging.getLogger("docker_registry.test")
+        (handler,) = logging.getLogger("docker_registry").handlers
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "GET %s", ("/v1/a\nforged\x1b",), None)
+        assert handler.filter(record)
+        assert "GET /v1/a\\nforged\\x1b" == record.getMessage()
+
     def test_names_every_request_once(self, server):
         requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
         line = '"GET /v2/a/tags/list HTTP/1.1" 404'
@@ -208,6 +231,19 @@ class TestAFullDisk:
             fitting = CONTENT[:1_000_000]
             answer = requests.put(url, params={"digest": digest_of(fitting)}, data=fitting, timeout=30)
             assert 201 == answer.status_code
+
+
+class TestHeadersOfProxies:
+    """They change neither the path nor the scheme, whoever sends them."""
+
+    def test_do_not_move_the_path(self, server):
+        for header in ("SCRIPT_NAME", "Script-Name", "PATH_INFO"):
+            answer = requests.get(f"{server.url}/v2/a/tags/list", headers={header: "/v2"}, timeout=20)
+            assert (404, "NAME_UNKNOWN") == (answer.status_code, answer.json()["errors"][0]["code"])
+
+    def test_may_contradict_each_other(self, server):
+        headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-Protocol": "http"}
+        assert 200 == requests.get(f"{server.url}/v2/", headers=headers, timeout=20).status_code
 
 
 class TestManyTransfersAtOnce:

@@ -111,7 +111,7 @@ class CachedDriver(StorageDriver):
     def get_size(self, path: str) -> int:
         """See :class:`StorageDriver`."""
         found = self._look(_SIZE, path)
-        if found.value is not None:
+        if found.value is not None and found.value.isdigit():
             return int(found.value)
         with _spoiled_by_trouble():
             size = self.driver.get_size(path)
@@ -177,7 +177,7 @@ class CachedDriver(StorageDriver):
         witness = self._witness()
         if witness is not None:
             witness.note_list(found, listed)
-        return version.decode()
+        return version.decode("ascii", "backslashreplace")
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""

@@ -42,10 +42,14 @@ _LEASE_MILLISECONDS: Final = 10_000
 #: KEYS: the entry, the generations; ARGV: a new token, milliseconds. Returns V and the value, or L and the lease; and
 #: the generations.
 _LOOK: Final = """
+local function get(key)  -- false also for a key of another type, which is not ours and is replaced
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and value
+end
 local stamp = {}
 for i = 2, #KEYS do
-  local generation = redis.call('GET', KEYS[i])
-  if not generation then
+  local generation = get(KEYS[i])
+  if not generation or not string.match(generation, '^%x+$') then
     generation = ARGV[1]
     redis.call('SET', KEYS[i], generation)
   end
@@ -53,7 +57,7 @@ for i = 2, #KEYS do
 end
 local generations = table.concat(stamp, ' ')
 stamp = redis.sha1hex(generations)
-local found = redis.call('GET', KEYS[1])
+local found = get(KEYS[1])
 if found and string.sub(found, 1, 40) == stamp then
   return {string.sub(found, 41), generations}
 end
@@ -63,16 +67,20 @@ return {'L' .. ARGV[1], generations}
 
 #: KEYS: the entry, the generations; ARGV: the lease, the value, milliseconds or 0. Returns whether it was filled.
 _FILL: Final = """
+local function get(key)
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and value
+end
 local stamp = {}
 for i = 2, #KEYS do
-  local generation = redis.call('GET', KEYS[i])
+  local generation = get(KEYS[i])
   if not generation then
     return 0
   end
   stamp[i - 1] = generation
 end
 stamp = redis.sha1hex(table.concat(stamp, ' '))
-if redis.call('GET', KEYS[1]) ~= stamp .. 'L' .. ARGV[1] then
+if get(KEYS[1]) ~= stamp .. 'L' .. ARGV[1] then
   return 0
 end
 if ARGV[3] == '0' then

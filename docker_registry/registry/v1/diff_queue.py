@@ -86,7 +86,7 @@ class RedisDiffQueue:
             raise StorageUnavailable(f"The queue of diffs cannot be reached: {error}") from None
         try:
             return ImageId.parse(str(json.loads(found[1]))) if found else None
-        except (ValueError, ImageUnknown):
+        except (ValueError, RecursionError, ImageUnknown):
             logger.warning("the queue of diffs held something else: %r", found)
             return None
 

@@ -438,3 +438,49 @@ class TestManyHosts:
         assert [] == race(*(lambda name=name: work(name) for name in range(6)))
         for _ in range(2):
             assert store.get_content("shared") == cached(store, redis_server, identity).get_content("shared")
+
+
+class TestValuesOfOthers:
+    """What somebody else wrote under our keys is a miss, and is replaced."""
+
+    READS = ("get_content", "get_size", "exists", "folder_version")
+
+    @staticmethod
+    def spoil(redis, key, value):
+        redis.delete(key)
+        if value is list:
+            redis.rpush(key, "x")
+        else:
+            redis.set(key, value)
+
+    @pytest.mark.parametrize("value", [b"", b"a b  c", b"\xff\x00", b"not ours" * 100, list], ids=repr)
+    def test_are_a_miss(self, store, redis_server, identity, value):
+        store.put_content("folder/file", b"content")
+        reader = cached(store, redis_server, identity)
+        redis = connect(
+            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+        )
+        for _ in range(2):
+            assert (b"content", 7, True) == tuple(getattr(reader, each)("folder/file") for each in self.READS[:3])
+            reader.folder_version("folder")
+            keys = redis.keys(f"docker-registry:{{{identity}}}:*")
+            assert 6 <= len(keys)
+            for key in keys:
+                self.spoil(redis, key, value)
+        assert (b"content", 7, True) == tuple(getattr(reader, each)("folder/file") for each in self.READS[:3])
+        reader.folder_version("folder")
+        assert b"content" == reader.get_content("folder/file")
+
+    @pytest.mark.parametrize("fact", ["size", "content", "presence", "folder"])
+    def test_with_a_stamp_of_ours_are_a_miss_too(self, store, redis_server, identity, fact):
+        store.put_content("folder/file", b"content")
+        reader = cached(store, redis_server, identity)
+        redis = connect(
+            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+        )
+        reader.get_size("folder/file")
+        reader.folder_version("folder")
+        for key in redis.keys(f"docker-registry:{{{identity}}}:{fact}:*"):
+            redis.set(key, redis.get(key)[:40] + b"V\xff junk")
+        assert 7 == reader.get_size("folder/file")
+        reader.folder_version("folder")
