@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from docker_registry import drivers, heritage
 from docker_registry.errors import ConfigError
 from docker_registry.flavors import DEFAULT_FLAVOR, Flavor, did_you_mean, read_flavor, variable
-from docker_registry.settings import Setting, fill, flatten, rows, setting
+from docker_registry.settings import Setting, fill, flatten, rows, setting, without_value
 
 logger = logging.getLogger(__name__)
 
@@ -256,8 +255,8 @@ def _warn_of_what_is_to_come(flavor: Flavor, changed: Iterable[str]) -> None:
 
 
 def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
-    word = re.split(r"[^\w.-]", name, maxsplit=1)[0]
-    if word != name:  # all of `password:s3cret` would show what must not be seen
+    word = without_value(name)
+    if word != name:
         return f"{word} must be followed by a colon and a blank"
     inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
     if inside:

@@ -1,6 +1,4 @@
-"""
-How settings are written out: the effective ones for the operator, all of them for the documentation.
-"""
+"""Rendering of settings: those in force for the operator, all of them for the documentation."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import yaml
 
 from docker_registry.config import NOT_SERVED_YET, Config
 from docker_registry.flavors import merge, variable
-from docker_registry.settings import TYPES, Setting, flatten, rows
+from docker_registry.settings import TYPES, Section, Setting, flatten, rows
 
 MASK: Final = "********"
 
@@ -29,12 +27,7 @@ def render(config: Config) -> str:
 
     Secrets are masked, and so are passwords in URLs.
     """
-    tree: dict[str, Any] = {}
-    for row in rows(Config):
-        value: Any = config
-        for name in row.name.split("."):
-            value = getattr(value, name)
-        tree = merge(tree, _nested(row, value))
+    tree = _tree(Config, config)
     for row in config.driver_settings:
         tree = merge(tree, _nested(row, config.driver_options[row.keyword]))
     content = yaml.safe_dump({config.flavor: tree}, sort_keys=False, allow_unicode=True, width=1000)
@@ -84,16 +77,34 @@ def _default(value: Any) -> str:
 
 
 def _nested(row: Setting, value: Any) -> dict[str, Any]:
-    """Nest one value the way the file does, masked where it must be."""
-    if row.secret and value:
-        value = MASK
-    elif isinstance(value, tuple):
-        value = [_masked(item) for item in value]
-    elif isinstance(value, str | Path):
-        value = _masked(str(value))
+    """Nest one value in its sections, with secrets masked."""
+    value = _plain(row, value)
     for name in reversed(row.name.split(".")):
         value = {name: value}
     return dict(value)
+
+
+def _plain(row: Setting, value: Any) -> Any:
+    if row.section is not None:
+        return [_tree(row.section, item) for item in value or ()]
+    if row.secret and value:
+        return MASK
+    if isinstance(value, tuple):
+        return [_masked(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _masked(text) for name, text in value.items()}
+    return _masked(str(value)) if isinstance(value, str | Path) else value
+
+
+def _tree(section: Section, values: object) -> dict[str, Any]:
+    """Return the settings of a section and of the sections in it, with secrets masked."""
+    tree: dict[str, Any] = {}
+    for row in rows(section):
+        value = values
+        for name in row.name.split("."):
+            value = getattr(value, name)
+        tree = merge(tree, _nested(row, value))
+    return tree
 
 
 def _masked(text: str) -> str:

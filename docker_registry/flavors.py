@@ -61,6 +61,8 @@ class Flavor:
         if isinstance(raw, list):
             found = [self.look_up(item) for item in raw]
             return [item for item in found if item is not None]
+        if isinstance(raw, dict):
+            return {key: self.look_up(value) for key, value in raw.items()}
         name = variable(raw)
         if name is None:
             return None if raw == "" else raw

@@ -1,9 +1,9 @@
 """
-What a setting is: one row with a name, a type, a default, a unit and a help text.
+Settings: their declaration, and the conversion of text to values.
 
-The registry's own rows are declared as fields in :mod:`docker_registry.config`, a driver's in its class:
-``settings = (Setting(…), …)``. A row's type decides how its characters are read, wherever they come from; YAML's own
-guesses (``0123`` is 83, ``no`` is false) are never asked.
+The registry declares its settings as fields in :mod:`docker_registry.config`, a driver in its class:
+``settings = (Setting(…), …)``. The declared type decides how text is read, wherever it comes from; YAML's own guesses
+(``0123`` is 83, ``no`` is false) are not used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -19,14 +19,24 @@ import yaml
 
 Declaration = TypeVar("Declaration")
 
-#: What a setting may be, and how a sentence or a table says it.
+#: A dataclass whose fields are settings.
+Section = type
+
+#: The types of settings, and their names in messages and tables.
 TYPES: Final[Mapping[type, str]] = {
     str: "text",
     bool: "true or false",
     int: "whole number",
     float: "number",
     list: "list",
+    dict: "map",
     Path: "path",
+}
+
+#: Suffixes of durations and sizes, and what they multiply by.
+_SUFFIXES: Final[Mapping[str, Mapping[str, int]]] = {
+    "seconds": {"s": 1, "m": 60, "h": 3600, "d": 86400},
+    "bytes": {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4},
 }
 
 _BOOLEANS: Final = {
@@ -34,24 +44,27 @@ _BOOLEANS: Final = {
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_QUANTITY = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{1,3})")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """
-    One thing that an operator may set.
+    One setting.
 
     Attributes:
         name: its key in the configuration file; ``cache.host`` is the key ``host`` in the section ``cache``.
-        type: ``str``, ``bool``, ``int``, ``float``, ``pathlib.Path`` (made absolute, ``~`` expanded) or ``list`` (of
-            texts, handed over as a tuple).
-        default: what counts when nobody sets it; None means that it is off or unknown.
+        type: ``str``, ``bool``, ``int``, ``float``, ``pathlib.Path`` (made absolute, ``~`` expanded), ``list`` (a tuple
+            of texts, or of *section*) or ``dict`` (texts by their names).
+        default: its value when it is not set; None means off or unknown.
         help: one sentence for the documentation.
-        unit: ``seconds``, ``bytes`` …, where the type is a number.
+        unit: ``seconds``, ``bytes`` …, where the type is a number. Seconds may be written ``30s``, ``10m``, ``24h`` or
+            ``7d``, and bytes ``64KiB``, ``64MiB``, ``50GiB`` or ``1TiB``.
         secret: whether ``docker-registry config`` and every log must mask it.
-        choices: the only values it takes, where there are few; upper and lower case are the same.
+        choices: the only values allowed, in any case; empty for any value.
         minimum: the least value of a number.
+        section: the dataclass of each item, where the setting is a list of sections.
     """
 
     name: str
@@ -62,6 +75,7 @@ class Setting:
     secret: bool = False
     choices: tuple[str, ...] = field(default=())
     minimum: int | None = None
+    section: Section | None = None
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -69,22 +83,26 @@ class Setting:
 
     @property
     def keyword(self) -> str:
-        """The keyword under which a driver's constructor receives it: its name, a dot becoming ``_``."""
+        """The keyword under which a driver's constructor receives it: its name, with ``_`` for each dot."""
         return self.name.replace(".", "_")
 
     def convert(self, raw: object) -> Any:
         """
-        Turn what stands in the file or in the environment into a value of the declared type.
+        Convert text from the file or the environment to the declared type.
 
         Args:
-            raw: characters, or a list of them; what else YAML can hold is refused.
+            raw: text; or a list or a section, where the type is a list or a map.
 
         Raises:
-            ValueError: it cannot be; the message ends a sentence that begins with the setting's name, and never
-                shows the value, which may be a secret in the wrong place.
+            ValueError: it does not have this type. The message completes a sentence that begins with the setting's
+                name, and never shows the value, which may be a secret in the wrong place.
         """
+        if self.section is not None:
+            return self._convert_sections(raw, self.section)
         if self.type is list:
             return self._convert_list(raw)
+        if self.type is dict:
+            return self._convert_map(raw)
         if not isinstance(raw, str):
             raise ValueError(f"must be {self._wanted()}, not a {_shape(raw)}")
         if self.type is Path:
@@ -99,11 +117,46 @@ class Setting:
         number: int | float = math.nan
         if self.type is int and _INTEGER.fullmatch(text):
             number = int(text)
+        elif quantity := self._quantity(text):
+            number = quantity
         elif self.type is float and _FLOAT.fullmatch(text):
             number = float(text)
         if not math.isfinite(number) or (self.minimum is not None and number < self.minimum):
             raise ValueError(f"must be {self._wanted()}")
         return number
+
+    def _quantity(self, text: str) -> int | None:
+        """Return a duration or size that is written with a suffix; None for anything else."""
+        found = _QUANTITY.fullmatch(text)
+        factor = _SUFFIXES.get(self.unit, {}).get(found[2]) if found else None
+        return int(found[1]) * factor if found and factor else None
+
+    def _convert_sections(self, raw: object, section: Section) -> tuple[Any, ...]:
+        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+            raise ValueError("must be a list of sections")
+        return tuple(self._convert_section(item, section, f"item {number}") for number, item in enumerate(raw, 1))
+
+    def _convert_section(self, raw: Mapping[str, Any], section: Section, place: str) -> Any:
+        declared = {row.name: row for row in rows(section)}
+        values = {}
+        for name, given in flatten(raw, declared):
+            if name not in declared:
+                raise ValueError(f"has no setting {without_value(name)} (in {place})")
+            if given is None:
+                continue
+            try:
+                values[name] = declared[name].convert(given)
+            except ValueError as error:
+                raise ValueError(f"is wrong in {place}: {name} {error}") from None
+        missing = [name for name, row in declared.items() if row.default is MISSING and name not in values]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)} (in {place})")
+        return fill(section, values)
+
+    def _convert_map(self, raw: object) -> dict[str, str]:
+        if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
+            raise ValueError("must be a section of texts")
+        return {str(key): value for key, value in raw.items()}
 
     def _convert_list(self, raw: object) -> tuple[str, ...]:
         if isinstance(raw, str):
@@ -136,27 +189,34 @@ def setting(
     choices: tuple[str, ...] = (),
     minimum: int | None = None,
 ) -> Any:
-    """Declare a dataclass field as a setting; its name and its type are the field's own."""
+    """
+    Declare a dataclass field as a setting; its name and type are those of the field.
+
+    Args:
+        default: ``dataclasses.MISSING`` where an item of a list of sections must set it.
+    """
     row = {"help": help, "unit": unit, "secret": secret, "choices": choices, "minimum": minimum}
     return field(default=default, metadata=row)
 
 
 def rows(declaration: type, prefix: str = "") -> Iterator[Setting]:
-    """Yield the row of every field that :func:`setting` declared, those of nested dataclasses (sections) too."""
+    """Yield every setting that a dataclass and its sections (nested dataclasses) declare with :func:`setting`."""
     types = get_type_hints(declaration)
     for entry in fields(declaration):
-        if is_dataclass(types[entry.name]):
-            yield from rows(types[entry.name], f"{prefix}{entry.name}.")
+        annotation = types[entry.name]
+        if is_dataclass(annotation):
+            yield from rows(annotation, f"{prefix}{entry.name}.")  # type: ignore[arg-type] # a class, not an instance
         elif entry.metadata:
-            yield Setting(prefix + entry.name, _plain_type(types[entry.name]), entry.default, **entry.metadata)
+            kind, section = _plain_type(annotation), _item_section(annotation)
+            yield Setting(prefix + entry.name, kind, entry.default, section=section, **entry.metadata)
 
 
 def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str = "", **others: Any) -> Declaration:
     """
-    Make a dataclass, and the sections in it, out of values by their dotted names; what has none keeps its default.
+    Make a dataclass and its sections from values by their dotted names; the others keep their defaults.
 
     Args:
-        others: fields that are no settings.
+        others: fields that are not settings.
     """
     types = get_type_hints(declaration)
     for entry in fields(declaration):  # type: ignore[arg-type] # only dataclasses are declarations
@@ -170,10 +230,10 @@ def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str 
 
 def flatten(tree: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """
-    Yield the dotted names of a flavor and what stands there.
+    Yield the dotted names and values of a section, and of the sections in it.
 
     Args:
-        known: names of settings; what holds none of them is no section.
+        known: names of settings; a mapping that contains none of them is a value.
     """
     known = tuple(known)
     for key, value in tree.items():
@@ -188,12 +248,25 @@ def flatten(tree: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> 
 
 
 def _plain_type(annotation: Any) -> type:
-    """``str | None`` is text that may be missing, ``tuple[str, …]`` is a list."""
+    """Return the type of a setting: ``str | None`` is text, ``tuple[…, …]`` a list, ``Mapping[…]`` a map."""
     given = [option for option in get_args(annotation) if option is not type(None)]
     if get_origin(annotation) is tuple:
         return list
+    if get_origin(annotation) in (dict, Mapping):
+        return dict
     plain: type = given[0] if given else annotation
     return plain
+
+
+def _item_section(annotation: Any) -> Section | None:
+    """Return the dataclass of the items, where an annotation is a tuple of sections."""
+    item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    return item if isinstance(item, type) and is_dataclass(item) else None
+
+
+def without_value(name: str) -> str:
+    """Return the part of a wrong name that cannot be a secret: all of ``password:s3cret`` would show one."""
+    return re.split(r"[^\w.-]", name, maxsplit=1)[0]
 
 
 def _absolute(text: str) -> Path:
@@ -204,7 +277,7 @@ def _absolute(text: str) -> Path:
 
 
 def _flow_list(text: str) -> object:
-    """Read a list as YAML writes it in one line, the way 0.9 took it from the environment."""
+    """Read a list in YAML's flow style, as 0.9 took it from the environment."""
     try:
         return yaml.BaseLoader(text).get_single_data()
     except yaml.YAMLError:

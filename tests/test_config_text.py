@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from docker_registry import drivers, flavors
 from docker_registry.config import Cache, Config, Cors, Mirroring, load_config
 from docker_registry.config_text import reference, render
-from docker_registry.settings import Setting, rows
+from docker_registry.settings import Setting, rows, setting
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,23 @@ class TestTheEffectiveConfiguration:
         shown = yaml.safe_load(render(config))["dev"]
 
         assert ("********", {"wood": "oak", "path": "/x"}) == (shown["shelf_key"], shown["shelf"])
+
+    def test_masks_the_secrets_of_a_list_of_sections(self):
+        @dataclass(frozen=True)
+        class Upstream:
+            name: str = setting("", "Its name.")
+            password: str | None = setting(None, "Its password.", secret=True)
+
+        config = Config(
+            storage="shelf",
+            driver_settings=(Setting("upstreams", list, section=Upstream), Setting("hosts", dict)),
+            driver_options={"upstreams": (Upstream("hub", "s3cret"),), "hosts": {"a": "https://u:s3cret@b"}},
+        )
+
+        shown = yaml.safe_load(render(config))["dev"]
+
+        assert [{"name": "hub", "password": "********"}] == shown["upstreams"]
+        assert {"a": "https://u:********@b"} == shown["hosts"]
 
     def test_is_a_file_that_says_the_same(self, tmp_path):
         config = Config(storage="memory", search_backend="0123", loglevel="debug", mirroring=Mirroring(source="true"))

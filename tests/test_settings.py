@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,74 @@ class TestNumbers:
         assert "must be a whole number, at least 1" == refusal(row, "0")
 
 
+class TestDurationsAndSizes:
+    @pytest.mark.parametrize(
+        ("expected", "text"), [(30, "30s"), (600, "10m"), (86400, "24h"), (604800, "7 d"), (5, "5")]
+    )
+    def test_a_duration_may_have_a_suffix(self, expected, text):
+        assert expected == Setting("ttl", int, unit="seconds").convert(text)
+
+    @pytest.mark.parametrize(
+        ("expected", "text"),
+        [(1, "1B"), (65536, "64KiB"), (64 * 2**20, "64 MiB"), (50 * 2**30, "50GiB"), (2**40, "1TiB")],
+    )
+    def test_a_size_may_have_a_suffix(self, expected, text):
+        assert expected == Setting("max_bytes", int, unit="bytes").convert(text)
+
+    @pytest.mark.parametrize(
+        ("unit", "text"), [("seconds", "5MiB"), ("bytes", "7d"), ("", "7d"), ("bytes", "5MB"), ("seconds", "-1h")]
+    )
+    def test_other_suffixes_are_refused(self, unit, text):
+        assert "must be a whole number" in refusal(Setting("n", int, unit=unit), text)
+
+    def test_the_minimum_holds(self):
+        assert "at least 60" in refusal(Setting("ttl", int, unit="seconds", minimum=60), "59s")
+
+
+class TestAListOfSections:
+    @dataclass(frozen=True, kw_only=True)
+    class Upstream:
+        url: str = setting(MISSING, "Where it is.")
+        ttl: int = setting(60, "How long.", unit="seconds")
+        password: str | None = setting(None, "Its password.", secret=True)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Declared:
+        upstreams: tuple[TestAListOfSections.Upstream, ...] = setting((), "Where from.")
+        hosts: Mapping[str, str] = setting(None, "Names.")
+
+    @pytest.fixture
+    def row(self):
+        return Setting("upstreams", list, section=self.Upstream)
+
+    def test_is_read_item_by_item(self, row):
+        expected = (self.Upstream(url="a"), self.Upstream(url="b", ttl=3600))
+
+        assert expected == row.convert([{"url": "a"}, {"url": "b", "ttl": "1h", "password": None}])
+
+    @pytest.mark.parametrize(
+        ("message", "raw"),
+        [
+            ("must be a list of sections", "a"),
+            ("must be a list of sections", ["a"]),
+            ("lacks url (in item 1)", [{}]),
+            ("has no setting uri (in item 2)", [{"url": "a"}, {"uri": "b"}]),
+            ("is wrong in item 1: ttl must be a whole number of seconds", [{"url": "a", "ttl": "s3cret"}]),
+        ],
+    )
+    def test_names_the_item_that_is_wrong(self, row, message, raw):
+        assert message == refusal(row, raw)
+
+
+class TestAMap:
+    def test_keeps_texts_by_their_names(self):
+        assert {"hub.example": "docker.io"} == Setting("hosts", dict).convert({"hub.example": "docker.io"})
+
+    @pytest.mark.parametrize("raw", ["a", ["a"], {"a": ["b"]}])
+    def test_holds_texts_only(self, raw):
+        assert "must be a section of texts" == refusal(Setting("hosts", dict), raw)
+
+
 class TestChoices:
     ROW = Setting("loglevel", choices=("debug", "info"))
 
@@ -130,8 +199,8 @@ class TestARefusal:
 
 class TestARow:
     def test_has_a_type_that_can_be_read(self):
-        with pytest.raises(TypeError, match="setting x: <class 'dict'> is not a type of settings"):
-            Setting("x", dict)
+        with pytest.raises(TypeError, match="setting x: <class 'set'> is not a type of settings"):
+            Setting("x", set)
 
     def test_reaches_a_constructor_under_a_keyword(self):
         assert "cloudfront_base" == Setting("cloudfront.base").keyword
@@ -159,6 +228,13 @@ class TestADeclaration:
             Setting("section.host", str, None, "Where it is."),
             Setting("section.ports", list, ("1",), "Which ones."),
         ] == list(rows(Declared))
+
+    def test_may_have_lists_of_sections_and_maps(self):
+        upstream = TestAListOfSections.Upstream
+
+        assert [("upstreams", list, upstream), ("hosts", dict, None)] == [
+            (row.name, row.type, row.section) for row in rows(TestAListOfSections.Declared)
+        ]
 
     def test_is_filled_by_dotted_names_and_keeps_its_defaults(self):
         expected = Declared(flavor="dev", ttl=5, section=Section(host="h"))
