@@ -43,6 +43,7 @@ class SqliteDriver(StorageDriver):
         Setting("sqlite_timeout", int, 30, help="How long a writer waits for another one.", unit="seconds"),
     )
     supports_if_match: ClassVar[bool] = True
+    supports_remove_if_match: ClassVar[bool] = True
 
     def __init__(self, sqlite_path: str, sqlite_timeout: int = 30) -> None:
         """
@@ -134,6 +135,10 @@ class SqliteDriver(StorageDriver):
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         in_thread(self._remove, check_path(path))
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        in_thread(self._remove_version, check_path(path), version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""
@@ -241,6 +246,13 @@ class SqliteDriver(StorageDriver):
             connection.execute(f"delete from block where content in (select content from file where {which})", names)
             if not connection.execute(f"delete from file where {which}", names).rowcount:
                 raise PathNotFound(path=path)
+
+    def _remove_version(self, path: str, version: str) -> None:
+        with self._connection() as connection:
+            connection.execute("begin immediate")
+            if not connection.execute("delete from file where path = ? and content = ?", (path, version)).rowcount:
+                raise PreconditionFailed(path=path)
+            connection.execute("delete from block where content = ?", (version,))
 
     def _remove_leftovers(self, before: float) -> int:
         with self._connection() as connection:

@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Final
 
-from docker_registry.errors import PathInvalid
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
 
 Bytes = bytes | bytearray | memoryview
@@ -80,6 +80,9 @@ class StorageDriver(ABC):
 
     #: Whether ``put_content(if_match=…)`` works, across processes and hosts.
     supports_if_match: ClassVar[bool] = False
+
+    #: Whether :meth:`remove_if_match` compares and removes in one step, across processes and hosts.
+    supports_remove_if_match: ClassVar[bool] = False
 
     #: Whether :meth:`move` copies all bytes, on whichever side: then what is written to its place at once is faster.
     move_copies: ClassVar[bool] = False
@@ -208,6 +211,27 @@ class StorageDriver(ABC):
         Raises:
             PathNotFound: nothing was there.
         """
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """
+        Remove a file only if it is still a given version.
+
+        By default the version is compared first and the file is removed afterwards: a put that comes between the two
+        is lost. A driver whose backend does both in one step overrides this method and declares
+        :attr:`supports_remove_if_match`.
+
+        Args:
+            version: from :meth:`get_versioned`.
+
+        Raises:
+            PreconditionFailed: another version, or no file, lies there; nothing was changed.
+        """
+        try:
+            if self.get_versioned(path).version != version:
+                raise PreconditionFailed(path=path)
+            self.remove(path)
+        except PathNotFound:
+            raise PreconditionFailed(path=path) from None
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """

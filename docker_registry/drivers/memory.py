@@ -18,6 +18,7 @@ class MemoryDriver(StorageDriver):
     """A store in a dictionary."""
 
     supports_if_match: ClassVar[bool] = True
+    supports_remove_if_match: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, float]] = {}
@@ -32,10 +33,8 @@ class MemoryDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         check_path(path)
         with self._lock:
-            if if_match is not None:
-                stored = self._files.get(path)
-                if if_match != (ABSENT if stored is None else hashlib.sha256(stored[0]).hexdigest()):
-                    raise PreconditionFailed(path=path)
+            if if_match is not None and if_match != self._version(path):
+                raise PreconditionFailed(path=path)
             self._put(path, bytes(content))
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -100,6 +99,17 @@ class MemoryDriver(StorageDriver):
                 raise PathNotFound(path=path)
             for file in gone:
                 del self._files[file]
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._lock:
+            if check_path(path) not in self._files or self._version(path) != version:
+                raise PreconditionFailed(path=path)
+            del self._files[path]
+
+    def _version(self, path: str) -> str:
+        stored = self._files.get(path)
+        return ABSENT if stored is None else hashlib.sha256(stored[0]).hexdigest()
 
     def _get(self, path: str) -> tuple[bytes, float]:
         try:

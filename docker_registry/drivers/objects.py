@@ -67,6 +67,9 @@ class VersionedObjects(Objects[E_co], Protocol[E_co]):
     def put(self, name: str, content: Bytes, *, if_match: str | None = None) -> None:
         """Write an object whole; PreconditionFailed when something else lies there."""
 
+    def delete(self, name: str, version: str | None = None) -> None:
+        """Delete an object, PreconditionFailed when it is another version; without *version* whatever it is."""
+
 
 class ObjectDriver(StorageDriver, Generic[E]):
     """A driver whose files are objects."""
@@ -225,4 +228,14 @@ class VersionedObjectDriver(ObjectDriver[E]):
         try:
             self._objects.put(self._name(path), content, if_match=if_match)
         except PreconditionFailed:
+            raise PreconditionFailed(path=path) from None
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        if not self.supports_remove_if_match:
+            super().remove_if_match(path, version)
+            return
+        try:
+            self._objects.delete(self._name(path), version)
+        except (PathNotFound, PreconditionFailed):
             raise PreconditionFailed(path=path) from None

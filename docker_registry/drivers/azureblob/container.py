@@ -142,18 +142,18 @@ class AzureContainer:
                 raise
         return size
 
-    def delete(self, name: str, etag: str | None = None) -> None:
+    def delete(self, name: str, version: str | None = None) -> None:
         """
         Delete one blob.
 
         Args:
-            etag: what it must be; None for whatever it is.
+            version: the ETag that it must have; None deletes whatever it is.
 
         Raises:
             PathNotFound: it is not there.
             PreconditionFailed: it is another version.
         """
-        condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
+        condition = {"etag": version, "match_condition": MatchConditions.IfNotModified} if version else {}
         repeated: list[object] = []
         try:
             with translated():

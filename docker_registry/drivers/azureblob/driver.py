@@ -26,6 +26,7 @@ class AzureBlobDriver(VersionedObjectDriver[Entry]):
     """A store in a container of Azure."""
 
     supports_if_match: ClassVar[bool] = True
+    supports_remove_if_match: ClassVar[bool] = True
 
     _objects: AzureContainer
 

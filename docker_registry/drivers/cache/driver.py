@@ -74,6 +74,11 @@ class CachedDriver(StorageDriver):
         return self.driver.supports_if_match
 
     @property
+    def supports_remove_if_match(self) -> bool:  # type: ignore[override]
+        """Whether the store has conditional removals."""
+        return self.driver.supports_remove_if_match
+
+    @property
     def move_copies(self) -> bool:  # type: ignore[override]
         """Whether the store copies what it moves."""
         return self.driver.move_copies
@@ -250,6 +255,11 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._removed(path):
             self.driver.remove(path)
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._removed(path):
+            self.driver.remove_if_match(path, version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""

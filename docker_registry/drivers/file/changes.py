@@ -9,6 +9,7 @@ blocks the thread. The last argument of each change is told what was touched (:c
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -18,9 +19,10 @@ from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
-from docker_registry.errors import PathNotFound
+from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.threads import close_now, leave_to_thread
 
 #: What file systems without hard links say, or those of one file being as many as it can have.
@@ -127,6 +129,27 @@ class Changes:
         if was_nothing:
             raise PathNotFound(path=path)
 
+    def remove_version(self, path: str, version: str, touched: Touched) -> None:
+        """
+        Remove a file only if it is still a given version.
+
+        Raises:
+            PathNotFound, OSError: no file lies there.
+            PreconditionFailed: it is another version.
+        """
+        above, _, name = path.rpartition("/")
+        with self._tree.folder(above) as folder:
+            with self._alone(), self._locks.hold(path):
+                if not stat.S_ISREG(self._tree.look(path).st_mode):
+                    raise PathNotFound(path=path)
+                if version_of(folder, name) != version:
+                    raise PreconditionFailed(path=path)
+                os.unlink(name, dir_fd=folder)
+                touched.settled(path)
+            touched.changed(folder)
+        if self._last:
+            self._tree.prune(above)
+
     def changing(self) -> AbstractContextManager[None]:
         """Change something meanwhile; blocks this thread."""
         return nullcontext() if self.journal is None else self.journal.changing()
@@ -161,3 +184,12 @@ class Changes:
             discard(place, is_aside=is_aside)
         else:
             leave_to_thread(discard, place)
+
+
+def version_of(folder: int, name: str) -> str:
+    """Return the version of a file in an open folder, which is the hash of its content."""
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
+    finally:
+        close_now(fd)

@@ -43,7 +43,7 @@ from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_
 from docker_registry.drivers.file.spreading import spread
 from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
-from docker_registry.errors import PathNotFound, StorageError
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
 from docker_registry.threads import close_now, in_thread
 
@@ -68,6 +68,7 @@ class FileDriver(StorageDriver):
         ),
     )
     supports_if_match: ClassVar[bool] = True
+    supports_remove_if_match: ClassVar[bool] = True
     notes_provenance: ClassVar[bool] = True
 
     def __init__(self, storage_path: str, storage_page_cache: str = "pulls") -> None:
@@ -261,6 +262,14 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
             self._carry_out(self._changes.remove, check_path(path))
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        try:
+            with self._tree.errors(path):
+                self._carry_out(self._changes.remove_version, check_path(path), version)
+        except PathNotFound:
+            raise PreconditionFailed(path=path) from None
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""

@@ -11,7 +11,6 @@ the journal keep such removals away, the others hold the folder open, and it tak
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Final
 
 from docker_registry.drivers.base import Bytes, folders_above
 from docker_registry.drivers.file.aside import Aside, discard, write_whole
-from docker_registry.drivers.file.changes import Changes
+from docker_registry.drivers.file.changes import Changes, version_of
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import HalfIsFull
@@ -208,7 +207,7 @@ class Puts:
         above, _, name = path.rpartition("/")
         try:
             with self._tree.folder(above) as folder:
-                if version != _version(folder, name):
+                if version != version_of(folder, name):
                     raise PreconditionFailed(path=path)
                 yield folder
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -232,11 +231,3 @@ class Puts:
         """Return the journal, if there is one that takes so many bytes."""
         fits = self._journal is not None and size <= MAX_BYTES and self._journal.begin()
         return self._journal if fits else None
-
-
-def _version(folder: int, name: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
-    finally:
-        close_now(fd)

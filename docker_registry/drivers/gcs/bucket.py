@@ -121,18 +121,20 @@ class GcsBucket:
         except PathNotFound:
             return False
 
-    def delete(self, key: str, generation: str | None = None) -> None:
+    def delete(self, name: str, version: str | None = None) -> None:
         """
         Delete one object.
 
         Args:
-            generation: what it must be; None for whatever it is.
+            version: the generation that it must be; None deletes whatever it is.
 
         Raises:
             PathNotFound: it is not there.
             PreconditionFailed: it is another generation.
         """
-        answer = self.api.send("DELETE", object_path(self.name, key), params=_condition(generation))
+        if version and not version.isdecimal():
+            raise PreconditionFailed
+        answer = self.api.send("DELETE", object_path(self.name, name), params=_condition(version))
         if answer.status == 404 and answer.attempts == 1:
             self._look_for_the_bucket()
         if answer.status != 404 or answer.attempts == 1:  # else an attempt before has done it

@@ -31,6 +31,7 @@ class GcsDriver(VersionedObjectDriver[Entry]):
     """A store in a bucket of Google Cloud Storage."""
 
     supports_if_match: ClassVar[bool] = True
+    supports_remove_if_match: ClassVar[bool] = True
 
     _objects: GcsBucket
 

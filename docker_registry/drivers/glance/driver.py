@@ -110,6 +110,7 @@ class GlanceDriver(StorageDriver):
         options = {name: default if given.get(name) is None else given[name] for name, default in takes.items()}
         self._alternate = kind(**options)
         self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc] # what one store can, the other can
+        self.supports_remove_if_match = self._alternate.supports_remove_if_match  # type: ignore[misc]
         self._layers = GlanceLayers(self._alternate, images)
 
     # ------------------------------------------------------------------------------------------- one file
@@ -251,6 +252,16 @@ class GlanceDriver(StorageDriver):
             raise PathNotFound(path=path)
         for _, pointer in gone:
             self._layers.drop(pointer)
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`; the version of a layer is that of its pointer."""
+        pointer = self._find(self._check(path))
+        if pointer is None:
+            self._alternate.remove_if_match(path, version)
+            return
+        self._layers.loosen(pointer)
+        self._alternate.remove_if_match(path + SUFFIX, version)
+        self._layers.drop(pointer)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`: images that no layer is, and what the alternate has."""

@@ -124,10 +124,27 @@ class S3Bucket:
             return False
         return bool(self.client.get_object(Bucket=self.name, Key=key)["Body"].read() == body)
 
-    def delete(self, key: str) -> None:
-        """Delete one object, if it is there."""
+    def delete(self, name: str, version: str | None = None) -> None:
+        """
+        Delete one object, if it is there.
+
+        Args:
+            version: the ETag that it must have; None deletes whatever it is.
+
+        Raises:
+            PreconditionFailed: it has another ETag.
+        """
+        condition = {"IfMatch": version} if version else {}
         with translated():
-            self.client.delete_object(Bucket=self.name, Key=key)
+            for pause in (*_CONFLICT_PAUSES_SECONDS, None):
+                try:
+                    self.client.delete_object(Bucket=self.name, Key=name, **condition)
+                except ClientError as error:
+                    if not condition or pause is None or status_of(error) != 409:
+                        raise
+                    time.sleep(pause)
+                else:
+                    return
 
     def copy(self, source: Entry, target: str) -> None:
         """

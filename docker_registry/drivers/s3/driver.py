@@ -24,6 +24,7 @@ from docker_registry.drivers.s3.multipart import Multipart
 from docker_registry.drivers.s3.signing import S3Signer, Signer
 from docker_registry.errors import (
     ConfigError,
+    PathNotFound,
     PreconditionFailed,
     StorageError,
     StorageUnavailable,
@@ -150,6 +151,7 @@ class S3Driver(VersionedObjectDriver[Entry]):
 
             self._signer = CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
         self._has_conditions: bool | None = None
+        self._has_conditional_deletes: bool | None = None
         self._asking = threading.Lock()
 
     @property
@@ -179,9 +181,48 @@ class S3Driver(VersionedObjectDriver[Entry]):
             self._objects.delete(key)
         return True
 
+    @property
+    def supports_remove_if_match(self) -> bool:  # type: ignore[override] # known only once the store was asked
+        """
+        Whether the store deletes on a condition, which not every store does; it is tried out once.
+
+        Swift's S3 API checks ``If-Match`` of a DELETE, but not in one step with it, and has no conditional puts.
+        """
+        if not self.supports_if_match:
+            return False
+        with self._asking:
+            if self._has_conditional_deletes is None:
+                self._has_conditional_deletes = self._try_conditional_deletes()
+            return self._has_conditional_deletes
+
+    def _try_conditional_deletes(self) -> bool:
+        """Delete something under a condition that cannot hold."""
+        key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
+        try:
+            self._objects.put(key, b"")
+            try:
+                self._objects.delete(key, '"00000000000000000000000000000000"')
+            except PreconditionFailed:
+                return True
+            return False
+        except StorageUnavailable:
+            raise
+        except StorageError:  # it does not know the header
+            return False
+        finally:
+            self._objects.delete(key)
+
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
         return self._multipart.write(self._name(path), blocks)
+
+    def remove_if_match(self, path: str, version: str) -> None:
+        """See :class:`StorageDriver`; some stores answer 204 when nothing is there, whatever the condition."""
+        try:
+            self._head(path)
+        except PathNotFound:
+            raise PreconditionFailed(path=path) from None
+        super().remove_if_match(path, version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`: uploads by parts that nobody completed."""

@@ -106,6 +106,33 @@ class Conditions:
             assert driver.get_content("c") in (b"old", b"conditional")
             assert not driver.exists("a/b")
 
+    def test_a_conditional_removal_removes_the_version_it_names(self, driver: StorageDriver) -> None:
+        driver.put_content("a/b", b"1")
+        driver.remove_if_match("a/b", driver.get_versioned("a/b").version)
+        assert not driver.exists("a/b")
+
+    def test_a_conditional_removal_removes_nothing_else(self, driver: StorageDriver) -> None:
+        driver.put_content("a/b", b"1")
+        old = driver.get_versioned("a/b").version
+        driver.put_content("a/b", b"2")
+        for path in ("a/b", "a/c", "c/d", "a"):
+            with pytest.raises(PreconditionFailed):
+                driver.remove_if_match(path, old)
+        assert b"2" == driver.get_content("a/b")
+
+    def test_a_put_beside_a_conditional_removal_is_never_lost(self, driver: StorageDriver) -> None:
+        if not driver.supports_remove_if_match:
+            pytest.skip("the driver declares that it has no conditional removals")
+        for _ in range(ROUNDS):
+            driver.put_content("a/b", b"old")
+            version = driver.get_versioned("a/b").version
+            raised = race(
+                lambda: driver.remove_if_match("a/b", version),  # noqa: B023 - called in this turn of the loop
+                lambda: driver.put_content("a/b", b"new"),
+            )
+            assert all(isinstance(error, PreconditionFailed) for error in raised)
+            assert b"new" == driver.get_content("a/b")
+
     def _race_with_a_conditional_put(self, driver: StorageDriver, change: Callable[[], object]) -> None:
         version = driver.get_versioned("a/b").version
         raised = race(lambda: driver.put_content("a/b", b"conditional", if_match=version), change)
