@@ -25,8 +25,9 @@ Every storage path of V2 content, in the layout of the CNCF distribution registr
       _v1/…                                                 * see image_layout
 
 What is marked ``*`` is ours: distribution ignores it, so either server can continue the other's tree. It also keeps
-everything that a tag ever pointed at, in ``tags/<tag>/index``, and never needs it; here nobody writes or reads that. A
-``link`` holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
+everything that a tag ever pointed at, in ``tags/<tag>/index``. The registry never writes there; it looks for a digest
+there when a manifest is deleted, to find tags that distribution wrote. A ``link`` holds a digest without a newline.
+Folder names that begin with ``_`` are never part of a repository's name.
 """
 
 from __future__ import annotations
@@ -140,6 +141,16 @@ def tag(name: RepositoryName, tag: Tag) -> str:
 def tag_link(name: RepositoryName, tag_: Tag) -> str:
     """What the tag points at."""
     return f"{tag(name, tag_)}/current/link"
+
+
+def tag_history(name: RepositoryName, tag_: Tag) -> str:
+    """The folder in which distribution keeps every digest that it ever let the tag point at."""
+    return f"{tag(name, tag_)}/index"
+
+
+def tag_history_entry(name: RepositoryName, tag_: Tag, digest: Digest) -> str:
+    """Exists when distribution has let the tag point at a manifest."""
+    return f"{tag_history(name, tag_)}/{digest.algorithm}/{digest.hex}/link"
 
 
 def read_tag_link(path: str) -> str | None:

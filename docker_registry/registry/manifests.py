@@ -190,13 +190,17 @@ class Manifests:
             self._repositories.enter(name)
             is_new = self._blobs.put(payload, digest).is_new
             self._referrers.put(name, descriptor, document)
-            self._link(name, digest, document, is_new=is_new)
+            is_linked = self._link(name, digest, document, is_new=is_new)
             for tag in tags:
                 self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
-        if not self.exists(name, digest):  # deleted meanwhile, and no tag may be left without it
+        if is_linked and not is_new:  # a removal that is under way may have taken it since
+            self._referrers.put(name, descriptor, document)
+        while not self.exists(name, digest):  # deleted meanwhile
+            self._referrers.put(name, descriptor, document)
             self._link(name, digest, document)
+            self._referrers.put(name, descriptor, document)
             for tag in tags:
-                self._tags.point(name, tag, digest)
+                self._tags.restore(name, tag, digest)
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, name=name)
         for tag in tags:
@@ -218,29 +222,35 @@ class Manifests:
             return
         if not self.exists(name, reference):
             raise ManifestUnknown(name=str(name), digest=str(reference))
-        for tag in self._tags.pointing_at(name, reference):
+        pointing = self._tags.pointing_at(name, reference)
+        for tag in pointing:
             self._tags.check_mutable(name, tag)
-        self._delete_tags(name, reference)
+        for tag in pointing:
+            self._tags.delete_if(name, tag, reference)
         try:
-            # The link goes first: with it the manifest is gone, whenever the rest follows.
+            # The link decides: without it neither the manifest, nor a tag, nor an entry among referrers counts.
             self._driver.remove(layout.revision_link(name, reference))
         except PathNotFound:  # by another request, just now
             raise ManifestUnknown(name=str(name), digest=str(reference)) from None
-        if self.exists(name, reference):  # pushed again just now
-            return
-        self._delete_tags(name, reference)  # those that were put meanwhile
+        self._sweep(name, reference)
+
+    def _sweep(self, name: RepositoryName, digest: Digest) -> None:
+        """
+        Remove what still names a manifest that was deleted: tags written since then, and its entry among referrers.
+
+        A push of the same manifest writes the link before it writes either, so it loses neither. What else is known of
+        the manifest stays: without the link it counts for nothing, and a push may just be using it.
+        """
+
+        def is_gone() -> bool:
+            return not self.exists(name, digest)
+
+        for tag in self._tags.noted_at(name, digest):
+            self._tags.delete_if(name, tag, digest, is_gone)
         try:
-            self._referrers.delete(name, reference, self._blobs.get(reference))
+            self._referrers.delete(name, digest, self._blobs.get(digest))
         except BlobUnknown:
             pass
-        # What else is known of it stays: without the link it counts for nothing, and a push may just be using it.
-
-    def _delete_tags(self, name: RepositoryName, digest: Digest) -> None:
-        for tag in self._tags.pointing_at(name, digest):
-            try:
-                self._tags.delete(name, tag)
-            except ManifestUnknown:  # deleted just now
-                continue
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Tell whether a repository has a manifest."""
@@ -270,12 +280,15 @@ class Manifests:
             self._media_types.put(digest, media_type)
         return media_type
 
-    def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> None:
+    def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
+        """Let a repository have a manifest; False when it has it already."""
         if not document.told:
             self._driver.put_content(layout.revision_media_type(name, digest), document.media_type.encode())
         link = layout.revision_link(name, digest)
         if is_new or not self._driver.exists(link):
             self._driver.put_content(link, str(digest).encode())
+            return True
+        return False
 
     def _digest(
         self, name: RepositoryName, reference: Reference, payload: bytes, condition: Condition | None

@@ -32,7 +32,7 @@ from docker_registry.errors import (
     StorageError,
     TagInvalid,
 )
-from docker_registry.registry import json_scanner, layout, payloads
+from docker_registry.registry import conditional_removal, json_scanner, layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
@@ -112,13 +112,11 @@ class Referrers:
         self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
-        """Forget what a manifest is about, when it is deleted."""
+        """Remove the entry of a manifest that was deleted, unless the manifest is pushed again meanwhile."""
         document = self._read(payload)
         if document is not None and document.subject is not None:
-            try:
-                self._driver.remove(layout.referrer(name, document.subject.digest, digest))
-            except PathNotFound:
-                pass
+            path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
+            conditional_removal.take_while(self._driver, path, lambda: not self._driver.exists(link))
 
     def page(
         self,
@@ -263,6 +261,7 @@ class Referrers:
 
         Those that do not fit on a page are left out, as are all of a descriptor that has too many values.
         """
+        stored = conditional_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
             entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
             annotations = payloads.text_annotations(entry.pop("annotations", None))

@@ -6,7 +6,9 @@ A repository's tags are one set, whichever API wrote them; :mod:`docker_registry
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
@@ -18,7 +20,7 @@ from docker_registry.errors import (
     TagChanged,
     TagImmutable,
 )
-from docker_registry.registry import events, layout
+from docker_registry.registry import conditional_removal, events, layout
 from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listings import Listings, Page, cut
@@ -26,6 +28,9 @@ from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 
 #: Tells from what a tag points at, None for nothing, whether it may be changed.
 Condition = Callable[[Digest | None], bool]
+
+#: So many tags are looked at before other requests of the worker go on.
+_TAGS_AT_ONCE: Final = 100
 
 
 class Tags:
@@ -127,9 +132,12 @@ class Tags:
         if self._is_immutable(name, tag):
             raise TagImmutable(name=str(name), tag=str(tag))
 
-    def delete(self, name: RepositoryName, tag: Tag) -> None:
+    def delete(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """
-        Forget a tag; its manifest stays.
+        Delete a tag; its manifest stays.
+
+        Returns:
+            What it pointed at; None when only API V1 had written it.
 
         Raises:
             ManifestUnknown: there is no such tag.
@@ -137,22 +145,90 @@ class Tags:
         """
         self.check_mutable(name, tag)
         was_old = self._old.remove(name, tag)
-        if not self.remove_link(name, tag) and not was_old:
+        link = self._take_link(name, tag)
+        if link is None and not was_old:
             raise ManifestUnknown(name=str(name), tag=str(tag))
         events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+        return None if link is None else _parse(link)
+
+    def delete_if(
+        self, name: RepositoryName, tag: Tag, digest: Digest, holds: Callable[[], bool] | None = None
+    ) -> bool:
+        """
+        Delete a tag only if it points at a given manifest.
+
+        Args:
+            holds: delete it only while this is true; see :func:`.conditional_removal.take_while`.
+
+        Returns:
+            Whether it was deleted.
+
+        Raises:
+            TagImmutable: it points at the manifest, and may not be deleted.
+        """
+        link = self.find_link(name, tag)
+        if link is None:
+            if tag not in self._old.naming(name, digest, (tag,)):
+                return False
+            self.check_mutable(name, tag)
+            deleted = self._old.remove(name, tag)
+        elif link == digest:
+            self.check_mutable(name, tag)
+            # A tag of API V1 that this one hides would show up again.
+            self._old.remove(name, tag, lambda: self.find_link(name, tag) == digest)
+            deleted = self._take_link(name, tag, digest, holds) is not None
+        else:
+            return False
+        if deleted:
+            events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+        return deleted
 
     def remove_link(self, name: RepositoryName, tag: Tag) -> bool:
         """Remove a tag as far as API V2 wrote it; False when there was none."""
-        try:
-            # What makes the tag goes first: a removal that is cut short leaves no tag.
-            self._driver.remove(layout.tag_link(name, tag))
-        except PathNotFound:
-            return False
-        try:
-            self._driver.remove(layout.tag(name, tag))
-        except PathNotFound:
-            pass
-        return True
+        return self._take_link(name, tag) is not None
+
+    def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
+        """
+        Write a tag anew after its manifest was deleted beside the push that wrote it, unless another push has changed
+        the tag meanwhile.
+        """
+        path, content = layout.tag_link(name, tag), str(digest).encode()
+        while True:
+            try:
+                stored = self._driver.get_versioned(path)
+            except PathNotFound:
+                version = ABSENT
+            else:
+                version = stored.version
+                if _parse(stored.content) not in (None, digest):
+                    return
+            try:
+                self._driver.put_content(path, content, if_match=version if self._driver.supports_if_match else None)
+            except PreconditionFailed:
+                continue
+            return
+
+    def _take_link(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest | None = None,
+        holds: Callable[[], bool] | None = None,
+    ) -> bytes | None:
+        """Remove a tag's link, if it points at *digest* and while *holds*, with what distribution keeps of the tag."""
+        path = layout.tag_link(name, tag)
+
+        def is_expected(link: bytes) -> bool:
+            return digest is None or _parse(link) == digest
+
+        if holds is None:
+            link = conditional_removal.take_if(self._driver, path, is_expected)
+        else:
+            link = conditional_removal.take_while(self._driver, path, holds, is_expected)
+        if link is not None:
+            # The folder itself may belong to a push again.
+            conditional_removal.remove(self._driver, layout.tag_history(name, tag))
+        return link
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""
@@ -163,13 +239,38 @@ class Tags:
         return cut(self.names(name), count, last, lambda tag: self._exists(name, tag))
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
-        """Return the tags of a repository that point at a manifest, without reading every tag."""
+        """
+        Return the tags of a repository that point at a manifest.
+
+        Those written here are found by their notes; those written by distribution, which makes none, by its history.
+        """
         if not self._driver.exists(layout.tags_are_noted(name)):
             self.note_all(name)
-        noted = self._listings.names(layout.revision(name, digest), layout.read_tag_note)
-        found = [tag for tag in map(Tag, noted) if self.find_link(name, tag) == digest]
+        named = {*self._noted_at(name, digest), *self._written_by_distribution(name, digest)}
+        found = [tag for tag in map(Tag, sorted(named)) if self.find_link(name, tag) == digest]
         hidden = [tag for tag in self._old.naming(name, digest) if self.find_link(name, tag) is None]
         return (*found, *hidden)
+
+    def noted_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
+        """Return the tags that point, or pointed, at a manifest and were written here."""
+        return tuple(map(Tag, self._noted_at(name, digest)))
+
+    def _noted_at(self, name: RepositoryName, digest: Digest) -> Sequence[str]:
+        return self._listings.names(layout.revision(name, digest), layout.read_tag_note)
+
+    def _written_by_distribution(self, name: RepositoryName, digest: Digest) -> Iterator[str]:
+        if self._driver.walks_by_pages:
+            folder = layout.tags(name)
+            for stat in self._driver.walk(folder):
+                tag = stat.path[len(folder) + 1 :].partition("/")[0]
+                if is_tag(tag) and stat.path == layout.tag_history_entry(name, Tag(tag), digest):
+                    yield tag
+            return
+        for number, tag in enumerate(self.link_names(name)):
+            if number % _TAGS_AT_ONCE == 0:
+                time.sleep(0)  # other requests go on
+            if self._driver.exists(layout.tag_history_entry(name, Tag(tag), digest)):
+                yield tag
 
     def note_all(self, name: RepositoryName) -> None:
         """Note every tag at its manifest; for repositories into which others, who make no such notes, have written."""
@@ -233,7 +334,7 @@ class Tags:
 
 def _parse(link: bytes) -> Digest | None:
     try:
-        return Digest.parse(link.decode("ascii", "replace"))
+        return Digest.parse(conditional_removal.unmarked(link).decode("ascii", "replace"))
     except DigestInvalid:  # damaged
         return None
 

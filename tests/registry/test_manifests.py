@@ -153,6 +153,11 @@ class Interrupted(MemoryDriver):
         super().remove(path)
         self._happen(self.after, path)
 
+    def remove_if_match(self, path, version):
+        self._happen(self.before, path)
+        super().remove_if_match(path, version)
+        self._happen(self.after, path)
+
     def _happen(self, events, path):
         events.pop(path, lambda: None)()
 
@@ -187,6 +192,15 @@ class TestAPushThatMeetsADeletion:
         getattr(driver, moment)[path] = lambda: registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
         registry.manifests.delete(NAME, self.DIGEST)
         self.all_tags_can_be_pulled(registry)
+
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), layout.revision_link(NAME, DIGEST)])
+    def test_of_another_manifest_keeps_the_tag(self, registry, driver, payload, moment, path):
+        registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        other = image(registry)
+        getattr(driver, moment)[path] = lambda: registry.manifests.put(NAME, LATEST, other, OCI_MANIFEST)
+        registry.manifests.delete(NAME, self.DIGEST)
+        assert other == registry.manifests.get(NAME, LATEST).payload
 
     def all_tags_can_be_pulled(self, registry):
         for tag in registry.tags.list(NAME):

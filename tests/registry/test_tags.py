@@ -84,6 +84,19 @@ class TestTagsOfAManifest:
         registry.tags.put(NAME, Tag("ours"), ONE)
         assert (LATEST, Tag("ours")) == registry.tags.pointing_at(NAME, ONE)
 
+    def test_are_found_where_distribution_has_written_since_they_were_noted(self, registry, driver):
+        registry.tags.put(NAME, Tag("ours"), ONE)
+        driver.put_content(layout.tag_link(NAME, LATEST), str(TWO).encode())
+        driver.put_content(layout.tag_history_entry(NAME, LATEST, TWO), str(TWO).encode())
+        assert (LATEST,) == registry.tags.pointing_at(NAME, TWO)
+        assert () == registry.tags.pointing_at(NAME, ONE)[1:]
+
+    def test_leave_nothing_that_distribution_would_list(self, registry, driver):
+        driver.put_content(layout.tag_link(NAME, LATEST), str(ONE).encode())
+        driver.put_content(layout.tag_history_entry(NAME, LATEST, ONE), str(ONE).encode())
+        assert ONE == registry.tags.delete(NAME, LATEST)
+        assert not driver.exists(layout.tag(NAME, LATEST))
+
 
 class TestADamagedLink:
     def test_points_at_nothing(self, registry, driver):

@@ -8,7 +8,7 @@ moment that is cut short, a tag is what it was or what it was to become, and one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from docker_registry.errors import (
     ImageInvalid,
@@ -62,17 +62,27 @@ class OldTags:
         old_name = paired_names.image_repository(name)
         return self._files.names(old_name) if old_name is not None else ()
 
-    def naming(self, name: RepositoryName, digest: Digest) -> Iterator[Tag]:
-        """Yield the tags whose image a manifest was made of."""
-        for tag in map(Tag, self.names(name)):
+    def naming(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
+        """
+        Yield the tags whose image a manifest was made of.
+
+        Args:
+            tags: those that are asked about; None for all.
+        """
+        for tag in map(Tag, self.names(name)) if tags is None else tags:
             image_id = self._image(name, tag)
             if image_id is not None and self._manifests.find(image_id) == digest:
                 yield tag
 
-    def remove(self, name: RepositoryName, tag: Tag) -> bool:
-        """Remove a tag; False when there was none."""
+    def remove(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        """
+        Remove a tag; False when there was none.
+
+        Args:
+            holds: remove it only while this is true; see :func:`.conditional_removal.take_while`.
+        """
         old_name = paired_names.image_repository(name)
-        return old_name is not None and self._files.remove(old_name, tag)
+        return old_name is not None and self._files.remove(old_name, tag, holds)
 
     def _image(self, name: RepositoryName, tag: Tag) -> ImageId | None:
         old_name = paired_names.image_repository(name)

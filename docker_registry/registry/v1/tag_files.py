@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown, PathNotFound
+from docker_registry.registry import conditional_removal
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
@@ -22,7 +23,8 @@ class ImageTagFiles:
         """Return the image that a tag names; None when there is no such file."""
         for folder in image_layout.repository_folders(name):
             try:
-                return ImageId.parse(self._driver.get_content(image_layout.tag(folder, tag)).decode().strip())
+                content = conditional_removal.unmarked(self._driver.get_content(image_layout.tag(folder, tag)))
+                return ImageId.parse(content.decode().strip())
             except (PathNotFound, ImageUnknown, UnicodeDecodeError):
                 continue
         return None
@@ -37,17 +39,22 @@ class ImageTagFiles:
         """Let a tag name an image, in one of the repository's folders."""
         self._driver.put_content(image_layout.tag(folder, tag), str(image_id).encode())
 
-    def remove(self, name: ImageRepositoryName, tag: Tag) -> bool:
-        """Remove a tag's file; False when there was none."""
-        removed = [self._remove(image_layout.tag(folder, tag)) for folder in image_layout.repository_folders(name)]
+    def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        """
+        Remove a tag's file; False when there was none.
+
+        Args:
+            holds: remove it only while this is true; see :func:`.conditional_removal.take_while`.
+        """
+        removed = [
+            self._remove(image_layout.tag(folder, tag), holds) for folder in image_layout.repository_folders(name)
+        ]
         return any(removed)
 
-    def _remove(self, path: str) -> bool:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            return False
-        return True
+    def _remove(self, path: str, holds: Callable[[], bool] | None) -> bool:
+        if holds is None:
+            return conditional_removal.remove(self._driver, path)
+        return conditional_removal.take_while(self._driver, path, holds) is not None
 
 
 def _read(file_name: str) -> str | None:

@@ -273,6 +273,10 @@ class Dying(MemoryDriver):
         self._count()
         super().remove(path)
 
+    def remove_if_match(self, path, version):
+        self._count()
+        super().remove_if_match(path, version)
+
     def _count(self):
         if self.changes == 0:
             raise Died
