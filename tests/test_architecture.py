@@ -173,7 +173,15 @@ DOMAIN = {
     },
     "v1.diff_queue": {"names"},
     "v1.migration": {"layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
-    "bridge.image_sources": {"bridge.conversion", "layout", "names", "payloads"},
+    "bridge.image_sources": {
+        "bounded_cache",
+        "bridge.conversion",
+        "json_budget",
+        "json_scanner",
+        "layout",
+        "names",
+        "payloads",
+    },
     "bridge.paired_names": {"names"},
     "bridge.derived_manifests": {
         "blobs",
@@ -191,7 +199,9 @@ DOMAIN = {
         "v1.layer_links",
     },
     "bridge.derived_images": {
+        "bounded_cache",
         "bridge.image_sources",
+        "json_budget",
         "keyed_locks",
         "layers.archives",
         "layers.compression",

@@ -69,12 +69,12 @@ class Registry:
         self.driver = driver
         slices = TimeSlices()
         json_budget = JsonBudget(slices)
-        listings = Listings(driver)
+        listings = Listings(driver, slices)
         catalog = Catalog(driver, listings)
         unfinished = UnfinishedPushes(driver)
         decisions = ImageDecisions(driver, unfinished)
         image_tag_files = ImageTagFiles(driver, listings)
-        derived_images = DerivedImages(driver, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
+        derived_images = DerivedImages(driver, json_budget, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
         self.leases = Leases(driver)
         self.tokens = Tokens(driver)
         self.images = Images(
@@ -99,7 +99,7 @@ class Registry:
         )
         self.repositories = Repositories(driver, catalog, self.image_repositories, self.visibility.may_see)
         self.blobs = Blobs(driver, self.repositories)
-        self.uploads = Uploads(driver, self.blobs)
+        self.uploads = Uploads(driver, self.blobs, slices=slices)
         self.image_pushes = ImagePushes(
             driver,
             self.uploads,

@@ -15,6 +15,7 @@ class Catalog:
     """The names under which there are, were, or soon will be repositories."""
 
     def __init__(self, driver: StorageDriver, listings: Listings) -> None:
+        self.pace = listings.pace
         self._driver = driver
         self._listings = listings
 

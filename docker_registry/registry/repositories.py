@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, filterfalse
+from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -99,7 +99,7 @@ class Repositories:
             # Where each question is a request, an entry is believed; one that is wrong goes with the next adoption.
             return self._driver.walks_by_pages or self.exists(repository)
 
-        return cut(names, count, last, is_listed)
+        return cut(names, count, last, is_listed, self._catalog.pace)
 
     def enter(self, name: RepositoryName) -> None:
         """Put a repository into the catalog, before the first thing that makes it one is written."""
@@ -115,13 +115,14 @@ class Repositories:
         """
         entered = set(self._catalog.names())
         added = 0
-        for name in chain(self.folders(), self._old_names()):
+        for name in self._catalog.pace(chain(self.folders(), self._old_names())):
             if str(name) not in entered and self.exists(name):
                 self._catalog.enter(name)
                 entered.add(str(name))
                 added += 1
-        for name in filterfalse(self.exists, map(RepositoryName, entered)):
-            self._forget(name)
+        for name in self._catalog.pace(map(RepositoryName, entered)):
+            if not self.exists(name):
+                self._forget(name)
         if not self._driver.exists(layout.CATALOG_IS_WHOLE):
             self._driver.put_content(layout.CATALOG_IS_WHOLE, b"")
         return added

@@ -236,7 +236,7 @@ class Tags:
 
     def page(self, name: RepositoryName, count: int, last: str = "") -> Page:
         """Return *count* tags of a repository at most, those after *last*, in ASCII order."""
-        return cut(self.names(name), count, last, lambda tag: self._exists(name, tag))
+        return cut(self.names(name), count, last, lambda tag: self._exists(name, tag), self._listings.pace)
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """

@@ -29,6 +29,7 @@ from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
 from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
+from docker_registry.time_slices import TimeSlices
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,13 @@ def parse_upload_id(text: str) -> str:
 class UploadSessions:
     """All unfinished uploads of the registry."""
 
-    def __init__(self, driver: StorageDriver, now: Callable[[], datetime]) -> None:
+    def __init__(self, driver: StorageDriver, now: Callable[[], datetime], slices: TimeSlices | None = None) -> None:
         """
         Args:
             now: the clock.
+            slices: the schedule for looking through all sessions.
         """
+        self._pace = (slices or TimeSlices()).pace
         self._driver = driver
         self._short_lived = driver.short_lived
         self._now = now
@@ -188,7 +191,7 @@ class UploadSessions:
         """
         oldest = self._now().timestamp() - ttl_seconds
         purged = 0
-        for upload_id in self._ids(name):
+        for upload_id in self._pace(self._ids(name)):
             upload = Upload(name, upload_id)
             touched = [stat.modified for stat in self._driver.walk(upload.folder)]
             with suppress(PathNotFound):
@@ -201,10 +204,10 @@ class UploadSessions:
 
     def _ids(self, name: RepositoryName | None) -> set[str]:
         try:
-            paths = list(self._driver.list_directory(layout.uploads(name)))
+            paths = self._driver.list_directory(layout.uploads(name))
+            return {layout.read_upload(path.rpartition("/")[2]) for path in self._pace(paths)}
         except PathNotFound:
             return set()
-        return {layout.read_upload(path.rpartition("/")[2]) for path in paths}
 
     def _stored(self, path: str, *, ends: bool) -> Versioned:
         return Versioned(self._driver.get_content(path), ABSENT) if ends else self._driver.get_versioned(path)

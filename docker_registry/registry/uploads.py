@@ -22,6 +22,7 @@ from docker_registry.registry.blobs import Blob, Blobs
 from docker_registry.registry.intake import Body, Intake, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
+from docker_registry.time_slices import TimeSlices
 
 
 class Uploads:
@@ -32,14 +33,16 @@ class Uploads:
         driver: StorageDriver,
         blobs: Blobs,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        slices: TimeSlices | None = None,
     ) -> None:
         """
         Args:
             now: the clock.
+            slices: the schedule for looking through all sessions.
         """
         self._driver = driver
         self._blobs = blobs
-        self._sessions = UploadSessions(driver, now)
+        self._sessions = UploadSessions(driver, now, slices)
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """

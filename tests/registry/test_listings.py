@@ -62,12 +62,17 @@ class TestListings:
         first = listings.names("folder", self.read)
         assert first is listings.names("folder", self.read)
 
-    def test_keep_only_so_many_names(self, driver):
+    def test_keep_only_so_many_bytes(self, driver):
         driver.folder_version = lambda path: "1"
-        listings = Listings(driver, max_kept_names=3)
+        listings = Listings(driver, max_kept_bytes=200)  # for three names, not for four
         for folder in ("x", "y"):
             for name in ("a", "b"):
                 driver.put_content(f"{folder}/{name}", b"")
         first = listings.names("x", self.read)
         listings.names("y", self.read)
         assert first is not listings.names("x", self.read)
+
+    def test_are_in_order_however_many_there_are(self, driver):
+        names = [f"{number * 7919 % 20_011:05}" for number in range(20_011)]
+        driver.list_directory = lambda path: (f"folder/{name}" for name in names)
+        assert sorted(names) == Listings(driver).names("folder", self.read)

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 from docker_registry.drivers.base import Bytes, StorageDriver
 from docker_registry.errors import (
@@ -30,7 +30,9 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import layout
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources
+from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layers.archives import open_archive
 from docker_registry.registry.layers.compression import Compression, sniff
@@ -50,9 +52,12 @@ _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "x
 #: A layer without files, as Docker wrote it: the end of a tar and nothing before it.
 _EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
 
-#: What a worker remembers: small facts of each kind, and images.
-_MAX_FACTS: Final = 100_000
-_MAX_IMAGES: Final = 1_000
+#: Memory for what a worker remembers: small facts of each kind, and images.
+_FACTS_BYTES: Final = 8 * 1024 * 1024
+_IMAGES_BYTES: Final = 16 * 1024 * 1024
+
+#: What a fact takes: digests or paths, and objects around them.
+_FACT_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +79,25 @@ class DerivedImage:
 class DerivedImages:
     """All images of V1 that follow from V2."""
 
-    def __init__(self, driver: StorageDriver, *, platform: str, max_unpacked_bytes: int) -> None:
+    def __init__(
+        self, driver: StorageDriver, json_budget: JsonBudget, *, platform: str, max_unpacked_bytes: int
+    ) -> None:
         """
         Args:
+            json_budget: bounds what large manifests and configurations take.
             platform: which image of an index V1 sees, such as ``linux/amd64``.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
         self._platform = platform
         self._max_unpacked_bytes = max_unpacked_bytes
-        self._sources = ImageSources(driver, platform)
+        self._sources = ImageSources(driver, platform, json_budget)
         self._at_work = KeyedLocks()
-        self._tops: dict[Digest, ImageId] = {}
-        self._noted: set[str] = set()
-        self._known: dict[ImageId, DerivedImage] = {}
+        self._tops: BoundedCache[Digest, ImageId] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
+        self._noted: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
+        self._known: BoundedCache[ImageId, DerivedImage] = BoundedCache(
+            _IMAGES_BYTES, lambda image: _FACT_BYTES + len(image.payload)
+        )
 
     # -------------------------------------------------------------------------------------- from V2 to V1
 
@@ -103,8 +113,7 @@ class DerivedImages:
             image_id = self._sources.get(manifest).chain.ids[-1]
             document = {"id": str(image_id), "platform": self._platform}
             self._driver.put_content(image_layout.top(manifest), json.dumps(document).encode())
-        _make_room(self._tops, _MAX_FACTS)
-        self._tops[manifest] = image_id
+        self._tops.put(manifest, image_id)
         self._note(image_id, name, manifest)
         return image_id
 
@@ -118,13 +127,12 @@ class DerivedImages:
     def _note(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
         """Keep that an image is a part of a manifest."""
         path = image_layout.derived_from(image_id, name, manifest)
-        if path in self._noted:
+        if self._noted.get(path):
             return
         if not self._driver.exists(path):
             document = {"repository": str(name), "manifest": str(manifest)}
             self._driver.put_content(path, json.dumps(document).encode())
-        _make_room(self._noted, _MAX_FACTS)
-        self._noted.add(path)
+        self._noted.put(path, True)
 
     # ---------------------------------------------------------------------------------------- by their ids
 
@@ -183,8 +191,7 @@ class DerivedImages:
             with self._at_work.hold(image_id):
                 known = self._known.get(image_id) or self._stored(image_id) or self._work_out(image_id)
         if known is not None:
-            _make_room(self._known, _MAX_IMAGES)
-            self._known[image_id] = known
+            self._known.put(image_id, known)
         return known
 
     def file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
@@ -258,8 +265,3 @@ class DerivedImages:
         if compression is None or compression in _READABLE:
             return True, stored
         return False, iter(open_archive(stored, max_bytes=self._max_unpacked_bytes))
-
-
-def _make_room(kept: dict[Any, Any] | set[str], most: int) -> None:
-    if len(kept) >= most:
-        kept.clear()

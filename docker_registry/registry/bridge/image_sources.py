@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid, ImageUnknown, PathNotFound
-from docker_registry.registry import layout, payloads
+from docker_registry.registry import json_scanner, layout, payloads
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.conversion import Chain, to_chain
+from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.names import Digest
 
 _CONFIGS: Final = frozenset(
@@ -36,8 +37,14 @@ _MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 #: An index in an index in an index is as deep as anybody has gone.
 _MAX_DEPTH: Final = 3
 
-#: Images that a worker remembers; one with a hundred layers has some 50 kB.
-_MAX_KEPT: Final = 256
+#: Memory for the images that a worker remembers; one with a hundred layers takes some 50 kB.
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+#: What a layer of an image takes: its digests, and the id of its image.
+_LAYER_BYTES: Final = 600
+
+#: Memory for what a worker remembers of manifests that are no image of API V1.
+_REFUSED_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,17 @@ class ImageSource:
 class ImageSources:
     """Reads images of V2."""
 
-    def __init__(self, driver: StorageDriver, platform: str) -> None:
+    def __init__(self, driver: StorageDriver, platform: str, json_budget: JsonBudget) -> None:
         """
         Args:
             platform: which image of an index: ``os/architecture`` or ``os/architecture/variant``.
+            json_budget: bounds what large manifests and configurations take.
         """
         self._driver = driver
         self._platform = platform
-        self._kept: OrderedDict[Digest, ImageSource] = OrderedDict()
+        self._json_budget = json_budget
+        self._kept: BoundedCache[Digest, ImageSource] = BoundedCache(_KEPT_BYTES, content_bytes=_size_bytes)
+        self._refused: BoundedCache[Digest, str] = BoundedCache(_REFUSED_BYTES, content_bytes=len)
 
     def get(self, digest: Digest) -> ImageSource:
         """
@@ -75,16 +85,27 @@ class ImageSources:
         Raises:
             ImageUnknown: nothing; the sentence says why.
         """
+        refusal = self._refused.get(digest)
+        if refusal is not None:
+            raise ImageUnknown(refusal)
         kept = self._kept.get(digest)
         if kept is None:
-            kept = self._read(digest, _MAX_DEPTH)
-            self._kept[digest] = kept
-            if len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
+            try:
+                kept = self._read(digest, _MAX_DEPTH)
+            except _PartMissing:  # it may be pushed yet
+                raise
+            except ImageUnknown as error:
+                self._refused.put(digest, error.sentence)
+                raise
+            self._kept.put(digest, kept)
         return kept
 
     def _read(self, digest: Digest, depth: int) -> ImageSource:
         payload = self._content(digest)
+        with self._json_budget.reserve(payload):
+            return self._interpret(digest, payload, depth)
+
+    def _interpret(self, digest: Digest, payload: bytes, depth: int) -> ImageSource:
         told, _ = payloads.stored_media_type(payload)
         media_type = (told or "").lower()
         if media_type in payloads.INDEXES and depth:
@@ -96,7 +117,7 @@ class ImageSources:
         if str(config.get("mediaType")).lower() not in _CONFIGS:
             raise ImageUnknown("What this tag names is an artifact, and no image.")
         try:
-            chain = to_chain(self._content(Digest.parse(str(config.get("digest")))))
+            chain = self._chain(self._content(Digest.parse(str(config.get("digest")))))
         except (ValueError, DigestInvalid) as error:
             raise ImageUnknown(f"The image's configuration cannot be read: {error}.") from None
         layers = _layers(document)
@@ -116,14 +137,29 @@ class ImageSources:
             return Digest.parse(children[0]["digest"])
         raise ImageUnknown(f"There is no image for {self._platform} in this index.")
 
+    def _chain(self, config: bytes) -> Chain:
+        with self._json_budget.reserve(config):
+            return to_chain(config)
+
     def _content(self, digest: Digest) -> bytes:
         path = layout.blob_data(digest)
         try:
             if self._driver.get_size(path) > _MAX_CONFIG_BYTES:
                 raise ImageUnknown("The image's configuration is larger than any client reads.")
-            return self._driver.get_content(path)
+            content = self._driver.get_content(path)
         except PathNotFound:
-            raise ImageUnknown("A part of the image is not here.", digest=str(digest)) from None
+            raise _PartMissing("A part of the image is not here.", digest=str(digest)) from None
+        if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed at once
+            raise ImageUnknown("The image's configuration has more values than any client reads.")
+        return content
+
+
+class _PartMissing(ImageUnknown):
+    """A part of the image is not here."""
+
+
+def _size_bytes(source: ImageSource) -> int:
+    return len(source.chain.newest) + _LAYER_BYTES * len(source.chain.ids)
 
 
 def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:

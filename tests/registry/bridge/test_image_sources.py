@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ImageUnknown
+from docker_registry.registry import layout
+from docker_registry.registry.bridge.image_sources import ImageSources
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.names import Digest
+from docker_registry.registry.payloads import OCI_INDEX, OCI_MANIFEST
+from docker_registry.time_slices import TimeSlices
+
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+class CountingDriver(MemoryDriver):
+    """Counts reads."""
+
+    reads = 0
+
+    def get_content(self, path):
+        self.reads += 1
+        return super().get_content(path)
+
+
+@pytest.fixture
+def driver():
+    return CountingDriver()
+
+
+@pytest.fixture
+def sources(driver):
+    return ImageSources(driver, "linux/amd64", JsonBudget(TimeSlices()))
+
+
+def put(driver, document):
+    content = json.dumps(document).encode()
+    driver.put_content(layout.blob_data(Digest.of(content)), content)
+    return Digest.of(content)
+
+
+def image(driver, **config):
+    """An image with one layer; returns its manifest's digest."""
+    layer = Digest.of(b"layer")
+    config = put(driver, {"rootfs": {"type": "layers", "diff_ids": [str(layer)]}, **config})
+    layers = [{"mediaType": LAYER, "digest": str(layer), "size": 5}]
+    descriptor = {"mediaType": CONFIG, "digest": str(config), "size": 1}
+    return put(driver, {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor, "layers": layers})
+
+
+class TestImages:
+    def test_are_read_once(self, driver, sources):
+        digest = image(driver)
+        first, reads = sources.get(digest), driver.reads
+        assert first is sources.get(digest)
+        assert reads == driver.reads
+
+    def test_take_a_bounded_amount_of_memory(self, driver, sources):
+        digests = [image(driver, number=number, text="x" * 3_000_000) for number in range(12)]
+        tracemalloc.start()
+        try:
+            for digest in digests:
+                sources.get(digest)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 20 * 1024 * 1024 > kept
+
+    @pytest.mark.parametrize(
+        "value", [[[]] * 50_000, {str(number): 1 for number in range(30_000)}], ids=["list", "map"]
+    )
+    def test_of_too_many_values_are_refused_at_once_and_for_good(self, driver, sources, value):
+        digest = image(driver, x=value)
+        start = time.thread_time()
+        with pytest.raises(ImageUnknown, match="values"):
+            sources.get(digest)
+        assert 0.05 > time.thread_time() - start
+        reads = driver.reads
+        with pytest.raises(ImageUnknown, match="values"):
+            sources.get(digest)
+        assert reads == driver.reads
+
+    def test_that_lack_a_part_are_read_again_when_it_may_be_there(self, driver, sources):
+        child = image(driver)
+        content = driver.get_content(layout.blob_data(child))
+        platform = {"os": "linux", "architecture": "amd64"}
+        index = put(
+            driver,
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_INDEX,
+                "manifests": [{"mediaType": OCI_MANIFEST, "digest": str(child), "size": 1, "platform": platform}],
+            },
+        )
+        driver.remove(layout.blob_data(child))
+        with pytest.raises(ImageUnknown):
+            sources.get(index)
+        driver.put_content(layout.blob_data(child), content)
+        assert child == sources.get(index).manifest
