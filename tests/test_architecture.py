@@ -85,6 +85,7 @@ DOMAIN = {
         "json_scanner",
         "layout",
         "listings",
+        "manifest_types",
         "names",
         "payloads",
         "tags",

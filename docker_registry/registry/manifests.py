@@ -20,6 +20,7 @@ from docker_registry.registry import events, layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
+from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.referrers import Referrers
@@ -100,6 +101,7 @@ class Manifests:
         self._repositories = repositories
         self._json_budget = json_budget
         self._media_types: BoundedCache[Digest, str] = BoundedCache(_MEDIA_TYPES_BYTES)
+        self._types = ManifestTypes(driver)
         self._check_index_children = check_index_children
         self.max_manifest_bytes = max_manifest_bytes
 
@@ -195,6 +197,8 @@ class Manifests:
                 self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
         if is_linked and not is_new:  # a removal that is under way may have taken it since
             self._referrers.put(name, descriptor, document)
+        if not self._types.is_kept(name, digest, document):  # deleted, or pushed as another type, meanwhile
+            self._types.put(name, digest, document)
         while not self.exists(name, digest):  # deleted meanwhile
             self._referrers.put(name, descriptor, document)
             self._link(name, digest, document)
@@ -248,9 +252,12 @@ class Manifests:
         for tag in self._tags.noted_at(name, digest):
             self._tags.delete_if(name, tag, digest, is_gone)
         try:
-            self._referrers.delete(name, digest, self._blobs.get(digest))
+            payload = self._blobs.get(digest)
         except BlobUnknown:
-            pass
+            return
+        self._referrers.delete(name, digest, payload)
+        if len(payload) > LARGE_BYTES or not payloads.stored_media_type(payload)[1]:
+            self._types.forget(name, digest)
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Tell whether a repository has a manifest."""
@@ -262,17 +269,11 @@ class Manifests:
         told, in_words = payloads.stored_media_type(payload)
         if told and in_words:
             return told
-        try:
-            return self._driver.get_content(layout.revision_media_type(name, digest)).decode("ascii", "replace")
-        except PathNotFound:
-            return told or payloads.OCI_MANIFEST
+        return self._types.get(name, digest, told or payloads.OCI_MANIFEST)
 
     def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         """Return what was written when the manifest was pushed; look into it only where nothing was."""
-        try:
-            return self._driver.get_content(layout.revision_media_type(name, digest)).decode("ascii", "replace")
-        except PathNotFound:
-            media_type = self._media_types.get(digest)
+        media_type = self._types.find(name, digest) or self._media_types.get(digest)
         if media_type is None:
             with self._json_budget.reserve(payload):
                 told, _ = payloads.stored_media_type(payload, self._json_budget.pace)
@@ -282,8 +283,7 @@ class Manifests:
 
     def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
         """Let a repository have a manifest; False when it has it already."""
-        if not document.told:
-            self._driver.put_content(layout.revision_media_type(name, digest), document.media_type.encode())
+        self._types.put(name, digest, document)
         link = layout.revision_link(name, digest)
         if is_new or not self._driver.exists(link):
             self._driver.put_content(link, str(digest).encode())

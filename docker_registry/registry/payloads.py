@@ -65,6 +65,8 @@ class Payload:
     Attributes:
         media_type: what it is.
         told: whether the payload alone tells the media type, and is small enough to be asked at each GET.
+        told_type: what the payload tells; an OCI image where it tells nothing.
+        has_media_type: whether the payload has a ``mediaType``.
         blobs: the config and the layers that the repository must have.
         manifests: the children of an index.
         subject: the manifest that this one is about.
@@ -79,6 +81,8 @@ class Payload:
     subject: Descriptor | None = None
     artifact_type: str | None = None
     annotations: dict[str, str] | None = None
+    told_type: str = OCI_MANIFEST
+    has_media_type: bool = False
 
 
 def read(payload: bytes, content_type: str | None, pace: Pace = iter) -> Payload:
@@ -116,6 +120,8 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter) -> Payload
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
         artifact_type=_text(document, "artifactType") or (config[0].media_type or None if config else None),
         annotations=_annotations(document),
+        told_type=told_media_type(document) or OCI_MANIFEST,
+        has_media_type=_is_told_in_words(document),
     )
 
 

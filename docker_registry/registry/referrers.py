@@ -38,6 +38,7 @@ from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.listings import Listings
+from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.tags import Tags
@@ -60,6 +61,10 @@ _SUBJECTS_BYTES: Final = 8 * 1024 * 1024
 
 #: What a digest takes in memory, as a text in a tuple.
 _DIGEST_BYTES: Final = 130
+
+#: In place of ``mediaType`` where the payload has none: what its fields tell. The type itself changes with each push,
+#: and is kept in one place (:class:`ManifestTypes`).
+_TOLD: Final = "toldMediaType"
 
 _TAG_ALGORITHM_CHARACTERS = 32
 _TAG_HEX_CHARACTERS = 64
@@ -97,6 +102,7 @@ class Referrers:
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
+        self._types = ManifestTypes(driver)
         self._listings = listings
         self._json_budget = json_budget
         self._children: BoundedCache[Digest, tuple[str, ...]] = BoundedCache(
@@ -214,7 +220,7 @@ class Referrers:
                 return None
             if not self._driver.exists(layout.revision_link(name, digest)):
                 return None
-            return self._served(self._driver.get_content(path))
+            return self._served(name, digest, self._driver.get_content(path))
         except PathNotFound:  # deleted just now
             return None
 
@@ -253,9 +259,9 @@ class Referrers:
         with suppress(StorageError):  # the store may be full, or read-only: then it is read again
             self.put(name, descriptor, document)
         is_wanted = not artifact_types or (document.artifact_type or "").lower() in artifact_types
-        return self._served(_dump(_entry(descriptor, document))) if is_wanted else None
+        return self._served(name, digest, _dump(_entry(descriptor, document))) if is_wanted else None
 
-    def _served(self, stored: bytes) -> bytes:
+    def _served(self, name: RepositoryName, digest: Digest, stored: bytes) -> bytes:
         """
         Return a stored descriptor with such annotations only as clients can read.
 
@@ -264,6 +270,9 @@ class Referrers:
         stored = conditional_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
             entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
+            told = entry.pop(_TOLD, None)
+            if told is not None:
+                entry = {"mediaType": self._types.get(name, digest, str(told)), **entry}
             annotations = payloads.text_annotations(entry.pop("annotations", None))
             if annotations and len(served := _dump({**entry, "annotations": annotations})) <= MAX_PAGE_BYTES:
                 return served
@@ -360,8 +369,9 @@ def _dump(entry: dict[str, Any]) -> bytes:
 
 
 def _entry(descriptor: Descriptor, document: Payload) -> dict[str, Any]:
+    has_type = document.has_media_type
     entry: dict[str, Any] = {
-        "mediaType": descriptor.media_type,
+        **({"mediaType": descriptor.media_type} if has_type else {_TOLD: document.told_type}),
         "digest": str(descriptor.digest),
         "size": descriptor.size,
     }
