@@ -199,6 +199,24 @@ class StorageDriver(ABC):
         """
         return False
 
+    def is_shared(self, path: str) -> bool:
+        """
+        Tell whether :meth:`link` has given a file other paths that still lead to the same bytes.
+
+        False, the default, also where nothing is there; a driver without :meth:`link` never needs to tell.
+        """
+        return False
+
+    def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
+        """
+        Replace the bytes of a damaged file by the right ones, under all its paths.
+
+        By default :meth:`stream_write`, which replaces one path alone; where :meth:`is_shared` may be true the other
+        paths must get the bytes too. Only then readers may see some old and some new bytes meanwhile, and a crash may
+        leave such a mixture: the file was damaged before.
+        """
+        self.stream_write(path, blocks)
+
     @abstractmethod
     def touch(self, path: str) -> None:
         """Renew a file's time of modification."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
 from docker_registry.registry import layout
+from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.stored_file import StoredFile
@@ -80,19 +81,24 @@ class Blobs:
 
     def publish(self, path: str, digest: Digest) -> Blob:
         """
-        Give verified bytes, stored under *path*, their place among the blobs.
+        Move verified bytes to where the blob of their digest belongs.
 
-        The same content may have been published before, or at this very moment by another: one copy stays. What is
-        there already only has its time renewed, so that hard links to it and the age that protects it from
-        collection are kept; bytes of another length were damaged and are replaced.
+        They replace whatever is stored there, since that may be damaged. A blob to which API V1 has hard links
+        (``images/<id>/layer``) is read first: intact, it stays and only its time of modification is renewed; damaged,
+        it is repaired under all its paths. Where it stays, *path* is left to the caller.
+
+        Raises:
+            PathNotFound: another request has moved *path* away.
         """
         target = layout.blob_data(digest)
-        size = self._size(path)
-        if size is not None and self._size(target) != size:
+        size = self._driver.get_size(path)
+        if not self._driver.is_shared(target):
             self._driver.move(path, target)
-            return Blob(digest, size, target)
-        self._driver.touch(target)
-        return self.stat_anywhere(digest)
+        elif is_intact(self._driver, target, digest):
+            self._driver.touch(target)
+        else:
+            self._driver.repair(target, self._driver.stream_read(path))
+        return Blob(digest, size, target)
 
     def lend(self, digest: Digest, size: int, path: str) -> None:
         """
@@ -107,14 +113,22 @@ class Blobs:
         self._driver.put_content(layout.blob_alias(digest), f"{size} {path}".encode())
 
     def put(self, content: bytes, digest: Digest) -> Blob:
-        """Store a small content in hand, whose digest the caller has worked out."""
+        """
+        Store a small content in hand, whose digest the caller has computed.
+
+        What is stored already only has its time of modification renewed, unless it is damaged: then it is repaired.
+        """
         target = layout.blob_data(digest)
-        size = self._size(target)
-        if size == len(content):
+        try:
+            stored = self._driver.get_versioned(target).content  # of the store itself, never of a cache before it
+        except PathNotFound:
+            self._driver.put_content(target, content)
+            return Blob(digest, len(content), target, is_new=True)
+        if stored == content:
             self._driver.touch(target)
         else:
-            self._driver.put_content(target, content)
-        return Blob(digest, len(content), target, is_new=size is None)
+            self._driver.repair(target, [content])
+        return Blob(digest, len(content), target)
 
     def get(self, digest: Digest) -> bytes:
         """

@@ -221,6 +221,15 @@ class CachedDriver(StorageDriver):
         with self._changed(target):
             return self.driver.link(source, target)
 
+    def is_shared(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        return self.driver.is_shared(path)
+
+    def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
+        """See :class:`StorageDriver`."""
+        with self._changed(path):
+            self.driver.repair(path, blocks)
+
     @cached_property
     def short_lived(self) -> StorageDriver:
         """See :class:`StorageDriver`."""

@@ -252,6 +252,31 @@ class FileDriver(StorageDriver):
         with self._tree.errors(source):
             return self._carry_out(self._changes.link, check_path(source), target, is_rename=True)
 
+    def is_shared(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        found = self._known.find(check_path(path))
+        return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+
+    def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
+        """See :class:`StorageDriver`; a file with several hard links is overwritten in place, so all of them get it."""
+        try:
+            fd = self._tree.open(check_path(path), os.O_WRONLY) if self.is_shared(path) else None
+        except OSError:  # removed just now, or not writable for this user, while its folder is
+            fd = None
+        if fd is None:
+            self.stream_write(path, blocks)
+            return
+        try:
+            growing = GrowingFile(fd, keep=self._keeps_pushes)
+            for block in blocks:
+                with self._tree.errors(path, may_miss=False):
+                    in_thread(growing.append, block)
+            with self._tree.errors(path, may_miss=False):
+                os.ftruncate(fd, growing.size)
+                in_thread(os.fsync, fd)
+        finally:
+            close_now(fd)
+
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         self.stat(path)

@@ -152,6 +152,20 @@ class Folders:
         driver.move("a", "b")
         assert (b"content", False) == (driver.get_content("b"), driver.exists("a"))
 
+    def test_a_linked_file_is_repaired_under_all_its_paths(self, driver: StorageDriver) -> None:
+        for content in (b"", b"right", b"the right bytes"):
+            driver.put_content("a", b"damaged")
+            assert not driver.is_shared("a")
+            if not driver.link("a", "b") or not driver.is_shared("a"):
+                pytest.skip("the driver declares that it cannot link, or that it cannot tell")
+            driver.repair("a", [content[:3], content[3:]] if content else [])
+            assert (content, content) == (driver.get_content("a"), driver.get_content("b"))
+
+    def test_a_file_is_repaired_by_its_right_bytes(self, driver: StorageDriver) -> None:
+        driver.put_content("a", b"damaged")
+        driver.repair("a", [b"right ", b"bytes"])
+        assert (b"right bytes", False) == (driver.get_content("a"), driver.is_shared("x"))
+
     def test_a_touch_renews_the_time_alone(self, driver: StorageDriver) -> None:
         driver.put_content("a", b"content")
         before = driver.stat("a").modified

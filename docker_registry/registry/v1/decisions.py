@@ -14,6 +14,7 @@ import json
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import layout
+from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
@@ -101,6 +102,16 @@ class ImageDecisions:
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
         self._unfinished.end(image_id)
         return True
+
+    def keep_verified(self, image_id: ImageId, link: LayerLink) -> None:
+        """
+        Repair the blob of a layer whose raw file beside the image has just been verified.
+
+        Without this, a damaged blob of the right length would take the place of the good file.
+        """
+        blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
+        if self._size(blob) == link.size and not is_intact(self._driver, blob, link.digest):
+            self._driver.repair(blob, self._driver.stream_read(beside))
 
     # ------------------------------------------------------------------------------------------------- steps
 

@@ -198,6 +198,7 @@ class Images:
                 logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
                 self._unfinished.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
+            self._decisions.keep_verified(image_id, link)
             self._decisions.decide(image_id, link, stored)
             return link
 
@@ -223,6 +224,8 @@ class Images:
             try:
                 payload = self._decisions.get_json(image_id)
                 link = self._verify_raw(image_id, payload, is_finished=False)
+                if link is not None:
+                    self._decisions.keep_verified(image_id, link)
             except (ImageUnknown, PathNotFound):
                 return None
         if link is None:

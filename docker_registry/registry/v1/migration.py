@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, StorageError
 from docker_registry.registry import layout
+from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
@@ -99,9 +100,9 @@ class Migration:
             raise ImageUnfinished(id=str(image_id))
         known = self._images.find_link(image_id, self._images.check(image_id))
         if known is not None and self._has_blob(known):
-            self.report.blobs += 1
             if not self._dry_run and self._driver.exists(raw):
                 self._drop_copy(raw, known)
+            self.report.blobs += 1
             return
         if self._dry_run:
             size = self._driver.get_size(raw)
@@ -123,9 +124,16 @@ class Migration:
         self._driver.touch(blob)
 
     def _drop_copy(self, raw: str, link: LayerLink) -> None:
-        """Keep a layer that is a blob already but once."""
+        """Keep a layer that is a blob already but once, and of two files the one that is intact."""
+        blob = layout.blob_data(link.digest)
         try:
-            if not self._driver.link(layout.blob_data(link.digest), raw):
+            if self._driver.is_shared(raw) and self._driver.is_shared(blob):  # linked to each other before
+                return
+            if not is_intact(self._driver, blob, link.digest):
+                if not is_intact(self._driver, raw, link.digest):
+                    raise ImageUnfinished(raw=raw)
+                self._driver.repair(blob, self._driver.stream_read(raw))
+            if not self._driver.link(blob, raw):
                 self._driver.remove(raw)
         except PathNotFound:  # there was none
             pass

@@ -109,6 +109,18 @@ class TestALayer:
         assert image.layer == pulled(Registry(driver), image)
         assert {Digest.of(image.layer).hex: len(image.layer)} == blobs(driver)
 
+    @pytest.mark.parametrize("is_known", [False, True])
+    def test_repairs_a_damaged_blob_of_the_same_length(self, driver, is_known):
+        image = make(1)
+        store_raw(driver, image)
+        if is_known:
+            Registry(driver).images.find_layer(image.id)
+        driver.put_content(layout.blob_data(Digest.of(image.layer)), bytes(len(image.layer)))
+        report = migrate(driver)
+        assert ([], {}) == (report.unfinished, report.failed)
+        assert image.layer == pulled(Registry(driver), image)
+        assert image.layer == driver.get_content(layout.blob_data(Digest.of(image.layer)))
+
     def test_that_two_images_have_is_kept_once(self, driver):
         layer = make(1).layer
         images = [make(1, layer=layer), make(2, layer=layer)]
