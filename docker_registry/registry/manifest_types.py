@@ -46,9 +46,10 @@ class ManifestTypes:
         if not document.told or (not document.has_media_type and self._driver.exists(path)):
             self._driver.put_content(path, document.media_type.encode())
 
-    def is_kept(self, name: RepositoryName, digest: Digest, document: Payload) -> bool:
-        """Tell whether the type of a push, whose link was put meanwhile, is still the one that counts."""
-        return document.has_media_type or document.media_type == self.get(name, digest, document.told_type)
+    def keep(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
+        """Put the type of a push again, after the link was put, if a deletion or another push has changed it since."""
+        if not document.has_media_type and document.media_type != self.get(name, digest, document.told_type):
+            self.put(name, digest, document)
 
     def forget(self, name: RepositoryName, digest: Digest) -> None:
         """

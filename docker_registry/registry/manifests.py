@@ -197,8 +197,7 @@ class Manifests:
                 self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
         if is_linked and not is_new:  # a removal that is under way may have taken it since
             self._referrers.put(name, descriptor, document)
-        if not self._types.is_kept(name, digest, document):  # deleted, or pushed as another type, meanwhile
-            self._types.put(name, digest, document)
+        self._types.keep(name, digest, document)
         while not self.exists(name, digest):  # deleted meanwhile
             self._referrers.put(name, descriptor, document)
             self._link(name, digest, document)
