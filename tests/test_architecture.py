@@ -63,7 +63,9 @@ DOMAIN = {
     "json_budget": set(),
     "json_scanner": set(),
     "payloads": {"json_budget", "json_scanner", "media_types", "names"},
+    "manifest_types": {"layout", "names", "payloads"},
     "manifests": {
+        "manifest_types",
         "blobs",
         "bounded_cache",
         "events",
