@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gunicorn.glogging import Logger
 
-from docker_registry.sockets import TransferSocket
+from docker_registry.sockets import ClientSocket
 
 #: What a line of the access log is made of when it shows no headers.
 _LOGGED: Final = (
@@ -35,7 +35,7 @@ class AccessLog(Logger):  # type: ignore[misc]
         for name, text in atoms.items():
             if isinstance(text, str) and not text.isprintable():
                 atoms[name] = escape(text)
-        if isinstance(client, TransferSocket):
+        if isinstance(client, ClientSocket):
             client.logged = atoms
         return atoms
 

@@ -9,6 +9,7 @@ from flask import Flask
 from docker_registry import __version__
 from docker_registry.api import (
     access,
+    body_memory,
     cors,
     errors,
     repeatable,
@@ -59,6 +60,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     config, registry = services.config, services.registry
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     errors.install(app, v2=config.v2)
+    body_memory.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     access.install(app, registry.visibility)

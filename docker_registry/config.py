@@ -156,6 +156,12 @@ class Config:
     )
     upload_purge_interval: int = setting(3600, "How often such uploads are looked for.", unit="seconds", minimum=1)
     max_manifest_bytes: int = setting(4194304, "A larger manifest is refused.", unit="bytes", minimum=1)
+    max_body_memory_bytes: int = setting(
+        33554432,
+        "Memory of a worker for manifests and V1 JSON that are being received; requests beyond it wait, then get 503.",
+        unit="bytes",
+        minimum=1048576,
+    )
     check_index_children: bool = setting(
         False, "Refuse an index whose manifests are not here yet; BuildKit's caches list layers instead."
     )

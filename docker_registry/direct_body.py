@@ -46,6 +46,9 @@ class Connection(Protocol):
 
     def recv_into(self, buffer: memoryview, /) -> int: ...
 
+    def stop_receiving(self) -> None:
+        """Let :meth:`recv_into` find the end of the connection, also where a greenlet waits in it already."""
+
 
 class MalformedBody(OSError):
     """The framing of a body breaks the rules; where the next request begins cannot be known."""
@@ -59,6 +62,8 @@ class DirectBody:
         length: bytes that Content-Length announced; None for a chunked body.
         complete: whether the body has come to its proper end.
         failed: whether it ended in another way, so that the connection cannot be used any more.
+        received_bytes: what came over the connection while it was read, framing included.
+        is_cut_off: whether the worker ended it, for want of connections or memory.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class DirectBody:
         self.length = length
         self.complete = False
         self.failed = False
+        self.received_bytes = 0
+        self.is_cut_off = False
         self._connection = connection
         self._received = memoryview(received)
         self._give_back = give_back
@@ -80,6 +87,11 @@ class DirectBody:
     def left_bytes(self) -> float:
         """Bytes that have not been read yet; infinitely many when nobody knows."""
         return 0 if self.complete else math.inf
+
+    def cut_off(self) -> None:
+        """End the body where it is, in place of a client that is too slow; what arrived can still be read."""
+        self.is_cut_off = True
+        self._connection.stop_receiving()
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
@@ -138,6 +150,7 @@ class DirectBody:
             self._received = self._received[len(block) :]
             return len(block)
         arrived = self._connection.recv_into(buffer)
+        self.received_bytes += arrived
         if not arrived:
             raise MalformedBody("the client closed the connection in the middle of a body")
         return arrived

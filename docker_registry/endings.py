@@ -11,7 +11,9 @@ import socket
 import time
 from typing import Any, Final
 
+from docker_registry.connections import Activity
 from docker_registry.direct_body import DirectBody
+from docker_registry.sockets import ClientSocket, TlsSocket
 
 #: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
 DRAIN_BYTES: Final = 1024 * 1024
@@ -24,6 +26,13 @@ TLS_HELLO: Final = b"\x16"
 _NO_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"This port speaks HTTP, not HTTPS.\n"
+)
+
+#: What a client hears whose address has too many connections.
+_TOO_MANY: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"Too many connections from this address."}]}\n'
+_REFUSAL: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 5\r\n"
+    b"Connection: close\r\n\r\n%b" % (len(_TOO_MANY), _TOO_MANY)
 )
 _BLOCK_BYTES: Final = 64 * 1024
 
@@ -71,3 +80,15 @@ def refuse_tls(client: Any) -> None:
         pass
     finally:
         client.close()
+
+
+def refuse_connection(client: ClientSocket) -> None:
+    """Answer a client whose address has too many connections, and close this one; with TLS without an answer."""
+    if not isinstance(client, TlsSocket):
+        client.begin(Activity.LINGERING)
+        try:
+            client.sendall(_REFUSAL)
+        except OSError:  # closed by its client
+            pass
+        let_read_the_answer(client)
+    client.close()

@@ -60,12 +60,14 @@ class Reservation:
         """Give everything back; may be called again."""
         self._budget._give_back(self)  # noqa: SLF001
 
-    def byte_seconds(self, now: float) -> float:
-        """Return how much memory it has held for how long; 0 while it cannot be revoked."""
-        held_seconds = now - self._since
-        if self._revoke is None or held_seconds < _REVOCABLE_AFTER_SECONDS:
-            return 0
-        return self.size_bytes * held_seconds
+    def held_seconds(self, now: float) -> float:
+        """Return for how long it has been held."""
+        return now - self._since
+
+    @property
+    def is_revocable(self) -> bool:
+        """Whether its holder can be asked to release it, and was not asked yet."""
+        return self._revoke is not None
 
     @property
     def is_revoked(self) -> bool:
@@ -116,6 +118,22 @@ class MemoryBudget:
             Overloaded: no room became free in time.
         """
         reservation = self.open(size_bytes, revoke=revoke)
+        try:
+            yield reservation
+        finally:
+            reservation.release()
+
+    @contextmanager
+    def hold(self, size_bytes: int, *, revoke: Callable[[], object]) -> Iterator[Reservation]:
+        """
+        Count memory that is in use already for the duration of a ``with`` block, without waiting.
+
+        What exceeds the budget by that is revoked at once, the costliest first, however short it has been held.
+        """
+        reservation = Reservation(self, revoke)
+        self._enter(reservation, size_bytes)
+        if self.used_bytes > self.limit_bytes:
+            self._revoke(self.used_bytes - self.limit_bytes, least_seconds=0)
         try:
             yield reservation
         finally:
@@ -190,12 +208,17 @@ class MemoryBudget:
         if now < self._revoke_again_at:
             return
         self._revoke_again_at = now + _REVOKE_INTERVAL_SECONDS
-        missing = sum(waiting.missing_bytes for waiting in self._waiting)
-        missing -= sum(one.size_bytes for one in self._held if one.is_revoked)
-        for one in sorted(self._held, key=lambda one: one.byte_seconds(now), reverse=True):
-            if missing <= 0 or not one.byte_seconds(now):
+        self._revoke(sum(waiting.missing_bytes for waiting in self._waiting), _REVOCABLE_AFTER_SECONDS)
+
+    def _revoke(self, missing_bytes: int, least_seconds: float) -> None:
+        now = time.monotonic()
+        missing_bytes -= sum(one.size_bytes for one in self._held if one.is_revoked)
+        revocable = [one for one in self._held if one.is_revocable and one.held_seconds(now) >= least_seconds]
+        revocable.sort(key=lambda one: one.size_bytes * one.held_seconds(now), reverse=True)
+        for one in revocable:
+            if missing_bytes <= 0:
                 return
-            missing -= one.size_bytes
+            missing_bytes -= one.size_bytes
             one.revoke()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import socket
 import sys
@@ -11,40 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from docker_registry import open_files
+from docker_registry.environment import NUMBERS, number
 from docker_registry.errors import ConfigError
 from docker_registry.patching import patch_master
 
-#: Variables that must be whole numbers, with the least that makes sense.
-NUMBERS: Final = {
-    "REGISTRY_PORT": 1,
-    "GUNICORN_WORKERS": 1,
-    "GUNICORN_GRACEFUL_TIMEOUT": 0,
-    "GUNICORN_SILENT_TIMEOUT": 0,
-}
-
-#: What Kubernetes puts into every container when a service is called ``registry``: not meant for us.
-_KUBERNETES: Final = "tcp://"
-
-#: Files that a process may open, where the system lets it: each download takes two, and many systems begin with 1024.
-MAX_OPEN_FILES: Final = 65536
-
 APPLICATION: Final = "docker_registry.wsgi:application"
-
-
-def number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """
-    Return a variable that is a whole number.
-
-    Raises:
-        ConfigError: it is something else, or too small.
-    """
-    text = environ.get(name, "")
-    if not text or (name == "REGISTRY_PORT" and text.startswith(_KUBERNETES)):
-        return default
-    least = NUMBERS[name]
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {text!r}.")
-    return int(text)
 
 
 def default_workers() -> int:
@@ -99,19 +70,11 @@ def run(environ: Mapping[str, str]) -> int:
     """Serve until told to stop; everything that gunicorn can do is in its configuration, ``gunicorn.py``."""
     from gunicorn.app.wsgiapp import WSGIApplication
 
-    allow_open_files()
+    open_files.allow_many()
     options = shlex.split(environ.get("GUNICORN_OPTS", ""))
     sys.argv = ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
     WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
     return 0
-
-
-def allow_open_files() -> None:
-    """Let this process and its children open many files, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def gunicorn_config() -> Path:

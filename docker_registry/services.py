@@ -15,6 +15,7 @@ from docker_registry.drivers.cache.circuit import PATIENCE_SECONDS, Circuit
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
+from docker_registry.memory_budget import MemoryBudget
 from docker_registry.registry import Registry
 from docker_registry.registry.search import index as search
 from docker_registry.registry.search.index import NullIndex, SearchIndex
@@ -29,12 +30,14 @@ class Services:
     The parts of a registry; a context manager that closes them.
 
     Attributes:
+        body_memory: for whole bodies of requests.
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis.
     """
 
     config: Config
     registry: Registry
+    body_memory: MemoryBudget
     search_index: SearchIndex
     search_updates: SearchUpdates
     diff_queue: RedisDiffQueue | None
@@ -91,6 +94,7 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
         return Services(
             config=config,
             registry=registry,
+            body_memory=MemoryBudget(config.max_body_memory_bytes),
             search_index=search_index,
             search_updates=search_updates,
             diff_queue=diff_queue,

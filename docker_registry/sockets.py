@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import socket as plain_socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import gevent
-from gevent import socket
+from gevent import socket, ssl
 from gunicorn.http.errors import LimitRequestHeaders
+
+from docker_registry.connections import Activity
+from docker_registry.direct_body import DirectBody
+from docker_registry.memory_budget import MemoryBudget
 
 #: Sent in one system call at most, so that other greenlets get their turn in between.
 SLICE_BYTES: Final = 4 * 1024 * 1024
@@ -29,9 +34,20 @@ _HEAD_BYTES: Final = 8192
 MAX_COPY_BYTES: Final = 64 * 1024
 
 
-class TransferSocket(socket.socket):
+#: A body of which less has come is not worth being kept when it is cut off.
+_KEPT_BYTES: Final = 64 * 1024
+
+#: What a client hears whose body is cut off and not kept.
+_MESSAGE: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"The registry is overloaded. Try again later."}]}\n'
+_OVERLOADED: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 5\r\n"
+    b"Connection: close\r\n\r\n%b" % (len(_MESSAGE), _MESSAGE)
+)
+
+
+class ClientSocket(socket.socket):
     """
-    A client's socket, whose sendfile lets the kernel do the work while other greenlets run.
+    What plain and TLS sockets of clients have in common.
 
     Attributes:
         address: of the client, as the access log shows it.
@@ -40,6 +56,10 @@ class TransferSocket(socket.socket):
         head: of the request under way, if it came at once; what came with it is part of it.
         unreader: gunicorn's, which may hold what was received of the next request.
         logged: what the access log said of the last answer.
+        is_ended: whether the worker has ended it.
+        active_since: when the present activity began, by the monotonic clock.
+        greenlet: the one that serves it.
+        unsent: the budget for what slow clients have not taken yet of their responses.
     """
 
     address = ""
@@ -48,11 +68,79 @@ class TransferSocket(socket.socket):
     head: bytes | None = None
     unreader: Any = None
     logged: dict[str, Any] | None = None
+    is_ended = False
+    active_since = 0.0
+    greenlet: gevent.Greenlet[Any, Any] | None = None
+    unsent: MemoryBudget | None = None
     _ahead: bytes | None = None
     _head_bytes: int | None = None
     _copy: bytearray | None = None
     _holds_next = False
     _held = b""
+    _activity = Activity.WAITING
+    _body: DirectBody | None = None
+    _sent_bytes = 0
+    _is_sending = False
+    _more = 0  # a flag of send: more is going to be sent at once
+
+    def begin(self, activity: Activity, body: DirectBody | None = None) -> None:
+        """
+        Note what the connection is occupied with from now on.
+
+        Args:
+            body: of the request that is answered from now on.
+        """
+        self._activity = activity
+        self._body = body
+        self._sent_bytes = 0
+        self.file_bytes = 0
+        self.active_since = time.monotonic()
+        if self.is_ended and body is not None:  # its request arrived at that very moment
+            body.is_cut_off = not body.complete
+
+    @property
+    def activity(self) -> Activity:
+        """What the connection is occupied with."""
+        body = self._body
+        is_receiving = body is not None and not body.complete and not body.failed
+        return Activity.TRANSFERRING if self._is_sending or is_receiving else self._activity
+
+    @property
+    def moved_bytes(self) -> int:
+        """What was received or sent since the activity began."""
+        received = 0 if self._body is None else self._body.received_bytes
+        return received + self._sent_bytes + self.file_bytes
+
+    def end(self) -> None:
+        """Make whatever waits for the client end soon."""
+        self.is_ended = True
+        if self._is_sending:
+            self._shut_down(plain_socket.SHUT_RDWR)
+        elif self._body is None or self._body.complete:
+            self.stop_receiving()
+        elif self._body.received_bytes >= _KEPT_BYTES:
+            self._body.cut_off()
+        else:
+            self._abort(self._body)
+
+    def stop_receiving(self) -> None:
+        """Let whatever waits for bytes of the client find the end of the connection."""
+        self._shut_down(plain_socket.SHUT_RD)
+
+    def _abort(self, body: DirectBody) -> None:
+        """End a request without the application, which would take milliseconds to keep what came of a body."""
+        body.is_cut_off = True
+        with suppress(OSError):  # closed by its client
+            self._send_at_once(_OVERLOADED, 0)
+        self._shut_down(plain_socket.SHUT_RDWR)
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
+
+    def _shut_down(self, how: int) -> None:
+        with suppress(OSError):  # closed by its client
+            # Not gevent's shutdown, which raises an error in the greenlet that waits; nor that of TLS, which would
+            # let it go on in plain text.
+            self._sock.shutdown(how)  # type: ignore[attr-defined]
 
     def receive_head(self) -> bytes | None:
         """Receive the beginning of the next request; None when gunicorn holds it already."""
@@ -133,7 +221,7 @@ class TransferSocket(socket.socket):
             if len(data) <= JOINED_BYTES:
                 data = head + bytes(data)
             else:
-                super().sendall(head, plain_socket.MSG_MORE)
+                super().sendall(head, self._more)
         self._send_all(data, flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
@@ -173,7 +261,7 @@ class TransferSocket(socket.socket):
     def _send_ahead(self, data: bytes) -> None:
         """Send the kept head of the answer and *data*; the kernel joins them with the first bytes of a file."""
         head, self._held = self._held, b""
-        super().sendall(head + data, plain_socket.MSG_MORE)
+        super().sendall(head + data, self._more)
 
     def _send_part(self, file: Any, offset: int, count: int | None) -> int:
         source, target = file.fileno(), self.fileno()
@@ -183,7 +271,11 @@ class TransferSocket(socket.socket):
             try:
                 size = os.sendfile(target, source, offset + sent, min(left - sent, SLICE_BYTES))
             except BlockingIOError:
-                socket.wait_write(target, timeout=self.gettimeout())
+                self._is_sending = True
+                try:
+                    socket.wait_write(target, timeout=self.gettimeout())
+                finally:
+                    self._is_sending = False
                 continue
             if not size:
                 raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
@@ -193,6 +285,56 @@ class TransferSocket(socket.socket):
         return sent
 
     def _send_all(self, data: Any, flags: int) -> None:
-        sent = super().send(data, flags)  # nearly always all of it, in one call of the system
+        sent = self._send_at_once(data, flags)  # nearly always all of it, in one call of the system
+        self._sent_bytes += sent
         if sent < len(data):
-            super().sendall(memoryview(data)[sent:], flags)
+            self._send_slowly(memoryview(data)[sent:], flags)
+
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - for those that can
+        """Send as much as goes without waiting; may be nothing."""
+        return 0
+
+    def _send_slowly(self, rest: memoryview, flags: int) -> None:
+        held = nullcontext() if self.unsent is None else self.unsent.hold(len(rest), revoke=self.end)
+        self._is_sending = True
+        try:
+            with held:
+                while rest:
+                    sent = self.send(rest[:SLICE_BYTES], flags)
+                    self._sent_bytes += sent
+                    rest = rest[sent:]
+        finally:
+            self._is_sending = False
+
+
+class TransferSocket(ClientSocket):
+    """A client's socket, whose sendfile lets the kernel do the work while other greenlets run."""
+
+    _more = plain_socket.MSG_MORE
+
+    def _send_at_once(self, data: Any, flags: int) -> int:
+        try:
+            return int(self._sock.send(data, flags))  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return 0
+
+
+class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's own signatures differ
+    """A client's socket with TLS."""
+
+    sends_segments = False
+
+
+class TlsContext:
+    """Makes the sockets of a worker with TLS; their handshake is still to be done."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        context.sslsocket_class = TlsSocket
+
+    def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
+        """Return the TLS socket of an accepted connection."""
+        made: TlsSocket = self._context.wrap_socket(  # type: ignore[assignment]
+            connection, server_side=server_side, do_handshake_on_connect=False
+        )
+        return made

@@ -10,7 +10,9 @@ The gunicorn worker: gevent's, with what a registry needs besides.
 * A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
 * A client that is silent in the middle of a transfer is given up after a while, and one that is answered before it has
   sent all gets to read its answer.
-* Idle connections make room for new ones, and at SIGTERM are closed at once, so that only transfers are waited for.
+* Idle and slow connections make room for new ones (:mod:`docker_registry.connections`). At SIGTERM idle ones are closed
+  at once, so that only transfers are waited for, as long as they make progress.
+* All of that is the same for plain and TLS connections.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import os
 import signal
 import socket as plain_socket
 import time
@@ -31,16 +34,22 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import endings, provenance
+from docker_registry import endings, open_files, provenance
 from docker_registry.access_log import AccessLog
 from docker_registry.alone import answering
+from docker_registry.connections import Activity, Connections
 from docker_registry.direct_body import direct_body
+from docker_registry.environment import number
+from docker_registry.memory_budget import MemoryBudget
 from docker_registry.patching import patch_worker
 from docker_registry.repeats import Answer, Repeats
-from docker_registry.sockets import TransferSocket
+from docker_registry.sockets import ClientSocket, TlsContext, TlsSocket, TransferSocket
 
 #: Methods whose answers may be given again.
 _SAFE: Final = {"GET", "HEAD"}
+
+#: What all slow clients together have not taken yet of their responses.
+_UNSENT_BYTES: Final = 32 * 1024 * 1024
 
 #: So many requests of one connection are answered again before others get their turn.
 _TURN_REQUESTS: Final = 32
@@ -52,13 +61,24 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     #: Seconds without a single byte from or to the client after which a transfer counts as cut off.
     silence_seconds: float = 300
 
+    #: Seconds after SIGTERM in which a transfer has to move 1 KiB/s, so that the end of the worker waits for it.
+    stalled_seconds: float = 30
+
     alive: bool
+    worker_connections: int
     sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._clients: dict[Any, TransferSocket] = {}
-        self._idle: dict[TransferSocket | None, None] = {}  # a set that keeps its order
+        open_files.allow_many()
+        self.worker_connections = min(self.cfg.worker_connections, open_files.connections_that_fit())
+        self._clients: dict[Any, ClientSocket] = {}
+        self._connections = Connections(
+            self.worker_connections,
+            number(os.environ, "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", 0),
+            self.stalled_seconds,
+        )
+        self._unsent = MemoryBudget(_UNSENT_BYTES)
         self._repeats = Repeats() if self._may_repeat() else None
 
     def patch(self) -> None:
@@ -74,8 +94,10 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Get ready, and serve."""
         # gunicorn does so a little later; until then what its master is told would be lost, and this worker go on.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, self.handle_exit)
+        for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(ending, self.handle_exit)
+        if self.worker_connections < self.cfg.worker_connections:
+            self.log.warning("Only %d connections fit into the limit of open files.", self.worker_connections)
         super().init_process()
 
     def run(self) -> None:
@@ -83,24 +105,35 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         # gunicorn asks some twenty settings for each request, and each time searches for them in three places.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         gc.freeze()  # what is there now stays, and no search for garbage needs to pass through it
-        gevent.spawn(self._close_idle_at_the_end)
+        if self.cfg.is_ssl:
+            self._defer_handshakes()
+        gevent.spawn(self._end_connections_at_the_end)
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
-        if self.cfg.is_ssl:
-            super().handle(listener, client, addr)
-            return
         greenlet = gevent.getcurrent()
-        client = TransferSocket(client.family, client.type, client.proto, fileno=client.detach())
+        if not isinstance(client, ClientSocket):
+            client = TransferSocket(client.family, client.type, client.proto, fileno=client.detach())
         client.address = str(addr[0]) if isinstance(addr, tuple) else ""
+        client.greenlet, client.unsent = greenlet, self._unsent
+        client.begin(Activity.WAITING)
         self._clients[greenlet] = client
+        self._connections.add(client)
         try:
-            if self._is_tls_hello(client):
+            if self._connections.is_one_too_many(client):
+                endings.refuse_connection(client)
+            elif isinstance(client, TlsSocket):
+                if self._shake_hands(client):
+                    super().handle(listener, client, addr)
+            elif not (first := self._first_byte(client)):
+                client.close()
+            elif first == endings.TLS_HELLO:
                 endings.refuse_tls(client)
             else:
                 super().handle(listener, client, addr)
         finally:
+            self._connections.remove(client)
             del self._clients[greenlet]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
@@ -112,16 +145,16 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             answering.end()
 
     def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        body = direct_body(req, sock) if isinstance(req.body, Body) and isinstance(sock, TransferSocket) else None
+        body = direct_body(req, sock) if isinstance(req.body, Body) and isinstance(sock, ClientSocket) else None
         if body is None:
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
         sock.unreader = req.unreader
         should_close = req.should_close
         # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
-        req.should_close = lambda: should_close() or body.left_bytes > endings.DRAIN_BYTES
+        req.should_close = lambda: should_close() or sock.is_ended or body.left_bytes > endings.DRAIN_BYTES
         sock.settimeout(self.silence_seconds)
-        sock.file_bytes = 0
+        sock.begin(Activity.WORKING, body)
         sock.begin_answer()
         goes_on = True
         try:
@@ -133,9 +166,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             goes_on = False
         except TimeoutError:  # gunicorn would take it for a mistake of ours and log a traceback
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        if body.is_cut_off:
+            raise StopIteration
         if not body.complete:
+            sock.begin(Activity.LINGERING)
             goes_on = endings.drain(body, sock) and goes_on
         sock.settimeout(None)
+        sock.begin(Activity.WAITING)
         if not goes_on or not self.alive:
             raise StopIteration
         return True
@@ -143,10 +180,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is not even a request."""
         super().handle_error(req, client, addr, exc)
-        if self.alive and isinstance(client, TransferSocket):
+        if self.alive and isinstance(client, ClientSocket):
+            client.begin(Activity.LINGERING)
             endings.let_read_the_answer(client)
 
-    def _answer(self, listener_name: Any, req: Any, sock: TransferSocket, addr: Any) -> None:
+    def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
         """Let the application answer, and remember the answer if it can be given again."""
         head = sock.head
         if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
@@ -162,7 +200,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if answer is not None:
             self._repeats.keep(head, answer, made_of, sock.logged)
 
-    def _answer_again(self, client: TransferSocket) -> None:
+    def _answer_again(self, client: ClientSocket) -> None:
         """Answer requests that were answered before, until there is one that was not."""
         for turn in itertools.count(1):
             received: bytes | None = b""
@@ -185,7 +223,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if turn % _TURN_REQUESTS == 0:
                 gevent.sleep(0)
 
-    def _send_again(self, client: TransferSocket, answer: Answer) -> None:
+    def _send_again(self, client: ClientSocket, answer: Answer) -> None:
         client.settimeout(self.silence_seconds)
         try:
             client.sendall(answer.now())
@@ -217,37 +255,46 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             yield
 
     @contextmanager
-    def _waiting(self, client: TransferSocket | None) -> Iterator[None]:
+    def _waiting(self, client: ClientSocket | None) -> Iterator[None]:
         """Wait for a client, whose connection is idle meanwhile."""
-        if len(self._clients) >= self.worker_connections:
-            self._close_idle(1)  # nobody else could connect
-        self._idle[client] = None
-        try:
-            with super().timeout_ctx():
-                yield
-        finally:
-            self._idle.pop(client, None)
+        if client is not None:
+            client.begin(Activity.WAITING)
+        with super().timeout_ctx():
+            yield
 
-    def _is_tls_hello(self, client: TransferSocket) -> bool:
-        beginning = b""
+    def _defer_handshakes(self) -> None:
+        """Let TLS handshakes be done by :meth:`handle`, where they are limited as everything else."""
+        make_context = self.cfg.ssl_context
+        self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(make_context(config, default))
+
+    def _shake_hands(self, client: TlsSocket) -> bool:
+        """Do the TLS handshake; False when it failed or took too long."""
+        is_done = False
         try:
             with self._waiting(client):
-                beginning = client.recv(1, plain_socket.MSG_PEEK)
-        except OSError:  # whoever reads next hears of it again
-            pass
-        return beginning == endings.TLS_HELLO
+                client.do_handshake()
+                is_done = True
+        except OSError as error:
+            self.log.debug("TLS handshake with %s failed: %s", client.address, error)
+        if not is_done:
+            client.close()
+        elif client.selected_alpn_protocol() == "h2":
+            client.begin(Activity.WORKING)  # gunicorn's HTTP/2 has its own timeouts
+        return is_done
 
-    def _close_idle_at_the_end(self) -> None:
+    def _first_byte(self, client: ClientSocket) -> bytes:
+        """Wait for the first byte of a connection and return it, to be received again; nothing when there is none."""
+        first = b""
+        try:
+            with self._waiting(client):
+                first = client.recv(1, plain_socket.MSG_PEEK)
+        except OSError:  # closed by its client
+            pass
+        return first
+
+    def _end_connections_at_the_end(self) -> None:
         while True:  # until the process ends: for a second after SIGTERM gunicorn still accepts connections
             gevent.sleep(0.2)
             if not self.alive:
-                self._close_idle(len(self._idle))
-
-    def _close_idle(self, count: int) -> None:
-        """Close the connections that have been idle for the longest time."""
-        for client in list(self._idle)[:count]:
-            try:
-                if client:
-                    client.shutdown(plain_socket.SHUT_RD)
-            except OSError:  # closed by its client
-                continue
+                self._connections.end_waiting()
+                self._connections.end_stalled()

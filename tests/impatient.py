@@ -7,3 +7,4 @@ from docker_registry.worker import RegistryWorker
 
 class ImpatientWorker(RegistryWorker):
     silence_seconds = 1
+    stalled_seconds = 2

@@ -19,7 +19,7 @@ from flask import Flask, Response, current_app, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
-from docker_registry.errors import RegistryError
+from docker_registry.errors import Overloaded, RegistryError
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ def install(app: Flask, *, v2: bool) -> None:
 
 def answer(error: Exception) -> Response:
     """Turn whatever was raised into the answer that the client's API prescribes."""
+    if isinstance(error, errors.SizeInvalid) and getattr(request.environ["wsgi.input"], "is_cut_off", False):
+        error = Overloaded()  # it was not the client that ended the body
     if isinstance(error, RegistryError):
         return _registry_error(error)
     if isinstance(error, HTTPException):

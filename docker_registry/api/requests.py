@@ -10,14 +10,12 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from docker_registry.api import byte_ranges
+from docker_registry.api import body_memory, byte_ranges
 from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.body import open_body
 from docker_registry.errors import (
     DigestInvalid,
     PageInvalid,
-    SizeInvalid,
-    TooLarge,
     UploadInvalid,
 )
 from docker_registry.registry.intake import Body
@@ -60,19 +58,9 @@ def read_body(max_bytes: int) -> bytes:
     Raises:
         TooLarge: it is longer than *max_bytes*; no more than that is read.
         SizeInvalid: it ended early.
+        Overloaded: too many bodies are being received at the same time.
     """
-    stream = body()
-    if (stream.length or 0) > max_bytes:
-        raise TooLarge(max_bytes=max_bytes)
-    block = memoryview(bytearray(min(max_bytes, stream.length if stream.length is not None else max_bytes) + 1))
-    size = 0
-    while size < len(block) and (arrived := stream.readinto(block[size:])):
-        size += arrived
-    if size > max_bytes:
-        raise TooLarge(max_bytes=max_bytes)
-    if not stream.complete:
-        raise SizeInvalid("The body ended early.")
-    return bytes(block[:size])
+    return body_memory.read(body(), max_bytes)
 
 
 def content_type() -> str | None:
