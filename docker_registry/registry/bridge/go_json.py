@@ -16,7 +16,7 @@ _ESCAPED: Final = {ord(character): f"\\u{ord(character):04x}" for character in "
 _SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _CONTROL = re.compile(r'[\x00-\x1f"\\]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
+_BLANKS_OR_QUOTE = re.compile(r'[ \t\r\n]+|"')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 #: JSON as text in which bytes that are no UTF-8 survive.
@@ -109,7 +109,17 @@ def _expect(mark: str, text: str, position: int) -> int:
 
 
 def _compact(raw: Raw) -> Raw:
-    return _BLANKS.sub(lambda found: found[1] or "", raw).translate(_ESCAPED)
+    """Remove the white space outside of strings, and escape characters, of a value that was read before."""
+    pieces = []
+    begin = position = 0
+    while found := _BLANKS_OR_QUOTE.search(raw, position):
+        if found[0] == '"':
+            _, position = _DECODER.raw_decode(raw, found.start())
+        else:
+            pieces.append(raw[begin : found.start()])
+            begin = position = found.end()
+    pieces.append(raw[begin:])
+    return "".join(pieces).translate(_ESCAPED)
 
 
 def _escape(found: re.Match[str]) -> str:
