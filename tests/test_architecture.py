@@ -162,6 +162,7 @@ DOMAIN = {
     "v1.pushes": {
         "events",
         "intake",
+        "json_scanner",
         "layers.archives",
         "layers.tarstream",
         "layers.tarsum",
@@ -173,7 +174,15 @@ DOMAIN = {
         "v1.received_layers",
         "v1.unfinished",
     },
-    "v1.repositories": {"bridge.paired_names", "catalog", "events", "names", "v1.image_layout"},
+    "v1.repositories": {
+        "bridge.paired_names",
+        "catalog",
+        "events",
+        "json_budget",
+        "json_scanner",
+        "names",
+        "v1.image_layout",
+    },
     "v1.tags": {
         "bridge.derived_images",
         "bridge.derived_manifests",

@@ -14,7 +14,7 @@ from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1.tokens import Access
 
 #: A list of ten thousand images has one megabyte.
-_MAX_LIST_BYTES: Final = 16 * 1024 * 1024
+_MAX_LIST_BYTES: Final = 8 * 1024 * 1024
 
 
 def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: bool) -> Blueprint:

@@ -87,7 +87,7 @@ class Registry:
             now=now,
         )
         self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
-        self.image_repositories = ImageRepositories(driver, catalog)
+        self.image_repositories = ImageRepositories(driver, catalog, json_budget)
         self.visibility = Visibility(
             driver,
             listings,
@@ -129,6 +129,7 @@ class Registry:
             derived_manifests,
             immutable,
             now=now,
+            slices=slices,
         )
         self.referrers = Referrers(driver, self.blobs, self.tags, listings, json_budget)
         self.manifests = Manifests(

@@ -31,6 +31,10 @@ class TooComplex(ValueError):
     """The document has more values than the registry reads."""
 
 
+class NoList(ValueError):
+    """The document is not a list."""
+
+
 class Kind(Enum):
     """What a part is: a member's value, the beginning of a list or an object, or something directly inside of those."""
 
@@ -78,6 +82,31 @@ def scan(text: str) -> Iterator[Part]:
         position = yield from _members(parser, position)
     if _skip(text, position) != len(text):
         raise ValueError("something follows the object")
+
+
+def scan_list(text: str) -> Iterator[Any]:
+    """
+    Yield the items of a JSON list in their order.
+
+    Raises:
+        NoList: it is another value.
+        TooComplex, ValueError, RecursionError: as for :func:`scan`.
+    """
+    parser = _Parser(text)
+    position = _skip(text, 0)
+    if text[position : position + 1] != "[":
+        if len(text) <= _WINDOW_CHARACTERS:
+            _DECODER.decode(text)
+        raise NoList("no list")
+    items = _items(parser, "", position)
+    while True:
+        try:
+            yield next(items).value
+        except StopIteration as end:
+            position = end.value
+            break
+    if _skip(text, position) != len(text):
+        raise ValueError("something follows the list")
 
 
 def refuse_constant(text: str) -> None:

@@ -29,7 +29,7 @@ from docker_registry.errors import (
     TooLarge,
     UploadUnknown,
 )
-from docker_registry.registry import events
+from docker_registry.registry import events, json_scanner
 from docker_registry.registry.intake import Body, Content
 from docker_registry.registry.layers.archives import Expansion
 from docker_registry.registry.layers.tarstream import TarReader
@@ -255,6 +255,8 @@ class ImagePushes:
 
 
 def _parse(image_id: ImageId, payload: bytes) -> dict[str, Any]:
+    if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed at once
+        raise ImageInvalid("JSON data has too many values", max_values=json_scanner.MAX_PART_VALUES)
     try:
         document = json.loads(payload.decode("utf-8"))
     except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason

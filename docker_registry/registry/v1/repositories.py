@@ -9,7 +9,8 @@ folder that 0.7.1 would take.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import chain
 from typing import Any, Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
@@ -22,15 +23,22 @@ from docker_registry.errors import (
     PathNotFound,
     PreconditionFailed,
     StorageUnavailable,
+    TooLarge,
 )
-from docker_registry.registry import events
+from docker_registry.registry import events, json_scanner
 from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.json_scanner import NoList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.v1 import image_layout
+from docker_registry.time_slices import TimeSlices
 
 #: How often a change of a list is tried while others change it.
 _MAX_TRIES: Final = 1000
+
+#: Images of a list. A list only grows, since it tells which images a repository has.
+MAX_IMAGES: Final = 50_000
 
 #: One image of a list: ``id``, and sometimes ``checksum`` and ``Tag``.
 _Entry = dict[str, Any]
@@ -39,9 +47,23 @@ _Entry = dict[str, Any]
 class ImageRepositories:
     """All repositories of API V1."""
 
-    def __init__(self, driver: StorageDriver, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        catalog: Catalog,
+        json_budget: JsonBudget | None = None,
+        *,
+        max_images: int = MAX_IMAGES,
+    ) -> None:
+        """
+        Args:
+            json_budget: bounds what long lists take.
+            max_images: images of a list to which clients may still add.
+        """
+        self._max_images = max_images
         self._driver = driver
         self._catalog = catalog
+        self._json_budget = json_budget or JsonBudget(TimeSlices())
 
     def exists(self, name: ImageRepositoryName) -> bool:
         """Tell whether a repository is there."""
@@ -73,19 +95,25 @@ class ImageRepositories:
         Raises:
             ImagesUnknown: there is none.
         """
-        lists = [found.content for folder in self.folders(name) if (found := self._stored(folder)).version != ABSENT]
+        lists = self._lists(name)
         if not lists:
             raise ImagesUnknown(name=str(name))
-        if len(lists) == 1:
-            return lists[0]
-        return _dump(_merge(_read(lists[1]), _read(lists[0])))
+        return lists[0] if len(lists) == 1 else self._merged(*reversed(lists))
 
     def image_ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids of that list; none when there is no such repository."""
-        try:
-            return {entry["id"] for entry in _read(self.list_images(name))}
-        except ImagesUnknown:
-            return set()
+        return {entry["id"] for content in self._lists(name) for entry in self._read(content)}
+
+    def list_images_with(self, name: ImageRepositoryName, ids: Iterable[str]) -> bytes:
+        """
+        Return the list as :meth:`list_images` does, and other images after it.
+
+        Raises:
+            ImagesUnknown: there is no list, and no other image either.
+        """
+        known = self.image_ids(name)
+        others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
+        return self._merged(*reversed(self._lists(name)), others=others) if others else self.list_images(name)
 
     def put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
         """
@@ -99,14 +127,23 @@ class ImageRepositories:
         Raises:
             JsonInvalid: it is no JSON.
             BodyInvalid: it is no such list.
+            TooLarge: the list would become longer than the registry allows.
+            Overloaded: others need the worker's memory for long lists.
         """
-        entries = _parse(payload)
+        with self._json_budget.reserve(payload):
+            self._put_images(name, payload)
+
+    def _put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
+        entries = self._parse(payload)
+        known = self.image_ids(name)
+        if any(entry["id"] not in known for entry in entries):
+            self._check_count(known.union(entry["id"] for entry in entries))
         self.enter(name)
         repository = paired_names.repository(name)
         for _ in range(_MAX_TRIES):
             folder = self.home(name)
             stored = self._stored(folder)
-            content = payload if stored.version == ABSENT else _dump(_merge(_read(stored.content), entries))
+            content = payload if stored.version == ABSENT else self._merged(stored.content, others=entries)
             condition = stored.version if self._driver.supports_if_match else None
             try:
                 if content != stored.content:
@@ -150,6 +187,51 @@ class ImageRepositories:
 
     # ------------------------------------------------------------------------------------------------- steps
 
+    def _lists(self, name: ImageRepositoryName) -> list[bytes]:
+        """Return the stored lists of a repository."""
+        found = map(self._stored, self.folders(name))
+        return [stored.content for stored in found if stored.version != ABSENT]
+
+    def _parse(self, payload: bytes) -> list[_Entry]:
+        """Read a list that a client sends."""
+        entries = []
+        try:
+            for entry in self._json_budget.pace(json_scanner.scan_list(payload.decode("utf-8"))):
+                if not _is_entry(entry):
+                    raise BodyInvalid
+                entries.append(entry)
+                self._check_count(entries)
+        except NoList:
+            raise BodyInvalid from None
+        except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+            raise JsonInvalid from None
+        return entries
+
+    def _check_count(self, images: Sized) -> None:
+        if len(images) > self._max_images:
+            raise TooLarge("The list of the repository's images is too long.", max_images=self._max_images)
+
+    def _read(self, content: bytes) -> Iterator[_Entry]:
+        """Read a stored list; what is no entry is left out, so that one damaged file does not block a repository."""
+        with self._json_budget.reserve(content):
+            try:
+                for entry in self._json_budget.pace(json_scanner.scan_list(content.decode("utf-8"))):
+                    if _is_entry(entry):
+                        yield entry
+            except (ValueError, RecursionError):
+                return
+
+    def _merged(self, *stored: bytes, others: Sequence[_Entry] = ()) -> bytes:
+        """Merge lists by their ids: each image once, in the order in which it came first."""
+        merged: dict[str, _Entry] = {}
+        for entry in chain(*map(self._read, stored), self._json_budget.pace(others)):
+            known = merged.setdefault(entry["id"], {"id": entry["id"]})
+            if entry.get("checksum"):
+                known["checksum"] = entry["checksum"]
+        # The encoder cannot pause, so it gets one entry at a time.
+        written = [json.dumps(entry, sort_keys=True) for entry in self._json_budget.pace(merged.values())]
+        return f"[{', '.join(written)}]".encode()
+
     def _stored(self, folder: str) -> Versioned:
         try:
             return self._driver.get_versioned(image_layout.index_images(folder))
@@ -170,17 +252,6 @@ class ImageRepositories:
         return True
 
 
-def _parse(payload: bytes) -> list[_Entry]:
-    """Read a list that a client sends."""
-    try:
-        entries = json.loads(payload.decode("utf-8"))
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
-        raise JsonInvalid from None
-    if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
-        raise BodyInvalid
-    return entries
-
-
 def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         return False
@@ -189,26 +260,3 @@ def _is_entry(entry: object) -> bool:
     except ImageUnknown:
         return False
     return isinstance(entry.get("checksum", ""), str)
-
-
-def _read(content: bytes) -> list[_Entry]:
-    """Read a stored list; what is no entry is left out, so that one damaged file does not block a repository."""
-    try:
-        entries = json.loads(content)
-    except (ValueError, RecursionError):
-        return []
-    return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
-
-
-def _merge(stored: Sequence[_Entry], new: Sequence[_Entry]) -> list[_Entry]:
-    """Merge two lists by their ids: each image once, in the order in which it came first."""
-    merged: dict[str, _Entry] = {}
-    for entry in (*stored, *new):
-        known = merged.setdefault(entry["id"], {"id": entry["id"]})
-        if entry.get("checksum"):
-            known["checksum"] = entry["checksum"]
-    return list(merged.values())
-
-
-def _dump(entries: Sequence[_Entry]) -> bytes:
-    return json.dumps(entries, sort_keys=True).encode()

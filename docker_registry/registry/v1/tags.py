@@ -14,7 +14,6 @@ from typing import Any, Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     ImageRepositoryUnknown,
-    ImagesUnknown,
     ImageTagUnknown,
     ImageUnknown,
     PathNotFound,
@@ -31,8 +30,12 @@ from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
+from docker_registry.time_slices import TimeSlices
 
 LATEST: Final = Tag("latest")
+
+#: Tags that are looked at with one wait for the disk.
+_BATCH: Final = 30
 
 #: What is told of a tag of which nothing is known.
 _NOTHING_KNOWN: Final[Mapping[str, str | None]] = {
@@ -60,6 +63,7 @@ class ImageTags:
         immutable: ImmutableTags,
         *,
         now: Callable[[], float] = time.time,
+        slices: TimeSlices | None = None,
     ) -> None:
         """
         Args:
@@ -67,7 +71,9 @@ class ImageTags:
             tags: what API V2 wrote, which hides it.
             immutable: tags that never change once they exist.
             now: the clock, seconds since the Unix epoch.
+            slices: the schedule for looking at all tags of a repository.
         """
+        self._pace = (slices or TimeSlices()).pace
         self._driver = driver
         self._repositories = repositories
         self._images = images
@@ -89,11 +95,14 @@ class ImageTags:
         if not names:
             self._repositories.check(name)
         found: dict[str, str] = {}
-        for tag in names:
-            try:
-                found[tag] = str(self.get(name, Tag(tag)))
-            except ImageTagUnknown:  # deleted just now, damaged, or no image
-                continue
+        for start in range(0, len(names), _BATCH):
+            # What is found out about an image of V2 is kept, in two files: these wait for the disk together.
+            with self._driver.together():
+                for tag in self._pace(names[start : start + _BATCH]):
+                    try:
+                        found[tag] = str(self.get(name, Tag(tag)))
+                    except ImageTagUnknown:  # deleted just now, damaged, or no image
+                        continue
         return found
 
     def get(self, name: ImageRepositoryName, tag: Tag) -> ImageId:
@@ -181,17 +190,9 @@ class ImageTags:
         Raises:
             ImagesUnknown: there is none.
         """
-        linked = [self._linked(each, Tag(tag)) for each in _repositories(name) for tag in self._tags.link_names(each)]
-        known = self._repositories.image_ids(name)
-        missing = dict.fromkeys(str(image_id) for image_id in linked if image_id is not None)
-        entries = [{"id": image_id} for image_id in missing if image_id not in known]
-        if not entries:
-            return self._repositories.list_images(name)
-        try:
-            stored = json.loads(self._repositories.list_images(name))
-        except (ImagesUnknown, ValueError):
-            stored = []
-        return json.dumps([*stored, *entries], sort_keys=True).encode()
+        pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.link_names(each))
+        linked = [self._linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
+        return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
 
     def get_note(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """

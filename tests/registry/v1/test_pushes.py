@@ -60,6 +60,10 @@ class TestTheJson:
         payload = json.dumps({"id": text}).encode()
         assert "JSON data contains invalid id" == refusal(ImageInvalid, pushes.put_json, IMAGE.id, payload)
 
+    def test_must_not_have_an_absurd_structure(self, pushes):
+        payload = b'{"id": "%s", "x": [%b[]]}' % (str(IMAGE.id).encode(), b"[]," * 50_000)
+        assert "JSON data has too many values" == refusal(ImageInvalid, pushes.put_json, IMAGE.id, payload)
+
     @pytest.mark.parametrize("parent", ["0" * 64, "../../etc/passwd", 7, ["x"], IMAGE.text])
     def test_must_stand_on_an_image_that_is_here(self, pushes, parent):
         payload = json.dumps({"id": IMAGE.text, "parent": parent}).encode()

@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid
+from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid, TooLarge
 from docker_registry.registry import events
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.listings import Listings
@@ -92,6 +92,24 @@ class TestAListOfImages:
         changes = [gevent.spawn(repositories.put_images, NAME, dumped({"id": text})) for text in ids]
         gevent.joinall(changes, raise_error=True)
         assert set(ids) == repositories.image_ids(NAME)
+
+    def test_has_a_bounded_length(self, driver):
+        repositories = ImageRepositories(driver, Catalog(driver, Listings(driver)), max_images=100)
+        images = [{"id": f"{number:064x}"} for number in range(1, 101)]
+        repositories.put_images(NAME, dumped(*images))
+        repositories.put_images(NAME, dumped(*images[:3]))
+        with pytest.raises(TooLarge):
+            repositories.put_images(NAME, dumped(FIRST))
+        with pytest.raises(TooLarge):
+            repositories.put_images(DEEP, dumped(*images, FIRST))
+        assert dumped(*images) == repositories.list_images(NAME)
+        assert dumped(*images, SECOND) == repositories.list_images_with(NAME, [SECOND["id"], images[0]["id"]] * 2)
+
+    def test_of_an_earlier_version_may_be_longer(self, repositories, driver):
+        repositories.put_images(NAME, dumped(FIRST, SECOND))
+        strict = ImageRepositories(driver, Catalog(driver, Listings(driver)), max_images=1)
+        strict.put_images(NAME, dumped(SECOND | {"checksum": "a"}))
+        assert dumped(FIRST, {"checksum": "a"} | SECOND) == strict.list_images(NAME)
 
     def test_is_announced(self, repositories, driver):
         heard = []
