@@ -8,7 +8,7 @@ from flask import Flask
 
 from docker_registry import __version__
 from docker_registry.api import (
-    access,
+    authorization,
     body_memory,
     cors,
     errors,
@@ -63,7 +63,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     body_memory.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
-    access.install(app, registry.visibility)
+    authorization.install(app, registry.access, registry.private_repositories)
     if registry.driver.notes_provenance:
         repeatable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
@@ -83,15 +83,18 @@ def _probes(services: Services) -> dict[str, status.Probe]:
 def _add_v1(app: Flask, services: Services, downloads: Downloads) -> None:
     config, registry = services.config, services.registry
     pulls = v1_pulls.Pulls(registry, downloads)
+    may_delete = config.delete_tags and config.delete_manifests and config.delete_blobs
     app.register_blueprint(v1_images.blueprint(pulls))
-    app.register_blueprint(v1_private_images.blueprint(pulls, registry.visibility))
+    app.register_blueprint(v1_private_images.blueprint(pulls, registry.private_repositories))
     app.register_blueprint(v1_pushes.blueprint(registry))
     app.register_blueprint(
         v1_repositories.blueprint(registry, registry_endpoints=config.registry_endpoints, delete=config.delete_tags)
     )
     app.register_blueprint(v1_users.blueprint())
-    app.register_blueprint(v1_properties.blueprint(registry.visibility))
-    app.register_blueprint(v1_search.blueprint(services.search_index, serve_private=config.serve_private))
+    app.register_blueprint(v1_properties.blueprint(registry, delete=may_delete))
+    app.register_blueprint(
+        v1_search.blueprint(services.search_index, registry.access, serve_private=config.serve_private)
+    )
     app.register_blueprint(v1_tags.blueprint(registry, delete=config.delete_tags))
 
 

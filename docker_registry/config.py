@@ -177,7 +177,7 @@ class Config:
         None, "V1: value of X-Docker-Endpoints; the request's own host when unset."
     )
     serve_private: bool = setting(
-        False, "Let everybody see repositories that are marked private; as long as it is false nobody does."
+        False, "Serve private repositories to everyone; while it is false they are hidden from everyone."
     )
     max_unpacked_layer_bytes: int = setting(
         68719476736, "V1: a layer that expands to more is not looked into.", unit="bytes", minimum=1

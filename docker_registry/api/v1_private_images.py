@@ -1,4 +1,4 @@
-"""API V1: images that only private repositories have, for those who may see them; all others are not here."""
+"""API V1: images that only private repositories have, for clients that may see them; no others are found here."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ from flask import Blueprint, Response
 
 from docker_registry.api import requests
 from docker_registry.api.v1_pulls import Pulls
+from docker_registry.errors import ImageUnknown
 from docker_registry.registry.names import ImageId
-from docker_registry.registry.visibility import Visibility
+from docker_registry.registry.v1.private_repositories import PrivateRepositories
 
 
-def blueprint(pulls: Pulls, visibility: Visibility) -> Blueprint:
+def blueprint(pulls: Pulls, private: PrivateRepositories) -> Blueprint:
     """Make the routes."""
     bp = Blueprint("v1_private_images", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
+    def check(image_id: ImageId) -> None:
+        if not private.is_private_image(image_id):
+            raise ImageUnknown(id=str(image_id))
+
     @bp.get("/v1/private_images/<image_id>/json")
     def get_json(image_id: ImageId) -> Response:
         """Return an image's JSON as it was pushed, and what is known of its layer."""
-        visibility.check_private(image_id)
+        check(image_id)
         return pulls.json(image_id)
 
     @bp.get("/v1/private_images/<image_id>/layer")
     def get_layer(image_id: ImageId) -> Response:
         """Send an image's layer, or a part of it."""
-        visibility.check_private(image_id)
+        check(image_id)
         return pulls.layer(image_id)
 
     @bp.get("/v1/private_images/<image_id>/files")
     def get_files(image_id: ImageId) -> Response:
         """List the files in an image's layer."""
-        visibility.check_private(image_id)
+        check(image_id)
         return pulls.files(image_id)
 
     return bp

@@ -1,4 +1,4 @@
-"""API V1: whether a repository is private."""
+"""API V1: whether a repository is private. Hiding one takes it from its users as deleting it does."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from flask import Blueprint, Response
 
 from docker_registry.api import requests
 from docker_registry.api.v1_answers import answer
-from docker_registry.errors import BodyInvalid
+from docker_registry.errors import BodyInvalid, Unsupported
+from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
-from docker_registry.registry.visibility import Visibility
 
 _MAX_BYTES: Final = 64 * 1024
 
 
-def blueprint(visibility: Visibility) -> Blueprint:
-    """Make the routes."""
+def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+    """
+    Make the routes.
+
+    Args:
+        delete: whether clients may delete tags, manifests and blobs, and so may hide them.
+    """
+    private_repositories = registry.private_repositories
     bp = Blueprint("v1_properties", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v1/repositories/<path:repository>/properties")
     def get_properties(repository: ImageRepositoryName) -> Response:
         """Say whether a repository is private."""
-        return answer({"access": "private" if visibility.is_private(repository) else "public"})
+        return answer({"access": "private" if private_repositories.is_private(repository) else "public"})
 
     @bp.put("/v1/repositories/<path:repository>/properties")
     def put_properties(repository: ImageRepositoryName) -> Response:
-        """Make a repository private, or public."""
-        visibility.set_private(repository, private=_read_access() == "private")
+        """Make a repository private or public; one that the client may not see stays as it is."""
+        private = _read_access() == "private"
+        if private and not delete:
+            raise Unsupported("Deletion is switched off, and with it hiding a repository.")
+        if private and not private_repositories.is_private(repository):
+            registry.image_tags.check_hideable(repository)
+        private_repositories.set_private(repository, private=private)
         return answer(True)
 
     return bp

@@ -48,7 +48,7 @@ class Pulls:
         return self._unmodified(image_id) or stored(diff, self._lasting(image_id))
 
     def _lasting(self, image_id: ImageId) -> dict[str, str]:
-        return lasting(is_private=self._registry.visibility.is_private_image(image_id))
+        return lasting(is_private=self._registry.private_repositories.is_private_image(image_id))
 
     def _unmodified(self, image_id: ImageId) -> Response | None:
         return Response(status=304, headers=self._lasting(image_id)) if is_unmodified() else None

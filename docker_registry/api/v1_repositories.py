@@ -7,9 +7,11 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.authorization import principal
 from docker_registry.api.v1_answers import answer, nothing, stored
 from docker_registry.errors import Unsupported
 from docker_registry.registry import Registry
+from docker_registry.registry.access import Action
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1.tokens import Access
 
@@ -32,7 +34,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     def begin_push(repository: ImageRepositoryName) -> Response:
         """Learn which images a push will bring."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
-        registry.visibility.claim(repository)
+        registry.private_repositories.claim(repository)
         return answer("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
@@ -58,7 +60,9 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         if not body.lstrip().startswith(b"["):
             return answer("OK")
         called_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
+        called_auth = registry.access.resolve(principal(), Action.PUSH, called_auth)
         registry.image_repositories.put_images(called_auth, body)
+        registry.private_repositories.claim(called_auth)
         return answer("", headers=_token(called_auth, "write"))
 
     @bp.delete("/v1/repositories/<path:repository>")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
 from docker_registry.api.v1_answers import answer
-from docker_registry.errors import PageInvalid
+from docker_registry.errors import NameInvalid, PageInvalid
+from docker_registry.registry.access import Access, Repository
+from docker_registry.registry.names import ImageRepositoryName, RepositoryName
 from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
 
 _MAX_NUMBER: Final = 10**9
 
 
-def blueprint(index: SearchIndex, *, serve_private: bool) -> Blueprint:
+def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blueprint:
     """
     Make the routes.
 
     Args:
+        access: tells which repositories clients may see, since the index may be some moments behind.
         serve_private: whether private repositories are found as well.
     """
     bp = Blueprint("v1_search", __name__)
@@ -38,9 +42,26 @@ def blueprint(index: SearchIndex, *, serve_private: bool) -> Blueprint:
             page_size=min(max(size, 1), MAX_PAGE_SIZE),
             private=serve_private,
         )
+        found = _visible(found, access)
         return answer(_document(found) | (_paging(found) if has_pages else {}))
 
     return bp
+
+
+def _visible(found: Page, access: Access) -> Page:
+    """Return a page without the repositories that the client may not see."""
+    if access.pull_filter() is None:
+        return found
+    results = tuple(result for result in found.results if access.may_pull(_name(result.name)))
+    hidden = len(found.results) - len(results)
+    return replace(found, results=results, num_results=found.num_results - hidden)
+
+
+def _name(text: str) -> Repository:
+    try:
+        return ImageRepositoryName.parse(text)
+    except NameInvalid:  # a name that only API V2 can have
+        return RepositoryName.parse(text)
 
 
 def _document(found: Page) -> dict[str, Any]:

@@ -50,10 +50,9 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Let a tag name an image."""
-        image_id = _read_id()
-        registry.visibility.check(image_id)
+        image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
         registry.image_tags.put(repository, tag, image_id, _client())
-        registry.visibility.reveal(repository, image_id)
+        registry.private_repositories.reveal(repository, image_id)
         return answer(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")

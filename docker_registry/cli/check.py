@@ -33,7 +33,7 @@ def check(config: Config) -> int:
             built.registry.probe()
         except StorageError as error:
             raise StorageError(f"The store cannot be written: {error}") from None
-        for line in _lines(config, len(built.registry.visibility.private_names())):
+        for line in _lines(config, len(built.registry.private_repositories.names())):
             print(line)
     return 0
 

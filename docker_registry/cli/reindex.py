@@ -14,7 +14,7 @@ def run(_: argparse.Namespace) -> int:
     from docker_registry.registry.search.index import NullIndex
 
     with services.build(load_config()) as built:
-        print(f"{built.registry.visibility.adopt()} private repositories")
+        print(f"{built.registry.private_repositories.adopt()} private repositories")
         if isinstance(built.search_index, NullIndex):
             print("there is no search index: search_backend is not set")
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import StorageError
 from docker_registry.registry import layout
+from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
@@ -28,13 +29,13 @@ from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.private_repositories import PrivateRepositories
 from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
 from docker_registry.registry.v1.unfinished import UnfinishedPushes
-from docker_registry.registry.visibility import Visibility
 from docker_registry.time_slices import TimeSlices
 
 
@@ -61,7 +62,7 @@ class Registry:
             immutable_tags: patterns; see :class:`ImmutableTags`.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             upload_ttl_seconds: how old a push is of which nobody has heard since.
-            serve_private: see :class:`Visibility`.
+            serve_private: see :class:`PrivateRepositories`.
             v1_platform: which image of an index API V1 sees, such as ``linux/amd64``.
             diff_queue: see :class:`ImageFiles`.
             now: the clock of API V1, seconds since the Unix epoch.
@@ -75,6 +76,7 @@ class Registry:
         decisions = ImageDecisions(driver, unfinished)
         image_tag_files = ImageTagFiles(driver, listings)
         derived_images = DerivedImages(driver, json_budget, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
+        self.access = Access(driver)
         self.leases = Leases(driver)
         self.tokens = Tokens(driver)
         self.images = Images(
@@ -82,13 +84,14 @@ class Registry:
             decisions,
             unfinished,
             derived_images,
+            self.access,
             max_unpacked_bytes=max_unpacked_bytes,
             abandoned_after_seconds=upload_ttl_seconds,
             now=now,
         )
         self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
         self.image_repositories = ImageRepositories(driver, catalog, json_budget)
-        self.visibility = Visibility(
+        self.private_repositories = PrivateRepositories(
             driver,
             listings,
             self.image_repositories,
@@ -97,8 +100,9 @@ class Registry:
             derived_images,
             serve_private=serve_private,
         )
-        self.repositories = Repositories(driver, catalog, self.image_repositories, self.visibility.may_see)
-        self.blobs = Blobs(driver, self.repositories)
+        self.access.policy = self.private_repositories
+        self.repositories = Repositories(driver, catalog, self.image_repositories, self.access)
+        self.blobs = Blobs(driver, self.repositories, self.access)
         self.uploads = Uploads(driver, self.blobs, slices=slices)
         self.image_pushes = ImagePushes(
             driver,
@@ -106,6 +110,7 @@ class Registry:
             self.images,
             decisions,
             unfinished,
+            self.private_repositories.resolve_image,
             max_unpacked_bytes=max_unpacked_bytes,
         )
         derived_manifests = DerivedManifests(
@@ -115,6 +120,7 @@ class Registry:
             self.uploads,
             self.blobs,
             self.leases,
+            self.access,
             max_unpacked_bytes=max_unpacked_bytes,
         )
         immutable = ImmutableTags(immutable_tags)
@@ -128,6 +134,7 @@ class Registry:
             derived_images,
             derived_manifests,
             immutable,
+            self.access,
             now=now,
             slices=slices,
         )
@@ -146,7 +153,7 @@ class Registry:
             immutable, self.tags, self.blobs.get, self.manifests.exists, json_budget
         )
         self.removal = Removal(self.blobs, self.manifests, self.immutable_content)
-        self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.visibility)
+        self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.private_repositories)
 
     def probe(self) -> None:
         """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
 from docker_registry.registry import layout
+from docker_registry.registry.access import Access, hide
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
@@ -33,9 +34,14 @@ class Blob:
 class Blobs:
     """All blobs of the registry."""
 
-    def __init__(self, driver: StorageDriver, repositories: Repositories) -> None:
+    def __init__(self, driver: StorageDriver, repositories: Repositories, access: Access) -> None:
+        """
+        Args:
+            access: tells from which repositories a blob may be mounted.
+        """
         self._driver = driver
         self._repositories = repositories
+        self._access = access
 
     def stat(self, name: RepositoryName, digest: Digest) -> Blob:
         """
@@ -65,17 +71,22 @@ class Blobs:
 
     def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
         """
-        Let a repository read a blob that is in the store already (end-11).
+        Link a blob that the store already has to a repository (end-11).
 
         Args:
-            source: a repository that must have it; None takes it from wherever it is.
+            source: a repository that must have the blob; None for any, as long as the client may see all that have it.
 
         Raises:
-            BlobUnknown: it is not there.
+            BlobUnknown: the blob does not exist there, or the client may not see it.
         """
-        if source is not None and not self._repositories.may_see(source):
-            raise BlobUnknown(name=str(source), digest=str(digest))
-        blob = self.stat_anywhere(digest) if source is None else self.stat(source, digest)
+        if source is None:
+            is_allowed = self._access.may_mount(digest)
+            blob = self.stat_anywhere(digest)
+        else:
+            is_allowed = self._access.may_pull(source)
+            blob = self.stat(source if is_allowed else hide(source), digest)
+        if not is_allowed:
+            raise BlobUnknown(digest=str(digest))
         self.link(name, digest)
         return blob
 
@@ -143,7 +154,9 @@ class Blobs:
             raise BlobUnknown(digest=str(digest)) from None
 
     def link(self, name: RepositoryName, digest: Digest) -> None:
-        """Let a repository read a blob."""
+        """Let a repository read a blob; a hidden one stays as it is."""
+        if name.is_hidden:
+            return
         link = layout.layer_link(name, digest)
         if not self._driver.exists(link):
             self._repositories.enter(name)

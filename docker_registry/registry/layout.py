@@ -39,6 +39,8 @@ from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repos
 ROOT: Final = "docker/registry/v2"
 BLOBS: Final = f"{ROOT}/blobs"
 REPOSITORIES: Final = f"{ROOT}/repositories"
+#: Nothing is ever written there: it is where operations on hidden names look.
+HIDDEN: Final = f"{ROOT}/_hidden"
 CATALOG: Final = f"{ROOT}/_catalog"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
@@ -63,12 +65,12 @@ def blob_alias(digest: Digest) -> str:
 
 def repository(name: RepositoryName) -> str:
     """The folder of a repository; deeper repositories nest in it."""
-    return f"{REPOSITORIES}/{name}"
+    return f"{HIDDEN if name.is_hidden else REPOSITORIES}/{name}"
 
 
 def catalog_entry(name: RepositoryName) -> str:
     """Says that there is, or soon will be, such a repository."""
-    return f"{CATALOG}/{str(name).replace('/', '+')}"
+    return f"{HIDDEN if name.is_hidden else CATALOG}/{str(name).replace('/', '+')}"
 
 
 def read_catalog_entry(file_name: str) -> str | None:
@@ -175,8 +177,16 @@ def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
 
 
 def uploads(name: RepositoryName | None) -> str:
-    """The folder of a repository's unfinished uploads; None for those that belong to no repository yet."""
-    return f"{ROOT}/_uploads" if name is None else f"{repository(name)}/_uploads"
+    """
+    The folder of a repository's unfinished uploads; None for those that belong to no repository yet.
+
+    Uploads to a hidden repository are kept beside the latter, and are purged with them.
+    """
+    if name is None:
+        return f"{ROOT}/_uploads"
+    if name.is_hidden:
+        return f"{ROOT}/_uploads/hidden-{Digest.of(str(name).encode()).hex[:32]}"
+    return f"{repository(name)}/_uploads"
 
 
 def upload(name: RepositoryName | None, upload_id: str) -> str:

@@ -178,12 +178,9 @@ class Manifests:
         missing = self._check_references(name, document)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
-        for tag in tags:
-            self._tags.check(name, tag, digest, tag_condition)
-        shown = self._repositories.find_short(name)
-        if shown is not None:  # a push to `library/foo` hides the tags of `foo` under that name
-            for tag in tags:
-                self._tags.check(shown, tag, digest)
+        self._check_tags(name, tags, digest, tag_condition)
+        if name.is_hidden:  # refused as in a repository that has none of the blobs
+            raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # A file is found faster than whether there is any in a folder.
         are_noted = self._driver.exists(layout.tags_are_noted(name))
@@ -300,6 +297,17 @@ class Manifests:
         if condition is not None and not condition(digest if self.exists(name, digest) else None):
             raise TagChanged("The manifest is not what the request expects.", digest=str(digest))
         return digest
+
+    def _check_tags(
+        self, name: RepositoryName, tags: Sequence[Tag], digest: Digest, condition: Condition | None
+    ) -> None:
+        """Raise what would be raised if the tags were changed now."""
+        for tag in tags:
+            self._tags.check(name, tag, digest, condition)
+        short = self._repositories.find_short(name)
+        if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name
+            for tag in tags:
+                self._tags.check(short, tag, digest)
 
     def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
         """Refuse what names content that must be there; return the children that only should be there."""

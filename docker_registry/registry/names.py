@@ -50,9 +50,15 @@ def is_tag(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryName:
-    """A repository's name, such as ``library/busybox``: at most 255 characters, any number of components."""
+    """
+    A repository's name, such as ``library/busybox``: at most 255 characters, any number of components.
+
+    Attributes:
+        is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
+    """
 
     value: str
+    is_hidden: bool = False
 
     @classmethod
     def parse(cls, text: str) -> RepositoryName:
@@ -165,9 +171,15 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class ImageId:
-    """The id of an image of API V1: 64 hexadecimal digits, or 16 in very old tools; chosen by the client."""
+    """
+    The id of an image of API V1: 64 hexadecimal digits, or 16 in very old tools; chosen by the client.
+
+    Attributes:
+        is_hidden: the client may not see this image (:mod:`docker_registry.registry.access`).
+    """
 
     value: str
+    is_hidden: bool = False
 
     @classmethod
     def parse(cls, text: str) -> ImageId:
@@ -189,10 +201,14 @@ class ImageRepositoryName:
     A repository's name in API V1: a namespace, and a name that may have slashes of its own.
 
     ``foo`` is ``library/foo``. The grammar is wider than that of API V2.
+
+    Attributes:
+        is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
     """
 
     namespace: str
     name: str
+    is_hidden: bool = False
 
     @classmethod
     def parse(cls, text: str) -> ImageRepositoryName:

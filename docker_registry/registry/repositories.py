@@ -13,13 +13,14 @@ A repository of API V1 is one too, under the name that it has in V2
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout
+from docker_registry.registry.access import Access
 from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.listings import Page, cut
@@ -38,13 +39,13 @@ class Repositories:
         driver: StorageDriver,
         catalog: Catalog,
         image_repositories: ImageRepositories,
-        may_see: Callable[[RepositoryName], bool] = lambda _: True,
+        access: Access,
     ) -> None:
         """
         Args:
-            may_see: tells which repositories clients may know of.
+            access: tells which repositories clients may see.
         """
-        self.may_see = may_see
+        self._access = access
         self._driver = driver
         self._catalog = catalog
         self._image_repositories = image_repositories
@@ -85,7 +86,7 @@ class Repositories:
         Return the names of *count* repositories at most, those after *last*, in ASCII order.
 
         Args:
-            with_hidden: also those that no client may know of.
+            with_hidden: also those that clients may not see.
         """
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:
@@ -94,7 +95,7 @@ class Repositories:
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)
-            if not with_hidden and not self.may_see(repository):
+            if not with_hidden and not self._access.may_pull(repository):
                 return False
             # Where each question is a request, an entry is believed; one that is wrong goes with the next adoption.
             return self._driver.walks_by_pages or self.exists(repository)

@@ -45,37 +45,45 @@ def insider(servers):
 
 class TestAPrivateRepository:
     @pytest.mark.parametrize(
-        ("method", "path"),
+        ("method", "path", "status", "sentence"),
         [
-            ("GET", "/images"),
-            ("PUT", "/images"),
-            ("DELETE", "/images"),
-            ("PUT", ""),
-            ("DELETE", ""),
-            ("PUT", "/auth"),
-            ("GET", "/tags"),
-            ("DELETE", "/tags"),
-            ("GET", "/tags/v1"),
-            ("PUT", "/tags/v1"),
-            ("DELETE", "/tags/v1"),
-            ("GET", "/tags/v1/json"),
-            ("GET", "/json"),
-            ("GET", "/properties"),
-            ("PUT", "/properties"),
+            ("GET", "/images", 404, "images not found"),
+            ("DELETE", "", 404, "Repository not found"),
+            ("GET", "/tags", 404, "Repository not found"),
+            ("DELETE", "/tags", 404, "Repository not found"),
+            ("GET", "/tags/v1", 404, "Tag not found"),
+            ("PUT", "/tags/v1", 404, "Image not found"),
+            ("DELETE", "/tags/v1", 404, "Tag not found"),
+            ("GET", "/tags/v1/json", 404, "Tag not found"),
         ],
     )
-    def test_is_not_there_on_api_v1(self, docker, method, path):
-        body = '{"access": "public"}' if path == "/properties" else "[]"
-        answer = docker.ask(method, f"/repositories/acme/secret{path}", data=body)
-        assert (404, "Repository not found") == error(answer)
+    def test_is_not_there_on_api_v1(self, docker, method, path, status, sentence):
+        answer = docker.ask(method, f"/repositories/acme/secret{path}", data=json.dumps(LATE.text))
+        assert (status, sentence) == error(answer)
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("PUT", "", 200), ("PUT", "/images", 204), ("PUT", "/properties", 200)],
+    )
+    def test_is_changed_by_nothing_that_succeeds_for_a_new_one(self, docker, insider, method, path, status):
+        body = '{"access": "public"}' if path == "/properties" else json.dumps([{"id": LATE.text}])
+        done(docker.ask(method, f"/repositories/acme/secret{path}", data=body), status)
+        assert {"access": "public"} == docker.get("/repositories/acme/secret/properties").json()
+        assert {"access": "private"} == insider.get("/repositories/acme/secret/properties").json()
+        assert LATE.text not in insider.get("/repositories/acme/secret/images").text
 
     def test_is_not_there_on_api_v2(self, servers):
         client = Client(servers[0].url)
-        for path in ("tags/list", "manifests/v2", f"blobs/{make_image(5).digest}", f"referrers/{make_image(5).digest}"):
+        for path, code in (
+            ("tags/list", "NAME_UNKNOWN"),
+            ("manifests/v2", "MANIFEST_UNKNOWN"),
+            (f"blobs/{next(iter(make_image(5).blobs))}", "BLOB_UNKNOWN"),
+        ):
             answer = client.session.get(f"{servers[0].url}/v2/acme/secret/{path}")
-            assert (404, "NAME_UNKNOWN") == (answer.status_code, answer.json()["errors"][0]["code"])
-        with pytest.raises(Refused):
+            assert (404, code) == (answer.status_code, answer.json()["errors"][0]["code"])
+        with pytest.raises(Refused) as refused:
             push(client, "acme/secret", "v3", make_image(6))
+        assert (404, "MANIFEST_BLOB_UNKNOWN") == (refused.value.status, refused.value.code)
         assert "acme/secret" not in client.session.get(f"{servers[0].url}/v2/_catalog").json()["repositories"]
 
     def test_gives_nothing_to_another_by_a_mount(self, servers):

@@ -8,14 +8,17 @@ images without saying of which repository::
 
     docker/registry/v2/_v1/derived/<id>/from-<sum>    {"repository": "acme/web", "manifest": "sha256:0c2d…"}
     docker/registry/v2/_v1/derived/<id>/image         {"json": "{\\"id\\": …}", "blob": "sha256:9b1d…", "layer": {…}}
-    docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64"}
+    docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64", "children": ["sha256:…"]}
+
+A repository has the image of an index only if it has the index's manifest for that image too. What is asked for by id
+alone may come from any repository that has it; a *permitted* function restricts that to those the client may see.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -52,12 +55,28 @@ _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "x
 #: A layer without files, as Docker wrote it: the end of a tar and nothing before it.
 _EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
 
+#: Tells which repositories an image may come from.
+Permitted = Callable[[RepositoryName], bool]
+
 #: Memory for what a worker remembers: small facts of each kind, and images.
 _FACTS_BYTES: Final = 8 * 1024 * 1024
 _IMAGES_BYTES: Final = 16 * 1024 * 1024
 
 #: What a fact takes: digests or paths, and objects around them.
 _FACT_BYTES: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """
+    The newest image of V1 that a manifest is.
+
+    Attributes:
+        children: manifests that a repository must have besides; see :class:`ImageSource`.
+    """
+
+    id: ImageId
+    children: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,7 @@ class DerivedImages:
         self._max_unpacked_bytes = max_unpacked_bytes
         self._sources = ImageSources(driver, platform, json_budget)
         self._at_work = KeyedLocks()
-        self._tops: BoundedCache[Digest, ImageId] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
+        self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
         self._noted: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
         self._known: BoundedCache[ImageId, DerivedImage] = BoundedCache(
             _IMAGES_BYTES, lambda image: _FACT_BYTES + len(image.payload)
@@ -108,21 +127,32 @@ class DerivedImages:
         Raises:
             ImageUnknown: none; the sentence says why.
         """
-        image_id = self._tops.get(manifest) or self._stored_top(manifest)
-        if image_id is None:
-            image_id = self._sources.get(manifest).chain.ids[-1]
-            document = {"id": str(image_id), "platform": self._platform}
+        top = self._tops.get(manifest) or self._stored_top(manifest)
+        if top is None:
+            source = self._sources.get(manifest)
+            top = _Top(source.chain.ids[-1], source.children)
+            document = {
+                "id": str(top.id),
+                "platform": self._platform,
+                "children": [str(child) for child in top.children],
+            }
             self._driver.put_content(image_layout.top(manifest), json.dumps(document).encode())
-        self._tops.put(manifest, image_id)
-        self._note(image_id, name, manifest)
-        return image_id
+        self._tops.put(manifest, top)
+        if not self._has_all(name, top.children):
+            raise ImageUnknown("A part of the image is not here.", digest=str(top.children[0]))
+        self._note(top.id, name, manifest)
+        return top.id
 
-    def _stored_top(self, manifest: Digest) -> ImageId | None:
+    def _stored_top(self, manifest: Digest) -> _Top | None:
         try:
             document = json.loads(self._driver.get_content(image_layout.top(manifest)))
-            return ImageId.parse(document["id"]) if document["platform"] == self._platform else None
-        except (PathNotFound, ValueError, KeyError, TypeError, ImageUnknown):
+            top = _Top(ImageId.parse(document["id"]), tuple(map(Digest.parse, document["children"])))
+            return top if document["platform"] == self._platform else None
+        except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, ImageUnknown, DigestInvalid):
             return None
+
+    def _has_all(self, name: RepositoryName, manifests: Sequence[Digest]) -> bool:
+        return all(self._driver.exists(layout.revision_link(name, manifest)) for manifest in manifests)
 
     def _note(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
         """Keep that an image is a part of a manifest."""
@@ -153,43 +183,53 @@ class DerivedImages:
             except (PathNotFound, ValueError, KeyError, TypeError, NameInvalid, DigestInvalid):
                 continue
 
-    def manifest(self, image_id: ImageId, preferred: RepositoryName) -> tuple[RepositoryName, Digest] | None:
+    def manifest(
+        self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None
+    ) -> tuple[RepositoryName, Digest] | None:
         """
         Return an image of V2 of which this is the newest image of V1, and a repository that has it; None for others.
 
         Args:
             preferred: a repository that is taken if it has one.
+            permitted: which others may be taken; None for all.
         """
         found = []
-        for name, digest in self.origins(image_id):
-            source = self._source(digest)
-            if source is not None and source.chain.ids[-1] == image_id:
+        for name, source in self._permitted_sources(image_id, permitted):
+            if source.chain.ids[-1] == image_id:
                 found.append((name, source.manifest))
         return min(found, key=lambda each: (each[0] != preferred, str(each[0]), str(each[1])), default=None)
 
-    def ancestry(self, image_id: ImageId) -> tuple[str, ...] | None:
-        """Return the ids of an image and of all below it, newest first; None when it does not follow from V2."""
+    def ancestry(self, image_id: ImageId, permitted: Permitted | None = None) -> tuple[str, ...] | None:
+        """
+        Return the ids of an image and of all below it, newest first; None when it does not follow from V2.
+
+        Args:
+            permitted: which repositories it may come from; None for all.
+        """
         found = None
-        for name, digest in self.origins(image_id):
-            source = self._source(digest)
-            if source is None or image_id not in source.chain.ids:
-                continue
+        for name, source in self._permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
             found = source.chain.ancestry(position)
             for below in source.chain.ids[:position]:
-                self._note(below, name, digest)
+                self._note(below, name, source.manifest)
         return found
 
-    def find(self, image_id: ImageId) -> DerivedImage | None:
+    def find(self, image_id: ImageId, permitted: Permitted | None = None) -> DerivedImage | None:
         """
         Return an image whose layer is what the id says; None when there is none.
 
-        The layer is read once, by whoever asks first.
+        The layer is read once, when it is first asked for.
+
+        Args:
+            permitted: which repositories it may come from; None for all.
         """
         known = self._known.get(image_id)
         if known is None and self._driver.exists(image_layout.derived(image_id)):
             with self._at_work.hold(image_id):
-                known = self._known.get(image_id) or self._stored(image_id) or self._work_out(image_id)
+                known = self._known.get(image_id) or self._stored(image_id) or self._work_out(image_id, permitted)
+        if known is not None and permitted is not None and not self._is_held(image_id, known, permitted):
+            with self._at_work.hold(image_id):
+                known = self._work_out(image_id, permitted)
         if known is not None:
             self._known.put(image_id, known)
         return known
@@ -218,20 +258,43 @@ class DerivedImages:
         except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
             return None
 
-    def _work_out(self, image_id: ImageId) -> DerivedImage | None:
-        for _, digest in self.origins(image_id):
+    def _permitted_sources(
+        self, image_id: ImageId, permitted: Permitted | None
+    ) -> Iterator[tuple[RepositoryName, ImageSource]]:
+        """Yield the repositories that an image may come from, and what it is a part of there."""
+        for name, digest in self.origins(image_id):
+            if permitted is not None and not permitted(name):
+                continue
             source = self._source(digest)
             if source is None or image_id not in source.chain.ids:
                 continue
-            image = self._verify(source, source.chain.ids.index(image_id))
+            if permitted is None or self._has_all(name, (digest, *source.children)):
+                yield name, source
+
+    def _is_held(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
+        """Tell whether a repository that the client may see has the verified layer of an image."""
+        return any(
+            not source.layers or self._driver.exists(layout.layer_link(name, image.blob))
+            for name, source in self._permitted_sources(image_id, permitted)
+        )
+
+    def _work_out(self, image_id: ImageId, permitted: Permitted | None) -> DerivedImage | None:
+        for name, source in self._permitted_sources(image_id, permitted):
+            position = source.chain.ids.index(image_id)
+            if permitted is not None and not self._has_layer(name, source, position):
+                continue
+            image = self._verify(source, position)
             if image is None:
                 logger.warning("a layer of %s is not what its configuration says; image %s is not shown for it",
-                               digest, image_id)  # fmt: skip
+                               source.manifest, image_id)  # fmt: skip
                 continue
             document = {"json": image.payload.decode(), "blob": str(image.blob), "layer": image.link.to_json()}
             self._driver.put_content(image_layout.derived_image(image_id), json.dumps(document).encode())
             return image
         return None
+
+    def _has_layer(self, name: RepositoryName, source: ImageSource, position: int) -> bool:
+        return not source.layers or self._driver.exists(layout.layer_link(name, source.layers[position]))
 
     def _verify(self, source: ImageSource, position: int) -> DerivedImage | None:
         """Read a layer and tell what it is; None when it is not what the image's id is made of."""

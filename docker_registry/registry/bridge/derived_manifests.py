@@ -25,6 +25,7 @@ from docker_registry.errors import (
     PathNotFound,
 )
 from docker_registry.registry import layout
+from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
@@ -58,11 +59,13 @@ class DerivedManifests:
         uploads: Uploads,
         blobs: Blobs,
         leases: Leases,
+        access: Access,
         *,
         max_unpacked_bytes: int,
     ) -> None:
         """
         Args:
+            access: tells from which repositories a manifest of API V2 may be taken.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
@@ -71,6 +74,7 @@ class DerivedManifests:
         self._uploads = uploads
         self._blobs = blobs
         self._leases = leases
+        self._access = access
         self._max_unpacked_bytes = max_unpacked_bytes
         self._at_work = KeyedLocks()
 
@@ -86,7 +90,7 @@ class DerivedManifests:
         known = self.find(image_id)
         if known is not None and self._driver.exists(layout.revision_link(name, known)):
             return known
-        origin = self._derived_images.manifest(image_id, name)
+        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter())
         if origin is not None:
             self.link(name, origin[1])
             return origin[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -54,6 +54,8 @@ class ImageSource:
 
     Attributes:
         manifest: its own manifest's digest, whatever index has led to it.
+        children: what an index has led to, one after the other: ``manifest`` is the last. A repository has the image
+            only if it has these manifests too.
         chain: the images of V1 that it is.
         layers: the digest of the stored layer of each; none for an image without layers.
     """
@@ -61,6 +63,7 @@ class ImageSource:
     manifest: Digest
     chain: Chain
     layers: tuple[Digest, ...]
+    children: tuple[Digest, ...] = ()
 
 
 class ImageSources:
@@ -109,7 +112,9 @@ class ImageSources:
         told, _ = payloads.stored_media_type(payload)
         media_type = (told or "").lower()
         if media_type in payloads.INDEXES and depth:
-            return self._read(self._choose(json.loads(payload)), depth - 1)
+            child = self._choose(json.loads(payload))
+            source = self._read(child, depth - 1)
+            return replace(source, children=(child, *source.children))
         if media_type not in payloads.IMAGES:
             raise ImageUnknown("What this tag names is no image that API V1 knows.")
         document = json.loads(payload)

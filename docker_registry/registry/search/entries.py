@@ -9,8 +9,8 @@ from docker_registry.errors import NameInvalid
 from docker_registry.registry.names import LIBRARY, ImageRepositoryName, RepositoryName
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.index import Entry
+from docker_registry.registry.v1.private_repositories import PrivateRepositories
 from docker_registry.registry.v1.repositories import ImageRepositories
-from docker_registry.registry.visibility import Visibility
 
 _PAGE_SIZE: Final = 1000
 
@@ -19,11 +19,11 @@ class SearchEntries:
     """Asks the store."""
 
     def __init__(
-        self, repositories: Repositories, image_repositories: ImageRepositories, visibility: Visibility
+        self, repositories: Repositories, image_repositories: ImageRepositories, private: PrivateRepositories
     ) -> None:
         self._repositories = repositories
         self._image_repositories = image_repositories
-        self._visibility = visibility
+        self._private = private
 
     def look_up(self, name: str) -> Entry | None:
         """
@@ -39,7 +39,7 @@ class SearchEntries:
     def all(self) -> Iterator[Entry]:
         """Yield every repository once."""
         for image_repository in self._image_repositories.names():
-            yield Entry(str(image_repository), private=self._visibility.is_private(image_repository))
+            yield Entry(str(image_repository), private=self._private.is_private(image_repository))
         last = ""
         while True:
             page = self._repositories.page(_PAGE_SIZE, last, with_hidden=True)
@@ -70,6 +70,6 @@ class SearchEntries:
 
     def _is_private(self, name: str) -> bool:
         try:
-            return self._visibility.is_private(ImageRepositoryName.parse(name))
+            return self._private.is_private(ImageRepositoryName.parse(name))
         except NameInvalid:
             return False

@@ -58,6 +58,10 @@ class ImageDecisions:
         link = _read(self.stored(image_id))
         return link if link is not None and link.image_json == Digest.of(payload) else None
 
+    def known(self, image_id: ImageId) -> LayerLink | None:
+        """Return the layer of an image, whether or not its bytes are still there; None when none was decided."""
+        return _read(self.stored(image_id))
+
     def decided(self, image_id: ImageId) -> LayerLink | None:
         """Return the layer with which an image is whole, whether or not all that follows was done; else None."""
         link = _read(self.stored(image_id))
@@ -70,6 +74,11 @@ class ImageDecisions:
                 return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
         return None
 
+    def protect(self, image_id: ImageId, layer: Digest) -> None:
+        """Record that the layer of a private image is private, before its bytes become a blob."""
+        if self._driver.exists(image_layout.private_image(image_id)):
+            self._driver.put_content(image_layout.private_layer(layer), b"")
+
     def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """
         Say what an image is.
@@ -80,6 +89,7 @@ class ImageDecisions:
         Returns:
             Whether that counts; False when another was faster.
         """
+        self.protect(image_id, link.digest)
         condition = stored.version if self._driver.supports_if_match else None
         try:
             self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)

@@ -29,7 +29,8 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       derived/<id>/_filelist …    * the same as beside an image that was pushed
       tops/<algorithm>/<hex>      * the newest image of V1 that a manifest of V2 is
       private/<name, + for />     * one empty file for each private repository
-      private-is-whole            * no private repository is missing there
+      private-layers/<algorithm>/<hex>   * the layer of a private image
+      private-is-complete         * no private repository, and no layer, is missing there
 
 What is marked ``*`` is ours; 0.7.1 ignores it, so it could go on with the tree. Its own caches ``_files`` and ``_diff``
 are never read: they were wrong below the root folder.
@@ -44,7 +45,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from docker_registry.errors import NameInvalid
-from docker_registry.registry.layout import ROOT
+from docker_registry.registry.layout import HIDDEN, ROOT
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
 IMAGES: Final = "images"
@@ -52,7 +53,8 @@ REPOSITORIES: Final = "repositories"
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
 PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
-PRIVATE_IS_WHOLE: Final = f"{ROOT}/_v1/private-is-whole"
+PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
+PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 _TAG: Final = "tag_"
 _FROM: Final = "from-"
@@ -60,47 +62,47 @@ _FROM: Final = "from-"
 
 def image(image_id: ImageId) -> str:
     """The folder of an image."""
-    return f"{IMAGES}/{image_id}"
+    return f"{f'{HIDDEN}/_images' if image_id.is_hidden else IMAGES}/{image_id}"
 
 
 def image_json(image_id: ImageId) -> str:
     """The image's JSON as it was pushed."""
-    return f"{IMAGES}/{image_id}/json"
+    return f"{image(image_id)}/json"
 
 
 def ancestry(image_id: ImageId) -> str:
     """The ids of the image and of all below it."""
-    return f"{IMAGES}/{image_id}/ancestry"
+    return f"{image(image_id)}/ancestry"
 
 
 def layer(image_id: ImageId) -> str:
     """The layer's bytes beside the image."""
-    return f"{IMAGES}/{image_id}/layer"
+    return f"{image(image_id)}/layer"
 
 
 def checksum(image_id: ImageId) -> str:
     """The checksums that the layer has."""
-    return f"{IMAGES}/{image_id}/_checksum"
+    return f"{image(image_id)}/_checksum"
 
 
 def in_progress(image_id: ImageId) -> str:
     """Says that a push of this image is not finished."""
-    return f"{IMAGES}/{image_id}/_inprogress"
+    return f"{image(image_id)}/_inprogress"
 
 
 def blob_link(image_id: ImageId) -> str:
     """What is known of the layer."""
-    return f"{IMAGES}/{image_id}/_blob"
+    return f"{image(image_id)}/_blob"
 
 
 def pending(image_id: ImageId) -> str:
     """The folder of the JSON of pushes that are not finished."""
-    return f"{IMAGES}/{image_id}/_pending"
+    return f"{image(image_id)}/_pending"
 
 
 def received(image_id: ImageId) -> str:
     """The folder of the layers that wait for their checksum."""
-    return f"{IMAGES}/{image_id}/_received"
+    return f"{image(image_id)}/_received"
 
 
 def file_list(folder: str) -> str:
@@ -119,8 +121,8 @@ def manifest(folder: str) -> str:
 
 
 def derived(image_id: ImageId) -> str:
-    """The folder of an image that nobody pushed by API V1: it is a part of one of V2."""
-    return f"{ROOT}/_v1/derived/{image_id}"
+    """The folder of an image that was not pushed by API V1: it is a part of one of V2."""
+    return f"{HIDDEN if image_id.is_hidden else ROOT}/_v1/derived/{image_id}"
 
 
 def derived_image(image_id: ImageId) -> str:
@@ -145,14 +147,15 @@ def top(manifest_: Digest) -> str:
 
 def private_image(image_id: ImageId) -> str:
     """The private repositories to which alone the image belongs."""
-    return f"{IMAGES}/{image_id}/_private"
+    return f"{image(image_id)}/_private"
 
 
 def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
     """Every folder in which a repository may lie, the one that 0.7.1 gives it first."""
     quoted = quote(name.name, safe="")
     folders = dict.fromkeys((quoted, quote(quoted, safe="")))
-    return tuple(f"{REPOSITORIES}/{name.namespace}/{folder}" for folder in folders)
+    root = f"{HIDDEN}/_repositories" if name.is_hidden else REPOSITORIES
+    return tuple(f"{root}/{name.namespace}/{folder}" for folder in folders)
 
 
 def read_repository_folder(path: str) -> ImageRepositoryName | None:
@@ -203,7 +206,12 @@ def read_tag(path: str) -> Tag | None:
 
 def private_entry(name: ImageRepositoryName) -> str:
     """Says that a repository is, or soon will be, private."""
-    return f"{PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
+    return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
+
+
+def private_layer(digest: Digest) -> str:
+    """Says that a blob is the layer of a private image."""
+    return f"{PRIVATE_LAYERS}/{digest.algorithm}/{digest.hex}"
 
 
 def read_private_entry(file_name: str) -> str | None:

@@ -21,9 +21,10 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
-from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.access import Access
+from docker_registry.registry.bridge.derived_images import DerivedImage, DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.names import ImageId
+from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, raw_layers
 from docker_registry.registry.v1.decisions import ImageDecisions
@@ -61,6 +62,7 @@ class Images:
         decisions: ImageDecisions,
         unfinished: UnfinishedPushes,
         derived: DerivedImages,
+        access: Access,
         *,
         max_unpacked_bytes: int,
         abandoned_after_seconds: float,
@@ -68,6 +70,7 @@ class Images:
     ) -> None:
         """
         Args:
+            access: tells from which repositories of API V2 an image may come.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             abandoned_after_seconds: how old the mark of a push is when nobody works on it any more.
             now: the clock, seconds since the Unix epoch.
@@ -76,6 +79,7 @@ class Images:
         self._decisions = decisions
         self._unfinished = unfinished
         self._derived = derived
+        self._access = access
         self._max_unpacked_bytes = max_unpacked_bytes
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
@@ -96,7 +100,7 @@ class Images:
             ImageUnknown: it is not there.
             ImageUnfinished: a push of it is under way.
         """
-        derived = self._derived.find(image_id)
+        derived = self._find_derived(image_id)
         if derived is not None:
             return Image(derived.payload, derived.link.size, derived.link.checksums)
         payload = self._check_pushed(image_id)
@@ -112,8 +116,11 @@ class Images:
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
-        derived = self._derived.find(image_id)
+        derived = self._find_derived(image_id)
         return derived.payload if derived is not None else self._check_pushed(image_id)
+
+    def _find_derived(self, image_id: ImageId) -> DerivedImage | None:
+        return self._derived.find(image_id, self._access.pull_filter()) if self._derived.is_known(image_id) else None
 
     def _check_pushed(self, image_id: ImageId) -> bytes:
         if self._unfinished.is_marked(image_id) and not self._heal(image_id):
@@ -129,9 +136,21 @@ class Images:
         Raises:
             ImageUnknown: there is no such image.
         """
+        is_derived = self._derived.is_known(image_id)
+        derived = self._derived.ancestry(image_id, self._access.pull_filter()) if is_derived else None
+        return derived if derived is not None else self._pushed_ancestry(image_id)
+
+    def ancestry_anywhere(self, image_id: ImageId) -> tuple[str, ...]:
+        """
+        Return the same whether or not clients may see it.
+
+        Raises:
+            ImageUnknown: there is no such image.
+        """
         derived = self._derived.ancestry(image_id)
-        if derived is not None:
-            return derived
+        return derived if derived is not None else self._pushed_ancestry(image_id)
+
+    def _pushed_ancestry(self, image_id: ImageId) -> tuple[str, ...]:
         try:
             ids = json.loads(self._driver.get_content(image_layout.ancestry(image_id)))
             return tuple(map(str, ids))
@@ -148,7 +167,7 @@ class Images:
             ImageUnknown: the image is not there, or has no layer.
             ImageUnfinished: a push of it is under way, or its layer was damaged, so that it has to be pushed again.
         """
-        derived = self._derived.find(image_id)
+        derived = self._find_derived(image_id)
         if derived is not None and (unchanged := self._derived.file(image_id, derived)) is not None:
             return derived.link, unchanged
         payload = self._check_pushed(image_id)
@@ -169,9 +188,14 @@ class Images:
         """Return what is known of an image's layer; None when nothing is, or only for another JSON than *payload*."""
         return self._decisions.find(image_id, payload)
 
+    def find_digest(self, image_id: ImageId) -> Digest | None:
+        """Return the digest of the layer that was pushed for an image; None when none was, or it was not verified."""
+        link = self._decisions.known(image_id)
+        return link.digest if link is not None else None
+
     def is_whole(self, image_id: ImageId) -> bool:
         """Tell whether an image needs no push."""
-        if self._derived.find(image_id) is not None or self._decisions.decided(image_id) is not None:
+        if self._find_derived(image_id) is not None or self._decisions.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False

@@ -11,6 +11,7 @@ acknowledged and shows nothing unverified.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -74,11 +75,13 @@ class ImagePushes:
         images: Images,
         decisions: ImageDecisions,
         unfinished: UnfinishedPushes,
+        resolve: Callable[[ImageId], ImageId],
         *,
         max_unpacked_bytes: int,
     ) -> None:
         """
         Args:
+            resolve: returns an id, or a hidden one when the client may not see the image.
             max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
@@ -86,6 +89,7 @@ class ImagePushes:
         self._images = images
         self._decisions = decisions
         self._unfinished = unfinished
+        self._resolve = resolve
         self._received = ReceivedLayers(driver, uploads)
         self._max_unpacked_bytes = max_unpacked_bytes
 
@@ -104,6 +108,8 @@ class ImagePushes:
         document = _parse(image_id, payload)
         ancestry = self._ancestry(image_id, document.get("parent"))
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
+        if image_id.is_hidden:  # the next request finds that no push has begun
+            return
         if self._images.is_whole(image_id):
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
@@ -199,7 +205,7 @@ class ImagePushes:
         if not parent:
             return (str(image_id),)
         try:
-            parent_id = ImageId.parse(str(parent))
+            parent_id = self._resolve(ImageId.parse(str(parent)))
             below = self._images.ancestry(parent_id)
         except ImageUnknown:
             raise ParentUnknown(parent=str(parent)[:64]) from None
@@ -239,6 +245,7 @@ class ImagePushes:
         stored = self._decisions.stored(image_id)
         if self._decisions.decided(image_id) is not None:
             return False
+        self._decisions.protect(image_id, received.link.digest)
         try:
             self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
         except (UploadUnknown, DigestInvalid):

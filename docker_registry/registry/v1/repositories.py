@@ -117,7 +117,7 @@ class ImageRepositories:
 
     def put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
         """
-        Add images to a repository's list; the first list is kept as it is.
+        Add images to a repository's list; the first list is kept as it is. A hidden repository stays as it is.
 
         A checksum replaces the one that is known of that image; an entry without one changes nothing.
 
@@ -138,6 +138,8 @@ class ImageRepositories:
         known = self.image_ids(name)
         if any(entry["id"] not in known for entry in entries):
             self._check_count(known.union(entry["id"] for entry in entries))
+        if name.is_hidden:
+            return
         self.enter(name)
         repository = paired_names.repository(name)
         for _ in range(_MAX_TRIES):

@@ -20,6 +20,7 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import events
+from docker_registry.registry.access import Access
 from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
@@ -61,6 +62,7 @@ class ImageTags:
         derived_images: DerivedImages,
         derived_manifests: DerivedManifests,
         immutable: ImmutableTags,
+        access: Access,
         *,
         now: Callable[[], float] = time.time,
         slices: TimeSlices | None = None,
@@ -70,6 +72,7 @@ class ImageTags:
             files: what API V1 wrote.
             tags: what API V2 wrote, which hides it.
             immutable: tags that never change once they exist.
+            access: tells from which repositories a manifest of API V2 may be taken.
             now: the clock, seconds since the Unix epoch.
             slices: the schedule for looking at all tags of a repository.
         """
@@ -82,6 +85,7 @@ class ImageTags:
         self._derived_images = derived_images
         self._derived_manifests = derived_manifests
         self._immutable = immutable
+        self._access = access
         self._now = now
 
     def list(self, name: ImageRepositoryName) -> dict[str, str]:
@@ -127,11 +131,11 @@ class ImageTags:
                 ``kernel``.
 
         Raises:
-            ImageUnknown: there is no such image.
+            ImageUnknown: there is no such image, or the repository is hidden.
             TagImmutable: it names another one, and may not change.
         """
         self._check_mutable(name, tag, image_id)
-        if not self._images.exists(image_id):
+        if name.is_hidden or not self._images.exists(image_id):
             raise ImageUnknown(id=str(image_id))
         self._repositories.enter(name)
         folder = self._repositories.home(name)
@@ -183,6 +187,16 @@ class ImageTags:
                 self._tags.remove_link(repository, Tag(tag))
             events.announce(events.repository_updated, self._driver, name=repository)
 
+    def check_hideable(self, name: ImageRepositoryName) -> None:
+        """
+        Refuse to hide a repository that has an immutable tag.
+
+        Raises:
+            TagImmutable: it has one.
+        """
+        for tag in map(Tag, self._names(name)):
+            self._check_mutable(name, tag, None)
+
     def list_images(self, name: ImageRepositoryName) -> bytes:
         """
         Return the list of the images that were ever pushed to a repository, or that its tags name, as JSON.
@@ -233,7 +247,7 @@ class ImageTags:
 
     def _settle(self, repository: RepositoryName, tag: Tag, image_id: ImageId) -> None:
         """Let a tag of V2 no longer hide the one of V1; where the image is one of V2, tag that."""
-        origin = self._derived_images.manifest(image_id, repository)
+        origin = self._derived_images.manifest(image_id, repository, self._access.pull_filter())
         if origin is None:
             self._tags.remove_link(repository, tag)
         elif not self._is_linked(repository, tag, image_id):

@@ -242,18 +242,18 @@ class TestAPrivateRepository:
     def test_hides_what_v2_pushed_to_it_from_v1(self, registry):
         push_v2(registry, layer(1))
         top = v1_image(registry, OLD, V2)
-        assert not registry.visibility.is_private_image(top)
-        registry.visibility.set_private(OLD, private=True)
-        assert registry.visibility.is_private_image(top)
-        assert not registry.visibility.may_see(NEW)
+        assert not registry.private_repositories.is_private_image(top)
+        registry.private_repositories.set_private(OLD, private=True)
+        assert registry.private_repositories.is_private_image(top)
+        assert not registry.access.may_pull(NEW)
 
     def test_hides_nothing_that_a_public_one_has_too(self, registry):
         push_v2(registry, layer(1))
         push_v2(registry, layer(1), name=RepositoryName("acme/public"))
-        registry.visibility.set_private(OLD, private=True)
-        assert registry.visibility.is_private_image(v1_image(registry, OLD, V2))
+        registry.private_repositories.set_private(OLD, private=True)
+        assert registry.private_repositories.is_private_image(v1_image(registry, OLD, V2))
         top = v1_image(registry, ImageRepositoryName.parse("acme/public"), V2)
-        assert not registry.visibility.is_private_image(top)
+        assert not registry.private_repositories.is_private_image(top)
 
 
 class Died(BaseException):

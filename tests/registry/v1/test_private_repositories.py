@@ -1,4 +1,4 @@
-"""A private repository, and what it alone has, is seen by nobody, whatever is asked."""
+"""A private repository, and what it alone has, is hidden from everyone, whatever is asked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import BlobUnknown, ImageRepositoryUnknown, ImageUnknown, NameUnknown
+from docker_registry.errors import BlobUnknown
 from docker_registry.registry import Registry, events
+from docker_registry.registry.access import ANONYMOUS, Action
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from tests.registry import trees
@@ -42,11 +43,9 @@ def store_tree(driver):
 
 
 def is_hidden(registry, subject):
-    try:
-        registry.visibility.check(subject)
-    except (ImageUnknown, ImageRepositoryUnknown, NameUnknown):
-        return True
-    return False
+    if isinstance(subject, ImageId):
+        return registry.private_repositories.resolve_image(subject).is_hidden
+    return registry.access.resolve(ANONYMOUS, Action.PULL, subject).is_hidden
 
 
 def hidden(registry, *images):
@@ -63,7 +62,7 @@ class TestAnOldTreeWithAPrivateRepository:
         assert is_hidden(registry, SECRET)
         assert not is_hidden(registry, PUBLIC)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
-        assert ["acme/secret"] == list(registry.visibility.private_names())
+        assert ["acme/secret"] == list(registry.private_repositories.names())
 
     def test_hides_it_from_the_very_first_question_for_an_image(self, registry):
         assert [OWN] == hidden(registry, OWN)
@@ -72,7 +71,7 @@ class TestAnOldTreeWithAPrivateRepository:
         everything = Registry(driver, serve_private=True)
         assert not is_hidden(everything, SECRET)
         assert [] == hidden(everything, BASE, OWN, OPEN)
-        assert everything.visibility.is_private_image(OWN.id)
+        assert everything.private_repositories.is_private_image(OWN.id)
 
     def test_hides_the_repository_of_api_v2_with_that_name(self, registry):
         assert is_hidden(registry, RepositoryName.parse("acme/secret"))
@@ -89,7 +88,7 @@ class TestAnOldTreeWithAPrivateRepository:
     def test_of_0_7_1_is_hidden_too(self, tmp_path):
         driver = FileDriver(str(trees.copy("registry-0.7.1", tmp_path / "tree")))
         registry = Registry(driver)
-        assert [trees.SECRET] == list(registry.visibility.private_names())
+        assert [trees.SECRET] == list(registry.private_repositories.names())
         shown = {image.name for image in (tmp_path / "tree" / "images").iterdir()} - trees.SECRET_IMAGES
         for text in shown | trees.SECRET_IMAGES:
             assert (text in trees.SECRET_IMAGES) == is_hidden(registry, ImageId(text))
@@ -108,14 +107,14 @@ class TestANameOfApiV2:
     def test_is_missing_in_the_catalog_when_it_is_hidden(self, registry):
         for text in ("acme/secret", "acme/web"):
             registry.blobs.link(RepositoryName.parse(text), Digest.of(b""))
-        registry.visibility.set_private(SECRET, private=True)
+        registry.private_repositories.set_private(SECRET, private=True)
         assert ("acme/web",) == registry.repositories.page(10).names
         assert ("acme/secret", "acme/web") == registry.repositories.page(10, with_hidden=True).names
 
     def test_is_no_source_of_mounts_when_it_is_hidden(self, registry):
         content, digest = b"secret", Digest.of(b"secret")
         registry.uploads.put(RepositoryName.parse("acme/secret"), digest, Content(content))
-        registry.visibility.set_private(SECRET, private=True)
+        registry.private_repositories.set_private(SECRET, private=True)
         with pytest.raises(BlobUnknown):
             registry.blobs.mount(RepositoryName.parse("acme/web"), digest, RepositoryName.parse("acme/secret"))
 
@@ -126,7 +125,7 @@ class TestARepositoryThatBecomesPrivate:
         push(registry, BASE, OWN, OPEN)
         registry.image_repositories.put_images(SECRET, listed(BASE, OWN))
         registry.image_repositories.put_images(PUBLIC, listed(BASE, OPEN))
-        registry.visibility.set_private(SECRET, private=True)
+        registry.private_repositories.set_private(SECRET, private=True)
         return registry
 
     def test_is_hidden_at_once_from_every_worker(self, registry, driver):
@@ -138,7 +137,7 @@ class TestARepositoryThatBecomesPrivate:
         assert b"" == driver.get_content("repositories/acme/secret/_private")
 
     def test_shows_itself_and_its_images_when_it_becomes_public(self, registry, driver):
-        registry.visibility.set_private(SECRET, private=False)
+        registry.private_repositories.set_private(SECRET, private=False)
         for each in (registry, Registry(driver)):
             assert not is_hidden(each, SECRET)
             assert [] == hidden(each, BASE, OWN, OPEN)
@@ -151,25 +150,25 @@ class TestARepositoryThatBecomesPrivate:
     def test_takes_nothing_from_a_public_one_that_gets_its_image(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
-        everything.visibility.reveal(PUBLIC, OWN.id)
+        everything.private_repositories.reveal(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 
     def test_shows_nothing_by_a_tag_of_its_own(self, driver, registry):
-        registry.visibility.reveal(SECRET, OWN.id)
+        registry.private_repositories.reveal(SECRET, OWN.id)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
 
     def test_hides_what_is_pushed_to_it_afterwards(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         late = make(4, BASE)
         everything.image_repositories.put_images(SECRET, listed(BASE, late))
-        everything.visibility.claim(SECRET)
+        everything.private_repositories.claim(SECRET)
         push(everything, late)
         assert [OWN, late] == hidden(Registry(driver), BASE, OWN, OPEN, late)
 
     def test_claims_nothing_when_it_is_public(self, driver, registry):
         late = make(4, BASE)
         registry.image_repositories.put_images(PUBLIC, listed(BASE, late))
-        registry.visibility.claim(PUBLIC)
+        registry.private_repositories.claim(PUBLIC)
         assert [] == hidden(registry, late)
 
     def test_is_announced(self, driver, registry):
@@ -179,8 +178,8 @@ class TestARepositoryThatBecomesPrivate:
             heard.append(name)
 
         with events.repository_updated.connected_to(hear):
-            registry.visibility.set_private(PUBLIC, private=True)
-        assert [PUBLIC] == heard
+            registry.private_repositories.set_private(PUBLIC, private=True)
+        assert [PUBLIC, RepositoryName("acme/web")] == heard
 
 
 class TestARepositoryInTwoFolders:
@@ -191,22 +190,22 @@ class TestARepositoryInTwoFolders:
         driver.put_content(f"repositories/a/{folder}/_private", b"")
         registry = Registry(driver)
         assert is_hidden(registry, DEEP)
-        registry.visibility.set_private(DEEP, private=False)
+        registry.private_repositories.set_private(DEEP, private=False)
         assert not is_hidden(Registry(driver), DEEP)
-        assert 0 == Registry(driver).visibility.adopt()
+        assert 0 == Registry(driver).private_repositories.adopt()
 
 
 class TestAdopting:
     def test_finds_what_an_old_server_has_changed_since(self, driver):
         store_tree(driver)
         registry = Registry(driver)
-        assert 1 == registry.visibility.adopt()
+        assert 1 == registry.private_repositories.adopt()
         driver.remove("repositories/acme/secret/_private")
         driver.put_content("repositories/acme/web/_private", b"")
-        assert 1 == registry.visibility.adopt()
-        assert ["acme/web"] == list(registry.visibility.private_names())
+        assert 1 == registry.private_repositories.adopt()
+        assert ["acme/web"] == list(registry.private_repositories.names())
 
     def test_costs_one_look_where_nothing_is_private(self, driver):
         registry = Registry(driver)
         assert [] == hidden(registry, BASE)
-        assert not registry.visibility.is_private_image(BASE.id)
+        assert not registry.private_repositories.is_private_image(BASE.id)

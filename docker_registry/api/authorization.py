@@ -1,0 +1,83 @@
+"""
+Authorization: before each request, what its URL refers to is resolved for the client.
+
+A name or id that the client may not see is replaced by a hidden one, so the view answers as it does for one that does
+not exist. :data:`ACTIONS` says what each route does; a test compares it with the routes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Flask, request
+
+from docker_registry.registry.access import ANONYMOUS, Access, Action, Principal
+from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.v1.private_repositories import PrivateRepositories
+
+#: The action of each route that names a repository or an image.
+ACTIONS: Final = {
+    "v1_images.get_ancestry": Action.PULL,
+    "v1_images.get_diff": Action.PULL,
+    "v1_images.get_files": Action.PULL,
+    "v1_images.get_json": Action.PULL,
+    "v1_images.get_layer": Action.PULL,
+    "v1_private_images.get_files": Action.PULL,
+    "v1_private_images.get_json": Action.PULL,
+    "v1_private_images.get_layer": Action.PULL,
+    "v1_properties.get_properties": Action.PULL,
+    "v1_properties.put_properties": Action.DELETE,
+    "v1_pushes.put_checksum": Action.PUSH,
+    "v1_pushes.put_json": Action.PUSH,
+    "v1_pushes.put_layer": Action.PUSH,
+    "v1_repositories.authorize": Action.PUSH,
+    "v1_repositories.begin_delete": Action.DELETE,
+    "v1_repositories.begin_push": Action.PUSH,
+    "v1_repositories.delete_repository": Action.DELETE,
+    "v1_repositories.list_images": Action.PULL,
+    "v1_repositories.put_images": Action.PUSH,
+    "v1_tags.delete_tag": Action.DELETE,
+    "v1_tags.get_repository_json": Action.PULL,
+    "v1_tags.get_tag": Action.PULL,
+    "v1_tags.get_tag_json": Action.PULL,
+    "v1_tags.list_tags": Action.PULL,
+    "v1_tags.put_tag": Action.PUSH,
+    "v2_base.list_tags": Action.PULL,
+    "v2_blobs.delete_blob": Action.DELETE,
+    "v2_blobs.get_blob": Action.PULL,
+    "v2_manifests.delete_manifest": Action.DELETE,
+    "v2_manifests.get_manifest": Action.PULL,
+    "v2_manifests.put_manifest": Action.PUSH,
+    "v2_referrers.list_referrers": Action.PULL,
+    "v2_uploads.append_chunk": Action.PUSH,
+    "v2_uploads.cancel_upload": Action.PUSH,
+    "v2_uploads.commit_upload": Action.PUSH,
+    "v2_uploads.get_upload": Action.PUSH,
+    "v2_uploads.start_upload": Action.PUSH,
+}
+
+#: Responses that tell something of the images below an image.
+_ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
+
+
+def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
+    """Resolve the names and ids of every request, once they are parsed."""
+
+    @app.before_request
+    def resolve_names() -> None:
+        values, endpoint = request.view_args or {}, request.endpoint or ""
+        for key, value in values.items():
+            if isinstance(value, RepositoryName | ImageRepositoryName):
+                values[key] = access.resolve(principal(), ACTIONS[endpoint], value, _tag(values))
+            elif isinstance(value, ImageId):
+                values[key] = private.resolve_image(value, with_ancestors=endpoint in _ABOUT_ANCESTORS)
+
+
+def principal() -> Principal:
+    """Return who sends the request; without users this is always the same."""
+    return ANONYMOUS
+
+
+def _tag(values: dict[str, object]) -> Tag | None:
+    tags = (value for value in values.values() if isinstance(value, Tag))
+    return next(tags, None)
