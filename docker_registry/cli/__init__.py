@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from docker_registry import __version__
-from docker_registry.cli import check, diff_worker, migrate, print_config, reindex, serve
+from docker_registry.cli import check, diff_worker, migrate, print_config, private, reindex, serve
 from docker_registry.cli.command import CANNOT_RUN, Command
 from docker_registry.errors import RegistryError
 
@@ -19,6 +19,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     print_config.COMMAND,
     migrate.COMMAND,
     reindex.COMMAND,
+    private.COMMAND,
     diff_worker.COMMAND,
 )
 

@@ -86,7 +86,7 @@ def cases():
 
 def tree(server):
     """Every file of the store that belongs to the private repository."""
-    kinds = ("repositories/corp/secret", "_v1/private/")
+    kinds = ("repositories/corp/secret/", "_v1/private/")
     found = {}
     for path in server.store.rglob("*"):
         text = str(path.relative_to(server.store))

@@ -1,0 +1,59 @@
+"""``docker-registry private``: list private repositories, and make one public again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Final
+
+from docker_registry.cli.command import Command, load_config
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run ``list`` or ``clear``."""
+    names = _clear(chosen.name) if chosen.action == "clear" else _list()
+    if chosen.json:
+        print(json.dumps({"cleared" if chosen.action == "clear" else "repositories": names}))
+    elif chosen.action == "clear":
+        print(f"{chosen.name} is public")
+    else:
+        print("".join(f"{name}\n" for name in names), end="")
+    return 0
+
+
+def _list() -> list[str]:
+    from docker_registry import services
+
+    with services.build(load_config()) as built:
+        return built.registry.private_repositories.canonical_names()
+
+
+def _clear(text: str) -> list[str]:
+    """
+    Make a repository public.
+
+    Raises:
+        NameUnknown: it is not private.
+    """
+    from docker_registry import services
+    from docker_registry.errors import NameUnknown
+    from docker_registry.registry.names import ImageRepositoryName
+
+    name = ImageRepositoryName.parse(text)
+    with services.build(load_config()) as built:
+        if not built.registry.private_repositories.is_private(name):
+            raise NameUnknown("There is no private repository of this name.", name=text)
+        built.registry.private_repositories.set_private(name, private=False)
+    return [text]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list private repositories")
+    clearing = actions.add_parser("clear", help="make a private repository public")
+    clearing.add_argument("name", metavar="NAME", help="the repository, by its name in either API")
+    for action in (listing, clearing):
+        action.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+COMMAND: Final = Command("private", "list private repositories, or make one public", run, _add_arguments)
