@@ -8,6 +8,11 @@ and changes nothing::
 
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
+A state is written again with each chunk, so that of a long upload stays small: when it has :data:`MAX_LISTED` chunks,
+their entries move into an object of their own, which the state names with their number and size::
+
+    {"algorithm": …, "lists": [{"object": "list-1f0a…", "count": 256, "size": 268435456}], "chunks": []}
+
 Most blobs are short and come in one request. Those bytes lie in the state itself, after its first line: they are stored
 once with it, and are in hand when the session is read and ends, and there is no folder.
 
@@ -19,17 +24,23 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
-from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, UploadUnknown
+from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.time_slices import TimeSlices
+
+#: Chunks that a state names itself, at most.
+MAX_LISTED: Final = 256
+
+#: Chunks of an upload, at most: 64 GiB in chunks of 1 MiB.
+MAX_CHUNKS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,22 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkList:
+    """
+    Chunks whose entries are in an object of their own.
+
+    Attributes:
+        object: its name in the session's folder.
+        count: of the chunks.
+        size: bytes of all chunks.
+    """
+
+    object: str
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """
     A session as it is at one moment.
@@ -57,6 +84,8 @@ class Upload:
     Attributes:
         name: of the repository to which it belongs; None for none yet.
         algorithm: how its chunks are hashed.
+        chunks: those that the state itself names; they come after those of the lists.
+        lists: of the chunks that came first.
         version: of the stored state that it was read from; :data:`ABSENT` when it was not.
     """
 
@@ -64,12 +93,23 @@ class Upload:
     id: str
     algorithm: str = CANONICAL
     chunks: tuple[Chunk, ...] = ()
+    lists: tuple[ChunkList, ...] = ()
     version: str = field(default=ABSENT, compare=False)
 
     @property
     def size(self) -> int:
         """Bytes that are kept: the only offset at which the upload goes on."""
-        return sum(chunk.size for chunk in self.chunks)
+        return sum(item.size for item in self.lists) + sum(item.size for item in self.chunks)
+
+    @property
+    def chunk_count(self) -> int:
+        """How many requests have brought bytes."""
+        return sum(item.count for item in self.lists) + len(self.chunks)
+
+    @property
+    def only_chunk(self) -> Chunk | None:
+        """The chunk that holds all bytes; None when there are none, or several chunks."""
+        return self.chunks[0] if self.chunk_count == 1 else None
 
     @property
     def state(self) -> str:
@@ -107,12 +147,21 @@ def parse_upload_id(text: str) -> str:
 class UploadSessions:
     """All unfinished uploads of the registry."""
 
-    def __init__(self, driver: StorageDriver, now: Callable[[], datetime], slices: TimeSlices | None = None) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        now: Callable[[], datetime],
+        slices: TimeSlices | None = None,
+        *,
+        max_chunks: int = MAX_CHUNKS,
+    ) -> None:
         """
         Args:
             now: the clock.
             slices: the schedule for looking through all sessions.
+            max_chunks: of one session.
         """
+        self._max_chunks = max_chunks
         self._pace = (slices or TimeSlices()).pace
         self._driver = driver
         self._short_lived = driver.short_lived
@@ -148,9 +197,10 @@ class UploadSessions:
         try:
             state = json.loads(head)
             chunks = tuple(_chunk(entry, content) for entry in state["chunks"])
+            lists = tuple(ChunkList(**entry) for entry in state.get("lists", ()))
         except ValueError:  # the host has crashed before all of it was on the disk
             raise UploadUnknown(id=upload_id) from None
-        return replace(upload, algorithm=state["algorithm"], chunks=chunks, version=stored.version)
+        return replace(upload, algorithm=state["algorithm"], chunks=chunks, lists=lists, version=stored.version)
 
     def write(self, upload: Upload, blocks: Iterable[Bytes]) -> str:
         """Write bytes of a session into an object, which count only when it is entered or becomes a blob."""
@@ -166,20 +216,42 @@ class UploadSessions:
             RangeInvalid: another request has changed the session meanwhile; the chunk is gone.
             UploadUnknown: the session is over.
         """
-        entered = self._spread(upload).plus(chunk)
+        with_chunk = self._spread(upload).plus(chunk)
+        entered = self._listed(with_chunk)
         try:
             self._replace(entered)
         except PreconditionFailed:
-            for item in entered.chunks:
-                if item.object is not None and item not in upload.chunks:
-                    self._remove(upload.path(item))
+            written: set[Chunk | ChunkList] = {*with_chunk.chunks, *entered.lists}
+            for item in written.difference(upload.chunks, upload.lists):
+                if item.object is not None:
+                    self._remove(f"{upload.folder}/{item.object}")
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
+
+    def check_room(self, upload: Upload) -> None:
+        """
+        Raises:
+            TooLarge: the session takes no more chunks.
+        """
+        if upload.chunk_count >= self._max_chunks:
+            raise TooLarge("The upload has too many chunks; send larger ones.", max_chunks=self._max_chunks)
+
+    def chunks(self, upload: Upload) -> Iterator[Chunk]:
+        """
+        Yield all chunks of a session in their order.
+
+        Raises:
+            PathNotFound: the session is over.
+        """
+        for item in upload.lists:
+            entries = json.loads(self._driver.get_content(f"{upload.folder}/{item.object}"))
+            yield from (_chunk(entry, b"") for entry in entries)
+        yield from upload.chunks
 
     def end(self, upload: Upload) -> None:
         """Forget a session with all that it has received."""
         self._remove(upload.state)
-        if any(chunk.object is not None for chunk in upload.chunks):
+        if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
             self._remove(upload.folder)
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
@@ -220,6 +292,16 @@ class UploadSessions:
         name = self.write(replace(upload, chunks=()), [first.content or b""])
         return replace(upload, chunks=(replace(first, object=name, content=None), *others))
 
+    def _listed(self, upload: Upload) -> Upload:
+        """Move the entries of chunks into an object of their own, when the state has become long."""
+        if len(upload.chunks) < MAX_LISTED:
+            return upload
+        name = f"list-{secrets.token_hex(8)}"
+        entries = json.dumps([_entry(chunk) for chunk in upload.chunks]).encode()
+        self._short_lived.put_content(f"{upload.folder}/{name}", entries)
+        chunk_list = ChunkList(name, len(upload.chunks), sum(chunk.size for chunk in upload.chunks))
+        return replace(upload, chunks=(), lists=(*upload.lists, chunk_list))
+
     def _size(self, upload: Upload) -> int:
         try:
             return self.get(upload.name, upload.id).size
@@ -253,9 +335,15 @@ class UploadSessions:
 
 
 def _state(upload: Upload) -> bytes:
-    chunks = [{"object": item.object, "size": item.size, "digest": str(item.digest)} for item in upload.chunks]
-    head = json.dumps({"algorithm": upload.algorithm, "chunks": chunks}).encode()
+    state: dict[str, Any] = {"algorithm": upload.algorithm, "chunks": [_entry(chunk) for chunk in upload.chunks]}
+    if upload.lists:
+        state["lists"] = [asdict(item) for item in upload.lists]
+    head = json.dumps(state).encode()
     return b"\n".join((head, *(item.content for item in upload.chunks if item.content is not None)))
+
+
+def _entry(chunk: Chunk) -> dict[str, Any]:
+    return {"object": chunk.object, "size": chunk.size, "digest": str(chunk.digest)}
 
 
 def _chunk(entry: dict[str, Any], content: bytes) -> Chunk:

@@ -71,7 +71,7 @@ class Uploads:
         """
         upload = self.get(name, upload_id)
         try:
-            for chunk in upload.chunks:
+            for chunk in self._sessions.chunks(upload):
                 yield from self._read(upload, chunk)
         except PathNotFound:
             raise UploadUnknown(id=upload_id) from None
@@ -101,9 +101,11 @@ class Uploads:
             RangeInvalid: *start* is not the session's size, or another request has added bytes meanwhile.
             SizeInvalid: the body ended early, and what came is kept, so that the client may resume; or it was
                 longer than *length*, and nothing of it is kept.
+            TooLarge: the session has too many chunks already.
         """
         upload = self.get(name, upload_id)
         _check_start(upload, start)
+        self._sessions.check_room(upload)
         chunk, complete = self._receive(upload, body, length, taps)
         if chunk.size:
             upload = self._sessions.enter(upload, chunk)
@@ -137,7 +139,7 @@ class Uploads:
         except UploadUnknown:
             return self._committed_before(name, digest, upload_id)
         _check_start(upload, start)
-        if self._driver.move_copies and not upload.chunks:
+        if self._driver.move_copies and not upload.chunk_count:
             try:
                 blob = self._put_straight(name, digest, body, length)
             except DigestInvalid:
@@ -145,12 +147,12 @@ class Uploads:
                 raise
             self._sessions.end(upload)
             return blob
-        if body.length != 0 or not upload.chunks:  # the last bytes came with a PATCH before, mostly
+        if body.length != 0 or not upload.chunk_count:  # the last bytes came with a PATCH before, mostly
             last, complete = self._receive(upload, body, length)
             if not complete:
                 upload = self._sessions.enter(upload, last) if last.size else upload
                 raise SizeInvalid("The body ended early.", size=upload.size)
-            if last.size or not upload.chunks:
+            if last.size or not upload.chunk_count:
                 upload = upload.plus(last)
         return self._publish(upload, digest)
 
@@ -197,7 +199,7 @@ class Uploads:
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
         intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
-        content = None if upload.chunks else intake.short()
+        content = None if upload.chunk_count else intake.short()
         name = self._sessions.write(upload, intake) if content is None else None
         complete = intake.complete and length in (None, intake.size)
         return Chunk(name, intake.size, intake.digest, content), complete
@@ -228,7 +230,7 @@ class Uploads:
         except PathNotFound:
             # Another request of this session has moved the bytes on, or one before a crash. They were received
             # here, and hashed: only then does a blob that this repository cannot read yet count as committed.
-            if [chunk.digest for chunk in upload.chunks] != [digest]:
+            if upload.only_chunk is None or upload.only_chunk.digest != digest:
                 return self._committed_before(name, digest, upload.id)
             blob = self._find_anywhere(digest, upload.id)
             if name is not None:
@@ -238,8 +240,8 @@ class Uploads:
 
     def _verified(self, upload: Upload, digest: Digest) -> Chunk:
         """Return one chunk that holds exactly the bytes of *digest*."""
-        if len(upload.chunks) == 1 and upload.algorithm == digest.algorithm:
-            chunk = upload.chunks[0]
+        chunk = upload.only_chunk
+        if chunk is not None and upload.algorithm == digest.algorithm:
             if chunk.digest != digest:
                 raise DigestInvalid(digest=str(digest), received=str(chunk.digest))
             if chunk.content is None and self._driver.get_size(upload.path(chunk)) != chunk.size:
@@ -253,7 +255,7 @@ class Uploads:
     def _joined(self, upload: Upload, digest: Digest) -> Iterator[bytes]:
         """Yield all bytes in their order, and refuse to end when they are not those of *digest*."""
         joined = hashlib.new(digest.algorithm)
-        for chunk in upload.chunks:
+        for chunk in self._sessions.chunks(upload):
             for block in self._read(upload, chunk):
                 joined.update(block)
                 yield block

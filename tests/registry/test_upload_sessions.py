@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from docker_registry.errors import RangeInvalid, UploadUnknown
+from docker_registry.errors import RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest
-from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions, parse_upload_id
+from docker_registry.registry.upload_sessions import MAX_LISTED, Chunk, Upload, UploadSessions, parse_upload_id
 from tests.registry.conftest import NAME, OTHER, Clock
 
 
@@ -155,3 +155,43 @@ class TestPurging:
 
     def test_of_a_repository_without_uploads_does_nothing(self, sessions):
         assert 0 == sessions.purge(NAME, 0)
+
+
+class TestASessionOfManyChunks:
+    @pytest.fixture
+    def upload(self, sessions):
+        upload = begin(sessions)
+        for number in range(2 * MAX_LISTED + 10):
+            upload = bring(sessions, sessions.get(NAME, upload.id), b"%d," % number)
+        return upload
+
+    def test_keeps_its_state_short_and_its_chunks_in_order(self, sessions, driver, upload):
+        stored = sessions.get(NAME, upload.id)
+        expected = b"".join(b"%d," % number for number in range(2 * MAX_LISTED + 10))
+        assert (upload, len(expected)) == (stored, stored.size)
+        assert 200 * MAX_LISTED > driver.get_size(upload.state)
+        assert expected == b"".join(driver.get_content(upload.path(chunk)) for chunk in sessions.chunks(stored))
+
+    def test_leaves_nothing_when_it_ends(self, sessions, driver, upload):
+        sessions.end(sessions.get(NAME, upload.id))
+        assert [] == list(driver.walk())
+
+    def test_leaves_nothing_of_what_comes_too_late(self, sessions, driver):
+        upload = begin(sessions)
+        for number in range(MAX_LISTED - 1):
+            upload = bring(sessions, sessions.get(NAME, upload.id), b"%d," % number)
+        late = sessions.get(NAME, upload.id)
+        bring(sessions, late, b"in time")
+        files = {stat.path for stat in driver.walk()}
+        with pytest.raises(RangeInvalid):
+            bring(sessions, late, b"too late")
+        assert files == {stat.path for stat in driver.walk()}
+
+    def test_takes_a_bounded_number(self, driver, clock):
+        sessions = UploadSessions(driver, clock, max_chunks=3)
+        upload = begin(sessions)
+        for _ in range(3):
+            sessions.check_room(upload)
+            upload = bring(sessions, sessions.get(NAME, upload.id), b"x")
+        with pytest.raises(TooLarge):
+            sessions.check_room(upload)

@@ -16,7 +16,7 @@ from docker_registry.errors import (
 from docker_registry.registry import Registry, intake, layout
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest
-from docker_registry.registry.upload_sessions import Upload
+from docker_registry.registry.upload_sessions import MAX_LISTED, Upload
 from docker_registry.registry.uploads import Uploads
 from tests.registry.conftest import NAME, OTHER, Clock
 
@@ -61,6 +61,17 @@ def nothing_is_short(monkeypatch):
 def files(driver):
     """All that lies in the store, the catalog apart."""
     return sorted(stat.path for stat in driver.walk() if not stat.path.startswith(layout.CATALOG))
+
+
+def test_many_chunks_become_one_blob(uploads, driver):
+    upload = uploads.start(NAME)
+    parts = [b"%d," % number for number in range(MAX_LISTED + 1)]
+    for part in parts:
+        uploads.append(NAME, upload.id, Content(part))
+    assert b"".join(parts) == b"".join(uploads.read(NAME, upload.id))
+    blob = uploads.commit(NAME, upload.id, Digest.of(b"".join(parts)), Content(b""))
+    assert b"".join(parts) == driver.get_content(blob.path)
+    assert [] == list(driver.walk(layout.uploads(NAME)))
 
 
 class TestASession:
