@@ -110,13 +110,23 @@ def open_driver(config: Config) -> StorageDriver:
         ConfigError: there is no such driver or no library for Redis, or the driver rejects its settings.
         StorageError: the store cannot be used.
     """
-    driver = drivers.load(config.storage)(**config.driver_options)
+    driver = open_store(config)
     place = _redis_place(config.cache_lru)
     if not place.is_set:
         return driver
     redis = link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
     cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
+
+
+def open_store(config: Config) -> StorageDriver:
+    """
+    Open the configured store itself, without a cache.
+
+    Raises:
+        ConfigError, StorageError: as for :func:`open_driver`.
+    """
+    return drivers.load(config.storage)(**config.driver_options)
 
 
 def open_diff_queue(config: Config) -> RedisDiffQueue | None:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from docker_registry import __version__
-from docker_registry.cli import check, diff_worker, migrate, print_config, private, reindex, serve
+from docker_registry.cli import (
+    backup,
+    check,
+    diff_worker,
+    migrate,
+    print_config,
+    private,
+    reindex,
+    restore_backup,
+    serve,
+)
 from docker_registry.cli.command import CANNOT_RUN, Command
 from docker_registry.errors import RegistryError
 
@@ -20,6 +30,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     migrate.COMMAND,
     reindex.COMMAND,
     private.COMMAND,
+    backup.COMMAND,
+    restore_backup.COMMAND,
     diff_worker.COMMAND,
 )
 

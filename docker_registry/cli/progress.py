@@ -30,3 +30,22 @@ class ProgressBar:
         """End the line."""
         if self._is_terminal:
             self._stream.write("\n")
+
+
+class ProgressLine:
+    """Files and bytes, on one line that is written again and again on a terminal; nothing on any other stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+
+    def show(self, files: int, copied_bytes: int) -> None:
+        """Write how much is done."""
+        if self._is_terminal:
+            self._stream.write(f"\r{files} files, {copied_bytes / 1_000_000:.1f} MB copied")
+            self._stream.flush()
+
+    def end(self) -> None:
+        """End the line."""
+        if self._is_terminal:
+            self._stream.write("\n")

@@ -1,0 +1,58 @@
+"""``docker-registry backup DIR``: copy the store into a folder while the registry goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from docker_registry.registry.maintenance.copy_report import CopyReport
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Back up the store and report; may be interrupted and repeated."""
+    from docker_registry import services
+    from docker_registry.registry.maintenance.backup import Backup
+    from docker_registry.registry.maintenance.backup_folder import BackupFolder
+
+    driver = services.open_store(load_config())
+    line = ProgressLine(sys.stderr)
+    backup = Backup(driver, BackupFolder(Path(chosen.folder)), verify_all=chosen.verify, progress=line.show)
+    try:
+        report = backup.run()
+    finally:
+        line.end()
+    return print_report(report, as_json=chosen.json)
+
+
+def print_report(report: CopyReport, *, as_json: bool) -> int:
+    """Print what was done, and return the exit status."""
+    if as_json:
+        print(json.dumps(report.to_json()))
+    else:
+        print(f"{report.copied_files} of {report.files} files copied ({report.copied_bytes} bytes)")
+        if report.removed_files:
+            print(f"{report.removed_files} files removed from the backup")
+        for damage in report.damaged:
+            print(f"damaged: {damage.path}: {damage.reason}")
+    return INCOMPLETE if report.damaged else 0
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Declare what both commands take."""
+    parser.add_argument("folder", metavar="DIR", help="the folder of the backup")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_folder(parser)
+    parser.add_argument("--verify", action="store_true", help="verify also the blobs that are in the backup already")
+
+
+COMMAND: Final = Command("backup", "copy the store into a folder while the registry goes on", run, _add_arguments)

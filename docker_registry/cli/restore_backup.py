@@ -1,0 +1,39 @@
+"""``docker-registry restore-backup DIR``: copy a backup into the store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from docker_registry.cli.backup import add_folder, print_report
+from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.progress import ProgressLine
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Restore a backup and report; may be interrupted and repeated."""
+    from docker_registry import services
+    from docker_registry.registry.maintenance.backup_folder import BackupFolder
+    from docker_registry.registry.maintenance.restoration import Restoration
+
+    driver = services.open_store(load_config())
+    line = ProgressLine(sys.stderr)
+    folder = BackupFolder(Path(chosen.folder))
+    restoration = Restoration(driver, folder, overwrite=chosen.overwrite, progress=line.show)
+    try:
+        report = restoration.run()
+    finally:
+        line.end()
+    return print_report(report, as_json=chosen.json)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_folder(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="restore into a store that is not empty, whose other content stays"
+    )
+
+
+COMMAND: Final = Command("restore-backup", "copy a backup into the store; stop the servers first", run, _add_arguments)

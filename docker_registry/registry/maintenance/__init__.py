@@ -1,0 +1,1 @@
+"""Maintenance of a whole store: backup and restoration."""

@@ -1,0 +1,311 @@
+"""
+Copies a store into a folder while the registry goes on.
+
+A push writes blobs first, then what names them, and tags last. So the backup reads in the opposite order: of each
+repository its tags, then its manifests, then the links to its layers, and then copies the blobs. Whatever it has read
+names only what it reads later. A manifest that is deleted in between is seen, since a tag that was read names it no
+more; then the repository is read again. Into the folder everything is written in the order of a push.
+
+Blobs are verified while they are copied. One that is in the folder was verified, and is not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from docker_registry.drivers.base import Stat, StorageDriver
+from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
+from docker_registry.registry import layout, payloads
+from docker_registry.registry.maintenance import store_paths
+from docker_registry.registry.maintenance.backup_folder import BackupFolder
+from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
+from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.v1 import image_layout
+
+#: How often a repository is read whose manifests are deleted meanwhile.
+_MAX_TRIES: Final = 10
+
+Snapshot = dict[str, bytes]
+
+
+class Backup:
+    """One run."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        folder: BackupFolder,
+        *,
+        verify_all: bool = False,
+        progress: Progress = lambda _files, _bytes: None,
+    ) -> None:
+        """
+        Args:
+            driver: the store itself, without a cache.
+            folder: where the copy is, or will be; a run goes on where an earlier one ended.
+            verify_all: read the blobs that are in the folder too, and copy those again that are damaged there.
+        """
+        self._driver = driver
+        self._folder = folder
+        self._verify_all = verify_all
+        self._report = CopyReport(progress)
+        self._blobs: dict[Digest, bool] = {}
+
+    def run(self) -> CopyReport:
+        """
+        Make the folder a copy of the store.
+
+        Raises:
+            StorageError: the store cannot be read, or the folder not be written; the next run goes on.
+        """
+        with self._folder.writing():
+            self._folder.set_complete(is_complete=False)
+            flags = self._read(store_paths.FLAGS)
+            old_tags = self._read_below(image_layout.REPOSITORIES)
+            names = set()
+            for name in self._repositories(layout.REPOSITORIES):
+                names.add(str(name))
+                self._copy_repository(name)
+            for path in self._children(image_layout.IMAGES):
+                self._copy_image(path)
+            rest = self._read_rest()
+            for found in self._driver.walk(layout.BLOBS):
+                digest = store_paths.blob_digest(found.path)
+                if digest is not None:
+                    self._copy_blob(digest)
+            # Last, so that no repository is public in the copy whose content came when it was private.
+            marks = (found.path for found in self._driver.walk(image_layout.REPOSITORIES))
+            old_tags |= self._read(path for path in marks if path.endswith("/_private"))
+            self._remove_repositories(names)
+            self._write(
+                old_tags | rest | flags,
+                [path for path in self._folder.walk() if self._is_of_the_rest(path)],
+            )
+            self._folder.set_complete(is_complete=True)
+        return self._report
+
+    # ------------------------------------------------------------------------------------------ repositories
+
+    def _repositories(self, path: str) -> Iterator[RepositoryName]:
+        children = self._children(path)
+        name = _parse_name(path)
+        if name is not None and any(child.rpartition("/")[2].startswith("_") for child in children):
+            yield name
+        for child in children:
+            if not child.rpartition("/")[2].startswith("_"):
+                yield from self._repositories(child)
+
+    def _copy_repository(self, name: RepositoryName) -> None:
+        for _ in range(_MAX_TRIES):
+            snapshot = self._read_repository(name)
+            dangling = [path for path in snapshot if store_paths.is_tag(path) and not _has_target(name, path, snapshot)]
+            if not dangling:
+                break
+        for path in dangling:
+            self._report.add_damage(path, "the tag names a manifest that the repository does not have")
+            del snapshot[path]
+        for path in snapshot:
+            digest = store_paths.linked_digest(path)
+            if digest is None or "/tags/" in path:
+                continue
+            is_there = self._copy_blob(digest)
+            if "/revisions/" in path:
+                self._check_manifest(name, digest, is_there=is_there)
+        existing = [
+            found
+            for found in self._folder.walk(layout.repository(name))
+            if found.removeprefix(f"{layout.repository(name)}/").startswith("_")
+        ]
+        self._write(snapshot, existing)
+
+    def _read_repository(self, name: RepositoryName) -> Snapshot:
+        tags, revisions = layout.tags(name), layout.revisions(name)
+        snapshot = self._read([layout.tags_are_noted(name)])
+        snapshot |= self._read_below(tags)
+        snapshot |= self._read_below(revisions)
+        folders = [path for path in self._children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")]
+        for folder in sorted(folders, key=lambda path: path == layout.layers(name)):
+            if folder == layout.manifests(name):
+                others = (found for found in self._driver.walk(folder) if not _is_in(found.path, tags, revisions))
+                snapshot |= self._read_found(found for found in others if not store_paths.is_flag(found.path))
+            else:
+                snapshot |= self._read_below(folder)
+        return snapshot
+
+    def _check_manifest(self, name: RepositoryName, digest: Digest, *, is_there: bool) -> None:
+        path = layout.revision_link(name, digest)
+        payload = self._folder.read(layout.blob_data(digest)) if is_there else None
+        if payload is None:
+            self._report.add_damage(path, "the bytes of the manifest are missing or damaged")
+            return
+        try:
+            blobs = payloads.read(payload, None).blobs
+        except ManifestInvalid:  # of schema 1, or what another server took
+            return
+        for blob in blobs:
+            if not self._copy_blob(blob.digest):
+                self._report.add_damage(path, f"the manifest names {blob.digest}, which is missing or damaged")
+
+    def _remove_repositories(self, names: set[str]) -> None:
+        """Remove from the folder the repositories that the store has no more."""
+        gone = []
+        for path in self._folder.walk(layout.REPOSITORIES):
+            name, found, _ = path.removeprefix(f"{layout.REPOSITORIES}/").partition("/_")
+            if found and name not in names:
+                gone.append(path)
+        self._write({}, gone)
+
+    # ------------------------------------------------------------------------------------------------ images
+
+    def _copy_image(self, path: str) -> None:
+        mark = f"{path}/_inprogress"
+        was_marked = self._driver.exists(mark)
+        found = list(self._driver.walk(path))
+        if was_marked and mark not in {file.path for file in found}:  # its push has just ended
+            found = list(self._driver.walk(path))
+        layers = [file for file in found if file.path == f"{path}/layer"]
+        snapshot = self._read_found(file for file in found if file not in layers)
+        digest = store_paths.layer_digest(snapshot.get(f"{path}/_blob", b""))
+        has_blob = digest is not None and self._copy_blob(digest)
+        for layer in layers:
+            self._copy_layer(layer, digest, has_blob=has_blob)
+        existing = [copied for copied in self._folder.walk(path) if not layers or copied != f"{path}/layer"]
+        self._write(snapshot, existing)
+
+    def _copy_layer(self, layer: Stat, digest: Digest | None, *, has_blob: bool) -> None:
+        """Copy the layer beside an image: a hard link to its blob, or a raw file of an old server."""
+        blob = layout.blob_data(digest) if digest else ""
+        if has_blob:
+            self._folder.link(blob, layer.path)
+            return
+        if self._folder.size(layer.path) == layer.size:
+            self._report.count(None)
+            return
+        try:
+            blocks = self._driver.stream_read(layer.path)
+            self._report.count(self._folder.write(layer.path, verified(blocks, digest) if digest else blocks))
+        except PathNotFound:  # migrated just now
+            return
+        except DigestInvalid:
+            self._report.add_damage(layer.path, "the bytes are not those of the digest")
+
+    # ------------------------------------------------------------------------------------------------- blobs
+
+    def _copy_blob(self, digest: Digest) -> bool:
+        """Copy a blob unless the folder has it; tell whether the folder has it now."""
+        if digest not in self._blobs:
+            self._blobs[digest] = self._has_blob(digest) or self._copy_bytes(digest)
+        return self._blobs[digest]
+
+    def _has_blob(self, digest: Digest) -> bool:
+        path = layout.blob_data(digest)
+        if self._folder.size(path) is None:
+            return False
+        if self._verify_all:
+            try:
+                for _ in verified(self._folder.blocks(path), digest):
+                    pass
+            except DigestInvalid:
+                return False
+        self._report.count(None)
+        return True
+
+    def _copy_bytes(self, digest: Digest) -> bool:
+        target = layout.blob_data(digest)
+        try:
+            try:
+                blocks = self._driver.stream_read(target)
+            except PathNotFound:
+                blocks = self._driver.stream_read(self._aliased(digest))
+            self._report.count(self._folder.write(target, verified(blocks, digest)))
+        except PathNotFound:
+            return False
+        except DigestInvalid:
+            self._report.add_damage(target, "the bytes are not those of the digest")
+            return False
+        return True
+
+    def _aliased(self, digest: Digest) -> str:
+        """Return where the bytes of a blob are that are a raw layer of API V1."""
+        _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
+        if not path.startswith(f"{image_layout.IMAGES}/"):
+            raise PathNotFound(path=path)
+        return path
+
+    # ------------------------------------------------------------------------------------------- small files
+
+    def _read_rest(self) -> Snapshot:
+        """Read what is neither of a repository nor of an image nor a blob; the catalog comes last."""
+        apart = {layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES, *store_paths.FLAGS}
+        above = {"docker", "docker/registry", layout.ROOT}
+        snapshot: Snapshot = {}
+        for folder in ("", "docker", "docker/registry", layout.ROOT):
+            for path in sorted(self._children(folder), key=lambda path: path == layout.CATALOG):
+                if path not in above and path not in apart:
+                    snapshot |= self._read_below(path) or self._read([path])
+        return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
+
+    def _is_of_the_rest(self, path: str) -> bool:
+        return not _is_in(path, layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES)
+
+    def _read_below(self, path: str) -> Snapshot:
+        return self._read_found(self._driver.walk(path))
+
+    def _read_found(self, found: Iterator[Stat] | list[Stat]) -> Snapshot:
+        """Read files, but for those whose content follows from what is known of them."""
+        snapshot: Snapshot = {}
+        for file in found:
+            digest = store_paths.linked_digest(file.path)
+            if digest is not None:
+                snapshot |= {file.path: str(digest).encode()} if store_paths.belongs(file.path) else {}
+            elif file.size == 0 and store_paths.belongs(file.path):
+                snapshot[file.path] = b""
+            else:
+                snapshot |= self._read([file.path])
+        return snapshot
+
+    def _read(self, paths: Iterator[str] | list[str] | tuple[str, ...]) -> Snapshot:
+        snapshot: Snapshot = {}
+        for path in paths:
+            if store_paths.belongs(path):
+                try:
+                    snapshot[path] = self._driver.get_content(path)
+                except PathNotFound:  # it is not there, or was removed just now
+                    continue
+        return snapshot
+
+    def _write(self, snapshot: Snapshot, existing: list[str]) -> None:
+        """Replace existing files by a snapshot, so that at no time one names what is not there."""
+        for path in sorted(existing, key=store_paths.rank, reverse=True):
+            if path not in snapshot:
+                self._folder.remove(path)
+                self._report.removed_files += 1
+        for path in sorted(snapshot, key=store_paths.rank):
+            content = snapshot[path]
+            self._report.count(len(content) if self._folder.put(path, content) else None)
+
+    def _children(self, path: str) -> list[str]:
+        try:
+            return sorted(self._driver.list_directory(path))
+        except PathNotFound:
+            return []
+
+
+def _has_target(name: RepositoryName, tag: str, snapshot: Snapshot) -> bool:
+    try:
+        digest = Digest.parse(snapshot[tag].decode("ascii", "replace"))
+    except DigestInvalid:
+        return False
+    return layout.revision_link(name, digest) in snapshot
+
+
+def _is_in(path: str, *folders: str) -> bool:
+    return any(path.startswith(f"{folder}/") for folder in folders)
+
+
+def _parse_name(path: str) -> RepositoryName | None:
+    try:
+        return RepositoryName.parse(path.removeprefix(layout.REPOSITORIES).lstrip("/"))
+    except NameInvalid:
+        return None

@@ -1,0 +1,177 @@
+"""
+The folder of a backup: a plain tree, in the layout of every store, that the driver ``file`` can serve.
+
+::
+
+    docker/registry/v2/…  images/…  repositories/…     the store
+    .docker-registry/backup/state.json                 {"isComplete": true}
+    .docker-registry/backup/lock                       held by the command that works on the folder
+    .docker-registry/backup/new                        the file that is being written
+
+A blob gets its name only when its bytes were verified and are on the disk, so one that is there is not copied again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from docker_registry.drivers.base import Bytes, check_path
+from docker_registry.errors import PathInvalid, StorageError
+
+_RESERVED: Final = ".docker-registry"
+_BLOCK_BYTES: Final = 1024 * 1024
+
+
+class BackupFolder:
+    """A folder of the local file system that holds a copy of a store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._own = root / _RESERVED / "backup"
+        self._new = self._own / "new"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """
+        Make the folder, readable by its owner only, and hold its lock.
+
+        Raises:
+            StorageError: it cannot be written, or another command works on it.
+        """
+        with _translated(self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._own.mkdir(parents=True, exist_ok=True)
+            with (self._own / "lock").open("ab") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise StorageError(f"Another command is writing the backup {self._root}.") from None
+                yield
+
+    def set_complete(self, *, is_complete: bool) -> None:
+        """Note durably whether the backup is complete; everything written before is on the disk first."""
+        os.sync()
+        self._write(self._own / "state.json", [json.dumps({"isComplete": is_complete}).encode()], sync=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last backup into this folder ended; True of a tree that another program has copied."""
+        try:
+            return bool(json.loads((self._own / "state.json").read_bytes())["isComplete"])
+        except FileNotFoundError:
+            return True
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the folder exists and can be listed."""
+        return self._root.is_dir() and os.access(self._root, os.R_OK | os.X_OK)
+
+    def size(self, path: str) -> int | None:
+        """Return the bytes of a file; None where there is none."""
+        try:
+            found = self._place(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def read(self, path: str) -> bytes | None:
+        """Return a small file; None where there is none."""
+        try:
+            return self._place(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield the blocks of a file."""
+        with self._place(path).open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def put(self, path: str, content: bytes) -> bool:
+        """Write a small file; False where it has this content already."""
+        if self.read(path) == content:
+            return False
+        self._write(self._place(path), [content], sync=False)
+        return True
+
+    def write(self, path: str, blocks: Iterable[Bytes]) -> int:
+        """Write a file durably; what *blocks* raises is raised, and nothing has changed. Return its size in bytes."""
+        return self._write(self._place(path), blocks, sync=True)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second path."""
+        old, new = self._place(source), self._place(target)
+        if new.exists() and new.samefile(old):
+            return
+        self._new.unlink(missing_ok=True)
+        os.link(old, self._new)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        self._new.replace(new)
+
+    def is_linked(self, one: str, other: str) -> bool:
+        """Tell whether two paths are one file."""
+        try:
+            return self._place(one).samefile(self._place(other))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the folders that become empty."""
+        place = self._place(path)
+        place.unlink(missing_ok=True)
+        for folder in place.parents:
+            if folder == self._root:
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """Yield the paths of all files below a folder."""
+        top = self._place(path) if path else self._root
+        for folder, folders, files in os.walk(top):
+            if Path(folder) == self._root:
+                folders[:] = [name for name in folders if name not in (_RESERVED, "lost+found")]
+            prefix = Path(folder).relative_to(self._root).as_posix()
+            for name in files:
+                found = name if prefix == "." else f"{prefix}/{name}"
+                try:
+                    yield check_path(found)
+                except PathInvalid:  # nothing that a store can hold
+                    continue
+
+    def _place(self, path: str) -> Path:
+        return self._root / check_path(path)
+
+    def _write(self, place: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
+        size = 0
+        self._new.unlink(missing_ok=True)  # it may be another name of a blob, if a command died while it linked
+        with _translated(place), self._new.open("xb") as file:
+            for block in blocks:
+                file.write(block)
+                size += len(block)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        with _translated(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._new.replace(place)
+        return size
+
+
+@contextmanager
+def _translated(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{place} cannot be written: {error.strerror}") from None

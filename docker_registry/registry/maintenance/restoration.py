@@ -1,0 +1,165 @@
+"""
+Copies a backup into a store, in the order of a push: blobs, then what names them, and tags last.
+
+A file in the store, ``docker/registry/v2/_restoring``, exists while that goes on; with it the next run goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
+from docker_registry.registry import layout
+from docker_registry.registry.integrity import is_intact
+from docker_registry.registry.maintenance import store_paths
+from docker_registry.registry.maintenance.backup_folder import BackupFolder
+from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
+from docker_registry.registry.names import Digest
+from docker_registry.registry.v1 import image_layout
+
+_RESTORING: Final = f"{layout.ROOT}/_restoring"
+_IDENTITY: Final = f"{layout.ROOT}/_identity"
+
+#: Small files that are written together.
+_BATCH_FILES: Final = 200
+
+
+class Restoration:
+    """One run."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        folder: BackupFolder,
+        *,
+        overwrite: bool = False,
+        progress: Progress = lambda _files, _bytes: None,
+    ) -> None:
+        """
+        Args:
+            driver: the store itself, without a cache; no server may use it meanwhile.
+            overwrite: replace in a store that is not empty what the backup has too; everything else stays.
+        """
+        self._driver = driver
+        self._folder = folder
+        self._overwrite = overwrite
+        self._report = CopyReport(progress)
+        self._since: float | None = None  # when the restoration began that goes on here
+        self._is_fresh = False
+
+    def run(self) -> CopyReport:
+        """
+        Make the store a copy of the folder.
+
+        Raises:
+            ConfigError: there is no complete backup in the folder, or the store has content and is not to be
+                overwritten.
+            StorageError: the store cannot be written; the next run goes on.
+        """
+        paths = self._paths()
+        self._begin()
+        for path in paths:
+            digest = store_paths.blob_digest(path)
+            if digest is not None and path == layout.blob_data(digest):
+                self._restore_blob(path, digest)
+        small = [path for path in paths if store_paths.blob_digest(path) is None or path.endswith("/alias")]
+        for start in range(0, len(small), _BATCH_FILES):
+            with self._driver.together():
+                for path in small[start : start + _BATCH_FILES]:
+                    self._restore_file(path)
+        self._end(set(paths))
+        return self._report
+
+    def _paths(self) -> list[str]:
+        if not self._folder.is_readable:
+            raise ConfigError("The folder of the backup does not exist, or cannot be read.")
+        if not self._folder.is_complete:
+            raise ConfigError("The backup is not complete: run docker-registry backup again.")
+        paths = [path for path in self._folder.walk() if store_paths.belongs(path)]
+        if not paths:
+            raise ConfigError("There is no backup in this folder.")
+        return sorted(paths, key=lambda path: (store_paths.rank(path), path))
+
+    def _begin(self) -> None:
+        try:
+            self._is_fresh = self._driver.get_content(_RESTORING) == b"empty"
+            self._since = self._driver.stat(_RESTORING).modified
+            return
+        except PathNotFound:
+            pass
+        tops = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES)
+        self._is_fresh = not any(self._driver.exists(top) for top in tops)
+        if not self._is_fresh and not self._overwrite:
+            raise ConfigError("The store is not empty: pass --overwrite to replace what the backup has too.")
+        self._driver.put_content(_RESTORING, b"empty" if self._is_fresh else b"overwrite")
+
+    def _end(self, paths: set[str]) -> None:
+        # A flag that holds for one of the two contents does not hold for both.
+        tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
+        for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
+            self._remove(flag)
+        self._remove(image_layout.PRIVATE_IS_COMPLETE)  # the next start makes that index anew
+        self._remove(_IDENTITY)  # what a cache knows of the store is out of date
+        self._remove(_RESTORING)
+
+    def _restore_blob(self, path: str, digest: Digest) -> None:
+        try:
+            found = self._driver.stat(path)
+        except PathNotFound:
+            found = None
+        is_ours = found is not None and self._since is not None and found.modified > self._since
+        is_whole = found is not None and found.size == self._folder.size(path)
+        if is_whole and (is_ours or is_intact(self._driver, path, digest)):
+            self._report.count(None)
+            return
+        try:
+            blocks = verified(self._folder.blocks(path), digest)
+            if self._driver.is_shared(path):
+                for _ in verified(self._folder.blocks(path), digest):  # before anything is overwritten in place
+                    pass
+                self._driver.repair(path, blocks)
+            else:
+                self._driver.stream_write(path, blocks)
+        except DigestInvalid:
+            self._report.add_damage(path, "the bytes in the backup are not those of the digest")
+            return
+        self._report.count(self._folder.size(path))
+
+    def _restore_file(self, path: str) -> None:
+        if path.startswith(f"{image_layout.IMAGES}/") and path.endswith("/layer"):
+            self._restore_layer(path)
+            return
+        content = self._folder.read(path)
+        if content is None or (store_paths.is_flag(path) and not self._is_fresh and not self._driver.exists(path)):
+            return
+        if not self._is_fresh or self._since is not None:
+            try:
+                if self._driver.get_content(path) == content:
+                    self._report.count(None)
+                    return
+            except PathNotFound:
+                pass
+        self._driver.put_content(path, content)
+        self._report.count(len(content))
+
+    def _restore_layer(self, path: str) -> None:
+        """Restore the layer beside an image; where its blob is in the store, a hard link to it, or nothing."""
+        digest = store_paths.layer_digest(self._folder.read(path.removesuffix("layer") + "_blob") or b"")
+        blob = layout.blob_data(digest) if digest else ""
+        if digest and self._folder.size(blob) == self._folder.size(path) and self._driver.exists(blob):
+            self._driver.link(blob, path)
+            return
+        try:
+            if self._driver.get_size(path) == self._folder.size(path) and self._since is not None:
+                self._report.count(None)
+                return
+        except PathNotFound:
+            pass
+        self._report.count(self._driver.stream_write(path, self._folder.blocks(path)))
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            pass
