@@ -27,7 +27,7 @@ class LoopDisk:
         folder: where it is mounted.
     """
 
-    def __init__(self, image: Path, folder: Path, kind: str = "ext4", size_bytes: int = 64 * MIB) -> None:
+    def __init__(self, image: Path, folder: Path, kind: str = "ext4", size_bytes: int = 400 * MIB) -> None:
         """Make the file system, unless the image is there; skip the test where that cannot be done."""
         require_root()
         program, package, options, self._check = _KINDS[kind]

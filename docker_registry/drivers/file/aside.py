@@ -9,7 +9,9 @@ of those folders where that was quick the last time. What processes that died ha
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import secrets
 import time
 from collections import deque
@@ -24,9 +26,15 @@ _PARTS: Final = 16
 
 #: Characters of their names; those of everything else are longer.
 _PART_CHARACTERS: Final = 8
+_PART: Final = re.compile(f"[0-9a-f]{{{_PART_CHARACTERS}}}")
+
+#: How what is written or removed is called, in those folders or, by older versions, beside them.
+_OURS: Final = re.compile("[0-9a-f]{32}")
 
 #: So many folders are drawn for a file, and the quickest is taken.
 _DRAWN: Final = 4
+
+logger = logging.getLogger(__name__)
 
 
 class Aside:
@@ -71,17 +79,21 @@ class Aside:
         Args:
             sync: wait until its content is on the disk.
         """
+        return self.write_and_stat(content, sync=sync)[0]
+
+    def write_and_stat(self, content: Bytes, *, sync: bool = False) -> tuple[str, os.stat_result]:
+        """Write a small file whole as :meth:`write` does; return its place and what it is."""
         place, fd = self.create()
         try:
             write_whole(fd, content)
             if sync:
                 os.fsync(fd)
+            return place, os.fstat(fd)
         except BaseException:
             discard(place)
             raise
         finally:
             close_now(fd)
-        return place
 
     def leave(self, place: str) -> None:
         """Leave a file here until there is time to remove it."""
@@ -106,14 +118,25 @@ class Aside:
                 for entry in entries:
                     # Not the time of modification: what is removed or linked was brought here with an old one.
                     with suppress(FileNotFoundError):
-                        if entry.path not in parts and entry.stat(follow_symlinks=False).st_ctime < before:
-                            discard(entry.path)
-                            removed += 1
+                        if entry.path in parts or entry.stat(follow_symlinks=False).st_ctime >= before:
+                            continue
+                        if folder == self.folder and not _is_ours(entry):
+                            logger.warning("%s is not the registry's own; it is left as it is.", entry.path)
+                            continue
+                        discard(entry.path)
+                        removed += 1
         return removed
 
     def _found(self) -> list[str]:
         with os.scandir(self.folder) as entries:
-            return [entry.path for entry in entries if len(entry.name) <= _PART_CHARACTERS and entry.is_dir()]
+            return [
+                entry.path for entry in entries if _PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    """Tell whether what lies beside the folders was put there by the driver, of this version or an older one."""
+    return bool(_OURS.fullmatch(entry.name)) or entry.is_file(follow_symlinks=False)
 
 
 def write_whole(fd: int, content: Bytes) -> None:

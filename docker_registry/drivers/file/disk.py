@@ -48,7 +48,7 @@ class Disk:
             mounts: the kernel's list of what is mounted where (proc(5)).
         """
         self._folder = folder
-        self.syncs_whole = _kind(folder, mounts) in _KNOWN and _syncfs() is not None
+        self.syncs_whole = filesystem_type(folder, mounts) in _KNOWN and _syncfs() is not None
 
     def sync(self, fds: Sequence[int]) -> None:
         """Wait until these files and folders are on the disk; blocks this thread."""
@@ -77,8 +77,13 @@ class Disk:
         return self.syncs_whole and _waiting_bytes() <= _MAX_WAITING_BYTES
 
 
-def _kind(folder: str, mounts: str) -> str | None:
-    """Return what kind of file system a folder lies in; None where nobody tells."""
+def filesystem_type(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """
+    Return the type of the file system in which a folder lies, such as ``ext4``; None where it cannot be told.
+
+    Args:
+        mounts: the kernel's list of what is mounted where (proc(5)).
+    """
     try:
         mount, lines = _mount(folder), Path(mounts).read_text().splitlines()
     except OSError:

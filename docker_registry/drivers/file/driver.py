@@ -7,8 +7,8 @@ the disk is done in a native thread. The single changes are :class:`~.changes.Ch
 
 **Syncing** is most of the time that a small change takes. Several that belong together share it (:meth:`together`), and
 what lives for minutes only does without (:attr:`short_lived`). On the file systems of a single host a small content is
-entered into a journal first, and then nothing is synced at all (:class:`~.journal.Journal`); that is put again when the
-store is opened after a crash of the host.
+entered into a journal first, and then nothing is synced at all (:class:`~.journal.Journal`). The journal is replayed
+when the store is opened and the file system may have lost something, as after a crash of the host.
 
 **Locks.** Changes of a path take an flock on one of 64 files in ``.docker-registry/locks``.
 
@@ -35,11 +35,13 @@ from docker_registry.drivers.file.carrier import Carrier
 from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
-from docker_registry.drivers.file.journal import Journal, this_boot
+from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.known import Known
 from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.mount_session import superblock_id
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
+from docker_registry.drivers.file.replay import Replay
 from docker_registry.drivers.file.spreading import spread
 from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
@@ -91,13 +93,12 @@ class FileDriver(StorageDriver):
         if not os.path.isdir("/proc/self/fd"):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
         self._disk = Disk(self._tree.root)
-        boot = this_boot() if self._disk.syncs_whole else None
-        self._journal = None if boot is None else Journal(journals, self._disk, boot)
+        self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
         self._changes, self._puts = self._room(self._aside, Locks(locks), self._journal, last=True)
         self._carrier: Carrier | None = Carrier(self._tree, self._disk, self._puts, self._journal)
         if self._journal is not None:
             with self._tree.errors("", may_miss=False):
-                self._journal.recover(self._puts.restore)
+                self._journal.recover(Replay(self._tree, self._aside, self._disk))
 
     def _make_folders(self, *folders: str) -> None:
         try:
@@ -110,9 +111,9 @@ class FileDriver(StorageDriver):
             for folder in (self._tree.root, *self._aside.parts, *self._short_aside.parts, *folders):
                 os.makedirs(folder, exist_ok=True)
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
         except OSError as error:
-            raise StorageError(f"{self._tree.root} cannot be used: {error.strerror}") from None
+            raise StorageError(f"{error.filename or self._tree.root} cannot be used: {error.strerror}") from None
 
     def _room(self, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
         changes = Changes(self._tree, aside, locks, journal, last=last)

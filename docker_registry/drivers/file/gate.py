@@ -8,11 +8,11 @@ be alone takes both alone. So nobody comes in who could make him wait longer, as
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from docker_registry.drivers.file.locks import open_lock
 from docker_registry.threads import close_now
 
 #: The files in a gate's folder.
@@ -49,8 +49,7 @@ class Gate:
 
     def _take(self, name: str, operation: int) -> int:
         """Return a descriptor that holds a lock until it is closed."""
-        # Not for writing: another user may have made it.
-        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CREAT, 0o644)
+        fd = open_lock(f"{self._folder}/{name}")  # not for writing: another user may have made it
         try:
             fcntl.flock(fd, operation)
         except BaseException:

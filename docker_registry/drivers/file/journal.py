@@ -15,29 +15,42 @@ waits for the disk as ever, makes an entry without content: what the file system
 be between an entry and its change then. So changes share a gate that a checkpoint has alone; and so has who removes a
 folder, as the locks of what is put below it meanwhile are others.
 
-**Crashes** of a process lose nothing that the kernel knows: its journal is deleted after a checkpoint. Only when the
-kernel was started since is a journal put again, but for what was changed long after its end, as by another server.
+**Recovery.** When the store is opened, the journals of processes that have ended are of no more use if they were
+written in the mount session that still goes on (:mod:`~docker_registry.drivers.file.mount_session`): the kernel has all
+that they tell. They are deleted after a checkpoint. Those of other sessions are replayed
+(:mod:`~docker_registry.drivers.file.replay`). A journal that was copied here with a tree, a journal of a newer version,
+and any other thing in the folder are named in the log and left alone.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import re
+import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from gevent import monkey
 
-from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.file import gate, journal_file, marks
+from docker_registry.drivers.file import gate, journal_file, marks, mount_session
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.gate import Gate
-from docker_registry.drivers.file.journal_file import HALF_BYTES, Boot, Entry, HalfIsFull, JournalFile
+from docker_registry.drivers.file.journal_file import (
+    HALF_BYTES,
+    Entry,
+    HalfIsFull,
+    Head,
+    JournalFile,
+    Trace,
+    UnknownVersion,
+)
 from docker_registry.drivers.file.marks import Marks
+from docker_registry.drivers.file.mount_session import Membership, MountSession
 from docker_registry.threads import close_now
 
 #: Where less is free no journal is begun: what is left is for what is pushed.
@@ -50,28 +63,29 @@ _NO_ROOM_SECONDS: Final = 60.0
 #: More is not written twice.
 MAX_BYTES: Final = HALF_BYTES // 4
 
-_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
-_ID_LENGTH: Final = 36
+#: How a journal is called.
+_NAME: Final = re.compile("[0-9a-f]{32}")
 
-#: Called with contents by path, and when the last of all was put, in nanoseconds since the epoch.
-Restore = Callable[[Mapping[str, bytes], int], None]
+#: What else lies in the folder.
+_OWN_NAMES: Final = (*gate.NAMES, mount_session.NAME)
+_OWN_PREFIXES: Final = (marks.PREFIX, mount_session.TEMPORARY_PREFIX)
+
+#: What the system says of a symbolic link, of a socket, and of what has just been removed.
+_NO_FILE: Final = {errno.ELOOP, errno.ENXIO, errno.ENOENT}
+
+logger = logging.getLogger(__name__)
+
+#: Called with the entries that a session has left, ordered by their moments, and when the session was last active, in
+#: nanoseconds since the epoch.
+Replay = Callable[[Sequence[Entry], int], None]
 
 
 class _Left(NamedTuple):
-    """A journal whose process is dead."""
+    """A journal whose process has ended."""
 
     place: str
     fd: int
-    boot: Boot
-
-
-def this_boot(source: str = _BOOT_ID) -> Boot | None:
-    """Tell when the kernel was started; None where it has no name for that."""
-    try:
-        found = Path(source).read_text().strip()
-    except OSError:
-        return None
-    return Boot(found, time.time_ns() - time.monotonic_ns()) if len(found) == _ID_LENGTH else None
+    session: MountSession
 
 
 class Journal:
@@ -82,15 +96,16 @@ class Journal:
         is_due: whether anything was entered since the last checkpoint.
     """
 
-    def __init__(self, folder: str, disk: Disk, boot: Boot) -> None:
+    def __init__(self, folder: str, disk: Disk, superblock: str | None) -> None:
         """
         Args:
             folder: where they lie; it is there.
+            superblock: of its file system, as of :func:`~.mount_session.superblock_id`.
         """
         self.is_due = False
         self._folder = folder
         self._disk = disk
-        self._boot = boot
+        self._superblock = superblock
         self._gate = Gate(folder)
         self._marks = Marks(folder)
         self._process = os.getpid()
@@ -98,6 +113,8 @@ class Journal:
         self._no_room_until = 0.0
         self._file: JournalFile | None = None
         self._broken: list[JournalFile] = []
+        self._membership: Membership | None = None
+        self._not_ours: set[str] = set()
 
     def begin(self) -> bool:
         """Make the journal of this process, where it is not made yet; False where there is little room left."""
@@ -111,7 +128,7 @@ class Journal:
                 return False
             try:
                 with self.changing():
-                    self._file = JournalFile(self._folder, self._boot)
+                    self._file = JournalFile(self._folder, self._session)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
@@ -132,16 +149,20 @@ class Journal:
         """Let nobody else change anything meanwhile; blocks this thread."""
         return self._gate.alone()
 
-    def put(self, contents: Sequence[tuple[str, bytes]]) -> None:
+    def put(self, contents: Sequence[tuple[str, bytes]], traces: Sequence[Trace]) -> None:
         """
         Enter what will be put, within :meth:`changing` and with the locks of the paths; blocks this thread until it is
         on the disk. The journal of this process has been begun.
+
+        Args:
+            traces: one for each content.
 
         Raises:
             HalfIsFull: nothing was entered; :meth:`turn` makes room.
         """
         moment = time.monotonic_ns()
-        self._append([Entry(moment, path, content) for path, content in contents])
+        changes = zip(contents, traces, strict=True)
+        self._append([Entry(moment, path, content, trace) for (path, content), trace in changes])
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """
@@ -185,7 +206,7 @@ class Journal:
             moment = time.monotonic_ns()
             file, broken = self._own(), tuple(self._broken)
         self._disk.sync_all()
-        self._marks.raise_to(self._boot.id, moment)
+        self._marks.raise_to(self._session.id, moment)
         if file is not None:
             file.forget(moment)
         self._broken = [one for one in self._broken if one not in broken]
@@ -194,25 +215,34 @@ class Journal:
                 os.unlink(one.place)
             one.close()
 
-    def recover(self, restore: Restore) -> None:
-        """Put again what a crash of the host may have taken, and delete the journals of the dead; blocks the thread."""
-        if not any(self._journals()):
-            return
+    def recover(self, replay: Replay) -> None:
+        """
+        Join the mount session, replay what the disk may not have, and delete the journals of ended processes; before
+        anything else; blocks this thread.
+        """
         with self.alone(), ExitStack() as opened:
+            self._membership = mount_session.join(self._folder, self._superblock)
             living, left = self._found(opened)
-            boots = {journal.boot.id: journal.boot for journal in left}
-            gone = sorted((boot for boot in boots.values() if boot.id not in living), key=lambda boot: boot.began)
-            for boot in gone:
-                self._restore(boot, [journal.fd for journal in left if journal.boot.id == boot.id], restore)
-            moment = time.monotonic_ns()
-            self._disk.sync_all()
-            for boot_id in boots:
-                self._marks.raise_to(boot_id, moment if boot_id in living else marks.END)
-            for journal in left:
-                os.unlink(journal.place)
-            self._disk.sync_all()
-            for boot in gone:
-                self._marks.drop(boot.id)
+            sessions = {journal.session.id: journal.session for journal in left}
+            gone = sorted((one for one in sessions.values() if one.id not in living), key=lambda one: one.began)
+            for session in gone:
+                self._replay(session, [journal.fd for journal in left if journal.session.id == session.id], replay)
+            if left:
+                moment = time.monotonic_ns()
+                self._disk.sync_all()
+                for session_id in sessions:
+                    self._marks.raise_to(session_id, moment if session_id in living else marks.END)
+                for journal in left:
+                    os.unlink(journal.place)
+                self._disk.sync_all()
+            for ended in {*(session.id for session in gone), self._membership.ended} - {None, *living}:
+                self._marks.drop(str(ended))
+
+    def close(self) -> None:
+        """Give up what tells other processes that this one is alive; its journal is left as it is."""
+        for held in (self._own(), self._membership):
+            if held is not None:
+                held.close()
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -231,6 +261,11 @@ class Journal:
         finally:
             self.is_due = True
 
+    @property
+    def _session(self) -> MountSession:
+        assert self._membership is not None, "the journal has not been recovered"
+        return self._membership.session
+
     def _own(self) -> JournalFile | None:
         if self._process != os.getpid():  # what this process was forked from goes on with its own
             self._process, self._file, self._broken = os.getpid(), None, []
@@ -238,34 +273,74 @@ class Journal:
 
     def _journals(self) -> Iterator[str]:
         for name in os.listdir(self._folder):
-            if name not in gate.NAMES and not name.startswith(marks.PREFIX):
+            if _NAME.fullmatch(name) and name not in self._not_ours:
                 yield f"{self._folder}/{name}"
 
     def _found(self, opened: ExitStack) -> tuple[set[str], list[_Left]]:
-        """Return the boots of which some process lives, so that its kernel does, and what the dead have left."""
-        living, left = {self._boot.id}, []
-        for place in self._journals():
-            fd = os.open(place, os.O_RDONLY)
+        """Return the sessions of which some process lives, and the journals of those that have ended."""
+        living, left = {self._session.id}, []
+        self._not_ours = set()
+        for name in sorted(os.listdir(self._folder)):
+            if name in _OWN_NAMES or name.startswith(_OWN_PREFIXES):
+                continue
+            place = f"{self._folder}/{name}"
+            fd = _open_file(place) if _NAME.fullmatch(name) else None
+            if fd is None:
+                self._leave(name, "is no journal")
+                continue
             opened.callback(close_now, fd)
-            boot = journal_file.read_boot(fd)
+            head = self._read_head(name, fd)
+            if head is None:
+                continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                living.update([boot.id] if boot else [])
-            else:  # one that was never whole holds nothing
-                left.append(_Left(place, fd, boot or self._boot))
+                living.add(head.session.id)
+            else:
+                left.append(_Left(place, fd, head.session))
         return living, left
 
-    def _restore(self, boot: Boot, fds: Sequence[int], restore: Restore) -> None:
-        since = self._marks.get(boot.id)
+    def _read_head(self, name: str, fd: int) -> Head | None:
+        """Return the head of a journal that was written here; None for anything else, which is left alone."""
+        try:
+            head = journal_file.read_head(fd)
+        except UnknownVersion:
+            self._leave(name, "was written by a newer version of the registry")
+            return None
+        if head is None:
+            self._leave(name, "is no journal")
+        elif not journal_file.is_where_it_was_made(head, fd, self._folder):
+            self._leave(name, "was copied here from another folder, so its entries do not belong to this tree")
+            return None
+        return head
+
+    def _leave(self, name: str, reason: str) -> None:
+        self._not_ours.add(name)
+        logger.warning("%s/%s %s; it is left as it is.", self._folder, name, reason)
+
+    def _replay(self, session: MountSession, fds: Sequence[int], replay: Replay) -> None:
+        since = self._marks.get(session.id)
         entries = [entry for fd in fds for entry in journal_file.read_entries(fd) if entry.moment >= since]
-        entries.sort(key=lambda entry: entry.moment)
-        contents: dict[str, bytes] = {}
-        settled: set[str] = set()
-        for entry in reversed(entries):
-            if entry.content is None:
-                settled.add(entry.path)
-            elif entry.path not in contents and settled.isdisjoint((entry.path, *folders_above(entry.path))):
-                contents[entry.path] = entry.content
-        if contents:
-            restore(contents, max(entry.entered for entry in entries))
+        if not entries:
+            return
+        # A recovery that did not come to its end has changed folders, too.
+        last_active = max(*(entry.entered for entry in entries), *(os.fstat(fd).st_mtime_ns for fd in fds))
+        for fd in fds:
+            with suppress(PermissionError):  # it belongs to another user
+                os.utime(fd)
+                os.fsync(fd)
+        replay(sorted(entries, key=lambda entry: entry.moment), last_active)
+
+
+def _open_file(place: str) -> int | None:
+    """Open a file to be read; None when something else lies there."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        close_now(fd)
+        return None
+    return fd

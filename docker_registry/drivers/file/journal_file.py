@@ -19,10 +19,13 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from gevent import monkey
 
+from docker_registry.drivers.file.birth import born
+from docker_registry.drivers.file.mount_session import MountSession
 from docker_registry.threads import close_now
 
 #: A half, and so also all that waits for the disk of the changes of a process, is not longer.
@@ -33,9 +36,17 @@ _SPARE_BYTES: Final = 64 * 1024
 
 _HEAD_BYTES: Final = 4096
 
-#: Magic, id of the kernel's boot, when that was; a checksum follows.
-_HEAD: Final = struct.Struct(">8s36sQ")
-_HEAD_MAGIC: Final = b"journal1"
+#: Magic, and the id of the mount session and when it began, as of :class:`~.mount_session.MountSession`. Then where the
+#: journal was made: inode number and time of birth of the file, and of its folder. A checksum follows.
+_HEAD: Final = struct.Struct(">8s32sQQQQQ")
+_HEAD_MAGIC: Final = b"journal2"
+
+#: The same in journals of older versions: magic, id of the kernel's boot, and when that was.
+_OLD_HEAD: Final = struct.Struct(">8s36sQ")
+_OLD_HEAD_MAGIC: Final = b"journal1"
+
+#: How the magic of any other version begins.
+_ANY_MAGIC: Final = b"journal"
 
 #: Number, nanoseconds since the epoch, bytes of the record; a checksum of these and of the record follows, and that.
 _RECORD: Final = struct.Struct(">QQI")
@@ -46,6 +57,37 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # made once
 _BEFORE_RECORD_BYTES: Final = _RECORD.size + _CHECKSUM_BYTES
 
 
+class FileState(NamedTuple):
+    """
+    Which file lies under a path, as written by whom and when: every write makes another one.
+
+    Attributes:
+        inode: its number.
+        modified: nanoseconds since the epoch.
+    """
+
+    inode: int
+    modified: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileState:
+        """Return the state of a file."""
+        return cls(found.st_ino, found.st_mtime_ns)
+
+
+class Trace(NamedTuple):
+    """
+    What an entry tells of the files that it concerns.
+
+    Attributes:
+        before: what lay under the path when the entry was made; None for nothing.
+        after: the file that was then put there; None where it is not known yet.
+    """
+
+    before: FileState | None
+    after: FileState | None
+
+
 class Entry(NamedTuple):
     """
     A change of one path.
@@ -53,25 +95,32 @@ class Entry(NamedTuple):
     Attributes:
         moment: when it was made, in nanoseconds of the kernel's monotonic clock.
         content: what was put there; None when what the file system has there, and below, is right.
+        trace: None in journals of older versions, and where there is no content.
         entered: when it was written, in nanoseconds since the epoch; 0 before.
     """
 
     moment: int
     path: str
     content: bytes | None = None
+    trace: Trace | None = None
     entered: int = 0
 
 
-class Boot(NamedTuple):
+class Head(NamedTuple):
     """
-    The time from one start of the kernel to the next.
+    What a journal says of itself.
 
     Attributes:
-        began: when the kernel's monotonic clock was 0, in nanoseconds since the epoch.
+        session: the mount session in which it was written; of journals of older versions, the boot of the kernel.
+        place: where it was made, as of :func:`_place`; None in journals of older versions.
     """
 
-    id: str
-    began: int
+    session: MountSession
+    place: tuple[int, ...] | None = None
+
+
+class UnknownVersion(Exception):
+    """A journal was written by another version of the registry, newer than this one."""
 
 
 class HalfIsFull(Exception):
@@ -90,7 +139,7 @@ class HalfIsFull(Exception):
 class JournalFile:
     """The journal of this process; nobody else writes it while it is locked."""
 
-    def __init__(self, folder: str, boot: Boot, half_bytes: int = HALF_BYTES) -> None:
+    def __init__(self, folder: str, session: MountSession, half_bytes: int = HALF_BYTES) -> None:
         """Make it, and wait until it is on the disk; blocks this thread."""
         self.place = f"{folder}/{secrets.token_hex(16)}"
         #: The moment of the last entry in each half; 0 where nothing is needed any more.
@@ -103,18 +152,22 @@ class JournalFile:
         self._syncing = monkey.get_original("_thread", "allocate_lock")()
         self._synced = 0
         self._has_failed = False
-        self._fd = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        # It gets its name when it is whole, and locked: what has such a name and no head is no journal.
+        self._fd = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
-        head = _sealed(_HEAD.pack(_HEAD_MAGIC, boot.id.encode(), boot.began))
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            _write(self._fd, [head.ljust(_HEAD_BYTES, b"\0")], 0)
+            fields = _HEAD.pack(_HEAD_MAGIC, session.id.encode(), session.began, *_place(self._fd, folder))
+            _write(self._fd, [_sealed(fields).ljust(_HEAD_BYTES, b"\0")], 0)
             for start in range(0, 2 * half_bytes, _SPARE_BYTES):
                 _write(self._fd, [bytes(_SPARE_BYTES)], _HEAD_BYTES + start)
             os.fsync(self._fd)
+            # Python follows the link in /proc only when some descriptor is given, which is not used for a full path.
+            os.link(f"/proc/self/fd/{self._fd}", self.place, src_dir_fd=self._fd)
             sync_folder(folder)
-        except OSError:
-            os.unlink(self.place)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(self.place)
             self.close()
             raise
 
@@ -178,20 +231,43 @@ class JournalFile:
 
 
 def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
-    """Return a record of entries in parts, which follow each other: the contents are not copied."""
-    head = [(moment, path, None if content is None else len(content)) for moment, path, content, _ in entries]
+    """
+    Return a record of entries in parts, which follow each other: the contents are not copied.
+
+    The first part is a line of JSON: ``[[moment, path, bytes of the content or null, trace or null], …]``.
+    """
+    head = [
+        (moment, path, None if content is None else len(content), trace) for moment, path, content, trace, _ in entries
+    ]
     contents = (entry.content for entry in entries if entry.content is not None)
     return (_encode(head).encode(), b"\n", *contents)
 
 
-def read_boot(fd: int) -> Boot | None:
-    """Return when a journal was written; None when it was never whole."""
-    head = os.pread(fd, _HEAD.size + _CHECKSUM_BYTES, 0)
-    fields = head[: _HEAD.size]
-    if head != _sealed(fields) or len(fields) < _HEAD.size:
-        return None
-    magic, boot, began = _HEAD.unpack(fields)
-    return Boot(boot.decode(), began) if magic == _HEAD_MAGIC else None
+def read_head(fd: int) -> Head | None:
+    """
+    Return what a journal says of itself; None when it is no journal.
+
+    Raises:
+        UnknownVersion: it is one of a newer version.
+    """
+    read = os.pread(fd, _HEAD.size + _CHECKSUM_BYTES, 0)
+    if read.startswith(_HEAD_MAGIC) and read == _sealed(read[: _HEAD.size]):
+        _, session, began, *place = _HEAD.unpack_from(read)
+        return Head(MountSession(session.decode(), began), tuple(place))
+    old = read[: _OLD_HEAD.size + _CHECKSUM_BYTES]
+    if old.startswith(_OLD_HEAD_MAGIC) and old == _sealed(old[: _OLD_HEAD.size]):
+        _, boot, began = _OLD_HEAD.unpack_from(old)
+        return Head(MountSession(boot.decode(), began))
+    magic = read[: len(_HEAD_MAGIC)]
+    is_journal = magic.startswith(_ANY_MAGIC) and len(magic) == len(_HEAD_MAGIC)
+    if is_journal and magic not in (_HEAD_MAGIC, _OLD_HEAD_MAGIC):
+        raise UnknownVersion
+    return None
+
+
+def is_where_it_was_made(head: Head, fd: int, folder: str) -> bool:
+    """Tell whether a journal is the very file that was made in this folder, and no copy of it."""
+    return head.place is None or head.place == _place(fd, folder)
 
 
 def read_entries(fd: int) -> list[Entry]:
@@ -216,12 +292,22 @@ def _entries(half: bytes) -> Iterator[Entry]:
 
 def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
     head, _, contents = record.partition(b"\n")
-    for moment, path, length in json.loads(head):
+    for moment, path, length, *told in json.loads(head):
         if length is None:
-            yield Entry(moment, path, None, entered)
+            yield Entry(moment, path, None, None, entered)
         else:
-            yield Entry(moment, path, contents[:length], entered)
+            trace = Trace(*(state and FileState(*state) for state in told[0])) if told and told[0] else None
+            yield Entry(moment, path, contents[:length], trace, entered)
             contents = contents[length:]
+
+
+def _place(fd: int, folder: str) -> tuple[int, int, int, int]:
+    """Return inode number and time of birth of a file, and of its folder; no copy of them has the same."""
+    with_folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.fstat(fd).st_ino, born(fd), os.fstat(with_folder).st_ino, born(with_folder)
+    finally:
+        close_now(with_folder)
 
 
 def _sealed(fields: bytes, record: Sequence[bytes] = ()) -> bytes:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
+from docker_registry.errors import StorageError
 from docker_registry.threads import close_now
+
+#: What the system says of a folder, a symbolic link, and a socket.
+_NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
 class Locks:
@@ -36,8 +42,30 @@ class Locks:
                 close_now(fd)
 
 
+def open_lock(place: str, flags: int = os.O_RDONLY) -> int:
+    """
+    Open a file that is only locked; it is made where there is none.
+
+    Raises:
+        StorageError: something else has its name.
+    """
+    try:
+        # A pipe must not block: it can be locked like a file.
+        return os.open(place, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise not_a_lock(place, error) from None
+
+
+def not_a_lock(place: str, error: OSError) -> Exception:
+    """Return what to raise when a file that is only locked cannot be opened."""
+    if error.errno in _NO_FILE:
+        folder, name = place.rsplit("/", 2)[1:]
+        return StorageError(f"{folder}/{name}, in the folder .docker-registry of the store, must be a file. Remove it.")
+    return error
+
+
 def _open(place: str) -> int:
     try:
-        return os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        return open_lock(place, os.O_RDWR)
     except PermissionError:  # another user has made it; only NFS must be able to write what it locks
-        return os.open(place, os.O_RDONLY)
+        return open_lock(place)

@@ -1,5 +1,5 @@
 """
-Up to when nothing of the journals is needed any more: a moment for each boot of the kernel, in a file of its own.
+Up to when nothing of the journals is needed any more: a moment for each mount session, in a file of its own.
 
 A file is replaced whole and only by a later moment, whoever has written it: commands may be run by another user than
 the server.
@@ -7,12 +7,15 @@ the server.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
+from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.file.journal_file import sync_folder
+from docker_registry.drivers.file.locks import open_lock
 from docker_registry.threads import close_now
 
 #: How the files are called.
@@ -23,6 +26,9 @@ END: Final = 2**63
 
 _LOCK: Final = f"{PREFIX}lock"
 
+#: What the system says when there is none, of a symbolic link, and of a socket.
+_NO_FILE: Final = {errno.ENOENT, errno.ELOOP, errno.ENXIO}
+
 
 class Marks:
     """What lies in a folder."""
@@ -30,32 +36,37 @@ class Marks:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def get(self, boot_id: str) -> int:
-        """Return the moment of a boot; 0 where there is none."""
+    def get(self, session_id: str) -> int:
+        """Return the moment of a session; 0 where there is none, or something that is no moment."""
         try:
-            fd = os.open(self._place(boot_id), os.O_RDONLY)
-        except FileNotFoundError:
-            return 0
+            fd = os.open(self._place(session_id), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return 0
+            raise
         try:
             return int(os.read(fd, 64))
+        except (ValueError, IsADirectoryError):
+            return 0
         finally:
             close_now(fd)
 
-    def raise_to(self, boot_id: str, moment: int) -> None:
-        """Set the moment of a boot, unless it is a later one; blocks this thread until it is on the disk."""
-        lock = os.open(f"{self._folder}/{_LOCK}", os.O_RDONLY | os.O_CREAT, 0o644)
+    def raise_to(self, session_id: str, moment: int) -> None:
+        """Set the moment of a session, unless it is a later one; blocks this thread until it is on the disk."""
+        lock = open_lock(f"{self._folder}/{_LOCK}")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if moment > self.get(boot_id):
-                self._replace(self._place(boot_id), b"%d" % moment)
+            if moment > self.get(session_id):
+                self._replace(self._place(session_id), b"%d" % moment)
         finally:
             close_now(lock)
 
-    def drop(self, boot_id: str) -> None:
-        """Forget a boot."""
+    def drop(self, session_id: str) -> None:
+        """Forget a session."""
         for name in os.listdir(self._folder):
-            if name.startswith(f"{PREFIX}{boot_id}"):  # also what a crash has left half-written
-                os.unlink(f"{self._folder}/{name}")
+            if name.startswith(f"{PREFIX}{session_id}"):  # also what a crash has left half-written
+                with suppress(IsADirectoryError, PermissionError):  # it is not ours
+                    os.unlink(f"{self._folder}/{name}")
 
     def _replace(self, place: str, content: bytes) -> None:
         written = f"{place}.{secrets.token_hex(4)}"
@@ -68,5 +79,5 @@ class Marks:
         os.rename(written, place)
         sync_folder(self._folder)
 
-    def _place(self, boot_id: str) -> str:
-        return f"{self._folder}/{PREFIX}{boot_id}"
+    def _place(self, session_id: str) -> str:
+        return f"{self._folder}/{PREFIX}{session_id}"

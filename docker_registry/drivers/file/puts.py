@@ -13,26 +13,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
 
-from docker_registry.drivers.base import Bytes, folders_above
+from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.aside import Aside, discard, write_whole
 from docker_registry.drivers.file.changes import Changes, version_of
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
-from docker_registry.drivers.file.journal_file import HalfIsFull
+from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Trace
 from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PreconditionFailed
 from docker_registry.threads import close_now
-
-#: Longer after the end of a journal nothing that it tells of can be on its way to the disk.
-_LONG_NANOSECONDS: Final = 600 * 10**9
 
 
 class Puts:
@@ -103,50 +98,9 @@ class Puts:
                 close_now(fd)
                 discard(aside)
 
-    def restore(self, contents: Mapping[str, bytes], last_put: int) -> None:
-        """
-        Put again what a crash of the host may have taken; a :data:`~.journal.Restore`.
-
-        Args:
-            last_put: what was changed long after this is left as it is.
-        """
-        for path, content in contents.items():
-            try:
-                fd, size = self._tree.open_file(path)
-            except (OSError, PathNotFound):
-                self._restore(path, content)
-                continue
-            try:
-                is_newer = os.fstat(fd).st_mtime_ns > last_put + _LONG_NANOSECONDS
-                is_as_put = size == len(content) and read_whole(fd, size) == content
-            finally:
-                close_now(fd)
-            if not is_newer and not is_as_put:
-                self._restore(path, content)
-
     def remove_replaced(self) -> None:
         """Remove what contents have replaced; those who put them have not waited for that."""
         self._aside.remove_left()
-
-    def _restore(self, path: str, content: bytes) -> None:
-        self._make_way(path)
-        aside = self._aside.write(content)
-        try:
-            is_left = self._tree.bring(aside, path, None)
-        except BaseException:
-            discard(aside)
-            raise
-        if is_left:
-            discard(aside)
-
-    def _make_way(self, path: str) -> None:
-        """Remove what cannot have been there: a file system without a journal of its own has strange things left."""
-        for folder in folders_above(path):
-            if os.path.lexists(place := self._tree.place(folder)) and not os.path.isdir(place):
-                os.unlink(place)
-        if os.path.isdir(place := self._tree.place(path)):
-            os.rename(place, aside := self._aside.new())
-            discard(aside)
 
     def _enter_and_put(
         self, journal: Journal, contents: Sequence[tuple[str, bytes]], if_match: str | None = None
@@ -154,15 +108,20 @@ class Puts:
         """Publish small files by the journal."""
         paths = [path for path, _ in contents]
         waiting: list[tuple[str | None, str]] = []
+        after: list[FileState | None] = []
         try:
             for path, content in contents:
-                waiting.append((self._aside.write(content) if content else None, path))
+                aside, written = self._aside.write_and_stat(content) if content else (None, None)
+                waiting.append((aside, path))
+                after.append(None if written is None else FileState.of(written))
             while True:
                 try:
                     with journal.changing(), self._locks.hold(*paths):
                         if if_match is not None:
                             self._check(paths[0], if_match)
-                        journal.put(contents)
+                        journal.put(
+                            contents, [Trace(self._state(path), put) for path, put in zip(paths, after, strict=True)]
+                        )
                         self._bring_entered(journal, waiting, paths)
                     return
                 except HalfIsFull as full:
@@ -187,6 +146,13 @@ class Puts:
         except BaseException:
             journal.take_back(paths)
             raise
+
+    def _state(self, path: str) -> FileState | None:
+        """Return which file lies under a path now."""
+        try:
+            return FileState.of(os.stat(self._tree.place(path)))
+        except OSError:
+            return None
 
     def _check(self, path: str, if_match: str) -> None:
         """Refuse what is not the version that is expected, or none."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,8 +27,6 @@ from docker_registry.drivers.file import FileDriver, renaming
 from docker_registry.drivers.file import driver as driver_module
 from docker_registry.drivers.file import journal as journal_module
 from docker_registry.drivers.file.disk import Disk
-from docker_registry.drivers.file.journal import this_boot
-from docker_registry.drivers.file.journal_file import Boot
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 
@@ -49,14 +51,17 @@ class Host:
 
     def __init__(self, store, monkeypatch):
         self.store = str(store)
-        self.boot = this_boot()
+        self.superblock = "first"
         self._drivers = []
         self._on_disk = {}
         self._whole = set()
-        monkeypatch.setattr(driver_module, "this_boot", lambda: self.boot)
+        self._kept = Path(f"{store}.kept")
+        self._kept.mkdir()
+        # The driver's calls of the system are made to fail by some tests, not ours.
+        self._link, self._unlink = os.link, os.unlink
+        monkeypatch.setattr(driver_module, "superblock_id", lambda folder: self.superblock)
         monkeypatch.setattr(Disk, "sync_all", lambda disk: self.sync())
         monkeypatch.setattr(Disk, "sync_all_soon", lambda disk: self.sync() or True)
-        self._fsync = os.fsync
         monkeypatch.setattr(os, "fsync", self.fsync)
 
     def process(self):
@@ -67,18 +72,25 @@ class Host:
         return driver
 
     def sync(self):
+        for place in self._kept.iterdir():
+            self._unlink(place)
         self._on_disk = contents(self.store)
-        self._whole = {identity(os.stat(f"{self.store}/{path}")) for path in self._on_disk}
+        for path in self._on_disk:  # an old file comes back as the very file that it was
+            self._link(f"{self.store}/{path}", self._keep(path))
+        files = [f"{self.store}/{path}" for path in self._on_disk]
+        self._whole = {identity(os.stat(place)) for place in (*files, *Path(self.store, RESERVED).glob("aside/*/*"))}
+
+    def _keep(self, path):
+        return self._kept / path.replace("/", "|")
 
     def fsync(self, fd):
-        self._fsync(fd)
+        """Note that a file is on the disk; what the real disk has does not matter here."""
         self._whole.add(identity(os.fstat(fd)))
 
     def kill(self, driver):
         """End a process, whose locks the kernel takes."""
         self._drivers.remove(driver)
-        if driver._journal._file is not None:
-            driver._journal._file.close()
+        driver._journal.close()
 
     def crash(self, choose):
         """
@@ -97,13 +109,19 @@ class Host:
             place = Path(self.store, path)
             # Whatever its name is, the content of what was synced itself is never torn.
             is_whole = new is None or identity(place.stat()) in self._whole
-            left = choose([old, new, *([old] if is_whole else [new[: len(new) // 2], bytes(len(new))])])
-            place.unlink(missing_ok=True)
-            if left is not None:
-                place.parent.mkdir(parents=True, exist_ok=True)
+            torn = [] if is_whole else [new[: len(new) // 2], bytes(len(new))]
+            left = choose([old, new, *(torn or [old])])
+            if left in torn:
+                times = place.stat()
                 place.write_bytes(left)
+                os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+            elif left != new:
+                place.unlink(missing_ok=True)
+                if left is not None:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(self._keep(path), place)
         self.sync()
-        self.boot = Boot(str(uuid.uuid4()), self.boot.began + 1)
+        self.superblock = str(uuid.uuid4())
 
     def journals(self):
         return [name for name in os.listdir(f"{self.store}/{RESERVED}/journals") if len(name) == 32]
@@ -193,8 +211,9 @@ class TestAfterACrashOfTheHost:
         assert {"a/b": b"old", "here": b"new"} == contents(host.store)
 
     def test_a_clock_that_was_wrong_before_changes_nothing(self, host, left):
-        host.boot = Boot(host.boot.id, 0)  # as if the process had begun in 1970
-        host.process().put_content("path", b"1")
+        driver = host.process()
+        driver._journal._membership.session = driver._journal._session._replace(began=0)  # as if it had begun in 1970
+        driver.put_content("path", b"1")
         host.crash(left)
         host.process()
         assert {"path": b"1"} == contents(host.store)
@@ -236,6 +255,221 @@ class TestAfterACrashOfTheHost:
             host.process().put_content("path", b"2", if_match=ABSENT)
 
 
+def truncate_times(place):
+    """Make the times of a file those of a clock that has whole seconds."""
+    times = os.stat(place)
+    os.utime(place, ns=(times.st_atime_ns // 10**9 * 10**9, times.st_mtime_ns // 10**9 * 10**9))
+
+
+class TestWhatOthersChangedSince:
+    """After a crash that took what was put last, and before this server was started again."""
+
+    @pytest.fixture
+    def path(self, host):
+        """A file that was there before, is replaced, and is the old one again."""
+        driver = host.process()
+        driver.put_content("folder/path", b"old")
+        driver._journal.checkpoint()
+        driver.put_content("folder/path", b"put")
+        host.crash(nothing)
+        path = Path(host.store, "folder/path")
+        assert b"old" == path.read_bytes()
+        return path
+
+    def test_is_put_again_when_nothing_has_changed(self, host, path):
+        host.process()
+        assert b"put" == path.read_bytes()
+
+    @pytest.mark.parametrize("has_whole_seconds", [False, True])
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_stays_when_it_was_written(self, host, path, in_place, has_whole_seconds):
+        if not in_place:  # distribution 2 writes into the file, later versions make a new one
+            path.unlink()
+        path.write_bytes(b"newer")
+        if has_whole_seconds:
+            truncate_times(path)
+        host.process()
+        assert b"newer" == path.read_bytes()
+
+    def test_stays_when_it_came_from_a_backup_with_old_times(self, host, path):
+        path.unlink()
+        path.write_bytes(b"of a backup")
+        os.utime(path, (1, 1))
+        host.process()
+        assert b"of a backup" == path.read_bytes()
+
+    def test_stays_removed(self, host, path):
+        path.unlink()
+        host.process()
+        assert not path.exists()
+
+    def test_stays_removed_when_the_journal_has_brought_it_if_that_was_later(self, host):
+        host.process().put_content("folder/new", b"put")
+        host.crash(nothing)
+        Path(host.store, "folder").mkdir(exist_ok=True)
+        later = time.time() + 60
+        os.utime(Path(host.store, "folder"), (later, later))
+        host.process()
+        assert {} == contents(host.store)
+
+    def test_stays_when_it_is_of_another_kind_and_later(self, host, path):
+        path.unlink()
+        path.mkdir()
+        (path / "file").write_bytes(b"of another program")
+        later = time.time() + 60
+        os.utime(path, (later, later))
+        host.process()
+        assert {"folder/path/file": b"of another program"} == contents(host.store)
+
+    def test_stays_when_a_link_leads_out_of_the_store(self, host, path, tmp_path):
+        path.unlink()
+        (tmp_path / "outside").write_bytes(b"outside")
+        path.symlink_to(tmp_path / "outside")
+        host.process()
+        assert (True, b"outside") == (path.is_symlink(), (tmp_path / "outside").read_bytes())
+
+
+class TestAWrongClock:
+    """Nothing acknowledged is lost by it."""
+
+    def test_of_the_file_that_was_replaced(self, host):
+        driver = host.process()
+        driver.put_content("path", b"old")
+        os.utime(Path(host.store, "path"), (2**31, 2**31))
+        driver._journal.checkpoint()
+        driver.put_content("path", b"put")
+        host.crash(nothing)
+        host.process()
+        assert {"path": b"put"} == contents(host.store)
+
+    @pytest.mark.parametrize("wrong", [0, 2**62])
+    def test_of_the_journal(self, host, wrong):
+        driver = host.process()
+        driver.put_content("path", b"old")
+        driver._journal.checkpoint()
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(time, "time_ns", lambda: wrong)
+            driver.put_content("path", b"put")
+        host.crash(nothing)
+        host.process()
+        assert {"path": b"put"} == contents(host.store)
+
+
+class TestAReplayThatIsInterrupted:
+    @pytest.mark.parametrize("left", [nothing, everything, torn, zeros])
+    def test_is_done_again(self, tmp_path, left):
+        for calls in itertools.count(1, 3):
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                host = Host(tmp_path / str(calls), monkeypatch)
+                driver = host.process()
+                driver.put_content("a", b"old")
+                driver._journal.checkpoint()
+                expected = {"a": b"new", "f/b": b"1", "f/c": b"2", "empty": b""}
+                for path, content in expected.items():
+                    driver.put_content(path, content)
+                host.crash(nothing)
+                is_done = False
+                with suppress(PowerLost), power_for(calls):
+                    host.process()
+                    is_done = True
+                host.crash(left)
+                host.process()
+                assert expected == contents(host.store)
+            if is_done:
+                break
+        assert calls > 20
+
+
+OLD_HEAD = struct.Struct(">8s36sQ")
+
+
+def old_journal(place, entries):
+    """Write a journal of version 1, in which entries have no traces."""
+
+    def sealed(fields, record=b""):
+        return fields + zlib.crc32(record, zlib.crc32(fields)).to_bytes(4, "big")
+
+    head = json.dumps([(moment, path, len(content)) for moment, (path, content) in enumerate(entries, 1)])
+    record = head.encode() + b"\n" + b"".join(content for _, content in entries)
+    file = sealed(OLD_HEAD.pack(b"journal1", str(uuid.uuid4()).encode(), 1)).ljust(4096, b"\0")
+    file += sealed(struct.pack(">QQI", 1, time.time_ns(), len(record)), record) + record
+    place.write_bytes(file.ljust(4096 + 2 * 65536, b"\0"))
+
+
+class TestTheFolderOfJournals:
+    @pytest.fixture
+    def journals(self, host):
+        host.kill(host.process())
+        return Path(host.store, RESERVED, "journals")
+
+    def test_may_have_one_of_an_older_version(self, host, journals):
+        Path(host.store, "kept").write_bytes(b"newer")
+        os.utime(Path(host.store, "kept"), (time.time() + 5, time.time() + 5))
+        Path(host.store, "torn").write_bytes(b"")
+        os.utime(Path(host.store, "torn"), (1, 1))
+        old_journal(journals / ("a" * 32), [("kept", b"old"), ("torn", b"whole"), ("lost", b"found")])
+        host.process()
+        assert {"kept": b"newer", "torn": b"whole", "lost": b"found"} == contents(host.store)
+        assert [] == host.journals()
+
+    @pytest.mark.parametrize("name", ["a" * 32, "b" * 32 + ".bak", "README"])
+    @pytest.mark.parametrize(
+        "make",
+        {
+            "a folder": os.mkdir,
+            "a pipe": os.mkfifo,
+            "a dangling link": lambda place: os.symlink("nowhere", place),
+            "an empty file": lambda place: Path(place).write_bytes(b""),
+            "a file": lambda place: Path(place).write_bytes(b"text"),
+            "a newer version": lambda place: Path(place).write_bytes(b"journal3".ljust(8192, b"x")),
+        }.items(),
+        ids=lambda item: item[0],
+    )
+    def test_keeps_what_is_not_ours(self, host, journals, caplog, make, name):
+        make[1](journals / name)
+        found = identity(os.lstat(journals / name))
+        driver = host.process()
+        driver.put_content("path", b"1")
+        driver._journal.checkpoint()
+        host.crash(nothing)
+        host.process()
+        assert found == identity(os.lstat(journals / name))
+        assert {"path": b"1"} == contents(host.store)
+        assert name in caplog.text
+
+    @pytest.mark.parametrize("name", ["gate", "lock", "checkpoint-lock"])
+    @pytest.mark.parametrize("make", [os.mkdir, lambda place: os.symlink("nowhere/nowhere", place)])
+    def test_must_have_files_for_locks(self, host, journals, name, make):
+        (journals / name).unlink(missing_ok=True)
+        make(journals / name)
+        with pytest.raises(StorageError, match=f"journals/{name}.*Remove it"):
+            host.process()._journal.checkpoint()
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda place: Path(place).write_bytes(b"")])
+    def test_may_have_a_mark_that_is_none(self, host, journals, make):
+        driver = host.process()
+        driver.put_content("path", b"1")
+        make(journals / f"checkpoint-{driver._journal._session.id}")
+        host.crash(nothing)
+        with suppress(IsADirectoryError, StorageError):  # a folder is not replaced
+            host.process()
+        assert {"path": b"1"} == contents(host.store)
+
+    def test_may_be_copied_to_another_tree(self, host, journals, tmp_path, caplog):
+        driver = host.process()
+        driver.put_content("path", b"old")
+        driver.put_content("gone", b"old")
+        shutil.copytree(journals, tmp_path / "copied", ignore=shutil.ignore_patterns("gate", "lock"))
+        driver.put_content("path", b"new")
+        driver.remove("gone")
+        shutil.copytree(host.store, tmp_path / "other", ignore=shutil.ignore_patterns("journals"))
+        shutil.copytree(tmp_path / "copied", tmp_path / "other" / RESERVED / "journals")
+        host.superblock = "of another machine"
+        FileDriver(str(tmp_path / "other"))
+        assert {"path": b"new"} == contents(tmp_path / "other")
+        assert "was copied" in caplog.text
+
+
 class TestAfterACrashOfAProcess:
     def test_its_journal_is_deleted_and_nothing_put_again(self, host):
         dead, living = host.process(), host.process()
@@ -258,13 +492,14 @@ class TestAfterACrashOfAProcess:
         host.process()
         assert {"path": b"new"} == contents(host.store)
 
-    def test_the_kernel_lives_while_anybody_does_who_calls_its_boot_so(self, host):
-        """Containers may each have a name of their own for one and the same boot."""
+    @pytest.mark.parametrize("superblock", [None, "second"])
+    def test_the_session_goes_on_while_another_process_lives(self, host, superblock):
+        """Containers may each see another superblock, or none."""
         dead, living = host.process(), host.process()
         dead.put_content("path", b"old")
         living.put_content("path", b"new")
         host.kill(dead)
-        host.boot = Boot(str(uuid.uuid4()), host.boot.began)
+        host.superblock = superblock
         host.process()
         assert {"path": b"new"} == contents(host.store)
         assert 1 == len(host.journals())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,15 +12,23 @@ from pathlib import Path
 import pytest
 
 from docker_registry.drivers.file import journal_file
-from docker_registry.drivers.file.journal_file import Boot, Entry, HalfIsFull, JournalFile
+from docker_registry.drivers.file.journal_file import (
+    Entry,
+    FileState,
+    HalfIsFull,
+    JournalFile,
+    Trace,
+    UnknownVersion,
+)
+from docker_registry.drivers.file.mount_session import MountSession
 
-BOOT = Boot("0b5c5b0e-0000-4000-8000-000000000000", 1_700_000_000_000_000_000)
+SESSION = MountSession("0b5c5b0e000040008000000000000000", 1_700_000_000_000_000_000)
 HALF_BYTES = 128 * 1024
 
 
 @pytest.fixture
 def file(tmp_path):
-    return JournalFile(str(tmp_path), BOOT, HALF_BYTES)
+    return JournalFile(str(tmp_path), SESSION, HALF_BYTES)
 
 
 def write(file, *entries, spare=False):
@@ -50,12 +59,37 @@ class TestWhatWasWritten:
         os.close(fd)
         assert before <= entry.entered <= time.time_ns()
 
-    def test_tells_under_which_boot(self, file, tmp_path):
+    def test_tells_in_which_session(self, file, tmp_path):
         fd = os.open(file.place, os.O_RDWR)
-        assert BOOT == journal_file.read_boot(fd)
-        for length in (0, 7, 55):  # never whole
+        assert SESSION == journal_file.read_head(fd).session
+        for length in (83, 55, 7, 0):  # no journal
             os.ftruncate(fd, length)
-            assert journal_file.read_boot(fd) is None
+            assert journal_file.read_head(fd) is None
+        os.close(fd)
+
+    def test_tells_whether_it_is_a_copy(self, file, tmp_path):
+        (tmp_path / "copy").mkdir()
+        copies = (tmp_path / "copy", tmp_path)  # into another folder, and beside it
+        places = [shutil.copy2(file.place, folder / "0") for folder in copies]
+        found = []
+        for place in (file.place, *places):
+            fd = os.open(place, os.O_RDONLY)
+            folder = os.path.dirname(place)
+            found.append(journal_file.is_where_it_was_made(journal_file.read_head(fd), fd, folder))
+            os.close(fd)
+        assert [True, False, False] == found
+
+    def test_tells_which_files_it_concerns(self, file):
+        traces = [Trace(None, None), Trace(FileState(1, 2), FileState(3, 4)), Trace(None, FileState(5, 6))]
+        entries = [Entry(number, "a", b"content", trace) for number, trace in enumerate(traces, 1)]
+        write(file, *entries)
+        assert entries == read(file.place)
+
+    def test_of_a_newer_version_is_known_as_such(self, tmp_path):
+        fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"journal3".ljust(4096, b"x"))
+        with pytest.raises(UnknownVersion):
+            journal_file.read_head(fd)
         os.close(fd)
 
     def test_is_locked_by_who_writes_it(self, file):

@@ -17,7 +17,7 @@ from tests.patched import under_gevent
 @pytest.fixture
 def synced(tmp_path, monkeypatch):
     """A driver without a journal, as on a file system that hosts share."""
-    monkeypatch.setattr("docker_registry.drivers.file.driver.this_boot", lambda: None)
+    monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
     return FileDriver(str(tmp_path / "store"))
 
 

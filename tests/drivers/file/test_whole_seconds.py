@@ -19,7 +19,9 @@ def driver(tmp_path):
     disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted", "ext4 with whole seconds")
     disk.mount()
     try:
-        yield FileDriver(str(disk.folder / "store"))
+        driver = FileDriver(str(disk.folder / "store"))
+        yield driver
+        driver._journal.close()
     finally:
         disk.unmount()
 

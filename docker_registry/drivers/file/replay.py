@@ -1,0 +1,193 @@
+"""
+Replaying a journal: putting again what a file system may have lost, and nothing else.
+
+For each path the last entry counts. Its content is put again only where the path is in a state that the journal knows
+to be older: the file that was there when an entry was made, or one that an entry has put there itself, whose content
+may not have reached the disk. A file is known by its inode and the time of its content, so clocks need not be right or
+fine. Any other file was written after the journal, by another server or from a backup, and stays.
+
+Where nothing lies under a path, its file may have been lost, or removed later by another program. It was removed if the
+journal never saw the path empty, or if the folder was changed well after the journal was last written.
+
+Replaying twice does no harm, also if the first time was interrupted: contents reach the disk before they get their
+names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from docker_registry import provenance
+from docker_registry.drivers.base import folders_above
+from docker_registry.drivers.file.aside import Aside, discard
+from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal_file import Entry, FileState
+from docker_registry.drivers.file.os_errors import NOT_THERE
+from docker_registry.drivers.file.reading import read_whole
+from docker_registry.drivers.file.tree import Tree
+from docker_registry.errors import PathNotFound, StorageError
+from docker_registry.threads import close_now
+
+#: So long after its last entry a session may still have been busy putting what it had entered.
+_BUSY_NANOSECONDS: Final = 10 * 10**9
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Change:
+    """
+    What a journal tells of one path.
+
+    Attributes:
+        content: of the last entry.
+        entered: when that was written, in nanoseconds since the epoch.
+        known: the states of the path that are older than the content, or have it.
+        may_be_absent: whether nothing at all is one of these.
+        is_traced: whether the entries tell of such states; those of older versions do not.
+    """
+
+    content: bytes
+    entered: int
+    known: set[FileState] = field(default_factory=set)
+    may_be_absent: bool = False
+    is_traced: bool = True
+
+
+class _Found(Enum):
+    """What lies under a path, compared with its change."""
+
+    OLDER = auto()
+    SAME = auto()
+    NEWER = auto()
+
+
+class Replay:
+    """Replays the entries of a session; blocks the thread. Nothing else may change the tree meanwhile."""
+
+    def __init__(self, tree: Tree, aside: Aside, disk: Disk) -> None:
+        self._tree = tree
+        self._aside = aside
+        self._disk = disk
+
+    def __call__(self, entries: Sequence[Entry], last_active: int) -> None:
+        """
+        Put again what may have been lost.
+
+        Args:
+            entries: ordered by their moments.
+            last_active: when the session is known to have been active last, in nanoseconds since the epoch.
+        """
+        busy_until = last_active + _BUSY_NANOSECONDS
+        older: list[tuple[str, bytes]] = []
+        newer: list[str] = []
+        for path, change in _changes(entries):
+            found = self._compare(path, change, busy_until)
+            if found is _Found.OLDER:
+                older.append((path, change.content))
+            elif found is _Found.NEWER:
+                newer.append(path)
+        if older:
+            self._put(older)
+            logger.warning("The journal restored %d files that were not on the disk.", len(older))
+        if newer:
+            logger.warning("The journal left %d files that were changed after it: %s", len(newer), _some(newer))
+
+    def _compare(self, path: str, change: _Change, busy_until: int) -> _Found:
+        if self._is_blocked(path, busy_until):
+            return _Found.NEWER
+        try:
+            fd, size = self._tree.open_file(path)
+        except (OSError, PathNotFound):
+            return self._compare_absent(path, change, busy_until)
+        except StorageError:  # a symbolic link leads out of the store
+            return _Found.NEWER
+        try:
+            found = os.fstat(fd)
+            if size == len(change.content) and read_whole(fd, size) == change.content:
+                return _Found.SAME
+        finally:
+            close_now(fd)
+        return _Found.OLDER if _is_older(found, change) else _Found.NEWER
+
+    def _compare_absent(self, path: str, change: _Change, busy_until: int) -> _Found:
+        is_lost = change.may_be_absent and self._folder_changed(path) <= busy_until
+        return _Found.OLDER if is_lost or not change.is_traced else _Found.NEWER
+
+    def _folder_changed(self, path: str) -> int:
+        """Return when something last came or went in the innermost folder above a path that is there."""
+        for folder in (*reversed(list(folders_above(path))), ""):
+            try:
+                return os.stat(self._tree.place(folder)).st_mtime_ns
+            except OSError as error:
+                if error.errno not in NOT_THERE:
+                    raise
+        return 0
+
+    def _is_blocked(self, path: str, busy_until: int) -> bool:
+        """
+        Tell whether something of another kind lies in the way, which was brought after the journal.
+
+        A file system without a journal of its own leaves such things after a crash, too; these are removed.
+        """
+        places = [place for place, is_wrong in self._in_the_way(path) if is_wrong]
+        return any(os.lstat(place).st_mtime_ns > busy_until for place in places)
+
+    def _in_the_way(self, path: str) -> Iterator[tuple[str, bool]]:
+        """Yield the places of a path and of the folders above it, and whether something of another kind lies there."""
+        for folder in folders_above(path):
+            place = self._tree.place(folder)
+            yield place, os.path.lexists(place) and not os.path.isdir(place)
+        place = self._tree.place(path)
+        yield place, os.path.isdir(place)
+
+    def _put(self, contents: Sequence[tuple[str, bytes]]) -> None:
+        waiting = [(self._aside.write(content), path) for path, content in contents]
+        self._disk.sync_all()
+        for aside, path in waiting:
+            for place, is_wrong in self._in_the_way(path):
+                if is_wrong:
+                    os.rename(place, removed := self._aside.new())
+                    discard(removed)
+            if self._tree.bring(aside, path, None):
+                discard(aside)
+
+
+def _changes(entries: Sequence[Entry]) -> Iterable[tuple[str, _Change]]:
+    """Return what is to be compared: of each path the last content, unless the file system is right since."""
+    changes: dict[str, _Change] = {}
+    settled: set[str] = set()
+    for entry in reversed(entries):
+        if entry.content is None:
+            settled.add(entry.path)
+            continue
+        if not settled.isdisjoint((entry.path, *folders_above(entry.path))):
+            continue
+        change = changes.setdefault(entry.path, _Change(entry.content, entry.entered))
+        if entry.trace is None:
+            change.is_traced = False
+        else:
+            change.known.update(state for state in entry.trace if state is not None)
+            change.may_be_absent = change.may_be_absent or entry.trace.before is None
+    return changes.items()
+
+
+def _is_older(found: os.stat_result, change: _Change) -> bool:
+    """Tell whether a file is older than the last content of its path, or has lost it."""
+    if not change.is_traced:
+        # What was entered is written to a file before, and so has an older time.
+        return found.st_mtime_ns <= change.entered + provenance.CLOCK_TICK_NANOSECONDS
+    if FileState.of(found) in change.known:
+        return True
+    is_clock_right = change.entered <= time.time_ns()
+    return is_clock_right and found.st_ctime_ns + provenance.WHOLE_SECONDS_TICK_NANOSECONDS < change.entered
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join([*paths[:3], *(["…"] if len(paths) > 3 else [])])

@@ -1,0 +1,108 @@
+"""
+A file system that lost its page cache while the kernel went on: what was acknowledged is there all the same.
+
+Disks are real ones, in a file behind a loop device.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import PathNotFound, StorageError
+from tests.loop_disk import LoopDisk
+
+
+@contextmanager
+def opened(disk):
+    """The store on a disk, until its process has ended."""
+    driver = FileDriver(str(disk.folder / "store"))
+    try:
+        yield driver
+    finally:
+        driver._journal.close()
+
+
+@contextmanager
+def mounted(disk, *, check=False):
+    disk.mount(check=check)
+    try:
+        yield
+    finally:
+        disk.unmount()
+
+
+def push(driver):
+    """Put what reaches the disk, and then what is in the journal and in the page cache alone."""
+    driver.put_content("tags/old", b"1")
+    driver.put_content("tags/removed", b"1")
+    driver.remove("tags/removed")
+    assert driver._journal._file is not None, "the disk is too small for a journal"
+    driver._journal.checkpoint()
+    with driver.together():
+        driver.put_content("tags/old", b"2")
+        driver.put_content("tags/new", b"2")
+        driver.put_content("tags/theirs", b"2")
+
+
+PUSHED = {"tags/old": b"2", "tags/new": b"2", "tags/theirs": b"2"}
+
+
+def contents(driver):
+    return {stat.path: driver.get_content(stat.path) for stat in driver.walk()}
+
+
+class TestAfterTheFileSystemGaveUp:
+    @pytest.fixture
+    def disk(self, tmp_path):
+        """One on which something was pushed, and that was repaired since."""
+        disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted")
+        with mounted(disk), opened(disk) as driver:
+            push(driver)
+            disk.abort()
+            with pytest.raises(StorageError):
+                driver.put_content("tags/late", b"never acknowledged")
+        return disk
+
+    def test_what_was_acknowledged_is_there(self, disk):
+        with mounted(disk, check=True), opened(disk) as driver:
+            assert PUSHED == contents(driver)
+            driver.put_content("tags/old", b"3")
+        with mounted(disk), opened(disk) as driver:
+            assert {**PUSHED, "tags/old": b"3"} == contents(driver)
+
+    def test_what_another_server_wrote_meanwhile_is_there(self, disk):
+        tags = disk.folder / "store" / "tags"
+        with mounted(disk, check=True):
+            (tags / "old").write_bytes(b"9")
+            (tags / "theirs").write_bytes(b"9")
+            with opened(disk) as driver:
+                assert {"tags/old": b"9", "tags/new": b"2", "tags/theirs": b"9"} == contents(driver)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "ext4 with whole seconds", "xfs", "btrfs"])
+def test_a_snapshot_of_the_disk_has_what_was_acknowledged(tmp_path, kind):
+    disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted", kind)
+    with mounted(disk), opened(disk) as driver:
+        push(driver)
+        disk.copy(tmp_path / "snapshot")
+    snapshot = LoopDisk(tmp_path / "snapshot", tmp_path / "attached", kind)
+    with mounted(snapshot), opened(snapshot) as driver:
+        assert PUSHED == contents(driver)
+
+
+def test_a_process_that_was_killed_has_left_nothing_to_replay(tmp_path):
+    """What was removed since without the journal, by another program, stays removed."""
+    disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted")
+    with mounted(disk):
+        with opened(disk) as driver:
+            push(driver)
+        Path(disk.folder, "store/tags/new").unlink()
+        Path(disk.folder, "store/tags/old").write_bytes(b"1")
+        with opened(disk) as driver:
+            assert {"tags/old": b"1", "tags/theirs": b"2"} == contents(driver)
+            with pytest.raises(PathNotFound):
+                driver.get_content("tags/new")
