@@ -180,7 +180,14 @@ class Config:
         False, "Serve private repositories to everyone; while it is false they are hidden from everyone."
     )
     max_unpacked_layer_bytes: int = setting(
-        68719476736, "V1: a layer that expands to more is not looked into.", unit="bytes", minimum=1
+        68719476736, "V1: a layer that expands to more is not read.", unit="bytes", minimum=1
+    )
+    max_layer_ratio: int = setting(
+        1100, "V1: a layer that expands to more than 1 GiB and to more than so many times its size is not read.",
+        unit="times", minimum=1,
+    )  # fmt: skip
+    max_layer_seconds: int = setting(
+        300, "V1: a layer that takes more processor time is not read.", unit="seconds", minimum=1
     )
 
     v1_platform: str = setting(

@@ -29,6 +29,7 @@ What can go wrong, in the registry's words.
     │   └── ContentImmutable    content that an immutable tag depends on
     ├── Unsupported             the operation is switched off or not offered
     │   └── ConditionUnsupported  the store cannot do it only if nothing has changed
+    ├── ClientLeft              the client closed its connection while its answer was computed
     ├── Overloaded              a limit of the worker is used up; asking again later may help
     └── StorageError            the store cannot do what it was asked
         ├── PathNotFound        nothing lies under that path
@@ -235,6 +236,10 @@ class Unsupported(RegistryError):
 
 class ConditionUnsupported(Unsupported):
     """The store cannot make this change on a condition."""
+
+
+class ClientLeft(RegistryError):
+    """The client closed the connection."""
 
 
 class Overloaded(RegistryError):

@@ -17,6 +17,7 @@ from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.registry import Registry
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.search import index as search
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
@@ -146,7 +147,11 @@ def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiff
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
         immutable_tags=config.immutable_tags,
-        max_unpacked_bytes=config.max_unpacked_layer_bytes,
+        layer_limits=LayerLimits(
+            max_bytes=config.max_unpacked_layer_bytes,
+            max_ratio=config.max_layer_ratio,
+            max_seconds=config.max_layer_seconds,
+        ),
         upload_ttl_seconds=config.upload_ttl,
         serve_private=config.serve_private,
         v1_platform=config.v1_platform,

@@ -34,7 +34,7 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import endings, open_files, provenance
+from docker_registry import client_presence, endings, open_files, provenance
 from docker_registry.access_log import AccessLog
 from docker_registry.alone import answering
 from docker_registry.connections import Activity, Connections
@@ -140,7 +140,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Answer one request; False when the connection shall not be used for another."""
         answering.begin(sock.fileno())
         try:
-            return self._handle_request(listener_name, req, sock, addr)
+            with client_presence.watched(lambda: _has_left(sock)):
+                return self._handle_request(listener_name, req, sock, addr)
         finally:
             answering.end()
 
@@ -298,3 +299,14 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if not self.alive:
                 self._connections.end_waiting()
                 self._connections.end_stalled()
+
+
+def _has_left(sock: Any) -> bool:
+    """Tell, without waiting, whether a client has closed its connection; what it sent before that stays to be read."""
+    try:
+        # gevent's own recv would wait until there is something.
+        return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import Final
 
 from flask import Response, request
@@ -87,15 +86,12 @@ def _send(file: StoredFile, part: ByteRange, status: int, headers: dict[str, str
 
 
 def _send_parts(file: StoredFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
-    max_gap_bytes = MAX_GAP_BYTES
-    if not file.is_as_stored:  # every read unpacks it from its beginning, so there is one read
-        parts, max_gap_bytes = sorted(parts, key=attrgetter("start")), file.size
     multipart = Multipart(parts, file.size, headers["Content-Type"])
     headers = {**headers, "Content-Type": multipart.content_type, "Content-Length": str(multipart.length)}
     wrapper = request.environ.get("wsgi.file_wrapper")
     sends_segments = getattr(request.environ.get("gunicorn.socket"), "sends_segments", False)
     opened = file.open() if wrapper and sends_segments else None
-    blocks = multipart.blocks(file.read, max_gap_bytes)
+    blocks = multipart.blocks(file.read, MAX_GAP_BYTES)
     if wrapper is None or opened is None:
         return requests.stream(_Begun(blocks), 206, headers)
     return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)

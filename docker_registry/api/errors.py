@@ -51,6 +51,7 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.TagImmutable: (409, "DENIED"),
     errors.ConditionUnsupported: (501, "UNSUPPORTED"),
     errors.Unsupported: (405, "UNSUPPORTED"),
+    errors.ClientLeft: (400, "UNSUPPORTED"),  # no client hears it
     errors.Overloaded: (503, "TOOMANYREQUESTS"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),

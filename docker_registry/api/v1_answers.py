@@ -9,6 +9,9 @@ from typing import Any, Final
 from flask import Response, json, request
 from werkzeug.http import http_date
 
+from docker_registry.api import requests
+from docker_registry.registry.v1.kept_answers import Answer
+
 #: Images never change, so they are as old as time; If-Range may say it.
 LAST_MODIFIED: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
@@ -32,6 +35,13 @@ def nothing(headers: dict[str, str] | None = None) -> Response:
 def stored(content: bytes, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON exactly as it lies in the store."""
     return Response(content, 200, headers, content_type=JSON)
+
+
+def streamed(kept: Answer, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON that may be too long to be held in memory."""
+    blocks = () if request.method == "HEAD" else kept.read()
+    headers = {**(headers or {}), "Content-Length": str(kept.size), "Content-Type": JSON}
+    return requests.stream(blocks, 200, headers)
 
 
 def lasting(*, is_private: bool) -> dict[str, str]:

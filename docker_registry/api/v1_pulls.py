@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v1_answers import LAST_MODIFIED, answer, is_unmodified, lasting, stored
+from docker_registry.api.v1_answers import LAST_MODIFIED, answer, is_unmodified, lasting, stored, streamed
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.images import Image
@@ -38,14 +38,14 @@ class Pulls:
     def files(self, image_id: ImageId) -> Response:
         """Answer with the list of the files in an image's layer."""
         files = self._registry.image_files.files(image_id)
-        return self._unmodified(image_id) or stored(files, self._lasting(image_id))
+        return self._unmodified(image_id) or streamed(files, self._lasting(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
         """Answer with what an image changes in those below it; with nothing while that is not worked out."""
         diff = self._registry.image_files.diff(image_id)
         if diff is None:
             return stored(b"")
-        return self._unmodified(image_id) or stored(diff, self._lasting(image_id))
+        return self._unmodified(image_id) or streamed(diff, self._lasting(image_id))
 
     def _lasting(self, image_id: ImageId) -> dict[str, str]:
         return lasting(is_private=self._registry.private_repositories.is_private_image(image_id))

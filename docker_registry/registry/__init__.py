@@ -17,6 +17,7 @@ from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
 from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.manifests import Manifests
@@ -29,6 +30,8 @@ from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.layer_inspections import LayerInspections
+from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.private_repositories import PrivateRepositories
 from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
@@ -36,6 +39,7 @@ from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
 from docker_registry.registry.v1.unfinished import UnfinishedPushes
+from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 from docker_registry.time_slices import TimeSlices
 
 
@@ -49,7 +53,7 @@ class Registry:
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
         immutable_tags: Sequence[str] = (),
-        max_unpacked_bytes: int = 64 * 1024**3,
+        layer_limits: LayerLimits | None = None,
         upload_ttl_seconds: float = 7 * 24 * 3600,
         serve_private: bool = False,
         v1_platform: str = "linux/amd64",
@@ -60,7 +64,7 @@ class Registry:
         Args:
             max_manifest_bytes, check_index_children: see :class:`Manifests`.
             immutable_tags: patterns; see :class:`ImmutableTags`.
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
+            layer_limits: how much of a layer is read.
             upload_ttl_seconds: how old a push is of which nobody has heard since.
             serve_private: see :class:`PrivateRepositories`.
             v1_platform: which image of an index API V1 sees, such as ``linux/amd64``.
@@ -75,9 +79,11 @@ class Registry:
         unfinished = UnfinishedPushes(driver)
         decisions = ImageDecisions(driver, unfinished)
         image_tag_files = ImageTagFiles(driver, listings)
-        derived_images = DerivedImages(driver, json_budget, platform=v1_platform, max_unpacked_bytes=max_unpacked_bytes)
         self.access = Access(driver)
         self.leases = Leases(driver)
+        reader = LayerReader(layer_limits)
+        unpacked = UnpackedLayers(driver, self.leases, reader)
+        derived_images = DerivedImages(driver, reader, unpacked, json_budget, platform=v1_platform)
         self.tokens = Tokens(driver)
         self.images = Images(
             driver,
@@ -85,11 +91,11 @@ class Registry:
             unfinished,
             derived_images,
             self.access,
-            max_unpacked_bytes=max_unpacked_bytes,
+            reader,
             abandoned_after_seconds=upload_ttl_seconds,
             now=now,
         )
-        self.image_files = ImageFiles(driver, self.images, max_unpacked_bytes=max_unpacked_bytes, queue=diff_queue)
+        self.image_files = ImageFiles(driver, self.images, reader, queue=diff_queue)
         self.image_repositories = ImageRepositories(driver, catalog, json_budget)
         self.private_repositories = PrivateRepositories(
             driver,
@@ -111,17 +117,17 @@ class Registry:
             decisions,
             unfinished,
             self.private_repositories.resolve_image,
-            max_unpacked_bytes=max_unpacked_bytes,
+            reader,
+            LayerInspections(self.images),
         )
         derived_manifests = DerivedManifests(
             driver,
             self.images,
             derived_images,
-            self.uploads,
             self.blobs,
             self.leases,
             self.access,
-            max_unpacked_bytes=max_unpacked_bytes,
+            unpacked,
         )
         immutable = ImmutableTags(immutable_tags)
         self.tags = Tags(driver, listings, OldTags(image_tag_files, derived_manifests), immutable)

@@ -26,11 +26,6 @@ class StoredFile:
     size: int
     gone: NotFound
 
-    @property
-    def is_as_stored(self) -> bool:
-        """Whether these bytes lie under ``path`` as they are, for a server that sends them from there."""
-        return True
-
     def open(self) -> BinaryIO | None:
         """
         Open it as a local file that the kernel can send; None where the store is not local.
@@ -45,7 +40,7 @@ class StoredFile:
 
     def redirect_url(self) -> str | None:
         """Return a signed URL under which a client may fetch these very bytes by itself; None where there is none."""
-        return self.driver.content_redirect_url(self.path) if self.is_as_stored else None
+        return self.driver.content_redirect_url(self.path)
 
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """

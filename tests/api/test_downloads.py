@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import random
-import tarfile
 
 import pytest
-from flask import Flask
 
-from docker_registry.api.downloads import Downloads
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import BlobUnknown, StorageUnavailable
+from docker_registry.errors import StorageUnavailable
 from docker_registry.registry import Registry
-from docker_registry.registry.layers.unpacked_file import UnpackedFile
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.services import build
 from tests.multipart import parts_of
@@ -121,22 +115,3 @@ class TestSeveralParts:
         expected = [(start, self.CONTENT[start : start + 10]) for start in starts]
         assert expected == parts_of(answer.content_type, answer.data)
         assert [(2_900_000, 10), (0, 400_010), (399_990, 10)] == driver.reads
-
-    def test_of_a_layer_that_is_unpacked_for_it_are_read_once(self):
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            member = tarfile.TarInfo("file")
-            member.size = 200_000
-            archive.addfile(member, io.BytesIO(self.CONTENT))
-        content = packed.getvalue()
-        file_driver = Counting()
-        file_driver.put_content("layer", gzip.compress(content))
-        file = UnpackedFile(file_driver, "layer", len(content), BlobUnknown())
-        app = Flask("downloads")
-        text = "bytes=150000-150009,10-19,100000-100009"
-        with app.test_request_context(headers={"Range": text}):
-            answer = Downloads().send(file, {"Content-Type": "application/octet-stream"}, "x")
-            body = b"".join(answer.response)
-        expected = [(start, content[start : start + 10]) for start in (10, 100_000, 150_000)]
-        assert expected == parts_of(answer.headers["Content-Type"], body)
-        assert 1 == len(file_driver.reads)

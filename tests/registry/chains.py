@@ -81,6 +81,13 @@ def pulled(registry, image):
     return b"".join(file.read())
 
 
+def loads(answer):
+    """Read the JSON of a list of files or a diff."""
+    content = b"".join(answer.read())
+    assert len(content) == answer.size
+    return json.loads(content)
+
+
 def store_raw(driver, image, *, layer=None, checksum=None, in_progress=False):
     """
     Store an image as docker-registry 0.7.1 does.

@@ -8,6 +8,7 @@ images without saying of which repository::
 
     docker/registry/v2/_v1/derived/<id>/from-<sum>    {"repository": "acme/web", "manifest": "sha256:0c2d…"}
     docker/registry/v2/_v1/derived/<id>/image         {"json": "{\\"id\\": …}", "blob": "sha256:9b1d…", "layer": {…}}
+    docker/registry/v2/_v1/derived/<id>/not-<hex>     {"rules": "1-6871…"}, of a blob that is another layer
     docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64", "children": ["sha256:…"]}
 
 A repository has the image of an index only if it has the index's manifest for that image too. What is asked for by id
@@ -19,11 +20,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import Final
 
-from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
     ImageUnknown,
@@ -37,20 +37,15 @@ from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.layers.archives import open_archive
-from docker_registry.registry.layers.compression import Compression, sniff
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
-from docker_registry.registry.layers.unpacked_file import UnpackedFile
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.layer_links import Inspection, LayerLink
-from docker_registry.threads import in_thread
+from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
 logger = logging.getLogger(__name__)
-
-#: What the clients of API V1 can unpack; anything else they are sent as the plain tar.
-_READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
 
 #: A layer without files, as Docker wrote it: the end of a tar and nothing before it.
 _EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
@@ -99,17 +94,23 @@ class DerivedImages:
     """All images of V1 that follow from V2."""
 
     def __init__(
-        self, driver: StorageDriver, json_budget: JsonBudget, *, platform: str, max_unpacked_bytes: int
+        self,
+        driver: StorageDriver,
+        reader: LayerReader,
+        unpacked: UnpackedLayers,
+        json_budget: JsonBudget,
+        *,
+        platform: str,
     ) -> None:
         """
         Args:
             json_budget: bounds what large manifests and configurations take.
             platform: which image of an index V1 sees, such as ``linux/amd64``.
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
+        self._reader = reader
+        self._unpacked = unpacked
         self._platform = platform
-        self._max_unpacked_bytes = max_unpacked_bytes
         self._sources = ImageSources(driver, platform, json_budget)
         self._at_work = KeyedLocks()
         self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
@@ -234,13 +235,25 @@ class DerivedImages:
             self._known.put(image_id, known)
         return known
 
-    def file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
-        """Find where the bytes of an image's layer lie; None when they are gone."""
-        path, gone = layout.blob_data(image.blob), ImageUnknown(id=str(image_id))
-        if not self._driver.exists(path):
+    def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
+        """Find where the layer of an image is stored, packed or not; None when it was removed."""
+        path = layout.blob_data(image.blob)
+        try:
+            return StoredFile(self._driver, path, self._driver.get_size(path), ImageUnknown(id=str(image_id)))
+        except PathNotFound:
             return None
-        kind = StoredFile if image.link.digest == image.blob else UnpackedFile
-        return kind(self._driver, path, image.link.size, gone)
+
+    def sent_file(self, image: DerivedImage, stored: StoredFile) -> StoredFile:
+        """
+        Return the layer of an image as clients of V1 are sent it, unpacked if they could not read it.
+
+        Args:
+            stored: what :meth:`stored_file` returned.
+        """
+        if image.link.digest == image.blob:
+            return stored
+        path = image_layout.unpacked_layer(image.link.digest)
+        return replace(stored, path=path, size=self._unpacked.put(stored, image.link.digest, path))
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -283,7 +296,7 @@ class DerivedImages:
             position = source.chain.ids.index(image_id)
             if permitted is not None and not self._has_layer(name, source, position):
                 continue
-            image = self._verify(source, position)
+            image = self._verify(image_id, source, position)
             if image is None:
                 logger.warning("a layer of %s is not what its configuration says; image %s is not shown for it",
                                source.manifest, image_id)  # fmt: skip
@@ -296,7 +309,7 @@ class DerivedImages:
     def _has_layer(self, name: RepositoryName, source: ImageSource, position: int) -> bool:
         return not source.layers or self._driver.exists(layout.layer_link(name, source.layers[position]))
 
-    def _verify(self, source: ImageSource, position: int) -> DerivedImage | None:
+    def _verify(self, image_id: ImageId, source: ImageSource, position: int) -> DerivedImage | None:
         """Read a layer and tell what it is; None when it is not what the image's id is made of."""
         payload = source.chain.payload(position)
         if not source.layers:
@@ -304,27 +317,31 @@ class DerivedImages:
             self._driver.put_content(layout.blob_data(blob), _EMPTY_LAYER)
         else:
             blob = source.layers[position]
-        inspection = Inspection(payload, max_unpacked_bytes=self._max_unpacked_bytes)
-        size = 0
+        if self._is_refused(image_id, blob):
+            return None
         try:
-            is_stored, blocks = self._as_sent(blob)
-            for block in blocks:
-                in_thread(inspection.look, block)
-                size += len(block)
-        except (PathNotFound, LayerFormatUnsupported, TooLarge):
+            stored = self._driver.stream_read(layout.blob_data(blob))
+        except PathNotFound:
+            return None
+        try:
+            link = self._reader.inspect(payload, stored, as_sent=True).link
+        except (LayerFormatUnsupported, TooLarge):
+            self._refuse(image_id, blob)
             return None
         diff_id = source.chain.diff_ids[position] if source.layers else blob
-        link = inspection.link(blob if is_stored else diff_id, size)
-        return DerivedImage(payload, blob, link) if link.diff_id == diff_id else None
+        if link.diff_id != diff_id:
+            self._refuse(image_id, blob)
+            return None
+        return DerivedImage(payload, blob, link)
 
-    def _as_sent(self, blob: Digest) -> tuple[bool, Iterator[Bytes]]:
-        """Return whether clients are sent a layer as it is stored, and its bytes as they are sent."""
-        blocks = self._driver.stream_read(layout.blob_data(blob))
-        beginning: list[bytes] = []
-        while sum(map(len, beginning)) < BLOCK_BYTES and (block := next(blocks, None)) is not None:
-            beginning.append(block)
-        stored = chain(beginning, blocks)
-        compression = sniff(b"".join(beginning)[:BLOCK_BYTES])
-        if compression is None or compression in _READABLE:
-            return True, stored
-        return False, iter(open_archive(stored, max_bytes=self._max_unpacked_bytes))
+    def _refuse(self, image_id: ImageId, blob: Digest) -> None:
+        """Keep that a blob is not the layer of an image, or exceeds a limit, so that it is not read again."""
+        refusal = json.dumps({"rules": self._reader.rules}).encode()
+        self._driver.put_content(image_layout.derived_refusal(image_id, blob), refusal)
+
+    def _is_refused(self, image_id: ImageId, blob: Digest) -> bool:
+        try:
+            refusal = json.loads(self._driver.get_content(image_layout.derived_refusal(image_id, blob)))
+            return bool(refusal["rules"] == self._reader.rules)
+        except (PathNotFound, ValueError, KeyError, TypeError):
+            return False

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
-    BlobUnknown,
     DigestInvalid,
     ImageInvalid,
     LayerFormatUnsupported,
@@ -30,15 +29,13 @@ from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.layers.archives import open_archive
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Descriptor, Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
-from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
-from docker_registry.threads import in_thread
+from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
 #: Layers that every client of V2 can unpack.
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
@@ -56,26 +53,22 @@ class DerivedManifests:
         driver: StorageDriver,
         images: Images,
         derived_images: DerivedImages,
-        uploads: Uploads,
         blobs: Blobs,
         leases: Leases,
         access: Access,
-        *,
-        max_unpacked_bytes: int,
+        unpacked: UnpackedLayers,
     ) -> None:
         """
         Args:
             access: tells from which repositories a manifest of API V2 may be taken.
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
         self._images = images
         self._derived_images = derived_images
-        self._uploads = uploads
         self._blobs = blobs
         self._leases = leases
         self._access = access
-        self._max_unpacked_bytes = max_unpacked_bytes
+        self._unpacked = unpacked
         self._at_work = KeyedLocks()
 
     def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
@@ -145,9 +138,10 @@ class DerivedManifests:
         for ancestor in map(ImageId.parse, reversed(self._images.ancestry(image_id))):
             self._leases.take(work, _LEASE_SECONDS)
             payloads.append(self._images.check(ancestor))
-            link, file = self._images.find_layer(ancestor)
+            link = self._images.inspect_layer(ancestor)
             if link.diff_id is None:
                 raise LayerFormatUnsupported(id=str(ancestor))
+            _, file = self._images.find_layer(ancestor)
             diff_ids.append(link.diff_id)
             layers.append(self._layer(link, link.diff_id, file))
         try:
@@ -169,38 +163,7 @@ class DerivedManifests:
 
     def _layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
         """Return a layer as clients of V2 can have it."""
-        if link.media_type in _READABLE and file.is_as_stored:
+        if link.media_type in _READABLE:
             self._blobs.lend(link.digest, link.size, file.path)
             return Descriptor(link.media_type, link.digest, link.size)
-        try:
-            size = self._blobs.stat_anywhere(diff_id).size
-        except BlobUnknown:
-            size = self._unpack(diff_id, file)
-        return Descriptor(MEDIA_TYPES["tar"], diff_id, size)
-
-    def _unpack(self, diff_id: Digest, file: StoredFile) -> int:
-        """Store a layer once more as the plain tar that it is inside."""
-        archive = open_archive(file.read(), max_bytes=self._max_unpacked_bytes)
-        return self._uploads.put(None, diff_id, _Unpacked(iter(archive))).size
-
-
-class _Unpacked:
-    """A body (see :class:`docker_registry.registry.intake.Body`) that is unpacked as it is read."""
-
-    length: int | None = None
-
-    def __init__(self, pieces: Iterator[Bytes]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-        self.complete = False
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        while not self._rest:
-            piece: Bytes | None = in_thread(next, self._pieces, None)
-            if piece is None:
-                self.complete = True
-                return 0
-            self._rest = memoryview(piece)
-        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
+        return Descriptor(MEDIA_TYPES["tar"], diff_id, self._unpacked.put(file, diff_id, layout.blob_data(diff_id)))

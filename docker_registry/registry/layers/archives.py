@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import LayerFormatUnsupported, RegistryError, TooLarge
 from docker_registry.registry.layers.compression import Compression, Decompressor
+from docker_registry.registry.layers.limits import Meter
 from docker_registry.registry.names import Digest
 
 _READ_BYTES: Final = 512 * 1024
@@ -62,17 +63,18 @@ class Archive:
         return bytes(part)
 
 
-def open_archive(source: Source, *, max_bytes: int | None) -> Archive:
+def open_archive(source: Source, *, max_bytes: int | None, meter: Meter | None = None) -> Archive:
     """
     Open a stored layer.
 
     Args:
         max_bytes: uncompressed bytes that may be read from it.
+        meter: further limits of this layer.
 
     Raises:
         LayerFormatUnsupported, TooLarge: now, or when it is read (see :meth:`Decompressor.feed`).
     """
-    decompressor = Decompressor(max_bytes=max_bytes)
+    decompressor = Decompressor(max_bytes=max_bytes, meter=meter)
     pieces = _expand(decompressor, source)
     first = next(pieces, b"")
     assert decompressor.compression is not None
@@ -118,13 +120,14 @@ class Expansion:
     that is no archive is stored like any other. What was wrong is said by :meth:`finish`.
     """
 
-    def __init__(self, *sinks: Sink, max_bytes: int | None) -> None:
+    def __init__(self, *sinks: Sink, max_bytes: int | None, meter: Meter | None = None) -> None:
         """
         Args:
             max_bytes: uncompressed bytes at which it gives up.
+            meter: further limits of this layer.
         """
         self._sinks = sinks
-        self._decompressor = Decompressor(max_bytes=max_bytes)
+        self._decompressor = Decompressor(max_bytes=max_bytes, meter=meter)
         self._error: RegistryError | None = None
 
     def update(self, block: Bytes) -> None:

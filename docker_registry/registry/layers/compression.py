@@ -18,6 +18,7 @@ from typing import Final, Literal, Protocol
 
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
+from docker_registry.registry.layers.limits import Meter
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES, is_header
 
 if sys.version_info >= (3, 14):
@@ -133,16 +134,21 @@ class Decompressor:
         size: uncompressed bytes so far.
     """
 
-    def __init__(self, *, max_bytes: int | None, max_window_bytes: int = MAX_WINDOW_BYTES) -> None:
+    def __init__(
+        self, *, max_bytes: int | None, max_window_bytes: int = MAX_WINDOW_BYTES, meter: Meter | None = None
+    ) -> None:
         """
         Args:
             max_bytes: uncompressed bytes that are given at most; None takes what comes.
             max_window_bytes: memory that the layer may ask for to be decompressed, a power of two.
+            meter: further limits of this layer.
         """
         self.compression: Compression | None = None
         self.size = 0
         self._max_bytes = max_bytes
         self._max_window_bytes = max_window_bytes
+        self._meter = meter
+        self._stored_bytes = 0
         self._beginning = bytearray()
         self._codec: _Codec | None = None
         self._members = 0
@@ -153,8 +159,9 @@ class Decompressor:
 
         Raises:
             LayerFormatUnsupported: it is no archive, it is damaged, or it asks for too large a window.
-            TooLarge: it expands to more than the bound.
+            TooLarge: it exceeds a limit.
         """
+        self._stored_bytes += len(block)
         if self.compression is None:
             self._beginning += block
             if len(self._beginning) < BLOCK_BYTES:
@@ -185,6 +192,8 @@ class Decompressor:
 
     def _expand(self, block: Bytes) -> Iterator[Bytes]:
         if self.compression == "tar":
+            if self._meter is not None:
+                self._meter.check(self._stored_bytes, self.size)
             yield self._counted(block)
             return
         fed = memoryview(block)
@@ -215,6 +224,8 @@ class Decompressor:
         return _CODECS[self.compression](self._max_window_bytes)
 
     def _step(self, codec: _Codec, block: bytes) -> bytes:
+        if self._meter is not None:  # also where nothing comes out, as of a million empty members
+            self._meter.check(self._stored_bytes, self.size)
         # One byte beyond the bound is enough to know.
         wanted = _PIECE_BYTES if self._max_bytes is None else min(_PIECE_BYTES, self._max_bytes - self.size + 1)
         try:

@@ -9,7 +9,8 @@ with ``.wh..wh.`` are the bookkeeping of AUFS, which wrote the first layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,9 @@ from docker_registry.registry.layers.tarstream import TarReader
 
 #: Bytes of all names of a layer together; a few hundred thousand files have some tens of millions.
 MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
+
+#: Bytes of one name, four times what Linux opens. Comparing layers takes the square of it.
+MAX_NAME_BYTES: Final = 16 * 1024
 
 _WHITEOUT: Final = ".wh."
 _BOOKKEEPING: Final = ".wh..wh."
@@ -90,8 +94,15 @@ class FileList:
         return _json(self.entries)
 
     def record(self) -> bytes:
-        """Return all of it, for :meth:`parse` at another time."""
-        return _json({"entries": self.entries, "opaque": sorted(self.opaque)})
+        """
+        Return all of it, for :meth:`parse` at another time::
+
+            [["etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]    what API V1 answers
+            ["etc", …]                                                  the opaque folders
+            00000000000000000061                                        the length of the first line
+        """
+        writer = FileListWriter()
+        return writer.write(self.entries) + writer.finish(self.opaque)
 
     @classmethod
     def parse(cls, record: bytes) -> FileList:
@@ -101,11 +112,56 @@ class FileList:
         Raises:
             ValueError: it is something else.
         """
+        length = read_trailer(record[-TRAILER_BYTES:])
         try:
-            document = json.loads(record)
-            return cls(tuple(Entry(*fields) for fields in document["entries"]), frozenset(document["opaque"]))
-        except (KeyError, TypeError) as error:
+            entries, opaque = json.loads(record[:length]), json.loads(record[length:-TRAILER_BYTES])
+            return cls(tuple(Entry(*fields) for fields in entries), frozenset(opaque))
+        except TypeError as error:
             raise ValueError(f"not the record of a file list: {error}") from None
+
+
+#: Bytes of the last line of a record.
+TRAILER_BYTES: Final = 21
+
+_TRAILER = re.compile(rb"([0-9]{20})\n")
+
+
+def read_trailer(trailer: bytes) -> int:
+    """
+    Return how long the answer is with which a record begins, bytes.
+
+    Args:
+        trailer: the last :data:`TRAILER_BYTES` of the record.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = _TRAILER.fullmatch(trailer)
+    if match is None:
+        raise ValueError("not the record of a file list")
+    return int(match[1])
+
+
+class FileListWriter:
+    """Writes a record entry by entry, in the very bytes of :meth:`FileList.record`."""
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def write(self, entries: Sequence[Entry]) -> bytes:
+        """Return the bytes of the next entries."""
+        if not entries:
+            return b""
+        start = b", " if self._length else b"["
+        written = start + _json(entries)[1:-1]
+        self._length += len(written)
+        return written
+
+    def finish(self, opaque: Iterable[str]) -> bytes:
+        """Return the bytes after the last entry."""
+        end = b"]" if self._length else b"[]"
+        self._length += len(end)
+        return b"%s\n%s\n%020d\n" % (end, _json(sorted(opaque)), self._length)
 
 
 class FileLister:
@@ -126,8 +182,15 @@ class FileLister:
         """What has passed."""
         return FileList(tuple(self._entries), frozenset(self._opaque))
 
+    def take(self) -> list[Entry]:
+        """Return the entries that have passed since the last call, and keep them no longer."""
+        entries, self._entries = self._entries, []
+        return entries
+
     def member(self, member: Member, /) -> None:
         """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
+        if len(member.name) > MAX_NAME_BYTES:
+            raise TooLarge("A name in the layer is longer than this registry lists.", max_bytes=MAX_NAME_BYTES)
         self._names_bytes += len(member.name)
         if self._names_bytes > self._max_names_bytes:
             raise TooLarge(

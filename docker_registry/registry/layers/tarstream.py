@@ -19,8 +19,19 @@ from docker_registry.registry.layers.tar_headers import BLOCK_BYTES, SPARSE, Mem
 #: Members of a layer that are read at most; the largest images in the wild have a few hundred thousand.
 MAX_MEMBERS: Final = 1_000_000
 
-#: Bytes of one extended header or long name; Go's reader has the same bound.
+#: Bytes of all extended headers and long names of one member; Go's reader has the same bound for one of them.
 MAX_EXTENSION_BYTES: Final = 1024 * 1024
+
+#: Extended headers and long names of one member; writers need three at most, two long names and one header of pax.
+MAX_EXTENSIONS: Final = 16
+
+#: Bytes of them, headers included, for each member on average beyond the free ones of a layer. Extended attributes of a
+#: file take less than 1 KiB as a rule.
+MEAN_EXTENSION_BYTES: Final = 4096
+FREE_EXTENSION_BYTES: Final = 64 * 1024 * 1024
+
+#: Bytes of texts that extended headers replace, in all members together: a single global header replaces them in each.
+MAX_TEXT_BYTES: Final = 512 * 1024 * 1024
 
 #: GNU's members that hold a long name for the next one, and the records of pax that say the same.
 _LONG_NAMES: Final = {b"L": b"path", b"K": b"linkpath"}
@@ -61,6 +72,8 @@ class TarReader:
         """
         self._visitors = visitors
         self._max_members = max_members
+        self._max_extension_bytes = FREE_EXTENSION_BYTES
+        self._text_bytes = 0
         self._between = True
         self._ended = False
         self._kept = bytearray()
@@ -115,9 +128,11 @@ class TarReader:
         members = 0
         while True:
             own: dict[bytes, bytes] = {}
+            extensions = _Extensions(self._max_extension_bytes)
             self._between = True
             header = yield from self._header()
             while header is not None and header.type in _EXTENSIONS:
+                extensions.count(header)
                 content = yield from self._extension(header)
                 (common if header.type == _GLOBAL else own).update(_records(header.type, content))
                 header = yield from self._header()
@@ -128,7 +143,12 @@ class TarReader:
             members += 1
             if members > self._max_members:
                 raise TooLarge("The layer has more members than this registry reads.", max_members=self._max_members)
-            yield from self._member(tar_headers.apply(header, common | own))
+            self._max_extension_bytes += MEAN_EXTENSION_BYTES - extensions.size_bytes
+            records = common | own
+            self._text_bytes += sum(map(len, records.values()))
+            if self._text_bytes > MAX_TEXT_BYTES:
+                raise TooLarge("The names in the layer are longer than this registry reads.", max_bytes=MAX_TEXT_BYTES)
+            yield from self._member(tar_headers.apply(header, records))
 
     def _header(self) -> _Steps[Member | None]:
         """Read the next header; None at the end of the archive."""
@@ -144,8 +164,6 @@ class TarReader:
         return header
 
     def _extension(self, header: Member) -> _Steps[bytes]:
-        if header.stored > MAX_EXTENSION_BYTES:
-            raise TooLarge("A name in the layer is longer than this registry reads.", max_bytes=MAX_EXTENSION_BYTES)
         content = (yield header.stored + _padding(header.stored), None) if header.stored else b""
         return content[: header.stored]
 
@@ -160,6 +178,35 @@ class TarReader:
     def _show(self, block: memoryview) -> None:
         for visitor in self._visitors:
             visitor.content(block)
+
+
+class _Extensions:
+    """The extended headers and long names of one member, counted before they are read."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """
+        Args:
+            max_bytes: left for the layer, headers included.
+        """
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+        self._count = 0
+        self._content_bytes = 0
+
+    def count(self, header: Member) -> None:
+        """
+        Count another one.
+
+        Raises:
+            TooLarge: the member, or the layer, has too many, or too long ones.
+        """
+        self._count += 1
+        self._content_bytes += header.stored
+        self.size_bytes += BLOCK_BYTES + header.stored + _padding(header.stored)
+        if self._content_bytes > MAX_EXTENSION_BYTES:
+            raise TooLarge("A name in the layer is longer than this registry reads.", max_bytes=MAX_EXTENSION_BYTES)
+        if self._count > MAX_EXTENSIONS or self.size_bytes > self._max_bytes:
+            raise TooLarge("The layer has more extended headers than this registry reads.")
 
 
 def _records(kind: bytes, content: bytes) -> dict[bytes, bytes]:

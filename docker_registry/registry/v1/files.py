@@ -1,9 +1,9 @@
 """
 What is inside the layers of API V1: the list of an image's files, and what it changes in the images below it.
 
-Both are worked out once and kept beside the image: a line with the digest of the layer for which it holds, then the
-content. A list is worked out when it is asked for. A diff needs the lists of all images below; where there is a queue,
-workers do that, else it is done at once as long as it is not too much.
+Both are computed once and kept beside the image (:mod:`~docker_registry.registry.v1.kept_answers`), refusals as well.
+A list is computed when it is asked for. A diff needs the lists of all images below; where there is a queue, workers
+compute it, else it is computed at once as long as it is not too much.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import DiffUnavailable, PathNotFound
+from docker_registry.errors import DiffUnavailable
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.layers.archives import Expansion
-from docker_registry.registry.layers.file_lists import FileList, FileLister, diff
-from docker_registry.registry.layers.tarstream import TarReader
+from docker_registry.registry.layers.file_lists import TRAILER_BYTES, read_trailer
 from docker_registry.registry.names import Digest, ImageId
-from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
-from docker_registry.threads import in_thread
+from docker_registry.registry.v1.kept_answers import Answer, KeptAnswers
+from docker_registry.registry.v1.layer_reader import LayerReader
 
-#: Stored bytes of layers that are read at once for a diff that somebody waits for.
+#: Stored bytes of layers that are read for one diff while its client waits.
 MAX_DIFF_BYTES: Final = 1024**3
 
 
 class DiffQueue(Protocol):
-    """Where images wait whose diff is to be worked out."""
+    """The queue of images whose diff is to be computed."""
 
     def push(self, image_id: ImageId) -> None:
-        """Let an image wait; never raises because the queue is away."""
+        """Add an image; never raises because the queue cannot be reached."""
 
 
 class ImageFiles:
@@ -40,42 +38,43 @@ class ImageFiles:
         self,
         driver: StorageDriver,
         images: Images,
+        reader: LayerReader,
         *,
-        max_unpacked_bytes: int,
         queue: DiffQueue | None = None,
         max_diff_bytes: int = MAX_DIFF_BYTES,
     ) -> None:
         """
         Args:
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             queue: read by workers; None where there are none.
             max_diff_bytes: stored bytes of layers that are read for one diff where there is no queue.
         """
-        self._driver = driver
         self._images = images
-        self._max_unpacked_bytes = max_unpacked_bytes
+        self._reader = reader
+        self._kept = KeptAnswers(driver, reader.rules)
         self._queue = queue
         self._max_diff_bytes = max_diff_bytes
         self._at_work = KeyedLocks()
 
-    def files(self, image_id: ImageId) -> bytes:
+    def files(self, image_id: ImageId) -> Answer:
         """
         Return the list of an image's files, as JSON.
 
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`Images.find_layer`.
             LayerFormatUnsupported: the layer is no tar.
-            TooLarge: it expands to more than is looked at.
+            TooLarge: it exceeds a limit.
+            Overloaded: too many layers are being read.
         """
-        return self._list(image_id).answer()
+        record = self._record(image_id)
+        return record.head(read_trailer(record.tail(TRAILER_BYTES)))
 
-    def diff(self, image_id: ImageId) -> bytes | None:
+    def diff(self, image_id: ImageId) -> Answer | None:
         """
-        Return what an image changes in those below it, as JSON; None while it is not worked out.
+        Return what an image changes in those below it, as JSON; None while it is not computed.
 
         Raises:
             DiffUnavailable: there is no queue, and it is too much to be done at once.
-            ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge: as for :meth:`files`.
+            ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
         known = self._known_diff(image_id)
         if known is not None:
@@ -83,33 +82,34 @@ class ImageFiles:
         if self._queue is not None:
             self._queue.push(image_id)
             return None
-        unread = [file.size for _, file, files in map(self._known_list, self._chain(image_id)) if files is None]
-        if sum(unread) > self._max_diff_bytes:
-            raise DiffUnavailable(bytes=sum(unread), max_bytes=self._max_diff_bytes)
+        chain = self._chain(image_id)
+        unread = sum(self._images.find_stored_layer(each)[1].size for each in chain if self._known_record(each) is None)
+        if unread > self._max_diff_bytes:
+            raise DiffUnavailable(bytes=unread, max_bytes=self._max_diff_bytes)
         return self.work_out_diff(image_id)
 
     def ask_for_diff(self, image_id: ImageId) -> None:
-        """Let workers work a diff out before anybody asks for it."""
+        """Put an image into the queue before its diff is asked for."""
         if self._queue is not None:
             self._queue.push(image_id)
 
-    def work_out_diff(self, image_id: ImageId) -> bytes:
+    def work_out_diff(self, image_id: ImageId) -> Answer:
         """
-        Work out what an image changes in those below it, and keep it.
+        Compute what an image changes in those below it, and keep it.
 
         Raises:
-            ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge: as for :meth:`files`.
+            ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
         with self._at_work.hold(("diff", image_id)):
             known = self._known_diff(image_id)
             if known is not None:
                 return known
-            lists = [self._list(ancestor) for ancestor in self._chain(image_id)]
-            answer: bytes = in_thread(lambda: diff(lists).answer())
-            self._keep(
-                image_layout.changes(self._images.folder(image_id)), self._images.find_layer(image_id)[0].digest, answer
+            records = [self._record(ancestor) for ancestor in self._chain(image_id)]
+            return self._kept.keep(
+                image_layout.changes(self._images.folder(image_id)),
+                self._digest(image_id),
+                lambda: self._reader.diff(record.read() for record in records),
             )
-            return answer
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -117,45 +117,31 @@ class ImageFiles:
         self._images.check(image_id)
         return [ImageId.parse(ancestor) for ancestor in self._images.ancestry(image_id)]
 
-    def _list(self, image_id: ImageId) -> FileList:
-        digest, file, known = self._known_list(image_id)
+    def _digest(self, image_id: ImageId) -> Digest:
+        return self._images.find_stored_layer(image_id)[0].digest
+
+    def _record(self, image_id: ImageId) -> Answer:
+        """Return the record of an image's files (:class:`~docker_registry.registry.layers.file_lists.FileList`)."""
+        known = self._known_record(image_id)
         if known is not None:
             return known
         with self._at_work.hold(("files", image_id)):
-            _, _, known = self._known_list(image_id)
+            known = self._known_record(image_id)
             if known is not None:
                 return known
-            files = self._read(file)
-            self._keep(image_layout.file_list(self._images.folder(image_id)), digest, in_thread(files.record))
-            return files
+            link, file = self._images.find_stored_layer(image_id)
+            path = image_layout.file_list(self._images.folder(image_id))
+            return self._kept.keep(path, link.digest, lambda: self._reader.list(file.read()))
 
-    def _read(self, file: StoredFile) -> FileList:
-        lister = FileLister()
-        expansion = Expansion(TarReader(lister), max_bytes=self._max_unpacked_bytes)
-        for block in file.read():
-            in_thread(expansion.update, block)
-        in_thread(expansion.finish)
-        return lister.files
-
-    def _known_list(self, image_id: ImageId) -> tuple[Digest, StoredFile, FileList | None]:
-        link, file = self._images.find_layer(image_id)
-        record = self._kept(image_layout.file_list(self._images.folder(image_id)), link.digest)
-        try:
-            return link.digest, file, in_thread(FileList.parse, record) if record is not None else None
-        except ValueError:  # written by somebody else
-            return link.digest, file, None
-
-    def _known_diff(self, image_id: ImageId) -> bytes | None:
-        return self._kept(
-            image_layout.changes(self._images.folder(image_id)), self._images.find_layer(image_id)[0].digest
-        )
-
-    def _keep(self, path: str, digest: Digest, content: bytes) -> None:
-        self._driver.put_content(path, f"{digest}\n".encode() + content)
-
-    def _kept(self, path: str, digest: Digest) -> bytes | None:
-        try:
-            line, _, content = self._driver.get_content(path).partition(b"\n")
-        except PathNotFound:
+    def _known_record(self, image_id: ImageId) -> Answer | None:
+        record = self._kept.find(image_layout.file_list(self._images.folder(image_id)), self._digest(image_id))
+        if record is None:
             return None
-        return content if line == str(digest).encode() else None
+        try:
+            read_trailer(record.tail(TRAILER_BYTES))
+        except ValueError:  # of an earlier release, or written by something else
+            return None
+        return record
+
+    def _known_diff(self, image_id: ImageId) -> Answer | None:
+        return self._kept.find(image_layout.changes(self._images.folder(image_id)), self._digest(image_id))

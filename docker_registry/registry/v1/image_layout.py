@@ -12,7 +12,7 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       _blob                       * what is known of the layer, and the blob that it is
       _pending/<digest>           * the JSON of a push, until its layer is there
       _received/<sum>-<upload>    * a layer that waits for its checksum in an upload session
-      _filelist  _changes         * the answers of files and diff
+      _filelist  _changes         * the answers of files and diff, or with _refused why there is none
       _manifest                   * the manifest that API V2 sees
       _private                    * the private repositories to which alone the image belongs
     repositories/<namespace>/<name>/
@@ -26,7 +26,9 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       token-key                   * with which tokens are signed
       derived/<id>/from-<sum>     * a manifest of API V2 that this image of V1 is a part of
       derived/<id>/image          * what is known of its layer
+      derived/<id>/not-<hex>      * a blob that was found not to be its layer
       derived/<id>/_filelist …    * the same as beside an image that was pushed
+      unpacked/<algorithm>/<hex>  * a layer of V2 as the plain tar that clients of V1 are sent; may be removed
       tops/<algorithm>/<hex>      * the newest image of V1 that a manifest of V2 is
       private/<name, + for />     * one empty file for each private repository
       private-layers/<algorithm>/<hex>   * the layer of a private image
@@ -133,6 +135,16 @@ def derived_image(image_id: ImageId) -> str:
 def derived_from(image_id: ImageId, name: RepositoryName, manifest_: Digest) -> str:
     """One of the manifests that it is a part of."""
     return f"{derived(image_id)}/{_FROM}{Digest.of(f'{name}@{manifest_}'.encode()).hex[:32]}"
+
+
+def derived_refusal(image_id: ImageId, blob: Digest) -> str:
+    """Says that a blob is not its layer."""
+    return f"{derived(image_id)}/not-{blob.hex}"
+
+
+def unpacked_layer(diff_id: Digest) -> str:
+    """A layer of API V2 without its compression."""
+    return f"{ROOT}/_v1/unpacked/{diff_id.algorithm}/{diff_id.hex}"
 
 
 def is_derived_from(path: str) -> bool:

@@ -16,7 +16,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
@@ -29,6 +29,7 @@ from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, raw_layers
 from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.unfinished import UnfinishedPushes
 
 logger = logging.getLogger(__name__)
@@ -63,15 +64,14 @@ class Images:
         unfinished: UnfinishedPushes,
         derived: DerivedImages,
         access: Access,
+        reader: LayerReader,
         *,
-        max_unpacked_bytes: int,
         abandoned_after_seconds: float,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             access: tells from which repositories of API V2 an image may come.
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
             abandoned_after_seconds: how old the mark of a push is when nobody works on it any more.
             now: the clock, seconds since the Unix epoch.
         """
@@ -80,7 +80,7 @@ class Images:
         self._unfinished = unfinished
         self._derived = derived
         self._access = access
-        self._max_unpacked_bytes = max_unpacked_bytes
+        self._reader = reader
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
         self._verifying = KeyedLocks()
@@ -161,15 +161,31 @@ class Images:
 
     def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
         """
-        Find an image's layer, verified, and where its bytes lie.
+        Find an image's layer, verified, and where its bytes lie as clients are sent them.
 
         Raises:
             ImageUnknown: the image is not there, or has no layer.
             ImageUnfinished: a push of it is under way, or its layer was damaged, so that it has to be pushed again.
+            Overloaded: the layer must be read first, and too many layers are being read.
         """
+        derived, link, stored = self._find(image_id)
+        return link, stored if derived is None else self._derived.sent_file(derived, stored)
+
+    def find_stored_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
+        """
+        Find an image's layer, verified, and where its bytes lie as they are stored: perhaps in a compression that
+        clients of API V1 cannot read.
+
+        Raises:
+            ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
+        """
+        _, link, file = self._find(image_id)
+        return link, file
+
+    def _find(self, image_id: ImageId) -> tuple[DerivedImage | None, LayerLink, StoredFile]:
         derived = self._find_derived(image_id)
-        if derived is not None and (unchanged := self._derived.file(image_id, derived)) is not None:
-            return derived.link, unchanged
+        if derived is not None and (stored := self._derived.stored_file(image_id, derived)) is not None:
+            return derived, derived.link, stored
         payload = self._check_pushed(image_id)
         link = self._decisions.find(image_id, payload)
         file = self._decisions.place(image_id, link) if link else None
@@ -178,7 +194,30 @@ class Images:
             file = self._decisions.place(image_id, link)
         if file is None:
             raise ImageUnknown(id=str(image_id))
-        return link, file
+        return None, link, file
+
+    def inspect_layer(self, image_id: ImageId) -> LayerLink:
+        """
+        Return what an image's layer is, with the digest of its uncompressed bytes; it is read once if need be.
+
+        Raises:
+            ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
+        """
+        link, _ = self.find_stored_layer(image_id)
+        if self._is_inspected(link):
+            return link
+        with self._verifying.hold(image_id):
+            link, file = self.find_stored_layer(image_id)
+            if self._is_inspected(link):  # by another request
+                return link
+            stored = self._decisions.stored(image_id)
+            found = self._reader.inspect(self._decisions.get_json(image_id), file.read()).link
+            link = replace(link, media_type=found.media_type, diff_id=found.diff_id, rules=found.rules)
+            self._decisions.decide(image_id, link, stored)
+            return link
+
+    def _is_inspected(self, link: LayerLink) -> bool:
+        return link.diff_id is not None or link.rules == self._reader.rules
 
     def folder(self, image_id: ImageId) -> str:
         """Return where what is worked out of an image may be kept."""
@@ -265,8 +304,8 @@ class Images:
             image_layout.layer(image_id),
             payload,
             self._checksums(image_id),
+            self._reader,
             is_finished=is_finished,
-            max_unpacked_bytes=self._max_unpacked_bytes,
         )
 
     def _is_abandoned(self, image_id: ImageId) -> bool:

@@ -4,10 +4,11 @@ What is known of the layer of an image of API V1, and how it is found out while 
 ``images/<id>/_blob`` links an image to its layer::
 
     {"digest": "sha256:9b1d…", "size": 1065536, "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-     "diffId": "sha256:5f70…", "json": "sha256:0c2d…", "checksums": ["sha256:6b65…"]}
+     "diffId": "sha256:5f70…", "json": "sha256:0c2d…", "checksums": ["sha256:6b65…"], "rules": "1-68719476736-1100-300"}
 
 ``json`` is the digest of the image's JSON for which the checksums are good: a link that was made for another JSON, by a
-push that died, counts for nothing. ``diffId`` is null where nobody has worked it out.
+push that died, counts for nothing. ``rules`` names the limits within which the layer was inspected: with them, a
+``diffId`` of null means that the layer is no archive or exceeds a limit. Without them it was not inspected yet.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.errors import DigestInvalid, LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers.archives import DiffId, Expansion, Sink
 from docker_registry.registry.layers.compression import Compression, sniff
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest
@@ -48,6 +50,7 @@ class LayerLink:
         image_json: digest of the image's JSON.
         checksums: that are good for the layer and this JSON, the payload sum first.
         diff_id: digest of the uncompressed bytes; None where it is not known, or there is none.
+        rules: the limits within which the layer was inspected (:attr:`LayerLimits.fingerprint`); empty before that.
     """
 
     digest: Digest
@@ -56,6 +59,7 @@ class LayerLink:
     image_json: Digest
     checksums: tuple[str, ...]
     diff_id: Digest | None = None
+    rules: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the document that is stored."""
@@ -66,6 +70,7 @@ class LayerLink:
             "diffId": str(self.diff_id) if self.diff_id else None,
             "json": str(self.image_json),
             "checksums": list(self.checksums),
+            "rules": self.rules,
         }
 
     @classmethod
@@ -84,6 +89,7 @@ class LayerLink:
                 image_json=Digest.parse(document["json"]),
                 checksums=tuple(str(checksum) for checksum in document["checksums"]),
                 diff_id=Digest.parse(document["diffId"]) if document["diffId"] else None,
+                rules=str(document.get("rules", "")),
             )
         except (KeyError, TypeError, AttributeError, DigestInvalid) as error:
             raise ValueError(f"not the link of a layer: {error}") from None
@@ -103,6 +109,40 @@ class LayerLink:
         return json.dumps(self.to_json()).encode()
 
 
+class Receipt:
+    """Sees a layer while it is received, and computes what costs little whatever is in the layer."""
+
+    def __init__(self, image_json: bytes) -> None:
+        """
+        Args:
+            image_json: the stored bytes of the image's JSON.
+        """
+        self._image_json = Digest.of(image_json)
+        self._payload = payload_checksum(image_json)
+        self._beginning = b""
+
+    def update(self, block: Bytes) -> None:
+        """Take the next block, which is not kept."""
+        if len(self._beginning) < BLOCK_BYTES:
+            self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
+        self._payload.update(block)
+
+    def link(self, digest: Digest, size: int) -> LayerLink:
+        """
+        Return what is known of the layer, which is not inspected yet; call it when the layer has ended.
+
+        Args:
+            digest, size: of all that was received.
+        """
+        return LayerLink(
+            digest=digest,
+            size=size,
+            media_type=MEDIA_TYPES[sniff(self._beginning)],
+            image_json=self._image_json,
+            checksums=(f"sha256:{self._payload.hexdigest()}",),
+        )
+
+
 class Inspection:
     """
     Looks at a layer while it passes, block after block, from any one thread at a time.
@@ -110,17 +150,18 @@ class Inspection:
     It never raises because of what is in the layer: a layer that is no tar is kept like any other.
     """
 
-    def __init__(self, image_json: bytes, *, max_unpacked_bytes: int, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, image_json: bytes, *, limits: LayerLimits, sinks: Sequence[Sink] = ()) -> None:
         """
         Args:
             image_json: the stored bytes of the image's JSON.
-            max_unpacked_bytes: uncompressed bytes at which the diff_id is given up.
-            sinks: who else is to see the uncompressed bytes.
+            limits: beyond which the diff_id is given up.
+            sinks: further readers of the uncompressed bytes.
         """
+        self._rules = limits.fingerprint
         self._image_json = Digest.of(image_json)
         self._payload = payload_checksum(image_json)
         self._diff_id = DiffId()
-        self._expansion = Expansion(self._diff_id, *sinks, max_bytes=max_unpacked_bytes)
+        self._expansion = Expansion(self._diff_id, *sinks, max_bytes=limits.max_bytes, meter=limits.start())
         self._beginning = b""
         self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
 
@@ -168,6 +209,7 @@ class Inspection:
             image_json=self._image_json,
             checksums=tuple(dict.fromkeys((self.payload_sum, *checksums))),
             diff_id=diff_id,
+            rules=self._rules,
         )
 
     def _finish(self) -> Compression | LayerFormatUnsupported | TooLarge:

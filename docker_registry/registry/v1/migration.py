@@ -107,7 +107,7 @@ class Migration:
         if self._dry_run:
             size = self._driver.get_size(raw)
         else:
-            link, _ = self._images.find_layer(image_id)
+            link, _ = self._images.find_stored_layer(image_id)
             self._settle(raw, link)
             size = link.size
         self.report.migrated += 1

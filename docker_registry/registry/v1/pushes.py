@@ -32,17 +32,16 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, json_scanner
 from docker_registry.registry.intake import Body, Content
-from docker_registry.registry.layers.archives import Expansion
-from docker_registry.registry.layers.tarstream import TarReader
-from docker_registry.registry.layers.tarsum import TarSum, payload_checksum
+from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.images import Images
-from docker_registry.registry.v1.layer_links import Inspection
-from docker_registry.registry.v1.received_layers import Received, ReceivedLayers
+from docker_registry.registry.v1.layer_inspections import LayerInspections
+from docker_registry.registry.v1.layer_links import Receipt
+from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.received_layers import KnownTarSum, Received, ReceivedLayers
 from docker_registry.registry.v1.unfinished import Pending, UnfinishedPushes
-from docker_registry.threads import in_thread
 
 #: How often a push tries to end while others begin anew.
 _MAX_TRIES: Final = 100
@@ -76,13 +75,12 @@ class ImagePushes:
         decisions: ImageDecisions,
         unfinished: UnfinishedPushes,
         resolve: Callable[[ImageId], ImageId],
-        *,
-        max_unpacked_bytes: int,
+        reader: LayerReader,
+        inspections: LayerInspections,
     ) -> None:
         """
         Args:
             resolve: returns an id, or a hidden one when the client may not see the image.
-            max_unpacked_bytes: uncompressed bytes of a layer that are looked at.
         """
         self._driver = driver
         self._uploads = uploads
@@ -91,7 +89,8 @@ class ImagePushes:
         self._unfinished = unfinished
         self._resolve = resolve
         self._received = ReceivedLayers(driver, uploads)
-        self._max_unpacked_bytes = max_unpacked_bytes
+        self._reader = reader
+        self._inspections = inspections
 
     def put_json(self, image_id: ImageId, payload: bytes) -> None:
         """
@@ -118,7 +117,7 @@ class ImagePushes:
 
     def put_layer(self, image_id: ImageId, body: Body) -> None:
         """
-        Receive an image's layer, of any form; it waits for its checksum.
+        Receive an image's layer, of any form; it waits for its checksum. What is inside is not read here.
 
         Raises:
             ImageUnknown: nobody has begun to push this image.
@@ -128,16 +127,16 @@ class ImagePushes:
         newest, *others = self._payloads(image_id)
         if self._images.is_whole(image_id):
             raise self._exists(image_id)
-        inspection = Inspection(newest, max_unpacked_bytes=self._max_unpacked_bytes)
+        receipt = Receipt(newest)
         sums = {payload: payload_checksum(payload) for payload in others}
         upload = self._uploads.start(None)
         try:
-            taps = [inspection.look, *(payload_sum.update for payload_sum in sums.values())]
+            taps = [receipt.update, *(payload_sum.update for payload_sum in sums.values())]
             upload = self._uploads.append(None, upload.id, body, taps=taps)
         except Exception:
             self._cancel(upload.id)
             raise
-        link = inspection.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
+        link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
         self._received.note(image_id, upload.id, link)
         for payload, payload_sum in sums.items():
             checksums = (f"sha256:{payload_sum.hexdigest()}",)
@@ -170,6 +169,7 @@ class ImagePushes:
             if self._publish(image_id, received):
                 self._complete(image_id)
                 self._received.discard(received)
+                self._inspections.add(image_id)
                 return
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
 
@@ -230,15 +230,17 @@ class ImagePushes:
         return None
 
     def _tarsum(self, image_json: bytes, note: Received) -> str | None:
-        result = TarSum()
-        expansion = Expansion(TarReader(result), max_bytes=self._max_unpacked_bytes)
+        """Return the TarSum of a received layer; None when there is none. It is computed once."""
+        if note.tarsum is not None and note.tarsum.rules == self._reader.rules:
+            return note.tarsum.text
         try:
-            for block in self._uploads.read(None, note.upload_id):
-                in_thread(expansion.update, block)
-            in_thread(expansion.finish)
-        except (LayerFormatUnsupported, TooLarge, UploadUnknown):
+            text = self._reader.tarsum(image_json, self._uploads.read(None, note.upload_id))
+        except (LayerFormatUnsupported, TooLarge):
+            text = None
+        except UploadUnknown:
             return None
-        return result.sum(image_json)
+        self._received.keep_tarsum(note, KnownTarSum(text, self._reader.rules))
+        return text
 
     def _publish(self, image_id: ImageId, received: Received) -> bool:
         """Make a received layer the image's own; False when that must be looked at again."""

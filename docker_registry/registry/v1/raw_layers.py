@@ -7,17 +7,14 @@ lie beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.registry.layers.tarstream import TarReader
-from docker_registry.registry.layers.tarsum import TarSum
-from docker_registry.registry.names import Digest
-from docker_registry.registry.v1.layer_links import Inspection, LayerLink
-from docker_registry.threads import in_thread
+from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.layer_reader import LayerReader
 
 _PAYLOAD_SUM = re.compile(r"sha256:[0-9a-f]{64}")
 _TARSUM = re.compile(r"tarsum\+sha256:[0-9a-f]{64}")
@@ -39,9 +36,9 @@ def verify(
     path: str,
     image_json: bytes,
     checksums: Sequence[str],
+    reader: LayerReader,
     *,
     is_finished: bool,
-    max_unpacked_bytes: int,
 ) -> LayerLink | None:
     """
     Read a raw layer and tell what it is; None when it is not what was pushed.
@@ -52,27 +49,16 @@ def verify(
         is_finished: whether its push had ended. If so, one of the checksums must be right. If not, they are worth
             little: 0.7.1 worked them out from what had come, cut off or not. Then the layer must also be an archive
             that can be read to its end.
-        max_unpacked_bytes: uncompressed bytes at which it gives up to look inside.
     """
-    tarsum = TarSum()
     known = {checksum for checksum in checksums if _PAYLOAD_SUM.fullmatch(checksum) or _TARSUM.fullmatch(checksum)}
     looks_inside = not is_finished or not any(map(_PAYLOAD_SUM.fullmatch, known))
-    reader = TarReader(tarsum)
-    inspection = Inspection(image_json, max_unpacked_bytes=max_unpacked_bytes, sinks=[reader] if looks_inside else [])
-    content = hashlib.sha256()
-    size = 0
-    for block in driver.stream_read(path):
-        in_thread(_look, content, inspection, block)
-        size += len(block)
-    is_whole = inspection.is_whole  # first: only then has the TarSum seen all
-    computed = {inspection.payload_sum, tarsum.sum(image_json)}
+    facts = reader.inspect(image_json, driver.stream_read(path), with_tarsum=looks_inside)
+    computed = {facts.link.checksums[0], facts.tarsum}
     if known:
-        is_good = bool(computed & known) and (is_finished or (is_whole and reader.has_ended))
+        is_good = bool(computed & known) and (is_finished or (facts.is_whole and facts.has_ended))
     else:
-        is_good = (is_whole and (is_finished or reader.has_ended)) or (is_finished and not inspection.is_archive)
-    return inspection.link(Digest.from_hash(content), size, sorted(computed & known)) if is_good else None
-
-
-def _look(content: hashlib._Hash, inspection: Inspection, block: bytes) -> None:
-    content.update(block)
-    inspection.look(block)
+        is_good = (facts.is_whole and (is_finished or facts.has_ended)) or (is_finished and not facts.is_archive)
+    if not is_good:
+        return None
+    payload_sum = facts.link.checksums[0]
+    return replace(facts.link, checksums=tuple(dict.fromkeys((payload_sum, *sorted(computed & known)))))

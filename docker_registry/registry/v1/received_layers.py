@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, UploadUnknown
@@ -20,17 +20,33 @@ from docker_registry.registry.v1.layer_links import LayerLink
 
 
 @dataclass(frozen=True, slots=True)
+class KnownTarSum:
+    """
+    The TarSum of a layer.
+
+    Attributes:
+        text: None when the layer is no tar or exceeds a limit.
+        rules: the limits within which it was computed.
+    """
+
+    text: str | None
+    rules: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """
     A layer that waits for its checksum.
 
     Attributes:
         path: of its note.
+        tarsum: None before it is computed.
     """
 
     path: str
     upload_id: str
     link: LayerLink
+    tarsum: KnownTarSum | None = None
 
 
 class ReceivedLayers:
@@ -43,8 +59,11 @@ class ReceivedLayers:
     def note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
         """Keep that a layer has come, and what it is for one JSON."""
         path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
-        note = {"upload": upload_id, "layer": link.to_json()}
-        self._driver.put_content(path, json.dumps(note).encode())
+        self._put(Received(path, upload_id, link))
+
+    def keep_tarsum(self, received: Received, tarsum: KnownTarSum) -> None:
+        """Keep the TarSum of a layer, so that it is not computed again."""
+        self._put(replace(received, tarsum=tarsum))
 
     def of(self, image_id: ImageId) -> Iterator[Received]:
         """Yield the layers that wait for one image."""
@@ -55,9 +74,16 @@ class ReceivedLayers:
         for path in paths:
             try:
                 note = json.loads(self._driver.get_content(path))
-                yield Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]))
+                tarsum = KnownTarSum(**note["tarsum"]) if note.get("tarsum") else None
+                yield Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]), tarsum)
             except (PathNotFound, ValueError, KeyError, TypeError):  # discarded just now, or not ours
                 continue
+
+    def _put(self, received: Received) -> None:
+        note: dict[str, object] = {"upload": received.upload_id, "layer": received.link.to_json()}
+        if received.tarsum is not None:
+            note["tarsum"] = asdict(received.tarsum)
+        self._driver.put_content(received.path, json.dumps(note).encode())
 
     def forget(self, received: Received) -> None:
         """Forget the note alone: its session is over."""

@@ -35,7 +35,7 @@ from tests.registry.bridge.both import (
     v1_image,
 )
 from tests.registry.bridge.test_conversion import GOLDEN, PUSHED
-from tests.registry.chains import make
+from tests.registry.chains import loads, make
 
 
 class TestAnImageThatV2Pushed:
@@ -73,7 +73,7 @@ class TestAnImageThatV2Pushed:
         assert (plain, len(plain), Digest.of(plain)) == (b"".join(file.read()), file.size, link.digest)
         assert plain[700:1700] == b"".join(file.read(700, 1000))
         assert (len(plain) - 1, plain[-1:]) == (len(plain) - 1, b"".join(file.read(len(plain) - 1)))
-        assert (None, False) == (file.open(), file.is_as_stored)
+        assert f"docker/registry/v2/_v1/unpacked/sha256/{link.digest.hex}" == file.path
         payload = registry.images.get(top).payload
         payload_sum = hashlib.sha256(b"\n".join((payload, plain))).hexdigest()
         assert (f"sha256:{payload_sum}",) == registry.images.get(top).checksums
@@ -81,8 +81,8 @@ class TestAnImageThatV2Pushed:
     def test_has_files_and_a_diff(self, registry):
         push_v2(registry, layer(1), layer(2))
         top = v1_image(registry, OLD, V2)
-        assert ["etc/conf-2"] == [entry[0] for entry in json.loads(registry.image_files.files(top))]
-        assert {"etc/conf-2"} == json.loads(registry.image_files.diff(top))["created"].keys()
+        assert ["etc/conf-2"] == [entry[0] for entry in loads(registry.image_files.files(top))]
+        assert {"etc/conf-2"} == loads(registry.image_files.diff(top))["created"].keys()
 
     def test_without_layers_is_one_with_an_empty_layer(self, registry):
         push_v2(registry)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from docker_registry.errors import DiffUnavailable, ImageUnfinished, ImageUnknown, LayerFormatUnsupported, TooLarge
 from docker_registry.registry import Registry
 from docker_registry.registry.intake import Content
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.v1.files import ImageFiles
-from tests.registry.chains import chain, make, push, store_raw
+from docker_registry.registry.v1.layer_reader import LayerReader
+from tests.registry.chains import chain, loads, make, push, store_raw
 from tests.registry.tars import COMPRESS, member, tar
 
 BASE = make(1, layer=tar(member("etc/keep", content=b"a"), member("etc/drop", content=b"b")))
@@ -33,29 +33,29 @@ class TestTheFilesOfAnImage:
         image = make(3, layer=COMPRESS[compression](TOP.layer))
         push(registry, image)
         expected = [["etc/drop", *DROP], ["etc/keep", *KEEP], ["new", *KEEP]]
-        assert expected == json.loads(registry.image_files.files(image.id))
+        assert expected == loads(registry.image_files.files(image.id))
 
     def test_are_kept_beside_the_image_and_not_where_0_7_1_has_them(self, registry, driver, monkeypatch):
         push(registry, BASE)
         driver.put_content(f"images/{BASE.text}/_files", b"[]")
-        first = registry.image_files.files(BASE.id)
-        assert 2 == len(json.loads(first))
+        first = loads(registry.image_files.files(BASE.id))
+        assert 2 == len(first)
         monkeypatch.setattr(driver, "stream_read", None)
-        assert first == registry.image_files.files(BASE.id)
+        assert first == loads(registry.image_files.files(BASE.id))
 
     @pytest.mark.parametrize("content", [b"", b"sha256:0\n{}", b"junk"])
     def test_are_worked_out_again_where_something_else_is_kept(self, registry, driver, content):
         push(registry, BASE)
-        first = registry.image_files.files(BASE.id)
+        first = loads(registry.image_files.files(BASE.id))
         kept = driver.get_content(f"images/{BASE.text}/_filelist")
         digest = kept.partition(b"\n")[0]
         for damaged in (content, digest + b"\nnot a list"):
             driver.put_content(f"images/{BASE.text}/_filelist", damaged)
-            assert first == registry.image_files.files(BASE.id)
+            assert first == loads(registry.image_files.files(BASE.id))
 
     def test_of_a_raw_layer_are_listed_too(self, registry, driver):
         store_raw(driver, BASE)
-        assert 2 == len(json.loads(registry.image_files.files(BASE.id)))
+        assert 2 == len(loads(registry.image_files.files(BASE.id)))
 
     @pytest.mark.parametrize("layer", [b"no tar", COMPRESS["gzip"](b"no tar" * 200), COMPRESS["xz"](TOP.layer)[:-9]])
     def test_are_not_there_when_the_layer_is_no_tar(self, registry, layer):
@@ -65,7 +65,7 @@ class TestTheFilesOfAnImage:
             registry.image_files.files(image.id)
 
     def test_of_a_bomb_are_not_read_to_the_end(self, driver):
-        registry = Registry(driver, max_unpacked_bytes=1_000_000)
+        registry = Registry(driver, layer_limits=LayerLimits(max_bytes=1_000_000))
         image = make(3, layer=COMPRESS["gzip"](tar(member("zeros", content=bytes(2_000_000)))))
         push(registry, image)
         with pytest.raises(TooLarge):
@@ -88,20 +88,20 @@ class TestADiff:
     def test_tells_what_an_image_changes_in_those_below(self, registry):
         push(registry, BASE, TOP)
         expected = {"deleted": {"etc/drop": DROP}, "changed": {"etc/keep": KEEP}, "created": {"new": KEEP}}
-        assert expected == json.loads(registry.image_files.diff(TOP.id))
+        assert expected == loads(registry.image_files.diff(TOP.id))
 
     def test_is_kept_beside_the_image(self, registry, driver, monkeypatch):
         push(registry, BASE, TOP)
-        first = registry.image_files.diff(TOP.id)
+        first = loads(registry.image_files.diff(TOP.id))
         driver.remove(f"images/{BASE.text}/_filelist")
         monkeypatch.setattr(driver, "stream_read", None)
-        assert first == registry.image_files.diff(TOP.id)
+        assert first == loads(registry.image_files.diff(TOP.id))
 
     def test_is_refused_when_it_is_too_much_to_be_done_at_once(self, registry, driver):
         push(registry, BASE, TOP)
         bound = len(BASE.layer) + len(TOP.layer)
         for max_diff_bytes, is_refused in ((bound - 1, True), (bound, False)):
-            files = ImageFiles(driver, registry.images, max_unpacked_bytes=10**9, max_diff_bytes=max_diff_bytes)
+            files = ImageFiles(driver, registry.images, LayerReader(), max_diff_bytes=max_diff_bytes)
             if is_refused:
                 with pytest.raises(DiffUnavailable, match="Diff queue is disabled"):
                     files.diff(TOP.id)
@@ -112,12 +112,12 @@ class TestADiff:
         push(registry, BASE, TOP)
         for image in (BASE, TOP):
             registry.image_files.files(image.id)
-        assert ImageFiles(driver, registry.images, max_unpacked_bytes=10**9, max_diff_bytes=0).diff(TOP.id)
+        assert ImageFiles(driver, registry.images, LayerReader(), max_diff_bytes=0).diff(TOP.id)
 
     def test_of_a_long_chain_is_worked_out(self, registry):
         images = chain(30)
         push(registry, *images)
-        assert ["etc/conf-30"] == list(json.loads(registry.image_files.diff(images[-1].id))["created"])
+        assert ["etc/conf-30"] == list(loads(registry.image_files.diff(images[-1].id))["created"])
 
 
 class TestADiffWithAQueue:

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, Inspection, LayerLink
 from tests.registry.tars import COMPRESS, cut, member, tar
@@ -15,7 +16,7 @@ CONTENT = tar(member("etc/motd", content=b"hello" * 1000))
 
 
 def inspected(layer, max_unpacked_bytes=10**9, block=1000):
-    inspection = Inspection(JSON, max_unpacked_bytes=max_unpacked_bytes)
+    inspection = Inspection(JSON, limits=LayerLimits(max_bytes=max_unpacked_bytes))
     for part in cut(layer, block):
         inspection.look(memoryview(part))
     return inspection

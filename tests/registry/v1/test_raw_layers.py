@@ -11,6 +11,7 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1 import raw_layers
+from docker_registry.registry.v1.layer_reader import LayerReader
 from tests.registry.chains import make
 from tests.registry.tars import COMPRESS, member, tar
 
@@ -23,7 +24,7 @@ JUNK = make(3, layer=b"no tar at all" * 100)
 def verify(image, *checksums, layer=None, is_finished=True):
     driver = MemoryDriver()
     driver.put_content(PATH, image.layer if layer is None else layer)
-    return raw_layers.verify(driver, PATH, image.payload, checksums, is_finished=is_finished, max_unpacked_bytes=10**9)
+    return raw_layers.verify(driver, PATH, image.payload, checksums, LayerReader(), is_finished=is_finished)
 
 
 def tarsum_of(image):

@@ -1,0 +1,292 @@
+"""
+Processes for computations that grow with what clients have stored, such as reading the tar inside a layer.
+
+A worker must not run them itself: pure Python holds the interpreter, and native threads are needed for writing. So a
+pool starts a few processes when they are needed and ends them when they have been idle for a while. They get processor
+time that others leave, and a bounded amount of memory. A job is cancelled by ending its process.
+
+Input and output are streams: the greenlet that needs the output reads it, another one reads the input from the store
+and sends it. Where gevent does not rule, as in commands, jobs run in the calling thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+from gevent import monkey
+from gevent.lock import BoundedSemaphore
+
+from docker_registry import client_presence, job_frames, provenance
+from docker_registry.drivers.base import Bytes
+from docker_registry.errors import Overloaded, RegistryError
+from docker_registry.job_process import Job, parse_error
+from docker_registry.threads import leave_to_thread
+
+logger = logging.getLogger(__name__)
+
+#: Input of a job: parts, each in blocks.
+Source = Iterable[Iterable[Bytes]]
+
+#: A process that had nothing to do for so long is ended.
+IDLE_SECONDS: Final = 30.0
+
+#: How often it is checked whether the client of a request is still there.
+_CHECK_SECONDS: Final = 1.0
+
+_NICE: Final = 10
+
+_PROGRAM: Final = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from docker_registry.job_process import main; "
+    "main(sys.argv[2], 0, nice=int(sys.argv[3]), max_memory_bytes=int(sys.argv[4]))"
+)
+
+# gevent's own subprocess forks the whole worker, threads and all; this starts the program at once.
+_posix_spawn: Final = monkey.get_original("os", "posix_spawn")
+_waitpid: Final = monkey.get_original("os", "waitpid")
+
+
+class CpuPool:
+    """Runs jobs in a bounded number of processes."""
+
+    def __init__(
+        self,
+        module: str,
+        jobs: Mapping[str, Job],
+        *,
+        max_processes: int = 2,
+        max_memory_bytes: int = 1024**3,
+        max_seconds: float = 300,
+        wait_seconds: float = 20,
+    ) -> None:
+        """
+        Args:
+            module: name of the module that defines *jobs*, as ``JOBS``; the processes import it.
+            max_processes: jobs that run at a time.
+            max_memory_bytes: of each process.
+            max_seconds: processor time of a job, after which it is refused with TooLarge.
+            wait_seconds: how long a job waits for a process.
+        """
+        self._module = module
+        self._jobs = jobs
+        self._max_memory_bytes = max_memory_bytes
+        self._max_seconds = max_seconds
+        self._wait_seconds = wait_seconds
+        self._free = BoundedSemaphore(max_processes)
+        self._idle: list[_Process] = []
+
+    def run(self, job: str, arguments: Mapping[str, Any], source: Source = ()) -> Iterator[bytes]:
+        """
+        Run a job and yield its output as it comes. Ending the iteration early cancels the job.
+
+        Args:
+            arguments: JSON.
+            source: read from another greenlet.
+
+        Raises:
+            Overloaded: no process became free in time.
+            ClientLeft: the client of the current request left meanwhile.
+            TooLarge: the job exceeded its time or its memory.
+            RegistryError: what the job raised, or what reading *source* raised.
+        """
+        provenance.spoil()  # what the job reads is not noted
+        if not monkey.is_module_patched("threading"):
+            yield from self._jobs[job](arguments, iter(source))
+            return
+        self._acquire()
+        try:
+            process = self._idle.pop() if self._idle else self._start()
+            is_reusable = False
+            try:
+                request = {"job": job, "arguments": arguments, "seconds": self._max_seconds}
+                yield from process.run(json.dumps(request).encode(), source)
+                is_reusable = True
+            except RegistryError:
+                is_reusable = process.is_in_step
+                raise
+            finally:
+                if is_reusable:
+                    self._keep(process)
+                else:
+                    process.end()
+        finally:
+            self._free.release()
+
+    def result(self, job: str, arguments: Mapping[str, Any], source: Source = ()) -> Any:
+        """Run a job whose output is a small JSON document, and return that (see :meth:`run`)."""
+        return json.loads(b"".join(self.run(job, arguments, source)))
+
+    def _acquire(self) -> None:
+        waited = 0.0
+        while not self._free.acquire(timeout=_CHECK_SECONDS):
+            client_presence.check()
+            waited += _CHECK_SECONDS
+            if waited >= self._wait_seconds:
+                raise Overloaded("Too many layers are being read. Try again later.")
+
+    def _start(self) -> _Process:
+        try:
+            return _Process(self._module, self._max_memory_bytes)
+        except OSError as error:
+            logger.error("a process for reading layers cannot be started: %s", error)
+            raise Overloaded from None
+
+    def _keep(self, process: _Process) -> None:
+        self._idle.append(process)
+        process.ending = gevent.spawn_later(IDLE_SECONDS, self._end_idle, process)
+
+    def _end_idle(self, process: _Process) -> None:
+        if process in self._idle:
+            self._idle.remove(process)
+            process.end()
+
+
+class _Process:
+    """
+    One process.
+
+    Attributes:
+        is_in_step: whether the last job has ended, so that another one may begin.
+        ending: ends the process when it stays idle.
+    """
+
+    ending: gevent.Greenlet[..., None] | None = None
+
+    def __init__(self, module: str, max_memory_bytes: int) -> None:
+        self.is_in_step = True
+        self._connection, theirs = gevent.socket.socketpair()
+        with theirs:
+            arguments = (json.dumps(sys.path), module, str(_NICE), str(max_memory_bytes))
+            self._pid = _posix_spawn(
+                sys.executable,
+                (sys.executable, "-c", _PROGRAM, *arguments),
+                os.environ,
+                file_actions=(
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                ),
+            )
+
+    def run(self, request: bytes, source: Source) -> Iterator[bytes]:
+        """Run a job and yield its output."""
+        if self.ending is not None:
+            self.ending.kill(block=False)
+        self.is_in_step = False
+        feeder = _Feeder(self._connection, request, source, self._kill)
+        try:
+            while True:
+                kind, content = job_frames.read(self._receive)
+                if kind != job_frames.BLOCK:
+                    break
+                yield content
+            feeder.stop()
+        except (EOFError, ConnectionError):
+            if feeder.error is not None:
+                raise feeder.error from None
+            logger.error("a process that reads layers has ended unexpectedly")
+            raise Overloaded from None
+        finally:
+            feeder.kill()
+        self.is_in_step = True
+        if kind == job_frames.ERROR:
+            raise parse_error(content)
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self._connection.close()
+        self._kill()
+        leave_to_thread(_reap, self._pid)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+
+    def _receive(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        view, filled = memoryview(buffer), 0
+        while filled < size:
+            self._connection.settimeout(_CHECK_SECONDS)
+            try:
+                arrived = self._connection.recv_into(view[filled:])
+            except TimeoutError:
+                client_presence.check()
+                continue
+            if not arrived:
+                raise EOFError
+            filled += arrived
+        return bytes(buffer)
+
+
+class _Feeder:
+    """
+    Sends the input of a job from a greenlet of its own.
+
+    Attributes:
+        error: what reading the input raised.
+    """
+
+    def __init__(
+        self, connection: gevent.socket.socket, request: bytes, source: Source, abort: Callable[[], object]
+    ) -> None:
+        """
+        Args:
+            abort: ends the process.
+        """
+        self.error: Exception | None = None
+        self._connection = connection
+        self._abort = abort
+        self._is_wanted = True
+        self._greenlet = gevent.spawn(self._run, request, source)
+
+    def stop(self) -> None:
+        """End the input early, after the frame that is being sent; the process drops what it does not need."""
+        self._is_wanted = False
+        self._greenlet.join()
+        if self.error is not None:
+            raise self.error
+
+    def kill(self) -> None:
+        """Send no more."""
+        self._greenlet.kill()
+
+    def _run(self, request: bytes, source: Source) -> None:
+        try:
+            self._send(job_frames.JOB, request)
+            for part in source:
+                for block in part:
+                    if not self._is_wanted:
+                        break
+                    self._send_block(block)
+                if not self._is_wanted:
+                    break
+                self._send(job_frames.END_OF_PART, b"")
+            self._send(job_frames.END, b"")
+        except ConnectionError:  # the process has ended; the reader reports it
+            pass
+        except Exception as error:  # noqa: BLE001 - it is raised again where the output is awaited
+            self.error = error
+            self._abort()  # so that the reader learns of it
+
+    def _send_block(self, block: Bytes) -> None:
+        view = memoryview(block)
+        for start in range(0, len(view), job_frames.MAX_FRAME_BYTES):
+            self._send(job_frames.BLOCK, view[start : start + job_frames.MAX_FRAME_BYTES])
+
+    def _send(self, kind: bytes, content: Bytes) -> None:
+        self._connection.settimeout(None)
+        self._connection.sendall(job_frames.pack(kind, len(content)))
+        if len(content):
+            self._connection.sendall(content)
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        _waitpid(pid, 0)

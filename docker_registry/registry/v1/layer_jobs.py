@@ -1,0 +1,146 @@
+"""
+The computations over a layer's content, as jobs of a :class:`~docker_registry.cpu_pool.CpuPool`.
+
+Each takes its arguments as JSON and the stored bytes as its input, and yields its output in blocks. All but ``diff``
+take ``limits``, of :class:`~docker_registry.registry.layers.limits.LayerLimits`. They raise LayerFormatUnsupported and
+TooLarge because of what is in a layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, Final
+
+from docker_registry.drivers.base import Bytes
+from docker_registry.errors import DigestInvalid, StorageError, TooLarge
+from docker_registry.job_process import Job, Parts
+from docker_registry.registry.layers.archives import open_archive
+from docker_registry.registry.layers.compression import Compression, sniff
+from docker_registry.registry.layers.file_lists import FileList, FileLister, FileListWriter, diff
+from docker_registry.registry.layers.limits import LayerLimits
+from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
+from docker_registry.registry.layers.tarstream import TarReader
+from docker_registry.registry.layers.tarsum import TarSum
+from docker_registry.registry.names import Digest
+from docker_registry.registry.v1.layer_links import Inspection
+
+#: What the clients of API V1 can unpack; anything else they are sent as the plain tar.
+_READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
+
+#: Bytes of the list of a layer's files.
+MAX_LIST_BYTES: Final = 128 * 1024 * 1024
+
+
+def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
+    """Yield the list of a layer's files, as :meth:`FileList.record` writes it."""
+    limits = LayerLimits.from_json(arguments["limits"])
+    lister = FileLister()
+    reader = TarReader(lister)
+    writer = FileListWriter()
+    size = 0
+    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
+        reader.feed(block)
+        record = writer.write(lister.take())
+        size += len(record)
+        if size > MAX_LIST_BYTES:
+            raise TooLarge("The layer has more files than this registry lists.", max_list_bytes=MAX_LIST_BYTES)
+        if record:
+            yield record
+    reader.finish()
+    yield writer.finish(lister.files.opaque)
+
+
+def list_changes(_: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
+    """Yield what the first of some layers does to those below, whose records are the parts of the input."""
+    try:
+        records = [FileList.parse(b"".join(part)) for part in parts]
+    except ValueError:
+        raise StorageError("A stored list of files is damaged.") from None
+    yield diff(records).answer()
+
+
+def compute_tarsum(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
+    """Yield the TarSum of a layer and ``json``, the image's JSON, as a JSON string."""
+    limits = LayerLimits.from_json(arguments["limits"])
+    result = TarSum()
+    reader = TarReader(result)
+    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
+        reader.feed(block)
+    reader.finish()
+    yield json.dumps(result.sum(_text(arguments["json"]))).encode()
+
+
+def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
+    """
+    Yield what a layer is for ``json``, the image's JSON::
+
+        {"link": {…}, "is_archive": true, "is_whole": true, "has_ended": true, "tarsum": "tarsum+sha256:…"}
+
+    With ``as_sent``, the layer is what clients of API V1 are sent instead of it. Only with ``tarsum`` are the last two
+    fields there, and the layer counts as whole only if it is a tar.
+    """
+    limits = LayerLimits.from_json(arguments["limits"])
+    image_json = _text(arguments["json"])
+    tarsum = TarSum()
+    reader = TarReader(tarsum)
+    sinks = [reader] if arguments["tarsum"] else []
+    inspection = Inspection(image_json, limits=limits, sinks=sinks)
+    content = hashlib.sha256()
+    size = 0
+    layer = _layer(parts)
+    for block in _as_sent(layer, limits) if arguments["as_sent"] else layer:
+        content.update(block)
+        inspection.look(block)
+        size += len(block)
+    link = inspection.link(Digest.from_hash(content), size)
+    facts = {"link": link.to_json(), "is_archive": inspection.is_archive, "is_whole": inspection.is_whole}
+    if arguments["tarsum"]:
+        facts |= {"has_ended": reader.has_ended, "tarsum": tarsum.sum(image_json)}
+    yield json.dumps(facts).encode()
+
+
+def unpack(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
+    """
+    Yield a layer without its compression, which must have the digest ``diff_id``.
+
+    Raises:
+        DigestInvalid: it has another one; known after the last block.
+    """
+    limits = LayerLimits.from_json(arguments["limits"])
+    content = hashlib.sha256()
+    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
+        content.update(block)
+        yield bytes(block)
+    if str(Digest.from_hash(content)) != arguments["diff_id"]:
+        raise DigestInvalid(digest=arguments["diff_id"], received=str(Digest.from_hash(content)))
+
+
+JOBS: Final[Mapping[str, Job]] = {
+    "list": list_files,
+    "diff": list_changes,
+    "tarsum": compute_tarsum,
+    "inspect": inspect,
+    "unpack": unpack,
+}
+
+
+def _layer(parts: Parts) -> Iterator[Bytes]:
+    return chain.from_iterable(parts)
+
+
+def _as_sent(layer: Iterator[Bytes], limits: LayerLimits) -> Iterator[Bytes]:
+    beginning: list[Bytes] = []
+    while sum(map(len, beginning)) < BLOCK_BYTES and (block := next(layer, None)) is not None:
+        beginning.append(block)
+    stored = chain(beginning, layer)
+    compression = sniff(b"".join(beginning)[:BLOCK_BYTES])
+    if compression is None or compression in _READABLE:
+        return stored
+    return iter(open_archive(stored, max_bytes=limits.max_bytes, meter=limits.start()))
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,91 @@
+"""
+Layers stored once more as the plain tar that they expand to, for clients that cannot unpack what they are stored as.
+
+Such a tar is made once, by one process at a time. It may be removed: it is made again when it is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from docker_registry import client_presence
+from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.errors import PathNotFound
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.names import Digest
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.v1.layer_reader import LayerReader
+
+#: A process that has not renewed its lease for so long has died.
+_LEASE_SECONDS: Final = 10.0
+_RENEW_SECONDS: Final = 3.0
+_PAUSE_SECONDS: Final = 0.2
+
+
+class UnpackedLayers:
+    """All layers that are stored unpacked."""
+
+    def __init__(self, driver: StorageDriver, leases: Leases, reader: LayerReader) -> None:
+        self._driver = driver
+        self._leases = leases
+        self._reader = reader
+        self._at_work = KeyedLocks()
+
+    def put(self, layer: StoredFile, diff_id: Digest, path: str) -> int:
+        """
+        Store a layer unpacked, unless that has been done.
+
+        Args:
+            diff_id: of the layer, verified before.
+            path: where to store it.
+
+        Returns:
+            Its size, bytes.
+
+        Raises:
+            LayerFormatUnsupported, TooLarge: it cannot be unpacked.
+            DigestInvalid: it is not what *diff_id* says any more.
+            Overloaded: too many layers are being read.
+        """
+        size = self._find(path)
+        if size is not None:
+            return size
+        with self._at_work.hold(path):
+            size = self._wait(diff_id, path)
+            return size if size is not None else self._unpack(layer, diff_id, path)
+
+    def _find(self, path: str) -> int | None:
+        try:
+            return self._driver.get_size(path)
+        except PathNotFound:
+            return None
+
+    def _wait(self, diff_id: Digest, path: str) -> int | None:
+        """Take the lease, or wait for the process that has it; return the size when it is done."""
+        size = self._find(path)
+        while size is None and not self._leases.take(_work(diff_id), _LEASE_SECONDS):
+            time.sleep(_PAUSE_SECONDS)
+            client_presence.check()
+            size = self._find(path)
+        return size
+
+    def _unpack(self, layer: StoredFile, diff_id: Digest, path: str) -> int:
+        try:
+            return self._driver.stream_write(path, self._unpacked(layer, diff_id))
+        finally:
+            self._leases.release(_work(diff_id))
+
+    def _unpacked(self, layer: StoredFile, diff_id: Digest) -> Iterator[Bytes]:
+        renewed = time.monotonic()
+        for block in self._reader.unpack(layer.read(), diff_id):
+            if time.monotonic() - renewed > _RENEW_SECONDS:
+                self._leases.take(_work(diff_id), _LEASE_SECONDS)
+                renewed = time.monotonic()
+            yield block
+
+
+def _work(diff_id: Digest) -> str:
+    return f"unpack-{diff_id.hex}"
