@@ -110,7 +110,7 @@ DOMAIN = {
         "tags",
     },
     "immutability": {"bounded_cache", "json_budget", "names", "payloads"},
-    "removal": {"blobs", "immutability", "manifests", "names"},
+    "removal": {"access", "blobs", "immutability", "manifests", "names"},
     "referrers": {
         "blobs",
         "bounded_cache",

@@ -158,7 +158,7 @@ class Registry:
         self.immutable_content = ImmutableContent(
             immutable, self.tags, self.blobs.get, self.manifests.exists, json_budget
         )
-        self.removal = Removal(self.blobs, self.manifests, self.immutable_content)
+        self.removal = Removal(self.blobs, self.manifests, self.immutable_content, self.access)
         self.search_entries = SearchEntries(self.repositories, self.image_repositories, self.private_repositories)
 
     def probe(self) -> None:

@@ -68,7 +68,11 @@ class AccessPolicy(Protocol):
         ...
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:
-        """Tell whether content that no repository of API V2 links to is to be kept from a principal."""
+        """Tell whether content is to be kept from a principal although no hidden repository of API V2 has it."""
+        ...
+
+    def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
+        """Record what is needed to keep content hidden that a repository is about to lose."""
         ...
 
 
@@ -86,6 +90,9 @@ class OpenPolicy:
     def hides_content(self, principal: Principal, digest: Digest) -> bool:  # noqa: ARG002
         """See :class:`AccessPolicy`."""
         return False
+
+    def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
+        """See :class:`AccessPolicy`."""
 
 
 class Access:

@@ -31,14 +31,15 @@ class Catalog:
 
     def leave(self, name: RepositoryName) -> None:
         """Take out a repository that has gone, unless API V2 has something in it."""
-        if self._has_content(name):
+        if self.has_content(name):
             return
         try:
             self._driver.remove(layout.catalog_entry(name))
         except PathNotFound:
             return
-        if self._has_content(name):  # pushed just now
+        if self.has_content(name):  # pushed just now
             self.enter(name)
 
-    def _has_content(self, name: RepositoryName) -> bool:
+    def has_content(self, name: RepositoryName) -> bool:
+        """Tell whether API V2 has anything in a repository."""
         return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))

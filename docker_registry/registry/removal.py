@@ -1,8 +1,13 @@
-"""Deletion of blobs and manifests, as far as immutable tags allow it."""
+"""
+Deletion of blobs and manifests, as far as immutable tags allow it.
+
+Bytes outlive their deletion, so the access policy hears of it first: what was hidden stays hidden.
+"""
 
 from __future__ import annotations
 
 from docker_registry.errors import ContentImmutable
+from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent
 from docker_registry.registry.manifests import Manifests
@@ -12,10 +17,11 @@ from docker_registry.registry.names import Digest, Reference, RepositoryName
 class Removal:
     """Deletes what clients ask to be deleted."""
 
-    def __init__(self, blobs: Blobs, manifests: Manifests, immutable: ImmutableContent) -> None:
+    def __init__(self, blobs: Blobs, manifests: Manifests, immutable: ImmutableContent, access: Access) -> None:
         self._blobs = blobs
         self._manifests = manifests
         self._immutable = immutable
+        self._access = access
 
     def delete_blob(self, name: RepositoryName, digest: Digest) -> None:
         """
@@ -26,6 +32,7 @@ class Removal:
             ContentImmutable: an immutable tag depends on it.
         """
         self._immutable.check_deletable(name, digest)
+        self._access.policy.before_deletion(name, digest)
         self._blobs.delete(name, digest)
         try:
             self._immutable.check_deletable(name, digest)
@@ -44,4 +51,5 @@ class Removal:
         """
         if isinstance(reference, Digest):
             self._immutable.check_deletable(name, reference)
+            self._access.policy.before_deletion(name, reference)
         self._manifests.delete(name, reference)

@@ -14,9 +14,10 @@ from docker_registry.api.authorization import ACTIONS
 from docker_registry.app import create_app
 from docker_registry.config import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ImageUnknown
+from docker_registry.errors import BlobUnknown, ImageUnknown, UploadUnknown
 from docker_registry.registry import Registry, events
-from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.access import MAX_SEARCHED_REPOSITORIES
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.services import build
 from tests.api.v1 import Docker, done
 from tests.client import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
@@ -39,6 +40,10 @@ PLATFORM_INDEX = encoded(
         "manifests": [{"mediaType": OCI_MANIFEST, "digest": IMAGE.digest, "size": len(IMAGE.manifest)}],
     }
 )
+
+
+EMPTY_INDEX = encoded({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
+AS_INDEX = {"Content-Type": OCI_INDEX}
 
 
 def routes():
@@ -131,6 +136,19 @@ def docker(server):
         yield docker
 
 
+@pytest.fixture
+def open_app():
+    """Makes an application over a store in memory, with an image of each API."""
+
+    def make_app(**settings):
+        services = build(Config(storage="memory", **settings), MemoryDriver())
+        both.push_v1(services.registry, [make(1)])
+        both.push_v2(services.registry, both.layer(1))
+        return services.registry, create_app(services).test_client()
+
+    return make_app
+
+
 class TestEveryRoute:
     def test_has_an_action(self):
         assert {endpoint for endpoint, *_ in ROUTES} == set(ACTIONS)
@@ -170,6 +188,32 @@ class TestEveryRoute:
         assert SECRET not in names
 
 
+class TestAnUploadToAPrivateRepository:
+    @pytest.mark.parametrize("way", ["streamed", "ranged", "put", "posted"])
+    def test_succeeds_as_to_a_new_one_and_changes_nothing(self, server, client, way):
+        before = tree(server)
+        digest = client.push_blob(SECRET, b"pushed by a stranger " + way.encode(), way)
+        assert not client.has_blob(SECRET, digest)
+        assert before == tree(server)
+        answer = client.session.put(f"{server.url}/v2/{SECRET}/manifests/x", data=EMPTY_INDEX, headers=AS_INDEX)
+        assert 404 == answer.status_code
+
+    def test_cannot_be_continued_under_another_hidden_name(self, server, client, docker):
+        done(docker.put("/repositories/corp/hidden/properties", '{"access": "private"}'), 200)
+        location = client.start_upload(SECRET)
+        elsewhere = location.replace(SECRET, "corp/hidden")
+        assert 404 == client.session.get(elsewhere).status_code
+        assert 204 == client.session.delete(location).status_code
+
+    def test_is_purged_with_the_others(self):
+        driver = MemoryDriver()
+        registry = Registry(driver)
+        upload = registry.uploads.start(RepositoryName(SECRET, is_hidden=True))
+        assert 1 == registry.uploads.purge(None, -60)
+        with pytest.raises(UploadUnknown):
+            registry.uploads.get(upload.name, upload.id)
+
+
 class TestADigestOfAPrivateRepository:
     @pytest.mark.parametrize(
         "content", [LAYER, CONFIG, IMAGE.manifest, TOP.layer], ids=["layer", "config", "manifest", "v1"]
@@ -187,6 +231,36 @@ class TestADigestOfAPrivateRepository:
     def test_is_not_mounted_where_a_visible_repository_has_it_too(self, client):
         client.push_blob("corp/open", CONFIG)
         assert not client.mount("evil/y", digest_of(CONFIG))
+
+    def test_is_not_mounted_once_it_was_deleted(self, open_app):
+        registry, app = open_app(serve_private=True)
+        content = both.layer(1)
+        manifest = registry.tags.get(both.NEW, both.V2)
+        registry.private_repositories.set_private(both.OLD, private=True)
+        assert 202 == app.delete(f"/v2/acme/web/manifests/{manifest}").status_code
+        assert 202 == app.delete(f"/v2/acme/web/blobs/{digest_of(content)}").status_code
+        closed = Registry(registry.driver)
+        for digest in (manifest, Digest.of(content)):
+            with pytest.raises(BlobUnknown):
+                closed.blobs.mount(RepositoryName("evil/x"), digest)
+
+    def test_stays_hidden_when_v1_deletes_the_repository(self, open_app):
+        registry, app = open_app(serve_private=True)
+        manifest = registry.tags.get(both.NEW, both.V2)
+        registry.private_repositories.set_private(both.OLD, private=True)
+        assert 200 == app.delete("/v1/repositories/acme/web/").status_code
+        closed = Registry(registry.driver)
+        assert 1 == closed.private_repositories.adopt()
+        assert not closed.access.may_pull(both.NEW)
+        assert registry.manifests.exists(both.NEW, manifest)
+
+    def test_is_never_mounted_where_too_many_repositories_would_be_searched(self, open_app):
+        registry, _ = open_app()
+        digest = both.put_blob(registry, b"open", RepositoryName("acme/open"))
+        for number in range(MAX_SEARCHED_REPOSITORIES + 1):
+            assert registry.access.may_mount(digest)
+            registry.private_repositories.set_private(ImageRepositoryName("many", f"n{number}"), private=True)
+        assert not registry.access.may_mount(digest)
 
     def test_is_no_part_of_a_manifest(self, client, server):
         answer = client.session.put(
@@ -219,19 +293,6 @@ class TestAnIdOfAPrivateRepository:
     def test_is_refused_as_the_last_step_of_a_push_into_its_repository(self, docker):
         answer = docker.put(f"/repositories/{SECRET}/tags/mine", json.dumps(OPEN.text))
         assert (404, "Image not found") == (answer.status_code, answer.json()["error"])
-
-
-@pytest.fixture
-def open_app():
-    """Makes an application over a store in memory, with an image of each API."""
-
-    def make_app(**settings):
-        services = build(Config(storage="memory", **settings), MemoryDriver())
-        both.push_v1(services.registry, [make(1)])
-        both.push_v2(services.registry, both.layer(1))
-        return services.registry, create_app(services).test_client()
-
-    return make_app
 
 
 class TestHidingARepository:

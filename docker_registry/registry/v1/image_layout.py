@@ -31,7 +31,7 @@ Every storage path of API V1, in the layout of docker-registry 0.7.1.
       unpacked/<algorithm>/<hex>  * a layer of V2 as the plain tar that clients of V1 are sent; may be removed
       tops/<algorithm>/<hex>      * the newest image of V1 that a manifest of V2 is
       private/<name, + for />     * one empty file for each private repository
-      private-layers/<algorithm>/<hex>   * the layer of a private image
+      private-layers/<algorithm>/<hex>   * the layer of a private image, or deleted from a private repository
       private-is-complete         * no private repository, and no layer, is missing there
 
 What is marked ``*`` is ours; 0.7.1 ignores it, so it could go on with the tree. Its own caches ``_files`` and ``_diff``
@@ -222,7 +222,7 @@ def private_entry(name: ImageRepositoryName) -> str:
 
 
 def private_layer(digest: Digest) -> str:
-    """Says that a blob is the layer of a private image."""
+    """Says that a blob is the layer of a private image, or was deleted from a private repository."""
     return f"{PRIVATE_LAYERS}/{digest.algorithm}/{digest.hex}"
 
 

@@ -82,6 +82,11 @@ class PrivateRepositories:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         return self._driver.exists(image_layout.private_layer(digest))
 
+    def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        if self.is_private(name):
+            self._put_missing(image_layout.private_layer(digest))
+
     def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
         """
         Return an image's id, or a hidden one when only private repositories have the image.

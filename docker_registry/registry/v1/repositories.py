@@ -167,7 +167,8 @@ class ImageRepositories:
 
     def delete(self, name: ImageRepositoryName) -> None:
         """
-        Forget what API V1 wrote of a repository; its images stay.
+        Delete what API V1 wrote of a repository; its images stay. If it is private and API V2 has content in it, it
+        stays private.
 
         Raises:
             ImageRepositoryUnknown: it is not there.
@@ -175,8 +176,13 @@ class ImageRepositories:
         removed = [self._remove(folder) for folder in image_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
-        self._remove(image_layout.private_entry(name))
         repository = paired_names.repository(name)
+        possible = (repository, paired_names.fallback(name))
+        if any(each is not None and self._catalog.has_content(each) for each in possible):
+            if self._driver.exists(image_layout.private_entry(name)):
+                self._driver.put_content(image_layout.private(self.home(name)), b"")
+        else:
+            self._remove(image_layout.private_entry(name))
         if repository is not None:
             self._catalog.leave(repository)
         events.announce(events.repository_deleted, self._driver, name=name)
