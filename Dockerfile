@@ -4,12 +4,14 @@ FROM python:3.13-slim
 COPY . /usr/src/docker-registry
 RUN pip install --no-cache-dir /usr/src/docker-registry \
     && rm -rf /usr/src/docker-registry \
-    && useradd --system --home-dir /var/lib/registry --create-home registry
+    && groupadd --system --gid 999 registry \
+    && useradd --system --uid 999 --gid 999 --home-dir /var/lib/registry --create-home registry
 
 # Where registry:2 keeps its data too, so a volume of either one can be mounted here.
 ENV STORAGE_PATH=/var/lib/registry
 WORKDIR /var/lib/registry
-USER registry
+# By number: Kubernetes cannot see that a name is not root (runAsNonRoot).
+USER 999:999
 VOLUME /var/lib/registry
 EXPOSE 5000
 

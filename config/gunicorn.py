@@ -6,13 +6,13 @@ Every value can be set by the environment, and GUNICORN_OPTS of ``docker-registr
 
 import os
 
-from docker_registry.server import APPLICATION, default_workers, number
+from docker_registry.server import APPLICATION, bind_address, default_workers, number
 
 wsgi_app = APPLICATION
 worker_class = "docker_registry.worker.RegistryWorker"
 logger_class = "docker_registry.access_log.AccessLog"
 
-bind = f"{os.environ.get('REGISTRY_HOST') or '0.0.0.0'}:{number(os.environ, 'REGISTRY_PORT', 5000)}"
+bind = bind_address(os.environ)
 workers = number(os.environ, "GUNICORN_WORKERS", default_workers())
 
 # Connections that one worker serves at a time.

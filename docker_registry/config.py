@@ -197,7 +197,11 @@ class Config:
     search_backend: str | None = setting(
         None, "What indexes the repositories for searching: `sqlalchemy`, or the name of a module. Off when unset."
     )
-    sqlalchemy_index_database: str = setting("sqlite:////tmp/docker-registry.db", "URL of its database.")
+    sqlalchemy_index_database: str | None = setting(
+        None,
+        "URL of its database. When unset: SQLite, in the store's own folder where that is on a local disk (ext4, XFS,"
+        " Btrfs), else in `/tmp/docker-registry.db`.",
+    )
     mirroring: Mirroring = field(default_factory=Mirroring)
     cache: Cache = field(default_factory=Cache)
     cache_lru: CacheLru = field(default_factory=CacheLru)

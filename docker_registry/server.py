@@ -38,17 +38,75 @@ def check_environment(environ: Mapping[str, str]) -> None:
         raise ConfigError(f"GUNICORN_OPTS cannot be read: {error}.") from None
 
 
+def address(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Return the host and the port to listen on; an IPv6 address may be in brackets, and is returned without."""
+    host = environ.get("REGISTRY_HOST") or "0.0.0.0"  # noqa: S104 - meant
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host, number(environ, "REGISTRY_PORT", 5000)
+
+
+def bind_address(environ: Mapping[str, str]) -> str:
+    """Return the address to listen on as gunicorn reads it: ``127.0.0.1:5000``, ``[::1]:5000``."""
+    host, port = address(environ)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def owner(environ: Mapping[str, str]) -> tuple[int, int]:
+    """
+    Return the user and the group that workers run as (``GUNICORN_USER``, ``GUNICORN_GROUP``), by number.
+
+    Raises:
+        ConfigError: there is no such user or group, or this process may not become it.
+    """
+    from gunicorn.config import validate_group, validate_user
+
+    user, group = environ.get("GUNICORN_USER"), environ.get("GUNICORN_GROUP")
+    try:
+        uid = validate_user(user) if user else os.geteuid()
+        gid = validate_group(group) if group else os.getegid()
+    except Exception as error:  # noqa: BLE001 - gunicorn raises its own ConfigError, which is no class of its own
+        raise ConfigError(f"GUNICORN_USER, GUNICORN_GROUP: {error}") from None
+    if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
+        raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can be changed by root only.")
+    return uid, gid
+
+
+def become(uid: int, gid: int) -> None:
+    """Become the user and the group that workers run as, as gunicorn does it."""
+    if (uid, gid) != (os.geteuid(), os.getegid()):
+        from gunicorn.util import set_owner_process
+
+        set_owner_process(uid, gid)
+
+
+def give_folder(folder: Path, uid: int, gid: int) -> None:
+    """
+    Make the folder of a new store for the user that workers run as; one that exists is left as it is.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    if os.path.lexists(folder) or uid == os.geteuid():
+        return
+    try:
+        folder.mkdir(parents=True)
+        os.chown(folder, uid, gid)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}.") from None
+
+
 def check_address(environ: Mapping[str, str]) -> None:
     """
     Raises:
         ConfigError: nobody can listen on the address, or somebody does already.
     """
-    host, port = environ.get("REGISTRY_HOST") or "0.0.0.0", number(environ, "REGISTRY_PORT", 5000)  # noqa: S104 - meant
+    host, port = address(environ)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+            probe.bind(found)
     except OSError as error:
         raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
 

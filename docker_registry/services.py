@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import TracebackType
-from typing import final
+from typing import Final, final
 
 from docker_registry import drivers
 from docker_registry.config import Config, Redis
@@ -22,6 +23,9 @@ from docker_registry.registry.search import index as search
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
+
+#: Where the search database of a host lies that has no disk for its data.
+_TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
 
 
 @final
@@ -86,7 +90,7 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
             opened.callback(diff_queue.close)
         registry = _build_registry(config, driver or open_driver(config), diff_queue)
         search_index = search.open_index(
-            config.search_backend, config.sqlalchemy_index_database, registry.search_entries.look_up
+            config.search_backend, search_database(config), registry.search_entries.look_up
         )
         opened.callback(search_index.close)
         search_updates = SearchUpdates(search_index, registry.search_entries.look_up)
@@ -101,6 +105,32 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
             diff_queue=diff_queue,
             _opened=opened.pop_all(),
         )
+
+
+def storage_folder(config: Config) -> Path | None:
+    """Return the folder of a store of local files; None for other stores."""
+    if config.storage != "file":
+        return None
+    return Path(config.driver_options["storage_path"]).expanduser().absolute()
+
+
+def search_database(config: Config) -> str:
+    """
+    Return the URL of the search database.
+
+    By default it lies beside the data. Hosts that share a folder over the network must not share a database of SQLite
+    there, so each has one of its own then.
+    """
+    if config.sqlalchemy_index_database:
+        return config.sqlalchemy_index_database
+    folder = storage_folder(config)
+    if folder is not None:
+        from docker_registry.drivers.file.disk import Disk
+        from docker_registry.drivers.file.tree import RESERVED
+
+        if Disk(str(folder)).syncs_whole:
+            return f"sqlite:///{folder / RESERVED}/search.db"
+    return _TEMPORARY_DATABASE
 
 
 def open_driver(config: Config) -> StorageDriver:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -166,7 +169,7 @@ class TestTheLog:
         with Server(tmp_path / "store", LOGLEVEL=level) as server:
             time.sleep(0.3)
             requests.get(f"{server.url}/v2/", timeout=20)
-        assert expected == server.log.read_text().count("unfinished uploads")
+        assert expected == server.log.read_text().count("abandoned uploads")
 
     def test_cannot_be_forged_by_a_client(self, server):
         forged = '\n127.0.0.1 - - "GET /forged HTTP/1.1" 200'
@@ -244,6 +247,69 @@ class TestHeadersOfProxies:
     def test_may_contradict_each_other(self, server):
         headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-Protocol": "http"}
         assert 200 == requests.get(f"{server.url}/v2/", headers=headers, timeout=20).status_code
+
+
+class TestTheAddress:
+    @pytest.mark.parametrize(
+        ("host", "url"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("::", "127.0.0.1"), ("::", "[::1]")]
+    )
+    def test_may_be_of_ipv6(self, tmp_path, host, url):
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        with _Elsewhere(tmp_path / "store", url, REGISTRY_HOST=host) as server:
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+
+
+class _Elsewhere(Server):
+    """A server that is asked at another address of this machine."""
+
+    def __init__(self, store, host, **environment):
+        super().__init__(store, **environment)
+        self.url = f"http://{host}:{self.port}"
+
+
+class TestAnotherUser:
+    @pytest.fixture
+    def folder(self):
+        if os.geteuid() != 0:
+            pytest.skip("only root can become another user")
+        with tempfile.TemporaryDirectory(prefix="docker-registry-tests-") as folder:
+            os.chmod(folder, 0o755)
+            yield Path(folder)
+
+    def test_serves_a_new_store(self, folder):
+        # Without search: its library is imported when it is needed, and may lie where only root can read.
+        environment = {"GUNICORN_USER": "nobody", "GUNICORN_GROUP": "nogroup", "SEARCH_BACKEND": ""}
+        with Server(folder / "new/store", **environment) as server:
+            pushed = requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)
+            assert 201 == pushed.status_code
+            for path in (server.store, *server.store.rglob("*")):
+                assert "nobody" == path.owner(), path
+            assert {"65534"} <= {owner_of(pid) for pid in server.worker_pids()}
+
+    def test_that_does_not_exist_is_refused(self, tmp_path):
+        with pytest.raises(RuntimeError, match="docker-registry: GUNICORN_USER"):
+            Server(tmp_path / "store", GUNICORN_USER="no-such-user").start()
+
+
+def owner_of(pid):
+    """The user that a process runs as, by number."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1]
+
+
+class TestTheSearchDatabase:
+    def test_lies_beside_the_data_for_its_owner_alone(self, tmp_path):
+        with Server(tmp_path / "store", SQLALCHEMY_INDEX_DATABASE="") as server:
+            kind = subprocess.run(["stat", "-f", "-c", "%T", server.store], capture_output=True, text=True).stdout
+            if kind.strip() not in ("ext2/ext3", "xfs", "btrfs"):
+                pytest.skip("the tests do not run on a disk")
+            files = list((server.store / ".docker-registry").glob("search.db*"))
+            assert files
+            assert {0o600} == {path.stat().st_mode & 0o777 for path in files}
 
 
 class TestManyTransfersAtOnce:

@@ -31,8 +31,17 @@ def run(_: argparse.Namespace) -> int:
         services.load(config)
     finally:
         gc.enable()
+    uid, gid = server.owner(os.environ)
+    folder = services.storage_folder(config)
+    if folder is not None:
+        server.give_folder(folder, uid, gid)
+
+    def check_as_worker() -> int:
+        server.become(uid, gid)  # what the check makes in the store is the workers'
+        return check(config)
+
     # In a child process: no connection or thread may exist when gunicorn forks its workers.
-    status = _run_in_child(lambda: check(config))
+    status = _run_in_child(check_as_worker)
     return status or server.run(os.environ)
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.file.modes import SHARED
 from docker_registry.threads import close_now
 
 #: How many folders there are at least; two processes that begin a store at once may make more.
@@ -64,26 +65,27 @@ class Aside:
         drawn = [self.parts[int(digit, 16)] for digit in name[:_DRAWN]]
         return f"{min(drawn, key=lambda part: self._seconds.get(part, 0.0))}/{name}"
 
-    def create(self) -> tuple[str, int]:
+    def create(self, mode: int = SHARED) -> tuple[str, int]:
         """Begin a file; return its place and its descriptor."""
         place = self.new()
         began = time.perf_counter()
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         self._seconds[place.rpartition("/")[0]] = time.perf_counter() - began
         return place, fd
 
-    def write(self, content: Bytes, *, sync: bool = False) -> str:
+    def write(self, content: Bytes, *, sync: bool = False, mode: int = SHARED) -> str:
         """
         Write a small file whole; return its place.
 
         Args:
+            mode: of the file.
             sync: wait until its content is on the disk.
         """
-        return self.write_and_stat(content, sync=sync)[0]
+        return self.write_and_stat(content, sync=sync, mode=mode)[0]
 
-    def write_and_stat(self, content: Bytes, *, sync: bool = False) -> tuple[str, os.stat_result]:
+    def write_and_stat(self, content: Bytes, *, sync: bool = False, mode: int = SHARED) -> tuple[str, os.stat_result]:
         """Write a small file whole as :meth:`write` does; return its place and what it is."""
-        place, fd = self.create()
+        place, fd = self.create(mode)
         try:
             write_whole(fd, content)
             if sync:

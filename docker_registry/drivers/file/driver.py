@@ -38,6 +38,7 @@ from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.known import Known
 from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.modes import restrict_keys
 from docker_registry.drivers.file.mount_session import superblock_id
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
@@ -90,6 +91,7 @@ class FileDriver(StorageDriver):
         locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
         self._short_aside = Aside(f"{self._tree.reserved}/short-lived")
         self._make_folders(locks, f"{locks}/short-lived", journals)
+        restrict_keys(self._tree.root)
         if not os.path.isdir("/proc/self/fd"):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
         self._disk = Disk(self._tree.root)

@@ -23,6 +23,7 @@ from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Trace
 from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.modes import mode_of
 from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
@@ -62,7 +63,7 @@ class Puts:
             self._enter_and_put(journal, [(path, bytes(content))], if_match)
             return
         # That an empty file is there is told by its folder.
-        aside = self._aside.write(content, sync=self._last and bool(content))
+        aside = self._aside.write(content, sync=self._last and bool(content), mode=mode_of(path))
         try:
             if if_match is None:
                 self._changes.bring(aside, path, touched)
@@ -83,7 +84,7 @@ class Puts:
         waiting: list[tuple[int, str, str]] = []
         try:
             for path, content in contents:
-                aside, fd = self._aside.create()
+                aside, fd = self._aside.create(mode_of(path))
                 waiting.append((fd, aside, path))
                 write_whole(fd, content)
             # That an empty file is there is told by its folder.
@@ -111,7 +112,7 @@ class Puts:
         after: list[FileState | None] = []
         try:
             for path, content in contents:
-                aside, written = self._aside.write_and_stat(content) if content else (None, None)
+                aside, written = self._aside.write_and_stat(content, mode=mode_of(path)) if content else (None, None)
                 waiting.append((aside, path))
                 after.append(None if written is None else FileState.of(written))
             while True:

@@ -28,6 +28,7 @@ from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal_file import Entry, FileState
+from docker_registry.drivers.file.modes import mode_of
 from docker_registry.drivers.file.os_errors import NOT_THERE
 from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.tree import Tree
@@ -148,7 +149,7 @@ class Replay:
         yield place, os.path.isdir(place)
 
     def _put(self, contents: Sequence[tuple[str, bytes]]) -> None:
-        waiting = [(self._aside.write(content), path) for path, content in contents]
+        waiting = [(self._aside.write(content, mode=mode_of(path)), path) for path, content in contents]
         self._disk.sync_all()
         for aside, path in waiting:
             for place, is_wrong in self._in_the_way(path):

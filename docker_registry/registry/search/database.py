@@ -8,6 +8,7 @@ never let to: a database that somebody else writes to is asked again a little la
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -192,6 +193,8 @@ def _engine(url: URL) -> Engine:
             f"sqlalchemy_index_database: a library for {backend} is missing: pip install 'docker-registry[{extra}]'"
         ) from None
     if backend == "sqlite":
+        if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
+            _make_private(engine, url.database)
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", _begin)
         if url.database and Path(url.database).is_absolute():
@@ -210,6 +213,18 @@ def _begin(connection: Connection) -> None:
     statement = connection.get_execution_options().get(_BEGIN)
     if statement:
         connection.exec_driver_sql(statement)
+
+
+def _make_private(engine: Engine, path: str) -> None:
+    """Make the file before SQLite does, so that its owner alone may read it; SQLite's files beside it follow it."""
+
+    def make(*_: object) -> None:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:  # it is there, or SQLite will say what is wrong
+            pass
+
+    event.listen(engine, "do_connect", make)
 
 
 def _follow_file(engine: Engine, path: Path) -> None:

@@ -60,6 +60,30 @@ class TestFileDriver(DriverSuite):
         return driver
 
 
+class TestAKey:
+    """Others on this machine may read blobs, and no key, in whatever way it is written."""
+
+    @pytest.mark.parametrize("path", ["docker/registry/v2/_v1/token-key", "docker/registry/v2/_auth/keys/1"])
+    def test_is_for_its_owner_alone(self, driver, store, path):
+        driver.put_content(path, b"one")
+        assert 0o600 == (store / path).stat().st_mode & 0o777
+        driver.put_content(path, b"other", if_match=driver.get_versioned(path).version)
+        with driver.together():
+            driver.put_content(f"{path}-2" if "_auth" in path else path, b"more")
+            driver.put_content("blob", b"blob")
+        files = [place for place in store.rglob("*") if place.is_file() and b"more" in place.read_bytes()]
+        assert files
+        assert {0o600} == {place.stat().st_mode & 0o777 for place in files}
+        assert 0o644 == (store / "blob").stat().st_mode & 0o777
+
+    def test_of_an_earlier_version_becomes_so(self, driver, store):
+        path = "docker/registry/v2/_v1/token-key"
+        driver.put_content(path, b"key")
+        (store / path).chmod(0o644)
+        FileDriver(str(store))
+        assert 0o600 == (store / path).stat().st_mode & 0o777
+
+
 class TestTheRoot:
     def is_spread(self, folder):
         fd = os.open(folder, os.O_RDONLY)
