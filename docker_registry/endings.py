@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from docker_registry.connections import Activity
@@ -35,6 +36,18 @@ _REFUSAL: Final = (
     b"Connection: close\r\n\r\n%b" % (len(_TOO_MANY), _TOO_MANY)
 )
 _BLOCK_BYTES: Final = 64 * 1024
+
+
+def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
+    """
+    Tell whether a client wants its connection closed after the answer (RFC 9112, section 9.6).
+
+    gunicorn takes Connection for a single word, but it is a list: ``close, TE``.
+    """
+    return any(
+        name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
+        for name, value in headers
+    )
 
 
 def drain(body: DirectBody, sock: Any) -> bool:

@@ -151,9 +151,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
         sock.unreader = req.unreader
-        should_close = req.should_close
+        should_close, is_last = req.should_close, endings.asks_to_close(req.headers)
         # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
-        req.should_close = lambda: should_close() or sock.is_ended or body.left_bytes > endings.DRAIN_BYTES
+        req.should_close = lambda: is_last or should_close() or sock.is_ended or body.left_bytes > endings.DRAIN_BYTES
         sock.settimeout(self.silence_seconds)
         sock.begin(Activity.WORKING, body)
         sock.begin_answer()

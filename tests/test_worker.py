@@ -484,3 +484,14 @@ class TestARequestHead:
         assert 201 == answer_of(connection, "POST")[0]
         connection.sendall(get("/v2/"))
         assert 200 == answer_of(connection)[0]
+
+
+class TestAConnectionThatIsToBeClosed:
+    @pytest.mark.parametrize("words", ["close", "close, TE", "TE, Close", "keep-alive,close"])
+    def test_is_closed_after_the_answer(self, connect, words):
+        for _ in range(2):
+            connection = connect()
+            connection.sendall(get("/v2/", f"Connection: {words}"))
+            status, headers, _ = answer_of(connection)
+            assert (200, "close") == (status, headers["Connection"])
+            assert b"" == connection.recv(1)

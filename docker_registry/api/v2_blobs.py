@@ -36,7 +36,11 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
         }
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
-        return downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
+        response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
+        if response.status_code == 200:
+            # ollama asks for the parts of a blob where this says; it means nothing to others.
+            response.headers["Location"] = f"/v2/{name}/blobs/{digest}"
+        return response
 
     @bp.delete("/v2/<path:name>/blobs/<digest>")
     def delete_blob(name: RepositoryName, digest: Digest) -> Response:

@@ -73,7 +73,20 @@ def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
 
 
 def _goes_on(name: RepositoryName, upload: Upload) -> Response:
-    return changed(202, _location(name, upload), _progress(upload))
+    headers = _progress(upload)
+    if request.headers.get("User-Agent", "").startswith("ollama/"):
+        headers["Docker-Upload-Location"] = _absolute(_location(name, upload))
+    return changed(202, _location(name, upload), headers)
+
+
+def _absolute(path: str) -> str:
+    """
+    Return the whole URL of a path, for ollama: it does not resolve a relative Location (its server/upload.go).
+
+    The scheme is the one that a proxy in front tells. A client that lies about it, or about the host, misleads itself.
+    """
+    told = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return f"{told if told in ('http', 'https') else request.scheme}://{request.host}{path}"
 
 
 def _location(name: RepositoryName, upload: Upload) -> str:

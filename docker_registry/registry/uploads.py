@@ -128,7 +128,7 @@ class Uploads:
         Args:
             digest: what all the bytes must amount to.
             body: the last bytes, or none.
-            start, length: as for :meth:`append`.
+            start, length: as for :meth:`append`; without a body they may also repeat where the last bytes belong.
 
         Raises:
             DigestInvalid: the bytes amount to something else; the session is gone.
@@ -138,6 +138,8 @@ class Uploads:
             upload = self._sessions.get(name, upload_id, ends=body.length == 0)
         except UploadUnknown:
             return self._committed_before(name, digest, upload_id)
+        if body.length == 0 and start is not None and length is not None and start + length == upload.size:
+            start = length = None  # the range of the bytes that came before, which some clients repeat
         _check_start(upload, start)
         if self._driver.move_copies and not upload.chunk_count:
             try:

@@ -221,3 +221,15 @@ class TestBadInput:
             answer.begin()
             assert 400 == answer.status
         assert "0-4" == session.get(url).headers["Range"]
+
+
+class TestAnEmptyClosingPut:
+    def test_may_repeat_the_range_of_what_came(self, session, server):
+        name, content = unique("closing"), b"0123456789"
+        for text in ("0-9", "bytes=0-9", "Bytes 0-9/10", "5-9"):
+            location = session.post(f"{server.url}/v2/{name}/blobs/uploads/").headers["Location"]
+            assert 202 == session.patch(f"{server.url}{location}", data=content).status_code
+            url = f"{server.url}{location}?digest={digest_of(content)}"
+            for wrong in ("0-8", "0-10", "3-12"):
+                assert 416 == session.put(url, headers={"Content-Range": wrong}).status_code
+            assert 201 == session.put(url, headers={"Content-Range": text}).status_code
