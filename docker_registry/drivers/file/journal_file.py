@@ -25,7 +25,6 @@ from typing import Final, NamedTuple
 from gevent import monkey
 
 from docker_registry.drivers.file.birth import born
-from docker_registry.drivers.file.modes import SECRET
 from docker_registry.drivers.file.mount_session import MountSession
 from docker_registry.threads import close_now
 
@@ -154,7 +153,7 @@ class JournalFile:
         self._synced = 0
         self._has_failed = False
         # It gets its name when it is whole, and locked: what has such a name and no head is no journal.
-        self._fd = os.open(folder, os.O_RDWR | os.O_TMPFILE, SECRET)
+        self._fd = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)

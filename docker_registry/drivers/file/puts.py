@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from docker_registry.drivers.base import Bytes
@@ -23,7 +23,7 @@ from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Trace
 from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.modes import mode_of
+from docker_registry.drivers.file.modes import SECRET, mode_of
 from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
@@ -58,7 +58,7 @@ class Puts:
         Raises:
             PreconditionFailed: something else lies there.
         """
-        journal = self._journal_for(len(content))
+        journal = self._journal_for([path], len(content))
         if journal is not None:
             self._enter_and_put(journal, [(path, bytes(content))], if_match)
             return
@@ -77,7 +77,7 @@ class Puts:
 
     def put_all(self, contents: Sequence[tuple[str, bytes]], touched: Touched) -> None:
         """Publish small files in their order, which must survive a crash of the host."""
-        journal = self._journal_for(sum(len(content) for _, content in contents))
+        journal = self._journal_for([path for path, _ in contents], sum(len(content) for _, content in contents))
         if journal is not None:
             self._enter_and_put(journal, contents)
             return
@@ -194,7 +194,13 @@ class Puts:
                 discard(aside)
             touched.changed(folder)
 
-    def _journal_for(self, size: int) -> Journal | None:
-        """Return the journal, if there is one that takes so many bytes."""
+    def _journal_for(self, paths: Iterable[str], size: int) -> Journal | None:
+        """
+        Return the journal, if there is one that takes so many bytes.
+
+        It takes no secrets: all users of a store can read it, as each recovers what another had entered.
+        """
+        if any(mode_of(path) == SECRET for path in paths):
+            return None
         fits = self._journal is not None and size <= MAX_BYTES and self._journal.begin()
         return self._journal if fits else None
