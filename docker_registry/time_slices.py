@@ -66,6 +66,7 @@ class TimeSlices:
 
     def _pause(self) -> None:
         """Wait for the next slice that no other computation has taken."""
+        # To sleep for 0 seconds would not be enough: the event loop would not look for what has arrived.
         now = time.monotonic()
         start = max(now + self._slice_seconds, self._next_start)
         self._next_start = start + 2 * self._slice_seconds

@@ -101,6 +101,7 @@ DOMAIN = {
         "bounded_cache",
         "events",
         "json_budget",
+        "keyed_locks",
         "layout",
         "names",
         "payloads",

@@ -18,7 +18,7 @@ LARGE_BYTES: Final = 64 * 1024
 _BUDGET_BYTES: Final = 64 * 1024 * 1024
 
 #: What is kept of a document takes this times its length: its text, and an object for each descriptor.
-_MEMORY_FACTOR: Final = 8
+_MEMORY_FACTOR: Final = 6
 
 
 class JsonBudget:

@@ -20,6 +20,7 @@ from docker_registry.registry import events, layout, payloads
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
+from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.payloads import Payload
@@ -100,6 +101,7 @@ class Manifests:
         self._referrers = referrers
         self._repositories = repositories
         self._json_budget = json_budget
+        self._media_type_locks = KeyedLocks()
         self._media_types: BoundedCache[Digest, str] = BoundedCache(_MEDIA_TYPES_BYTES)
         self._types = ManifestTypes(driver)
         self._check_index_children = check_index_children
@@ -269,13 +271,17 @@ class Manifests:
 
     def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         """Return what was written when the manifest was pushed; look into it only where nothing was."""
-        media_type = self._types.find(name, digest) or self._media_types.get(digest)
-        if media_type is None:
-            with self._json_budget.reserve(payload):
-                told, _ = payloads.stored_media_type(payload, self._json_budget.pace)
-            media_type = told or payloads.OCI_MANIFEST
-            self._media_types.put(digest, media_type)
-        return media_type
+        written = self._types.find(name, digest)
+        if written is not None:
+            return written
+        with self._media_type_locks.hold(digest):
+            media_type = self._media_types.get(digest)
+            if media_type is None:
+                with self._json_budget.reserve(payload):
+                    told, _ = payloads.stored_media_type(payload, self._json_budget.pace)
+                media_type = told or payloads.OCI_MANIFEST
+                self._media_types.put(digest, media_type)
+            return media_type
 
     def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
         """Let a repository have a manifest; False when it has it already."""

@@ -85,19 +85,21 @@ class Payload:
     has_media_type: bool = False
 
 
-def read(payload: bytes, content_type: str | None, pace: Pace = iter) -> Payload:
+def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stored: bool = False) -> Payload:
     """
     Read a payload that a client pushes.
 
     Args:
         content_type: what the client says it is, without parameters.
         pace: takes the parts of a large payload and yields them.
+        is_stored: take any number of values, as earlier versions did.
 
     Raises:
         ManifestInvalid: it is not JSON, contradicts its Content-Type, is of schema 1, names content wrongly, or has
             more values than :data:`json_scanner.MAX_VALUES`.
     """
-    if len(payload) > LARGE_BYTES and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
+    is_checked = len(payload) > LARGE_BYTES and not is_stored
+    if is_checked and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
         raise ManifestInvalid("The manifest has too many JSON values.", max_values=json_scanner.MAX_VALUES)
     document = _load(payload, pace)
     media_type = _media_type(document, content_type)

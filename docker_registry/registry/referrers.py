@@ -293,7 +293,7 @@ class Referrers:
     def _read(self, payload: bytes) -> Payload | None:
         with self._json_budget.reserve(payload):
             try:
-                return payloads.read(payload, None, self._json_budget.pace)
+                return payloads.read(payload, None, self._json_budget.pace, is_stored=True)
             except ManifestInvalid:
                 return None
 
