@@ -234,7 +234,8 @@ class TestADigestOfAPrivateRepository:
 
     def test_is_not_mounted_once_it_was_deleted(self, open_app):
         registry, app = open_app(serve_private=True)
-        content = both.layer(1)
+        content = b"deleted"
+        both.put_blob(registry, content)
         manifest = registry.tags.get(both.NEW, both.V2)
         registry.private_repositories.set_private(both.OLD, private=True)
         assert 202 == app.delete(f"/v2/acme/web/manifests/{manifest}").status_code
