@@ -45,6 +45,10 @@ class TestABlob:
             answer = session.get(url, headers={"If-None-Match": etag})
             assert (304, b"") == (answer.status_code, answer.content)
 
+    def test_is_served_to_a_client_with_a_token_of_another_registry(self, session, url):
+        """Homebrew sends the same one to every registry."""
+        assert CONTENT == session.get(url, headers={"Authorization": "Bearer QQ=="}).content
+
     def test_that_is_not_there_is_unknown(self, session, url):
         missing = url.rpartition("/")[0] + "/" + digest_of(b"missing")
         answer = session.get(missing)

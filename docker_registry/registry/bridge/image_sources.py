@@ -18,6 +18,10 @@ from docker_registry.registry.names import Digest
 _CONFIGS: Final = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
+
+#: In manifests of its own type Docker takes these for configurations of images too (moby, distribution/registry.go):
+#: 1.10 and 1.11 wrote the Content-Type with which their registry served the blob.
+_DOCKER_CONFIGS: Final = _CONFIGS | {"application/octet-stream", "application/json", "text/html", ""}
 _LAYERS: Final = frozenset(
     {
         "application/vnd.docker.image.rootfs.diff.tar",
@@ -119,7 +123,8 @@ class ImageSources:
             raise ImageUnknown("What this tag names is no image that API V1 knows.")
         document = json.loads(payload)
         config = _member(document, "config")
-        if str(config.get("mediaType")).lower() not in _CONFIGS:
+        known = _DOCKER_CONFIGS if media_type == payloads.DOCKER_MANIFEST else _CONFIGS
+        if str(config.get("mediaType", "")).lower() not in known:
             raise ImageUnknown("What this tag names is an artifact, and no image.")
         try:
             chain = self._chain(self._content(Digest.parse(str(config.get("digest")))))

@@ -17,6 +17,7 @@ from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from tests.registry import trees
 from tests.registry.bridge.both import (
+    DOCKER,
     NEW,
     OLD,
     V1,
@@ -166,6 +167,18 @@ class TestWhatIsNoImageOfV1:
     def test_is_left_out_because_of_a_layer(self, registry, media_type, sentence):
         push_v2(registry, layer(1), media_types=[media_type])
         self.is_left_out(registry, sentence)
+
+    @pytest.mark.parametrize("media_type", ["application/octet-stream", "application/json", "text/html", "", None])
+    def test_has_what_docker_1_10_called_its_configuration(self, registry, media_type):
+        """An artifact of OCI with such a configuration stays one."""
+        document = json.loads(make_v2(registry, layer(1)))
+        document["config"]["mediaType"] = media_type
+        if media_type is None:
+            del document["config"]["mediaType"]
+        self.tag(registry, json.dumps(document).encode())
+        self.is_left_out(registry, "an artifact")
+        self.tag(registry, json.dumps(document | {"mediaType": DOCKER}).encode())
+        assert registry.image_tags.get(OLD, V2)
 
     def test_is_left_out_because_it_is_an_artifact(self, registry):
         document = json.loads(make_v2(registry, layer(1)))
