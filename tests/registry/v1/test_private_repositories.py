@@ -19,6 +19,7 @@ from tests.registry.chains import chain, make, push, store_raw
 PUBLIC = ImageRepositoryName.parse("acme/web")
 SECRET = ImageRepositoryName.parse("acme/secret")
 DEEP = ImageRepositoryName.parse("a/b/c")
+NEW = RepositoryName.parse("acme/new")
 
 #: The base is shared; each repository has an image of its own on it.
 BASE, OWN, OPEN = make(1), make(2, make(1)), make(3, make(1))
@@ -164,6 +165,9 @@ class TestARepositoryThatBecomesPrivate:
         everything.private_repositories.claim(SECRET)
         push(everything, late)
         assert [OWN, late] == hidden(Registry(driver), BASE, OWN, OPEN, late)
+        with pytest.raises(BlobUnknown):
+            Registry(driver).blobs.mount(RepositoryName.parse("acme/web"), Digest.of(late.layer))
+        assert Digest.of(OPEN.layer) == Registry(driver).blobs.mount(NEW, Digest.of(OPEN.layer)).digest
 
     def test_claims_nothing_when_it_is_public(self, driver, registry):
         late = make(4, BASE)
