@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound
-from docker_registry.registry import layout
+from docker_registry.registry import conditional_removal, layout
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import RepositoryName
 
@@ -30,14 +29,16 @@ class Catalog:
             self._driver.put_content(entry, b"")
 
     def leave(self, name: RepositoryName) -> None:
-        """Take out a repository that has gone, unless API V2 has something in it."""
-        if self.has_content(name):
+        """
+        Take out a repository that has gone, unless API V2 has something in it.
+
+        A push beside this may rely on the entry that it has just seen. So where lists look whether each repository
+        exists, the entry stays, until :meth:`Repositories.adopt` removes it when it is old. Elsewhere a repository that
+        is pushed in this very moment may be missing from lists until then.
+        """
+        if not self._driver.walks_by_pages or self.has_content(name):
             return
-        try:
-            self._driver.remove(layout.catalog_entry(name))
-        except PathNotFound:
-            return
-        if self.has_content(name):  # pushed just now
+        if conditional_removal.remove(self._driver, layout.catalog_entry(name)) and self.has_content(name):
             self.enter(name)
 
     def has_content(self, name: RepositoryName) -> bool:

@@ -35,6 +35,11 @@ def unmarked(content: bytes) -> bytes:
     return _MARK.sub(b"", content) if b" removal-" in content else content
 
 
+def new_mark() -> bytes:
+    """Return a mark that no other removal, nor any other request, uses."""
+    return b" removal-" + secrets.token_hex(16).encode()
+
+
 def remove(driver: StorageDriver, path: str) -> bool:
     """Remove a file, or a folder with all that lies below it; False when nothing was there."""
     try:
@@ -81,7 +86,7 @@ def take_while(
             return None
         version = stored.version
         if driver.supports_if_match:
-            mark = content + b" removal-" + secrets.token_hex(16).encode()
+            mark = content + new_mark()
             driver.put_content(path, mark, if_match=version)
             marked = driver.get_versioned(path)
             if marked.content != mark:

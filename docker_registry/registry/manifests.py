@@ -194,20 +194,29 @@ class Manifests:
             is_linked = self._link(name, digest, document, is_new=is_new)
             for tag in tags:
                 self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
-        if is_linked and not is_new:  # a removal that is under way may have taken it since
+        if is_linked and not is_new:  # a removal that is under way may take the entry that was written before the link
             self._referrers.put(name, descriptor, document)
         self._types.keep(name, digest, document)
-        while not self.exists(name, digest):  # deleted meanwhile
-            self._referrers.put(name, descriptor, document)
-            self._link(name, digest, document)
-            self._referrers.put(name, descriptor, document)
-            for tag in tags:
-                self._tags.restore(name, tag, digest)
+        self._complete(name, descriptor, document, tags)
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, name=name)
         for tag in tags:
             self._tags.announce(name, tag)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
+
+    def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
+        """Write again what another request has deleted while a manifest was pushed."""
+        digest = descriptor.digest
+        while True:
+            if not self.exists(name, digest):
+                self._referrers.put(name, descriptor, document)
+                self._link(name, digest, document)
+                # The entry and the tags follow the link, in whose absence a deletion may be about to remove them.
+                self._referrers.put(name, descriptor, document)
+                for tag in tags:
+                    self._tags.restore(name, tag, digest)
+            elif len(tags) < 2 or not self._tags.restore_missing(name, tags, digest):
+                return
 
     def delete(self, name: RepositoryName, reference: Reference) -> None:
         """

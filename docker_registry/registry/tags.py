@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
@@ -25,12 +26,13 @@ from docker_registry.registry.bridge.old_tags import OldTags
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+from docker_registry.registry.tag_notes import TagNotes
 
 #: Tells from what a tag points at, None for nothing, whether it may be changed.
 Condition = Callable[[Digest | None], bool]
 
-#: So many tags are looked at before other requests of the worker go on.
-_TAGS_AT_ONCE: Final = 100
+#: After so long the mark of a request that reserves an immutable tag belongs to a process that died.
+_RESERVED_SECONDS: Final = 60.0
 
 
 class Tags:
@@ -46,6 +48,7 @@ class Tags:
         self._listings = listings
         self._old = old
         self._immutable = immutable
+        self._notes = TagNotes(driver, listings)
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """
@@ -114,7 +117,12 @@ class Tags:
             ConditionUnsupported: the store cannot tell whether another request changes it meanwhile.
         """
         version = self._agreed_version(name, tag, digest, condition)
-        self._note(name, tag, digest, is_new=is_new, are_noted=are_noted)
+        if version == ABSENT and self._is_immutable(name, tag):
+            version = self._reserve(name, tag)
+            if self._old_target(name, tag) not in (None, digest):  # API V1 wrote it before this reservation
+                self._release(name, tag, version)
+                raise TagImmutable(name=str(name), tag=str(tag))
+        self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
         try:
             self._driver.put_content(layout.tag_link(name, tag), str(digest).encode(), if_match=version)
         except PreconditionFailed:
@@ -166,19 +174,24 @@ class Tags:
         Raises:
             TagImmutable: it points at the manifest, and may not be deleted.
         """
-        link = self.find_link(name, tag)
-        if link is None:
-            if tag not in self._old.naming(name, digest, (tag,)):
+
+        def may_go() -> bool:
+            return holds is None or holds()
+
+        while (link := self.find_link(name, tag)) == digest:
+            self.check_mutable(name, tag)
+            # A tag of API V1 that this one hides would show up again; one that comes back is of a push after this.
+            self._old.remove(name, tag, lambda: may_go() and self.find_link(name, tag) == digest)
+            taken = self._take_link(name, tag, digest, lambda: may_go() and not self._old.exists(name, tag))
+            if taken is not None:
+                events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+                return True
+            if not may_go():
                 return False
-            self.check_mutable(name, tag)
-            deleted = self._old.remove(name, tag)
-        elif link == digest:
-            self.check_mutable(name, tag)
-            # A tag of API V1 that this one hides would show up again.
-            self._old.remove(name, tag, lambda: self.find_link(name, tag) == digest)
-            deleted = self._take_link(name, tag, digest, holds) is not None
-        else:
+        if link is not None or tag not in self._old.naming(name, digest, (tag,)):
             return False
+        self.check_mutable(name, tag)
+        deleted = self._old.remove(name, tag)
         if deleted:
             events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
         return deleted
@@ -208,6 +221,20 @@ class Tags:
                 continue
             return
 
+    def restore_missing(self, name: RepositoryName, tags: Sequence[Tag], digest: Digest) -> bool:
+        """
+        Write those of the tags of one push again that were deleted beside it, unless all of them were.
+
+        Returns:
+            Whether any was written.
+        """
+        missing = [tag for tag in tags if self.find_link(name, tag) is None]
+        if len(missing) == len(tags):
+            return False
+        for tag in missing:
+            self.restore(name, tag, digest)
+        return bool(missing)
+
     def _take_link(
         self,
         name: RepositoryName,
@@ -230,6 +257,61 @@ class Tags:
             conditional_removal.remove(self._driver, layout.tag_history(name, tag))
         return link
 
+    @contextmanager
+    def held(self, name: RepositoryName | None, tag: Tag) -> Iterator[None]:
+        """
+        Keep other requests from writing an immutable tag that does not exist yet, for as long as the block runs.
+
+        Args:
+            name: None where API V2 has no such repository, and nothing is kept.
+
+        Raises:
+            TagImmutable: the tag exists or is just being written, or another request has written it in the end.
+        """
+        if name is None or not self._driver.supports_if_match:
+            yield
+            return
+        version = self._reserve(name, tag)
+        try:
+            yield
+        except BaseException:
+            self._release(name, tag, version)
+            raise
+        if not self._release(name, tag, version):
+            raise TagImmutable(name=str(name), tag=str(tag))
+
+    def _reserve(self, name: RepositoryName, tag: Tag) -> str:
+        """
+        Write a mark in place of a link that is not there, and return its version.
+
+        The mark of a request that died is replaced after a while; a slow request then finds its own mark gone.
+        """
+        path, mark = layout.tag_link(name, tag), conditional_removal.new_mark()
+        try:
+            stored = self._driver.get_versioned(path)
+            is_left = not conditional_removal.unmarked(stored.content)
+            if not is_left or self._driver.stat(path).modified > time.time() - _RESERVED_SECONDS:
+                raise TagImmutable(name=str(name), tag=str(tag))
+            version = stored.version
+        except PathNotFound:
+            version = ABSENT
+        try:
+            self._driver.put_content(path, mark, if_match=version)
+            stored = self._driver.get_versioned(path)
+        except (PreconditionFailed, PathNotFound):
+            raise TagImmutable(name=str(name), tag=str(tag)) from None
+        if stored.content != mark:
+            raise TagImmutable(name=str(name), tag=str(tag))
+        return stored.version
+
+    def _release(self, name: RepositoryName, tag: Tag, version: str) -> bool:
+        """Remove such a mark; False when another request has replaced it."""
+        try:
+            self._driver.remove_if_match(layout.tag_link(name, tag), version)
+        except PreconditionFailed:
+            return False
+        return True
+
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; none when there is no such repository."""
         return tuple(Tag(tag) for tag in self.names(name) if self._exists(name, tag))
@@ -244,58 +326,29 @@ class Tags:
 
         Those written here are found by their notes; those written by distribution, which makes none, by its history.
         """
-        if not self._driver.exists(layout.tags_are_noted(name)):
+        if not self._notes.are_complete(name):
             self.note_all(name)
-        named = {*self._noted_at(name, digest), *self._written_by_distribution(name, digest)}
+        names = self.link_names(name)
+        named = {*self._notes.tags(name, digest), *self._notes.tags_of_distribution(name, digest, names)}
         found = [tag for tag in map(Tag, sorted(named)) if self.find_link(name, tag) == digest]
         hidden = [tag for tag in self._old.naming(name, digest) if self.find_link(name, tag) is None]
         return (*found, *hidden)
 
     def noted_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """Return the tags that point, or pointed, at a manifest and were written here."""
-        return tuple(map(Tag, self._noted_at(name, digest)))
-
-    def _noted_at(self, name: RepositoryName, digest: Digest) -> Sequence[str]:
-        return self._listings.names(layout.revision(name, digest), layout.read_tag_note)
-
-    def _written_by_distribution(self, name: RepositoryName, digest: Digest) -> Iterator[str]:
-        if self._driver.walks_by_pages:
-            folder = layout.tags(name)
-            for stat in self._driver.walk(folder):
-                tag = stat.path[len(folder) + 1 :].partition("/")[0]
-                if is_tag(tag) and stat.path == layout.tag_history_entry(name, Tag(tag), digest):
-                    yield tag
-            return
-        for number, tag in enumerate(self.link_names(name)):
-            if number % _TAGS_AT_ONCE == 0:
-                time.sleep(0)  # other requests go on
-            if self._driver.exists(layout.tag_history_entry(name, Tag(tag), digest)):
-                yield tag
+        return tuple(map(Tag, self._notes.tags(name, digest)))
 
     def note_all(self, name: RepositoryName) -> None:
         """Note every tag at its manifest; for repositories into which others, who make no such notes, have written."""
-        for tag in map(Tag, self.link_names(name)):
-            digest = self.find_link(name, tag)
-            if digest is not None:
-                self._note(name, tag, digest, are_noted=True)
-        self._driver.put_content(layout.tags_are_noted(name), b"")
-
-    def _note(
-        self, name: RepositoryName, tag: Tag, digest: Digest, *, is_new: bool = False, are_noted: bool = False
-    ) -> None:
-        """Note a tag at the manifest that it is about to point at; see :meth:`point`."""
-        path = layout.tag_note(name, digest, tag)
-        if not is_new and self._driver.exists(path):
-            return
-        noted = layout.tags_are_noted(name)
-        if not are_noted and not self._driver.exists(noted) and not self._driver.exists(layout.tags(name)):
-            self._driver.put_content(noted, b"")  # the very first one: none is missing
-        self._driver.put_content(path, b"")
+        targets = ((tag, self.find_link(name, tag)) for tag in map(Tag, self.link_names(name)))
+        self._notes.put_all(name, targets)
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
         """Tell whether a tag that was listed is there; where its very file was listed, that is known."""
         if self._driver.walks_by_pages:
             return True
+        if self._is_immutable(name, Tag(tag)):  # its place may be reserved only
+            return self.find_link(name, Tag(tag)) is not None or self._old.exists(name, Tag(tag))
         return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:

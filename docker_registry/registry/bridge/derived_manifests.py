@@ -99,20 +99,24 @@ class DerivedManifests:
         except (PathNotFound, DigestInvalid, UnicodeDecodeError):
             return None
 
-    def link(self, name: RepositoryName, digest: Digest) -> None:
+    def link(self, name: RepositoryName, digest: Digest) -> bool:
         """
         Let a repository have a manifest that is in the store already, and all that it names.
+
+        Returns:
+            False when the repository has it already.
 
         Raises:
             BlobUnknown: it is not in the store.
         """
         link = layout.revision_link(name, digest)
         if self._driver.exists(link):
-            return
+            return False
         document = json.loads(self._blobs.get(digest))
         for descriptor in (*document.get("layers", ()), document["config"]):
             self._blobs.link(name, Digest.parse(descriptor["digest"]))
         self._driver.put_content(link, str(digest).encode())
+        return True
 
     # ------------------------------------------------------------------------------------------------- steps
 

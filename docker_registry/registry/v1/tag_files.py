@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ImageUnknown, PathNotFound
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import conditional_removal
 from docker_registry.registry.listings import Listings
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -38,6 +38,17 @@ class ImageTagFiles:
     def put(self, folder: str, tag: Tag, image_id: ImageId) -> None:
         """Let a tag name an image, in one of the repository's folders."""
         self._driver.put_content(image_layout.tag(folder, tag), str(image_id).encode())
+
+    def create(self, folder: str, tag: Tag, image_id: ImageId) -> bool:
+        """Write a tag in one of the repository's folders; False, and nothing is written, when it has a file there."""
+        path, condition = image_layout.tag(folder, tag), ABSENT if self._driver.supports_if_match else None
+        if condition is None and self._driver.exists(path):
+            return False
+        try:
+            self._driver.put_content(path, str(image_id).encode(), if_match=condition)
+        except PreconditionFailed:
+            return False
+        return True
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
         """

@@ -16,37 +16,27 @@ from docker_registry.errors import (
     ImageRepositoryUnknown,
     ImageTagUnknown,
     ImageUnknown,
-    PathNotFound,
     TagImmutable,
 )
-from docker_registry.registry import events
+from docker_registry.registry import events, layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.bridge import paired_names
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.immutability import ImmutableTags
-from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tags import Tags
-from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
+from docker_registry.registry.v1.tag_notes import LATEST, NOTHING_KNOWN, ImageTagNotes
 from docker_registry.time_slices import TimeSlices
-
-LATEST: Final = Tag("latest")
 
 #: Tags that are looked at with one wait for the disk.
 _BATCH: Final = 30
 
-#: What is told of a tag of which nothing is known.
-_NOTHING_KNOWN: Final[Mapping[str, str | None]] = {
-    "last_update": None,
-    "docker_version": None,
-    "docker_go_version": None,
-    "arch": "amd64",
-    "os": "linux",
-    "kernel": None,
-}
+#: How often a tag is written again while other requests change it.
+_MAX_TRIES: Final = 100
 
 
 class ImageTags:
@@ -86,6 +76,7 @@ class ImageTags:
         self._derived_manifests = derived_manifests
         self._immutable = immutable
         self._access = access
+        self._notes = ImageTagNotes(driver)
         self._now = now
 
     def list(self, name: ImageRepositoryName) -> dict[str, str]:
@@ -140,12 +131,12 @@ class ImageTags:
         self._repositories.enter(name)
         folder = self._repositories.home(name)
         note = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
-        for path in self._notes(folder, tag):
-            self._driver.put_content(path, note)
-        self._files.put(folder, tag, image_id)
-        repository = paired_names.repository(name)
-        if repository is not None:
-            self._settle(repository, tag, image_id)
+        if self._is_immutable(name, tag):
+            self._create(name, folder, tag, image_id)
+        for _ in range(_MAX_TRIES):
+            self._write(name, folder, tag, image_id, note)
+            if self._is_consistent(name, folder, tag, image_id, note):
+                break
         events.announce(events.tag_created, self._driver, name=name, tag=tag)
 
     def delete(self, name: ImageRepositoryName, tag: Tag) -> None:
@@ -161,9 +152,7 @@ class ImageTags:
         removed += [self._tags.remove_link(repository, tag) for repository in _repositories(name)]
         if not any(removed):
             raise ImageTagUnknown(name=str(name), tag=str(tag))
-        for folder in image_layout.repository_folders(name):
-            for path in self._notes(folder, tag):
-                self._remove(path)
+        self._notes.remove(name, tag, lambda: self._files.find(name, tag) is None)
         events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
 
     def delete_repository(self, name: ImageRepositoryName) -> None:
@@ -183,8 +172,7 @@ class ImageTags:
             if not names:
                 raise
         for repository in _repositories(name):
-            for tag in names:
-                self._tags.remove_link(repository, Tag(tag))
+            self._remove_links(repository, names)
             events.announce(events.repository_updated, self._driver, name=repository)
 
     def check_hideable(self, name: ImageRepositoryName) -> None:
@@ -206,6 +194,7 @@ class ImageTags:
         """
         pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.link_names(each))
         linked = [self._linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
+        linked += [self._files.find(name, Tag(tag)) for tag in self._pace(self._shown_files(name))]
         return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
 
     def get_note(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
@@ -216,17 +205,17 @@ class ImageTags:
             ImageTagUnknown: there is no such tag.
         """
         if self.get(name, tag) != self._files.find(name, tag):  # the note is of a tag that API V2 has replaced
-            return dict(_NOTHING_KNOWN)
-        return self._read_note(image_layout.tag_json(folder, tag) for folder in image_layout.repository_folders(name))
+            return dict(NOTHING_KNOWN)
+        return self._notes.get(name, tag)
 
     def get_repository_note(self, name: ImageRepositoryName) -> dict[str, Any]:
         """Return what is known of who pushed the tag latest, whether or not there is one."""
         try:
             if self.get(name, LATEST) != self._files.find(name, LATEST):
-                return dict(_NOTHING_KNOWN)
+                return dict(NOTHING_KNOWN)
         except ImageTagUnknown:
             pass
-        return self._read_note(image_layout.repository_json(folder) for folder in image_layout.repository_folders(name))
+        return self._notes.get_latest(name)
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -234,6 +223,13 @@ class ImageTags:
         """Return the names that any tag has, or had a moment ago, in ASCII order."""
         linked = [self._tags.link_names(repository) for repository in _repositories(name)]
         return sorted(set(self._files.names(name)).union(*linked))
+
+    def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
+        """Yield the names of the tags that API V1 wrote and none of API V2 hides."""
+        repository = paired_names.repository(name)
+        for tag in self._files.names(name):
+            if repository is None or self._tags.find_link(repository, Tag(tag)) is None:
+                yield tag
 
     def _linked(self, repository: RepositoryName | None, tag: Tag) -> ImageId | None:
         """Return the image that a tag of API V2 is; None when there is no such tag."""
@@ -245,42 +241,90 @@ class ImageTags:
         except ImageUnknown as error:
             raise ImageTagUnknown(error.sentence, name=str(repository), tag=str(tag)) from None
 
-    def _settle(self, repository: RepositoryName, tag: Tag, image_id: ImageId) -> None:
-        """Let a tag of V2 no longer hide the one of V1; where the image is one of V2, tag that."""
-        origin = self._derived_images.manifest(image_id, repository, self._access.pull_filter())
-        if origin is None:
-            self._tags.remove_link(repository, tag)
-        elif not self._is_linked(repository, tag, image_id):
-            self._derived_manifests.link(repository, origin[1])
-            self._tags.put(repository, tag, origin[1])
+    def _write(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> None:
+        """
+        Write a tag and its note, and remove the tag of API V2 that hides it; where the image is one of V2, write that.
 
-    def _is_linked(self, repository: RepositoryName, tag: Tag, image_id: ImageId) -> bool:
+        The note follows the tag, and the tag is written again after the link of V2 was removed: what a removal beside
+        this has begun to remove for the absence of the one, or for the presence of the other, it then finds changed.
+        """
+        self._files.put(folder, tag, image_id)
+        self._notes.put(folder, tag, note)
+        repository = paired_names.repository(name)
+        if repository is None:
+            return
+        origin = self._origin(repository, image_id)
+        if origin is not None:
+            self._write_link(repository, tag, image_id, origin[1])
+        elif self._tags.remove_link(repository, tag):
+            self._files.put(folder, tag, image_id)
+
+    def _origin(self, repository: RepositoryName, image_id: ImageId) -> tuple[RepositoryName, Digest] | None:
+        """Return the image of V2 of which this is the newest image of V1; None when it is of none."""
+        return self._derived_images.manifest(image_id, repository, self._access.pull_filter())
+
+    def _write_link(self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest) -> None:
+        """Let a tag of API V2 point at a manifest of which an image is the newest part; an index that has it stays."""
+        linked = self._tags.find_link(repository, tag) if self._is_linked(repository, tag, image_id) else None
+        if linked is not None:
+            self._tags.put(repository, tag, linked)
+            if self._driver.exists(layout.revision_link(repository, linked)):
+                return
+        self._derived_manifests.link(repository, digest)
+        self._tags.put(repository, tag, digest)
+        while self._derived_manifests.link(repository, digest):  # the manifest was deleted meanwhile
+            self._tags.restore(repository, tag, digest)
+
+    def _is_consistent(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> bool:
+        """Tell whether all of a tag is as this request wrote it, or as requests after it did; a mixture is not."""
+        written = [self._files.find(name, tag) == image_id]
+        written += [content == note for content in self._notes.contents(folder, tag)]
+        if all(written):
+            return True
+        repository = paired_names.repository(name)
+        origin = None if repository is None else self._origin(repository, image_id)
+        if repository is not None and origin is not None:
+            written.append(self._tags.find_link(repository, tag) == origin[1])
+        return not any(written)
+
+    def _create(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId) -> None:
+        """
+        Write an immutable tag, unless another request, of either API, does so first.
+
+        Raises:
+            TagImmutable: the tag names another image, or is just being written.
+        """
+        if self._is_linked(paired_names.repository(name), tag, image_id):
+            return
+        is_new = False
+        try:
+            with self._tags.held(paired_names.repository(name), tag):
+                is_new = self._files.create(folder, tag, image_id)
+                if self._files.find(name, tag) != image_id:
+                    raise TagImmutable(name=str(name), tag=str(tag))
+        except TagImmutable:
+            if is_new:
+                self._files.remove(name, tag)
+            raise
+
+    def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
+        """Remove tags as far as API V2 wrote them, also those that come meanwhile."""
+        for _ in range(_MAX_TRIES):
+            for tag in names:
+                self._tags.remove_link(repository, Tag(tag))
+            names = [tag for tag in self._tags.link_names(repository) if self._tags.find_link(repository, Tag(tag))]
+            if not names:
+                return
+
+    def _is_linked(self, repository: RepositoryName | None, tag: Tag, image_id: ImageId) -> bool:
         try:
             return self._linked(repository, tag) == image_id
         except ImageTagUnknown:
             return False
 
-    def _notes(self, folder: str, tag: Tag) -> Iterator[str]:
-        """Yield the paths under which a tag's meta-data lies."""
-        path = image_layout.tag_json(folder, tag)
-        if path is not None:
-            yield path
-        if tag == LATEST:
-            yield image_layout.repository_json(folder)
-
-    def _read_note(self, paths: Iterator[str | None]) -> dict[str, Any]:
-        for path in paths:
-            try:
-                note = json.loads(self._driver.get_content(path)) if path else None
-            except (PathNotFound, ValueError):
-                continue
-            if isinstance(note, dict):
-                return note
-        return dict(_NOTHING_KNOWN)
-
     def _check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
         """Refuse to let an immutable tag name another image, or none."""
-        if not self._immutable.covers(str(paired_names.repository(name) or name), str(tag)):
+        if not self._is_immutable(name, tag):
             return
         try:
             current = self.get(name, tag)
@@ -291,11 +335,8 @@ class ImageTags:
         if current is None or current != image_id:
             raise TagImmutable(name=str(name), tag=str(tag))
 
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            pass
+    def _is_immutable(self, name: ImageRepositoryName, tag: Tag) -> bool:
+        return self._immutable.covers(str(paired_names.repository(name) or name), str(tag))
 
 
 def _repositories(name: ImageRepositoryName) -> list[RepositoryName]:

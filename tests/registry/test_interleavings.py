@@ -1,0 +1,243 @@
+"""
+Two requests at once end as one of their orders would.
+
+Every pair of requests runs under every schedule with at most two switches between its calls of the store; the state in
+the end must be that of a serial order of those requests that were acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+
+import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import (
+    ImageRepositoryUnknown,
+    ImagesUnknown,
+    ImageTagUnknown,
+    ManifestUnknown,
+)
+from docker_registry.registry import Registry
+from docker_registry.registry.intake import Content
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.payloads import OCI_MANIFEST
+from tests.interleaving import Request, Schedule, StoppingDriver, copied, sample, schedules
+from tests.registry.bridge.both import descriptor, layer, make_v2, put_blob
+from tests.registry.chains import chain, push
+
+NAME, OTHER = RepositoryName.parse("acme/web"), RepositoryName.parse("acme/other")
+V1_NAME = ImageRepositoryName.parse("acme/web")
+LATEST, STAYS = Tag("latest"), Tag("stays")
+TAGS = (LATEST, STAYS, Tag("second"))
+ONE, TWO = chain(2)
+MOUNTED, UPLOADED = Digest.of(b"mounted"), Digest.of(b"uploaded")
+
+_scratch = Registry(MemoryDriver())
+OLD, NEW, SUBJECT = (make_v2(_scratch, layer(number)) for number in (1, 2, 3))
+REFERRER = json.dumps(
+    {
+        **json.loads(SUBJECT),
+        "artifactType": "application/vnd.example.signature",
+        "subject": descriptor(OCI_MANIFEST, SUBJECT),
+    }
+).encode()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    A store before the requests.
+
+    Attributes:
+        upload: the id of a session to commit.
+        old_image: the image of V1 that the manifest OLD is.
+    """
+
+    driver: MemoryDriver
+    upload: str
+    old_image: object
+
+
+@cache
+def prepare(before: str) -> Prepared:
+    """Fill a store; *before* names the APIs that wrote the tag ``latest``, in their order."""
+    driver = MemoryDriver()
+    registry = open_registry(driver)
+    push(registry, ONE, TWO)
+    for number in (1, 2, 3):
+        make_v2(registry, layer(number))
+    for payload, tag in ((OLD, Tag("unused")), (SUBJECT, STAYS)):
+        registry.manifests.put(NAME, tag, payload, None)
+    old_image = registry.image_tags.get(V1_NAME, Tag("unused"))
+    registry.removal.delete_manifest(NAME, Tag("unused"))
+    registry.manifests.put(NAME, Digest.of(REFERRER), REFERRER, None)
+    for image in (ONE, TWO):  # so that no request has to make its manifest, and another to wait for it
+        registry.image_tags.put(V1_NAME, STAYS, image.id, {"docker_version": "0"})
+        assert registry.manifests.get(NAME, STAYS)
+    for api in before.split():
+        if api == "v1":
+            registry.image_tags.put(V1_NAME, LATEST, ONE.id, {"docker_version": "before"})
+        else:
+            registry.manifests.put(NAME, LATEST, OLD, None)
+    put_blob(registry, b"mounted", OTHER)
+    upload = registry.uploads.start(NAME).id
+    registry.uploads.append(NAME, upload, Content(b"uploaded"), 0, 8)
+    return Prepared(driver, upload, old_image)
+
+
+def open_registry(driver, **settings):
+    return Registry(driver, now=lambda: 1400000000.0, **settings)
+
+
+#: Each is called with a registry of its own and the prepared store.
+REQUESTS = {
+    "put new": lambda registry, _: registry.manifests.put(NAME, LATEST, NEW, None),
+    "put old": lambda registry, _: registry.manifests.put(NAME, LATEST, OLD, None),
+    "put old by digest": lambda registry, _: registry.manifests.put(NAME, Digest.of(OLD), OLD, None),
+    "put old twice": lambda registry, _: registry.manifests.put(NAME, LATEST, OLD, None, (Tag("second"),)),
+    "delete tag": lambda registry, _: registry.removal.delete_manifest(NAME, LATEST),
+    "delete old": lambda registry, _: registry.removal.delete_manifest(NAME, Digest.of(OLD)),
+    "put referrer": lambda registry, _: registry.manifests.put(NAME, Digest.of(REFERRER), REFERRER, None),
+    "delete referrer": lambda registry, _: registry.removal.delete_manifest(NAME, Digest.of(REFERRER)),
+    "mount": lambda registry, _: registry.blobs.mount(NAME, MOUNTED, OTHER),
+    "commit": lambda registry, prepared: registry.uploads.commit(NAME, prepared.upload, UPLOADED, Content(b"")),
+    "v1 put one": lambda registry, _: registry.image_tags.put(V1_NAME, LATEST, ONE.id, {"docker_version": "1"}),
+    "v1 put two": lambda registry, _: registry.image_tags.put(V1_NAME, LATEST, TWO.id, {"docker_version": "2"}),
+    "v1 put old": lambda registry, prepared: registry.image_tags.put(
+        V1_NAME, LATEST, prepared.old_image, {"docker_version": "3"}
+    ),
+    "v1 delete tag": lambda registry, _: registry.image_tags.delete(V1_NAME, LATEST),
+    "v1 delete repository": lambda registry, _: registry.image_tags.delete_repository(V1_NAME),
+}
+BEFORE = ("v2", "v1", "v1 v2", "")
+PAIRS = list(combinations_with_replacement(REQUESTS, 2))
+
+
+def state(driver):
+    """Return all that clients can see."""
+    registry = open_registry(driver)
+    found = {"catalog": registry.repositories.page(100).names, "listed": registry.tags.list(NAME)}
+    for reference in (*TAGS, *(Digest.of(payload) for payload in (OLD, NEW, SUBJECT, REFERRER))):
+        found[str(reference)] = _digest(registry, reference)
+    for digest in (MOUNTED, UPLOADED):
+        found[f"blob {digest}"] = registry.blobs._driver.exists(
+            f"docker/registry/v2/repositories/{NAME}/_layers/{digest.algorithm}/{digest.hex}/link"
+        )
+    found["referrers"] = [entry["digest"] for entry in registry.referrers.list(NAME, Digest.of(SUBJECT))]
+    found["v1 repository"] = registry.image_repositories.exists(V1_NAME)
+    try:
+        found["v1 tags"] = registry.image_tags.list(V1_NAME)
+    except ImageRepositoryUnknown:
+        found["v1 tags"] = None
+    for tag in (LATEST, STAYS):
+        try:
+            found[f"v1 note of {tag}"] = registry.image_tags.get_note(V1_NAME, tag)
+        except ImageTagUnknown:
+            pass
+    found["v1 note"] = registry.image_tags.get_repository_note(V1_NAME)
+    try:
+        found["v1 images"] = json.loads(registry.image_tags.list_images(V1_NAME))
+    except ImagesUnknown:
+        pass
+    return found
+
+
+def _digest(registry, reference):
+    try:
+        return str(registry.manifests.get(NAME, reference).descriptor.digest)
+    except ManifestUnknown:
+        return None
+
+
+class Pair:
+    """Two requests, and what may come of them."""
+
+    def __init__(self, names, before, copy=copied, **settings):
+        self.names = names
+        self.prepared = prepare(before)
+        self._copy = copy
+        self._settings = settings
+        self._states = {}
+        self._seen = {}
+
+    def begin(self):
+        """Return a store and the two requests, each in a registry of its own as in workers of their own."""
+        driver = self._copy(self.prepared.driver)
+        stopping = StoppingDriver(driver)
+        requests = [self._request(stopping, name) for name in self.names]
+        return driver, requests
+
+    def _request(self, driver, name):
+        registry = open_registry(driver, **self._settings)
+        return Request(lambda: REQUESTS[name](registry, self.prepared))
+
+    def serial(self, order):
+        """Return the state after some of the requests, one after the other."""
+        if order not in self._states:
+            driver, requests = self.begin()
+            for number in order:
+                requests[number].advance()
+            self._states[order] = self._state(driver)
+        return self._states[order]
+
+    def _state(self, driver):
+        """Return all that clients can see; stores of the same content are looked at once."""
+        content = frozenset((path, stored[0]) for path, stored in driver._files.items())
+        if content not in self._seen:
+            self._seen[content] = state(driver)
+        return self._seen[content]
+
+    @property
+    def counts(self):
+        """How many calls each request makes at most, alone, after the other and after its first half."""
+        counts = [1, 1]
+        for order in ((0, 1), (1, 0)):
+            _, requests = self.begin()
+            for number in order:
+                requests[number].advance()
+                counts[number] = max(counts[number], requests[number].calls)
+        return counts[0] + 3, counts[1] + 3
+
+    def fault(self, schedule: Schedule):
+        """Return what is wrong after a schedule; None when nothing is."""
+        driver, requests = self.begin()
+        schedule.run(requests)
+        acknowledged = tuple(number for number in (0, 1) if requests[number].error is None)
+        orders = {acknowledged, acknowledged[::-1]}
+        found = self._state(driver)
+        if any(found == self.serial(order) for order in orders):
+            return None
+        expected = self.serial(acknowledged)
+        difference = {
+            key: (found.get(key), expected.get(key))
+            for key in {*found, *expected}
+            if found.get(key) != expected.get(key)
+        }
+        return schedule, [self.names[number] for number in acknowledged], difference
+
+
+def faults(pair, chosen):
+    return [fault for schedule in chosen if (fault := pair.fault(schedule)) is not None]
+
+
+@pytest.mark.parametrize("names", PAIRS, ids=" + ".join)
+class TestTwoRequests:
+    def test_end_as_one_after_the_other(self, names):
+        number = PAIRS.index(names)
+        for before in (BEFORE[number % 4], BEFORE[(number + 1 + number // 4) % 4]):
+            pair = Pair(names, before)
+            chosen = sample(list(schedules(pair.counts)), 5, f"{names} {before}")
+            found = faults(pair, chosen)
+            assert not found, (before, len(found), len(chosen), found[0])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("before", BEFORE)
+    def test_end_so_under_every_schedule(self, names, before):
+        pair = Pair(names, before)
+        chosen = list(schedules(pair.counts))
+        found = faults(pair, chosen)
+        assert not found, (len(found), len(chosen), found[0])
