@@ -4,7 +4,8 @@ Replaying a journal: putting again what a file system may have lost, and nothing
 For each path the last entry counts. Its content is put again only where the path is in a state that the journal knows
 to be older: the file that was there when an entry was made, or one that an entry has put there itself, whose content
 may not have reached the disk. A file is known by its inode and the time of its content, so clocks need not be right or
-fine. Any other file was written after the journal, by another server or from a backup, and stays.
+fine. A file that was touched later is known by its inode alone if it holds what the journal has put there, or what a
+crash has left of that. Any other file was written after the journal, by another server or from a backup, and stays.
 
 Where nothing lies under a path, its file may have been lost, or removed later by another program. It was removed if the
 journal never saw the path empty, or if the folder was changed well after the journal was last written.
@@ -27,6 +28,7 @@ from docker_registry import provenance
 from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal import MAX_BYTES
 from docker_registry.drivers.file.journal_file import Entry, FileState
 from docker_registry.drivers.file.modes import mode_of
 from docker_registry.drivers.file.os_errors import NOT_THERE
@@ -37,6 +39,9 @@ from docker_registry.threads import close_now
 
 #: So long after its last entry a session may still have been busy putting what it had entered.
 _BUSY_NANOSECONDS: Final = 10 * 10**9
+
+#: A crash leaves a sector of the disk as it was written, or zeros where it was not.
+_SECTOR_BYTES: Final = 512
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class _Change:
         content: of the last entry.
         entered: when that was written, in nanoseconds since the epoch.
         known: the states of the path that are older than the content, or have it.
+        written: what the entries have put there, by the inode of the file.
         may_be_absent: whether nothing at all is one of these.
         is_traced: whether the entries tell of such states; those of older versions do not.
     """
@@ -57,6 +63,7 @@ class _Change:
     content: bytes
     entered: int
     known: set[FileState] = field(default_factory=set)
+    written: dict[int, bytes] = field(default_factory=dict)
     may_be_absent: bool = False
     is_traced: bool = True
 
@@ -111,11 +118,14 @@ class Replay:
             return _Found.NEWER
         try:
             found = os.fstat(fd)
-            if size == len(change.content) and read_whole(fd, size) == change.content:
-                return _Found.SAME
+            content = read_whole(fd, size) if size <= MAX_BYTES else None
         finally:
             close_now(fd)
-        return _Found.OLDER if _is_older(found, change) else _Found.NEWER
+        if content == change.content:
+            return _Found.SAME
+        written = change.written.get(found.st_ino) if change.is_traced else change.content
+        is_older = _is_older(found, change) or _is_left_of(content, written)
+        return _Found.OLDER if is_older else _Found.NEWER
 
     def _compare_absent(self, path: str, change: _Change, busy_until: int) -> _Found:
         is_lost = change.may_be_absent and self._folder_changed(path) <= busy_until
@@ -176,6 +186,8 @@ def _changes(entries: Sequence[Entry]) -> Iterable[tuple[str, _Change]]:
         else:
             change.known.update(state for state in entry.trace if state is not None)
             change.may_be_absent = change.may_be_absent or entry.trace.before is None
+            if entry.trace.after is not None:
+                change.written.setdefault(entry.trace.after.inode, entry.content)
     return changes.items()
 
 
@@ -184,10 +196,28 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     if not change.is_traced:
         # What was entered is written to a file before, and so has an older time.
         return found.st_mtime_ns <= change.entered + provenance.CLOCK_TICK_NANOSECONDS
-    if FileState.of(found) in change.known:
+    state = FileState.of(found)
+    if state in change.known:
+        return True
+    # The file of a known state, before it was touched; a program that sets back times cannot set that of the inode.
+    if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(
+        state.inode == known.inode and state.modified < known.modified for known in change.known
+    ):
         return True
     is_clock_right = change.entered <= time.time_ns()
     return is_clock_right and found.st_ctime_ns + provenance.WHOLE_SECONDS_TICK_NANOSECONDS < change.entered
+
+
+def _is_left_of(left: bytes | None, written: bytes | None) -> bool:
+    """Tell whether a file holds what the journal has written to it, or what a crash has left of that."""
+    if left is None or written is None or len(left) > len(written):
+        return False
+    sectors = ((left[start:end], written[start:end]) for start, end in _sectors(len(left)))
+    return all(found == expected or not any(found) for found, expected in sectors)
+
+
+def _sectors(size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + _SECTOR_BYTES, size)) for start in range(0, size, _SECTOR_BYTES))
 
 
 def _some(paths: Sequence[str]) -> str:

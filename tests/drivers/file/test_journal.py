@@ -218,6 +218,29 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": b"1"} == contents(host.store)
 
+    def test_what_was_touched_since_is_whole(self, host, left):
+        """As a blob is that is pushed once more."""
+        driver = host.process()
+        driver.put_content("path", content := os.urandom(5000))
+        os.utime(Path(host.store, "path"), (2**31, 2**31))
+        host.crash(left)
+        host.process()
+        assert {"path": content} == contents(host.store)
+
+    def test_what_was_touched_before_is_replaced(self, host, left):
+        """The time that it was given need not have reached the disk."""
+        driver = host.process()
+        driver.put_content("path", b"old")
+        driver._journal.checkpoint()
+        times = os.stat(Path(host.store, "path"))
+        driver.touch("path")
+        driver.put_content("path", b"new")
+        host.crash(left)
+        if left is nothing:
+            os.utime(Path(host.store, "path"), ns=(times.st_atime_ns, times.st_mtime_ns))
+        host.process()
+        assert {"path": b"new"} == contents(host.store)
+
     def test_what_another_server_changed_long_after_stays(self, host, left):
         host.process().put_content("path", b"old")
         host.crash(left)
@@ -290,6 +313,15 @@ class TestWhatOthersChangedSince:
             truncate_times(path)
         host.process()
         assert b"newer" == path.read_bytes()
+
+    def test_stays_when_it_was_written_into_what_the_journal_has_put(self, host):
+        host.process().put_content("path", b"put")
+        host.crash(everything)
+        path = Path(host.store, "path")
+        inode = path.stat().st_ino
+        path.write_bytes(b"new")
+        host.process()
+        assert (inode, b"new") == (path.stat().st_ino, path.read_bytes())
 
     def test_stays_when_it_came_from_a_backup_with_old_times(self, host, path):
         path.unlink()
@@ -613,6 +645,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("replace"), PATHS, CONTENTS),
     st.tuples(st.just("together"), st.lists(st.tuples(PATHS, CONTENTS), max_size=4)),
     st.tuples(st.just("stream"), PATHS, CONTENTS),
+    st.tuples(st.just("touch"), PATHS),
     st.tuples(st.just("move"), PATHS, PATHS),
     st.tuples(st.just("link"), PATHS, PATHS),
     st.tuples(st.just("remove"), st.one_of(PATHS, st.sampled_from(["f", "f/g"]))),
@@ -679,6 +712,9 @@ class Model:
         driver.stream_write(path, [content])
         self.files[path] = content
 
+    def touch(self, driver, path):
+        driver.touch(path)
+
     def move(self, driver, source, target):
         driver.move(source, target)
         self.files[target] = self.files.pop(source) if source != target else self.files[source]
@@ -696,6 +732,8 @@ class Model:
         """Return what may lie under the paths of a change that was never acknowledged, beside what lies there now."""
         if kind == "together":
             return [(path, content) for path, content in details[0]]
+        if kind == "touch":
+            return []
         if kind in ("move", "link"):
             found = self.files.get(details[0])
             return [] if found is None else [(details[1], found), *([(details[0], None)] if kind == "move" else [])]
