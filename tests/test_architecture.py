@@ -191,6 +191,7 @@ DOMAIN = {
     },
     "v1.images": {
         "access",
+        "bounded_cache",
         "bridge.derived_images",
         "keyed_locks",
         "layout",

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import chain
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 from docker_registry import provenance
@@ -183,10 +184,11 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
             names = self._tree.names(check_path(path, root=True))
-        if path and not names:
+        first = next(names, None)
+        if path and first is None:
             raise PathNotFound(path=path)
         prefix = f"{path}/" if path else ""
-        return (prefix + name for name in names)
+        return (prefix + name for name in chain(() if first is None else (first,), names))
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""

@@ -127,9 +127,9 @@ class Tree:
             self.note_absence(path, error)
             return None
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str) -> Iterator[str]:
         """
-        Return the names of what lies in a folder, as far as they can be part of a path.
+        Yield the names of what lies in a folder, as far as they can be part of a path.
 
         Raises:
             StorageUnavailable: it is the root, and not that of a store.
@@ -141,7 +141,7 @@ class Tree:
             if RESERVED not in names:
                 raise self._gone(path)
             names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
-        return [name for name in names if is_ours(name)]
+        return filter(is_ours, names)  # one by one, as there may be very many
 
     def holds_files(self, path: str) -> bool:
         """Tell whether there is a file at any depth below a folder."""

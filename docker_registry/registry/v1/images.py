@@ -22,6 +22,7 @@ from typing import Final
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.access import Access
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.derived_images import DerivedImage, DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import Digest, ImageId
@@ -34,8 +35,11 @@ from docker_registry.registry.v1.unfinished import UnfinishedPushes
 
 logger = logging.getLogger(__name__)
 
-#: Raw layers of dead pushes of which a worker remembers that they are no good.
-_MAX_REMEMBERED: Final = 10_000
+#: Memory for what a worker remembers of raw layers of dead pushes that are no good.
+_REMEMBERED_BYTES: Final = 4 * 1024 * 1024
+
+#: What an image's id takes in memory, as a text in a tuple.
+_ID_BYTES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,9 @@ class Images:
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
         self._verifying = KeyedLocks()
-        self._no_good: dict[ImageId, tuple[Stat, tuple[str, ...]]] = {}
+        self._no_good: BoundedCache[ImageId, tuple[Stat, tuple[str, ...]]] = BoundedCache(
+            _REMEMBERED_BYTES, lambda state: _ID_BYTES * (4 + len(state[1]))
+        )
 
     def exists(self, image_id: ImageId) -> bool:
         """Tell whether somebody has pushed, or begun to push, an image, or it follows from one of API V2."""
@@ -314,9 +320,7 @@ class Images:
         return since is not None and self._now() - since > self._abandoned_after_seconds
 
     def _remember(self, image_id: ImageId, state: tuple[Stat, tuple[str, ...]]) -> None:
-        if len(self._no_good) >= _MAX_REMEMBERED:
-            self._no_good.clear()
-        self._no_good[image_id] = state
+        self._no_good.put(image_id, state)
 
     def _checksums(self, image_id: ImageId) -> tuple[str, ...]:
         try:
