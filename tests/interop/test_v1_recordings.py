@@ -24,6 +24,11 @@ def version(_request, answer):
     return answer.having("X-Docker-Registry-Version", __version__)
 
 
+def no_sniffing(_request, answer):
+    """No browser takes what was pushed for a page."""
+    return answer.having("X-Content-Type-Options", "nosniff")
+
+
 def unknown_url(_request, answer):
     """Errors are JSON, also those of URLs that nobody knows: programs read them."""
     if answer.status != 404 or dict(answer.headers)["Content-Type"] != "text/html":
@@ -72,7 +77,9 @@ def order_of_images(request, answer):
 
 
 #: What differs on purpose: each turns what 0.7.1 answered into what this registry has to answer.
-ORDAINED = (version, unknown_url, checksum_header, no_content, search_results, order_of_results, order_of_images)
+ORDAINED = (
+    version, no_sniffing, unknown_url, checksum_header, no_content, search_results, order_of_results, order_of_images,
+)  # fmt: skip
 
 #: Those that cannot be told from the recording alone, and are done to both answers.
 ON_BOTH_SIDES = (order_of_images,)
