@@ -14,6 +14,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import ImageExists, ImageTagUnknown, ImageUnknown
 from docker_registry.registry import Registry
 from docker_registry.registry.layers.compression import zstd
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from tests.registry import trees
 from tests.registry.bridge.both import (
@@ -122,6 +123,22 @@ class TestAnImageThatV2Pushed:
             registry.images.get(top)
         with pytest.raises(ImageUnknown):
             registry.images.find_layer(top)
+
+    def test_that_is_not_shown_has_its_layer_read_once_within_the_same_limits(self, registry, driver, monkeypatch):
+        push_v2(registry, layer(1), rootfs={"type": "layers", "diff_ids": [str(Digest.of(unpack(layer(7))))]})
+        top = v1_image(registry, OLD, V2)
+        again = Registry(driver)
+        with pytest.raises(ImageUnknown):
+            registry.images.get(top)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "stream_read", None)
+            with pytest.raises(ImageUnknown):
+                again.images.get(top)
+        reads = []
+        monkeypatch.setattr(driver, "stream_read", lambda path: reads.append(path) or iter([b"x"]))
+        with pytest.raises(ImageUnknown):
+            Registry(driver, layer_limits=LayerLimits(max_ratio=5)).images.get(top)
+        assert 1 == len(reads)
 
     def test_takes_no_layer_from_another_that_lies(self, registry):
         evil = RepositoryName("evil/web")

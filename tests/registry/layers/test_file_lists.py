@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
-from docker_registry.registry.layers.file_lists import FileList, FileLister, diff, files
+from docker_registry.registry.layers.file_lists import MAX_NAME_BYTES, FileList, FileLister, FileListWriter, diff, files
 from docker_registry.registry.layers.tarstream import TarReader
 from tests.registry.tars import COMPRESS, EMPTY, member, patched, tar
 
@@ -141,6 +141,14 @@ class TestTheRecordOfAList:
         layer = listed(member("x", pax_headers={"mtime": "1.5"}), "a/.wh.y", "a/.wh..wh..opq", form="pax")
         assert layer == FileList.parse(layer.record())
 
+    @pytest.mark.parametrize("count", [0, 1, 2, 5])
+    def test_may_be_written_entry_by_entry(self, count):
+        layer = listed(*(f"file-{number}" for number in range(count)), ".wh..wh..opq")
+        writer = FileListWriter()
+        pieces = [writer.write([entry]) for entry in layer.entries]
+        assert layer.record() == b"".join(pieces) + writer.finish(layer.opaque)
+        assert layer.record().startswith(layer.answer() + b"\n")
+
     @pytest.mark.parametrize("record", [b"", b"{}", b"[]", b'{"entries": [["x"]], "opaque": []}', b"\xff"])
     def test_that_is_something_else_is_refused(self, record):
         with pytest.raises(ValueError):
@@ -171,6 +179,11 @@ class TestALayerThatCannotBeListed:
         TarReader(FileLister(max_names_bytes=10)).feed(tar("x" * 5, "y" * 5))
         with pytest.raises(TooLarge):
             TarReader(FileLister(max_names_bytes=10)).feed(tar("x" * 5, "y" * 6))
+
+    def test_has_a_name_that_no_system_opens(self):
+        assert 1 == len(listed("x" * MAX_NAME_BYTES).entries)
+        with pytest.raises(TooLarge):
+            listed("x" * (MAX_NAME_BYTES + 1))
 
     @settings(deadline=None)  # the machine may be busy
     @given(st.binary(min_size=1, max_size=600), st.integers(0, 4000))

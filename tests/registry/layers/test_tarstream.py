@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
-from docker_registry.registry.layers.tarstream import MAX_EXTENSION_BYTES, TarReader
+from docker_registry.registry.layers.tarstream import (
+    FREE_EXTENSION_BYTES,
+    MAX_EXTENSION_BYTES,
+    MAX_EXTENSIONS,
+    TarReader,
+)
 from tests.registry.tars import EMPTY, FORMATS, TYPES, cut, member, patched, tar
 
 LONG = "long/" * 60 + "name"
@@ -244,6 +249,30 @@ class TestAnExtendedHeader:
     def test_that_claims_gigabytes_is_refused_before_they_come(self, kind):
         with pytest.raises(TooLarge):
             read(patched(extension(kind, b"x" * MAX_EXTENSION_BYTES), 124, b"77777777777\0"))
+
+    def test_may_be_one_of_a_few_for_a_member(self):
+        few = extension(b"x", record(b"uid", b"7")) * MAX_EXTENSIONS
+        assert [7, 7] == [each.uid for each in read((few + tar("x")[:512]) * 2).members]
+        with pytest.raises(TooLarge):
+            read(few + extension(b"x", record(b"uid", b"7")) + tar("x"))
+
+    def test_has_its_bytes_counted_with_those_of_the_others_of_a_member(self):
+        half = extension(b"L", b"x" * (MAX_EXTENSION_BYTES // 2))
+        assert MAX_EXTENSION_BYTES // 2 == len(only(half + half + tar("x")).name)
+        with pytest.raises(TooLarge):
+            read(half + half + extension(b"K", b"x") + tar("x"))
+
+    @pytest.mark.parametrize("kind", [b"x", b"L", b"X"])
+    def test_takes_a_bounded_part_of_a_layer(self, kind):
+        content = record(b"comment", b"x" * 1_000_000)
+        one = extension(kind, content) + tar("x")[:512]
+        with pytest.raises(TooLarge):
+            read(*[one] * (FREE_EXTENSION_BYTES // 1_000_000 + 1))
+
+    def test_for_all_that_follow_does_not_multiply(self):
+        archive = extension(b"g", record(b"uname", b"x" * 1_000_000)) + tar("x")[:512] * 1000
+        with pytest.raises(TooLarge):
+            read(archive)
 
 
 class TestASparseFile:

@@ -71,6 +71,28 @@ class TestTheFilesOfAnImage:
         with pytest.raises(TooLarge):
             registry.image_files.files(image.id)
 
+    @pytest.mark.parametrize("ask", ["files", "diff"])
+    def test_that_were_refused_are_not_read_again_before_the_limits_change(self, driver, monkeypatch, ask):
+        image = make(3, layer=COMPRESS["gzip"](tar(member("zeros", content=bytes(2_000_000)))))
+        registry = Registry(driver, layer_limits=LayerLimits(max_bytes=1_000_000))
+        push(registry, image)
+        with pytest.raises(TooLarge) as first:
+            getattr(registry.image_files, ask)(image.id)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "stream_read", None)
+            with pytest.raises(TooLarge) as second:
+                getattr(registry.image_files, ask)(image.id)
+        assert (first.value.sentence, first.value.detail) == (second.value.sentence, second.value.detail)
+        assert loads(getattr(Registry(driver).image_files, ask)(image.id))
+
+    def test_of_many_files_are_never_held_in_memory(self, registry):
+        image = make(3, layer=tar(*(f"directory/file-{number}" for number in range(5000))))
+        push(registry, image)
+        first = loads(registry.image_files.files(image.id))
+        again = registry.image_files.files(image.id)
+        assert (5000, None) == (len(first), again.content)
+        assert first == loads(again)
+
     def test_are_unknown_with_the_image(self, registry):
         for ask in (registry.image_files.files, registry.image_files.diff):
             with pytest.raises(ImageUnknown):

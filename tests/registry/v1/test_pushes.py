@@ -207,6 +207,13 @@ class TestTheChecksum:
         checksum = Checksum(None, tarsum(image.payload, [tar()], max_bytes=None))
         assert refusal(ChecksumMismatch, pushes.put_checksum, image.id, checksum)
 
+    def test_that_is_wrong_costs_the_reading_of_the_layer_once(self, waiting, driver, monkeypatch):
+        wrong = Checksum(None, "tarsum+sha256:" + "0" * 64)
+        assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, wrong)
+        monkeypatch.setattr(waiting._reader, "tarsum", None)
+        assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, wrong)
+        waiting.put_checksum(IMAGE.id, Checksum(None, tarsum(IMAGE.payload, [IMAGE.layer], max_bytes=None)))
+
     def test_chooses_among_the_layers_that_came(self, pushes, registry):
         other = make(1, layer=gzip.compress(tar("other")))
         pushes.put_json(IMAGE.id, IMAGE.payload)
