@@ -27,8 +27,8 @@ import gevent
 
 logger = logging.getLogger(__name__)
 
-#: This part of all places is kept free, at least one.
-_FREE_FRACTION: Final = 1 / 20
+#: Places that are kept free, at most a fifth of all and at least one.
+_FREE: Final = 100
 
 #: How often connections are closed while less is free.
 _INTERVAL_SECONDS: Final = 0.05
@@ -102,7 +102,7 @@ class Connections:
             stalled_seconds: a transfer that moves less than 1 KiB/s for so long is stalled.
         """
         self._limit = limit
-        self._free = max(1, int(limit * _FREE_FRACTION))
+        self._free = max(1, min(limit // 5, _FREE))
         self._per_address = per_address
         self._stalled_seconds = stalled_seconds
         self._clock = clock

@@ -23,6 +23,13 @@ from typing import Any, Final, Protocol
 MAX_LINE_BYTES: Final = 8190
 MAX_TRAILER_BYTES: Final = 32768
 
+#: After so many lines of framing with less than so much content a line a chunked body pauses: about 4 ms of work.
+_PAUSE_WORK: Final = 1024
+_SHORT_CHUNK_BYTES: Final = 256
+
+#: A line costs about as much again for every so many bytes.
+_LONG_LINE_BYTES: Final = 256
+
 #: Nearly every line is shorter than this, so no more is looked at first.
 _MOST_LINES_BYTES: Final = 32
 
@@ -190,8 +197,21 @@ class LengthBody(DirectBody):
 class ChunkedBody(DirectBody):
     """A body in chunks (RFC 9112, section 7.1); extensions and trailers are checked for length and left out."""
 
-    def __init__(self, connection: Connection, received: bytes, give_back: Callable[[bytes], object]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        received: bytes,
+        give_back: Callable[[bytes], object],
+        pause: Callable[[], object] | None = None,
+    ) -> None:
+        """
+        Args:
+            pause: called now and then while a body of very short chunks is decoded, to let other requests go on.
+        """
         super().__init__(connection, received, give_back)
+        self._pause = pause
+        self._framing_work = 0  # since the last pause: lines, long ones counted several times
+        self._content_bytes = 0  # since then
         self._left = 0  # bytes that the present chunk still has
         self._line = bytearray()  # of the framing, what has come so far
         self._next: Callable[[bytes], None] = self._size_line
@@ -214,12 +234,22 @@ class ChunkedBody(DirectBody):
                 self._left -= size
                 filled += size
                 position += size
+                self._content_bytes += size
                 continue
-            position += self._take_line(buffer[position:end])
+            line_bytes = self._take_line(buffer[position:end])
+            position += line_bytes
+            self._framing_work += 1 + line_bytes // _LONG_LINE_BYTES
+            if self._framing_work >= _PAUSE_WORK:
+                self._pause_after_short_chunks()
             if self.complete:
                 self._finish(bytes(buffer[position:end]))
                 break
         return filled
+
+    def _pause_after_short_chunks(self) -> None:
+        if self._pause is not None and self._content_bytes < self._framing_work * _SHORT_CHUNK_BYTES:
+            self._pause()
+        self._framing_work = self._content_bytes = 0
 
     def _take_line(self, block: memoryview) -> int:
         """Take the rest of a line of the framing, or what has come of it; return how many bytes that was."""
@@ -265,17 +295,18 @@ class ChunkedBody(DirectBody):
             self.complete = True
 
 
-def direct_body(request: Any, connection: Connection) -> DirectBody | None:
+def direct_body(request: Any, connection: Connection, pause: Callable[[], object] | None = None) -> DirectBody | None:
     """
     Return a direct reader for the body of one of gunicorn's requests; None for a kind of body that it does not know.
 
     Args:
         request: as gunicorn's parser made it, its body not read yet.
+        pause: see :class:`ChunkedBody`.
     """
     reader, unreader = request.body.reader, request.unreader
     kind = type(reader).__name__
     if kind == "LengthReader":
         return LengthBody(connection, unreader.take_buffered(), unreader.unread, reader.length)
     if kind == "ChunkedReader":
-        return ChunkedBody(connection, unreader.take_buffered(), unreader.unread)
+        return ChunkedBody(connection, unreader.take_buffered(), unreader.unread, pause)
     return None

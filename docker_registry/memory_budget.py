@@ -27,6 +27,9 @@ from docker_registry.errors import Overloaded
 #: Reservations up to this fraction of a budget are small.
 _SMALL_FRACTION: Final = 1 / 64
 
+#: Reservations up to this fraction are tiny: larger ones are revoked at once when a tiny one has to wait.
+_TINY_FRACTION: Final = 1 / 512
+
 #: Large reservations together get at most this fraction of a budget, so that small ones never wait for them.
 _LARGE_SHARE: Final = 3 / 4
 
@@ -45,6 +48,7 @@ class Reservation:
         self._budget = budget
         self._revoke = revoke
         self._is_revoked = False
+        self._waits: Event | None = None  # set when it has to wait no longer
         self._since = time.monotonic()
 
     def grow(self, size_bytes: int) -> None:
@@ -52,7 +56,8 @@ class Reservation:
         Reserve more.
 
         Raises:
-            Overloaded: no room became free in time; what was reserved before stays reserved.
+            Overloaded: no room became free in time, or the reservation was revoked meanwhile; what was reserved
+                before stays reserved.
         """
         self._budget._take(self, size_bytes)  # noqa: SLF001 - the two classes are one mechanism
 
@@ -77,6 +82,8 @@ class Reservation:
     def revoke(self) -> None:
         """Ask the holder to release it."""
         revoke, self._revoke, self._is_revoked = self._revoke, None, True
+        if self._waits is not None:
+            self._waits.set()
         if revoke is not None:
             revoke()
 
@@ -154,18 +161,20 @@ class MemoryBudget:
         insort(self._waiting, waiting, key=lambda one: one.missing_bytes)  # the first come among equals goes first
         self._serve_waiting()
         deadline = time.monotonic() + self._wait_seconds
+        reservation._waits = waiting.over  # noqa: SLF001 - the two classes are one mechanism
         try:
-            while not waiting.served.is_set() and (left := deadline - time.monotonic()) > 0:
+            while not waiting.over.is_set() and (left := deadline - time.monotonic()) > 0:
                 self._revoke_enough()
-                waiting.served.wait(min(left, _REVOKE_INTERVAL_SECONDS))
+                waiting.over.wait(min(left, _REVOKE_INTERVAL_SECONDS))
         except BaseException:
-            if waiting.served.is_set():  # nobody will use what was just granted
+            if waiting.is_served:  # what was just granted will not be used
                 self._give_back(reservation)
             raise
         finally:
+            reservation._waits = None  # noqa: SLF001
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-        if not waiting.served.is_set():
+        if not waiting.is_served:
             raise Overloaded
 
     def _give_back(self, reservation: Reservation) -> None:
@@ -200,7 +209,8 @@ class MemoryBudget:
             if self._fits(waiting.reservation, waiting.total_bytes):
                 self._waiting.remove(waiting)
                 self._enter(waiting.reservation, waiting.total_bytes)
-                waiting.served.set()
+                waiting.is_served = True
+                waiting.over.set()
 
     def _revoke_enough(self) -> None:
         """Revoke the costliest reservations, until what they release is enough for those that wait."""
@@ -209,11 +219,19 @@ class MemoryBudget:
             return
         self._revoke_again_at = now + _REVOKE_INTERVAL_SECONDS
         self._revoke(sum(waiting.missing_bytes for waiting in self._waiting), _REVOCABLE_AFTER_SECONDS)
+        # A tiny one waits for no time to pass: something larger makes room for it at once.
+        tiny_bytes = self.limit_bytes * _TINY_FRACTION
+        tiny = sum(waiting.missing_bytes for waiting in self._waiting if waiting.total_bytes <= tiny_bytes)
+        self._revoke(tiny, 0, larger_than_bytes=tiny_bytes)
 
-    def _revoke(self, missing_bytes: int, least_seconds: float) -> None:
+    def _revoke(self, missing_bytes: int, least_seconds: float, larger_than_bytes: float = 0) -> None:
         now = time.monotonic()
         missing_bytes -= sum(one.size_bytes for one in self._held if one.is_revoked)
-        revocable = [one for one in self._held if one.is_revocable and one.held_seconds(now) >= least_seconds]
+        revocable = [
+            one
+            for one in self._held
+            if one.is_revocable and one.held_seconds(now) >= least_seconds and one.size_bytes > larger_than_bytes
+        ]
         revocable.sort(key=lambda one: one.size_bytes * one.held_seconds(now), reverse=True)
         for one in revocable:
             if missing_bytes <= 0:
@@ -229,4 +247,5 @@ class _Waiting:
         self.reservation = reservation
         self.total_bytes = total_bytes
         self.missing_bytes = total_bytes - reservation.size_bytes
-        self.served = Event()
+        self.is_served = False
+        self.over = Event()

@@ -50,7 +50,7 @@ class TimeSlices:
         for item in items:
             yield item
             if time.monotonic() > end:
-                self._pause()
+                self.pause()
                 end = time.monotonic() + self._slice_seconds
 
     def sort(self, texts: Iterable[str]) -> list[str]:
@@ -64,7 +64,7 @@ class TimeSlices:
         runs[-1].sort()
         return runs[0] if len(runs) == 1 else list(self.pace(merge(*runs)))
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         """Wait for the next slice that no other computation has taken."""
         # To sleep for 0 seconds would not be enough: the event loop would not look for what has arrived.
         now = time.monotonic()

@@ -44,6 +44,7 @@ from docker_registry.memory_budget import MemoryBudget
 from docker_registry.patching import patch_worker
 from docker_registry.repeats import Answer, Repeats
 from docker_registry.sockets import ClientSocket, TlsContext, TlsSocket, TransferSocket
+from docker_registry.time_slices import TimeSlices
 
 #: Methods whose answers may be given again.
 _SAFE: Final = {"GET", "HEAD"}
@@ -79,6 +80,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.stalled_seconds,
         )
         self._unsent = MemoryBudget(_UNSENT_BYTES)
+        self._slices = TimeSlices()
         self._repeats = Repeats() if self._may_repeat() else None
 
     def patch(self) -> None:
@@ -146,7 +148,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             answering.end()
 
     def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        body = direct_body(req, sock) if isinstance(req.body, Body) and isinstance(sock, ClientSocket) else None
+        is_direct = isinstance(req.body, Body) and isinstance(sock, ClientSocket)
+        body = direct_body(req, sock, self._slices.pause) if is_direct else None
         if body is None:
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
@@ -176,6 +179,10 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         sock.begin(Activity.WAITING)
         if not goes_on or not self.alive:
             raise StopIteration
+        if req.unreader.buf.getbuffer().nbytes:
+            self._slices.pause()  # a client that does not wait for responses does not keep others waiting for theirs
+        else:
+            gevent.sleep(0)  # the next request may be here already; those of other connections come first
         return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

@@ -53,6 +53,7 @@ ARROWS = {
         "provenance",
         "repeats",
         "sockets",
+        "time_slices",
     },
     "connections": set(),
     "environment": {"errors"},

@@ -123,6 +123,35 @@ class TestARevocableReservation:
         with budget.reserve(1000, revoke=pytest.fail):
             gevent.sleep(0.2)
 
+    def test_makes_room_for_a_tiny_one_at_once(self, monkeypatch):
+        monkeypatch.setattr(memory_budget, "_REVOCABLE_AFTER_SECONDS", 60)
+        budget = MemoryBudget(5120)
+        held = budget.open(5120, revoke=lambda: gevent.spawn(held.release))
+        with pytest.raises(Overloaded), gevent.Timeout(0.3, Overloaded):
+            budget.open(11)
+        with gevent.Timeout(0.3), budget.reserve(10):
+            assert held.is_revoked
+
+    def test_does_not_wait_on_when_it_is_revoked(self):
+        """Those that hold everything together and want more would otherwise wait for each other."""
+        budget = MemoryBudget(6400, wait_seconds=5)
+        refused = []
+
+        def take_more():
+            reservation = budget.open(100, revoke=lambda: None)
+            gevent.sleep(0.1)
+            try:
+                reservation.grow(100)
+            except Overloaded:
+                refused.append(reservation)
+            finally:
+                reservation.release()
+
+        with gevent.Timeout(3):
+            gevent.joinall([gevent.spawn(take_more) for _ in range(64)])
+        assert 0 == budget.used_bytes
+        assert 0 < len(refused) < 64
+
     def test_is_revoked_once(self):
         budget = MemoryBudget(1000, wait_seconds=0.5)
         revoked = []

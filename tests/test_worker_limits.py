@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from contextlib import ExitStack
 from http.client import HTTPResponse
@@ -164,6 +165,47 @@ class TestASilentClient:
             pass
         assert received < len(content)
         assert "Traceback" not in server.log.read_text()
+
+
+class TestAClientThatSendsWithoutRest:
+    """It needs all the time of a worker that it gets, and others are served beside it."""
+
+    REQUESTS = b"".join(b"GET /v2/a/manifests/x%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(200))
+
+    def test_requests(self, plain_server, connect):
+        self.flood(plain_server, connect(plain_server), self.REQUESTS)
+
+    def test_chunks_of_a_byte(self, plain_server, connect):
+        connection = connect(plain_server)
+        head = f"PATCH {start_upload(connection)} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        self.flood(plain_server, connection, b"1\r\nx\r\n" * 10_000)
+
+    def flood(self, server, connection, piece):
+        connection.setblocking(False)
+        over = threading.Event()
+
+        def send():
+            rest = b""
+            while not over.is_set():
+                try:
+                    rest = rest or piece
+                    rest = rest[connection.send(rest) :]
+                    connection.recv(1 << 20)
+                except BlockingIOError:
+                    time.sleep(0.005)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        try:
+            time.sleep(0.5)
+            for _ in range(5):
+                began = time.monotonic()
+                assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+                assert time.monotonic() - began < 2
+        finally:
+            over.set()
+            sending.join()
 
 
 class TestTls:
