@@ -1,4 +1,4 @@
-"""Storage drivers: bytes under paths. Each is found by the name it has in the entry points of whoever brings it."""
+"""Storage drivers keep bytes under paths. Each is looked up by its name in the entry-point group :data:`GROUP`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from docker_registry.errors import ConfigError
 
 GROUP: Final = "docker_registry.drivers"
 
-#: What is always there, also when the project runs from a checkout that nobody has installed.
+#: Drivers that are available even when the project runs from a checkout without being installed.
 _OWN: Final = {
     "file": "docker_registry.drivers.file:FileDriver",
     "memory": "docker_registry.drivers.memory:MemoryDriver",
@@ -19,7 +19,7 @@ _OWN: Final = {
 
 _ALIASES: Final = {"azure": "azureblob", "local": "file"}
 
-#: Drivers whose libraries not everyone needs, and the extras that bring them.
+#: Drivers that need optional libraries, and the extras that install those.
 _EXTRAS: Final = {
     "azure": "azure",
     "azureblob": "azure",
@@ -31,20 +31,21 @@ _EXTRAS: Final = {
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Return the drivers that are installed, by name."""
+    """Return the installed drivers by name."""
     own = {name: EntryPoint(name, place, GROUP) for name, place in _OWN.items()}
     return own | {point.name: point for point in entry_points(group=GROUP)}
 
 
 def load(name: str) -> type[StorageDriver]:
     """
-    Import a driver, and no other.
+    Import a driver by name; no other driver is imported.
 
     Args:
-        name: as in the setting ``storage``; ``local`` is the old name of ``file``.
+        name: as in the setting ``storage``; ``local`` and ``azure`` are aliases of ``file`` and ``azureblob``.
 
     Raises:
-        ConfigError: it is not installed, or lacks a library; the sentence says what to install.
+        ConfigError: the driver is not installed, cannot be imported (the message says what to install), or is not a
+            :class:`StorageDriver`.
     """
     found = installed()
     point = found.get(_ALIASES.get(name, name))

@@ -1,4 +1,4 @@
-"""Blocks of any size become chunks of one size, which the large files of object stores are sent in."""
+"""Regroup blocks of any size into chunks of equal size, for chunked uploads to object stores."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from docker_registry.drivers.base import Bytes
 
 def chunks(blocks: Iterable[Bytes], size: int) -> Iterator[bytes]:
     """
-    Join and cut blocks.
+    Regroup blocks into chunks of equal size.
 
     Args:
-        size: bytes of every chunk; the last one is shorter, and there is always one, if only an empty one.
+        size: bytes per chunk. The last chunk is always shorter than this, possibly empty, and always yielded.
     """
     buffer = bytearray()
     for block in blocks:

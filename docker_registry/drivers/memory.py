@@ -1,4 +1,4 @@
-"""Keeps everything in memory: for tests, and for trying things out. One process sees it, and it ends with it."""
+"""An in-memory driver for tests and experiments. Its content is private to the process and lost when that ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK_BYTES = 1024 * 1024
 
 
 class MemoryDriver(StorageDriver):
-    """A store in a dictionary."""
+    """Stores files in a dictionary."""
 
     supports_if_match: ClassVar[bool] = True
     supports_remove_if_match: ClassVar[bool] = True
@@ -118,6 +118,6 @@ class MemoryDriver(StorageDriver):
             raise PathNotFound(path=path) from None
 
     def _put(self, path: str, content: bytes) -> None:
-        # Two changes never have the same time, however coarse the clock.
+        # Modification times strictly increase, even when the clock is coarse.
         self._last_time = max(time.time(), self._last_time + 1e-6)
         self._files[path] = (content, self._last_time)

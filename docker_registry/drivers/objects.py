@@ -1,8 +1,8 @@
 """
-What the drivers of object stores have in common.
+Base classes of the drivers for object stores.
 
-A path is an object's name behind a root (``storage_path``). Folders are not there: a list of what begins with a prefix,
-up to the next slash, looks as if they were.
+An object's name is the root prefix (``storage_path``) followed by the path. Object stores have no folders: a folder is
+listed by a prefix query with ``/`` as the delimiter.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 
 
 class Entry(Protocol):
-    """What a list or an answer says of an object; a folder's name ends with a slash."""
+    """One object in a listing or a response; the name of a folder ends with a slash."""
 
     @property
     def name(self) -> str:
-        """The object's."""
+        """The object's full name, including the root prefix."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
     @property
     def modified(self) -> float:
-        """Seconds since the Unix epoch."""
+        """Time of the last modification, in seconds since the Unix epoch."""
 
 
 E = TypeVar("E", bound=Entry)
@@ -37,54 +37,59 @@ E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
 
 class Objects(Protocol[E_co]):
-    """A bucket or container; each verb raises PathNotFound where nothing has that name."""
+    """A bucket or container. Methods that take a name raise PathNotFound if no object has it."""
 
     def head(self, name: str) -> E_co:
-        """Describe an object."""
+        """Return an object's metadata."""
 
     def read(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
-        """Open an object, and read it in blocks."""
+        """Open an object and return an iterator over its blocks."""
 
     def entries(self, prefix: str) -> Iterator[E_co]:
-        """Yield what begins with a prefix."""
+        """Yield all objects whose names begin with a prefix."""
 
     def children(self, prefix: str) -> Iterator[E_co]:
-        """Yield what begins with a prefix, up to the next slash: objects, and folders once."""
+        """Yield the objects and folders directly below a prefix; each folder is yielded once."""
 
     def has_any(self, prefix: str) -> bool:
-        """Tell whether anything begins with a prefix."""
+        """Return whether any object's name begins with a prefix."""
 
     def delete_all(self, names: Iterable[str]) -> int:
-        """Delete objects, and return how many there were."""
+        """Delete objects and return how many existed."""
 
 
 class VersionedObjects(Objects[E_co], Protocol[E_co]):
-    """One that names every version of an object, and writes under conditions."""
+    """A bucket or container that identifies object versions and supports conditional writes."""
 
     def get(self, name: str) -> tuple[bytes, str]:
-        """Return an object whole, and its version."""
+        """Return an object's content and its version."""
 
     def put(self, name: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """Write an object whole; PreconditionFailed when something else lies there."""
+        """Write an object; PreconditionFailed if *if_match* is not its current version."""
 
     def delete(self, name: str, version: str | None = None) -> None:
-        """Delete an object, PreconditionFailed when it is another version; without *version* whatever it is."""
+        """Delete an object; PreconditionFailed if *version* is given and is not the current version."""
 
 
 class ObjectDriver(StorageDriver, Generic[E]):
-    """A driver whose files are objects."""
+    """Base class of drivers that store each file as an object."""
 
     move_copies: ClassVar[bool] = True
     walks_by_pages: ClassVar[bool] = True
     min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
-    #: A folder of the driver's own below the root, which no list shows.
+    #: Folder below the root for the driver's internal objects; hidden from listings and rejected as a path.
     reserved: ClassVar[str | None] = None
 
     _objects: Objects[E]
 
     def __init__(self, storage_path: str | None) -> None:
-        """The objects are opened by the heir, which may need to know the root for that."""
+        """
+        Set the root prefix. The subclass then sets ``_objects``, for which it may need the root.
+
+        Args:
+            storage_path: the prefix of all object names; leading and trailing slashes are ignored.
+        """
         root = (storage_path or "").strip("/")
         self._root = f"{root}/" if root else ""
 
@@ -113,7 +118,7 @@ class ObjectDriver(StorageDriver, Generic[E]):
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
         for entry in self._objects.entries(self._prefix(path)):
-            found = self._path(entry.name)  # a name that ends with a slash is the mark of a folder, and no path
+            found = self._path(entry.name)  # a name that ends with a slash is a folder marker, not a path
             if found is not None:
                 yield Stat(found, entry.size, entry.modified)
 
@@ -131,14 +136,14 @@ class ObjectDriver(StorageDriver, Generic[E]):
         return Stat(path, entry.size, entry.modified)
 
     def move(self, source: str, target: str) -> None:
-        """See :class:`StorageDriver`; the store copies by itself."""
+        """See :class:`StorageDriver`; a server-side copy followed by a delete."""
         new, old = self._name(target), self._head(source)
         while old.name != new:
             try:
                 self._copy(old, new)
-                with suppress(PathNotFound):  # somebody else was faster
+                with suppress(PathNotFound):  # another process already deleted the source
                     self._delete(old)
-            except PreconditionFailed:  # somebody wrote it meanwhile: that comes along
+            except PreconditionFailed:  # the source was overwritten meanwhile: retry with the new version
                 old = self._head(source)
                 continue
             except PathNotFound:
@@ -160,22 +165,22 @@ class ObjectDriver(StorageDriver, Generic[E]):
             if not self._objects.delete_all(entry.name for entry in self._objects.entries(self._prefix(path))):
                 raise PathNotFound(path=path) from None
 
-    # ------------------------------------------------------------------------------------- what a store brings
+    # --------------------------------------------------------------------------------------------- for subclasses
 
     @abstractmethod
     def _copy(self, source: E, target: str) -> None:
-        """Copy an object; PathNotFound when it is gone, PreconditionFailed when it is another version."""
+        """Copy an object; PathNotFound if it was deleted, PreconditionFailed if its version changed."""
 
     @abstractmethod
     def _delete(self, entry: E) -> None:
-        """Delete an object; where the store can see that, PreconditionFailed when it is another version."""
+        """Delete an object; PreconditionFailed if its version changed and the store can detect that."""
 
     @abstractmethod
     def _touch(self, path: str) -> None:
-        """Renew an object's time; PathNotFound when it is gone."""
+        """Update an object's modification time; PathNotFound if it does not exist."""
 
     def _remove_file(self, path: str) -> None:
-        """Delete one object; PathNotFound when it is not there."""
+        """Delete one object; PathNotFound if it does not exist."""
         self._delete(self._head(path))
 
     # ---------------------------------------------------------------------------------------- paths and names
@@ -193,7 +198,7 @@ class ObjectDriver(StorageDriver, Generic[E]):
         return f"{self._root}{self._check(path)}/" if path else self._root
 
     def _path(self, name: str) -> str | None:
-        """Return the path of an object; None when it has none, or is the driver's own."""
+        """Return the path of an object; None if its name is not a valid path or is reserved."""
         try:
             return self._check(name[len(self._root) :])
         except PathInvalid:
@@ -207,7 +212,7 @@ class ObjectDriver(StorageDriver, Generic[E]):
 
 
 class VersionedObjectDriver(ObjectDriver[E]):
-    """A driver whose files are objects with versions."""
+    """Base class of drivers whose store identifies object versions."""
 
     _objects: VersionedObjects[E]
 
@@ -216,7 +221,7 @@ class VersionedObjectDriver(ObjectDriver[E]):
         return self.get_versioned(path).content
 
     def get_versioned(self, path: str) -> Versioned:
-        """See :class:`StorageDriver`; the version is the store's own."""
+        """See :class:`StorageDriver`; the version is that of the object store."""
         name = self._name(path)
         try:
             return Versioned(*self._objects.get(name))

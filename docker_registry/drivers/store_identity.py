@@ -1,8 +1,9 @@
 """
-What tells one store from all others, however it is reached: a random text in a file of its own.
+The identity of a store: a random text, kept in a file of the store.
 
-The name of a bucket or the path of a folder would not do: two hosts mount one folder in two places, and the same path
-on two hosts is two folders. Whoever copies a whole store gives the copy another identity by removing the file there.
+A bucket name or folder path cannot identify a store: two hosts may mount one folder under different paths, and the same
+path on two hosts may be two folders. After a whole store is copied, delete the file in the copy to give it a new
+identity.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 
 logger = logging.getLogger(__name__)
 
-#: Beside the tree of the distribution registry, which ignores it.
+#: Next to the ``blobs`` and ``repositories`` folders of distribution, which ignores this file.
 PATH: Final = "docker/registry/v2/_identity"
 
-#: Where several may write the file at once, each over the other's, nobody believes it before it is so old.
+#: Without conditional puts, concurrent writers may overwrite each other's file: use its content only from this age on.
 _YOUNG_SECONDS: Final = 10
 
-#: After a failure the store is not asked for so long.
+#: After a failed read or write, wait this long before the next attempt.
 _PAUSE_SECONDS: Final = 10
 
 
 class StoreIdentity:
-    """The identity of a store, read or written when it is first needed, and then known."""
+    """The identity of a store: read, or created if missing, on first use and then cached."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
@@ -36,7 +37,7 @@ class StoreIdentity:
         self._ask_at = 0.0
 
     def __call__(self) -> str | None:
-        """Return it; None as long as nobody can be sure of it."""
+        """Return the identity; None while it is not yet reliable or the store cannot be read."""
         if self._known is None and time.monotonic() >= self._ask_at:
             try:
                 self._known = self._find()
@@ -52,7 +53,7 @@ class StoreIdentity:
             condition = ABSENT if self._driver.supports_if_match else None
         try:
             self._driver.put_content(PATH, secrets.token_hex(16).encode(), if_match=condition)
-        except PreconditionFailed:  # another process was faster
+        except PreconditionFailed:  # another process created it first
             pass
         return self._read()
 

@@ -1,1 +1,1 @@
-"""Amazon S3 and its kin."""
+"""Storage driver for Amazon S3 and S3-compatible object stores."""

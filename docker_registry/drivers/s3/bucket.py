@@ -1,4 +1,4 @@
-"""One bucket of S3: objects by their keys."""
+"""Operations on the objects of one S3 bucket, addressed by their keys."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 from docker_registry.threads import in_thread
 
 _DELETED_AT_ONCE: Final = 1000
-#: After these S3 is asked again that refused a conditional put because of another one at the very same moment.
+#: Pauses between retries of a conditional request that S3 rejected with 409 because of a concurrent one.
 _CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-#: After these the keys are deleted again that S3 was too busy for, while it deleted others.
+#: Pauses between retries of the keys of a multi-object delete that S3 was too busy to delete.
 _BUSY_PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
-#: So long nobody looks again whether the bucket is still there.
+#: After a successful listing, the bucket is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 _PAGE_KEYS: Final = 1000
-#: Comes behind every component of a path.
+#: Sorts after every valid path component.
 _LAST: Final = "\U0010ffff"
-#: The metadata that a touch leaves.
+#: Metadata key that a touch sets.
 _TOUCHED: Final = "docker-registry-touched"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    What a list or an answer says of an object.
+    One object in a listing or a response.
 
     Attributes:
-        name: the object's; a folder's ends with a slash.
-        size: bytes.
+        name: the object's key; that of a folder ends with a slash.
+        size: in bytes.
         modified: seconds since the Unix epoch.
-        etag: the name of exactly this version, with its quotes.
+        etag: the ETag of this version, including its quotes.
     """
 
     name: str
@@ -49,31 +49,33 @@ class Entry:
 
 
 class S3Bucket:
-    """A bucket that is there."""
+    """An existing bucket."""
 
     def __init__(self, client: Any, name: str, *, written: Mapping[str, str], listed: str = "") -> None:
         """
         Args:
             client: from :meth:`~.client.Account.connect`.
-            written: what every request that makes an object says of it: encryption, storage class.
-            listed: a prefix that is listed, to see that the bucket can be used.
+            written: request parameters for every object that is created, such as encryption and storage class.
+            listed: a prefix that is listed to check that the bucket is usable.
 
         Raises:
             ConfigError: there are no credentials.
-            StorageError: the bucket cannot be used.
+            StorageError: the bucket does not exist or is not accessible.
         """
         self.client = client
         self.name = name
         self.written = dict(written)
         self._seen = 0.0
         answer = self._page(listed, MaxKeys=1)["ResponseMetadata"]["HTTPHeaders"]
-        # SeaweedFS lists a folder for minutes after the last object in it is gone (its issue 9810).
+        # SeaweedFS lists a folder for minutes after its last object was deleted (SeaweedFS issue 9810).
         self._shows_empty_folders = answer.get("server", "").startswith("SeaweedFS")
 
     # -------------------------------------------------------------------------------------------- one object
 
     def head(self, key: str) -> Entry:
         """
+        Return an object's metadata.
+
         Raises:
             PathNotFound: there is no such object.
         """
@@ -88,13 +90,14 @@ class S3Bucket:
 
     def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
-        Write an object whole.
+        Write an object in one request.
 
         Args:
-            if_match: the ETag of the version to replace, or the empty text to create only.
+            if_match: the ETag of the version to replace, or an empty string to create only; None writes
+                unconditionally.
 
         Raises:
-            PreconditionFailed: something else lies there.
+            PreconditionFailed: the object is another version, or exists although it was to be created.
         """
         body = content if isinstance(content, bytes | bytearray) else bytes(content)
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
@@ -102,7 +105,7 @@ class S3Bucket:
         try:
             with translated():
                 self._put(key, body, options, condition)
-        except PathNotFound:  # nothing lies there that could be replaced
+        except PathNotFound:  # If-Match on a missing object
             raise PreconditionFailed from None
 
     def _put(self, key: str, body: Bytes, options: Mapping[str, str], condition: Mapping[str, str]) -> None:
@@ -119,20 +122,20 @@ class S3Bucket:
                 return
 
     def _was_mine(self, error: ClientError, key: str, body: Bytes) -> bool:
-        """Tell whether a condition failed because an attempt before, of whose end we did not hear, succeeded."""
+        """Return whether a precondition failed only because an earlier attempt succeeded and its response was lost."""
         if status_of(error) != 412 or not error.response["ResponseMetadata"].get("RetryAttempts"):
             return False
         return bool(self.client.get_object(Bucket=self.name, Key=key)["Body"].read() == body)
 
     def delete(self, name: str, version: str | None = None) -> None:
         """
-        Delete one object, if it is there.
+        Delete one object; a missing object is not an error.
 
         Args:
-            version: the ETag that it must have; None deletes whatever it is.
+            version: the ETag that the object must have; None deletes unconditionally.
 
         Raises:
-            PreconditionFailed: it has another ETag.
+            PreconditionFailed: the object has another ETag.
         """
         condition = {"IfMatch": version} if version else {}
         with translated():
@@ -148,15 +151,15 @@ class S3Bucket:
 
     def copy(self, source: Entry, target: str) -> None:
         """
-        Let S3 copy an object in one request; what it is, its ETag says.
+        Copy an object on the server in one request, unconditionally.
 
         Raises:
-            PathNotFound: the source is gone.
+            PathNotFound: the source does not exist.
         """
         self._copy(source, target, MetadataDirective="COPY")
 
     def touch(self, entry: Entry) -> None:
-        """Renew the time of an object: S3 copies onto itself only what becomes different by it."""
+        """Update an object's modification time. S3 rejects a copy onto itself that changes nothing, so set metadata."""
         self._copy(entry, entry.name, MetadataDirective="REPLACE", Metadata={_TOUCHED: f"{time.time():.3f}"})
 
     def _copy(self, source: Entry, target: str, **options: Any) -> None:
@@ -172,7 +175,7 @@ class S3Bucket:
     # ----------------------------------------------------------------------------------------------- reading
 
     def get(self, key: str) -> tuple[bytes, str]:
-        """Return an object whole, and its ETag."""
+        """Return an object's content and its ETag."""
         reading = Reading(self.client, self.name, key)
         blocks = reading.blocks(0, None)
         next(blocks)
@@ -180,11 +183,15 @@ class S3Bucket:
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Open an object and read it in blocks; where the connection breaks, another one goes on.
+        Open an object and return an iterator over its blocks, which resumes after a lost connection.
+
+        Args:
+            offset: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such object; at the call.
-            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+            PathNotFound: there is no such object; raised by the call itself.
+            StorageError: the object cannot be read, or was replaced or removed; also raised during iteration.
         """
         blocks = Reading(self.client, self.name, key).blocks(offset, length)
         next(blocks)
@@ -193,7 +200,7 @@ class S3Bucket:
     # ------------------------------------------------------------------------------------------ many objects
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix."""
+        """Yield all objects whose keys begin with a prefix."""
         page = self._page(prefix)
         while True:
             yield from map(_entry, page.get("Contents", ()))
@@ -202,7 +209,7 @@ class S3Bucket:
             page = self._page(prefix, ContinuationToken=page["NextContinuationToken"])
 
     def children(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
+        """Yield the objects and folders directly below a prefix that ends with a slash; each folder is yielded once."""
         if self._shows_empty_folders:
             yield from self._children_by_entries(prefix)
             return
@@ -216,7 +223,7 @@ class S3Bucket:
             page = self._page(prefix, Delimiter="/", ContinuationToken=page["NextContinuationToken"])
 
     def _children_by_entries(self, prefix: str) -> Iterator[Entry]:
-        """Tell the folders by the objects in them, and leap over those that are longer than a page."""
+        """Derive the folders from the object keys, skipping the rest of a folder that fills a page."""
         folder, start = None, prefix
         while True:
             page = self._page(prefix, StartAfter=start)
@@ -235,7 +242,7 @@ class S3Bucket:
                 start = f"{prefix}{name}/{_LAST}"
 
     def has_any(self, prefix: str) -> bool:
-        """Tell whether anything begins with a prefix."""
+        """Return whether any object's key begins with a prefix."""
         return bool(self._page(prefix, MaxKeys=1).get("Contents"))
 
     def _page(self, prefix: str, **options: Any) -> dict[str, Any]:
@@ -248,10 +255,10 @@ class S3Bucket:
 
     def delete_all(self, keys: Iterable[str]) -> int:
         """
-        Delete objects; those that are gone meanwhile do not matter.
+        Delete objects; missing ones are ignored.
 
         Returns:
-            How many keys there were.
+            The number of keys, including those of missing objects.
         """
         keys, deleted = iter(keys), 0
         while some := list(islice(keys, _DELETED_AT_ONCE)):
@@ -260,7 +267,7 @@ class S3Bucket:
         return deleted
 
     def _delete(self, keys: list[str]) -> None:
-        """Delete some objects; boto3 does not see that S3 was too busy for single ones, inside a good answer."""
+        """Delete up to 1000 objects. Retries per-key errors: botocore does not see those inside a 200 response."""
         refused: dict[str, StorageError] = {}
         for pause in (0, *_BUSY_PAUSES_SECONDS):
             time.sleep(pause)
@@ -280,7 +287,7 @@ class S3Bucket:
         raise next(iter(refused.values()))
 
     def _look_for_the_bucket(self) -> None:
-        """Tell an object that is not there from one whose bucket is gone, for which a HEAD is answered the same."""
+        """Raise StorageError if the bucket is missing: a HEAD answers 404 for a missing object and bucket alike."""
         if time.monotonic() > self._seen + _TRUST_SECONDS:
             self._page("", MaxKeys=1)
 

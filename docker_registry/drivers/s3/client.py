@@ -1,15 +1,15 @@
 """
-From settings to a client of S3: where it listens, who we are, and its errors in our words.
+Create an S3 client from settings, and translate its errors.
 
-What no setting says comes from where boto3 looks by itself (``AWS_…`` variables, profiles, roles of instances), and
-from the files of the boto of old, ``/etc/boto.cfg`` and ``~/.boto``::
+Missing settings are taken from the sources that boto3 searches (``AWS_…`` variables, profiles, instance roles) and from
+the configuration files of boto 2, ``/etc/boto.cfg`` and ``~/.boto``::
 
     [Credentials]
     aws_access_key_id = …
     aws_secret_access_key = …
     s3_host = rgw.example.org
 
-Of boto3 only what lies below it is imported, botocore, which makes every worker smaller by some MiB.
+Only botocore is imported, not boto3, which saves several MiB of memory in every worker.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from docker_registry.errors import (
     StorageUnavailable,
 )
 
-#: What the libraries below raise when the network fails them, also in the middle of an answer.
+#: Exceptions that the libraries raise on network errors, including those in the middle of a response.
 NETWORK_ERRORS: Final = (exceptions.HTTPClientError, exceptions.IncompleteReadError, HTTPError, OSError)
 
-#: A request is sent so often, after pauses that double, until S3 has served it.
+#: Attempts per request, with exponential backoff.
 _ATTEMPTS: Final = 4
 _CONNECT_SECONDS: Final = 10
-#: More requests at once than this are served too, over connections that are closed after them.
+#: Size of the connection pool. Additional concurrent requests use connections that are closed afterwards.
 _CONNECTIONS: Final = 256
 _BOTO_FILES: Final = ("/etc/boto.cfg", "~/.boto")
 _AMAZON = re.compile(r"s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com")
@@ -99,15 +99,16 @@ _MISTAKES: Final = (
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the keys
 class Account:
     """
-    Whose buckets they are, and where.
+    The credentials and endpoint of an S3 service.
 
     Attributes:
-        access_key: with *secret_key*; where either is missing boto3 looks for credentials.
-        endpoint: URL of a store that is not Amazon's.
-        host: the same by its name alone, as boto took it.
-        path_style: whether the bucket is part of the path instead of the host; None decides by the store.
+        access_key: set together with *secret_key*; without them botocore searches for credentials.
+        endpoint: URL of an S3-compatible store.
+        host: host name of the store, as in boto's configuration; ignored if *endpoint* is set.
+        path_style: whether the bucket is part of the URL's path instead of the host name; None chooses path style for
+            an endpoint other than Amazon's.
         proxy: URL of the proxy for all requests.
-        timeout_seconds: how long S3 may be silent.
+        timeout_seconds: read timeout of every request.
     """
 
     access_key: str | None = None
@@ -123,10 +124,10 @@ class Account:
 
     def connect(self) -> Any:
         """
-        Make a client, which any number of threads and greenlets may share.
+        Create a client that threads and greenlets may share.
 
         Raises:
-            ConfigError: the settings do not say who we are, or contradict each other.
+            ConfigError: the credentials are incomplete, or the settings contradict each other.
         """
         if bool(self.access_key) != bool(self.secret_key):
             raise ConfigError("s3_access_key and s3_secret_key belong together: set both, or none")
@@ -148,16 +149,16 @@ class Account:
             raise ConfigError(
                 "The endpoint of S3 is http://…, but s3_secure is true: set it to false, or use https://…"
             )
-        # Every body has its MD5, which is signed. The first call is one that older stores refuse without.
+        # Send a signed Content-MD5 with every body. Older stores reject DeleteObjects without it.
         for call in ("DeleteObjects", "CompleteMultipartUpload"):
             client.meta.events.register(f"before-call.s3.{call}", _add_md5)
-        # Our bodies are in memory and can be sent again, so asking first saves nothing; and of an answer to that which
-        # breaks off, botocore would read the end for ever (AWSConnection._consume_headers), and stop the event loop.
+        # Do not send "Expect: 100-continue". Bodies are in memory and can be resent, so it saves nothing; and if the
+        # response is cut off, botocore reads forever (AWSConnection._consume_headers) and blocks the event loop.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
 
     def _place(self) -> tuple[str | None, str | None]:
-        """Return the endpoint, None for what boto3 would choose, and the region."""
+        """Return the endpoint, or None for the default one of the region, and the region."""
         if self.endpoint:
             return self.endpoint, self.region or _default_region()
         files = _boto_files()
@@ -166,7 +167,7 @@ class Account:
         if not host:
             return None, self.region or _default_region()
         amazon = _AMAZON.fullmatch(host)
-        if amazon:  # boto3 knows by itself where which region listens
+        if amazon:  # botocore knows the endpoint of each region
             return None, self.region or amazon["region"] or _default_region()
         scheme = "https" if self.is_secure else "http"
         return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}", self.region or _default_region()
@@ -179,7 +180,7 @@ class Account:
             s3={
                 "addressing_style": style,
                 "us_east_1_regional_endpoint": "regional",
-                # A signed MD5 says as much of a body as a signed SHA-256 besides it, and costs no second pass.
+                # The signed MD5 already covers the body; a signed SHA-256 would cost a second pass over it.
                 "payload_signing_enabled": False,
             },
             proxies={"http": self.proxy, "https": self.proxy} if self.proxy else None,
@@ -187,7 +188,7 @@ class Account:
             connect_timeout=min(_CONNECT_SECONDS, self.timeout_seconds),
             read_timeout=self.timeout_seconds,
             max_pool_connections=_CONNECTIONS,
-            # We send the MD5 of everything. What newer ones add, only newest stores understand.
+            # Content-MD5 covers all requests. Only recent stores understand the newer checksum headers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             user_agent_extra="docker-registry",
@@ -195,7 +196,7 @@ class Account:
 
 
 def proxy_url(host: str | None, port: int | None, user: str | None, password: str | None) -> str | None:
-    """Return the URL of a proxy out of what boto called its parts, or boto's files do; None without one."""
+    """Return the proxy URL built from boto's proxy settings or its configuration files; None without a proxy."""
     if not host:
         files = _boto_files()
         host = _first(files, ("Boto", "proxy"))
@@ -211,7 +212,7 @@ def proxy_url(host: str | None, port: int | None, user: str | None, password: st
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the libraries raise in the registry's words; what they say themselves shows keys and addresses."""
+    """Translate library exceptions into the registry's errors, whose messages contain no keys and no addresses."""
     try:
         yield
     except exceptions.ClientError as error:
@@ -223,17 +224,17 @@ def translated() -> Iterator[None]:
 
 
 def code_of(error: exceptions.ClientError) -> str:
-    """Return the name that S3 gives an error; a HEAD has no body, so there it is the status."""
+    """Return the S3 error code. The response to a HEAD has no body, so there it is the status code."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: exceptions.ClientError) -> int:
-    """Return the status of an answer; 0 of an error that is told inside a good one."""
+    """Return the HTTP status code; 0 for a per-key error inside a successful response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
 def in_our_words(error: exceptions.ClientError) -> StorageError:
-    """Translate what S3 answers."""
+    """Return the registry's error for an S3 error response."""
     code, status = code_of(error), status_of(error)
     if code in _ABSENT:
         return PathNotFound()
@@ -251,7 +252,7 @@ def in_our_words(error: exceptions.ClientError) -> StorageError:
 
 
 def content_md5(content: Bytes) -> str:
-    """Return what S3 compares a body with; nobody relies on it against an attacker."""
+    """Return the Content-MD5 of a body, which S3 verifies: protection against corruption, not against attackers."""
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
@@ -268,7 +269,7 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
 
 
 def _session() -> Session:
-    """Make a session that knows where S3 is, and forgets the other 300 services, which take 4 MiB in every worker."""
+    """Create a session with the endpoints of S3 only; those of the other 300 services take 4 MiB in every worker."""
     session = Session()
     for partition in session.get_component("data_loader").load_data("endpoints")["partitions"]:
         partition["services"] = {"s3": partition["services"].get("s3", {})}

@@ -1,7 +1,7 @@
 """
-Signed URLs of CloudFront, a network of caches before a bucket.
+Signed URLs for CloudFront, Amazon's content delivery network in front of a bucket.
 
-Who has none needs neither this module nor the memory of the library that it signs with, so nobody else imports it.
+This module is imported only if ``cloudfront.base`` is set: its dependencies take memory that others do not need.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from docker_registry.errors import ConfigError
 
 
 class CloudFront:
-    """Signs for a distribution of CloudFront with the bucket behind it (CloudFront Guide, "canned policy")."""
+    """Signs URLs of a CloudFront distribution whose origin is the bucket (CloudFront Guide, "canned policy")."""
 
     def __init__(self, base: str, key_id: str | None, key: str | None, seconds: int) -> None:
         """
         Args:
             base: URL of the distribution.
-            key_id: of the public key, as CloudFront knows it.
+            key_id: ID of the public key in CloudFront.
             key: the RSA private key in PEM, or the path of its file.
+            seconds: how long a URL is valid.
 
         Raises:
-            ConfigError: something is missing, or is not what it should be.
+            ConfigError: *base* is not a URL, *key_id* or *key* is missing, or the key is unreadable or not RSA.
         """
         if not base.startswith(("https://", "http://")):
             raise ConfigError("cloudfront.base must be a URL such as https://d111111abcdef8.cloudfront.net")
@@ -39,7 +40,7 @@ class CloudFront:
         private = _private_key(key)
 
         def sign(message: bytes) -> bytes:
-            return private.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront knows no other
+            return private.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - required by CloudFront
 
         self._signer = CloudFrontSigner(key_id, sign)
 
@@ -51,7 +52,7 @@ class CloudFront:
 
 def _private_key(key: str) -> rsa.RSAPrivateKey:
     try:
-        # In a variable of the environment, line ends are often written as \n.
+        # In environment variables, line breaks are often written as \n.
         pem = key.replace("\\n", "\n").encode() if "-----BEGIN" in key else Path(key).expanduser().read_bytes()
         private = serialization.load_pem_private_key(pem, None)
     except OSError as error:

@@ -1,12 +1,11 @@
 """
-Keeps everything in a bucket of Amazon S3, or of a store that speaks as it does.
+The driver for buckets of Amazon S3 and S3-compatible stores.
 
-A path is an object's key behind ``storage_path``. The buckets of docker-registry 0.7 to 0.9 are served as they are, and
-so are those of registry:2 and 3, whose ``rootdirectory`` is the ``storage_path`` here.
+An object's key is ``storage_path`` followed by the path. Buckets of docker-registry 0.7 to 0.9 are served unchanged, as
+are those of registry:2 and 3, whose ``rootdirectory`` corresponds to ``storage_path``.
 
-Large files are the business of :mod:`~docker_registry.drivers.s3.multipart`, signed URLs that of
-:mod:`~docker_registry.drivers.s3.signing`.
-A version is an ETag; conditional puts are those of S3 (``If-Match``, ``If-None-Match``), where the store does them.
+:mod:`~docker_registry.drivers.s3.multipart` transfers large files, :mod:`~docker_registry.drivers.s3.signing` signs
+URLs. Versions are ETags; conditional puts use ``If-Match`` and ``If-None-Match`` if the store supports them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from docker_registry.errors import (
 )
 from docker_registry.settings import Setting
 
-#: What boto called the two ways of naming a bucket, by their last words.
+#: Class names of boto's calling formats, without their module, and whether each is path style.
 _CALLING_FORMATS: Final = {
     "": None,
     "ordinarycallingformat": True,
@@ -42,7 +41,7 @@ _CALLING_FORMATS: Final = {
 
 
 class S3Driver(VersionedObjectDriver[Entry]):
-    """A store in a bucket of S3."""
+    """Stores files in an S3 bucket."""
 
     reserved: ClassVar[str | None] = ".docker-registry"
 
@@ -155,15 +154,15 @@ class S3Driver(VersionedObjectDriver[Entry]):
         self._asking = threading.Lock()
 
     @property
-    def supports_if_match(self) -> bool:  # type: ignore[override] # what the store can do is seen only when it is there
-        """Whether the store does conditional puts; it is tried out once, when somebody needs to know."""
+    def supports_if_match(self) -> bool:  # type: ignore[override] # known only after probing the store
+        """Whether the store supports conditional puts; probed once, on first use."""
         with self._asking:
             if self._has_conditions is None:
                 self._has_conditions = self._try_conditions()
             return self._has_conditions
 
     def _try_conditions(self) -> bool:
-        """Put something twice under a condition that the second time cannot hold."""
+        """Create an object, then check that puts with two conditions that do not hold are rejected."""
         key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
         try:
             self._objects.put(key, b"", if_match="")
@@ -175,18 +174,19 @@ class S3Driver(VersionedObjectDriver[Entry]):
                 return False
         except StorageUnavailable:
             raise
-        except StorageError:  # it does not know the header
+        except StorageError:  # the store rejects the header
             return False
         finally:
             self._objects.delete(key)
         return True
 
     @property
-    def supports_remove_if_match(self) -> bool:  # type: ignore[override] # known only once the store was asked
+    def supports_remove_if_match(self) -> bool:  # type: ignore[override] # known only after probing the store
         """
-        Whether the store deletes on a condition, which not every store does; it is tried out once.
+        Whether the store supports conditional deletes; probed once, on first use.
 
-        Swift's S3 API checks ``If-Match`` of a DELETE, but not in one step with it, and has no conditional puts.
+        False without conditional puts: Swift's S3 API, which has none, checks ``If-Match`` of a DELETE, but not
+        atomically.
         """
         if not self.supports_if_match:
             return False
@@ -196,7 +196,7 @@ class S3Driver(VersionedObjectDriver[Entry]):
             return self._has_conditional_deletes
 
     def _try_conditional_deletes(self) -> bool:
-        """Delete something under a condition that cannot hold."""
+        """Check that a delete with a condition that does not hold is rejected."""
         key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
         try:
             self._objects.put(key, b"")
@@ -207,7 +207,7 @@ class S3Driver(VersionedObjectDriver[Entry]):
             return False
         except StorageUnavailable:
             raise
-        except StorageError:  # it does not know the header
+        except StorageError:  # the store rejects the header
             return False
         finally:
             self._objects.delete(key)
@@ -217,15 +217,15 @@ class S3Driver(VersionedObjectDriver[Entry]):
         return self._multipart.write(self._name(path), blocks)
 
     def remove_if_match(self, path: str, version: str) -> None:
-        """See :class:`StorageDriver`; some stores answer 204 when nothing is there, whatever the condition."""
-        try:
+        """See :class:`StorageDriver`."""
+        try:  # some stores answer 204 for a missing object, whatever the condition
             self._head(path)
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
         super().remove_if_match(path, version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """See :class:`StorageDriver`: uploads by parts that nobody completed."""
+        """See :class:`StorageDriver`; aborts abandoned multipart uploads."""
         return self._multipart.sweep(self._root, older_than_seconds)
 
     def content_redirect_url(self, path: str) -> str | None:
@@ -254,7 +254,7 @@ def _path_style(calling_format: str | None) -> bool | None:
 
 
 def _written(encrypt: bool, kms_key: str | None, storage_class: str | None) -> dict[str, str]:
-    """Return what every request that makes an object says of it."""
+    """Return the request parameters for every object that is created."""
     said = {}
     if kms_key:
         said["ServerSideEncryption"] = "aws:kms"

@@ -1,8 +1,8 @@
 """
-Large files in S3: uploads and copies by parts, a few at once, which S3 joins in the end.
+Multipart uploads and copies of large files; a few parts are transferred at a time.
 
-What is not completed is aborted; of a process that died, :meth:`Multipart.sweep` aborts it by its age. Until then no
-list of objects shows the parts, but they are paid for.
+An upload that fails is aborted. :meth:`Multipart.sweep` aborts those that a crashed process left behind, by their age.
+Until then their parts are invisible in listings, but billed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from docker_registry.drivers.s3.client import content_md5, translated
 from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.threads import in_thread
 
-#: How many parts S3 takes (S3 User Guide, "Amazon S3 multipart upload limits").
+#: Maximum number of parts per upload (S3 User Guide, "Amazon S3 multipart upload limits").
 _MOST_PARTS: Final = 10_000
-#: A file that nears this limit goes on in larger parts. The first ones are equal: some stores take no others.
+#: Parts after this many are larger, so that the file stays below the limit. Some stores require equal parts, so the
+#: first ones all have the same size.
 _EQUAL_PARTS: Final = 9000
 _LARGER: Final = 8
-#: What the parts of one upload may take of the memory: those under way, and one that is being received.
+#: Memory budget of one upload: the parts being sent, and one that is being received.
 _UPLOAD_MEMORY_BYTES: Final = 32 * 1024 * 1024
 _COPIES_AT_ONCE: Final = 8
-#: What is larger is copied by parts: faster, from 5 GiB on the only way, and no request takes long enough to time out.
+#: Larger objects are copied in parts: this is faster, required above 5 GiB, and keeps requests below the timeout.
 COPY_PART_BYTES: Final = 64 * 1024 * 1024
 
 Part = dict[str, Any]
 
 
 class Multipart:
-    """The large files of one bucket."""
+    """Writes and copies objects of one bucket, in parts if they are large."""
 
     def __init__(self, bucket: S3Bucket, part_bytes: int) -> None:
         """
         Args:
-            part_bytes: a file of more is uploaded in parts of this size.
+            part_bytes: size of the parts; a smaller file is written in one request.
         """
         self._bucket = bucket
         self._part_bytes = part_bytes
@@ -47,10 +48,10 @@ class Multipart:
 
     def write(self, key: str, blocks: Iterable[Bytes]) -> int:
         """
-        Publish an object of any size once its source has ended; of one that fails nothing stays.
+        Write an object of any size. It becomes visible when *blocks* ends; a failed upload leaves nothing behind.
 
         Returns:
-            Its size in bytes.
+            The object's size in bytes.
         """
         used: list[bytearray] = []
         contents = _joined(blocks, self._part_bytes, used)
@@ -69,10 +70,11 @@ class Multipart:
 
     def copy(self, source: Entry, target: str) -> None:
         """
-        Let S3 copy an object, by parts when it is large.
+        Copy an object on the server, in parts if it is large.
 
         Raises:
-            PathNotFound: the source is gone.
+            PathNotFound: the source does not exist.
+            PreconditionFailed: a large source has been replaced.
         """
         if source.size <= COPY_PART_BYTES:
             self._bucket.copy(source, target)
@@ -84,7 +86,7 @@ class Multipart:
             upload.complete(source.size)
 
     def touch(self, entry: Entry) -> None:
-        """Renew the time of an object."""
+        """Update an object's modification time."""
         if entry.size <= COPY_PART_BYTES:
             self._bucket.touch(entry)
         else:
@@ -92,10 +94,10 @@ class Multipart:
 
     def sweep(self, prefix: str, older_than_seconds: float) -> int:
         """
-        Abort the uploads that nobody has completed.
+        Abort unfinished uploads below a prefix that were started at least *older_than_seconds* ago.
 
         Returns:
-            How many there were.
+            The number of aborted uploads.
         """
         moment, aborted = time.time() - older_than_seconds, 0
         for row in list(self._unfinished(prefix)):
@@ -116,7 +118,7 @@ class Multipart:
 
 
 class _Upload:
-    """One multipart upload; whoever leaves the ``with`` without completing it aborts it."""
+    """One multipart upload, aborted at the end of the ``with`` block unless it was completed."""
 
     def __init__(self, bucket: S3Bucket, key: str, at_once: int) -> None:
         self._bucket = bucket
@@ -127,7 +129,7 @@ class _Upload:
         self._is_complete = False
 
     def __enter__(self) -> _Upload:  # noqa: PYI034 - Self is newer than Python 3.10
-        # In a worker of the server these threads are greenlets. One more works out what the next part amounts to.
+        # In a server worker these threads are greenlets. The additional one computes the MD5 of the next part.
         self._threads = ThreadPoolExecutor(self._at_once + 1, "s3-part")
         with translated():
             begun = self._bucket.client.create_multipart_upload(
@@ -137,33 +139,38 @@ class _Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Nothing may arrive after the abort: S3 would keep it.
+        # No part may arrive after the abort: S3 would keep it.
         self._threads.shutdown(wait=True, cancel_futures=True)
         if not self._is_complete:
             try:
                 _abort(self._bucket, self._key, self._place["UploadId"])
-            except StorageError:  # what failed is on its way to the caller; the sweep comes later
+            except StorageError:  # the original exception is propagating; sweep() aborts the upload later
                 return
 
     def send(self, content: bytearray, used: list[bytearray]) -> None:
-        """Upload the next part, while the caller goes on; *used* gets it when nobody needs it any more."""
-        # Worked out while the part before is still on its way.
+        """Upload the next part in the background; the buffer is appended to *used* when it may be reused."""
+        # Compute the MD5 while the previous part is still being sent.
         md5 = self._threads.submit(in_thread, content_md5, content)
         self._start(self._send, content, md5, used)
 
     def copy(self, source: Entry, start: int, end: int) -> None:
-        """Let S3 copy bytes of an object as the next part."""
+        """Copy the bytes from *start* to before *end* of an object on the server as the next part."""
         self._start(self._copy, source, start, end)
 
     def complete(self, size: int) -> None:
-        """Publish the object, which has *size* bytes."""
+        """
+        Wait for all parts and publish the object.
+
+        Args:
+            size: the expected size of the object in bytes.
+        """
         while self._under_way:
             self._parts.append(self._under_way.popleft().result())
         try:
             with translated():
                 self._bucket.client.complete_multipart_upload(**self._place, MultipartUpload={"Parts": self._parts})
         except PathNotFound:
-            # Gone: an attempt before, of whose end we did not hear, has completed it; or somebody has aborted it.
+            # No such upload: either an earlier attempt completed it and its response was lost, or it was aborted.
             if self._bucket.head(self._key).size != size:
                 raise StorageError("S3 has lost the upload of a file.") from None
         self._is_complete = True
@@ -200,19 +207,19 @@ def _abort(bucket: S3Bucket, key: str, upload_id: str) -> None:
     try:
         with translated():
             bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
-    except PathNotFound:  # completed or aborted by somebody else
+    except PathNotFound:  # already completed or aborted
         return
 
 
 def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterator[bytearray]:
     """
-    Join blocks to contents of one size, the last one shorter; each is yielded as soon as it is full.
+    Regroup blocks into parts of equal size; each is yielded as soon as it is full, and the last may be shorter.
 
-    After :data:`_EQUAL_PARTS` of them they are larger: only files of more than 140 GiB have so many.
+    Parts after the first :data:`_EQUAL_PARTS` are larger. With the default part size, only files of more than 140 GiB
+    have that many.
 
     Args:
-        used: contents that nobody needs any more, to be written over: the memory of a process never shrinks as fast as
-            it grows.
+        used: buffers that may be overwritten; reusing them keeps the memory of the process from growing.
     """
     content, filled, yielded = bytearray(), 0, 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Reading an object of S3: where the connection breaks, another one goes on with the very same version."""
+"""Read an S3 object; after a lost connection, the read resumes with the same version on a new one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from docker_registry.drivers.s3.client import NETWORK_ERRORS, code_of, translate
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _BLOCK_BYTES: Final = 256 * 1024
-#: A broken read is taken up again so often without a single byte in between.
+#: Consecutive attempts to resume a read that bring no further byte.
 _RESUMES: Final = 3
 
 
 class Reading:
     """
-    One object while it is read.
+    One read of an object.
 
     Attributes:
-        etag: of the version that is read; empty before it is open.
+        etag: ETag of the version that is read; empty until the object is open.
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
@@ -31,15 +31,15 @@ class Reading:
 
     def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
         """
-        Yield nothing once it is open, then the blocks.
+        Yield one empty block when the object is open, then its content.
 
         Args:
-            position: the first byte.
-            length: bytes at most; None reads to the end.
+            position: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such object; before the first block.
-            StorageError: the rest cannot be had, or has been replaced.
+            PathNotFound: there is no such object; raised before the first block.
+            StorageError: the object cannot be read further, or was replaced or removed.
         """
         end, failures = "" if length is None else str(position + length - 1), 0
         left, body = self._ask(position, end)
@@ -63,7 +63,7 @@ class Reading:
             left, body = self._ask(position, end)
 
     def _ask(self, position: int, end: str) -> tuple[int, Any]:
-        """Ask for a part of an object, of the very version that was begun; return how much comes, and the body."""
+        """Request a range of the version that is being read; return its length in bytes and the body."""
         options = {"IfMatch": self.etag} if self.etag else {}
         if position or end:
             options["Range"] = f"bytes={position}-{end}"
@@ -74,7 +74,7 @@ class Reading:
                 except ClientError as error:
                     if code_of(error) not in ("InvalidRange", "416"):
                         raise
-                    self.etag = self._client.head_object(**self._object)["ETag"]  # it ends before
+                    self.etag = self._client.head_object(**self._object)["ETag"]  # the range starts beyond the end
                     return 0, None
         except PreconditionFailed:
             raise StorageError("The file was replaced while it was read.") from None

@@ -1,4 +1,4 @@
-"""Signed URLs, under which anybody may read an object for some time."""
+"""Signed URLs, which allow reading an object without credentials for a limited time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from docker_registry.drivers.s3.client import translated
 
 
 class Signer(Protocol):
-    """Makes URLs."""
+    """Creates signed URLs."""
 
     def url(self, key: str) -> str:
-        """Return a URL under which an object may be read."""
+        """Return a signed URL of an object."""
 
 
 class S3Signer:
-    """Signs with the credentials of the bucket (S3 API Reference, "Authenticating Requests: Query Parameters")."""
+    """Signs URLs with the bucket's credentials (S3 API Reference, "Authenticating Requests: Query Parameters")."""
 
     def __init__(self, bucket: S3Bucket, seconds: int) -> None:
         self._bucket = bucket
