@@ -1,1 +1,1 @@
-"""The index in which clients search for repositories."""
+"""The search index for repository names."""

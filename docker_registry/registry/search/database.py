@@ -1,9 +1,9 @@
 """
-The database of the search index: how it is reached, how its transactions begin, and what its failures mean.
+The database of the search index: connections, transactions, retries and the mapping of database errors.
 
-Whatever driver the URL names, PostgreSQL is reached by psycopg 3 and MySQL or MariaDB by PyMySQL: they wait
-cooperatively under gevent, which others do not. SQLite's own waiting would stop every transfer of a worker, so it is
-never let to: a database that somebody else writes to is asked again a little later.
+Whatever driver the URL names, PostgreSQL is accessed through psycopg 3 and MySQL or MariaDB through PyMySQL: both
+wait cooperatively under gevent, which other drivers do not. SQLite's own busy wait would block every transfer of a
+worker, so it is switched off: a transaction that finds the database locked is retried after a short sleep.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 
 Answer = TypeVar("Answer")
 
-#: What the URL begins with: our driver, and the extra that installs it.
+#: Maps the backend in the URL to the SQLAlchemy driver that is used and the extra that installs it.
 _DRIVERS: Final = {
     "sqlite": ("sqlite+pysqlite", ""),
     "postgresql": ("postgresql+psycopg", "postgresql"),
@@ -42,8 +42,8 @@ _DRIVERS: Final = {
     "mariadb": ("mysql+pymysql", "mysql"),
 }
 
-#: A server that vanished is noticed by these: seconds, or milliseconds for tcp_user_timeout. PostgreSQL plans a search
-#: badly without its text, so no statement is prepared (which PgBouncer would not like either).
+#: Timeouts that detect a vanished server, in seconds (tcp_user_timeout in milliseconds). Prepared statements are off:
+#: PostgreSQL plans a search badly when it does not know the search text, and PgBouncer does not support them well.
 _CONNECT_ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
     "sqlite": {"timeout": 0},
     "postgresql": {
@@ -55,33 +55,33 @@ _CONNECT_ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
     "mysql": {"connect_timeout": 5, "read_timeout": 90, "write_timeout": 90},
 }
 
-#: How long one waits for others, seconds: for SQLite's lock, and for whoever makes the tables.
+#: Longest wait, seconds, for SQLite's lock and for another process that creates the tables.
 _PATIENCE_SECONDS: Final = 60
 
-#: The longest pause before SQLite's lock is tried again, seconds.
+#: Longest pause before a transaction that found SQLite locked is retried, seconds.
 _PAUSE_SECONDS: Final = 0.05
 
-#: Names the lock under which tables are made, in PostgreSQL (any number that nobody else uses) and MySQL.
+#: The lock held while tables are created: in PostgreSQL an arbitrary number, in MySQL a name.
 _LOCK_NUMBER: Final = 0x646F636B65727265
 _LOCK_NAME: Final = "docker-registry search"
 
-#: Execution option: the statement that begins a transaction of SQLite; None for none.
+#: Execution option: the statement that begins a SQLite transaction; None for no transaction.
 _BEGIN: Final = "sqlite_begin"
 
 
 class Database:
     """
-    Runs transactions.
+    Runs transactions, with retries while the database is busy.
 
-    A transaction may be run more than once, when the database was busy.
+    A transaction may therefore run more than once.
     """
 
     def __init__(self, database_url: str) -> None:
         """
-        Connect to nothing yet.
+        Prepare the engine without opening a connection.
 
         Raises:
-            ConfigError: the URL is of no use, or the library for it is not installed.
+            ConfigError: the URL is invalid or of an unsupported backend, or the library for it is not installed.
         """
         self._url = _parse(database_url)
         self._engine = _engine(self._url)
@@ -91,31 +91,35 @@ class Database:
         Run a transaction that only reads.
 
         Raises:
-            StorageUnavailable: the database cannot be reached, or was busy for too long.
-            StorageError: it refused.
+            StorageUnavailable: the database cannot be reached, or stayed busy for a minute.
+            StorageError: the database rejected the transaction.
         """
         return self._run(work, "BEGIN")
 
     def write(self, work: Callable[[Connection], Answer]) -> Answer:
-        """Run a transaction that writes, with the errors of :meth:`read`."""
+        """Run a transaction that writes. Raises the same errors as :meth:`read`."""
         return self._run(work, "BEGIN IMMEDIATE")
 
     def write_alone(self, work: Callable[[Connection], Answer]) -> Answer:
-        """Run a transaction that only one process at a time is in, on whatever host; errors as for :meth:`read`."""
+        """
+        Run a transaction that excludes all other calls of this method, across processes and hosts.
+
+        Raises the same errors as :meth:`read`.
+        """
         if self._engine.dialect.name == "postgresql":
             return self.write(lambda connection: _with_advisory_lock(connection, work))
         if self._engine.dialect.name == "mysql":
             return self._run(lambda keeper: self._with_named_lock(keeper, work), None)
-        # Readers of a database in this mode do not wait for writers, nor writers for them; it is kept in the file.
+        # In WAL mode readers and writers do not wait for each other. The mode is stored in the database file.
         self._run(lambda connection: connection.execute(text("PRAGMA journal_mode = WAL")).all(), None)
         return self.write(work)
 
     def close(self) -> None:
-        """Drop the connections that nobody uses; the next transaction begins with a new one."""
+        """Close idle connections; the next transaction opens a new one."""
         self._engine.dispose()
 
     def __str__(self) -> str:
-        """Say which database it is, without user and password."""
+        """Describe the database for error messages, without user and password."""
         where = f" on {self._url.host}" if self._url.host else ""
         return f"the {self._url.get_backend_name()} database {self._url.database or ''}{where}"
 
@@ -132,10 +136,10 @@ class Database:
                     raise self._failure(error) from None
                 if time.monotonic() > deadline:
                     raise StorageUnavailable(f"{self} is busy") from None
-            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - so that those who wait do not meet again
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - spreads out the waiting transactions
 
     def _with_named_lock(self, keeper: Connection, work: Callable[[Connection], Answer]) -> Answer:
-        # Beside the transaction, which MySQL ends with every table that is made.
+        # Held on a connection of its own: MySQL commits the transaction implicitly with every CREATE TABLE.
         if keeper.execute(select(func.get_lock(_LOCK_NAME, _PATIENCE_SECONDS))).scalar() != 1:
             raise StorageUnavailable(f"{self} is locked by somebody who makes its tables")
         try:
@@ -164,7 +168,7 @@ def _with_advisory_lock(connection: Connection, work: Callable[[Connection], Ans
 
 
 def _parse(database_url: str) -> URL:
-    # No sentence shows any part of what could not be read: it may hold a password in a wrong place.
+    # The error message shows no part of an invalid URL: a password may stand in the wrong place.
     try:
         url = make_url(database_url)
         driver, _ = _DRIVERS[url.get_backend_name()]
@@ -180,7 +184,7 @@ def _engine(url: URL) -> Engine:
     arguments = {key: value for key, value in _CONNECT_ARGUMENTS[backend].items() if key not in url.query}
     options: dict[str, Any] = {"pool_size": 2, "max_overflow": 8, "pool_timeout": 10}
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
-        # It lives in its only connection, for which all wait in line.
+        # An in-memory database exists only inside its single connection, which all threads share in turn.
         options.update(pool_size=1, max_overflow=0)
         arguments["check_same_thread"] = False
     try:
@@ -203,12 +207,12 @@ def _engine(url: URL) -> Engine:
 
 
 def _leave_transactions_to_us(connection: Any, _record: object) -> None:
-    # Python's module begins a transaction with the first write, which is too late to hold what was read before it.
+    # Python's sqlite3 begins a transaction at the first write, which leaves earlier reads outside of the transaction.
     connection.isolation_level = None
 
 
 def _begin(connection: Connection) -> None:
-    # Survives a crash of ours without waiting for the disk; after one of the host the last changes may be missing.
+    # Safe against a crash of the process without an fsync per commit; a crash of the host may lose the last commits.
     connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
     statement = connection.get_execution_options().get(_BEGIN)
     if statement:
@@ -216,19 +220,19 @@ def _begin(connection: Connection) -> None:
 
 
 def _make_private(engine: Engine, path: str) -> None:
-    """Make the file before SQLite does, so that its owner alone may read it; SQLite's files beside it follow it."""
+    """Create the file with mode 0600 before SQLite does; SQLite gives its -wal and -shm files the same mode."""
 
     def make(*_: object) -> None:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError:  # it is there, or SQLite will say what is wrong
+        except OSError:  # the file exists, or SQLite will report the error
             pass
 
     event.listen(engine, "do_connect", make)
 
 
 def _follow_file(engine: Engine, path: Path) -> None:
-    """Give up connections to a file that was removed, as in /tmp: SQLite would go on in it, unseen by others."""
+    """Drop connections to a file that was removed or replaced: SQLite would keep using the unlinked file."""
 
     def remember(_connection: object, record: Any) -> None:
         record.info["file"] = _file(path)

@@ -1,4 +1,4 @@
-"""What a search index is to be told of: every repository, of API V1 and of V2, as the store has it."""
+"""Search index entries computed from the store: every repository of API V1 and V2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE_SIZE: Final = 1000
 
 
 class SearchEntries:
-    """Asks the store."""
+    """Reads repositories from the store as search index entries."""
 
     def __init__(
         self, repositories: Repositories, image_repositories: ImageRepositories, private: PrivateRepositories
@@ -27,10 +27,11 @@ class SearchEntries:
 
     def look_up(self, name: str) -> Entry | None:
         """
-        Return what is true of a repository now; None when it is not there.
+        Return the current entry of a repository; None when it does not exist.
 
         Args:
-            name: as clients see it: ``library/busybox`` of API V1, and ``busybox`` of V2 where V1 does not know it.
+            name: as clients see it: ``library/busybox`` for a repository of API V1, and ``busybox`` for one that exists
+                in V2 only.
         """
         if self._is_known_to_v1(name) or not (self._is_image_repository(name) or self._is_repository(name)):
             return None
@@ -51,7 +52,7 @@ class SearchEntries:
             last = page.names[-1]
 
     def _is_image_repository(self, name: str) -> bool:
-        if "/" not in name:  # in API V1 this is library/name, and is found under that
+        if "/" not in name:  # API V1 calls it library/name and indexes it under that name
             return False
         try:
             return self._image_repositories.exists(ImageRepositoryName.parse(name))
@@ -59,7 +60,7 @@ class SearchEntries:
             return False
 
     def _is_known_to_v1(self, name: str) -> bool:
-        """Tell whether a repository is found under the longer name that it has in API V1."""
+        """Return whether the repository is indexed under its V1 name ``library/<name>`` instead."""
         return "/" not in name and self._is_image_repository(f"{LIBRARY}/{name}")
 
     def _is_repository(self, name: str) -> bool:

@@ -1,10 +1,11 @@
 """
-Finding repositories by a part of their name: what every search index can do, and how one is chosen.
+Search for repositories by a part of their name: the :class:`SearchIndex` interface, and loading a backend.
 
-An index never holds a truth: whatever it says is also in the store, and :meth:`SearchIndex.reindex` rebuilds it.
-:mod:`~docker_registry.registry.search.updates` keeps it up to date, :mod:`~docker_registry.registry.search.sql` is the
-index in a database. Another one is a module with a class ``Index``, which inherits from :class:`SearchIndex`, takes no
-arguments and needs no more than ``put``, ``delete`` and ``search``::
+An index is never authoritative: everything in it can be derived from the store, and :meth:`SearchIndex.reindex`
+rebuilds it. :mod:`~docker_registry.registry.search.updates` keeps it up to date, and
+:mod:`~docker_registry.registry.search.sql` implements it in a database. A custom backend is a module with a class
+``Index`` that inherits from :class:`SearchIndex`, takes no constructor arguments and implements at least ``put``,
+``delete`` and ``search``::
 
     search_backend: my_company.registry_search
 """
@@ -21,7 +22,7 @@ from typing import Final
 
 from docker_registry.errors import ConfigError
 
-#: Results on a page when the client does not say (``docker search`` sends it as ``n``), and at most.
+#: Default and maximum number of results on a page (``docker search`` sends it as ``n``).
 DEFAULT_PAGE_SIZE: Final = 25
 MAX_PAGE_SIZE: Final = 100
 
@@ -32,11 +33,11 @@ SQLALCHEMY: Final = "sqlalchemy"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    What an index is told of a repository.
+    A repository as the index stores it.
 
     Attributes:
         name: as clients see it: ``library/busybox``, never quoted.
-        private: whether only those may find it who may pull it.
+        private: whether only clients that may pull the repository can find it.
     """
 
     name: str
@@ -44,17 +45,17 @@ class Entry:
     private: bool = False
 
 
-#: Asks the store about a repository: what is true now, or None when it is not there.
+#: Reads the current entry of a repository from the store; None when the repository does not exist.
 LookUp = Callable[[str], Entry | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """
-    A repository that was found, with what Docker clients print of it.
+    A repository in the results of a search, with the fields that Docker clients print.
 
     Attributes:
-        star_count, is_official, is_automated: what Docker Hub tells; nobody gives stars here.
+        star_count, is_official, is_automated: reported by Docker Hub; this registry always has the defaults.
     """
 
     name: str
@@ -67,13 +68,13 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    A part of what was found.
+    One page of search results.
 
     Attributes:
-        query: the text that was looked for.
-        page: which part, from 1.
+        query: the text that was searched for.
+        page: page number, from 1.
         page_size: results on a full page.
-        num_results: repositories that were found, on all pages.
+        num_results: matching repositories on all pages.
     """
 
     query: str
@@ -84,52 +85,52 @@ class Page:
 
     @property
     def num_pages(self) -> int:
-        """How many pages there are; 0 when nothing was found."""
+        """The number of pages; 0 when nothing matched."""
         return -(-self.num_results // self.page_size)
 
 
 class SearchIndex(ABC):
     """
-    Knows the names of all repositories.
+    An index of the names of all repositories.
 
-    Every method may be called by many workers at once, and raises :class:`~docker_registry.errors.StorageUnavailable`
-    when the index cannot be reached for now.
+    Many workers may call every method concurrently. Every method raises
+    :class:`~docker_registry.errors.StorageUnavailable` while the index cannot be reached.
     """
 
     @abstractmethod
     def put(self, entry: Entry) -> None:
-        """Say what is true of a repository; that it is known already is no error."""
+        """Add a repository to the index, or replace its entry."""
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Forget a repository; that it is not known is no error."""
+        """Remove a repository from the index; a name that is not in the index is not an error."""
 
     @abstractmethod
     def search(self, query: str, *, page: int = 1, page_size: int = DEFAULT_PAGE_SIZE, private: bool = False) -> Page:
         """
-        Find the repositories whose name or description contains a text, in upper or lower case.
+        Find the repositories whose name or description contains a text, ignoring case.
 
-        The best come first: the repository of that very name (``library/`` may be left out), then the names that
-        begin with it, then the rest, each in the order of their names.
+        Results are ordered by relevance: the repository with exactly that name (``library/`` may be left out), then
+        names that begin with the text, then the rest; each group is sorted by name.
 
         Args:
-            query: taken literally; an empty one finds everything.
-            page: from 1; one beyond the end has no results.
+            query: taken literally; an empty one matches everything.
+            page: from 1; a page beyond the end has no results.
             page_size: 1 to :data:`MAX_PAGE_SIZE`.
-            private: whether private repositories are found as well.
+            private: whether to include private repositories.
         """
 
     def reindex(self, entries: Iterable[Entry]) -> int:
         """
-        Replace all that is known by what the store holds, while searches go on finding what they found.
+        Replace the whole index by *entries*; searches keep working meanwhile.
 
-        An index that does not know better only puts.
+        This default implementation only puts the entries and removes nothing.
 
         Args:
-            entries: read once, slowly if need be; when it raises, nothing is forgotten.
+            entries: iterated once, possibly slowly; when the iteration raises, no entry is removed.
 
         Returns:
-            How many there were.
+            The number of entries.
         """
         count = 0
         for count, entry in enumerate(entries, 1):  # noqa: B007 - the last number is the answer
@@ -137,15 +138,15 @@ class SearchIndex(ABC):
         return count
 
     def is_complete(self) -> bool:
-        """Tell whether the index knows all repositories: false until a new or older one was reindexed."""
+        """Return whether the index covers all repositories: False until a new or taken-over index was reindexed."""
         return True
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Let go of connections; the index is not used any more."""
+        """Release connections; the index is not used afterwards."""
 
 
 class NullIndex(SearchIndex):
-    """The index of a registry that has none: nothing is ever found."""
+    """The index of a registry without search: it stores nothing and finds nothing."""
 
     def put(self, entry: Entry) -> None:
         """Do nothing."""
@@ -154,19 +155,20 @@ class NullIndex(SearchIndex):
         """Do nothing."""
 
     def search(self, query: str, *, page: int = 1, page_size: int = DEFAULT_PAGE_SIZE, private: bool = False) -> Page:  # noqa: ARG002 - nothing is hidden here
-        """Find nothing."""
+        """Return an empty page."""
         return Page(query, page, page_size)
 
 
 def load(search_backend: str | None) -> type[SearchIndex]:
     """
-    Import the index that the configuration names, and open nothing.
+    Import the index class that the configuration names, without opening an index.
 
     Args:
         search_backend: ``sqlalchemy``, or the name of a module with a class ``Index``; None or empty for no index.
 
     Raises:
-        ConfigError: no such module, no such class, or a library that is not installed.
+        ConfigError: the module or its class ``Index`` does not exist, does not implement :class:`SearchIndex`, or needs
+            a library that is not installed.
     """
     if not search_backend:
         return NullIndex
@@ -190,17 +192,17 @@ def open_index(search_backend: str | None, database_url: str, look_up: LookUp | 
     """
     Open the index that the configuration names.
 
-    A database server that cannot be reached is only a warning in the log: it is asked again when it is needed.
+    A database server that cannot be reached only logs a warning; the connection is retried when it is needed.
 
     Args:
         search_backend: as for :func:`load`.
         database_url: for ``sqlalchemy``: ``sqlite:////folder/file.db``, ``postgresql://user:password@host/name`` or
             ``mysql://…``.
-        look_up: asked for every repository that the database of docker-registry 0.7 to 0.9 lists, when one is taken
-            over: it does not know which of them are private, or gone. Without it all are taken over as public.
+        look_up: called for every repository in a database of docker-registry 0.7 to 0.9 that is taken over, since that
+            database does not record which repositories are private or deleted. Without it all are taken over as public.
 
     Raises:
-        ConfigError: as for :func:`load`, or a URL of no use.
+        ConfigError: as for :func:`load`, or *database_url* is invalid.
     """
     found = load(search_backend)
     return found(database_url, look_up) if search_backend == SQLALCHEMY else found()  # type: ignore[call-arg]

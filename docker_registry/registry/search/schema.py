@@ -1,17 +1,17 @@
 """
-The tables of the search index in a database, and how they come to be there.
+The database tables of the search index, their creation, and the takeover of the tables of older versions.
 
 ::
 
     search_repository    name, description, private, searchable, generation     one row for each repository
     search_index         id 1, schema, generation, complete                     one row, and the lock of all writers
 
-``searchable`` is what searches look at: the name and the description, case folded. ``generation`` counts reindexings;
-a row with the current one was written since the last of them began.
+Searches match against ``searchable``: the name and the description, case folded. ``generation`` counts reindexings; a
+row with the current generation was written after the last reindexing began.
 
 The tables of docker-registry 0.7 to 0.9 (``version``, and ``repository`` with quoted names in narrow columns) are read
-once, when ours are made in the same database, and left as they are: the old server may run beside this one until it is
-switched off, or come back.
+once, when the new tables are created in the same database, and are left unchanged: the old server may run beside this
+one until it is switched off, or be brought back.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from docker_registry.registry.search.index import Entry, LookUp
 
 logger = logging.getLogger(__name__)
 
-#: Raised by one with every change of the tables.
+#: Version of the tables; incremented with every change to them.
 SCHEMA: Final = 1
 
-#: Characters: MySQL's longest key is 3072 bytes, and a name has at most 255.
+#: Characters. The limit keeps the key below MySQL's maximum of 3072 bytes; a name has at most 255 characters.
 MAX_NAME: Final = 512
 
-#: Characters that are kept: a client could send megabytes.
+#: Characters stored of a description; clients can send megabytes.
 MAX_DESCRIPTION: Final = 1000
 
 _OLD_COLUMNS: Final = {"id", "name", "description"}
 
-#: As often as an old server may have quoted a name; one more would only be wrong.
+#: How many times an old server may have URL-quoted a name; unquoting more often could change the name.
 _QUOTED_AT_MOST: Final = 2
 
 METADATA: Final = MetaData()
 
-#: Names are compared by their code points everywhere, so that every database sorts them as Python does.
+#: Names are compared by code points, so that every database sorts them as Python does.
 _NAME_TYPE: Final = String(MAX_NAME).with_variant(String(MAX_NAME, collation="C"), "postgresql")
 
-#: Bytes, where characters are slow: MariaDB finds in a third of the time.
+#: A binary column on MySQL: MariaDB searches bytes three times as fast as characters.
 _SEARCHABLE_TYPE: Final = (
     Text()
     .with_variant(Text(collation="C"), "postgresql")
@@ -84,7 +84,7 @@ REPOSITORY: Final = Table(
     Column("private", Boolean, nullable=False),
     Column("searchable", _SEARCHABLE_TYPE, nullable=False),
     Column("generation", Integer, nullable=False),
-    sqlite_with_rowid=False,  # rows lie in the order of their names
+    sqlite_with_rowid=False,  # stores rows in the order of their names
     **_MYSQL_CODE_POINTS,
 )
 
@@ -103,13 +103,13 @@ _OLD_REPOSITORY: Final = table("repository", column("name"), column("description
 
 def prepare(connection: Connection, look_up: LookUp | None) -> None:
     """
-    Make the tables where they are not there yet, and take over what an older version knew.
+    Create missing tables and take over the entries of an older version.
 
-    The caller holds a lock, for only one process at a time may do this; any number may, one after the other, and one
-    may go on where another was killed.
+    The caller must hold a lock that excludes other processes. The function is idempotent, and completes the work of a
+    process that was killed.
 
     Raises:
-        ConfigError: a newer version made these tables.
+        ConfigError: a newer version created these tables.
     """
     METADATA.create_all(connection)
     found = connection.execute(select(INDEX.c.schema)).scalar()
@@ -121,7 +121,7 @@ def prepare(connection: Connection, look_up: LookUp | None) -> None:
 
 
 def take_over(connection: Connection, look_up: LookUp | None) -> None:
-    """Copy the repositories that an older version listed, as far as they are still there."""
+    """Copy the repositories from the tables of an older version, except those that *look_up* does not find."""
     entries = {entry.name: entry for entry in _old_entries(connection, look_up)}
     present = set(connection.execute(select(REPOSITORY.c.name)).scalars())
     rows = [row(entry, generation=0) for entry in entries.values() if entry.name not in present]
@@ -131,30 +131,30 @@ def take_over(connection: Connection, look_up: LookUp | None) -> None:
 
 
 def row(entry: Entry, generation: int) -> dict[str, Any]:
-    """Return what stands in the table for a repository."""
+    """Return the table row of a repository."""
     description = storable(entry.description)[:MAX_DESCRIPTION]
     return {
         "name": entry.name,
         "description": description,
         "private": entry.private,
-        # One that is longer than its column after folding (ß is ss) is found by its beginning only.
+        # Case folding can lengthen a text (ß becomes ss); what exceeds the column is cut off and cannot be searched.
         "searchable": f"{fold(entry.name)}\n{fold(description)}"[: MAX_NAME + MAX_DESCRIPTION],
         "generation": generation,
     }
 
 
 def fold(text: str) -> str:
-    """Return a text in the form in which upper and lower case are the same."""
+    """Return a text case folded, for case-insensitive comparison."""
     return storable(text).casefold()
 
 
 def storable(text: str) -> str:
-    """Return a text without what a database refuses: PostgreSQL knows no NUL, and UTF-8 no lone surrogates."""
+    """Remove what databases reject: NUL (PostgreSQL) and lone surrogates (UTF-8, replaced by ``?``)."""
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def plain_name(quoted: str) -> str:
-    """Return what clients call a repository that an old server wrote down: ``a/b%252Fc`` is ``a/b/c``."""
+    """Return the client's name of a repository from the quoted form of an old server: ``a/b%252Fc`` is ``a/b/c``."""
     for _ in range(_QUOTED_AT_MOST):
         quoted = unquote(quoted)
     return quoted
@@ -164,7 +164,7 @@ def _old_entries(connection: Connection, look_up: LookUp | None) -> Iterator[Ent
     for name, description in _old_rows(connection):
         try:
             plain = str(RepositoryName.parse(plain_name(name)))
-        except NameInvalid:  # no client could ask for it
+        except NameInvalid:  # no client can address it
             continue
         entry = look_up(plain) if look_up else Entry(plain)
         if entry is not None:

@@ -1,9 +1,9 @@
 """
 The search index in a database: SQLite, PostgreSQL, MySQL or MariaDB, through SQLAlchemy.
 
-A search looks at most once at every name: 100 000 of them take 10 to 30 ms (``contrib/bench/search.py``), and there is
-no index of parts of words that would have to be kept. Writers stand in line at the row of ``search_index``, or at
-SQLite's own lock; readers never wait for them.
+A search scans the table at most once: 100 000 names take 10 to 30 ms (``contrib/bench/search.py``), so no substring
+index has to be maintained. Writers are serialized by a lock on the row of ``search_index``, or by SQLite's own lock;
+readers never wait for them.
 """
 
 from __future__ import annotations
@@ -40,39 +40,39 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
-#: Rows that a reindexing writes at once; others may write before the next ones.
+#: Rows that a reindexing writes in one transaction; other writers may run between two of them.
 _BATCH: Final = 500
 
-#: Seconds between two batches, in which somebody who waits for SQLite's lock finds it free.
+#: Seconds between two batches, so that other writers can acquire SQLite's lock.
 _PAUSE_SECONDS: Final = 0.01
 
-#: Beyond any registry, and still a number for every database.
+#: More rows than any registry has, and within the integer range of every database.
 _MAX_OFFSET: Final = 2**31 - 1
 
-#: The greatest character: a text followed by it is greater than all that begin with the text.
+#: The greatest code point: a prefix followed by it sorts after every string with that prefix.
 _LAST: Final = "\U0010ffff"
 
-#: What API V1 puts before names without a namespace.
+#: The namespace that API V1 puts before names without one.
 _LIBRARY: Final = "library/"
 
 
 class SqlIndex(SearchIndex):
     """
-    Knows the names of all repositories by a table.
+    A :class:`SearchIndex` in a database table.
 
-    What fails is tried once more from the beginning, with a new connection, and with the tables made again where they
-    are gone: a restarted server, a connection that a firewall dropped and a deleted file heal by themselves.
+    A failed operation is retried once from the beginning, with a new connection and with missing tables created again.
+    So the index recovers from a restarted server, a connection dropped by a firewall, and a deleted database file.
     """
 
     def __init__(self, database_url: str, look_up: LookUp | None = None) -> None:
         """
-        Open the database, making or upgrading its tables.
+        Open the database and create its tables if they are missing.
 
         Args:
             database_url, look_up: as for :func:`~docker_registry.registry.search.index.open_index`.
 
         Raises:
-            ConfigError: the URL is of no use, its library is not installed, or the database refuses the tables.
+            ConfigError: the URL is invalid, its library is not installed, or the tables cannot be created.
         """
         self._database = Database(database_url)
         self._look_up = look_up
@@ -86,7 +86,7 @@ class SqlIndex(SearchIndex):
             raise ConfigError(f"sqlalchemy_index_database: {error}") from None
 
     def put(self, entry: Entry) -> None:
-        """See :class:`SearchIndex`; where it is known already nothing is written, and nobody waited for."""
+        """See :class:`SearchIndex`. An entry that is stored already is not written, so it waits for no lock."""
         if not self._read(lambda connection: _is_known(connection, entry)):
             self._write(lambda connection: _put(connection, entry))
 
@@ -105,8 +105,8 @@ class SqlIndex(SearchIndex):
         """
         See :class:`SearchIndex`.
 
-        Rows are replaced in small transactions, so that nobody waits. What happens meanwhile is newer than what
-        *entries* tell, and stays. In the end the rows go that neither has touched.
+        Rows are replaced in small transactions, so that other writers are not blocked. Rows written by them meanwhile
+        are newer than *entries* and are kept. At the end all rows of older generations are deleted.
         """
         generation = self._write(_begin_generation)
         count = 0
@@ -147,11 +147,11 @@ class SqlIndex(SearchIndex):
 
 
 class _Search:
-    """What is looked for, as conditions on rows."""
+    """A search as SQL conditions: rows whose name begins with the text, and all other matches."""
 
     def __init__(self, folded: str, private: bool) -> None:
         visible = true() if private else REPOSITORY.c.private.is_(False)
-        # The first are found by the key; only for the rest every row is looked at.
+        # Prefix matches use the primary key; only the other matches need a scan of the table.
         first = or_(_begins_with(folded), _begins_with(_LIBRARY + folded)) if folded else false()
         contains = REPOSITORY.c.searchable.contains(folded, autoescape=True) if folded else true()
         self._first = and_(visible, first)
@@ -159,13 +159,13 @@ class _Search:
         self._rank = case((REPOSITORY.c.name == folded, 0), (REPOSITORY.c.name == _LIBRARY + folded, 1), else_=2)
 
     def page(self, connection: Connection, offset: int, page_size: int) -> tuple[int, tuple[Result, ...]]:
-        """Return how many repositories match, and those of one page."""
+        """Return the number of matching repositories, and the results of one page."""
         first = _count(connection, self._first)
         found = _list(connection, self._first, self._rank, offset, page_size) if offset < first else ()
         skipped = max(0, offset - first)
         wanted = page_size - len(found)
         rest = _list(connection, self._rest, None, skipped, wanted) if wanted else ()
-        if len(rest) < wanted and (rest or not skipped):  # the last one was seen, so its number is known
+        if len(rest) < wanted and (rest or not skipped):  # this page holds the last match, so the count is known
             count = first + skipped + len(rest)
         else:
             count = first + _count(connection, self._rest)
@@ -189,7 +189,7 @@ def _list(
 
 
 def _lock(connection: Connection) -> int:
-    """Stand in line with all other writers; SQLite has no such clause, and needs none. Return the generation."""
+    """Lock out other writers with FOR UPDATE (SQLite ignores it and does not need it); return the generation."""
     generation: int = connection.execute(select(INDEX.c.generation).with_for_update()).scalar_one()
     return generation
 
@@ -222,7 +222,7 @@ def _begin_generation(connection: Connection) -> int:
 
 
 def _replace(connection: Connection, batch: Mapping[str, Entry], generation: int) -> None:
-    """Write what the store held a moment ago; rows that somebody wrote since the reindexing began know better."""
+    """Write a batch of a reindexing; rows written by others after the reindexing began are newer and are kept."""
     _lock(connection)
     these = REPOSITORY.c.name.in_(batch)
     older = REPOSITORY.c.generation < generation

@@ -1,4 +1,4 @@
-"""Keeping a search index up to date, beside the pushes and never in their way."""
+"""Asynchronous updates of the search index: a push never waits for the index and never fails because of it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from docker_registry.registry.search.index import LookUp, SearchIndex
 
 logger = logging.getLogger(__name__)
 
-#: Names that may wait while the index is away; what comes beyond is found after a reindexing.
+#: Names that may be queued while the index is unavailable; further ones are dropped until the next reindexing.
 _MAX_WAITING: Final = 10_000
 
 
 class SearchUpdates:
     """
-    Tells an index of every repository to which something happened.
+    Updates an index after every event of a repository.
 
-    A signal only notes a name, which takes microseconds; one thread (a greenlet in a worker) asks the store what is
-    true by now and tells the index that. So neither the order of events nor their number matters, and an index that is
-    away for a while learns everything later. The thread lives as long as names wait.
+    A signal handler only queues the name, which takes microseconds. One thread (a greenlet in a worker) reads the
+    current state from the store and writes that to the index. So neither the order nor the number of events matters,
+    and an index that was unavailable catches up later. The thread lives as long as names are queued.
 
-    The first event of a repository is told at once, those that follow closely together: what is pushed to all the time
-    would otherwise cost as much here as the pushes themselves.
+    The first event of a repository updates the index at once; events that follow closely are combined into one update.
+    Otherwise a repository with constant pushes would cost as much here as the pushes themselves.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class SearchUpdates:
     ) -> None:
         """
         Args:
-            look_up: asks the store about a repository.
-            rest_seconds: so long after a repository was told nothing more of it is.
+            look_up: reads the entry of a repository from the store.
+            rest_seconds: the shortest time between two updates of one repository.
             retry_seconds: the pause after the index or the store could not be reached.
         """
         self._index = index
         self._look_up = look_up
         self._rest_seconds = rest_seconds
         self._retry_seconds = retry_seconds
-        self._names: dict[str, None] = {}  # a set that keeps its order
-        self._rests: dict[str, float] = {}  # until when, on the monotonic clock; the first to end comes first
+        self._names: dict[str, None] = {}  # an ordered set
+        self._rests: dict[str, float] = {}  # name -> end of its rest on the monotonic clock, the earliest first
         self._hurry = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -54,20 +54,20 @@ class SearchUpdates:
 
     def connect(self, sender: object = ANY) -> None:
         """
-        Listen from now on, as long as this object lives.
+        Subscribe to the events of repositories for as long as this object lives.
 
         Args:
-            sender: the storage driver of the registry whose events count; by default all do.
+            sender: the storage driver of the registry to listen to; by default all registries.
         """
         events.repository_created.connect(self._on_event, sender)
         events.repository_updated.connect(self._on_event, sender)
         events.repository_deleted.connect(self._on_event, sender)
-        # A repository that an index lost, or never knew, comes back with its next push.
+        # Restores a repository that the index has lost or never had, with its next push.
         events.tag_created.connect(self._on_event, sender)
 
     def note(self, name: str) -> None:
-        """Let the index be told about a repository soon."""
-        if name in self._names:  # of which nobody has taken it yet, so it will be looked up after this
+        """Queue an update of a repository."""
+        if name in self._names:  # still queued, so the lookup will see this change
             return
         with self._lock:
             if len(self._names) >= _MAX_WAITING:
@@ -79,10 +79,10 @@ class SearchUpdates:
 
     def flush(self, timeout_seconds: float = 10.0) -> bool:
         """
-        Wait until the index has been told of everything.
+        Wait until all queued updates are written, ignoring rests.
 
         Returns:
-            Whether it has; otherwise the time is over, and names still wait.
+            True when the queue is empty; False when the timeout expired first.
         """
         deadline = time.monotonic() + timeout_seconds
         self._hurry.set()
@@ -105,7 +105,7 @@ class SearchUpdates:
                 time.sleep(self._retry_seconds)
 
     def _next(self) -> tuple[str | None, float] | None:
-        """Take the next name, or tell for how many seconds all of them rest; None where none waits any more."""
+        """Take the next name; ``(None, seconds)`` while all queued names rest; None when the queue is empty."""
         now = time.monotonic()
         with self._lock:
             for name in [name for name, end in self._rests.items() if end <= now or self._hurry.is_set()]:
@@ -121,7 +121,7 @@ class SearchUpdates:
             return None, min(self._rests[name] for name in self._names) - now
 
     def _tell(self, name: str) -> bool:
-        """Tell the index about one repository; False when that must be tried again."""
+        """Update one repository in the index; return False when that must be retried."""
         try:
             entry = self._look_up(name)
             if entry is None:
@@ -133,7 +133,7 @@ class SearchUpdates:
                 logger.warning("the search index is behind, and will catch up: %s", error)
             self._failing = True
             return False
-        except Exception:  # the index may be anybody's, and no push may hear of it
+        except Exception:  # a third-party index may raise anything; one bad name must not end the thread
             logger.warning("the search index was not told about %s", name, exc_info=True)
         if self._failing:
             logger.info("the search index catches up")
