@@ -14,6 +14,7 @@ from docker_registry.errors import (
     ManifestUnknown,
     PathNotFound,
     TagChanged,
+    TagImmutable,
     TooLarge,
 )
 from docker_registry.registry import events, layout, payloads
@@ -256,8 +257,12 @@ class Manifests:
         def is_gone() -> bool:
             return not self.exists(name, digest)
 
-        for tag in self._tags.noted_at(name, digest):
-            self._tags.delete_if(name, tag, digest, is_gone)
+        try:
+            for tag in self._tags.noted_at(name, digest):
+                self._tags.delete_if(name, tag, digest, is_gone)
+        except TagImmutable:  # pushed since the deletion was found to be allowed
+            self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())
+            raise
         try:
             payload = self._blobs.get(digest)
         except BlobUnknown:
