@@ -1,4 +1,4 @@
-"""The entries of the catalog: an empty file for every repository, in one flat folder."""
+"""The catalog: an empty file for every repository, in one flat folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from docker_registry.registry.names import RepositoryName
 
 
 class Catalog:
-    """The names under which there are, were, or soon will be repositories."""
+    """
+    The names of all repositories, as candidates: an entry may outlive its repository or precede it.
+
+    Attributes:
+        pace: wraps an iterable of names so that a long loop over it yields to other requests.
+    """
 
     def __init__(self, driver: StorageDriver, listings: Listings) -> None:
         self.pace = listings.pace
@@ -23,18 +28,18 @@ class Catalog:
         return self._listings.names(layout.CATALOG, layout.read_catalog_entry)
 
     def enter(self, name: RepositoryName) -> None:
-        """Add a repository, before the first thing that makes it one is written."""
+        """Add a repository; call this before writing the first link or manifest in it."""
         entry = layout.catalog_entry(name)
         if not self._driver.exists(entry):
             self._driver.put_content(entry, b"")
 
     def leave(self, name: RepositoryName) -> None:
         """
-        Take out a repository that has gone, unless API V2 has something in it.
+        Remove the entry of a deleted repository, unless API V2 has content in it.
 
-        A push beside this may rely on the entry that it has just seen. So where lists look whether each repository
-        exists, the entry stays, until :meth:`Repositories.adopt` removes it when it is old. Elsewhere a repository that
-        is pushed in this very moment may be missing from lists until then.
+        A concurrent push may rely on an entry that it has just seen. Therefore, on stores where listings check that
+        each repository exists, the entry is kept until it is old and :meth:`Repositories.adopt` removes it. On other
+        stores a repository that is pushed at the same moment may be missing from listings until the next adoption.
         """
         if not self._driver.walks_by_pages or self.has_content(name):
             return
@@ -42,5 +47,5 @@ class Catalog:
             self.enter(name)
 
     def has_content(self, name: RepositoryName) -> bool:
-        """Tell whether API V2 has anything in a repository."""
+        """Return whether a repository has blobs or manifests of API V2."""
         return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))

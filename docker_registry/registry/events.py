@@ -1,5 +1,5 @@
 """
-What happens in the registry, for whoever wants to listen (blinker signals).
+Events of the registry, as blinker signals.
 
 ::
 
@@ -10,9 +10,9 @@ What happens in the registry, for whoever wants to listen (blinker signals).
 
     events.tag_created.connect(on_push)
 
-The sender is the storage driver of the registry in which it happened, so a listener may choose one registry of
-several; the rest comes as keywords of the value types of :mod:`docker_registry.registry.names`. Listeners are kept by
-weak references: whoever connects a method keeps its instance.
+The sender is the storage driver of the registry, so a listener can select one of several registries. All other
+arguments are keywords with the value types of :mod:`docker_registry.registry.names`. Signals hold listeners by weak
+references: after connecting a bound method, keep a reference to its instance.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ before_put_image_json: Final = Signal(
 
 def announce(signal: Signal, sender: object, **what: object) -> None:
     """
-    Tell every listener of something that has happened.
+    Call every listener of a signal, after the change was stored.
 
-    A push has succeeded by then, so no listener can make it fail: what one raises is logged, and the next is told.
+    A listener cannot make the request fail: an exception is logged, and the next listener is called.
     """
     for listener in signal.receivers_for(sender):
         try:

@@ -1,4 +1,4 @@
-"""Locks by name, inside one process: who comes second waits, and then finds the work done."""
+"""Locks by key inside one process, for example so that concurrent requests do expensive work only once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class KeyedLocks:
-    """As many locks as there are keys in use."""
+    """Creates a lock for each key in use, and drops it after its last user."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -16,7 +16,7 @@ class KeyedLocks:
 
     @contextmanager
     def hold(self, key: Hashable) -> Iterator[None]:
-        """Be the only one who holds this key."""
+        """Hold the lock of *key* during the context; not reentrant."""
         with self._guard:
             lock, users = self._locks.get(key, (threading.Lock(), 0))
             self._locks[key] = (lock, users + 1)

@@ -1,4 +1,4 @@
-"""Leases: what only one process may do at a time, on whatever host."""
+"""Leases: exclusive rights to do some work, across processes and hosts, for a limited time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from docker_registry.registry import layout
 
 class Leases:
     """
-    Grants work for a time, by compare-and-swap on a small file::
+    Grants leases by compare-and-swap on a small file::
 
         {"holder": "0b5c…", "until": 1767225600.0}
 
-    On a store without conditional writes everybody is granted everything, so the work must also be harmless when
-    two do it.
+    On a store without conditional writes every lease is granted, so the work must also be safe when two processes do
+    it at the same time.
     """
 
     def __init__(self, driver: StorageDriver, now: Callable[[], float] = time.time) -> None:
@@ -33,10 +33,14 @@ class Leases:
 
     def take(self, work: str, seconds: float) -> bool:
         """
-        Tell whether this process may do a work now.
+        Try to acquire the lease of some work, or extend it if this process holds it.
 
         Args:
-            seconds: how long nobody else may; taking it again earlier prolongs it.
+            work: name of the work, used as a file name.
+            seconds: lifetime of the lease, from now.
+
+        Returns:
+            False when another process holds the lease.
         """
         if not self._driver.supports_if_match:
             return True
@@ -55,17 +59,17 @@ class Leases:
         return True
 
     def release(self, work: str) -> None:
-        """Let others do a work that this process has ended."""
+        """Give up a lease before it expires; a lease that another process holds is left alone."""
         path = layout.lease(work)
         try:
             if self._is_free(self._driver.get_content(path)):
                 self._driver.remove(path)
-        except PathNotFound:  # nobody had it
+        except PathNotFound:  # not held
             pass
 
     def _is_free(self, content: bytes) -> bool:
         try:
             lease = json.loads(content)
             return bool(lease["holder"] == self._holder or lease["until"] < self._now())
-        except (ValueError, KeyError, TypeError):  # not ours, or damaged: it must not block the work for ever
+        except (ValueError, KeyError, TypeError):  # a damaged or foreign file must not block the work for ever
             return True

@@ -1,9 +1,9 @@
 """
-Ordered lists of names, without a scan for every request.
+Sorted lists of names, without a scan of the store for every request.
 
-A folder of the store is listed once and its names are kept in order; the next request only asks the driver for the
-folder's version, which changes whenever a name comes or goes, whoever brought it: another worker, another host,
-another server. Where a driver has no such version, each request lists the folder.
+A folder of the store is listed once, and its sorted names are cached. Later requests only read the folder's version
+from the driver, which changes whenever a name is added or removed, also by another worker, host or server. For
+folders without a version, every request lists the folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.time_slices import TimeSlices
 
-#: Memory for names, of all folders together; the folder that was used longest ago goes first. One alone may take more.
+#: Memory for the cached names of all folders; the least recently used folder is evicted first. A single folder may
+#: exceed the limit.
 MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
 
-#: What a name takes besides its characters: an object, and its place in a list.
+#: Memory of a name besides its characters: the object header and its slot in the list.
 _NAME_BYTES: Final = 60
 
 
@@ -34,15 +35,20 @@ class _Listing:
 
 
 class Listings:
-    """The names in folders of one store, in ASCII order."""
+    """
+    Caches the names in folders of one store, in ASCII order.
+
+    Attributes:
+        pace: wraps an iterable of names so that a long loop over it yields to other requests.
+    """
 
     def __init__(
         self, driver: StorageDriver, slices: TimeSlices | None = None, max_kept_bytes: int = MAX_KEPT_BYTES
     ) -> None:
         """
         Args:
-            slices: the schedule for reading long lists.
-            max_kept_bytes: memory for names.
+            slices: divides the work on long lists into time slices.
+            max_kept_bytes: memory for cached names.
         """
         slices = slices or TimeSlices()
         self.pace = slices.pace
@@ -54,12 +60,12 @@ class Listings:
 
     def names(self, folder: str, read: Callable[[str], str | None], *, deep: bool = False) -> Sequence[str]:
         """
-        Return the names of all that lies directly in a folder; none when there is no such folder.
+        Return the sorted names of the direct children of a folder; empty when the folder does not exist.
 
         Args:
-            read: makes a name of what a file or folder is called, None of what is no name.
-            deep: read every file at any depth instead, called by its path in the folder; only for stores whose
-                :attr:`~StorageDriver.walks_by_pages`, and whose folders have no versions of their own.
+            read: converts a child's file name to a name, or returns None for a child that is not listed.
+            deep: list the files at any depth instead, and pass *read* their paths relative to the folder. Only for
+                stores with :attr:`~StorageDriver.walks_by_pages`, whose folders have no versions.
         """
         version = self._driver.folder_version(folder)
         if version == NO_FOLDER:
@@ -103,10 +109,10 @@ class Listings:
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    A part of an ordered list.
+    A page of a sorted list.
 
     Attributes:
-        more: whether something follows.
+        more: whether further names follow.
     """
 
     names: tuple[str, ...]
@@ -121,14 +127,14 @@ def cut(
     pace: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> Page:
     """
-    Cut a page out of an ordered list (end-8b).
+    Cut a page out of a sorted list (end-8b).
 
     Args:
-        count: names at most.
-        last: only what comes after it; it need not be in the list itself.
-        exists: tells whether a name is really there, asked for those of the page alone: what was removed halfway, or
-            a moment ago, leaves its name behind.
-        pace: takes names and yields them, with pauses; there may be many that are gone.
+        count: largest number of names on the page.
+        last: return only names after this one, which need not be in the list; empty to start at the beginning.
+        exists: checks that a name still exists; called only until the page is full. Interrupted or very recent
+            removals leave names in the list.
+        pace: wraps the names so that a loop over many stale ones yields to other requests.
     """
     if count == 0:
         return Page(())

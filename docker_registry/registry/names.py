@@ -1,5 +1,5 @@
 """
-The names of the field, parsed once at the door: a value in hand is always valid.
+Value types for names, tags, digests and image ids. Text is parsed once, on input, so a value is always valid.
 
 Grammar: OCI Distribution Specification, "Pulling manifests"; OCI image-spec, descriptor.md, "Digests".
 """
@@ -28,23 +28,23 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HEX = re.compile(r"[a-f0-9]+")
 _IMAGE_ID = re.compile(r"[a-f0-9]{16}|[a-f0-9]{64}")
 
-#: Wider than the grammar of today: clients of API V1 took capitals, and separators at either end.
+#: Wider than the grammar of API V2: API V1 allowed capitals, and separators at the start and end of a component.
 _IMAGE_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
-#: Where a repository of API V1 lies whose name has no slash.
+#: The namespace of a V1 repository whose name has no slash.
 LIBRARY: Final = "library"
 
-#: Bytes of one component of a storage path.
+#: Maximum bytes of a quoted name, so that it fits into one component of a storage path.
 _MAX_QUOTED_NAME = 240
 
 
 def is_repository_name(text: str) -> bool:
-    """Tell whether a text is in the grammar of repository names."""
+    """Return whether a text matches the grammar of repository names."""
     return len(text) <= _MAX_NAME and _NAME.fullmatch(text) is not None
 
 
 def is_tag(text: str) -> bool:
-    """Tell whether a text is in the grammar of tags."""
+    """Return whether a text matches the grammar of tags."""
     return _TAG.fullmatch(text) is not None
 
 
@@ -63,8 +63,10 @@ class RepositoryName:
     @classmethod
     def parse(cls, text: str) -> RepositoryName:
         """
+        Parse the name of a repository.
+
         Raises:
-            NameInvalid: the text is outside the grammar.
+            NameInvalid: the text does not match the grammar.
         """
         if not is_repository_name(text):
             raise NameInvalid(name=text[:_MAX_NAME])
@@ -83,8 +85,10 @@ class Tag:
     @classmethod
     def parse(cls, text: str) -> Tag:
         """
+        Parse a tag.
+
         Raises:
-            TagInvalid: the text is outside the grammar.
+            TagInvalid: the text does not match the grammar.
         """
         if not is_tag(text):
             raise TagInvalid(tag=text[:256])
@@ -99,7 +103,7 @@ class Digest:
     """
     A content address such as ``sha256:e3b0c442…`` (OCI image-spec, descriptor.md, "Digests").
 
-    Only :meth:`parse` and :meth:`of` make one, so a `Digest` in hand is always valid.
+    Instances come from :meth:`parse`, :meth:`of` and :meth:`from_hash`, so a `Digest` is always valid.
     """
 
     algorithm: str
@@ -108,8 +112,10 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """
+        Parse a digest.
+
         Raises:
-            DigestInvalid: not a digest, or of an algorithm that this registry cannot verify.
+            DigestInvalid: the text is not a digest, or its algorithm is not supported.
         """
         algorithm, colon, encoded = text.partition(":")
         length = ALGORITHMS.get(algorithm)
@@ -119,36 +125,38 @@ class Digest:
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
-        """Return the digest of a content in hand."""
+        """Compute the digest of *content*."""
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 
     @classmethod
     def from_hash(cls, state: _Hash) -> Digest:
-        """Return what a hash has worked out."""
+        """Return the digest of a ``hashlib`` hash object, over the bytes it has been updated with."""
         return cls(state.name, state.hexdigest())
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
 
 
-#: What names a manifest inside its repository.
+#: Identifies a manifest within a repository.
 Reference = Tag | Digest
 
 
 def parse_reference(text: str) -> Reference:
     """
-    Read a tag or a digest; only a digest has a colon.
+    Parse a tag or a digest; a text with a colon is parsed as a digest.
 
     Raises:
-        TagInvalid, DigestInvalid: it is neither.
+        TagInvalid, DigestInvalid: the text is not a valid one.
     """
     return Digest.parse(text) if ":" in text else Tag.parse(text)
 
 
 def parse_algorithm(text: str) -> str:
     """
+    Return *text* if it names a supported digest algorithm.
+
     Raises:
-        DigestInvalid: not an algorithm that this registry can verify.
+        DigestInvalid: the algorithm is not supported.
     """
     if text not in ALGORITHMS:
         raise DigestInvalid("The digest algorithm is not supported.", algorithm=text[:64], supported=sorted(ALGORITHMS))
@@ -158,7 +166,7 @@ def parse_algorithm(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """
-    What is known of a content without its bytes (OCI image-spec, descriptor.md).
+    Media type, digest and size of some content (OCI image-spec, descriptor.md).
 
     Attributes:
         size: bytes.
@@ -172,7 +180,7 @@ class Descriptor:
 @dataclass(frozen=True, slots=True)
 class ImageId:
     """
-    The id of an image of API V1: 64 hexadecimal digits, or 16 in very old tools; chosen by the client.
+    The id of a V1 image, chosen by the client: 64 hexadecimal digits, or 16 from very old tools.
 
     Attributes:
         is_hidden: the client may not see this image (:mod:`docker_registry.registry.access`).
@@ -184,8 +192,10 @@ class ImageId:
     @classmethod
     def parse(cls, text: str) -> ImageId:
         """
+        Parse an image id.
+
         Raises:
-            ImageUnknown: no image can have this id.
+            ImageUnknown: the text is not a valid id.
         """
         if not _IMAGE_ID.fullmatch(text):
             raise ImageUnknown(id=text[:64])
@@ -198,9 +208,9 @@ class ImageId:
 @dataclass(frozen=True, slots=True)
 class ImageRepositoryName:
     """
-    A repository's name in API V1: a namespace, and a name that may have slashes of its own.
+    A repository's name in API V1: a namespace, and a name that may contain further slashes.
 
-    ``foo`` is ``library/foo``. The grammar is wider than that of API V2.
+    ``foo`` means ``library/foo``. The grammar is wider than that of API V2.
 
     Attributes:
         is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
@@ -213,13 +223,15 @@ class ImageRepositoryName:
     @classmethod
     def parse(cls, text: str) -> ImageRepositoryName:
         """
+        Parse the name of a V1 repository.
+
         Raises:
-            NameInvalid: the text is outside the grammar.
+            NameInvalid: the text does not match the grammar, or is too long.
         """
         namespace, slash, name = text.partition("/")
         if not slash:
             namespace, name = LIBRARY, text
-        # With every slash quoted twice (image_layout) the name still has to be one component of a path.
+        # image_layout stores the name with slashes quoted twice; that must fit into one component of a path.
         too_long = len(text) > _MAX_NAME or len(quote(quote(name, ""), "")) > _MAX_QUOTED_NAME
         if too_long or not _IMAGE_REPOSITORY.fullmatch(f"{namespace}/{name}"):
             raise NameInvalid(name=text[:_MAX_NAME])
