@@ -1,1 +1,1 @@
-"""OpenStack Swift."""
+"""Storage driver for OpenStack Swift."""

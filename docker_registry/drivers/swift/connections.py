@@ -1,8 +1,8 @@
 """
-Connections to Swift: who we are, one connection for each request under way, and its errors in our words.
+Authenticate at Swift, pool its connections and translate its errors.
 
-A connection of python-swiftclient keeps the response that it is reading, so two greenlets can never share one. It is
-lent for the time of a request or a stream, and goes back to those that wait when both ends agree on what was said.
+A python-swiftclient connection holds the response that is being read, so greenlets cannot share one. A connection is
+checked out of the pool for one request or stream, and returned only if the response was read to its end.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from urllib3.exceptions import HTTPError
 from docker_registry.drivers.swift.keystone import Identity
 from docker_registry.errors import ConfigError, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
-#: What the libraries below raise when the network fails them.
+#: Exceptions that the libraries raise on network errors.
 NETWORK_ERRORS = (RequestException, HTTPError, OSError)
 
-#: A request that Swift could not serve is repeated so often, after pauses that double.
+#: Retries of a failed request, with exponential backoff.
 _RETRIES = 3
 _FIRST_PAUSE_SECONDS = 0.3
 _LONGEST_PAUSE_SECONDS = 2
@@ -46,12 +46,12 @@ _PHRASES = {
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the password
 class Account:
     """
-    Whose container it is.
+    The credentials and endpoint of a Swift account.
 
     Attributes:
-        authurl: of Keystone (``…/v3``), or of TempAuth and its kin (``…/auth/v1.0``).
-        auth_version: ``1``, ``2`` or ``3``; None judges by *authurl*.
-        timeout_seconds: how long Swift may be silent.
+        authurl: URL of Keystone (``…/v3``), or of TempAuth or a compatible service (``…/auth/v1.0``).
+        auth_version: ``1``, ``2`` or ``3``; None derives it from *authurl*.
+        timeout_seconds: timeout of every request.
     """
 
     authurl: str
@@ -69,17 +69,17 @@ class Account:
 
     @property
     def uses_keystone(self) -> bool:
-        """Whether a token is asked of Keystone."""
+        """Whether tokens are requested from Keystone."""
         if self.auth_version is not None:
             return self.auth_version != "1"
         return re.search(r"/v1(\.0)?/?$", self.authurl) is None
 
     def connector(self) -> Callable[[], Connection]:
         """
-        Return what makes a connection; all that it makes share one Keystone token.
+        Return a factory of connections, which share one Keystone token.
 
         Raises:
-            ConfigError: something is missing.
+            ConfigError: the URL, the user or the password is not set.
         """
         for name, value in (
             ("swift_authurl", self.authurl),
@@ -115,7 +115,7 @@ class Account:
 
 
 class Connections:
-    """The connections of a process, as many as there are requests under way at once."""
+    """A pool of connections, which grows to the number of concurrent requests."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
@@ -123,7 +123,7 @@ class Connections:
 
     @contextmanager
     def one(self) -> Iterator[Connection]:
-        """Lend a connection to one greenlet, and raise in our words what goes wrong meanwhile."""
+        """Check out a connection for the ``with`` block, and translate exceptions that the block raises."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -134,20 +134,20 @@ class Connections:
         except PathNotFound:
             self._idle.append(connection)
             raise
-        except BaseException:  # somebody left in the middle of an answer: nobody can go on with this one
+        except BaseException:  # part of the response may be unread, so the connection cannot be reused
             connection.close()
             raise
         self._idle.append(connection)
 
     def close(self) -> None:
-        """Close those that nobody uses."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the libraries raise as a :class:`StorageError`."""
+    """Translate library exceptions into :class:`StorageError` and its subclasses."""
     try:
         yield
     except ClientException as error:
@@ -175,5 +175,5 @@ def _in_our_words(status: int | None) -> StorageError:
 
 
 def _away(error: Exception) -> StorageUnavailable:
-    # No text of the error itself: it shows addresses, and sometimes what was sent.
+    # Do not include the text of the error: it shows addresses, and sometimes the content of the request.
     return StorageUnavailable(f"Swift or its Keystone cannot be reached ({type(error).__name__}).")

@@ -1,4 +1,4 @@
-"""One container of Swift: objects by their names, over connections that are lent for each request."""
+"""Operations on the objects of one Swift container, each over a connection of its own from the pool."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ from swiftclient.utils import generate_temp_url
 from docker_registry.drivers.swift.connections import NETWORK_ERRORS, Connections
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 
-#: An object of this type marks a folder (registry:2 and some clients make them); it is no file.
+#: Media type of folder markers, which registry:2 and some clients create; they are not files.
 FOLDER_TYPE: Final = "application/directory"
 
 _BLOCK_BYTES: Final = 256 * 1024
 _DELETED_AT_ONCE: Final = 1000
-#: A broken read is taken up again so often without a single byte in between.
+#: Consecutive attempts to resume a read that bring no further byte.
 _RESUMES: Final = 3
 _KEY_HEADER: Final = "x-container-meta-temp-url-key"
 _GONE: Final = "The container of swift_container is gone."
-#: So long nobody looks again whether the container is still there.
+#: After a successful listing, the container is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    What a list or an answer says of an object.
+    One object in a listing or a response.
 
     Attributes:
-        name: the object's; a folder's ends with a slash.
-        size: bytes; a list says 0 of a dynamic large object.
+        name: the object's name; that of a folder ends with a slash.
+        size: in bytes; 0 in a listing for a dynamic large object.
         modified: seconds since the Unix epoch.
+        is_static_large: whether the object is a static large object (SLO).
+        dynamic_manifest: ``container/prefix`` of the segments of a dynamic large object (DLO); None for others and in a
+            listing.
     """
 
     name: str
@@ -53,17 +56,17 @@ class Entry:
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is no file."""
+        """Whether this is a folder or the marker of one."""
         return self.name.endswith("/") or self.content_type.partition(";")[0] == FOLDER_TYPE
 
 
 class SwiftContainer:
-    """A container that is there: it is created when it is not."""
+    """A container, which the constructor creates if it does not exist."""
 
     def __init__(self, connections: Connections, name: str, temp_url_key: str | None = None) -> None:
         """
         Args:
-            temp_url_key: is given to the container, so that Swift knows what :meth:`temp_url` signs with.
+            temp_url_key: the key with which :meth:`temp_url` signs; stored in the container's metadata for Swift.
 
         Raises:
             StorageError: Swift cannot be used with these settings.
@@ -85,15 +88,17 @@ class SwiftContainer:
             self._url = connection.url
             try:
                 self.capabilities: Mapping[str, Any] = connection.get_capabilities()
-            except ClientException:  # an operator may hide them
+            except ClientException:  # an operator may disable /info
                 self.capabilities = {}
 
     # ------------------------------------------------------------------------------------------- one object
 
     def head(self, name: str) -> Entry:
         """
+        Return an object's metadata.
+
         Raises:
-            PathNotFound: there is no such object.
+            PathNotFound: there is no such object, or it is a folder marker.
         """
         with self._looked_for(), self._connections.one() as connection:
             headers = connection.head_object(self.name, name)
@@ -111,15 +116,16 @@ class SwiftContainer:
 
     def put(self, name: str, content: BytesIO, size: int, *, etag: str | None = None, **options: Any) -> str:
         """
-        Write an object whole.
+        Write an object in one request.
 
         Args:
-            content: read from its beginning, again when the request has to be repeated.
-            etag: its MD5, which Swift then compares with what it received.
-            options: as for ``Connection.put_object``.
+            content: read from its beginning; rewound if the request is retried.
+            size: bytes to send.
+            etag: MD5 of the content, which Swift verifies; None skips that.
+            options: passed to ``Connection.put_object``.
 
         Returns:
-            Its ETag.
+            The object's ETag.
         """
         content.seek(0)
         options.setdefault("content_type", "application/octet-stream")
@@ -133,7 +139,7 @@ class SwiftContainer:
         return written
 
     def copy(self, source: str, target: str) -> None:
-        """Let Swift copy an object; of a large one only the manifest, which goes on naming the same segments."""
+        """Copy an object on the server. Of a large object, only the manifest is copied; both share the segments."""
         headers = {"X-Copy-From": quote(f"/{self.name}/{source}")}
         with self._connections.one() as connection:
             connection.put_object(
@@ -141,29 +147,29 @@ class SwiftContainer:
             )
 
     def touch(self, entry: Entry) -> None:
-        """Renew the time of an object."""
-        # A POST replaces all that it can, and without its manifest a dynamic large object would be an empty one.
+        """Update an object's modification time."""
+        # A POST replaces all metadata; without X-Object-Manifest, a dynamic large object would become empty.
         headers = {"X-Object-Manifest": entry.dynamic_manifest} if entry.dynamic_manifest else {}
         with self._connections.one() as connection:
             connection.post_object(self.name, entry.name, headers)
 
     def delete(self, name: str) -> None:
         """
-        Delete one object, of a large one the manifest.
+        Delete one object; of a large object, only the manifest.
 
         Raises:
-            PathNotFound: it is not there.
+            PathNotFound: there is no such object.
         """
         with self._connections.one() as connection:
             try:
                 connection.delete_object(self.name, name)
             except ClientException as error:
                 if error.http_status != 404 or connection.attempts == 1:
-                    raise  # else an attempt before this one, of whose end we did not hear, has deleted it
+                    raise  # after a retry, 404 means that an earlier attempt deleted it and its response was lost
 
     def manifest(self, name: str) -> list[dict[str, Any]]:
         """
-        Return what a static large object consists of: ``[{"name": "/container/segment", "bytes": 16777216, …}]``.
+        Return the manifest of a static large object: ``[{"name": "/container/segment", "bytes": 16777216, …}]``.
 
         Raises:
             PathNotFound: there is no such object.
@@ -177,11 +183,15 @@ class SwiftContainer:
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Open an object and read it in blocks; where the connection breaks, another one goes on.
+        Open an object and return an iterator over its blocks, which resumes after a lost connection.
+
+        Args:
+            offset: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such object; at the call.
-            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+            PathNotFound: there is no such object; raised by the call itself.
+            StorageError: the object cannot be read, or was replaced; also raised during iteration.
         """
         stream = self._stream(name, offset, length)
         with self._looked_for():
@@ -189,7 +199,7 @@ class SwiftContainer:
         return stream
 
     def _stream(self, name: str, position: int, length: int | None) -> Iterator[bytes]:
-        """Yield nothing once it is open, then the blocks."""
+        """Yield one empty block when the object is open, then its content."""
         etag, end, failures = None, "" if length is None else str(position + length - 1), 0
         while True:
             with self._connections.one() as connection:
@@ -211,13 +221,14 @@ class SwiftContainer:
             time.sleep(0.1 * 2**failures)
 
     def _ask(self, connection: Connection, name: str, span: str, etag: str | None) -> tuple[str, int, Iterable[bytes]]:
-        """Ask for a part of an object, of the very one with *etag*; return its ETag, how much comes, and the blocks."""
+        """Request a range of an object, which must have *etag*; return its ETag, the range's length and the blocks."""
         try:
             headers, body = connection.get_object(self.name, name, _BLOCK_BYTES, headers={"Range": span})
         except ClientException as error:
             if error.http_status != 416:
                 raise
-            headers, body = {**connection.head_object(self.name, name), "content-length": "0"}, ()  # it ends before
+            # The range starts beyond the object's end.
+            headers, body = {**connection.head_object(self.name, name), "content-length": "0"}, ()
         if headers.get("content-type", "").partition(";")[0] == FOLDER_TYPE:
             raise PathNotFound
         if etag not in (None, headers["etag"]):
@@ -226,7 +237,7 @@ class SwiftContainer:
 
     @contextmanager
     def _looked_for(self) -> Iterator[None]:
-        """Tell an object that is not there from one whose container is gone, for which Swift answers the same."""
+        """Raise StorageError instead of PathNotFound if the container is missing: Swift answers 404 for both."""
         try:
             yield
         except PathNotFound:
@@ -239,10 +250,10 @@ class SwiftContainer:
 
     def entries(self, prefix: str, delimiter: str | None = None) -> Iterator[Entry]:
         """
-        Yield what begins with a prefix, in the order of Swift, page after page.
+        Yield the objects whose names begin with a prefix, folder markers included, in Swift's order.
 
         Args:
-            delimiter: up to which a name is shown; what has it is yielded once, as a folder.
+            delimiter: names that contain it after the prefix are grouped: each group is yielded once, as a folder.
         """
         marker = ""
         while True:
@@ -260,20 +271,20 @@ class SwiftContainer:
             marker = page[-1].get("subdir") or page[-1]["name"]
 
     def children(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
-        # A file and a folder may have the same name here; a folder's marker is neither.
+        """Yield the objects and folders directly below a prefix that ends with a slash; each folder is yielded once."""
+        # A file and a folder may have the same name in Swift; folder markers are skipped.
         return (entry for entry in self.entries(prefix, "/") if entry.name.endswith("/") or not entry.is_folder)
 
     def has_any(self, prefix: str) -> bool:
-        """Tell whether any file begins with a prefix."""
+        """Return whether any object's name begins with a prefix; folder markers do not count."""
         return any(not entry.is_folder for entry in self.entries(prefix))
 
     def delete_all(self, names: Iterable[str]) -> int:
         """
-        Delete objects, of large ones the manifests; those that are gone meanwhile do not matter.
+        Delete objects; of large objects, only the manifests. Missing ones are ignored.
 
         Returns:
-            How many were there.
+            The number of objects that existed.
         """
         names, deleted = iter(names), 0
         most = self.capabilities.get("bulk_delete", {}).get("max_deletes_per_request", 0)
@@ -295,20 +306,20 @@ class SwiftContainer:
             _, body = connection.post_account(headers, query_string="bulk-delete", data=lines.encode())
         outcome = json.loads(body)
         if not str(outcome["Response Status"]).startswith("200"):
-            # Whatever it stopped at: one after the other tells what it is.
+            # Delete one by one, so that the object that failed raises its own error.
             return sum(self._delete_if_there(name) for name in names)
         return int(outcome["Number Deleted"])
 
     # -------------------------------------------------------------------------------------------- signed URLs
 
     def temp_url(self, name: str, seconds: int) -> str | None:
-        """Return a URL under which anybody may read an object for some time; None without a key."""
+        """Return a signed URL of an object, valid for *seconds*; None without a key."""
         if not self._temp_url_key:
             return None
         url = urlsplit(self._url)
         digests = self.capabilities.get("tempurl", {}).get("allowed_digests", ["sha256"])
         digest = "sha256" if "sha256" in digests else "sha1"
-        path = f"{unquote(url.path)}/{self.name}/{name}"  # signed as Swift sees it, which is not as it is sent
+        path = f"{unquote(url.path)}/{self.name}/{name}"  # Swift verifies the signature of the unquoted path
         signed = generate_temp_url(path, seconds, self._temp_url_key, "GET", digest=digest)
         return f"{url.scheme}://{url.netloc}{quote(path)}{signed.removeprefix(path)}"
 

@@ -1,13 +1,13 @@
 """
-Keeps everything in a container of OpenStack Swift.
+The driver for containers of OpenStack Swift.
 
-A path is an object's name behind ``storage_path``; a large file is a static large object, whose segments
-:mod:`~docker_registry.drivers.swift.segments` keeps in the same container. The containers of docker-registry 0.7 to
-0.9 are served as they are, and those of registry:2 with ``storage_path: files`` (its own root directory before it):
-the dynamic large objects that it wrote are read like any other file.
+An object's name is ``storage_path`` followed by the path. A large file is a static large object, whose segments
+:mod:`~docker_registry.drivers.swift.segments` keeps in the same container. Containers of docker-registry 0.7 to 0.9 are
+served unchanged, and so are those of registry:2 with ``storage_path: files`` (preceded by its own root directory):
+dynamic large objects that it wrote are read like any other file.
 
-Swift has no conditional writes: it looks for ``If-None-Match: *`` before it writes, not while it does, and knows no
-``If-Match`` for a PUT at all. So this driver declares none.
+Swift has no atomic conditional writes: it checks ``If-None-Match: *`` before the write, not together with it, and does
+not support ``If-Match`` for a PUT. So this driver does not declare ``supports_if_match``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from docker_registry.settings import Setting
 
 
 class SwiftDriver(ObjectDriver[Entry]):
-    """A store in a container of Swift."""
+    """Stores files in a Swift container."""
 
     reserved: ClassVar[str | None] = ".docker-registry"
 
@@ -125,7 +125,7 @@ class SwiftDriver(ObjectDriver[Entry]):
         return b"".join(self.stream_read(path))
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """See :class:`StorageDriver`; there are no conditional puts."""
+        """See :class:`StorageDriver`; conditional puts are not supported and raise PreconditionFailed."""
         name = self._name(path)
         if if_match is not None:
             raise PreconditionFailed("Swift has no conditional writes.", path=path)
@@ -144,13 +144,13 @@ class SwiftDriver(ObjectDriver[Entry]):
             if entry.size:
                 yield Stat(found, entry.size, entry.modified)
                 continue
-            try:  # a list does not tell an empty file from a dynamic large object
+            try:  # a listing shows size 0 for both an empty file and a dynamic large object
                 yield self.stat(found)
-            except PathNotFound:  # removed since it was listed
+            except PathNotFound:  # removed after it was listed
                 continue
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """See :class:`StorageDriver`: segments that belong to no file, those of removed files among them."""
+        """See :class:`StorageDriver`; deletes segments that no file references, including those of removed files."""
         return self._segments.sweep(older_than_seconds, lambda: self._objects.entries(self._root))
 
     def content_redirect_url(self, path: str) -> str | None:
@@ -158,14 +158,14 @@ class SwiftDriver(ObjectDriver[Entry]):
         return self._objects.temp_url(self._name(path), self._temp_url_seconds)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         self._connections.close()
 
     def _copy(self, source: Entry, target: str) -> None:
-        self._objects.copy(source.name, target)  # of a large file the manifest only
+        self._objects.copy(source.name, target)  # for a large file, copies only the manifest
 
     def _delete(self, entry: Entry) -> None:
-        self._objects.delete(entry.name)  # the segments of large files go with remove_leftovers
+        self._objects.delete(entry.name)  # remove_leftovers deletes the segments of large files
 
     def _touch(self, path: str) -> None:
         self._objects.touch(self._head(path))

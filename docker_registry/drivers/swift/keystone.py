@@ -1,4 +1,4 @@
-"""Sessions of Keystone, OpenStack's door: who asks, and a token that is renewed when it is no longer good."""
+"""Sessions of Keystone, the identity service of OpenStack; they renew their token when it expires."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from keystoneauth1.noauth import NoAuth
 from keystoneauth1.session import Session
 from requests.adapters import HTTPAdapter
 
-#: So many connections to one host are kept for the next request; more are opened as they are needed.
+#: Size of the connection pool per host. Additional concurrent requests open connections of their own.
 _POOLED = 100
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the password
 class Identity:
     """
-    Who asks.
+    Keystone credentials.
 
     Attributes:
-        authurl: of Keystone; None where the service asks for no token.
-        version: ``2`` or ``3``; None takes what Keystone offers.
-        timeout_seconds: how long a service may be silent.
+        authurl: URL of Keystone; None for a service without authentication.
+        version: ``3`` forces the Identity API v3; otherwise the version that Keystone offers is discovered.
+        timeout_seconds: timeout of every request.
     """
 
     authurl: str | None
@@ -37,7 +37,7 @@ class Identity:
     timeout_seconds: float = 60
 
     def session(self) -> Session:
-        """Return a session, which many greenlets may use at once."""
+        """Return a session that greenlets may share."""
         http = requests.Session()
         for scheme in ("http://", "https://"):
             http.mount(scheme, HTTPAdapter(pool_maxsize=_POOLED))

@@ -1,5 +1,5 @@
 """
-Large files in Swift: static large objects (SLO), whose segments lie where no list shows them.
+Large files in Swift: static large objects (SLO), whose segments are hidden from the driver's listings.
 
 ::
 
@@ -7,9 +7,9 @@ Large files in Swift: static large objects (SLO), whose segments lie where no li
     ROOT/.docker-registry/segments/3f9c…/00000000        16 MiB each
     ROOT/.docker-registry/segments/3f9c…/m00000000       a manifest of its own for the first 1000, where there are more
 
-A file is moved by copying its manifest, so for a moment, and after a crash for longer, two of them name the same
-segments. That is why nobody who removes a file removes its segments: those that no manifest names are swept by age.
-A list of Swift shows types, so one walk over the lists tells which segments are named, without reading a manifest.
+A file is moved by copying its manifest, so for a moment, or for longer after a crash, two manifests share the same
+segments. So removing a file does not remove its segments; a sweep deletes those that no manifest references, by age.
+A manifest's media type names its segments, and Swift's listings include media types: the sweep needs no manifest reads.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from docker_registry.drivers.swift.container import Entry, SwiftContainer
 from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.threads import in_thread
 
-#: How many segments Swift takes in one manifest where it does not say.
+#: Maximum number of segments per manifest, if Swift does not announce it.
 _MANIFEST_SEGMENTS: Final = 1000
 _TYPE: Final = "application/octet-stream"
 _NAMED = re.compile(r";\s*segments=([0-9a-f]+)")
 
 
 class Segments:
-    """The segments of all large files below one root."""
+    """Writes files, in segments if they are large, and sweeps unreferenced segments below one root."""
 
     def __init__(self, container: SwiftContainer, folder: str, segment_bytes: int) -> None:
         """
         Args:
-            folder: where they lie, with a slash at its end.
-            segment_bytes: a file of more is kept in segments of this size.
+            folder: prefix of the segments' names, with a trailing slash.
+            segment_bytes: size of the segments; a file of at most this size is a single object.
         """
         self._container = container
         self._folder = folder
@@ -50,10 +50,10 @@ class Segments:
 
     def write(self, name: str, blocks: Iterable[Bytes]) -> int:
         """
-        Publish an object of any size once its source has ended; of one that fails nothing stays.
+        Write an object of any size. It becomes visible when *blocks* ends; the segments of a failed write are deleted.
 
         Returns:
-            Its size in bytes.
+            The object's size in bytes.
         """
         large, buffer = _LargeObject(self._container, self._folder), BytesIO()
         try:
@@ -76,22 +76,24 @@ class Segments:
         except BaseException:
             large.forget()
             raise
-        # Whoever hears no answer to this does not know whether it was done: from here on only the sweep removes.
+        # Without a response, the manifest may or may not have been written, so from here on only the sweep may delete
+        # the segments.
         large.publish(name)
         return large.size
 
     def sweep(self, older_than_seconds: float, list_everything: Callable[[], Iterable[Entry]]) -> int:
         """
-        Remove the segments that no manifest names.
+        Delete segments that no manifest references.
 
         Args:
-            list_everything: lists all that lies below the root.
+            older_than_seconds: minimum age of a file's newest segment.
+            list_everything: lists all objects below the root.
 
         Returns:
-            How many files' segments there were.
+            The number of files whose segments were deleted.
         """
         unnamed = self._older_than(time.time() - older_than_seconds)
-        # Twice: a file that is moved from behind the walk to before it is met by the second.
+        # Walk twice: the first walk misses a file that is moved from a part not yet listed to one already listed.
         for _ in range(2):
             if unnamed:
                 unnamed -= self._named(list_everything())
@@ -115,7 +117,7 @@ class Segments:
         named = _NAMED.search(entry.content_type)
         if named:
             yield named[1]
-        elif entry.is_static_large:  # somebody has given it another type: its manifest tells
+        elif entry.is_static_large:  # its media type was changed: read the manifest
             try:
                 parts = self._container.manifest(entry.name)
             except PathNotFound:
@@ -127,7 +129,7 @@ class Segments:
 
 
 class _LargeObject:
-    """A large file while it is written."""
+    """A large file that is being written."""
 
     def __init__(self, container: SwiftContainer, folder: str) -> None:
         self.size = 0
@@ -142,7 +144,7 @@ class _LargeObject:
         self._most = container.capabilities.get("slo", {}).get("max_manifest_segments", _MANIFEST_SEGMENTS)
 
     def add(self, content: BytesIO) -> None:
-        """Send the next segment; it goes on while the source is asked for more."""
+        """Send the next segment in the background, after the previous one is complete."""
         self.finish()
         self.size += content.tell()
         self._under_way = self._thread.submit(self._put_segment, content, self._count)
@@ -154,7 +156,7 @@ class _LargeObject:
         return self._part(name, md5, size)
 
     def finish(self) -> None:
-        """Wait for the segment under way."""
+        """Wait for the segment that is being sent."""
         if self._under_way is None:
             return
         under_way, self._under_way = self._under_way, None
@@ -164,15 +166,15 @@ class _LargeObject:
         self._parts.append(part)
 
     def publish(self, name: str) -> None:
-        """Let a file consist of these segments."""
+        """Write the file's manifest."""
         self._thread.shutdown()
         if self._manifests:
             self._fold()
         self._put_manifest(name, self._manifests or self._parts)
 
     def forget(self) -> None:
-        """Remove the segments of a file that will not be published; what cannot be removed now is swept later."""
-        self._thread.shutdown()  # else the one under way would come after
+        """Delete the segments of an unpublished file; if that fails, the sweep deletes them later."""
+        self._thread.shutdown()  # otherwise the segment being sent would arrive after the deletion
         names = [self._segment(number) for number in range(self._count)]
         try:
             self._container.delete_all(names + [self._manifest(number) for number in range(len(self._manifests))])
@@ -180,7 +182,7 @@ class _LargeObject:
             return
 
     def _fold(self) -> None:
-        """Make one manifest of the segments so far, which the file's own manifest will name."""
+        """Write an intermediate manifest of the segments so far, which the file's manifest will reference."""
         if len(self._manifests) == self._most:
             raise StorageError("The file is larger than Swift can keep.")
         name = self._manifest(len(self._manifests))
@@ -206,5 +208,5 @@ class _LargeObject:
 
 
 def _md5(content: BytesIO) -> str:
-    """Return what Swift compares a body with; nobody relies on it against an attacker."""
+    """Return the MD5 of a body, which Swift verifies: protection against corruption, not against attackers."""
     return hashlib.md5(content.getbuffer(), usedforsecurity=False).hexdigest()
