@@ -308,11 +308,17 @@ class ImageTags:
             raise
 
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
-        """Remove tags as far as API V2 wrote them, also those that come meanwhile."""
+        """Remove tags as far as API V2 wrote them, also those that come meanwhile, but for immutable ones."""
         for _ in range(_MAX_TRIES):
             for tag in names:
-                self._tags.remove_link(repository, Tag(tag))
-            names = [tag for tag in self._tags.link_names(repository) if self._tags.find_link(repository, Tag(tag))]
+                # An immutable tag did not exist when the deletion was found to be allowed: it was pushed after it.
+                if not self._immutable.covers(str(repository), tag):
+                    self._tags.remove_link(repository, Tag(tag))
+            names = [
+                tag
+                for tag in self._tags.link_names(repository)
+                if not self._immutable.covers(str(repository), tag) and self._tags.find_link(repository, Tag(tag))
+            ]
             if not names:
                 return
 
