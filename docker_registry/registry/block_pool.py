@@ -1,7 +1,7 @@
 """
-The memory that bodies are received into: a bounded amount for all transfers of a process, shared out evenly.
+Receive buffers for request bodies: a memory budget that all transfers of a process share evenly.
 
-Every block is made of whole pages, so that a driver of files may write it past the kernel's own memory.
+Blocks consist of whole pages, so the file driver can write them with O_DIRECT, past the page cache.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-#: Blocks of one transfer: one is received into, one is hashed and written, and the next ones wait between them.
+#: Blocks of one transfer: one is being received, one is being hashed and written, the others are queued between them.
 BLOCKS: Final = 4
 
-#: A larger block saves nothing more, a smaller one costs more than its memory is worth.
+#: Limits of a block's size: larger blocks are not faster, and smaller ones cost more time than the memory is worth.
 LARGEST_BYTES: Final = 1024 * 1024
 SMALLEST_BYTES: Final = 16 * 1024
 
-#: The first block of a body of unknown length, most of which are short.
+#: First block of a body of unknown length; most of these are short.
 FIRST_BYTES: Final = 64 * 1024
 
 
 class BlockPool:
-    """Says how long the blocks of a transfer may be: the shorter, the more transfers there are."""
+    """Allocates the blocks of transfers; the more transfers run at the same time, the smaller the blocks."""
 
     def __init__(self, total_bytes: int = 32 * 1024 * 1024) -> None:
         self._total_bytes = total_bytes
@@ -31,7 +31,7 @@ class BlockPool:
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
-        """Count a transfer as long as it lasts."""
+        """Count a transfer for the duration of the context."""
         self._transfers += 1
         try:
             yield
@@ -40,20 +40,20 @@ class BlockPool:
 
     @property
     def block_bytes(self) -> int:
-        """The length of a block, as long as there are no more transfers than now."""
+        """The block size for the current number of transfers, bytes."""
         fair = self._total_bytes // (BLOCKS * max(self._transfers, 1))
         return max(SMALLEST_BYTES, min(LARGEST_BYTES, fair - fair % mmap.PAGESIZE))
 
     def first(self) -> memoryview:
-        """Return the first block of a transfer."""
+        """Allocate the first block of a transfer."""
         return _new(min(FIRST_BYTES, self.block_bytes))
 
     def next(self) -> memoryview:
-        """Return another block."""
+        """Allocate a further block."""
         return _new(self.block_bytes)
 
     def again(self, block: memoryview) -> memoryview:
-        """Return a block that may be received into again: this one whole, if its length is still right."""
+        """Release *block* and return a block to receive into: the same memory if its size still fits, or a new one."""
         content = block.obj
         block.release()
         if isinstance(content, mmap.mmap) and len(content) == self.block_bytes:
@@ -65,5 +65,5 @@ def _new(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size))
 
 
-#: All bodies that this process receives.
+#: The pool for all bodies that this process receives.
 POOL: Final = BlockPool()

@@ -1,10 +1,10 @@
 """
-The way of a body into the store: received, hashed and written at the same time, each byte once.
+Intake: a pipeline that receives, hashes and writes a request body concurrently, in a single pass.
 
-All parts work side by side, each at its own pace. One greenlet receives into a block, another has the blocks before it
-hashed, and looked at by whoever else wants to, in a native thread, while the driver writes them in a third; a block is
-received into again only when all have let go of it. So a transfer holds a few blocks, whatever its size
-(:mod:`~docker_registry.registry.block_pool`), and neither hashing nor the disk ever stops the event loop.
+Each stage runs at its own pace. One greenlet receives into a block. Another passes received blocks to a native thread
+that hashes them and calls further taps, while the driver writes the same blocks in another thread. A block is
+reused for receiving only after both have released it. So a transfer holds a few blocks, whatever its size
+(:mod:`~docker_registry.registry.block_pool`), and neither hashing nor disk writes block the event loop.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from docker_registry.registry.block_pool import BLOCKS, POOL
 from docker_registry.registry.names import CANONICAL, Digest
 from docker_registry.threads import start_in_thread
 
-#: Below this a thread costs more than it saves; if others than the hash look at the bytes it is soon worth it.
+#: Bodies up to this size are processed inline: a thread would cost more than it saves. The limit is lower with taps,
+#: since they do more work per byte.
 INLINE_BYTES: Final = 256 * 1024
 INLINE_BYTES_WITH_TAPS: Final = 64 * 1024
 
-#: Something that looks at every block as it passes, in a native thread, one block after the other.
+#: A function that is called with every block, in order; in a native thread unless the body is short.
 Tap = Callable[[memoryview], object]
 
 
 class Body(Protocol):
     """
-    What a client sends, readable once.
+    A request body, readable once.
 
     Attributes:
-        length: bytes that were announced; None when the client did not say.
-        complete: whether all of it came; settled when :meth:`readinto` has returned 0.
+        length: bytes announced by the client; None when it did not announce any.
+        complete: whether the whole body arrived; valid after :meth:`readinto` has returned 0.
     """
 
     @property
@@ -45,11 +46,11 @@ class Body(Protocol):
     def complete(self) -> bool: ...
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
+        """Receive at least one byte into *buffer*, return the number; 0 at the end of a complete or truncated body."""
 
 
 class Content:
-    """A :class:`Body` of bytes in hand."""
+    """A :class:`Body` of bytes in memory."""
 
     def __init__(self, content: bytes) -> None:
         self.length: int | None = len(content)
@@ -57,7 +58,7 @@ class Content:
 
     @property
     def complete(self) -> bool:
-        """Whether all was read."""
+        """Whether all bytes were read."""
         return not self._rest
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -70,12 +71,12 @@ class Content:
 
 class Intake:
     """
-    A body on its way: iterate over it once to receive its blocks, then ask what came.
+    Receives a body. Iterate once over the blocks, then read ``size``, ``complete`` and ``digest``.
 
-    Whoever wants a short one in hand asks for that first (:meth:`short`).
+    To get a short body as bytes, call :meth:`short` before iterating.
 
     Attributes:
-        size: bytes that came.
+        size: bytes received.
     """
 
     def __init__(
@@ -83,29 +84,29 @@ class Intake:
     ) -> None:
         """
         Args:
-            algorithm: how to hash what passes.
-            max_bytes: more than this is refused with SizeInvalid, raised out of the iteration.
-            taps: who else looks at the bytes; what they raise is raised out of the iteration.
+            algorithm: digest algorithm.
+            max_bytes: a longer body is rejected: the iteration, or :meth:`short`, raises SizeInvalid.
+            taps: functions that are called with every block; the same calls raise their exceptions.
         """
         self.size = 0
         self._body = body
         self._hash = hashlib.new(algorithm)
         self._max_bytes = max_bytes
         self._taps: tuple[Tap, ...] = (self._hash.update, *taps)
-        self._first = memoryview(b"")  # what has come already of a body that turned out not to be short
+        self._first = memoryview(b"")  # first block of a body that turned out not to be short
 
     @property
     def complete(self) -> bool:
-        """Whether the client sent all that it announced; known after the iteration."""
+        """Whether the whole body arrived; valid after the iteration."""
         return self._body.complete
 
     @property
     def digest(self) -> Digest:
-        """The digest of what came."""
+        """The digest of the received bytes."""
         return Digest.from_hash(self._hash)
 
     def short(self) -> bytes | None:
-        """Receive all of a short body at once; None when it is none, and then its blocks are still to come."""
+        """Receive a short body and return it; None when the body is longer: iterate to receive it."""
         with POOL.transfer():
             block = self._room()
             filled = _fill(self._body, block) if block else 0
@@ -119,7 +120,7 @@ class Intake:
         return content
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Yield block after block; each is valid until the next one is asked for."""
+        """Yield the blocks of the body; each is valid until the next one is requested."""
         content = None if self._first else self.short()
         if content:
             yield memoryview(content)
@@ -128,7 +129,7 @@ class Intake:
                 yield from self._side_by_side()
 
     def _room(self) -> memoryview:
-        """Return room for more than a short body, so that it finds its end there; none for one that is not short."""
+        """Return a buffer longer than a short body, so that its end is seen at once; empty for a long body."""
         length = self._body.length
         if length is None:
             return POOL.first()
@@ -180,7 +181,7 @@ class Intake:
                 if filled < len(block):
                     full.put(block[:0])
                     return
-        except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
+        except Exception as error:  # noqa: BLE001 - raised again by the iteration
             full.put(error)
 
     def _count(self, arrived: int) -> None:
@@ -190,7 +191,7 @@ class Intake:
 
 
 class _Lent:
-    """A block that is looked at and written at the same time, to be received into again when both have let go of it."""
+    """A block shared by the taps and the writer; it is reused for receiving after both have released it."""
 
     def __init__(self, block: memoryview, used: SimpleQueue[memoryview]) -> None:
         self.block = block
@@ -204,7 +205,7 @@ class _Lent:
 
 
 class _Looker:
-    """Has one block after the other looked at, in native threads, however far those are who write them."""
+    """Runs the taps on one block after another in native threads, independently of the writer's progress."""
 
     def __init__(self, look: Callable[[memoryview], None]) -> None:
         self._look = look
@@ -216,31 +217,31 @@ class _Looker:
         self._waiting.put(lent)
 
     def check(self) -> None:
-        """Raise what a look has raised."""
+        """Raise the exception of a tap, if there was one."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Wait until all have been looked at."""
+        """Wait until the taps have processed all blocks."""
         self._waiting.put(None)
         self._greenlet.join()
         self.check()
 
     def kill(self) -> None:
-        """Look at no more; waits for the one that is being looked at, which may be received into again after that."""
+        """Stop; waits for the block in progress, because its memory may be reused afterwards."""
         self._greenlet.kill()
 
     def _run(self) -> None:
         while self._error is None and (lent := self._waiting.get()) is not None:
             try:
                 start_in_thread(self._look, lent.block)()
-            except Exception as error:  # noqa: BLE001 - it is raised again where the blocks are awaited
+            except Exception as error:  # noqa: BLE001 - raised again by the iteration
                 self._error = error
             lent.let_go()
 
 
 def _fill(body: Body, block: memoryview) -> int:
-    """Receive until the block is full or the body ends; return the bytes that came."""
+    """Receive until the block is full or the body ends; return the number of bytes received."""
     filled = 0
     while filled < len(block):
         arrived = body.readinto(block[filled:])

@@ -1,4 +1,4 @@
-"""A file of the store that a client may be sent."""
+"""A stored file that is served to a client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from docker_registry.errors import NotFound, PathNotFound
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """
-    Where bytes lie, found and measured.
+    A file in the store with its size, ready to be served.
 
     Attributes:
-        path: its place in the store, for a server in front that can read there by itself.
+        path: storage path, also used by a front-end server that reads the store directly.
         size: bytes.
-        gone: what to raise when it was removed since.
+        gone: the error to raise when the file was removed in the meantime.
     """
 
     driver: StorageDriver
@@ -28,10 +28,10 @@ class StoredFile:
 
     def open(self) -> BinaryIO | None:
         """
-        Open it as a local file that the kernel can send; None where the store is not local.
+        Open the file for sendfile; None when the store is not local.
 
         Raises:
-            NotFound: removed since it was found.
+            NotFound: the file was removed in the meantime.
         """
         try:
             return self.driver.open_file(self.path)
@@ -39,15 +39,19 @@ class StoredFile:
             raise self.gone from None
 
     def redirect_url(self) -> str | None:
-        """Return a signed URL under which a client may fetch these very bytes by itself; None where there is none."""
+        """Return a signed URL from which a client can download the bytes; None when the store offers none."""
         return self.driver.content_redirect_url(self.path)
 
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Read it, or a part of it, in blocks.
+        Read the file, or a range of it, in blocks.
+
+        Args:
+            offset: first byte, from 0.
+            length: bytes to read; None for all up to the end.
 
         Raises:
-            NotFound: removed since it was found.
+            NotFound: the file was removed in the meantime.
         """
         try:
             return self.driver.stream_read(self.path, offset, length)

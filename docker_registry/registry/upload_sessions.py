@@ -1,22 +1,22 @@
 """
-Upload sessions: what is kept of a blob while its bytes arrive.
+Upload sessions: the stored state of a blob upload.
 
-A session begins with its state, a file. Each request that brings bytes writes them into an object of its own, in a
-folder beside it, and then enters it into the state by compare-and-swap; only what that names counts. So any worker on
-any host can take the next request, and a request that stalls and wakes up after its own repetition finds another state
-and changes nothing::
+Starting a session creates its state file. Each request with bytes writes them to a new object in a folder beside the
+state, and then adds that object to the state by compare-and-swap; only objects listed in the state count. So any
+worker on any host can serve the next request, and a request that stalls and resumes after its own retry finds a
+different state and changes nothing::
 
     {"algorithm": "sha256", "chunks": [{"object": "0-5f0c…", "size": 1048576, "digest": "sha256:9b1d…"}]}
 
-A state is written again with each chunk, so that of a long upload stays small: when it has :data:`MAX_LISTED` chunks,
-their entries move into an object of their own, which the state names with their number and size::
+The whole state is rewritten with each chunk, so it must stay small: when it lists :data:`MAX_LISTED` chunks, their
+entries are moved to a separate object, which the state lists with their number and size::
 
     {"algorithm": …, "lists": [{"object": "list-1f0a…", "count": 256, "size": 268435456}], "chunks": []}
 
-Most blobs are short and come in one request. Those bytes lie in the state itself, after its first line: they are stored
-once with it, and are in hand when the session is read and ends, and there is no folder.
+Most blobs are short and arrive in one request. Their bytes are stored in the state file itself, after its first line.
+This needs a single write, reading the state returns the bytes too, and no folder is created.
 
-A session belongs to a repository, or to none yet: an image of API V1 is uploaded before anybody says where it belongs.
+A session belongs to a repository, or to none yet: API V1 uploads an image before its repository is known.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from docker_registry.registry import layout
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.time_slices import TimeSlices
 
-#: Chunks that a state names itself, at most.
+#: Maximum number of chunks that a state lists directly.
 MAX_LISTED: Final = 256
 
-#: Chunks of an upload, at most: 64 GiB in chunks of 1 MiB.
+#: Maximum number of chunks of an upload: 64 GiB in chunks of 1 MiB.
 MAX_CHUNKS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """
-    What one request brought.
+    The bytes received by one request.
 
     Attributes:
-        object: the file's name in the session's folder, ``<offset>-<random>``; None when it has none.
+        object: name of the file in the session's folder, ``<offset>-<random>``; None for bytes in the state file.
         size: bytes.
-        content: the bytes themselves, when there is no file of them.
+        content: the bytes themselves, when they have no file.
     """
 
     object: str | None
@@ -63,12 +63,12 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class ChunkList:
     """
-    Chunks whose entries are in an object of their own.
+    A group of chunks whose entries are stored in a separate object.
 
     Attributes:
-        object: its name in the session's folder.
-        count: of the chunks.
-        size: bytes of all chunks.
+        object: name of that object in the session's folder.
+        count: number of chunks.
+        size: bytes of all chunks together.
     """
 
     object: str
@@ -79,14 +79,14 @@ class ChunkList:
 @dataclass(frozen=True, slots=True)
 class Upload:
     """
-    A session as it is at one moment.
+    An immutable snapshot of a session.
 
     Attributes:
-        name: of the repository to which it belongs; None for none yet.
-        algorithm: how its chunks are hashed.
-        chunks: those that the state itself names; they come after those of the lists.
-        lists: of the chunks that came first.
-        version: of the stored state that it was read from; :data:`ABSENT` when it was not.
+        name: the repository; None when it is not known yet.
+        algorithm: digest algorithm of the chunks.
+        chunks: the chunks listed in the state itself; they follow those of *lists*.
+        lists: the earlier chunks.
+        version: version of the state file that was read; :data:`ABSENT` if the snapshot was not read with a version.
     """
 
     name: RepositoryName | None
@@ -98,42 +98,44 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Bytes that are kept: the only offset at which the upload goes on."""
+        """Bytes received: the only offset at which the upload can continue."""
         return sum(item.size for item in self.lists) + sum(item.size for item in self.chunks)
 
     @property
     def chunk_count(self) -> int:
-        """How many requests have brought bytes."""
+        """The number of chunks."""
         return sum(item.count for item in self.lists) + len(self.chunks)
 
     @property
     def only_chunk(self) -> Chunk | None:
-        """The chunk that holds all bytes; None when there are none, or several chunks."""
+        """The chunk that holds all bytes; None when there are no chunks or several."""
         return self.chunks[0] if self.chunk_count == 1 else None
 
     @property
     def state(self) -> str:
-        """Where its state lies."""
+        """Path of the state file."""
         return layout.upload_state(self.name, self.id)
 
     @property
     def folder(self) -> str:
-        """Where what it has received lies."""
+        """Path of the folder of received chunks."""
         return layout.upload(self.name, self.id)
 
     def path(self, chunk: Chunk) -> str:
-        """Where the bytes of a chunk lie."""
+        """Return the path of a chunk's file."""
         return f"{self.folder}/{chunk.object}"
 
     def plus(self, chunk: Chunk) -> Upload:
-        """Return the session as it is with one more chunk."""
+        """Return a copy with one more chunk."""
         return replace(self, chunks=(*self.chunks, chunk))
 
 
 def parse_upload_id(text: str) -> str:
     """
+    Return *text* if it is a well-formed session id.
+
     Raises:
-        UploadUnknown: not an id that :meth:`UploadSessions.start` could have given.
+        UploadUnknown: :meth:`UploadSessions.start` cannot have created this id.
     """
     try:
         known = str(uuid.UUID(text)) == text
@@ -145,7 +147,7 @@ def parse_upload_id(text: str) -> str:
 
 
 class UploadSessions:
-    """All unfinished uploads of the registry."""
+    """Stores the upload sessions of the registry."""
 
     def __init__(
         self,
@@ -158,8 +160,8 @@ class UploadSessions:
         """
         Args:
             now: the clock.
-            slices: the schedule for looking through all sessions.
-            max_chunks: of one session.
+            slices: divides the scan of all sessions into time slices.
+            max_chunks: maximum number of chunks of one session.
         """
         self._max_chunks = max_chunks
         self._pace = (slices or TimeSlices()).pace
@@ -169,10 +171,10 @@ class UploadSessions:
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """
-        Begin a session.
+        Start a session.
 
         Args:
-            algorithm: of the digest that the client will commit with, where it said so.
+            algorithm: of the digest that the client will commit with, if it announced one.
         """
         upload = Upload(name, str(uuid.uuid4()), algorithm)
         self._short_lived.put_content(upload.state, _state(upload))
@@ -180,41 +182,48 @@ class UploadSessions:
 
     def get(self, name: RepositoryName | None, upload_id: str, *, ends: bool = False) -> Upload:
         """
-        Return a session as it is.
+        Return the current state of a session.
 
         Args:
-            ends: nothing will be entered any more, and so nobody has to know which version this is.
+            ends: the caller ends the session and adds no chunk, so the state is read without its version.
 
         Raises:
-            UploadUnknown: it never began, is over, or belongs to a server of another kind.
+            UploadUnknown: no such session, it has ended, its state is damaged, or was written by distribution.
         """
         upload = Upload(name, upload_id)
         try:
             stored = self._stored(upload.state, ends=ends)
-        except PathNotFound:  # distribution keeps another state, with a hash in a form that only it can read
+        except PathNotFound:  # also for sessions of distribution, which stores a hash state that only it can read
             raise UploadUnknown(id=upload_id) from None
         head, _, content = stored.content.partition(b"\n")
         try:
             state = json.loads(head)
             chunks = tuple(_chunk(entry, content) for entry in state["chunks"])
             lists = tuple(ChunkList(**entry) for entry in state.get("lists", ()))
-        except ValueError:  # the host has crashed before all of it was on the disk
+        except ValueError:  # torn by a crash of the host: session states are not synced to disk
             raise UploadUnknown(id=upload_id) from None
         return replace(upload, algorithm=state["algorithm"], chunks=chunks, lists=lists, version=stored.version)
 
     def write(self, upload: Upload, blocks: Iterable[Bytes]) -> str:
-        """Write bytes of a session into an object, which count only when it is entered or becomes a blob."""
+        """
+        Write bytes to a new object in the session's folder.
+
+        They do not count until :meth:`enter` adds them or they are published as a blob.
+
+        Returns:
+            The object's name.
+        """
         name = f"{upload.size}-{secrets.token_hex(8)}"
         self._short_lived.stream_write(f"{upload.folder}/{name}", blocks)
         return name
 
     def enter(self, upload: Upload, chunk: Chunk) -> Upload:
         """
-        Make a chunk count that was written.
+        Add a written chunk to the session's state.
 
         Raises:
-            RangeInvalid: another request has changed the session meanwhile; the chunk is gone.
-            UploadUnknown: the session is over.
+            RangeInvalid: another request has changed the session meanwhile; the chunk was deleted.
+            UploadUnknown: the session has ended.
         """
         with_chunk = self._spread(upload).plus(chunk)
         entered = self._listed(with_chunk)
@@ -230,18 +239,20 @@ class UploadSessions:
 
     def check_room(self, upload: Upload) -> None:
         """
+        Check that the session accepts another chunk.
+
         Raises:
-            TooLarge: the session takes no more chunks.
+            TooLarge: the session has the maximum number of chunks.
         """
         if upload.chunk_count >= self._max_chunks:
             raise TooLarge("The upload has too many chunks; send larger ones.", max_chunks=self._max_chunks)
 
     def chunks(self, upload: Upload) -> Iterator[Chunk]:
         """
-        Yield all chunks of a session in their order.
+        Yield all chunks of a session in order.
 
         Raises:
-            PathNotFound: the session is over.
+            PathNotFound: the session has ended.
         """
         for item in upload.lists:
             entries = json.loads(self._driver.get_content(f"{upload.folder}/{item.object}"))
@@ -249,17 +260,21 @@ class UploadSessions:
         yield from upload.chunks
 
     def end(self, upload: Upload) -> None:
-        """Forget a session with all that it has received."""
+        """Delete a session and its bytes."""
         self._remove(upload.state)
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
             self._remove(upload.folder)
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
-        Forget the sessions of a repository that nobody has touched for a while, those of other servers included.
+        Delete the abandoned sessions of a repository, including those of other servers.
+
+        Args:
+            name: None for the sessions that belong to no repository.
+            ttl_seconds: minimum time since the last change of a session.
 
         Returns:
-            How many there were.
+            The number of deleted sessions.
         """
         oldest = self._now().timestamp() - ttl_seconds
         purged = 0
@@ -268,7 +283,7 @@ class UploadSessions:
             touched = [stat.modified for stat in self._driver.walk(upload.folder)]
             with suppress(PathNotFound):
                 touched.append(self._driver.stat(upload.state).modified)
-            if touched and max(touched) < oldest:  # where nothing is a session begins just now
+            if touched and max(touched) < oldest:  # without any file: just being created, or ended meanwhile
                 purged += any([self._remove(upload.state), self._remove(upload.folder)])
         return purged
 
@@ -285,7 +300,7 @@ class UploadSessions:
         return Versioned(self._driver.get_content(path), ABSENT) if ends else self._driver.get_versioned(path)
 
     def _spread(self, upload: Upload) -> Upload:
-        """Give what lies in the state a file of its own: a state is written again with each chunk."""
+        """Move bytes in the state file to an object of their own, as the state is rewritten with each chunk."""
         if not upload.chunks or upload.chunks[0].content is None:
             return upload
         first, *others = upload.chunks
@@ -293,7 +308,7 @@ class UploadSessions:
         return replace(upload, chunks=(replace(first, object=name, content=None), *others))
 
     def _listed(self, upload: Upload) -> Upload:
-        """Move the entries of chunks into an object of their own, when the state has become long."""
+        """Move the entries of all chunks to a separate object when the state has become long."""
         if len(upload.chunks) < MAX_LISTED:
             return upload
         name = f"list-{secrets.token_hex(8)}"
@@ -305,7 +320,7 @@ class UploadSessions:
     def _size(self, upload: Upload) -> int:
         try:
             return self.get(upload.name, upload.id).size
-        except UploadUnknown:  # committed or cancelled while these bytes were on their way, which made a folder again
+        except UploadUnknown:  # ended while these bytes were being received, which created the folder again
             self._remove(upload.folder)
             raise
 
@@ -313,8 +328,8 @@ class UploadSessions:
         if self._driver.supports_if_match:
             self._short_lived.put_content(upload.state, _state(upload), if_match=upload.version)
             return
-        # Two requests that come between these lines at once may lose a chunk, and then the upload fails at its
-        # digest; a PATCH that stalled and wakes up later finds out.
+        # Without conditional writes, two requests that pass this check at the same time may lose a chunk; the commit
+        # then fails with DigestInvalid. A PATCH that stalled and resumes later is detected.
         if self._version(upload.state) != upload.version:
             raise PreconditionFailed(path=upload.state)
         self._short_lived.put_content(upload.state, _state(upload))
@@ -326,10 +341,10 @@ class UploadSessions:
             return ABSENT
 
     def _remove(self, path: str) -> bool:
-        """Remove a file or a folder; tell whether it was there."""
+        """Remove a file or folder; return False when it did not exist."""
         try:
             self._short_lived.remove(path)
-        except PathNotFound:  # committed, cancelled or purged just now
+        except PathNotFound:  # committed, cancelled or purged by another request
             return False
         return True
 
@@ -348,13 +363,13 @@ def _entry(chunk: Chunk) -> dict[str, Any]:
 
 def _chunk(entry: dict[str, Any], content: bytes) -> Chunk:
     """
-    Read an entry of a state.
+    Parse the entry of a chunk.
 
     Args:
-        content: what follows the state's first line.
+        content: the bytes after the first line of the state file.
 
     Raises:
-        ValueError: this is not what was entered.
+        ValueError: the digest of *content* does not match the entry.
     """
     chunk = Chunk(entry["object"], entry["size"], Digest.parse(entry["digest"]))
     if chunk.object is not None:

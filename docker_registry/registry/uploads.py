@@ -1,11 +1,11 @@
 """
-Uploads: how bytes become a blob.
+Uploads: receiving bytes, verifying their digest and publishing them as a blob.
 
-Bytes are hashed on their way into a session (:mod:`~docker_registry.registry.upload_sessions`), and nothing lies under
-``blobs/`` before its digest is verified. One chunk, which is what docker, podman and skopeo send, is compared and
-moved, or put in its place when it is in hand; several are joined in one more pass over their bytes. Where a move would
-be a copy, a blob that comes in one request, with its digest, is written to its place at once, and published only when
-it is what was said.
+Bytes are hashed while they are written into a session (:mod:`~docker_registry.registry.upload_sessions`), and nothing
+appears under ``blobs/`` before its digest is verified. Docker, podman and skopeo send a single chunk. It is moved to
+the blob's path, or written there if it is in memory. Several chunks are joined in another pass over their bytes. On
+stores where a move is a copy, a blob that arrives with its digest in one request is streamed directly to its path,
+and published only if the digest matches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from docker_registry.time_slices import TimeSlices
 
 
 class Uploads:
-    """What clients do with upload sessions."""
+    """The operations of clients on upload sessions."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Uploads:
         """
         Args:
             now: the clock.
-            slices: the schedule for looking through all sessions.
+            slices: divides the scan of all sessions into time slices.
         """
         self._driver = driver
         self._blobs = blobs
@@ -46,28 +46,29 @@ class Uploads:
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """
-        Begin a session (end-4a, end-4c).
+        Start a session (end-4a, end-4c).
 
         Args:
-            algorithm: of the digest that the client will commit with, where it said so.
+            name: the repository; None when the target repository is not known yet.
+            algorithm: of the digest that the client will commit with, if it announced one.
         """
         return self._sessions.start(name, algorithm)
 
     def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
         """
-        Return a session as it is (end-13).
+        Return the current state of a session (end-13).
 
         Raises:
-            UploadUnknown: it never began, is over, or belongs to a server of another kind.
+            UploadUnknown: no such session, it has ended, or its state was written by distribution.
         """
         return self._sessions.get(name, upload_id)
 
     def read(self, name: RepositoryName | None, upload_id: str) -> Iterator[bytes]:
         """
-        Read all that a session keeps, before it is committed.
+        Read all bytes that an uncommitted session has received.
 
         Raises:
-            UploadUnknown: no such session, or it is over.
+            UploadUnknown: no such session, or it has ended.
         """
         upload = self.get(name, upload_id)
         try:
@@ -90,17 +91,17 @@ class Uploads:
 
         Args:
             start: where *body* begins in the blob, bytes from 0; None when the client sent no Content-Range.
-            length: bytes that Content-Range announced; None without it.
-            taps: who else looks at the bytes as they pass.
+            length: bytes announced by Content-Range; None without it.
+            taps: further functions that receive every block of the body.
 
         Returns:
-            The session as it now is; its ``size`` is the only offset accepted next.
+            The updated session; its ``size`` is the only offset accepted next.
 
         Raises:
             UploadUnknown: no such session, or it was committed, cancelled or purged meanwhile.
             RangeInvalid: *start* is not the session's size, or another request has added bytes meanwhile.
-            SizeInvalid: the body ended early, and what came is kept, so that the client may resume; or it was
-                longer than *length*, and nothing of it is kept.
+            SizeInvalid: the body ended early; the received bytes are kept, so the client may resume. Or the body was
+                longer than *length* or Content-Length differs from it; then nothing is kept.
             TooLarge: the session has too many chunks already.
         """
         upload = self.get(name, upload_id)
@@ -126,12 +127,15 @@ class Uploads:
         Turn a session into a blob (end-6).
 
         Args:
-            digest: what all the bytes must amount to.
-            body: the last bytes, or none.
-            start, length: as for :meth:`append`; without a body they may also repeat where the last bytes belong.
+            digest: expected digest of all bytes.
+            body: the last bytes, may be empty.
+            start, length: as for :meth:`append`; with an empty body they may also repeat the range of the bytes before.
+
+        Returns:
+            The blob; also when an earlier request has committed it already.
 
         Raises:
-            DigestInvalid: the bytes amount to something else; the session is gone.
+            DigestInvalid: the bytes have another digest; the session is deleted.
             UploadUnknown, RangeInvalid, SizeInvalid: as for :meth:`append`.
         """
         try:
@@ -139,7 +143,7 @@ class Uploads:
         except UploadUnknown:
             return self._committed_before(name, digest, upload_id)
         if body.length == 0 and start is not None and length is not None and start + length == upload.size:
-            start = length = None  # the range of the bytes that came before, which some clients repeat
+            start = length = None  # some clients repeat the range of the bytes that they sent before
         _check_start(upload, start)
         if self._driver.move_copies and not upload.chunk_count:
             try:
@@ -149,7 +153,7 @@ class Uploads:
                 raise
             self._sessions.end(upload)
             return blob
-        if body.length != 0 or not upload.chunk_count:  # the last bytes came with a PATCH before, mostly
+        if body.length != 0 or not upload.chunk_count:  # usually all bytes came by PATCH, and the body is empty
             last, complete = self._receive(upload, body, length)
             if not complete:
                 upload = self._sessions.enter(upload, last) if last.size else upload
@@ -163,8 +167,8 @@ class Uploads:
         Store a blob in one request (end-4b).
 
         Raises:
-            DigestInvalid: the body is something else; nothing of it is kept.
-            SizeInvalid: the body ended early; nothing of it is kept.
+            DigestInvalid: the body has another digest; nothing is kept.
+            SizeInvalid: the body ended early; nothing is kept.
         """
         if self._driver.move_copies:
             return self._put_straight(name, digest, body)
@@ -178,7 +182,7 @@ class Uploads:
 
     def cancel(self, name: RepositoryName | None, upload_id: str) -> None:
         """
-        Forget a session and its bytes (end-14).
+        Delete a session and its bytes (end-14).
 
         Raises:
             UploadUnknown: no such session.
@@ -187,17 +191,21 @@ class Uploads:
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
-        Forget the sessions of a repository that nobody has touched for a while, those of other servers included.
+        Delete the abandoned sessions of a repository, including those of other servers.
+
+        Args:
+            name: None for the sessions that belong to no repository.
+            ttl_seconds: minimum time since the last change of a session.
 
         Returns:
-            How many there were.
+            The number of deleted sessions.
         """
         return self._sessions.purge(name, ttl_seconds)
 
     # ------------------------------------------------------------------------------------------------- steps
 
     def _receive(self, upload: Upload, body: Body, length: int | None, taps: Sequence[Tap] = ()) -> tuple[Chunk, bool]:
-        """Write a body into an object of its own; tell also whether it came whole."""
+        """Store a body as a chunk, in memory if it is short and the first; return also whether it is complete."""
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
         intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
@@ -207,7 +215,7 @@ class Uploads:
         return Chunk(name, intake.size, intake.digest, content), complete
 
     def _put_straight(self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None) -> Blob:
-        """Write a whole blob to its place; there is nothing to be seen before its last byte was verified."""
+        """Stream a whole blob to its path; it becomes visible only after its digest was verified."""
         intake = Intake(body, digest.algorithm, max_bytes=length)
         self._driver.stream_write(layout.blob_data(digest), _verified(intake, digest, length))
         if name is not None:
@@ -215,7 +223,7 @@ class Uploads:
         return self._blobs.stat_anywhere(digest)
 
     def _publish(self, upload: Upload, digest: Digest) -> Blob:
-        """Verify what the session holds, make it a blob of the repository, and end the session."""
+        """Verify the bytes of a session, publish them as a blob of the repository, and delete the session."""
         name = upload.name
         try:
             chunk = self._verified(upload, digest)
@@ -230,8 +238,8 @@ class Uploads:
             self._sessions.end(upload)
             raise
         except PathNotFound:
-            # Another request of this session has moved the bytes on, or one before a crash. They were received
-            # here, and hashed: only then does a blob that this repository cannot read yet count as committed.
+            # A concurrent commit of this session, or one before a crash, has moved the bytes already. A blob that the
+            # repository has no link to counts as committed only if this session received exactly its bytes.
             if upload.only_chunk is None or upload.only_chunk.digest != digest:
                 return self._committed_before(name, digest, upload.id)
             blob = self._find_anywhere(digest, upload.id)
@@ -255,7 +263,7 @@ class Uploads:
         return self._driver.stream_read(upload.path(chunk)) if chunk.content is None else iter([chunk.content])
 
     def _joined(self, upload: Upload, digest: Digest) -> Iterator[bytes]:
-        """Yield all bytes in their order, and refuse to end when they are not those of *digest*."""
+        """Yield all bytes in order; raise DigestInvalid at the end if they do not match *digest*."""
         joined = hashlib.new(digest.algorithm)
         for chunk in self._sessions.chunks(upload):
             for block in self._read(upload, chunk):
@@ -265,7 +273,7 @@ class Uploads:
             raise DigestInvalid(digest=str(digest), received=str(Digest.from_hash(joined)))
 
     def _committed_before(self, name: RepositoryName | None, digest: Digest, upload_id: str) -> Blob:
-        """Answer a commit that is repeated by a client that did not hear the answer."""
+        """Return the blob of a commit that a client repeats because it did not receive the response."""
         if name is None:
             return self._find_anywhere(digest, upload_id)
         try:
@@ -286,7 +294,7 @@ def _check_start(upload: Upload, start: int | None) -> None:
 
 
 def _verified(intake: Intake, digest: Digest, length: int | None) -> Iterator[memoryview]:
-    """Yield what comes, and refuse to end when it is not what was announced."""
+    """Yield the blocks; raise at the end if the size or the digest is not as announced."""
     yield from intake
     if not intake.complete or length not in (None, intake.size):
         raise SizeInvalid("The body ended early.")
