@@ -1,1 +1,1 @@
-"""Azure Blob Storage."""
+"""Storage driver for Azure Blob Storage."""

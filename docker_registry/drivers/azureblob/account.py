@@ -1,8 +1,8 @@
 """
-From settings to a container of Azure Blob Storage, and what its client raises in our words.
+Create an Azure Blob Storage client from settings, and translate its errors.
 
-The client is azure-storage-blob over requests: all Python on plain sockets, so under gevent a request that waits lets
-the others go on.
+The client is azure-storage-blob over requests: pure Python on plain sockets, so under gevent a waiting request does not
+block the others.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from requests.adapters import HTTPAdapter
 
 from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
-#: A request is sent so often, about a second after the one before.
+#: Attempts per request, about one second apart.
 _ATTEMPTS: Final = 4
 _CONNECT_SECONDS: Final = 10
-#: More requests at once than this are served too, over connections that are closed after them.
+#: Size of the connection pool. Additional concurrent requests use connections that are closed afterwards.
 _CONNECTIONS: Final = 256
-#: What is read with one request.
+#: Maximum number of bytes read by one request.
 READ_BYTES: Final = 2 * 1024 * 1024
 
 _REFUSED: Final = "Azure refuses the credentials (azure_storage_account_name, azure_storage_account_key)"
@@ -41,7 +41,7 @@ _PHRASES: Final = {
 }
 _BUSY: Final = {
     "ContainerBeingDeleted",
-    "InvalidBlobOrBlock",  # another upload of the same file came between
+    "InvalidBlobOrBlock",  # a concurrent upload of the same blob
     "InvalidBlockList",
     "OperationTimedOut",
     "ServerBusy",
@@ -53,13 +53,13 @@ _CHANGED: Final = {"BlobAlreadyExists", "ConditionNotMet", "SourceConditionNotMe
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the key
 class Account:
     """
-    Whose containers they are, and where.
+    The credentials and endpoint of a storage account.
 
     Attributes:
-        key: in Base64; with it URLs can be signed.
-        signature: a shared access signature, in place of the key.
-        endpoint: URL of the blob service.
-        timeout_seconds: how long it may be silent.
+        key: account key in Base64; required to sign URLs.
+        signature: a shared access signature, used instead of the key.
+        endpoint: URL of the blob service; None derives it from *name*.
+        timeout_seconds: read timeout of every request.
     """
 
     name: str | None = None
@@ -71,10 +71,10 @@ class Account:
 
     def named_in(self, connection_string: str) -> Account:
         """
-        Return the account that a connection string tells.
+        Return a copy of this account with the name, credentials and endpoint of a connection string.
 
         Raises:
-            ConfigError: it tells none.
+            ConfigError: the connection string has neither an account name nor an endpoint.
         """
         pairs = (part.partition("=") for part in connection_string.strip().strip(";").split(";"))
         said = {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -90,15 +90,15 @@ class Account:
             key=said.get("accountkey"),
             signature=said.get("sharedaccesssignature"),
             endpoint=endpoint,
-            use_https=False,  # it says itself which it is
+            use_https=False,  # the connection string chooses the scheme
         )
 
     def connect(self, container: str) -> ContainerClient:
         """
-        Make a client, which any number of threads and greenlets may share.
+        Create a client that threads and greenlets may share.
 
         Raises:
-            ConfigError: the settings do not say who we are, or contradict each other.
+            ConfigError: the credentials are missing, the endpoint is not a URL, or the settings contradict each other.
         """
         session = requests.Session()
         session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
@@ -145,25 +145,25 @@ class Account:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the client raises in the registry's words; what it says itself shows addresses."""
+    """Translate the client's exceptions into the registry's errors, whose messages contain no addresses."""
     try:
         yield
     except exceptions.HttpResponseError as error:
         raise in_our_words(code_of(error), error.status_code) from None
-    except exceptions.DeserializationError:  # its head was cut off; no AzureError, but a ValueError
+    except exceptions.DeserializationError:  # truncated headers; this is a ValueError, not an AzureError
         raise StorageUnavailable("An answer of Azure was cut off.") from None
     except (exceptions.AzureError, requests.RequestException, OSError) as error:
         raise StorageUnavailable(f"Azure cannot be reached ({type(error).__name__}).") from None
 
 
 def code_of(error: exceptions.HttpResponseError) -> str:
-    """Return the name that Azure gives an error."""
+    """Return the Azure error code; an empty string if the response has none."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or "")
 
 
 def in_our_words(code: str, status: int | None) -> StorageError:
-    """Translate what Azure answers (REST API reference, "Blob Storage error codes")."""
+    """Return the registry's error for an Azure error response (REST API reference, "Blob Storage error codes")."""
     if code in _PHRASES:
         return StorageError(f"{_PHRASES[code]} ({code}).")
     if code in _CHANGED or (status == 412 and not code):

@@ -1,8 +1,8 @@
 """
-One container of Azure Blob Storage: blobs by their names.
+Operations on the blobs of one Azure Blob Storage container, addressed by their names.
 
-What we write carries a token in its metadata (:data:`_WRITTEN`): an ETag changes with every touch too, and only the
-token tells a reader, or a writer that did not hear its answer, whether the content is still the same.
+Every write stores a random token in the blob's metadata (:data:`_WRITTEN`). A touch changes the ETag as well, so only
+the token shows a reader, or a writer whose response was lost, whether the content is still the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 _WRITTEN: Final = "docker_registry_written"
 _TOUCHED: Final = "docker_registry_touched"
 _DELETED_AT_ONCE: Final = 256
-#: A broken read is taken up again so often without a single byte in between.
+#: Retries of the request for one block.
 _RESUMES: Final = 3
 _COPY_SECONDS: Final = 3600
 
@@ -34,15 +34,15 @@ _COPY_SECONDS: Final = 3600
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    What a list or an answer says of a blob.
+    One blob in a listing or a response.
 
     Attributes:
-        name: the blob's; a folder's ends with a slash.
-        size: bytes.
-        modified: seconds since the Unix epoch.
-        etag: the name of exactly this version; also a touch makes another one.
-        metadata: what is told of it, where it was asked for.
-        created: seconds since the Unix epoch.
+        name: the blob's name; that of a folder ends with a slash.
+        size: in bytes.
+        modified: time of the last change, in seconds since the Unix epoch.
+        etag: the ETag of this version; a touch changes it too.
+        metadata: the blob's metadata; None if the response lacks it.
+        created: time of creation, in seconds since the Unix epoch; 0 if unknown.
     """
 
     name: str
@@ -54,20 +54,20 @@ class Entry:
 
     @property
     def content(self) -> tuple[object, ...]:
-        """What stays the same as long as the content does."""
+        """A key that is equal for two entries of the same content, also across a touch."""
         return (self.metadata or {}).get(_WRITTEN), self.created, self.size
 
 
 class AzureContainer:
-    """A container that is there."""
+    """An existing container."""
 
     def __init__(self, client: ContainerClient, *, listed: str = "") -> None:
         """
         Args:
-            listed: a prefix that is listed, to see that the container can be used.
+            listed: a prefix that is listed to check that the container is usable.
 
         Raises:
-            StorageError: it cannot be used.
+            StorageError: the container does not exist or is not accessible.
         """
         self.client = client
         self.has_any(listed)
@@ -76,6 +76,8 @@ class AzureContainer:
 
     def head(self, name: str) -> Entry:
         """
+        Return a blob's properties.
+
         Raises:
             PathNotFound: there is no such blob.
         """
@@ -84,13 +86,14 @@ class AzureContainer:
 
     def put(self, name: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
-        Write a blob whole.
+        Write a blob in one call.
 
         Args:
-            if_match: the ETag of the version to replace, or the empty text to create only.
+            if_match: the ETag of the version to replace, or an empty string to create only; None writes
+                unconditionally.
 
         Raises:
-            PreconditionFailed: something else lies there.
+            PreconditionFailed: the blob is another version, or exists although it was to be created.
         """
         token = secrets.token_hex(16)
         condition = {"etag": if_match, "match_condition": MatchConditions.IfNotModified} if if_match else {}
@@ -102,7 +105,7 @@ class AzureContainer:
         except PathNotFound:
             raise PreconditionFailed from None
         except PreconditionFailed:
-            if not self._has(name, token):  # else an attempt before, of whose end we did not hear, succeeded
+            if not self._has(name, token):  # otherwise an earlier attempt succeeded and its response was lost
                 raise
 
     def _has(self, name: str, token: str) -> bool:
@@ -113,15 +116,15 @@ class AzureContainer:
 
     def write(self, name: str, blocks: Iterable[Bytes], block_bytes: int) -> int:
         """
-        Publish a blob of any size once its source has ended; of one that fails no list shows anything.
+        Write a blob of any size. It becomes visible when *blocks* ends; a failed write is invisible in listings.
 
-        The blocks of one that failed cost nothing but room, and Azure forgets them after a week.
+        The blocks of a failed write take up space until Azure discards them after a week.
 
         Args:
-            block_bytes: a file of more is sent in blocks of this size, of which one is in memory.
+            block_bytes: size of the blocks, of which up to two are in memory; a smaller file is sent in one call.
 
         Returns:
-            Its size in bytes.
+            The blob's size in bytes.
         """
         token, size = secrets.token_hex(16), 0
         staged: list[str] = []
@@ -137,7 +140,7 @@ class AzureContainer:
         try:
             with translated():
                 self._blob(name).commit_block_list([BlobBlock(one) for one in staged], metadata={_WRITTEN: token})
-        except StorageUnavailable:  # what was committed once cannot be again
+        except StorageUnavailable:  # a retried commit fails if an earlier attempt already committed the blocks
             if not self._has(name, token):
                 raise
         return size
@@ -147,11 +150,11 @@ class AzureContainer:
         Delete one blob.
 
         Args:
-            version: the ETag that it must have; None deletes whatever it is.
+            version: the ETag that the blob must have; None deletes unconditionally.
 
         Raises:
-            PathNotFound: it is not there.
-            PreconditionFailed: it is another version.
+            PathNotFound: there is no such blob.
+            PreconditionFailed: the blob has another ETag.
         """
         condition = {"etag": version, "match_condition": MatchConditions.IfNotModified} if version else {}
         repeated: list[object] = []
@@ -161,16 +164,17 @@ class AzureContainer:
                     delete_snapshots="include", retry_hook=lambda **attempt: repeated.append(attempt), **condition
                 )
         except PathNotFound:
-            if not repeated:  # else an attempt before has done it
+            if not repeated:  # otherwise an earlier attempt deleted it
                 raise
 
     def copy(self, source: Entry, target: str) -> None:
         """
-        Let Azure copy a blob; within one account that is mostly done at once.
+        Copy a blob on the server and wait for the end; within one account most copies complete immediately.
 
         Raises:
-            PathNotFound: the source is gone.
-            PreconditionFailed: it is another version.
+            PathNotFound: the source does not exist.
+            PreconditionFailed: the source has another ETag.
+            StorageUnavailable: the copy failed or took longer than an hour.
         """
         url, blob = self._blob(source.name).url, self._blob(target)
         with translated():
@@ -187,7 +191,7 @@ class AzureContainer:
             raise StorageUnavailable(f"Azure did not copy a file ({status}).")
 
     def touch(self, name: str) -> None:
-        """Renew the time of a blob; its content stays, and is known to be the same."""
+        """Update a blob's modification time; its token is kept, so that its content is known to be unchanged."""
         metadata = {**(self.head(name).metadata or {}), _TOUCHED: f"{time.time():.3f}"}
         with translated():
             self._blob(name).set_blob_metadata(metadata)
@@ -198,7 +202,7 @@ class AzureContainer:
     # ----------------------------------------------------------------------------------------------- reading
 
     def get(self, name: str) -> tuple[bytes, str]:
-        """Return a blob whole, and its ETag."""
+        """Return a blob's content and its ETag."""
         stream = _Reading(self, name)
         blocks = stream.blocks(0, None)
         next(blocks)
@@ -206,11 +210,15 @@ class AzureContainer:
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Open a blob and read it in blocks, each by a request of its own, of the very content that was begun.
+        Open a blob and return an iterator over its blocks, each read by its own request for the same content.
+
+        Args:
+            offset: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such blob; at the call.
-            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+            PathNotFound: there is no such blob; raised by the call itself.
+            StorageError: the blob cannot be read, or was replaced or removed; also raised during iteration.
         """
         blocks = _Reading(self, name).blocks(offset, length)
         next(blocks)
@@ -219,25 +227,25 @@ class AzureContainer:
     # -------------------------------------------------------------------------------------------- many blobs
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix."""
+        """Yield all blobs whose names begin with a prefix."""
         for row in _rows(self.client.list_blobs(name_starts_with=prefix)):
             yield _entry(row)
 
     def children(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix, which ends with a slash, up to the next slash: blobs, and folders once."""
+        """Yield the blobs and folders directly below a prefix that ends with a slash; each folder is yielded once."""
         for row in _rows(self.client.walk_blobs(name_starts_with=prefix, delimiter="/")):
             yield Entry(row.name) if row.name.endswith("/") else _entry(row)
 
     def has_any(self, prefix: str) -> bool:
-        """Tell whether anything begins with a prefix."""
+        """Return whether any blob's name begins with a prefix."""
         return any(True for _ in _rows(self.client.list_blobs(name_starts_with=prefix, results_per_page=1)))
 
     def delete_all(self, names: Iterable[str]) -> int:
         """
-        Delete blobs; those that are gone meanwhile do not matter.
+        Delete blobs; missing ones are ignored.
 
         Returns:
-            How many names there were.
+            The number of names, including those of missing blobs.
         """
         names, deleted = iter(names), 0
         while some := list(islice(names, _DELETED_AT_ONCE)):
@@ -268,7 +276,7 @@ def _entry(row: Any) -> Entry:
 
 
 class _Reading:
-    """One blob while it is read."""
+    """One read of a blob."""
 
     def __init__(self, container: AzureContainer, name: str) -> None:
         self.etag = ""
@@ -278,7 +286,7 @@ class _Reading:
         self._size = 0
 
     def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
-        """Yield nothing once it is open, then the blocks."""
+        """Yield one empty block when the blob is open, then its content."""
         block = self._ask(position, READ_BYTES if length is None else min(READ_BYTES, length))
         end = self._size if length is None else min(self._size, position + length)
         yield b""
@@ -301,14 +309,14 @@ class _Reading:
         raise StorageError("The file was replaced or removed while it was read.")
 
     def _follow_a_touch(self) -> None:
-        """Go on with a version that has the same content."""
+        """Continue with the current version if it has the same content, as after a touch."""
         found = self._container.head(self._name)
         if found.content != self._content:
             raise StorageError("The file was replaced while it was read.")
         self.etag = found.etag
 
     def _ask(self, position: int, length: int) -> bytes:
-        """Ask for a part of a blob, of the very version that was begun."""
+        """Read a range of the version that is being read; empty if the range starts beyond the blob's end."""
         blob: Any = self._container.client.get_blob_client(self._name)
         pinned = {"etag": self.etag, "match_condition": MatchConditions.IfNotModified} if self.etag else {}
         with translated():
@@ -317,7 +325,7 @@ class _Reading:
             except HttpResponseError as error:
                 if error.status_code != 416:
                     raise
-                self._begin(self._container.head(self._name), 0)  # it ends before
+                self._begin(self._container.head(self._name), 0)  # the range starts beyond the blob's end
                 return b""
             content: bytes = found.readall()
         if not self.etag:

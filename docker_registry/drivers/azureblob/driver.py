@@ -1,10 +1,10 @@
 """
-Keeps everything in a container of Azure Blob Storage.
+The driver for containers of Azure Blob Storage.
 
-A path is a blob's name behind ``storage_path``. The containers of registry:2 and 3 are served as they are, with its
-``rootdirectory`` as the ``storage_path`` here.
+A blob's name is ``storage_path`` followed by the path. Containers of registry:2 and 3 are served unchanged; their
+``rootdirectory`` corresponds to ``storage_path``.
 
-A version is an ETag; conditional puts are those of Azure (``If-Match``, ``If-None-Match``).
+Versions are ETags; conditional puts use ``If-Match`` and ``If-None-Match``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from docker_registry.settings import Setting
 
 
 class AzureBlobDriver(VersionedObjectDriver[Entry]):
-    """A store in a container of Azure."""
+    """Stores files in an Azure Blob Storage container."""
 
     supports_if_match: ClassVar[bool] = True
     supports_remove_if_match: ClassVar[bool] = True
@@ -91,7 +91,7 @@ class AzureBlobDriver(VersionedObjectDriver[Entry]):
         return self._objects.write(self._name(path), blocks, self._block_bytes)
 
     def content_redirect_url(self, path: str) -> str | None:
-        """See :class:`StorageDriver`; only the key of the account can sign."""
+        """See :class:`StorageDriver`; None without the account's key, which is needed to sign."""
         name = self._name(path)
         if not self._account.name or not self._account.key:
             return None

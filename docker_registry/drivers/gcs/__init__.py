@@ -1,1 +1,1 @@
-"""Google Cloud Storage."""
+"""Storage driver for Google Cloud Storage."""

@@ -1,4 +1,4 @@
-"""One bucket of Google Cloud Storage: objects by their keys."""
+"""Operations on the objects of one Google Cloud Storage bucket, addressed by their keys."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 
 _PAGE_KEYS: Final = "1000"
 _DELETED_AT_ONCE: Final = 16
-#: So long nobody looks again whether the bucket is still there.
+#: After a successful listing, the bucket is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 _FIELDS: Final = "name,size,updated,generation,crc32c"
-#: The metadata that a touch leaves.
+#: Metadata key that a touch sets.
 _TOUCHED: Final = "docker-registry-touched"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    What a list or an answer says of an object.
+    One object in a listing or a response.
 
     Attributes:
-        name: the object's; a folder's ends with a slash.
-        size: bytes.
+        name: the object's name; that of a folder ends with a slash.
+        size: in bytes.
         modified: seconds since the Unix epoch.
-        generation: the name of exactly this content.
-        crc32c: of the content, in Base64; empty where it is not told.
+        generation: identifies this version of the content.
+        crc32c: CRC32C of the content, in Base64; empty if the response lacks it.
     """
 
     name: str
@@ -49,21 +49,21 @@ class Entry:
 
 
 def entry(row: Mapping[str, Any]) -> Entry:
-    """Read an object's resource."""
+    """Parse an object resource of the JSON API."""
     updated = datetime.fromisoformat(row["updated"].replace("Z", "+00:00"))
     return Entry(row["name"], int(row["size"]), updated.timestamp(), str(row["generation"]), row.get("crc32c", ""))
 
 
 class GcsBucket:
-    """A bucket that is there."""
+    """An existing bucket."""
 
     def __init__(self, api: Api, name: str, *, listed: str = "") -> None:
         """
         Args:
-            listed: a prefix that is listed, to see that the bucket can be used.
+            listed: a prefix that is listed to check that the bucket is usable.
 
         Raises:
-            StorageError: the bucket cannot be used.
+            StorageError: the bucket does not exist or is not accessible.
         """
         self.api = api
         self.name = name
@@ -75,6 +75,8 @@ class GcsBucket:
 
     def head(self, key: str) -> Entry:
         """
+        Return an object's metadata.
+
         Raises:
             PathNotFound: there is no such object.
         """
@@ -83,13 +85,14 @@ class GcsBucket:
 
     def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
-        Write an object whole.
+        Write an object in one request.
 
         Args:
-            if_match: the generation to replace, or the empty text to create only.
+            if_match: the generation to replace, or an empty string to create only; None writes unconditionally.
 
         Raises:
-            PreconditionFailed: something else lies there.
+            PreconditionFailed: the object is another generation, or exists although it was to be created.
+            StorageUnavailable: the content was damaged in transit; the damaged object was deleted.
         """
         if if_match and not if_match.isdecimal():
             raise PreconditionFailed
@@ -102,11 +105,22 @@ class GcsBucket:
             headers={"Content-Type": "application/octet-stream"},
         )
         if answer.status == 412 and answer.attempts > 1 and self._is(key, body):
-            return  # an attempt before, of whose end we did not hear, succeeded
+            return  # an earlier attempt succeeded and its response was lost
         self.check_upload(answer, len(body), google_crc32c.Checksum(body).digest())
 
     def check_upload(self, answer: Answer, size: int, crc32c: bytes) -> None:
-        """Compare what an answer says of a new object with what was sent, and remove an object that is damaged."""
+        """
+        Verify size and checksum of a new object, and delete it if it is damaged.
+
+        Args:
+            answer: the response to the upload.
+            size: the number of bytes sent.
+            crc32c: their CRC32C, 4 bytes in big-endian order.
+
+        Raises:
+            StorageUnavailable: the object is damaged.
+            StorageError: the response is an error.
+        """
         try:
             made = entry(answer.check().json())
         except PathNotFound:
@@ -126,27 +140,27 @@ class GcsBucket:
         Delete one object.
 
         Args:
-            version: the generation that it must be; None deletes whatever it is.
+            version: the generation that the object must have; None deletes unconditionally.
 
         Raises:
-            PathNotFound: it is not there.
-            PreconditionFailed: it is another generation.
+            PathNotFound: there is no such object.
+            PreconditionFailed: the object has another generation.
         """
         if version and not version.isdecimal():
             raise PreconditionFailed
         answer = self.api.send("DELETE", object_path(self.name, name), params=_condition(version))
         if answer.status == 404 and answer.attempts == 1:
             self._look_for_the_bucket()
-        if answer.status != 404 or answer.attempts == 1:  # else an attempt before has done it
+        if answer.status != 404 or answer.attempts == 1:  # after a retry, 404 means that an earlier attempt deleted it
             answer.check()
 
     def copy(self, source: Entry, target: str) -> None:
         """
-        Let Google copy an object, in as many steps as it likes; the target appears with the last one.
+        Copy an object on the server. Google may need several requests; the target becomes visible with the last one.
 
         Raises:
-            PathNotFound: the source is gone.
-            PreconditionFailed: it is another generation.
+            PathNotFound: the source does not exist.
+            PreconditionFailed: the source has another generation.
         """
         params = {"ifSourceGenerationMatch": source.generation, "fields": "done,rewriteToken"}
         to = f"/rewriteTo{object_path(self.name, target).removeprefix('/storage/v1')}"
@@ -157,25 +171,29 @@ class GcsBucket:
             params["rewriteToken"] = done["rewriteToken"]
 
     def touch(self, key: str) -> None:
-        """Renew the time of an object; its generation stays."""
+        """Update an object's modification time; its generation does not change."""
         metadata = {"metadata": {_TOUCHED: f"{time.time():.3f}"}}
         self._send("PATCH", key, params={"fields": "generation"}, json=metadata)
 
     # ----------------------------------------------------------------------------------------------- reading
 
     def get(self, key: str) -> tuple[bytes, str]:
-        """Return an object whole, and its generation."""
+        """Return an object's content and its generation."""
         reading = Reading(self.api, object_path(self.name, key))
         blocks = self._begun(reading, 0, None)
         return b"".join(blocks), reading.generation
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Open an object and read it in blocks; where the connection breaks, another one goes on.
+        Open an object and return an iterator over its blocks, which resumes after a lost connection.
+
+        Args:
+            offset: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such object; at the call.
-            StorageError: also in the middle, when the rest cannot be had or has been replaced.
+            PathNotFound: there is no such object; raised by the call itself.
+            StorageError: the object cannot be read, or was replaced or removed; also raised during iteration.
         """
         return self._begun(Reading(self.api, object_path(self.name, key)), offset, length)
 
@@ -191,27 +209,27 @@ class GcsBucket:
     # ------------------------------------------------------------------------------------------ many objects
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix."""
+        """Yield all objects whose names begin with a prefix."""
         for page in self._pages(prefix):
             yield from map(entry, page.get("items", ()))
 
     def children(self, prefix: str) -> Iterator[Entry]:
-        """Yield what begins with a prefix, which ends with a slash, up to the next slash: objects, and folders once."""
+        """Yield the objects and folders directly below a prefix that ends with a slash; each folder is yielded once."""
         for page in self._pages(prefix, delimiter="/"):
             yield from map(entry, page.get("items", ()))
             yield from map(Entry, page.get("prefixes", ()))
 
     def has_any(self, prefix: str) -> bool:
-        """Tell whether anything begins with a prefix."""
-        # A page may be empty and still not be the last one.
+        """Return whether any object's name begins with a prefix."""
+        # A page may be empty without being the last one.
         return any(page.get("items") for page in self._pages(prefix, maxResults="1"))
 
     def delete_all(self, keys: Iterable[str]) -> int:
         """
-        Delete objects, some at once; those that are gone meanwhile do not matter.
+        Delete objects, up to 16 concurrently; missing ones are ignored.
 
         Returns:
-            How many keys there were.
+            The number of keys, including those of missing objects.
         """
         keys, deleted = iter(keys), 0
         with ThreadPoolExecutor(_DELETED_AT_ONCE) as executor:
@@ -252,7 +270,7 @@ class GcsBucket:
             raise
 
     def _look_for_the_bucket(self) -> None:
-        """Tell an object that is not there from one whose bucket is gone, for which the answer is the same."""
+        """Raise StorageError if the bucket is missing: Google answers 404 for a missing object and bucket alike."""
         if time.monotonic() > self._seen + _TRUST_SECONDS:
             self._page("", maxResults="1")
 

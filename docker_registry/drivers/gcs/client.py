@@ -1,9 +1,9 @@
 """
-From settings to requests that Google Cloud Storage takes, and its errors in our words.
+Create a Google Cloud Storage session from settings, send requests and translate errors.
 
-The requests are those of its JSON API (https://cloud.google.com/storage/docs/json_api), over the session of
-google-auth: the answers to them, unlike the methods of google-cloud-storage, tell which generation of an object was
-read. It is all Python on plain sockets, so under gevent a request that waits lets the others go on.
+Requests go to the JSON API (https://cloud.google.com/storage/docs/json_api) through a session of google-auth, not
+through google-cloud-storage, whose methods do not return the generation of the object that was read. The session is
+pure Python on plain sockets, so under gevent a waiting request does not block the others.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ from docker_registry.errors import (
     StorageUnavailable,
 )
 
-#: What the libraries below raise when the network fails them, also in the middle of an answer.
+#: Exceptions that the libraries raise on network errors, including those in the middle of a response.
 NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
-#: Answers after which the same request may succeed a little later.
+#: Status codes that are retried.
 RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 _GOOGLE: Final = "https://storage.googleapis.com"
 _SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_write",)
-#: A request is sent so often, after pauses that double: an object takes one change a second, more are answered 429.
+#: Attempts per request, with exponential backoff. Google accepts one change per second of an object and answers 429 to
+#: more.
 _ATTEMPTS: Final = 6
 _CONNECT_SECONDS: Final = 10
-#: More requests at once than this are served too, over connections that are closed after them.
+#: Size of the connection pool. Additional concurrent requests use connections that are closed afterwards.
 _CONNECTIONS: Final = 256
 
 _NO_CREDENTIALS: Final = (
@@ -57,12 +58,13 @@ _NO_CREDENTIALS: Final = (
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """
-    Who we are, and where.
+    The credentials and endpoint of Google Cloud Storage.
 
     Attributes:
-        credentials_file: JSON of a service account; without it google-auth looks for credentials.
-        endpoint: URL of a store that is not Google's; ``STORAGE_EMULATOR_HOST`` tells one without credentials.
-        timeout_seconds: how long it may be silent.
+        credentials_file: JSON key of a service account; without it google-auth searches for credentials.
+        endpoint: URL of another store. If unset, the environment variable ``STORAGE_EMULATOR_HOST`` may name an
+            emulator, to which requests are sent without credentials.
+        timeout_seconds: read timeout of every request.
     """
 
     credentials_file: Path | None = None
@@ -71,16 +73,17 @@ class Account:
 
     def connect(self) -> Api:
         """
-        Make a session, which any number of threads and greenlets may share.
+        Create a session that threads and greenlets may share.
 
         Raises:
             ConfigError: there are no credentials, or they cannot be read.
+            StorageUnavailable: google-auth cannot get credentials for now.
         """
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
         endpoint = self.endpoint or emulator or _GOOGLE
         if "://" not in endpoint:
             endpoint = f"http://{endpoint}"
-        if emulator and not self.endpoint:  # it knows no tokens, but may be given signed URLs
+        if emulator and not self.endpoint:  # an emulator needs no tokens; credentials are used to sign URLs only
             credentials = self._from_file() if self.credentials_file else None
             session = requests.Session()
         else:
@@ -116,10 +119,10 @@ def _ambient() -> Credentials:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What came back.
+    A response, and the number of attempts it took.
 
     Attributes:
-        attempts: how often the request was sent.
+        attempts: how often the request was sent, from 1.
     """
 
     response: requests.Response
@@ -130,14 +133,14 @@ class Answer:
         return self.response.status_code
 
     def json(self) -> Any:
-        """Return the body, which is JSON."""
+        """Return the parsed JSON body; StorageUnavailable if it is not JSON."""
         try:
             return self.response.json()
         except ValueError:
             raise StorageUnavailable("Google answers what is no JSON; maybe a proxy does it.") from None
 
     def check(self) -> Answer:
-        """Return the answer when it is a success, else raise what it says."""
+        """Return this response if its status is below 400, otherwise raise the corresponding error."""
         if self.status < 400:
             return self
         self.response.close()
@@ -145,7 +148,7 @@ class Answer:
 
 
 class Api:
-    """Sends requests, again when that may help."""
+    """Sends requests and retries them after temporary failures."""
 
     def __init__(self, session: requests.Session, endpoint: str, credentials: object, timeout_seconds: int) -> None:
         self.endpoint = endpoint
@@ -166,16 +169,16 @@ class Api:
         attempts: int = _ATTEMPTS,
     ) -> Answer:
         """
-        Send a request until there is an answer that sending it again would not change.
+        Send a request, and retry it after network errors and the status codes in :data:`RETRIED`.
 
         Args:
-            url: whole, or a path at the endpoint.
-            stream: whether the body is read by the caller.
-            attempts: how often at most; the last answer is returned whatever it is.
+            url: an absolute URL, or a path at the endpoint.
+            stream: whether the caller reads the body from the response.
+            attempts: maximum number of attempts; the last response is returned whatever its status is.
 
         Raises:
             StorageUnavailable: Google cannot be reached.
-            StorageError: it refuses the credentials.
+            StorageError: Google rejects the credentials.
         """
         if url.startswith("/"):
             url = self.endpoint + url
@@ -204,13 +207,13 @@ class Api:
 
 
 def object_path(bucket: str, key: str) -> str:
-    """Return the path of an object in the JSON API."""
+    """Return the URL path of an object in the JSON API."""
     return f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the libraries raise in the registry's words; what they say themselves shows addresses and tokens."""
+    """Translate library exceptions into the registry's errors, whose messages contain no addresses and no tokens."""
     try:
         yield
     except exceptions.RefreshError as error:
@@ -226,7 +229,7 @@ def translated() -> Iterator[None]:
 
 
 def in_our_words(status: int) -> StorageError:
-    """Translate the status of an answer (https://cloud.google.com/storage/docs/json_api/v1/status-codes)."""
+    """Return the registry's error for a status code (https://cloud.google.com/storage/docs/json_api/v1/status-codes)."""
     if status == 404:
         return PathNotFound()
     if status == 412:

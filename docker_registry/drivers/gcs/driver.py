@@ -1,11 +1,11 @@
 """
-Keeps everything in a bucket of Google Cloud Storage.
+The driver for buckets of Google Cloud Storage.
 
-A path is an object's name behind ``storage_path``. The buckets of docker-registry 0.7 to 0.9 are served as they are,
-and so are those of registry:2 and 3, whose ``rootdirectory`` is the ``storage_path`` here.
+An object's name is ``storage_path`` followed by the path. Buckets of docker-registry 0.7 to 0.9 are served unchanged,
+as are those of registry:2 and 3, whose ``rootdirectory`` corresponds to ``storage_path``.
 
-A version is a generation; conditional puts are those of Google (``ifGenerationMatch``). Large files are the business of
-:mod:`~docker_registry.drivers.gcs.upload`.
+Versions are generations; conditional puts use ``ifGenerationMatch``. :mod:`~docker_registry.drivers.gcs.upload` writes
+large files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from docker_registry.settings import Setting
 
 
 class GcsDriver(VersionedObjectDriver[Entry]):
-    """A store in a bucket of Google Cloud Storage."""
+    """Stores files in a Google Cloud Storage bucket."""
 
     supports_if_match: ClassVar[bool] = True
     supports_remove_if_match: ClassVar[bool] = True
@@ -91,11 +91,11 @@ class GcsDriver(VersionedObjectDriver[Entry]):
         return upload.write(self._objects, self._name(path), blocks, self._chunk_bytes)
 
     def content_redirect_url(self, path: str) -> str | None:
-        """See :class:`StorageDriver`; only the key of a service account can sign."""
+        """See :class:`StorageDriver`; None unless the credentials can sign, as the key of a service account can."""
         key, credentials = self._name(path), self._objects.api.credentials
         if not isinstance(credentials, Signing):
             return None
-        client = storage.Client(project="", credentials=credentials)  # signing asks nobody
+        client = storage.Client(project="", credentials=credentials)  # signing is local: no request is sent
         blob = client.bucket(self._objects.name).blob(key)
         return str(
             blob.generate_signed_url(

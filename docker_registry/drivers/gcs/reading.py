@@ -1,4 +1,4 @@
-"""Reading an object of Google Cloud Storage: after a broken connection another one goes on with the same generation."""
+"""Read a Google Cloud Storage object; after a lost connection, the read resumes with the same generation."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from docker_registry.drivers.gcs.client import NETWORK_ERRORS, Api
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _BLOCK_BYTES: Final = 256 * 1024
-#: A broken read is taken up again so often without a single byte in between.
+#: Consecutive attempts to resume a read that bring no further byte.
 _RESUMES: Final = 3
 
 
 class Reading:
     """
-    One object while it is read.
+    One read of an object.
 
     Attributes:
-        generation: that is read; empty before it is open.
+        generation: the generation that is read; empty until the object is open.
     """
 
     def __init__(self, api: Api, path: str) -> None:
         """
         Args:
-            path: of the object (:func:`~.client.object_path`).
+            path: URL path of the object (:func:`~.client.object_path`).
         """
         self.generation = ""
         self._api = api
@@ -35,15 +35,15 @@ class Reading:
 
     def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
         """
-        Yield nothing once it is open, then the blocks.
+        Yield one empty block when the object is open, then its content.
 
         Args:
-            position: the first byte.
-            length: bytes at most; None reads to the end.
+            position: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: there is no such object; before the first block.
-            StorageError: the rest cannot be had, or has been replaced.
+            PathNotFound: there is no such object; raised before the first block.
+            StorageError: the object cannot be read further, or was replaced or removed.
         """
         end, failures = "" if length is None else str(position + length - 1), 0
         left, response = self._ask(position, end)
@@ -66,13 +66,13 @@ class Reading:
             left, response = self._ask(position, end)
 
     def _ask(self, position: int, end: str) -> tuple[int, requests.Response]:
-        """Ask for a part of an object, of the very generation that was begun; return how much comes, and the body."""
+        """Request a range of the generation that is being read; return its length in bytes and the response."""
         params = {"alt": "media"}
         if self.generation:
             params["ifGenerationMatch"] = self.generation
         headers = {"Range": f"bytes={position}-{end}"} if position or end else {}
         answer = self._api.send("GET", self._path, params=params, headers=headers, stream=True)
-        if answer.status == 416:  # it ends before
+        if answer.status == 416:  # the range starts beyond the object's end
             answer.response.close()
             return 0, answer.response
         try:

@@ -1,8 +1,8 @@
 """
-Large files in Google Cloud Storage: resumable uploads (https://cloud.google.com/storage/docs/resumable-uploads).
+Resumable uploads of large files (https://cloud.google.com/storage/docs/resumable-uploads).
 
-The object appears when the last chunk is there. Of an upload that nobody finishes no list shows anything and nothing is
-paid, and Google forgets it after a week.
+The object becomes visible when the last chunk has arrived. An unfinished upload is neither listed nor billed; Google
+discards it after a week.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from docker_registry.drivers.gcs.bucket import GcsBucket
 from docker_registry.drivers.gcs.client import RETRIED, Answer
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 
-#: What all chunks but the last are multiples of.
+#: The size of every chunk but the last must be a multiple of this.
 CHUNK_UNIT_BYTES: Final = 256 * 1024
-#: A chunk is taken up again so often without a single byte in between.
+#: Consecutive attempts to resume a chunk that bring no further byte.
 _RESUMES: Final = 5
-#: Bytes that do not fit behind those that are there: what was given up for lost has arrived after all.
+#: Status for bytes that do not continue the upload: a request that seemed lost has arrived after all.
 _UNFITTING: Final = 400
-#: After these nobody knows how many bytes are there.
+#: After these status codes, Google is asked how many bytes have arrived.
 _ASKED: Final = RETRIED | {_UNFITTING}
 _RANGE = re.compile(r"bytes=0-([0-9]+)")
 
 
 def write(bucket: GcsBucket, key: str, blocks: Iterable[Bytes], chunk_bytes: int) -> int:
     """
-    Publish an object of any size once its source has ended; of one that fails nothing stays.
+    Write an object of any size. It becomes visible when *blocks* ends; a failed upload leaves nothing behind.
 
     Args:
-        chunk_bytes: a file of more is sent in chunks of this size, of which one is in memory.
+        chunk_bytes: size of the chunks, of which up to two are in memory; a smaller file is sent in one request.
 
     Returns:
-        Its size in bytes.
+        The object's size in bytes.
     """
     contents = chunks(blocks, chunk_bytes)
     content = next(contents)
@@ -60,7 +60,7 @@ def write(bucket: GcsBucket, key: str, blocks: Iterable[Bytes], chunk_bytes: int
 
 
 class _Upload:
-    """One upload under way."""
+    """One resumable upload."""
 
     def __init__(self, bucket: GcsBucket, key: str) -> None:
         self._bucket = bucket
@@ -79,22 +79,22 @@ class _Upload:
         self._url = begun.response.headers["Location"]
 
     def send(self, content: bytes) -> None:
-        """Send a chunk that is not the last."""
+        """Send a chunk that is not the last one."""
         self._send(content, "*")
 
     def finish(self, content: bytes) -> int:
-        """Send the last chunk, which may be empty, and see that the object is what was sent; return its size."""
+        """Send the last chunk, which may be empty, verify the object, and return its size in bytes."""
         answer = self._send(content, str(self._size + len(content)))
         self._bucket.check_upload(answer, self._size, self._crc32c.digest())
         return self._size
 
     def cancel(self) -> None:
-        """Forget it, if that can be said at all."""
+        """Discard the upload; errors are ignored."""
         with suppress(StorageError):
             self._bucket.api.send("DELETE", self._url, attempts=1)
 
     def _send(self, content: bytes, total: str) -> Answer:
-        """Send a chunk, and what of it did not arrive again, until all of it is there."""
+        """Send a chunk; resend the bytes that did not arrive until Google has received all of them."""
         start, end, failures = self._size, self._size + len(content), 0
         position = start
         while True:
@@ -121,7 +121,7 @@ class _Upload:
         return answer
 
     def _put(self, content: bytes, position: int, total: str) -> Answer | None:
-        """Send bytes; None where no answer came, and nobody knows how many of them are there."""
+        """Send bytes once; return None if there is no response, so that any number of them may have arrived."""
         said = f"{position}-{position + len(content) - 1}" if content else "*"
         headers = {"Content-Range": f"bytes {said}/{total}"}
         try:
@@ -130,7 +130,7 @@ class _Upload:
             return None
 
     def _ask(self, total: str) -> Answer:
-        """Ask how far it is."""
+        """Query the state of the upload."""
         return self._bucket.api.send("PUT", self._url, headers={"Content-Range": f"bytes */{total}"}, body=b"")
 
     def _gone_or_refused(self, answer: Answer) -> None:
@@ -142,6 +142,6 @@ class _Upload:
 
 
 def _arrived(answer: Answer) -> int:
-    """Return how many bytes of the object are there."""
+    """Return how many bytes of the object have arrived."""
     found = _RANGE.fullmatch(answer.response.headers.get("Range", ""))
     return int(found[1]) + 1 if found else 0
