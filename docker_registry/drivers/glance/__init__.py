@@ -1,1 +1,1 @@
-"""OpenStack Glance for layers, beside another store for the rest."""
+"""Storage driver that keeps layers in OpenStack Glance and everything else in another driver."""

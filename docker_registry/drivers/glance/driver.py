@@ -1,10 +1,10 @@
 """
-Keeps layers in OpenStack Glance, and everything else in another driver, the alternate.
+The driver that keeps layers in OpenStack Glance and everything else in another driver, the alternate.
 
-Layers are ``images/*/layer`` and the bytes of blobs. They go to Glance when they are whole: an upload in progress is
-the alternate's, which also has one small file for each layer, and with it says what is there
-(:mod:`~docker_registry.drivers.glance.pointers`). A layer that lies in the alternate itself, because it came before
-Glance did, is served from there.
+Layers are ``images/*/layer`` and the content of blobs. They are sent to Glance when they are complete; the files of an
+upload in progress are stored in the alternate. For each layer, the alternate also stores a small pointer file, whose
+presence defines whether the layer exists (:mod:`~docker_registry.drivers.glance.pointers`). A layer that was stored in
+the alternate before Glance was configured is served from there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 
 class GlanceDriver(StorageDriver):
-    """A store in Glance and another driver."""
+    """Stores layers in Glance and everything else in another driver."""
 
     move_copies: ClassVar[bool] = True
     min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
@@ -78,10 +78,10 @@ class GlanceDriver(StorageDriver):
     ) -> None:
         """
         Args:
-            storage_path, swift: what the alternate is given.
+            storage_path, swift: settings of the alternate; those of Keystone are defaults for Glance as well.
 
         Raises:
-            ConfigError: a setting is missing.
+            ConfigError: the address of both Glance and Keystone is missing, or the alternate rejects its settings.
             StorageError: Glance or the alternate cannot be used.
         """
         authurl = glance_authurl or _keystone_of(swift)
@@ -109,7 +109,8 @@ class GlanceDriver(StorageDriver):
         takes = {row.keyword: row.default for row in kind.settings}
         options = {name: default if given.get(name) is None else given[name] for name, default in takes.items()}
         self._alternate = kind(**options)
-        self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc] # what one store can, the other can
+        # A layer's version is that of its pointer, so layers support what the alternate supports.
+        self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc]
         self.supports_remove_if_match = self._alternate.supports_remove_if_match  # type: ignore[misc]
         self._layers = GlanceLayers(self._alternate, images)
 
@@ -163,11 +164,11 @@ class GlanceDriver(StorageDriver):
         self._with_pointer(path, lambda _: self._alternate.touch(path + SUFFIX), self._alternate.touch)
 
     def open_file(self, path: str) -> BinaryIO | None:
-        """See :class:`StorageDriver`; layers in Glance are no local files."""
+        """See :class:`StorageDriver`; None for a layer in Glance, which is not a local file."""
         return self._with_pointer(path, lambda _: None, self._alternate.open_file)
 
     def content_redirect_url(self, path: str) -> str | None:
-        """See :class:`StorageDriver`; Glance signs none."""
+        """See :class:`StorageDriver`; None for a layer in Glance, which has no signed URLs."""
         return self._with_pointer(path, lambda _: None, self._alternate.content_redirect_url)
 
     # ------------------------------------------------------------------------------------- files and folders
@@ -181,14 +182,14 @@ class GlanceDriver(StorageDriver):
             shown = found.removesuffix(SUFFIX)
             if not self._is_layer(shown):
                 yield found
-            elif shown not in seen:  # it may also lie in the alternate, from before Glance
+            elif shown not in seen:  # a layer may also exist in the alternate, from before Glance was configured
                 seen.add(shown)
                 yield shown
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
         version = self._alternate.folder_version(self._check(path) if path else path)
-        return version or None  # what is not there may still hold what lies in Glance
+        return version or None  # report a missing folder as unknown
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
@@ -208,7 +209,7 @@ class GlanceDriver(StorageDriver):
         return in_glance or self._alternate.exists(path)
 
     def move(self, source: str, target: str) -> None:
-        """See :class:`StorageDriver`; what is moved to the place of a layer is sent to Glance."""
+        """See :class:`StorageDriver`; a file that is moved to the path of a layer is sent to Glance."""
         self._check(source)
         if not self._is_layer(self._check(target)) and not self._is_layer(source):
             self._alternate.move(source, target)
@@ -225,7 +226,7 @@ class GlanceDriver(StorageDriver):
         self.remove(source)
 
     def link(self, source: str, target: str) -> bool:
-        """See :class:`StorageDriver`; two layers may be one image."""
+        """See :class:`StorageDriver`; two layers in Glance may share one image."""
         self._check(source)
         if not self._is_layer(self._check(target)) and not self._is_layer(source):
             return self._alternate.link(source, target)
@@ -264,7 +265,7 @@ class GlanceDriver(StorageDriver):
         self._layers.drop(pointer)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """See :class:`StorageDriver`: images that no layer is, and what the alternate has."""
+        """See :class:`StorageDriver`; deletes unreferenced images, and the leftovers of the alternate."""
         return self._layers.sweep(older_than_seconds) + self._alternate.remove_leftovers(older_than_seconds)
 
     # ----------------------------------------------------------------------------------------------- pointers
@@ -286,7 +287,7 @@ class GlanceDriver(StorageDriver):
         return self._layers.find(path) if self._is_layer(path) else None
 
     def _pointers(self, path: str) -> Iterator[tuple[str, Pointer]]:
-        """Yield what points into Glance at a path and below it."""
+        """Yield the path and the pointer of every layer in Glance at a path and below it."""
         pointer = self._find(path)
         if pointer is not None:
             yield path, pointer
@@ -296,7 +297,14 @@ class GlanceDriver(StorageDriver):
     def _with_pointer(
         self, path: str, in_glance: Callable[[Pointer], Result], elsewhere: Callable[[str], Result]
     ) -> Result:
-        """Do one thing with a layer in Glance, and another with what the alternate has."""
+        """
+        Call *in_glance* with the pointer of a path, or *elsewhere* with the path if it has no pointer.
+
+        Retried while the pointer changes, because its image may be deleted at any moment.
+
+        Raises:
+            StorageError: the image of the current pointer does not exist, or the pointer changed too often.
+        """
         self._check(path)
         for _ in range(MAX_TRIES):
             pointer = self._find(path)
@@ -304,14 +312,14 @@ class GlanceDriver(StorageDriver):
                 return elsewhere(path)
             try:
                 return in_glance(pointer)
-            except (ImageGone, PathNotFound):  # replaced or removed just now?
+            except (ImageGone, PathNotFound):  # retry if the pointer was replaced or removed meanwhile
                 if self._find(path) == pointer:
                     raise StorageError("Glance has lost a layer.", path=path) from None
         raise StorageError("A layer was replaced again and again while it was read.", path=path)
 
 
 def _keystone_of(swift: Mapping[str, Any]) -> str | None:
-    """Return where Swift gets its tokens; None when that is no Keystone."""
+    """Return the URL of the Keystone that Swift uses; None if Swift uses another authentication service."""
     url = swift.get("swift_authurl")
     if not url:
         return None

@@ -1,8 +1,8 @@
 """
-Images of Glance, as places for bytes (Image service API v2): made, filled once, read, removed.
+Glance images as containers of bytes (Image service API v2): created, filled once, read and deleted.
 
-An image that nothing points at yet, or no longer, carries the tag ``docker-registry-loose-STORE``. So what a crash
-leaves behind is found by one question, among the images of everybody else who uses the project.
+An unreferenced image carries the tag ``docker-registry-loose-STORE``: one that has no pointer yet, or whose pointer is
+about to be removed. So one query finds what a crash leaves behind, even if other users store images in the project.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from docker_registry.errors import StorageError, StorageFull, StorageUnavailable
 
 _BLOCK_BYTES: Final = 256 * 1024
 _RETRIES: Final = 3
-#: Statuses that tell of a Glance, or a proxy before it, that cannot answer for now.
+#: Status codes of temporary failures of Glance or a proxy in front of it, which are retried.
 _PASSING: Final = [408, 429, 500, 502, 503, 504]
-#: A broken read is taken up again so often without a single byte in between.
+#: Consecutive attempts to resume a read that bring no further byte.
 _RESUMES: Final = 3
 _MAX_NAME: Final = 255
 
 
 class ImageGone(StorageError):
-    """Glance does not have this image."""
+    """The image does not exist in Glance."""
 
 
 class GlanceImages:
@@ -43,11 +43,11 @@ class GlanceImages:
     ) -> None:
         """
         Args:
-            url: of Glance; None asks Keystone for it.
-            region, interface: which address, where Keystone knows several.
+            url: URL of Glance; None looks it up in Keystone's catalog.
+            region, interface: select the endpoint in the catalog.
 
         Raises:
-            StorageError: Glance cannot be used.
+            StorageError: the catalog has no such endpoint, or Glance cannot be used.
         """
         self._session = session
         with _translated():
@@ -62,14 +62,14 @@ class GlanceImages:
 
     def add(self, name: str, tag: str, blocks: Iterable[Bytes]) -> tuple[str, int]:
         """
-        Make an image and fill it; of one that cannot be filled nothing stays.
+        Create an image and upload its content. If that fails, the image is deleted.
 
         Args:
-            name: for people to read.
-            tag: that it carries.
+            name: a name for humans; only its last 255 characters are used.
+            tag: the image's tag.
 
         Returns:
-            Its id, and its size in bytes.
+            The image's ID, and its size in bytes.
         """
         wanted = {
             "name": name[-_MAX_NAME:],
@@ -91,14 +91,16 @@ class GlanceImages:
 
     def read(self, identity: str, size: int, offset: int, length: int | None) -> Iterator[bytes]:
         """
-        Open an image and read it in blocks; where the connection breaks, another one goes on.
+        Open an image and return an iterator over its blocks, which resumes after a lost connection.
 
         Args:
-            size: of the image in bytes.
+            size: size of the image in bytes.
+            offset: first byte to read, from 0.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            ImageGone: it was removed; at the call.
-            StorageError: also in the middle, when the rest cannot be had.
+            ImageGone: the image does not exist; raised by the call itself.
+            StorageError: the image cannot be read; also raised during iteration.
         """
         end = size if length is None else min(size, offset + length)
         if offset >= end:
@@ -108,28 +110,28 @@ class GlanceImages:
         return stream
 
     def remove(self, identity: str) -> None:
-        """Remove an image; one that is gone does not matter."""
+        """Delete an image; a missing image is ignored."""
         try:
             self._ask("DELETE", f"/{identity}")
         except ImageGone:
             return
 
     def tag(self, identity: str, tag: str) -> None:
-        """Let an image carry a tag; one that is gone does not matter."""
+        """Add a tag to an image; a missing image is ignored."""
         try:
             self._ask("PUT", f"/{identity}/tags/{tag}")
         except ImageGone:
             return
 
     def untag(self, identity: str, tag: str) -> None:
-        """Take a tag from an image; neither of them need be there."""
+        """Remove a tag from an image; a missing tag or image is ignored."""
         try:
             self._ask("DELETE", f"/{identity}/tags/{tag}")
         except ImageGone:
             return
 
     def tagged(self, tag: str, before: float) -> list[str]:
-        """Return the ids of all images with a tag that nobody has changed since a moment."""
+        """Return the IDs of all images with a tag that were last updated at or before a time (Unix seconds)."""
         found: list[str] = []
         query = {"tag": tag, "limit": "100"}
         while True:
@@ -163,21 +165,22 @@ class GlanceImages:
                     log=False,
                 )
         except Exception:
-            if source.error is not None:  # its own trouble, whatever became of it on the way through the libraries
+            if source.error is not None:  # re-raise the source's own exception, which the libraries may have wrapped
                 raise source.error from None
             raise
 
     def _forget(self, identity: str) -> None:
         try:
             self.remove(identity)
-        except StorageError:  # it stays tagged, and is swept later
+        except StorageError:  # the image remains tagged, so the sweep deletes it later
             return
 
     def _stream(self, identity: str, position: int, end: int) -> Iterator[bytes]:
-        """Yield nothing once it is open, then the blocks."""
+        """Yield one empty block when the image is open, then its content."""
         failures, is_open = 0, False
         while True:
-            # A range, always: a store behind Glance that has none answers 200, and with it from the beginning.
+            # Always send a Range. If Glance's backend does not support ranges, the status is 200 and the body begins at
+            # the first byte: skip to the position.
             span = {"Range": f"bytes={position}-{end - 1}"}
             answer = self._ask("GET", f"/{identity}/file", headers=span, stream=True, log=False)
             with answer:
@@ -204,7 +207,7 @@ class GlanceImages:
 
 
 class _Source:
-    """Blocks on their way to Glance: counted, and what they raise is remembered."""
+    """Wraps the blocks of an upload: counts their bytes and records an exception that they raise."""
 
     def __init__(self, blocks: Iterable[Bytes]) -> None:
         self.size = 0
@@ -225,7 +228,7 @@ class _Source:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise what the libraries raise as a :class:`StorageError`."""
+    """Translate library exceptions into :class:`StorageError` and its subclasses."""
     try:
         yield
     except NotFound:
@@ -233,7 +236,7 @@ def _translated() -> Iterator[None]:
     except HttpError as error:
         raise _in_our_words(error.http_status) from None
     except (ClientException, RequestException, HTTPError, OSError) as error:
-        # No text of the error itself: it shows addresses, and sometimes what was sent.
+        # Do not include the text of the error: it shows addresses, and sometimes the content of the request.
         raise StorageUnavailable(f"Glance or its Keystone cannot be reached ({type(error).__name__}).") from None
 
 

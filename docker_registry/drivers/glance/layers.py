@@ -1,4 +1,9 @@
-"""Layers as images of Glance: sent there, pointed at, taken leave of, and swept when nothing points at them."""
+"""
+Layers stored as Glance images: upload, publication by a pointer, deletion, and a sweep of unreferenced images.
+
+An image is tagged as loose from its upload until its pointer is published, and again before its pointer is removed, so
+that the sweep finds it after a crash. :meth:`GlanceLayers.replace` deletes an unshared old image without tagging it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,10 @@ from docker_registry.drivers.glance.images import GlanceImages
 from docker_registry.drivers.glance.pointers import SUFFIX, Pointer
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
-#: The driver's own folder in the alternate, which no list shows.
+#: Folder in the alternate for the driver's internal files; hidden from listings and rejected as a path.
 RESERVED: Final = ".glance"
 _STORE: Final = f"{RESERVED}/store"
-#: Another writer of the same path was quicker: so often one tries again.
+#: Maximum number of attempts when concurrent writers replace the same path.
 MAX_TRIES: Final = 1000
 
 
@@ -27,34 +32,43 @@ class GlanceLayers:
     def __init__(self, alternate: StorageDriver, images: GlanceImages) -> None:
         """
         Args:
-            alternate: where the pointers are.
+            alternate: the driver that stores the pointers.
         """
         self._alternate = alternate
         self._images = images
         self._tag: str | None = None
 
     def find(self, path: str) -> Pointer | None:
-        """Return what points at a layer's image; None when the layer is not in Glance."""
+        """Return a layer's pointer; None if the layer is not in Glance."""
         return pointers.find(self._alternate, path)
 
     def read(self, pointer: Pointer, offset: int, length: int | None) -> Iterator[bytes]:
         """
-        Read a layer in blocks; see :meth:`StorageDriver.stream_read`.
+        Return an iterator over a layer's blocks; see :meth:`StorageDriver.stream_read`.
 
         Raises:
-            ImageGone: its image was removed; at the call.
+            ImageGone: the layer's image does not exist; raised by the call itself.
         """
         if pointer.image is None:
             return iter(())
         return self._images.read(pointer.image, pointer.size, offset, length)
 
     def upload(self, path: str, blocks: Iterable[Bytes]) -> Pointer:
-        """Send a layer to Glance; it is nothing that anybody can find before :meth:`replace`."""
+        """Upload a layer to Glance and return its pointer, which :meth:`replace` publishes."""
         image, size = self._images.add(path, self._loose(), blocks)
         return Pointer(image, size)
 
     def replace(self, path: str, pointer: Pointer, if_match: str | None = None) -> None:
-        """Let a path be an image, and take leave of the one that it was."""
+        """
+        Publish a pointer under a path, and delete the image that it replaces.
+
+        Args:
+            if_match: replace only this version of the pointer; see :meth:`StorageDriver.put_content`.
+
+        Raises:
+            PreconditionFailed: the path has another version; the new image was deleted.
+            StorageUnavailable: concurrent writers replaced the path too often.
+        """
         old = self._point(path, pointer, if_match)
         if pointer.image:
             self._images.untag(pointer.image, self._loose())
@@ -64,19 +78,19 @@ class GlanceLayers:
             self.drop(old)
             return
         try:
-            self._alternate.remove(path)  # from before Glance
+            self._alternate.remove(path)  # a layer written before Glance was configured
         except PathNotFound:
             return
 
     def _point(self, path: str, pointer: Pointer, if_match: str | None) -> Pointer | None:
-        """Publish a pointer, and return the one that it replaces."""
+        """Publish a pointer and return the one that it replaces, if any."""
         for _ in range(MAX_TRIES):
             old = self.find(path)
             version = old.version if old and old.version else ABSENT
             if if_match not in (None, version):
                 self.drop(pointer)
                 raise PreconditionFailed(path=path)
-            # Where the alternate can tell, every image is taken leave of by exactly one who replaces it.
+            # With conditional puts, exactly one writer replaces each pointer, and so deletes its image.
             expected = version if self._alternate.supports_if_match else None
             try:
                 self._alternate.put_content(path + SUFFIX, pointer.dump(), if_match=expected)
@@ -86,7 +100,7 @@ class GlanceLayers:
         raise StorageUnavailable("A layer was replaced again and again.", path=path)
 
     def shared(self, path: str) -> Pointer | None:
-        """Return what points at a layer's image, and have it say that there may be another such pointer."""
+        """Return a layer's pointer, after marking it as shared; None if the layer is not in Glance."""
         for _ in range(MAX_TRIES):
             pointer = self.find(path)
             if pointer is None or pointer.is_shared:
@@ -101,7 +115,7 @@ class GlanceLayers:
         raise StorageError("A layer was replaced again and again.", path=path)
 
     def retire_after(self, path: str, change: Callable[[], None]) -> None:
-        """Take leave of the image that a path is, once a change has made it another."""
+        """Run a change that replaces the pointer of a path, then delete the image that it replaced."""
         old = self.find(path)
         self.loosen(old)
         change()
@@ -109,17 +123,17 @@ class GlanceLayers:
             self.drop(old)
 
     def loosen(self, pointer: Pointer | None) -> None:
-        """Mark an image of which a pointer is about to go, lest it is forgotten when we die now."""
+        """Tag an image whose pointer is about to be removed, so that the sweep finds it after a crash."""
         if pointer is not None and pointer.image:
             self._images.tag(pointer.image, self._loose())
 
     def drop(self, pointer: Pointer) -> None:
-        """Remove an image whose pointer is gone; one that may have another is left to the sweep."""
+        """Delete the image of a removed pointer; an image that may have another pointer is left to the sweep."""
         if pointer.image and not pointer.is_shared:
             self._images.remove(pointer.image)
 
     def _loose(self) -> str:
-        """Return the tag of images that no layer is, this store's own."""
+        """Return this store's tag for unreferenced images; the store's ID is created on first use."""
         if self._tag is None:
             try:
                 store = self._alternate.get_content(_STORE).decode()
@@ -130,10 +144,10 @@ class GlanceLayers:
         return self._tag
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Remove the images that nothing points at any more, or that nothing ever did; return how many there were."""
+        """Delete unreferenced images that were updated at least *older_than_seconds* ago; return their number."""
         left = set(self._images.tagged(self._loose(), time.time() - older_than_seconds))
         named: set[str | None] = set()
-        # Twice: a pointer that is moved from behind the walk to before it is met by the second.
+        # Walk twice: the first walk misses a pointer that is moved from a part not yet listed to one already listed.
         for _ in range(2):
             if left - named:
                 named |= {pointer.image for _, pointer in pointers.below(self._alternate, "")} & left

@@ -1,14 +1,14 @@
 """
-Which image of Glance is which layer: small files of the other store, one beside the place of each layer.
+Pointers from layers to Glance images: small files in the alternate, one next to the path of each layer.
 
 ::
 
     images/0a1b/layer.glance
     docker/registry/v2/blobs/sha256/9b/9b1d…/data.glance      {"image": "3f9c5e8a-…", "size": 1048576}
 
-Such a file is published as every other one of that store, whole and at once, and with it the layer. ``"shared": true``
-says that another pointer may name the same image, as for a moment while one is moved, and after a crash for longer:
-then nobody removes the image with the pointer, but only once no pointer at all names it.
+The alternate publishes a pointer atomically, and the layer with it. ``"shared": true`` means that another pointer may
+reference the same image, as for a moment during a move, or for longer after a crash. Removing such a pointer does not
+delete the image; the sweep does when no pointer references it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _AROUND_LAYERS = re.compile(r"images(/[^/]+)?|docker(/registry(/v2(/blobs(/[^/]+
 @dataclass(frozen=True, slots=True)
 class Pointer:
     """
-    Where a layer's bytes are.
+    The location of a layer's bytes.
 
     Attributes:
-        image: the id in Glance; None of a layer without any bytes.
-        size: bytes.
-        is_shared: whether another pointer may name the same image.
-        version: of the file that it was read from.
+        image: the image's ID in Glance; None for an empty layer.
+        size: size of the layer in bytes.
+        is_shared: whether another pointer may reference the same image.
+        version: version of the pointer file; None if the pointer was not read from a file.
     """
 
     image: str | None
@@ -46,7 +46,7 @@ class Pointer:
     version: str | None = None
 
     def dump(self) -> bytes:
-        """Return the content of its file."""
+        """Return the content of the pointer file."""
         members: dict[str, Any] = {"image": self.image, "size": self.size}
         if self.is_shared:
             members["shared"] = True
@@ -54,19 +54,21 @@ class Pointer:
 
 
 def is_layer(path: str) -> bool:
-    """Tell whether what lies there belongs into Glance."""
+    """Return whether a path is that of a layer, which is stored in Glance."""
     return _LAYER.fullmatch(path) is not None
 
 
 def may_hold_layers(folder: str) -> bool:
-    """Tell whether layers may lie below a folder."""
+    """Return whether there may be layers below a folder."""
     return not folder or _AROUND_LAYERS.fullmatch(folder) is not None
 
 
 def parse(stored: Versioned, path: str) -> Pointer:
     """
+    Parse a pointer file.
+
     Raises:
-        StorageError: it is damaged.
+        StorageError: the file is damaged.
     """
     try:
         members = json.loads(stored.content)
@@ -76,7 +78,7 @@ def parse(stored: Versioned, path: str) -> Pointer:
 
 
 def find(driver: StorageDriver, path: str) -> Pointer | None:
-    """Return what points at the image of a layer; None when the layer is not in Glance."""
+    """Return the pointer of a layer; None if the layer is not in Glance."""
     try:
         return parse(driver.get_versioned(path + SUFFIX), path)
     except PathNotFound:
@@ -84,7 +86,7 @@ def find(driver: StorageDriver, path: str) -> Pointer | None:
 
 
 def below(driver: StorageDriver, folder: str) -> Iterator[tuple[str, Pointer]]:
-    """Yield the path of every layer below a folder that is in Glance, and what points at it."""
+    """Yield the path and the pointer of every layer in Glance below a folder."""
     for stat in driver.walk(folder):
         if stat.path.endswith(SUFFIX):
             path = stat.path.removesuffix(SUFFIX)
