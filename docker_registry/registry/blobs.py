@@ -1,4 +1,4 @@
-"""Blobs: content under its digest, stored once, readable by the repositories that link to it."""
+"""Blobs: content stored once under its digest, and readable in every repository that has a link to it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Blob:
 
     Attributes:
         size: bytes.
-        path: where they lie.
-        is_new: whether it was not there until just now; known of what was put.
+        path: storage path of the bytes.
+        is_new: whether :meth:`Blobs.put` has just created it; False from all other methods.
     """
 
     digest: Digest
@@ -32,12 +32,12 @@ class Blob:
 
 
 class Blobs:
-    """All blobs of the registry."""
+    """Stores and finds the blobs of the registry."""
 
     def __init__(self, driver: StorageDriver, repositories: Repositories, access: Access) -> None:
         """
         Args:
-            access: tells from which repositories a blob may be mounted.
+            access: decides from which repositories a client may mount blobs.
         """
         self._driver = driver
         self._repositories = repositories
@@ -45,10 +45,10 @@ class Blobs:
 
     def stat(self, name: RepositoryName, digest: Digest) -> Blob:
         """
-        Find a blob that a repository may read.
+        Find a blob of a repository.
 
         Raises:
-            BlobUnknown: the repository has no link to it, or its bytes are gone.
+            BlobUnknown: the repository has no link to it, or its bytes are missing.
         """
         if not self._driver.exists(layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
@@ -56,7 +56,7 @@ class Blobs:
 
     def stat_anywhere(self, digest: Digest) -> Blob:
         """
-        Find a blob whatever repository it belongs to.
+        Find a blob in the store, regardless of repositories.
 
         Raises:
             BlobUnknown: its bytes are not in the store.
@@ -66,15 +66,16 @@ class Blobs:
         return Blob(digest, size, path) if size is not None else self._borrowed(digest)
 
     def file(self, blob: Blob) -> StoredFile:
-        """Return the bytes as a file that a client may be sent."""
+        """Return the blob's bytes as a file to serve."""
         return StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
 
     def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
         """
-        Link a blob that the store already has to a repository (end-11).
+        Link a blob that is already in the store to a repository (end-11).
 
         Args:
-            source: a repository that must have the blob; None for any, as long as the client may see all that have it.
+            source: the repository to mount from; None for any, which is allowed only if the client may see all
+                repositories that have the blob.
 
         Raises:
             BlobUnknown: the blob does not exist there, or the client may not see it.
@@ -92,11 +93,15 @@ class Blobs:
 
     def publish(self, path: str, digest: Digest) -> Blob:
         """
-        Move verified bytes to where the blob of their digest belongs.
+        Move verified bytes to the path of their blob.
 
-        They replace whatever is stored there, since that may be damaged. A blob to which API V1 has hard links
-        (``images/<id>/layer``) is read first: intact, it stays and only its time of modification is renewed; damaged,
-        it is repaired under all its paths. Where it stays, *path* is left to the caller.
+        An existing blob is replaced, because it may be damaged. A blob with hard links from API V1
+        (``images/<id>/layer``) is verified instead: if it is intact, only its modification time is renewed; if it is
+        damaged, its content is repaired under all its paths. In both cases *path* is not moved, and the caller
+        removes it.
+
+        Args:
+            path: where the verified bytes are stored.
 
         Raises:
             PathNotFound: another request has moved *path* away.
@@ -113,10 +118,13 @@ class Blobs:
 
     def lend(self, digest: Digest, size: int, path: str) -> None:
         """
-        Make verified bytes that lie elsewhere a blob, and leave them where they are.
+        Publish verified bytes at another path as a blob, without moving or copying them.
+
+        Creates a hard link, or an alias file where the driver has no links.
 
         Args:
-            path: where they lie: a raw layer of API V1, of which there should be no second copy.
+            size: bytes.
+            path: where they are stored: a raw layer of API V1, which should not be stored twice.
         """
         target = layout.blob_data(digest)
         if path == target or self._size(target) == size or self._driver.link(path, target):
@@ -125,13 +133,16 @@ class Blobs:
 
     def put(self, content: bytes, digest: Digest) -> Blob:
         """
-        Store a small content in hand, whose digest the caller has computed.
+        Store small content as a blob.
 
-        What is stored already only has its time of modification renewed, unless it is damaged: then it is repaired.
+        If the blob exists, its modification time is renewed; if it is damaged, it is repaired.
+
+        Args:
+            digest: the digest of *content*, computed by the caller.
         """
         target = layout.blob_data(digest)
         try:
-            stored = self._driver.get_versioned(target).content  # of the store itself, never of a cache before it
+            stored = self._driver.get_versioned(target).content  # bypasses caches, to detect damage in the store
         except PathNotFound:
             self._driver.put_content(target, content)
             return Blob(digest, len(content), target, is_new=True)
@@ -143,7 +154,7 @@ class Blobs:
 
     def get(self, digest: Digest) -> bytes:
         """
-        Return a small blob whole.
+        Return the content of a small blob.
 
         Raises:
             BlobUnknown: its bytes are not in the store.
@@ -154,7 +165,7 @@ class Blobs:
             raise BlobUnknown(digest=str(digest)) from None
 
     def link(self, name: RepositoryName, digest: Digest) -> None:
-        """Let a repository read a blob; a hidden one stays as it is."""
+        """Grant a repository a blob; does nothing for a hidden repository."""
         if name.is_hidden:
             return
         link = layout.layer_link(name, digest)
@@ -164,7 +175,9 @@ class Blobs:
 
     def delete(self, name: RepositoryName, digest: Digest) -> None:
         """
-        Take a blob from a repository (end-10); others keep it, and its bytes stay until they are collected.
+        Remove a blob from a repository (end-10).
+
+        Other repositories keep it, and its bytes stay until garbage collection.
 
         Raises:
             BlobUnknown: the repository does not have it.
@@ -175,7 +188,7 @@ class Blobs:
             raise BlobUnknown(name=str(name), digest=str(digest)) from None
 
     def _borrowed(self, digest: Digest) -> Blob:
-        """Find a blob whose bytes lie elsewhere."""
+        """Find a blob through its alias file."""
         try:
             size, _, path = self._driver.get_content(layout.blob_alias(digest)).decode().partition(" ")
         except PathNotFound:

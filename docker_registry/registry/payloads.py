@@ -1,11 +1,11 @@
 """
-What a manifest's payload says: its type, and the content that it names.
+Parsing of manifest payloads: the media type, and the descriptors of the referenced content.
 
-Sources: OCI image-spec, manifest.md and image-index.md; Docker "Image Manifest Version 2, Schema 2". A payload is
-only read here, never written: what was pushed is what is served.
+Sources: OCI image-spec, manifest.md and image-index.md; Docker "Image Manifest Version 2, Schema 2". Payloads are
+never rewritten: the registry serves exactly the bytes that were pushed.
 
-A payload of up to 64 KiB is parsed at once. A larger one is read part by part
-(:mod:`docker_registry.registry.json_scanner`), and only what the registry needs of it is kept.
+A payload of up to 64 KiB is parsed in one go. A larger one is scanned part by part
+(:mod:`docker_registry.registry.json_scanner`), keeping only the members that the registry needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 #: The media types by which clients ask for manifests.
 MANIFEST_TYPES: Final = IMAGES | INDEXES | {SCHEMA_1, SCHEMA_1_SIGNED}
 
-#: Layers that are fetched from elsewhere and need not be in the registry.
+#: Media types of layers that clients download from elsewhere, and that need not be in the registry.
 FOREIGN_LAYERS: Final = frozenset(
     {
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
@@ -45,13 +45,13 @@ FOREIGN_LAYERS: Final = frozenset(
     }
 )
 
-#: Characters of a media type or an artifact type (RFC 6838, section 4.2: 127 of a type, a slash, 127 of a subtype).
+#: Maximum characters of a media type or artifact type (RFC 6838, section 4.2: 127 each for type and subtype, a slash).
 MAX_TYPE_CHARACTERS: Final = 255
 
-#: Yields the parts of a payload that takes long to read, and pauses in between.
+#: Wraps the parts of a large payload so that a loop over them yields to other requests.
 Pace = Callable[[Iterable[Part]], Iterator[Part]]
 
-#: Members of a large payload that are kept.
+#: Members that are kept of a large payload.
 _KEPT_LISTS: Final = frozenset({"manifests", "layers"})
 _KEPT_OBJECTS: Final = frozenset({"config", "subject", "annotations"})
 _KEPT: Final = _KEPT_LISTS | _KEPT_OBJECTS | {"schemaVersion", "mediaType", "artifactType", "signatures"}
@@ -60,18 +60,19 @@ _KEPT: Final = _KEPT_LISTS | _KEPT_OBJECTS | {"schemaVersion", "mediaType", "art
 @dataclass(frozen=True, slots=True)
 class Payload:
     """
-    What a payload says of itself.
+    The parsed content of a manifest.
 
     Attributes:
-        media_type: what it is.
-        told: whether the payload alone tells the media type, and is small enough to be asked at each GET.
-        told_type: what the payload tells; an OCI image where it tells nothing.
-        has_media_type: whether the payload has a ``mediaType``.
-        blobs: the config and the layers that the repository must have.
+        media_type: media type of the manifest.
+        told: whether the media type follows from the payload alone, and the payload is small enough to be parsed
+            again at each GET.
+        told_type: the media type that follows from the payload alone; that of an OCI image if none does.
+        has_media_type: whether the payload has a valid ``mediaType``.
+        blobs: the config and the layers that must exist in the repository.
         manifests: the children of an index.
-        subject: the manifest that this one is about.
-        artifact_type: what kind of artifact it is: its own word, or for an image the type of its config.
-        annotations: those of the payload.
+        subject: descriptor of the subject; None for a manifest that is not a referrer.
+        artifact_type: ``artifactType``, or without it the media type of the config.
+        annotations: the annotations with text values; None when the payload has none.
     """
 
     media_type: str
@@ -87,16 +88,16 @@ class Payload:
 
 def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stored: bool = False) -> Payload:
     """
-    Read a payload that a client pushes.
+    Parse and validate a pushed payload.
 
     Args:
-        content_type: what the client says it is, without parameters.
-        pace: takes the parts of a large payload and yields them.
-        is_stored: take any number of values, as earlier versions did.
+        content_type: the Content-Type of the request, without parameters.
+        pace: wraps the parts of a large payload, to yield to other requests.
+        is_stored: skip the limit on the number of JSON values, for payloads that earlier versions accepted.
 
     Raises:
-        ManifestInvalid: it is not JSON, contradicts its Content-Type, is of schema 1, names content wrongly, or has
-            more values than :data:`json_scanner.MAX_VALUES`.
+        ManifestInvalid: the payload is not JSON, contradicts its Content-Type, is of schema 1, has an invalid
+            descriptor, or has more values than :data:`json_scanner.MAX_VALUES`.
     """
     is_checked = len(payload) > LARGE_BYTES and not is_stored
     if is_checked and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
@@ -106,7 +107,7 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     kind = media_type.lower()
     if kind in IMAGES | INDEXES and document.get("schemaVersion") != 2:
         raise ManifestInvalid("schemaVersion must be 2.", schemaVersion=_short(document.get("schemaVersion")))
-    # An image that could be read as an index, or the other way round, is two things to two clients (CVE-2021-41190).
+    # Clients could disagree on whether an ambiguous document is an image or an index (CVE-2021-41190).
     for key in ("manifests",) if kind in IMAGES else ("config", "layers") if kind in INDEXES else ():
         if key in document:
             raise ManifestInvalid(f"A manifest of this type has no {key}.", mediaType=media_type)
@@ -129,10 +130,13 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
 
 def stored_media_type(payload: bytes, pace: Pace = iter) -> tuple[str | None, bool]:
     """
-    Return the media type that a stored payload tells, and whether it does so in words and not by its fields.
+    Return the media type that follows from a stored payload alone.
 
     Args:
         pace: as for :func:`read`.
+
+    Returns:
+        The media type, None if the payload does not determine one; and whether ``mediaType`` states it explicitly.
     """
     try:
         document = _load(payload, pace, with_descriptors=False)
@@ -143,9 +147,10 @@ def stored_media_type(payload: bytes, pace: Pace = iter) -> tuple[str | None, bo
 
 def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
     """
-    Return the digests that a stored manifest refers to: its configuration, layers and children, but not its subject.
+    Return the digests that a stored manifest references: configuration, layers and children, but not its subject.
 
-    The manifests that other servers stored are read as far as they can be, those of schema 1 included.
+    The parsing is lenient, because other servers may have stored the manifest: schema 1 is supported, and invalid
+    entries are skipped.
 
     Args:
         pace: as for :func:`read`.
@@ -170,10 +175,10 @@ def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
 
 def told_media_type(document: dict[str, Any]) -> str | None:
     """
-    Return what a payload says it is, by the rules of distribution, which keeps no media type beside it.
+    Infer the media type from a payload, by the rules of distribution, which does not store the media type separately.
 
-    ``mediaType`` decides. Without it ``manifests`` make an OCI index and ``config`` an OCI image; what is not of
-    schema version 2 is the signed manifest of old.
+    A valid ``mediaType`` takes precedence. Without it, ``schemaVersion`` 1 means a schema 1 manifest (signed, if it has
+    ``signatures``), ``manifests`` means an OCI index and ``config`` an OCI image. Otherwise the result is None.
     """
     if _is_told_in_words(document):
         return str(document["mediaType"])
@@ -187,7 +192,7 @@ def told_media_type(document: dict[str, Any]) -> str | None:
 
 
 def _is_told_in_words(document: dict[str, Any]) -> bool:
-    """Tell whether ``mediaType`` is one; earlier versions kept any text there."""
+    """Return whether ``mediaType`` is a valid media type; earlier versions accepted any text."""
     media_type = document.get("mediaType")
     return isinstance(media_type, str) and media_types.is_valid(media_type)
 
@@ -201,7 +206,7 @@ def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True) -> dict[
         raise ManifestInvalid(
             "A part of the manifest has too many JSON values.", max_values=json_scanner.MAX_PART_VALUES
         ) from None
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or a number with too many digits
         raise ManifestInvalid("The manifest is not JSON.") from None
     if not isinstance(document, dict):
         raise ManifestInvalid("The manifest is not a JSON object.")
@@ -209,7 +214,7 @@ def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True) -> dict[
 
 
 def _load_parts(text: str, pace: Pace, *, with_descriptors: bool) -> dict[str, Any]:
-    """Load what the registry needs of a large payload; items of lists of descriptors become descriptors at once."""
+    """Load the needed members of a large payload; items of descriptor lists are converted to `Descriptor` at once."""
     document: dict[str, Any] = {}
     for key, kind, name, value in pace(json_scanner.scan(text)):
         if key not in _KEPT:
@@ -226,7 +231,7 @@ def _load_parts(text: str, pace: Pace, *, with_descriptors: bool) -> dict[str, A
     return document
 
 
-#: NaN and the infinities are no JSON.
+#: Python's decoder accepts NaN and infinities by default; they are not JSON.
 _DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.refuse_constant)
 
 
@@ -261,20 +266,20 @@ def _annotations(document: dict[str, Any]) -> dict[str, str] | None:
     if not isinstance(value, dict):
         raise ManifestInvalid("annotations must be an object.")
     for key, text in value.items():
-        # null is the empty string to clients in Go, which write it where they have none.
+        # Go decodes null into a string as "", and some clients write null for an empty value.
         if not _is_text(key) or not (text is None or _is_text(text)):
             raise ManifestInvalid("annotations must have texts as values.", annotation=_printable(key))
     return text_annotations(value)
 
 
 def text_annotations(annotations: object) -> dict[str, str]:
-    """Return those annotations that are texts, as the specification demands; earlier versions kept any value."""
+    """Return the annotations with text values, as the specification demands; earlier versions accepted any value."""
     members = annotations.items() if isinstance(annotations, dict) else ()
     return {key: value for key, value in members if _is_text(key) and _is_text(value)}
 
 
 def _is_text(value: object) -> bool:
-    """Tell whether a value is a text that can be written as UTF-8: JSON may escape half of a surrogate pair."""
+    """Return whether a value is a string that UTF-8 can encode; JSON can escape a lone surrogate."""
     try:
         return isinstance(value, str) and bool(value.encode() or True)
     except UnicodeEncodeError:
@@ -282,7 +287,7 @@ def _is_text(value: object) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Return the beginning of a text of a client, for an error message."""
+    """Return the beginning of a client's text in ASCII, for an error message."""
     return text[:256].encode("ascii", "backslashreplace").decode("ascii")
 
 

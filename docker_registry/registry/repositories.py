@@ -1,13 +1,12 @@
 """
-Which repositories there are.
+Existence checks for repositories, and their listing.
 
-Repositories nest in each other's folders, so that finding them all means walking the whole tree. Therefore each also
-has an empty file in one flat folder, the catalog, written before the first thing that makes it a repository. What
-others wrote into the tree has none: :meth:`Repositories.adopt` walks the tree and adds what is missing, before the
-first listing of a tree that never had a catalog and from time to time.
+The folders of repositories nest in each other, so finding all of them requires a walk of the whole tree. Therefore
+each repository also has an empty file in one flat folder, the catalog, written before the first link or manifest of
+the repository. Repositories that other servers wrote into the tree lack this file: :meth:`Repositories.adopt` walks
+the tree and adds them, before the first listing of a tree without a catalog, and periodically.
 
-A repository of API V1 is one too, under the name that it has in V2
-(:mod:`docker_registry.registry.bridge.paired_names`).
+Repositories of API V1 are included, under their names in V2 (:mod:`docker_registry.registry.bridge.paired_names`).
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from docker_registry.registry.listings import Page, cut
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.v1.repositories import ImageRepositories
 
-#: A younger entry of the catalog may belong to a repository whose first link is just being written.
+#: Minimum age of a catalog entry that may be removed: a younger one may precede a first link that is being written.
 _YOUNG_SECONDS: Final = 3600
 
 
 class Repositories:
-    """All repositories: a repository is there as soon as it may read a blob or has a manifest."""
+    """The repositories of the registry: a repository exists as soon as it has a blob or manifest, or exists in V1."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class Repositories:
     ) -> None:
         """
         Args:
-            access: tells which repositories clients may see.
+            access: decides which repositories clients may see.
         """
         self._access = access
         self._driver = driver
@@ -52,7 +51,7 @@ class Repositories:
         self._is_whole = False
 
     def exists(self, name: RepositoryName) -> bool:
-        """Tell whether a repository is there, of whichever API."""
+        """Return whether a repository exists in either API."""
         if self._has_content(name):
             return True
         old_name = paired_names.image_repository(name)
@@ -62,31 +61,38 @@ class Repositories:
         return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))
 
     def resolve(self, name: RepositoryName) -> RepositoryName:
-        """Return the repository that is meant by a name: ``foo`` for ``library/foo`` where only API V1 knows that."""
+        """
+        Return the repository that a client means by a name.
+
+        That is ``foo`` for ``library/foo`` if V2 has no ``library/foo`` and API V1 has that repository; otherwise the
+        name itself.
+        """
         if paired_names.short(name) is None or self._has_content(name):
             return name
         return self.find_short(name) or name
 
     def find_short(self, name: RepositoryName) -> RepositoryName | None:
-        """Return ``foo`` for ``library/foo`` where API V1 has that repository; else None."""
+        """Return ``foo`` for ``library/foo`` if API V1 has that repository; otherwise None."""
         short = paired_names.short(name)
         old_name = paired_names.image_repository(short) if short is not None else None
         return short if old_name is not None and self._image_repositories.exists(old_name) else None
 
     def check(self, name: RepositoryName) -> None:
         """
+        Check that a repository exists.
+
         Raises:
-            NameUnknown: there is no such repository.
+            NameUnknown: it does not.
         """
         if not self.exists(name):
             raise NameUnknown(name=str(name))
 
     def page(self, count: int, last: str = "", *, with_hidden: bool = False) -> Page:
         """
-        Return the names of *count* repositories at most, those after *last*, in ASCII order.
+        Return at most *count* names of repositories, those after *last*, in ASCII order.
 
         Args:
-            with_hidden: also those that clients may not see.
+            with_hidden: include repositories that the client may not see.
         """
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:
@@ -97,22 +103,23 @@ class Repositories:
             repository = RepositoryName(name)
             if not with_hidden and not self._access.may_pull(repository):
                 return False
-            # Where each question is a request, an entry is believed; one that is wrong goes with the next adoption.
+            # On object stores each check would be a request, so a catalog entry is trusted; adopt() removes stale ones.
             return self._driver.walks_by_pages or self.exists(repository)
 
         return cut(names, count, last, is_listed, self._catalog.pace)
 
     def enter(self, name: RepositoryName) -> None:
-        """Put a repository into the catalog, before the first thing that makes it one is written."""
+        """Add a repository to the catalog; call this before writing the first link or manifest in it."""
         self._catalog.enter(name)
 
     def adopt(self) -> int:
         """
-        Put into the catalog what others wrote into the tree, and take out what they removed; walks every folder of a
-        repository's name.
+        Add repositories that other servers created to the catalog, and remove entries of repositories that are gone.
+
+        Walks all folders of repository names.
 
         Returns:
-            How many repositories were added.
+            The number of added repositories.
         """
         entered = set(self._catalog.names())
         added = 0
@@ -133,7 +140,7 @@ class Repositories:
         try:
             if self._driver.stat(entry).modified < time.time() - _YOUNG_SECONDS:
                 self._driver.remove(entry)
-        except PathNotFound:  # by another
+        except PathNotFound:  # removed by another process
             pass
 
     def _old_names(self) -> Iterator[RepositoryName]:
@@ -143,7 +150,7 @@ class Repositories:
                 yield name
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
-        """Yield every name under which something lies: repositories, and those that only have unfinished uploads."""
+        """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""
         try:
             children = list(self._driver.list_directory(path))
         except PathNotFound:
