@@ -119,11 +119,12 @@ def flood(target: Target, connections: int, piece: bytes, *, reads: bool = False
     for connection in opened:
         connection.setblocking(False)
     yield
-    rests = [b""] * connections
+    whole = memoryview(piece)
+    rests = [whole] * connections
     while True:
         blocked = 0
         for number, connection in enumerate(opened):
-            rest = rests[number] or piece
+            rest = rests[number] or whole
             try:
                 if reads:
                     drain(connection)
@@ -134,9 +135,9 @@ def flood(target: Target, connections: int, piece: bytes, *, reads: bool = False
             except OSError:
                 opened[number] = target.connect()
                 opened[number].setblocking(False)
-                rests[number] = b""
+                rests[number] = whole
         if blocked == connections:
-            time.sleep(0.005)
+            time.sleep(0.02)
         yield
 
 
