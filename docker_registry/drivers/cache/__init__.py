@@ -1,1 +1,1 @@
-"""Redis in front of any store."""
+"""A cache in Redis in front of any driver."""

@@ -1,8 +1,8 @@
 """
-What a Redis that fails may cost: one warning, and a tenth of a second.
+Circuit breaker for Redis: limits the cost of a failing Redis to one warning and a tenth of a second per request.
 
-The first failure opens the circuit: nobody waits for that Redis any more, until a pause is over and one call tries it
-again. A Redis that answers, but late, fails too, once it has cost too much.
+The first failure opens the circuit: all calls fail immediately until a pause is over and one trial call probes Redis.
+Slow responses open the circuit too, once a request has used up its wait time.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-#: What all calls of one request may cost together, beyond what a call costs on a good day.
+#: Total wait time of all calls of one request, not counting the normal duration of each call.
 PATIENCE_SECONDS: Final = 0.1
+#: Normal duration of a call, which does not use up wait time.
 _GOOD_CALL_SECONDS: Final = 0.005
 
-#: Outside of requests patience comes back by so much in each second: commands and housekeeping never end.
+#: Outside of requests, as in commands and housekeeping, this many seconds of wait time are restored per second.
 _RECOVERY: Final = 0.1
 
 PAUSE_SECONDS: Final = 5.0
 
 
 class Away(Exception):
-    """The Redis cannot be used for now."""
+    """Redis cannot be used for now."""
 
 
 class Full(Exception):
-    """The Redis has no room for anything new; what it has can be read and removed."""
+    """Redis is out of memory: it rejects new entries, but entries can be read and deleted."""
 
 
 class Circuit:
-    """The way to a Redis, for all greenlets or threads of a process."""
+    """A circuit breaker for one Redis, shared by all greenlets or threads of a process."""
 
     def __init__(
         self,
@@ -55,9 +56,9 @@ class Circuit:
     ) -> None:
         """
         Args:
-            place: where it is, for the log.
-            patience_seconds: how long a request waits for it in all.
-            pause_seconds: how long it is left alone after a failure.
+            place: address of Redis, for log messages.
+            patience_seconds: total wait time of one request.
+            pause_seconds: how long the circuit stays open after a failure before a trial.
         """
         self._redis = redis
         self._place = place
@@ -68,11 +69,11 @@ class Circuit:
 
     def call(self, work: Callable[[Redis], Answer]) -> Answer:
         """
-        Let somebody use the Redis.
+        Run *work* with the Redis client and return its result.
 
         Raises:
-            Away: it failed just now, or the pause after a failure is not over.
-            Full: it has no room.
+            Away: the call failed, or the circuit is open.
+            Full: Redis is out of memory.
         """
         from redis.exceptions import RedisError
 
@@ -80,7 +81,7 @@ class Circuit:
         if self._retry_at is not None:
             if time.monotonic() < self._retry_at:
                 raise Away
-            self._retry_at = time.monotonic() + self._pause_seconds  # the others go on without it meanwhile
+            self._retry_at = time.monotonic() + self._pause_seconds  # other calls fail while this one is the trial
         started, worked = time.monotonic(), time.process_time()
         try:
             with _deadline(self._patience.left()):
@@ -92,20 +93,20 @@ class Circuit:
             self._patience.spend(time.monotonic() - started)
             self._open(_reason(error))
             raise Away from None
-        # While this process works on something else it cannot hear an answer: that is not the fault of the Redis.
+        # Do not count the CPU time of this process: while it computes, it cannot read the response.
         seconds = time.monotonic() - started - (time.process_time() - worked)
         if not self._patience.spend(seconds) and seconds > _GOOD_CALL_SECONDS:
             self._open("it is too slow")
-        elif is_trial:  # anybody else may have asked before it failed
+        elif is_trial:  # another call may have started before the failure, so its success proves nothing
             self._close()
         return answer
 
     def begin_request(self) -> None:
-        """Say that what this greenlet, or thread, does from now on is another request."""
+        """Restore the wait time of this greenlet or thread at the start of a request."""
         self._patience.begin()
 
     def note_room(self) -> None:
-        """Say that something new has found room."""
+        """Record that Redis has stored a new entry, so it is not out of memory."""
         if self._was_full:
             self._note_full(False)
 
@@ -125,7 +126,7 @@ class Circuit:
                 self._pause_seconds,
             )
         self._retry_at = time.monotonic() + self._pause_seconds
-        # Connections to a server that was restarted are dead, each of them.
+        # After a restart of the server, all pooled connections are dead.
         self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def _close(self) -> None:
@@ -135,7 +136,7 @@ class Circuit:
 
 
 class _Patience(threading.local):
-    """How much longer one greenlet, or thread, waits. Under gevent each greenlet has its own."""
+    """Remaining wait time of the current thread, or under gevent of the current greenlet."""
 
     def __init__(self, seconds: float) -> None:
         self._most = self._left = seconds
@@ -143,19 +144,19 @@ class _Patience(threading.local):
         self._seen = time.monotonic()
 
     def begin(self) -> None:
-        """Be patient again, and then no more before the next request."""
+        """Restore the full wait time, and stop the gradual recovery, which applies outside of requests only."""
         self._left = self._most
         self._recovery = 0.0
 
     def left(self) -> float:
-        """Return how long a call may take."""
+        """Return how many seconds the next call may take."""
         now = time.monotonic()
         self._left = min(self._left + (now - self._seen) * self._recovery, self._most)
         self._seen = now
         return max(self._left, _GOOD_CALL_SECONDS)
 
     def spend(self, seconds: float) -> bool:
-        """Take the time that a call took; tell whether something is left."""
+        """Subtract the duration of a call, in seconds; return whether any wait time is left."""
         self._left = max(self._left - max(seconds - _GOOD_CALL_SECONDS, 0), 0)
         return self._left > 0
 
@@ -163,10 +164,10 @@ class _Patience(threading.local):
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
     """
-    End what takes longer with a :class:`TimeoutError`.
+    Raise :class:`TimeoutError` if the block takes longer than *seconds*.
 
-    Looking up a name, connecting, introducing oneself and the answer count together, which only gevent can see to;
-    elsewhere, in commands, each of them has the time-out of the socket.
+    Name lookup, connection, authentication and response share one deadline. This needs gevent; without it, as in
+    commands, the socket timeout applies to each of them.
     """
     if not monkey.is_module_patched("socket"):
         yield
@@ -189,7 +190,7 @@ def _says_full(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Say in our words what is wrong: nobody knows what the library's text shows."""
+    """Describe an error for the log without the library's text, which may contain secrets."""
     from redis import exceptions
 
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):

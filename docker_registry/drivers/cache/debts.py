@@ -1,8 +1,8 @@
 """
-Keys that should have been removed while the Redis was away.
+Pending invalidations: keys that could not be deleted because Redis was unreachable.
 
-They are removed before the Redis is used for anything else again. In a server that is tried in the background as well,
-at once and then every second, so that other hosts do not see for long what this one has replaced.
+They are deleted before Redis is used for anything else. A server also retries in the background, at first immediately
+and then every second, so that other hosts do not use outdated entries for long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from docker_registry.drivers.cache.circuit import Away
 if TYPE_CHECKING:
     from redis import Redis
 
-#: More are not remembered one by one: everything goes instead.
+#: With more pending keys than this, the whole cache is invalidated instead.
 _MAX_KEYS: Final = 10_000
 
 _FIRST_PAUSE_SECONDS: Final = 0.02
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 
 
 class Debts:
-    """What one process owes to the cache of one store."""
+    """The pending invalidations of one process in the cache of one store."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -36,24 +36,24 @@ class Debts:
 
     def add(self, keys: Iterable[str], everything: str) -> None:
         """
-        Remember keys that could not be removed.
+        Record keys that could not be deleted.
 
         Args:
-            everything: the key that spoils all others.
+            everything: the key whose deletion invalidates the whole cache.
         """
         self._keys.update(keys)
         if len(self._keys) > _MAX_KEYS:
             self._keys = {everything}
-        if monkey.is_module_patched("socket") and not self._in_background:  # one that has ended is false
+        if monkey.is_module_patched("socket") and not self._in_background:  # a finished greenlet is falsy
             self._in_background = gevent.spawn(self._keep_trying)
 
     def pay(self) -> None:
         """
-        Remove them, if there are any.
+        Delete the pending keys, if there are any.
 
         Raises:
-            Away: somebody else is just doing that.
-            RedisError, OSError: the Redis is still away.
+            Away: another greenlet or thread is already deleting them.
+            RedisError, OSError: Redis is still unreachable; the keys remain pending.
         """
         if self._is_paying:
             raise Away

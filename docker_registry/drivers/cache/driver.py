@@ -1,16 +1,17 @@
 """
-A driver around a driver, which keeps small contents in a Redis that workers and hosts share.
+A driver that wraps another driver and caches small contents in Redis, shared by all workers and hosts.
 
-What is kept of a path are three facts, each only after the store has told it: its content, its size, and that something
-is there. That nothing is there is never kept, so a new file is seen at once, whoever wrote it. What may change is kept
-for a minute at most, for the one case in which nobody can break a lease: a host that writes without reaching the Redis.
-Bytes that lie under their own digest are kept until the Redis evicts them; that they are there, for a minute.
+Three facts are cached per path, each as read from the store: its content, its size and its existence. Absence is never
+cached, so a new file is visible immediately, even if it was written without Redis. Mutable facts expire after a minute:
+this bounds how long they can be outdated after a host has written to the store without reaching Redis. Content stored
+under its own digest is cached until Redis evicts it; its size and existence, for a minute.
 
-Where the store cannot tell that nothing has come or gone in a folder, the cache does, for a few seconds at a time.
+If the store has no folder versions, the cache provides them, for a few seconds at a time.
 
-What answers are made of is noted (:mod:`~docker_registry.drivers.cache.witness`), so that they may be given again.
+The dependencies of responses are recorded (:mod:`~docker_registry.drivers.cache.witness`), so that a worker can reuse
+them.
 
-Versions and conditional puts are the store's own. So is everything else: lists, times, streams of large files.
+Everything else is passed through to the store: versions, conditional puts, listings, times, and streams of large files.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from docker_registry.drivers.cache.leased import Found, LeasedCache
 from docker_registry.drivers.cache.witness import CacheWitness, Lists
 from docker_registry.errors import PathNotFound, StorageError
 
-#: A larger content is never kept.
+#: Larger contents are not cached.
 MAX_BYTES: Final = 65536
 
 _SECONDS: Final = 60
 
-#: So long a list may lack what somebody has written who does not reach the Redis.
+#: How long a listing may be outdated after a host has written to the store without reaching Redis.
 _FOLDER_SECONDS: Final = 5
 
-#: The bytes of a blob of the distribution registry, which never change; and what is no use to keep.
+#: Paths of blobs, whose content never changes, and of short-lived files, which are not cached.
 _LASTING: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
 _PASSING: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
 
@@ -45,18 +46,19 @@ _SIZE: Final = "size"
 _PRESENCE: Final = "presence"
 _FOLDER: Final = "folder"
 
-#: What this greenlet has changed of late that others may see only when all of it is done; None when each change is.
+#: The entries that this greenlet has changed inside :meth:`CachedDriver.together`, whose changes may become visible
+#: only at the end of the block; None outside of such a block.
 _unseen: ContextVar[set[tuple[str, str]] | None] = ContextVar("unseen", default=None)
 
 
 class CachedDriver(StorageDriver):
-    """A store with a cache in front."""
+    """Adds a cache to another driver."""
 
     def __init__(self, driver: StorageDriver, cache: LeasedCache, *, max_bytes: int = MAX_BYTES) -> None:
         """
         Args:
-            driver: the store.
-            max_bytes: of a content that is kept.
+            driver: the driver of the store.
+            max_bytes: maximum size of a cached content.
         """
         self.driver = driver
         self._cache = cache
@@ -65,37 +67,37 @@ class CachedDriver(StorageDriver):
         self._lists = Lists()
 
     def begin_request(self) -> None:
-        """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
+        """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
         self._cache.begin_request()
 
     @property
-    def supports_if_match(self) -> bool:  # type: ignore[override] # what a class declares elsewhere is the store's here
-        """Whether the store has conditional puts."""
+    def supports_if_match(self) -> bool:  # type: ignore[override] # depends on the wrapped driver
+        """Whether the store supports conditional puts."""
         return self.driver.supports_if_match
 
     @property
     def supports_remove_if_match(self) -> bool:  # type: ignore[override]
-        """Whether the store has conditional removals."""
+        """Whether the store supports conditional removals."""
         return self.driver.supports_remove_if_match
 
     @property
     def move_copies(self) -> bool:  # type: ignore[override]
-        """Whether the store copies what it moves."""
+        """Whether a move in the store copies the file."""
         return self.driver.move_copies
 
     @property
     def walks_by_pages(self) -> bool:  # type: ignore[override]
-        """Whether the store brings many files at once when it is walked through."""
+        """Whether a walk through the store returns many files per request."""
         return self.driver.walks_by_pages
 
     @property
     def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
-        """Which chunks are too small for the store."""
+        """Minimum chunk size of the store, in bytes."""
         return self.driver.min_chunk_bytes
 
     @property
     def notes_provenance(self) -> bool:  # type: ignore[override]
-        """Whether all that answers are made of can be noted: also the lists of folders, which then are the cache's."""
+        """Whether all dependencies can be recorded. Those on listings can if the cache provides the folder versions."""
         return not self._has_folder_versions
 
     # ----------------------------------------------------------------------------------------------- reading
@@ -173,7 +175,7 @@ class CachedDriver(StorageDriver):
         found = self._cache.look(_FOLDER, check_path(path, root=True))
         version = found.value
         if version is None:
-            # The lease itself is the version: whatever comes or goes breaks it.
+            # The lease itself is the version: every change of the folder breaks it.
             version = found.lease
             if version is None or not self._cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
                 provenance.spoil()
@@ -256,7 +258,7 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         try:
             self.driver.touch(path)
-        except PathNotFound:  # somebody has removed it without us, and we may still think that it is there
+        except PathNotFound:  # removed without invalidation, so the cache may still say that the path exists
             self._forget_removed(path)
             raise
 
@@ -277,7 +279,7 @@ class CachedDriver(StorageDriver):
     # ------------------------------------------------------------------------------------------------- inside
 
     def _look(self, fact: str, path: str) -> Found:
-        """Look up a fact, and note it where it is known."""
+        """Look up a fact, and record it as a dependency if it is known."""
         check_path(path)
         found = Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
         if found.value is not None:
@@ -285,7 +287,15 @@ class CachedDriver(StorageDriver):
         return found
 
     def _tell(self, fact: str, path: str, found: Found, value: bytes, seconds: float | None) -> None:
-        """Let the cache know what the store has told, and note it; what cannot be kept cannot be confirmed either."""
+        """
+        Cache a fact that was read from the store, and record it as a dependency.
+
+        If it cannot be cached, it cannot be confirmed later either, so the response becomes uncacheable.
+
+        Args:
+            found: the result of the lookup, with the lease to fill.
+            seconds: lifetime of the entry; None for no limit.
+        """
         if found.lease is not None and self._cache.fill(fact, path, found.lease, value, seconds):
             self._note(found, value)
         else:
@@ -300,7 +310,7 @@ class CachedDriver(StorageDriver):
         return provenance.witness(CacheWitness, lambda: CacheWitness(self._cache))
 
     def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass the first blocks of a file on, and keep them if they are few and all that there are."""
+        """Yield the blocks of a file, and cache its content if it is small and was read completely."""
         content: bytes | None = b""
         for block in blocks:
             if content is not None:
@@ -311,7 +321,7 @@ class CachedDriver(StorageDriver):
 
     @contextmanager
     def _changed(self, path: str) -> Iterator[None]:
-        """Break what is known of a file and the lists of the folders above, before and after a change."""
+        """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
         entries = [*_facts(check_path(path)), *self._lists_above(path)]
         self._cache.break_leases(entries)
         try:
@@ -332,7 +342,7 @@ class CachedDriver(StorageDriver):
             self._forget_removed(path)
 
     def _forget_removed(self, path: str) -> None:
-        """A folder takes all in it along, and the last file in a folder takes that along."""
+        """Invalidate a removed path, all paths below it, and the existence and versions of the folders above it."""
         above = [(_PRESENCE, folder) for folder in folders_above(path)]
         self._cache.break_leases([*_facts(path), *above, *self._lists_above(path)], folder=path)
 
@@ -346,7 +356,7 @@ def _facts(path: str) -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def _spoiled_by_trouble() -> Iterator[None]:
-    """Let no answer be given again of which the store has said that something is not there, or nothing at all."""
+    """Make the response uncacheable if the store raises an error, including PathNotFound: absence is not cached."""
     try:
         yield
     except StorageError:

@@ -1,21 +1,21 @@
 """
-A cache in which a reader, however slow, never buries a newer value.
+A cache in which a slow reader can never overwrite a newer value.
 
-Every fact about a path has an entry, and every folder a generation; all keys lie under the store's identity::
+Every fact about a path has an entry, and every folder a generation. All keys begin with the store's identity::
 
     docker-registry:{<identity>}:<fact>:<path>     an entry: a lease until it is filled, then the value
     docker-registry:{<identity>}:g:<folder>        the generation of a folder, a random text; the root's path is empty
 
-* **Looking** for what is not there leaves a lease, a random token, which all who look meanwhile share.
-* **Filling** replaces exactly that lease, or does nothing.
-* **Breaking** removes the entry, value or lease. Who writes breaks before and after: what was read before the change
-  can no longer be filled, or is removed again.
-* **A folder** takes its children along: an entry carries the generations of all folders above it and is good only
-  with them; removing a generation spoils all that lies below. One that was evicted is as good as removed: nothing can
-  ever match it again.
+* **Look**: a lookup of a missing entry creates a lease, a random token. Concurrent lookups share the lease.
+* **Fill**: replaces exactly that lease by the value, or does nothing.
+* **Break**: removes the entry, whether it is a value or a lease. A writer breaks before and after its change, so a
+  value that was read before the change either cannot be filled or is removed again.
+* **Folders**: an entry contains the hash of the generations of all folders above it and is valid only while they are
+  unchanged. Removing a folder's generation invalidates everything below it. Eviction of a generation has the same
+  effect: its random successor never matches.
 
-Each step is one script, so nothing comes in between (https://redis.io/docs/latest/develop/programmability/eval-intro/).
-What could not be broken, because the Redis was away, is made up for when it is back, before anything else
+Each operation is one atomic command or script (https://redis.io/docs/latest/develop/programmability/eval-intro/).
+Entries that could not be broken because Redis was unreachable are broken before Redis is used again
 (:mod:`~docker_registry.drivers.cache.debts`).
 """
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-#: The one who looked first has so long to read the store; what comes later is not kept.
+#: Lifetime of a lease: a value that is read from the store later than this after the first lookup is not cached.
 _LEASE_MILLISECONDS: Final = 10_000
 
-#: KEYS: the entry, the generations; ARGV: a new token, milliseconds. Returns V and the value, or L and the lease; and
-#: the generations.
+#: KEYS: the entry, the generations; ARGV: a new token, the lifetime of a new lease in milliseconds. Returns two texts:
+#: ``V`` and the value, or ``L`` and the lease; and the generations, separated by spaces.
 _LOOK: Final = """
 local function get(key)  -- false also for a key of another type, which is not ours and is replaced
   local value = redis.pcall('GET', key)
@@ -65,7 +65,8 @@ redis.call('SET', KEYS[1], stamp .. 'L' .. ARGV[1], 'PX', ARGV[2])
 return {'L' .. ARGV[1], generations}
 """
 
-#: KEYS: the entry, the generations; ARGV: the lease, the value, milliseconds or 0. Returns whether it was filled.
+#: KEYS: the entry, the generations; ARGV: the lease, the value, its lifetime in milliseconds or 0 for no limit. Returns
+#: 1 if the entry was filled, otherwise 0.
 _FILL: Final = """
 local function get(key)
   local value = redis.pcall('GET', key)
@@ -91,7 +92,8 @@ end
 return 1
 """
 
-#: KEYS: entries and generations; ARGV: the sum of what the first of them held, what each of the last ones held.
+#: KEYS: entries and generations; ARGV: the expected sum of the first values (:func:`sum_of`), then the expected value
+#: of each remaining key. Returns 1 if all match, otherwise 0.
 _CONFIRM: Final = """
 local found = redis.call('MGET', unpack(KEYS))
 local summed = #KEYS - #ARGV + 1
@@ -109,13 +111,13 @@ return redis.sha1hex(table.concat(found)) == ARGV[1] and 1 or 0
 @dataclass(frozen=True, slots=True)
 class Found:
     """
-    What the cache says about a fact.
+    The result of a lookup.
 
     Attributes:
-        value: None when it does not know.
-        lease: with which it may be told; None when it does not want to be.
-        generations: of the folders above, by their keys.
-        key: of the entry.
+        value: the cached value; None if it is unknown.
+        lease: the lease for :meth:`LeasedCache.fill`; None if the value is known or Redis is unavailable.
+        generations: generations of the folders above the path, by their keys.
+        key: key of the entry.
     """
 
     value: bytes | None = None
@@ -124,17 +126,18 @@ class Found:
     key: str = ""
 
     def entry(self, value: bytes) -> bytes:
-        """Return what the Redis holds of a value."""
+        """Return the content of the entry in Redis when it is filled with a value."""
         return _stamp(self.generations.values()) + b"V" + value
 
 
 class LeasedCache:
-    """The cache of one store in a Redis that any number of processes share."""
+    """The cache of one store in Redis, shared by any number of processes."""
 
     def __init__(self, redis: Redis, circuit: Circuit, identity: Callable[[], str | None]) -> None:
         """
         Args:
-            identity: what tells this store from others in the same Redis; None while that is not known.
+            identity: returns the store's identity, which separates it from other stores in the same Redis; None while
+                the identity is unknown, which disables the cache.
         """
         self._circuit = circuit
         self._identity = identity
@@ -144,11 +147,11 @@ class LeasedCache:
         self._debts = Debts(redis)
 
     def begin_request(self) -> None:
-        """Say that what this greenlet, or thread, does from now on is another request, which may wait anew."""
+        """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
         self._circuit.begin_request()
 
     def look(self, fact: str, path: str) -> Found:
-        """Return what is known of a path, or a lease for whoever finds out."""
+        """Return the cached value of a fact about a path, or a lease to fill it; neither if Redis is unavailable."""
         prefix = self._prefix()
         if prefix is None:
             return Found()
@@ -164,13 +167,14 @@ class LeasedCache:
 
     def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
-        Tell what was read from the store, unless somebody has changed it since the lease was given.
+        Cache a value that was read from the store, unless the path has been changed since the lease was granted.
 
         Args:
-            seconds: how long it is good at most; None for ever.
+            lease: from the lookup that preceded the read.
+            seconds: lifetime of the entry; None for no limit.
 
         Returns:
-            Whether it is known now.
+            Whether the value was cached.
         """
         prefix = self._prefix()
         if prefix is None:
@@ -185,11 +189,13 @@ class LeasedCache:
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
         """
-        Tell whether keys hold what they held; one request by itself.
+        Return whether keys still hold the expected values; False if Redis is unavailable.
+
+        This restores the wait time, as at the start of a request.
 
         Args:
-            total: the sum (:func:`sum_of`) of what all but the last ones held.
-            rest: what the last ones held.
+            total: the sum (:func:`sum_of`) of the expected values of the first keys.
+            rest: the expected values of the remaining keys.
         """
         self._circuit.begin_request()
         try:
@@ -199,11 +205,13 @@ class LeasedCache:
 
     def break_leases(self, entries: Iterable[tuple[str, str]], folder: str | None = None) -> None:
         """
-        Forget facts, and let nobody fill them who looked before.
+        Remove cached facts and break their leases, so that values read earlier cannot be filled.
+
+        If Redis is unavailable, the invalidation remains pending.
 
         Args:
-            entries: facts and paths.
-            folder: forget also all that lies below it.
+            entries: pairs of fact and path.
+            folder: a folder below which everything is invalidated as well.
         """
         prefix = self._prefix()
         if prefix is None:
@@ -213,7 +221,7 @@ class LeasedCache:
             keys.append(f"{prefix}:g:{folder}")
         try:
             self._call(lambda redis: redis.delete(*keys))
-        except BaseException as error:  # also when this greenlet is ended from outside
+        except BaseException as error:  # also if this greenlet is killed
             self._debts.add(keys, f"{prefix}:g:")
             if not isinstance(error, Away | Full):
                 raise
@@ -231,7 +239,7 @@ class LeasedCache:
 
 
 def sum_of(values: Iterable[bytes]) -> bytes:
-    """Return a text that stands for values in their order."""
+    """Return a hash of a sequence of values."""
     total = sha1(b"".join(b"%d:%b" % (len(value), value) for value in values), usedforsecurity=False)
     return total.hexdigest().encode()
 

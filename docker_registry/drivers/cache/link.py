@@ -1,7 +1,7 @@
 """
-How a Redis is reached: by host and port, by URL, over TLS, by a socket of the host, or through Sentinels.
+Create Redis clients: by host and port, by URL, over TLS, over a Unix socket, or through Sentinel.
 
-Nothing is connected before it is needed. No text that leaves this module shows a password or a URL.
+Connections are opened on first use. No message of this module contains a password or a URL.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _SENTINEL_PORT: Final = 26379
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the passwords
 class RedisPlace:
     """
-    Where a Redis is, and who we are there.
+    The address and credentials of Redis.
 
     Attributes:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, instead of *host*; see redis-py, ``Redis.from_url``.
-        sentinels: ``host`` or ``host:port`` of each, instead of *host*; they say who is the master of *service*.
-        tls_ca: PEM file with the certificates that the server's must come from; None trusts those of the system.
+        sentinels: ``host`` or ``host:port`` of each Sentinel, instead of *host*; they name the master of
+            *sentinel_service*.
+        tls_ca: PEM file of the CA certificates to trust; None trusts those of the system.
     """
 
     host: str | None = None
@@ -45,11 +46,11 @@ class RedisPlace:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is one at all."""
+        """Whether Redis is configured."""
         return bool(self.host or self.url or self.sentinels)
 
     def __str__(self) -> str:
-        """Say where it is, for a log."""
+        """Return the address for log messages, without credentials."""
         if self.sentinels:
             return f"{self.sentinel_service} of {', '.join(self.sentinels)}"
         if self.url:
@@ -60,15 +61,15 @@ class RedisPlace:
 
 def connect(place: RedisPlace, section: str, *, timeout_seconds: float, answer_seconds: float | None = None) -> Redis:
     """
-    Make a client, which connects when it is first used and never repeats a command by itself.
+    Create a client that connects on first use and never retries a command.
 
     Args:
-        section: of the configuration, for the sentence of an error.
-        timeout_seconds: how long connecting may take, and every answer.
-        answer_seconds: how long every answer may take, where that is something else.
+        section: section of the configuration, for error messages.
+        timeout_seconds: timeout of connecting and of every response.
+        answer_seconds: timeout of every response, if it differs.
 
     Raises:
-        ConfigError: the place makes no sense, or the library is not installed.
+        ConfigError: the address is contradictory or malformed, or redis-py is not installed.
     """
     given = [name for name in ("host", "url", "sentinels") if getattr(place, name)]
     if len(given) > 1:
@@ -109,7 +110,7 @@ def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, An
         options["ssl_ca_certs"] = str(tls_ca)
     try:
         return Redis.from_url(url, **options)
-    except ValueError:  # its text may show the URL
+    except ValueError:  # do not include its text, which may show the URL
         raise ConfigError(
             f"{section}.url must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB"
         ) from None
@@ -119,7 +120,7 @@ def _master(place: RedisPlace, section: str, options: dict[str, Any]) -> Redis:
     from redis.sentinel import Sentinel
 
     own = {name: value for name, value in options.items() if name not in ("db", "username", "password")}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call] # the library's own gap, here and below
+    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py lacks these annotations
         [_address(text, section) for text in place.sentinels],
         sentinel_kwargs={**own, "password": place.sentinel_password},
     )

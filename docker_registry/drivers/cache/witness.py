@@ -1,13 +1,13 @@
 """
-What an answer was made of, where all of it came out of the cache (:mod:`docker_registry.provenance`).
+The dependencies of a response that was computed from cache entries (:mod:`docker_registry.provenance`).
 
-Everything that is looked up in the cache is noted: the entry, and the generations of the folders above it, as the
-Redis holds them. While all of that is the same, each look would tell the same again; one question confirms it. So an
-answer that is given again is as good as one that is made anew of a warm cache, and no better: what breaks a lease, ends
-the minute of an entry or takes the Redis away makes it unknown.
+Every lookup in the cache is recorded: the entry, and the generations of the folders above it, as Redis holds them.
+While these are unchanged, every lookup would return the same value; one request to Redis confirms that. So a reused
+response is as fresh as one recomputed from a warm cache, and no fresher: it becomes invalid when a lease is broken, an
+entry expires or Redis becomes unreachable.
 
-That nothing has come or gone in a folder is known for a few seconds only. Then the folder is listed again, and when the
-names are the same, what was made of the list before counts as before.
+A folder version is valid for a few seconds only. When it expires, the folder is listed again; if the names are the
+same, responses that depend on the earlier listing remain valid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 from docker_registry.drivers.cache.leased import Found, LeasedCache, sum_of
 from docker_registry.errors import PathNotFound
 
-#: An answer made of more costs as much to confirm as to make, or needs too much memory to be remembered.
+#: A response with more keys costs as much to confirm as to compute, or too much memory to keep.
 _MAX_KEYS: Final = 100
 
 _MAX_LISTS: Final = 1000
@@ -32,11 +32,11 @@ K = TypeVar("K")
 @dataclass(slots=True)
 class Listed:
     """
-    A list of what lies in a folder.
+    A listing of a folder.
 
     Attributes:
-        version: of the folder, the newest one under which the list was read.
-        names: what stands for the list; None of one that was not seen.
+        version: the newest version of the folder that had this listing.
+        names: hash of the names; None if the folder was not listed.
     """
 
     version: bytes
@@ -45,10 +45,10 @@ class Listed:
 
 class CacheWitness:
     """
-    Notes what one answer was made of.
+    Records and confirms the dependencies of one response.
 
     Attributes:
-        is_whole: whether all of it could be noted.
+        is_whole: whether all dependencies were recorded; otherwise the response is uncacheable.
     """
 
     def __init__(self, cache: LeasedCache) -> None:
@@ -59,25 +59,25 @@ class CacheWitness:
         self._total = b""
 
     def note(self, found: Found, value: bytes) -> None:
-        """Add a fact that was looked up, or filled."""
+        """Record a fact that was looked up or filled."""
         self._hold(found.key, found.entry(value))
         self._add_generations(found)
 
     def note_list(self, found: Found, listed: Listed) -> None:
-        """Add a list of a folder."""
+        """Record a listing of a folder."""
         if self._lists.setdefault(found.key, (found, listed))[1] is not listed:
             self.is_whole = False
         self._add_generations(found)
 
     def is_current(self) -> bool:
-        """Ask whether all of it is as it was."""
+        """Return whether all dependencies are unchanged; this takes one request to Redis."""
         self._total = self._total or sum_of(self._held.values())
         rest = [found.entry(listed.version) for found, listed in self._lists.values()]
         return self._cache.confirm([*self._held, *self._lists], self._total, rest)
 
     def _add_generations(self, found: Found) -> None:
         for key, generation in found.generations.items():
-            self._hold(sys.intern(key), generation)  # thousands of answers share the folders above
+            self._hold(sys.intern(key), generation)  # thousands of responses share these keys
 
     def _hold(self, key: str, value: bytes) -> None:
         if self._held.setdefault(key, value) != value or len(self._held) > _MAX_KEYS:
@@ -85,14 +85,14 @@ class CacheWitness:
 
 
 class Lists:
-    """The lists that a process has read lately, by their folders."""
+    """The latest listings of this process, by folder; the oldest of more than 1000 are evicted."""
 
     def __init__(self) -> None:
         self._versions: dict[str, bytes] = {}
         self._read: dict[str, Listed] = {}
 
     def at(self, path: str, version: bytes) -> Listed:
-        """Return the list of a folder at the version that it has; one that nobody has seen where that is a new one."""
+        """Return the listing of a folder at its current version; one without names if that version is new."""
         listed = self._read.get(path)
         if listed is not None and listed.version == version:
             return listed
@@ -100,7 +100,7 @@ class Lists:
         return Listed(version)
 
     def seen(self, path: str, found: Iterator[str]) -> Iterator[str]:
-        """Pass a list on that is read now, and remember it with the version that the folder had before."""
+        """Yield the paths of a listing as it is read, and store it with the version that the folder had before."""
         version = self._versions.get(path)
         if version is None:
             yield from found
@@ -110,7 +110,7 @@ class Lists:
             for item in found:
                 paths.append(item)
                 yield item
-        except PathNotFound:  # the list of a folder that is not there is known too
+        except PathNotFound:  # store a missing folder as an empty listing
             self._add(path, version, [])
             raise
         self._add(path, version, paths)
