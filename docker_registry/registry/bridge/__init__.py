@@ -1,1 +1,1 @@
-"""What API V1 sees of V2, and V2 of V1."""
+"""The bridge between the APIs: shows content of V2 to clients of V1, and content of V1 to clients of V2."""

@@ -1,7 +1,7 @@
 """
-How an image of API V1 becomes one of API V2, and the other way round, exactly as Docker 1.10 to 17.05 did it.
+Conversion of images between API V1 and V2, in both directions, exactly as Docker 1.10 to 17.05 did it.
 
-Both ways are pure: the same image has the same ids on every host and for ever. Docker's rules are in moby 1.12,
+The conversions are pure functions: an image always has the same ids, on every host. Docker's rules are in moby 1.12,
 ``image/v1/imagev1.go``, ``distribution/pull_v1.go`` and ``push_v1.go``.
 """
 
@@ -21,26 +21,26 @@ from docker_registry.registry.names import Descriptor, Digest, ImageId
 MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 
-#: Layers of an image; the deepest that Docker could run had 127.
+#: Maximum layers of an image; Docker itself could run at most 127.
 MAX_LAYERS: Final = 4096
 
-#: What belongs to one image of API V1 alone, and has no place in a configuration.
+#: Members of a V1 image's JSON that are not copied into a configuration.
 _OF_V1: Final = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
 
-#: What API V1 did not know.
+#: Members of a configuration that are not copied into the JSON of a V1 image.
 _OF_V2: Final = ("rootfs", "history", "os.version", "os.features", "parent")
 
 
 def to_config(payloads: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
     """
-    Return the configuration of an image of API V1; its digest is what ``docker images`` showed as the image's id.
+    Return the V2 configuration for a chain of V1 images; its digest is the image id that ``docker images`` showed.
 
     Args:
-        payloads: the JSON of each image of the chain, the oldest first.
-        diff_ids: the digest of the uncompressed layer of each.
+        payloads: the JSON of each image of the chain, oldest first.
+        diff_ids: the digest of each image's uncompressed layer.
 
     Raises:
-        ValueError: Docker could not read one of them either.
+        ValueError: one of the payloads is invalid; Docker could not read it either.
     """
     structures = [ImageStructure(payload) for payload in payloads]
     newest = structures[-1].to_json() if structures[-1].was_made_by_old_docker else payloads[-1]
@@ -51,7 +51,7 @@ def to_config(payloads: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
 
 
 def to_manifest(config: bytes, layers: Sequence[Descriptor]) -> bytes:
-    """Return the manifest around a configuration: Docker's schema 2, which every client of API V2 reads."""
+    """Return a manifest for a configuration, in Docker's schema 2, which every client of API V2 reads."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -64,13 +64,14 @@ def to_manifest(config: bytes, layers: Sequence[Descriptor]) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Chain:
     """
-    The images of API V1 that Docker made of one of V2, one for each layer.
+    The V1 images that Docker derived from one V2 image, one for each layer.
 
     Attributes:
-        ids: the oldest first; the newest has the id of the image of V2, an older one that of the layers up to it.
-        diff_ids: the digest of the uncompressed layer of each; none for an image without layers, which becomes one
-            image with an empty one.
-        newest: the JSON of the newest.
+        ids: oldest first; the newest id is the digest of the configuration, an older one the chain id of the layers up
+            to it.
+        diff_ids: the digest of each image's uncompressed layer; empty for a V2 image without layers, which becomes one
+            V1 image with an empty layer.
+        newest: the JSON of the newest image.
     """
 
     ids: tuple[ImageId, ...]
@@ -78,30 +79,30 @@ class Chain:
     newest: bytes
 
     def payload(self, position: int) -> bytes:
-        """Return the JSON of an image, counted from the oldest."""
+        """Return the JSON of the image at *position*, counted from the oldest."""
         if position == len(self.ids) - 1:
             return self.newest
         parent = f',"parent":"{self.ids[position - 1]}"' if position else ""
         return f'{{"id":"{self.ids[position]}"{parent}}}'.encode()
 
     def ancestry(self, position: int) -> tuple[str, ...]:
-        """Return the ids of an image and of all below it, newest first."""
+        """Return the ids of the image at *position* and of all its ancestors, newest first."""
         return tuple(str(image_id) for image_id in reversed(self.ids[: position + 1]))
 
 
 def to_chain(config: bytes) -> Chain:
     """
-    Return the images of API V1 that an image of V2 is.
+    Derive the chain of V1 images from a V2 image.
 
     Args:
-        config: its configuration.
+        config: the configuration of the V2 image.
 
     Raises:
-        ValueError: it is not the configuration of an image.
+        ValueError: *config* is not a valid image configuration, or has more than :data:`MAX_LAYERS` layers.
     """
     members = go_json.read_map(config)
     diff_ids = _diff_ids(json.loads(members.get("rootfs", "null")))
-    # The newest image is known by its configuration, so the id of all its layers together is nobody's.
+    # The id of the newest image comes from the configuration; the chain id of all layers is not used.
     ids = (*_chain_ids(diff_ids)[:-1], ImageId(Digest.of(config).hex))
     kept = {key: raw for key, raw in members.items() if key not in _OF_V2}
     kept["id"] = go_json.string(str(ids[-1]))
@@ -120,7 +121,7 @@ def _chain_ids(diff_ids: Sequence[Digest]) -> list[ImageId]:
 
 def _diff_ids(rootfs: Any) -> tuple[Digest, ...]:
     found = rootfs.get("diff_ids", []) if isinstance(rootfs, dict) else None
-    found = [] if isinstance(rootfs, dict) and found is None else found  # a list of Go's that was never filled
+    found = [] if isinstance(rootfs, dict) and found is None else found  # Go writes a nil slice as null
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ValueError("the configuration has no list of its layers")
     if len(found) > MAX_LAYERS:

@@ -1,18 +1,21 @@
 """
-Images of API V1 that nobody pushed: each is one layer of an image of V2.
+V1 images derived from V2 images, one for each layer.
 
-Their ids follow from the configuration alone, but who shows a layer under an id says that it has the digest which the
-id is made of; so a layer is read once, when its image is first asked for, and only then shown. What was found out is
-kept, and may be forgotten: it is found again. So is which manifests an image is a part of, since clients of V1 ask for
-images without saying of which repository::
+The ids follow from the configuration alone. But serving a layer under an id asserts that it has the digest from which
+the id was computed; so each layer is read and verified once, when its image is first requested, and only served after
+that. The results are stored and can be rebuilt at any time. The same holds for the manifests that an image belongs to,
+which are stored because clients of V1 request images without naming a repository::
 
     docker/registry/v2/_v1/derived/<id>/from-<sum>    {"repository": "acme/web", "manifest": "sha256:0c2d…"}
     docker/registry/v2/_v1/derived/<id>/image         {"json": "{\\"id\\": …}", "blob": "sha256:9b1d…", "layer": {…}}
     docker/registry/v2/_v1/derived/<id>/not-<hex>     {"rules": "1-6871…"}, of a blob that is another layer
     docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64", "children": ["sha256:…"]}
 
-A repository has the image of an index only if it has the index's manifest for that image too. What is asked for by id
-alone may come from any repository that has it; a *permitted* function restricts that to those the client may see.
+``from-`` records one manifest that contains the image, ``image`` the verified image, ``not-`` a blob that is not its
+layer, and ``tops`` the newest V1 image of a manifest.
+
+A repository has the image of an index only if it also has the index's manifest of that image. An image requested by id
+may come from any repository that has it; a *permitted* function restricts this to repositories that the client may see.
 """
 
 from __future__ import annotations
@@ -47,27 +50,27 @@ from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
 logger = logging.getLogger(__name__)
 
-#: A layer without files, as Docker wrote it: the end of a tar and nothing before it.
+#: An empty layer as Docker wrote it: only the end-of-archive marker of a tar.
 _EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
 
-#: Tells which repositories an image may come from.
+#: Returns whether an image may come from a repository.
 Permitted = Callable[[RepositoryName], bool]
 
-#: Memory for what a worker remembers: small facts of each kind, and images.
+#: Memory limits of the caches of a worker: each cache of small facts, and the cache of images.
 _FACTS_BYTES: Final = 8 * 1024 * 1024
 _IMAGES_BYTES: Final = 16 * 1024 * 1024
 
-#: What a fact takes: digests or paths, and objects around them.
+#: Estimated memory of a cached fact: digests or paths, and object headers.
 _FACT_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class _Top:
     """
-    The newest image of V1 that a manifest is.
+    The newest V1 image of a manifest.
 
     Attributes:
-        children: manifests that a repository must have besides; see :class:`ImageSource`.
+        children: further manifests that a repository must have; see :class:`ImageSource`.
     """
 
     id: ImageId
@@ -77,12 +80,12 @@ class _Top:
 @dataclass(frozen=True, slots=True)
 class DerivedImage:
     """
-    An image of V1 whose layer is what its id says.
+    A V1 image with a verified layer.
 
     Attributes:
-        payload: its JSON.
-        blob: where the bytes of its layer lie.
-        link: the layer as clients of V1 are sent it: those bytes, or the plain tar that they unpack to.
+        payload: the image's JSON.
+        blob: digest of the stored layer.
+        link: the layer as it is sent to clients of V1: the stored bytes, or their uncompressed tar.
     """
 
     payload: bytes
@@ -91,7 +94,7 @@ class DerivedImage:
 
 
 class DerivedImages:
-    """All images of V1 that follow from V2."""
+    """Derives V1 images from V2 images and keeps the results."""
 
     def __init__(
         self,
@@ -104,8 +107,8 @@ class DerivedImages:
     ) -> None:
         """
         Args:
-            json_budget: bounds what large manifests and configurations take.
-            platform: which image of an index V1 sees, such as ``linux/amd64``.
+            json_budget: limits the memory for parsing large manifests and configurations.
+            platform: selects the image of an index that V1 sees, such as ``linux/amd64``.
         """
         self._driver = driver
         self._reader = reader
@@ -123,10 +126,14 @@ class DerivedImages:
 
     def top(self, name: RepositoryName, manifest: Digest) -> ImageId:
         """
-        Return the newest image of V1 that a manifest, or an index, of a repository is.
+        Return the newest V1 image of a manifest or index.
+
+        Args:
+            name: a repository that has *manifest*.
 
         Raises:
-            ImageUnknown: none; the sentence says why.
+            ImageUnknown: the manifest has no V1 form, which the message explains, or the repository lacks a child
+                manifest.
         """
         top = self._tops.get(manifest) or self._stored_top(manifest)
         if top is None:
@@ -156,7 +163,7 @@ class DerivedImages:
         return all(self._driver.exists(layout.revision_link(name, manifest)) for manifest in manifests)
 
     def _note(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
-        """Keep that an image is a part of a manifest."""
+        """Record that a manifest of a repository contains an image."""
         path = image_layout.derived_from(image_id, name, manifest)
         if self._noted.get(path):
             return
@@ -168,11 +175,11 @@ class DerivedImages:
     # ---------------------------------------------------------------------------------------- by their ids
 
     def is_known(self, image_id: ImageId) -> bool:
-        """Tell whether an id follows from an image of V2."""
+        """Return whether an id is known to derive from a V2 image."""
         return image_id in self._known or self._driver.exists(image_layout.derived(image_id))
 
     def origins(self, image_id: ImageId) -> Iterator[tuple[RepositoryName, Digest]]:
-        """Yield the repositories and manifests that an image is known to be a part of."""
+        """Yield the repositories and manifests that are known to contain an image."""
         try:
             paths = list(self._driver.list_directory(image_layout.derived(image_id)))
         except PathNotFound:
@@ -188,11 +195,14 @@ class DerivedImages:
         self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None
     ) -> tuple[RepositoryName, Digest] | None:
         """
-        Return an image of V2 of which this is the newest image of V1, and a repository that has it; None for others.
+        Find a manifest whose newest V1 image this is.
 
         Args:
-            preferred: a repository that is taken if it has one.
-            permitted: which others may be taken; None for all.
+            preferred: the repository to use if it has such a manifest.
+            permitted: restricts the repositories that are used; None for all.
+
+        Returns:
+            A repository and its manifest; None when there is none.
         """
         found = []
         for name, source in self._permitted_sources(image_id, permitted):
@@ -202,10 +212,10 @@ class DerivedImages:
 
     def ancestry(self, image_id: ImageId, permitted: Permitted | None = None) -> tuple[str, ...] | None:
         """
-        Return the ids of an image and of all below it, newest first; None when it does not follow from V2.
+        Return the ids of an image and all its ancestors, newest first; None when it does not derive from V2.
 
         Args:
-            permitted: which repositories it may come from; None for all.
+            permitted: restricts the repositories that it may come from; None for all.
         """
         found = None
         for name, source in self._permitted_sources(image_id, permitted):
@@ -217,12 +227,12 @@ class DerivedImages:
 
     def find(self, image_id: ImageId, permitted: Permitted | None = None) -> DerivedImage | None:
         """
-        Return an image whose layer is what the id says; None when there is none.
+        Return an image with a verified layer; None when there is none.
 
-        The layer is read once, when it is first asked for.
+        The layer is read and verified when the image is first requested.
 
         Args:
-            permitted: which repositories it may come from; None for all.
+            permitted: restricts the repositories that it may come from; None for all.
         """
         known = self._known.get(image_id)
         if known is None and self._driver.exists(image_layout.derived(image_id)):
@@ -236,7 +246,7 @@ class DerivedImages:
         return known
 
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
-        """Find where the layer of an image is stored, packed or not; None when it was removed."""
+        """Return the stored layer of an image, compressed or not; None when it was removed."""
         path = layout.blob_data(image.blob)
         try:
             return StoredFile(self._driver, path, self._driver.get_size(path), ImageUnknown(id=str(image_id)))
@@ -245,7 +255,7 @@ class DerivedImages:
 
     def sent_file(self, image: DerivedImage, stored: StoredFile) -> StoredFile:
         """
-        Return the layer of an image as clients of V1 are sent it, unpacked if they could not read it.
+        Return the layer of an image as it is sent to clients of V1, uncompressed if they could not read it.
 
         Args:
             stored: what :meth:`stored_file` returned.
@@ -260,7 +270,7 @@ class DerivedImages:
     def _source(self, digest: Digest) -> ImageSource | None:
         try:
             return self._sources.get(digest)
-        except ImageUnknown:  # deleted, and its bytes collected
+        except ImageUnknown:  # deleted and garbage-collected
             return None
 
     def _stored(self, image_id: ImageId) -> DerivedImage | None:
@@ -274,7 +284,7 @@ class DerivedImages:
     def _permitted_sources(
         self, image_id: ImageId, permitted: Permitted | None
     ) -> Iterator[tuple[RepositoryName, ImageSource]]:
-        """Yield the repositories that an image may come from, and what it is a part of there."""
+        """Yield the permitted repositories that have an image, and the V2 image that contains it there."""
         for name, digest in self.origins(image_id):
             if permitted is not None and not permitted(name):
                 continue
@@ -285,7 +295,7 @@ class DerivedImages:
                 yield name, source
 
     def _is_held(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
-        """Tell whether a repository that the client may see has the verified layer of an image."""
+        """Return whether a permitted repository has a link to the verified layer of an image."""
         return any(
             not source.layers or self._driver.exists(layout.layer_link(name, image.blob))
             for name, source in self._permitted_sources(image_id, permitted)
@@ -310,7 +320,7 @@ class DerivedImages:
         return not source.layers or self._driver.exists(layout.layer_link(name, source.layers[position]))
 
     def _verify(self, image_id: ImageId, source: ImageSource, position: int) -> DerivedImage | None:
-        """Read a layer and tell what it is; None when it is not what the image's id is made of."""
+        """Read and verify a layer; None when it is missing or does not have the diff id in the configuration."""
         payload = source.chain.payload(position)
         if not source.layers:
             blob = Digest.of(_EMPTY_LAYER)
@@ -335,7 +345,7 @@ class DerivedImages:
         return DerivedImage(payload, blob, link)
 
     def _refuse(self, image_id: ImageId, blob: Digest) -> None:
-        """Keep that a blob is not the layer of an image, or exceeds a limit, so that it is not read again."""
+        """Record that a blob is not the layer of an image, or exceeds a limit, so that it is not read again."""
         refusal = json.dumps({"rules": self._reader.rules}).encode()
         self._driver.put_content(image_layout.derived_refusal(image_id, blob), refusal)
 

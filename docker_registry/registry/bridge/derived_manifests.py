@@ -1,12 +1,12 @@
 """
-Manifests of API V2 that nobody pushed: each is made of a chain of images of V1.
+V2 manifests derived from chains of V1 images.
 
-A manifest is made when it is first asked for, and written into the repository in such an order that at no moment
-something is named that is not there: links, configuration, manifest, revision. From then on it is a manifest like any
-other. The layers are the blobs that they already are. What no client of V2 can unpack (xz, bzip2) is stored once more,
-as a plain tar, since no two compressors write the same bytes.
+A manifest is created when it is first requested. Its parts are written in the order layer links, configuration,
+manifest, revision, so nothing ever references missing content. From then on it is an ordinary manifest. Its layers are
+the existing blobs. Layers that clients of V2 cannot unpack (xz, bzip2) are stored again as plain tar and not
+recompressed, because compressors differ in the bytes that they write.
 
-``images/<id>/_manifest`` keeps the digest. The work of one image is done by one process at a time, wherever that is.
+``images/<id>/_manifest`` stores the digest. A lease ensures that only one process works on an image at a time.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
 from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
-#: Layers that every client of V2 can unpack.
+#: Media types of layers that every client of V2 can unpack.
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
 
-#: A process that has not told for so long that it is still at work has died.
+#: A process that has not renewed its lease for this time is considered dead, seconds.
 _LEASE_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.2
 
 
 class DerivedManifests:
-    """Makes manifests."""
+    """Derives V2 manifests from V1 images."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class DerivedManifests:
     ) -> None:
         """
         Args:
-            access: tells from which repositories a manifest of API V2 may be taken.
+            access: decides from which repositories an existing manifest of API V2 may be reused.
         """
         self._driver = driver
         self._images = images
@@ -73,12 +73,12 @@ class DerivedManifests:
 
     def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
         """
-        Return the manifest of an image of V1; afterwards a repository has it.
+        Return the manifest of a V1 image, creating it if necessary, and grant it to a repository.
 
         Raises:
-            ImageUnknown, ImageUnfinished: the image, or one below it, is not there.
-            LayerFormatUnsupported: one has a layer that is no tar.
-            ImageInvalid: one has a JSON that Docker could not read either.
+            ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete.
+            LayerFormatUnsupported: a layer is not a tar.
+            ImageInvalid: the JSON of an image is invalid; Docker could not read it either.
         """
         known = self.find(image_id)
         if known is not None and self._driver.exists(layout.revision_link(name, known)):
@@ -93,7 +93,7 @@ class DerivedManifests:
         return known
 
     def find(self, image_id: ImageId) -> Digest | None:
-        """Return the manifest that was made of an image; None where none was."""
+        """Return the manifest that was derived from an image; None when there is none yet."""
         try:
             return Digest.parse(self._driver.get_content(image_layout.manifest(self._folder(image_id))).decode())
         except (PathNotFound, DigestInvalid, UnicodeDecodeError):
@@ -101,13 +101,13 @@ class DerivedManifests:
 
     def link(self, name: RepositoryName, digest: Digest) -> bool:
         """
-        Let a repository have a manifest that is in the store already, and all that it names.
+        Grant a repository a manifest that is in the store, with its configuration and layers.
 
         Returns:
             False when the repository has it already.
 
         Raises:
-            BlobUnknown: it is not in the store.
+            BlobUnknown: the manifest is not in the store.
         """
         link = layout.revision_link(name, digest)
         if self._driver.exists(link):
@@ -124,7 +124,7 @@ class DerivedManifests:
         return self._images.folder(image_id)
 
     def _work_out(self, name: RepositoryName, image_id: ImageId) -> Digest:
-        """Make a manifest, or wait for another process that does."""
+        """Create a manifest, or wait for another process that is creating it."""
         work = f"manifest-of-{image_id}"
         while not self._leases.take(work, _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
@@ -166,7 +166,7 @@ class DerivedManifests:
         return manifest.digest
 
     def _layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
-        """Return a layer as clients of V2 can have it."""
+        """Publish a layer as a blob that clients of V2 can unpack, and return its descriptor."""
         if link.media_type in _READABLE:
             self._blobs.lend(link.digest, link.size, file.path)
             return Descriptor(link.media_type, link.digest, link.size)

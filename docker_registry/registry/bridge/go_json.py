@@ -1,8 +1,8 @@
 """
-JSON to the byte as Go's ``encoding/json`` writes it, which Docker's image ids are digests of.
+Byte-exact reimplementation of the JSON output of Go's ``encoding/json``; Docker's image ids are digests of it.
 
-Values that Docker passes on unread keep their own spelling (``1.0``, ``"\\u00e9"``, the order of their keys) and only
-lose white space; keys of a map are sorted; ``<``, ``>``, ``&``, U+2028 and U+2029 are escaped everywhere.
+Values that Docker passes through as raw messages keep their spelling (``1.0``, ``"\\u00e9"``, the order of their keys)
+and only lose white space; keys of a map are sorted; ``<``, ``>``, ``&``, U+2028 and U+2029 are escaped everywhere.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANKS_OR_QUOTE = re.compile(r'[ \t\r\n]+|"')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
-#: JSON as text in which bytes that are no UTF-8 survive.
+#: JSON text; bytes that are not UTF-8 are preserved by ``surrogateescape``.
 Raw = str
 
 
 def read_map(payload: bytes) -> dict[str, Raw]:
     """
-    Read the members of an object without reading their values.
+    Split a JSON object into its members, keeping the values as raw JSON.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: *payload* is not a JSON object.
     """
     text = payload.decode("utf-8", "surrogateescape")
     try:
@@ -42,28 +42,28 @@ def read_map(payload: bytes) -> dict[str, Raw]:
 
 def read(raw: Raw) -> Any:
     """
-    Return the value that a member has; numbers as the texts that they are written as, in a :class:`Number`.
+    Decode a raw value; numbers keep their spelling, as :class:`Number`.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: *raw* is not JSON.
     """
     return _DECODER.decode(raw)
 
 
 def write_map(members: Mapping[str, Raw]) -> bytes:
-    """Write an object out of members as they were read."""
+    """Encode an object from raw members."""
     written = ",".join(f"{string(key)}:{_compact(members[key])}" for key in sorted(members))
     return f"{{{written}}}".encode("utf-8", "surrogateescape")
 
 
 def string(text: str) -> Raw:
-    """Write a string; what is no character becomes U+FFFD."""
+    """Encode a string; lone surrogates become U+FFFD."""
     text = _SURROGATE.sub("\ufffd", text)
     return f'"{_CONTROL.sub(_escape, text).translate(_ESCAPED)}"'
 
 
 class Number(str):
-    """A number as it is written."""
+    """A number in its original spelling."""
 
     __slots__ = ()
 
@@ -109,7 +109,7 @@ def _expect(mark: str, text: str, position: int) -> int:
 
 
 def _compact(raw: Raw) -> Raw:
-    """Remove the white space outside of strings, and escape characters, of a value that was read before."""
+    """Remove white space outside of strings from a valid raw value, and escape the characters that Go escapes."""
     pieces = []
     begin = position = 0
     while found := _BLANKS_OR_QUOTE.search(raw, position):

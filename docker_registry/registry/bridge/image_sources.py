@@ -1,4 +1,4 @@
-"""What images of API V1 are made from: a manifest of V2, or of an index the one for a platform that V1 knew."""
+"""V2 images as the source of V1 images: the manifest of an image, or the one for the right platform in an index."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CONFIGS: Final = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
 
-#: In manifests of its own type Docker takes these for configurations of images too (moby, distribution/registry.go):
-#: 1.10 and 1.11 wrote the Content-Type with which their registry served the blob.
+#: Docker also accepts these as image configurations in manifests of its own type (moby, distribution/registry.go):
+#: 1.10 and 1.11 used the Content-Type with which their registry served the blob.
 _DOCKER_CONFIGS: Final = _CONFIGS | {"application/octet-stream", "application/json", "text/html", ""}
 _LAYERS: Final = frozenset(
     {
@@ -33,35 +33,35 @@ _LAYERS: Final = frozenset(
     }
 )
 
-#: What marks a child of an index that is about another child (BuildKit, "Attestation storage").
+#: Annotation of an index's child that describes another child (BuildKit, "Attestation storage").
 _ABOUT_ANOTHER: Final = "vnd.docker.reference.type"
 
 _MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 
-#: An index in an index in an index is as deep as anybody has gone.
+#: Maximum nesting of indexes; deeper ones do not occur in practice.
 _MAX_DEPTH: Final = 3
 
-#: Memory for the images that a worker remembers; one with a hundred layers takes some 50 kB.
+#: Memory for the images that a worker caches; one with a hundred layers takes about 50 kB.
 _KEPT_BYTES: Final = 16 * 1024 * 1024
 
-#: What a layer of an image takes: its digests, and the id of its image.
+#: Estimated memory for a layer of a cached image: its digests, and the id of its V1 image.
 _LAYER_BYTES: Final = 600
 
-#: Memory for what a worker remembers of manifests that are no image of API V1.
+#: Memory for the cached error messages of manifests that have no V1 form.
 _REFUSED_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """
-    An image of V2.
+    A V2 image and the V1 images that derive from it.
 
     Attributes:
-        manifest: its own manifest's digest, whatever index has led to it.
-        children: what an index has led to, one after the other: ``manifest`` is the last. A repository has the image
-            only if it has these manifests too.
-        chain: the images of V1 that it is.
-        layers: the digest of the stored layer of each; none for an image without layers.
+        manifest: digest of the image's own manifest, also when it was found through an index.
+        children: the manifests on the way from the requested index to the image, ending with ``manifest``; empty
+            without an index. A repository has the image only if it has these manifests too.
+        chain: the derived V1 images.
+        layers: the digest of each V1 image's stored layer; empty for an image without layers.
     """
 
     manifest: Digest
@@ -71,13 +71,13 @@ class ImageSource:
 
 
 class ImageSources:
-    """Reads images of V2."""
+    """Reads V2 images from the store and caches them."""
 
     def __init__(self, driver: StorageDriver, platform: str, json_budget: JsonBudget) -> None:
         """
         Args:
-            platform: which image of an index: ``os/architecture`` or ``os/architecture/variant``.
-            json_budget: bounds what large manifests and configurations take.
+            platform: selects the image of an index: ``os/architecture`` or ``os/architecture/variant``.
+            json_budget: limits the memory for parsing large manifests and configurations.
         """
         self._driver = driver
         self._platform = platform
@@ -87,10 +87,10 @@ class ImageSources:
 
     def get(self, digest: Digest) -> ImageSource:
         """
-        Return what a manifest, or an index, is for API V1.
+        Return the V2 image of a manifest or index.
 
         Raises:
-            ImageUnknown: nothing; the sentence says why.
+            ImageUnknown: it has no form in API V1; the message explains why.
         """
         refusal = self._refused.get(digest)
         if refusal is not None:
@@ -99,7 +99,7 @@ class ImageSources:
         if kept is None:
             try:
                 kept = self._read(digest, _MAX_DEPTH)
-            except _PartMissing:  # it may be pushed yet
+            except _PartMissing:  # not cached: the part may still be pushed
                 raise
             except ImageUnknown as error:
                 self._refused.put(digest, error.sentence)
@@ -136,7 +136,7 @@ class ImageSources:
         return ImageSource(digest, chain, layers)
 
     def _choose(self, document: Mapping[str, Any]) -> Digest:
-        """Return the image of an index that clients of V1 can run."""
+        """Return the child of an index for the configured platform."""
         children = [child for child in document.get("manifests") or () if _is_image(child)]
         wanted = self._platform.split("/")
         for child in children:
@@ -159,7 +159,7 @@ class ImageSources:
             content = self._driver.get_content(path)
         except PathNotFound:
             raise _PartMissing("A part of the image is not here.", digest=str(digest)) from None
-        if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed at once
+        if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed in one go
             raise ImageUnknown("The image's configuration has more values than any client reads.")
         return content
 
@@ -190,6 +190,6 @@ def _is_image(child: Mapping[str, Any]) -> bool:
 
 
 def _member(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return an object inside another, of which nobody has said that it must be one."""
+    """Return a nested object; empty when the member is missing or not an object, which is not validated elsewhere."""
     value = document.get(key)
     return value if isinstance(value, dict) else {}

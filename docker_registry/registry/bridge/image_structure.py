@@ -1,10 +1,9 @@
 """
-The JSON of an image of API V1 as Docker's own structure holds it.
+The Go struct through which Docker decoded and encoded the JSON of a V1 image.
 
-Docker 1.10 to 17.05 read every image through this structure when they made an image of today of it, and the ids that
-they came to are digests of what it writes. So it follows Go's rules: what it does not know vanishes, keys match in
-upper and lower case alike, null leaves a field as it is, and a field of another type is an error
-(moby, ``image/v1/imagev1.go`` and ``image.V1Image``).
+Docker 1.10 to 17.05 decoded every V1 image into this struct when converting it to V2, and the resulting ids are digests
+of its output. So this module follows Go's rules: unknown members are dropped, keys match case-insensitively, null
+leaves a field unset, and a value of the wrong type is an error (moby, ``image/v1/imagev1.go`` and ``image.V1Image``).
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Any, Final
 from docker_registry.registry.bridge import go_json
 from docker_registry.registry.bridge.go_json import Number, Raw
 
-#: When an image was made that does not say it.
+#: The creation time of an image without one: Go's zero time.
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-](?:[01]\d|2[0-3]):[0-5]\d))", re.ASCII)
 
-#: Versions of Docker below this one wrote images that are passed through the structure before they are read.
+#: Images of Docker versions below this one are encoded through the struct again before they are converted.
 _FIRST_UNCHANGED: Final = (1, 8, 3)
 
 
 class ImageStructure:
-    """What the structure holds of one image."""
+    """The struct with the fields of one image."""
 
     def __init__(self, payload: bytes) -> None:
         """
@@ -35,21 +34,21 @@ class ImageStructure:
             payload: the image's JSON.
 
         Raises:
-            ValueError: it does not fit into the structure.
+            ValueError: the JSON does not fit into the struct.
         """
         self._fields = _fill(_IMAGE, {key: go_json.read(raw) for key, raw in go_json.read_map(payload).items()})
 
     @property
     def was_made_by_old_docker(self) -> bool:
-        """Whether Docker wrote its structure anew, instead of passing on the JSON as it is."""
+        """Whether Docker encodes the struct again for this image, instead of passing its JSON through."""
         return _version(self._fields.get("docker_version", "")) < _FIRST_UNCHANGED
 
     def to_json(self) -> bytes:
-        """Write the structure."""
+        """Encode the struct."""
         return _write(_IMAGE, self._fields).encode()
 
     def history(self) -> Raw:
-        """Write the image's entry in the history of those that stand on it."""
+        """Encode the image's entry in the ``history`` of a configuration."""
         command = (self._fields.get("container_config") or {}).get("Cmd") or ()
         members = {
             "author": self._fields.get("author", ""),
@@ -67,7 +66,7 @@ class ImageStructure:
 
 # ---------------------------------------------------------------------------------------------------- the fields
 
-#: How a value is read (raising ValueError) and written, and whether an empty one is left out.
+#: Decoder (raises ValueError) and encoder of a field, and whether it is omitted when empty (``omitempty``).
 _Field = tuple[Callable[[Any], Any], Callable[[Any], Raw], bool]
 
 
@@ -98,11 +97,11 @@ def _read_size(value: Any) -> int:
 
 
 def _read_time(value: Any) -> str:
-    """Return a time as Go writes it: RFC 3339, the fraction without zeros at its end."""
+    """Normalize a time as Go writes it: RFC 3339, the fraction without trailing zeros."""
     found = _TIME.fullmatch(_read_text(value))
     if found is None:
         raise ValueError("not a time")
-    datetime.fromisoformat(found[1])  # refuses the 30th of February
+    datetime.fromisoformat(found[1])  # rejects dates such as February 30
     fraction = (found[2] or "").rstrip("0")
     offset = found[3] if found[3] and found[3][1:] != "00:00" else "Z"
     return found[1] + (f".{fraction}" if fraction else "") + offset
@@ -119,7 +118,7 @@ def _read_texts(value: Any) -> list[str]:
 
 
 def _read_command(value: Any) -> list[str]:
-    """Read a list of strings, or one alone."""
+    """Decode a list of strings, or a single string."""
     return _read_texts(value) if isinstance(value, list) else [_read_text(value)]
 
 
@@ -202,7 +201,7 @@ _IMAGE: Final[Mapping[str, _Field]] = {
 
 
 def _fill(declared: Mapping[str, _Field], document: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what a structure knows of a document."""
+    """Decode the members of a document that the struct declares."""
     by_letters = {name.lower(): name for name in declared}
     found = {}
     for key, value in document.items():
@@ -222,7 +221,7 @@ def _write(declared: Mapping[str, _Field], found: Mapping[str, Any]) -> Raw:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Read a version as Docker compares them: number by number, what is no number counts as 0."""
+    """Parse a version as Docker compares them: number by number; parts that are not numbers count as 0."""
     parts = tuple(int(part) if re.fullmatch(r"[+-]?\d{1,9}", part, re.ASCII) else 0 for part in text.split("."))
     while parts and parts[-1] == 0:  # 1.8.0 is 1.8
         parts = parts[:-1]

@@ -1,10 +1,10 @@
 """
-Which repository of API V2 and which of API V1 are one.
+The mapping between repository names of API V1 and V2.
 
-``foo`` is ``library/foo`` in API V1, and ``foo`` in API V2, where ``library/foo`` is another repository: other servers
-share the tree and know it as such. So V1's ``library/foo`` is V2's ``foo``. V2's ``library/foo`` is seen by V1 where
-the first has no such tag, and is shown as what ``foo`` is where there is no such repository of its own. What a
-hidden name is paired with is hidden too.
+A client's ``foo`` is ``library/foo`` in API V1 but ``foo`` in API V2, where ``library/foo`` is a separate repository,
+also for other servers that share the tree. So V1's ``library/foo`` corresponds to V2's ``foo``. In V1, V2's
+``library/foo`` supplies the tags that ``foo`` does not have. In V2, ``library/foo`` shows the content of ``foo`` if
+there is no repository ``library/foo``. The counterpart of a hidden name is hidden too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from docker_registry.registry.names import LIBRARY, ImageRepositoryName, Reposit
 
 
 def image_repository(name: RepositoryName) -> ImageRepositoryName | None:
-    """Return the repository of API V1 that is one with a repository of V2; None where there can be none."""
+    """Return the V1 name of a V2 repository; None when it can have none."""
     if str(name).partition("/")[0] == LIBRARY and str(name).count("/") == 1:
         return None
     try:
@@ -27,13 +27,13 @@ def image_repository(name: RepositoryName) -> ImageRepositoryName | None:
 
 
 def repository(name: ImageRepositoryName) -> RepositoryName | None:
-    """Return the repository of API V2 that is one with a repository of V1; None where no name of V2 is like that."""
+    """Return the V2 name of a V1 repository; None when its name is not valid in V2."""
     text = name.name if _is_short(name) else str(name)
     return RepositoryName(text, name.is_hidden) if is_repository_name(text) else None
 
 
 def fallback(name: ImageRepositoryName) -> RepositoryName | None:
-    """Return the other repository of API V2 that V1 sees under this name; None where there is none."""
+    """Return the V2 repository ``library/foo`` whose tags V1 also sees under ``library/foo``; None for other names."""
     is_possible = _is_short(name) and is_repository_name(str(name))
     return RepositoryName(str(name), name.is_hidden) if is_possible else None
 
