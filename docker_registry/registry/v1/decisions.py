@@ -1,10 +1,10 @@
 """
-What images of API V1 are, once that is decided.
+The commit records of V1 images.
 
-``images/<id>/_blob`` says it (:mod:`docker_registry.registry.v1.layer_links`): it names the layer and the JSON, both
-verified. It is written once, by compare-and-swap, and with it a push is decided; all else that a push leaves follows
-from it, so whoever comes by may do that (:meth:`ImageDecisions.complete`), and a push that died at that point does not
-block anybody.
+``images/<id>/_blob`` (:mod:`docker_registry.registry.v1.layer_links`) holds the digests of the verified layer and JSON
+of an image. Writing it by compare-and-swap is the commit point of a push. All remaining steps of a push follow from
+this record, so any later request can complete them (:meth:`ImageDecisions.complete`), and a push that died after the
+commit does not block other requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from docker_registry.registry.v1.unfinished import UnfinishedPushes
 
 
 class ImageDecisions:
-    """What is known of the JSON and the layers of all images, whether or not their pushes have ended."""
+    """Reads and writes the commit records of images, and completes committed pushes."""
 
     def __init__(self, driver: StorageDriver, unfinished: UnfinishedPushes) -> None:
         self._driver = driver
@@ -31,10 +31,10 @@ class ImageDecisions:
 
     def get_json(self, image_id: ImageId) -> bytes:
         """
-        Return an image's JSON even while it is pushed anew.
+        Return an image's committed JSON, even while the image is being pushed again.
 
         Raises:
-            ImageUnknown: there is none.
+            ImageUnknown: the image has no JSON.
         """
         try:
             return self._driver.get_content(image_layout.image_json(image_id))
@@ -42,7 +42,7 @@ class ImageDecisions:
             raise ImageUnknown(id=str(image_id)) from None
 
     def stored(self, image_id: ImageId) -> Versioned:
-        """Return ``_blob`` as it lies in the store; its version is :data:`ABSENT` where there is none."""
+        """Return the content and version of ``_blob``; the version is :data:`ABSENT` when there is none."""
         try:
             return self._driver.get_versioned(image_layout.blob_link(image_id))
         except PathNotFound:
@@ -50,7 +50,7 @@ class ImageDecisions:
 
     def find(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
         """
-        Return what is known of an image's layer; None when nothing is, or only for another JSON.
+        Return the committed layer of an image; None when there is none, or it was committed with another JSON.
 
         Args:
             payload: the image's JSON.
@@ -59,16 +59,16 @@ class ImageDecisions:
         return link if link is not None and link.image_json == Digest.of(payload) else None
 
     def known(self, image_id: ImageId) -> LayerLink | None:
-        """Return the layer of an image, whether or not its bytes are still there; None when none was decided."""
+        """Return the committed layer of an image, even if its bytes are missing; None when there is none."""
         return _read(self.stored(image_id))
 
     def decided(self, image_id: ImageId) -> LayerLink | None:
-        """Return the layer with which an image is whole, whether or not all that follows was done; else None."""
+        """Return the committed layer of an image if its bytes exist, even if the push was not completed; else None."""
         link = _read(self.stored(image_id))
         return link if link is not None and self.place(image_id, link) is not None else None
 
     def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
-        """Find where a layer's bytes lie; None when they are gone."""
+        """Return the stored file of a layer: the blob, or the file in the image's folder; None when both are gone."""
         for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
             if self._size(path) == link.size:
                 return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
@@ -81,13 +81,13 @@ class ImageDecisions:
 
     def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """
-        Say what an image is.
+        Commit the layer and JSON of an image.
 
         Args:
-            stored: ``_blob`` as it was when this was found to be right.
+            stored: the state of ``_blob`` on which the caller's verification was based.
 
         Returns:
-            Whether that counts; False when another was faster.
+            False when another request has changed ``_blob`` meanwhile.
         """
         self.protect(image_id, link.digest)
         condition = stored.version if self._driver.supports_if_match else None
@@ -99,25 +99,25 @@ class ImageDecisions:
 
     def complete(self, image_id: ImageId, link: LayerLink) -> bool:
         """
-        Do all that follows once it is decided what an image is; harmless when several do it, or again.
+        Do the remaining steps of a committed push; idempotent, and safe to run concurrently.
 
         Returns:
-            Whether the image is there; False when its JSON is lost.
+            False when the image's JSON is lost, so the image is not complete.
         """
         if not self._settle_json(image_id, link.image_json):
             return False
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
         if self._size(blob) == link.size and not self._driver.link(blob, beside):
-            self._remove(beside)  # of a push before, and of no use beside the blob
+            self._remove(beside)  # left by an earlier push, and redundant to the blob
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
         self._unfinished.end(image_id)
         return True
 
     def keep_verified(self, image_id: ImageId, link: LayerLink) -> None:
         """
-        Repair the blob of a layer whose raw file beside the image has just been verified.
+        Repair the blob of a layer whose raw file in the image's folder was just verified.
 
-        Without this, a damaged blob of the right length would take the place of the good file.
+        Otherwise a damaged blob of the right size would replace the intact file.
         """
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
         if self._size(blob) == link.size and not is_intact(self._driver, blob, link.digest):
@@ -126,7 +126,7 @@ class ImageDecisions:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
-        """Put an image's JSON and its ancestry where they belong, the JSON last."""
+        """Publish the pending JSON with *digest*, after its ancestry; return False when it is lost."""
         try:
             if Digest.of(self.get_json(image_id)) == digest:
                 return True
@@ -155,5 +155,5 @@ class ImageDecisions:
 def _read(stored: Versioned) -> LayerLink | None:
     try:
         return LayerLink.parse(stored.content) if stored.content else None
-    except ValueError:  # not ours
+    except ValueError:  # damaged, or written by another program
         return None

@@ -1,8 +1,8 @@
 """
-The queue of images whose diff is to be worked out: the list ``diff-worker`` of a Redis, as 0.7.1 has it.
+The queue of images whose diff must be computed: the Redis list ``diff-worker``, in the format of 0.7.1.
 
-Each element is the JSON of an image id. The newest 1024 are kept: what falls out is asked for again when somebody wants
-it.
+Each element is the JSON of an image id. The queue keeps the newest 1024; a dropped image is queued again when a client
+requests its diff.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ logger = logging.getLogger(__name__)
 _KEY: Final = "diff-worker"
 _MAX_WAITING: Final = 1024
 
-#: Seconds that a request may lose to a Redis that does not answer.
+#: Longest wait for a response of Redis, seconds.
 TIMEOUT_SECONDS: Final = 2.0
 
-#: How long nothing is sent to a Redis that failed: a push of a hundred images must not wait for it a hundred times.
+#: Pause after a failure of Redis, seconds, so that a push of a hundred images does not run into a hundred timeouts.
 _PAUSE_SECONDS: Final = 10.0
 
 
 class RedisDiffQueue:
-    """A queue that any number of registries fill and any number of workers read."""
+    """A queue for any number of producers (registry workers) and consumers (diff workers)."""
 
     def __init__(self, redis: Redis, *, now: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            now: a clock that only goes forward, in seconds.
+            now: a monotonic clock, seconds.
         """
         self._redis = redis
         self._now = now
         self._away_until = now()
 
     def push(self, image_id: ImageId) -> None:
-        """Let an image wait. A Redis that is away costs a line in the log, and no push."""
+        """Add an image; if Redis is unavailable, only log a warning, so that the push succeeds."""
         from redis.exceptions import RedisError
 
         if self._now() < self._away_until:
@@ -52,7 +52,7 @@ class RedisDiffQueue:
         element = json.dumps(str(image_id))
         try:
             with self._redis.pipeline() as pipeline:
-                # One that waits already is not worked out twice.
+                # Removes an earlier entry, so that the diff is not computed twice.
                 pipeline.lrem(_KEY, 0, element)
                 pipeline.lpush(_KEY, element)
                 pipeline.ltrim(_KEY, 0, _MAX_WAITING - 1)
@@ -63,22 +63,22 @@ class RedisDiffQueue:
 
     def pop(self, timeout_seconds: int) -> ImageId | None:
         """
-        Take the image that has waited longest.
+        Remove and return the oldest image.
 
         Args:
-            timeout_seconds: how long to wait for one, at least 1.
+            timeout_seconds: longest wait for an image, at least 1.
 
         Returns:
-            None when none came, or what came is no image.
+            None when the timeout expired, or the element was not an image id.
 
         Raises:
-            StorageUnavailable: the Redis is away.
+            StorageUnavailable: Redis cannot be reached.
         """
         from redis.exceptions import RedisError
 
         found = None
         try:
-            for _ in range(timeout_seconds):  # no wait may be longer than the time after which a Redis is given up
+            for _ in range(timeout_seconds):  # each wait must stay below the client's socket timeout
                 found = self._redis.brpop([_KEY], 1)
                 if found:
                     break
@@ -96,8 +96,10 @@ class RedisDiffQueue:
 
     def ping(self) -> None:
         """
+        Check that Redis responds.
+
         Raises:
-            StorageUnavailable: the Redis is away.
+            StorageUnavailable: it does not.
         """
         from redis.exceptions import RedisError
 

@@ -1,44 +1,44 @@
 """
-Every storage path of API V1, in the layout of docker-registry 0.7.1.
+The storage paths of API V1, in the layout of docker-registry 0.7.1.
 
 ::
 
     images/<id>/
       json                          the bytes as pushed
       ancestry                      JSON list of ids, newest first
-      layer                         the layer: a hard link to the blob where the store can, a raw file in old trees
-      _checksum                     JSON list of checksums, in very old trees one bare string
+      layer                         the layer: a hard link to the blob if the store has links; a raw file in old trees
+      _checksum                     JSON list of checksums; in very old trees a single bare string
       _inprogress                   exists while a push of this image is not finished
-      _blob                       * what is known of the layer, and the blob that it is
-      _pending/<digest>           * the JSON of a push, until its layer is there
-      _received/<sum>-<upload>    * a layer that waits for its checksum in an upload session
-      _filelist  _changes         * the answers of files and diff, or with _refused why there is none
-      _manifest                   * the manifest that API V2 sees
-      _private                    * the private repositories to which alone the image belongs
+      _blob                       * digests of the layer and the JSON, and properties of the layer (layer_links)
+      _pending/<digest>           * the JSON of a push, until its layer has arrived
+      _received/<sum>-<upload>    * a layer in an upload session that waits for its checksum
+      _filelist  _changes         * cached responses of files and diff; with _refused the reason why there is none
+      _manifest                   * digest of the manifest that API V2 sees
+      _private                    * the private repositories that the image exclusively belongs to
     repositories/<namespace>/<name>/
       _index_images                 JSON list [{"id", "checksum"?}]
-      _images_list                  JSON list of the ids that an index gave
+      _images_list                  JSON list of the ids that an index provided
       _private                      exists when the repository is private
-      json                          meta-data of the tag latest
+      json                          metadata of the tag latest
       tag_<tag>                     the image id
-      tag<tag>_json                 meta-data of the tag
+      tag<tag>_json                 metadata of the tag
     docker/registry/v2/_v1/
-      token-key                   * with which tokens are signed
-      derived/<id>/from-<sum>     * a manifest of API V2 that this image of V1 is a part of
-      derived/<id>/image          * what is known of its layer
+      token-key                   * the key that signs tokens
+      derived/<id>/from-<sum>     * a V2 manifest that contains this derived V1 image
+      derived/<id>/image          * the derived image with its verified layer
       derived/<id>/not-<hex>      * a blob that was found not to be its layer
-      derived/<id>/_filelist …    * the same as beside an image that was pushed
-      unpacked/<algorithm>/<hex>  * a layer of V2 as the plain tar that clients of V1 are sent; may be removed
-      tops/<algorithm>/<hex>      * the newest image of V1 that a manifest of V2 is
+      derived/<id>/_filelist …    * the same files as for a pushed image
+      unpacked/<algorithm>/<hex>  * an uncompressed V2 layer, as it is sent to clients of V1; may be removed
+      tops/<algorithm>/<hex>      * the newest V1 image of a V2 manifest
       private/<name, + for />     * one empty file for each private repository
       private-layers/<algorithm>/<hex>   * the layer of a private image, or deleted from a private repository
-      private-is-complete         * no private repository, and no layer, is missing there
+      private-is-complete         * marks that private and private-layers are complete
 
-What is marked ``*`` is ours; 0.7.1 ignores it, so it could go on with the tree. Its own caches ``_files`` and ``_diff``
-are never read: they were wrong below the root folder.
+Entries marked ``*`` are extensions of this registry. 0.7.1 ignores them, so it could continue with the tree. Its own
+caches ``_files`` and ``_diff`` are never read: they were wrong below the root folder.
 
-**Quoting.** Slashes in a name are quoted: ``a/b/c`` is ``repositories/a/b%2Fc`` in 0.7.1, and ``b%252Fc`` in what
-0.8.1 and later wrote. Both exist, so a name has up to two folders.
+**Quoting.** Slashes in a name are quoted: ``a/b/c`` is stored as ``repositories/a/b%2Fc`` by 0.7.1, and as ``b%252Fc``
+by 0.8.1 and later. Both forms exist, so a name has up to two folders.
 """
 
 from __future__ import annotations
@@ -68,102 +68,102 @@ def image(image_id: ImageId) -> str:
 
 
 def image_json(image_id: ImageId) -> str:
-    """The image's JSON as it was pushed."""
+    """The file of the image's JSON, as it was pushed."""
     return f"{image(image_id)}/json"
 
 
 def ancestry(image_id: ImageId) -> str:
-    """The ids of the image and of all below it."""
+    """The file with the ids of the image and all its ancestors."""
     return f"{image(image_id)}/ancestry"
 
 
 def layer(image_id: ImageId) -> str:
-    """The layer's bytes beside the image."""
+    """The file of the layer in the image's folder."""
     return f"{image(image_id)}/layer"
 
 
 def checksum(image_id: ImageId) -> str:
-    """The checksums that the layer has."""
+    """The file with the checksums of the layer."""
     return f"{image(image_id)}/_checksum"
 
 
 def in_progress(image_id: ImageId) -> str:
-    """Says that a push of this image is not finished."""
+    """The file that marks that a push of this image is not finished."""
     return f"{image(image_id)}/_inprogress"
 
 
 def blob_link(image_id: ImageId) -> str:
-    """What is known of the layer."""
+    """The file with the image's `LayerLink`."""
     return f"{image(image_id)}/_blob"
 
 
 def pending(image_id: ImageId) -> str:
-    """The folder of the JSON of pushes that are not finished."""
+    """The folder of the JSON documents of pending pushes."""
     return f"{image(image_id)}/_pending"
 
 
 def received(image_id: ImageId) -> str:
-    """The folder of the layers that wait for their checksum."""
+    """The folder of the staged layers that wait for their checksum."""
     return f"{image(image_id)}/_received"
 
 
 def file_list(folder: str) -> str:
-    """What is in the layer of the image of a folder."""
+    """The file with the list of files in an image's layer; *folder* is the image's folder."""
     return f"{folder}/_filelist"
 
 
 def changes(folder: str) -> str:
-    """What that layer does to those below it."""
+    """The file with the changes of an image's layer relative to its ancestors; *folder* is the image's folder."""
     return f"{folder}/_changes"
 
 
 def manifest(folder: str) -> str:
-    """The manifest that API V2 sees of the image of a folder."""
+    """The file with the digest of the derived V2 manifest; *folder* is the image's folder."""
     return f"{folder}/_manifest"
 
 
 def derived(image_id: ImageId) -> str:
-    """The folder of an image that was not pushed by API V1: it is a part of one of V2."""
+    """The folder of an image that was derived from a V2 image."""
     return f"{HIDDEN if image_id.is_hidden else ROOT}/_v1/derived/{image_id}"
 
 
 def derived_image(image_id: ImageId) -> str:
-    """What is known of its layer, once that was verified."""
+    """The file of a derived image whose layer was verified."""
     return f"{derived(image_id)}/image"
 
 
 def derived_from(image_id: ImageId, name: RepositoryName, manifest_: Digest) -> str:
-    """One of the manifests that it is a part of."""
+    """The file that records a manifest of a repository that contains the derived image."""
     return f"{derived(image_id)}/{_FROM}{Digest.of(f'{name}@{manifest_}'.encode()).hex[:32]}"
 
 
 def derived_refusal(image_id: ImageId, blob: Digest) -> str:
-    """Says that a blob is not its layer."""
+    """The file that records that a blob is not the layer of a derived image."""
     return f"{derived(image_id)}/not-{blob.hex}"
 
 
 def unpacked_layer(diff_id: Digest) -> str:
-    """A layer of API V2 without its compression."""
+    """The file of an uncompressed layer of API V2."""
     return f"{ROOT}/_v1/unpacked/{diff_id.algorithm}/{diff_id.hex}"
 
 
 def is_derived_from(path: str) -> bool:
-    """Tell whether a path is what :func:`derived_from` returns."""
+    """Return whether :func:`derived_from` can have returned a path in the folder of a derived image."""
     return path.rpartition("/")[2].startswith(_FROM)
 
 
 def top(manifest_: Digest) -> str:
-    """The newest image of V1 that a manifest of V2 is."""
+    """The file with the newest V1 image of a V2 manifest."""
     return f"{ROOT}/_v1/tops/{manifest_.algorithm}/{manifest_.hex}"
 
 
 def private_image(image_id: ImageId) -> str:
-    """The private repositories to which alone the image belongs."""
+    """The file with the private repositories that the image exclusively belongs to."""
     return f"{image(image_id)}/_private"
 
 
 def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
-    """Every folder in which a repository may lie, the one that 0.7.1 gives it first."""
+    """Return the possible folders of a repository, that of 0.7.1 first."""
     quoted = quote(name.name, safe="")
     folders = dict.fromkeys((quoted, quote(quoted, safe="")))
     root = f"{HIDDEN}/_repositories" if name.is_hidden else REPOSITORIES
@@ -171,7 +171,7 @@ def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
 
 
 def read_repository_folder(path: str) -> ImageRepositoryName | None:
-    """Return the name of the repository that lies in a folder; None for a folder that is none."""
+    """Return the name of the repository in a folder; None for any other folder."""
     namespace, _, folder = path.removeprefix(f"{REPOSITORIES}/").partition("/")
     try:
         name = ImageRepositoryName.parse(f"{namespace}/{unquote(unquote(folder))}")
@@ -181,51 +181,51 @@ def read_repository_folder(path: str) -> ImageRepositoryName | None:
 
 
 def index_images(folder: str) -> str:
-    """The images that were ever pushed to a repository."""
+    """The file with the list of all images that were ever pushed to a repository."""
     return f"{folder}/_index_images"
 
 
 def private(folder: str) -> str:
-    """Says that a repository is private."""
+    """The file that marks that a repository is private."""
     return f"{folder}/_private"
 
 
 def repository_json(folder: str) -> str:
-    """Who pushed the tag latest."""
+    """The file with the metadata of the push of the tag latest."""
     return f"{folder}/json"
 
 
 def tag(folder: str, tag_: Tag) -> str:
-    """The image that a tag names."""
+    """The file with the id of the image that a tag points at."""
     return f"{folder}/{_TAG}{tag_}"
 
 
 def tag_json(folder: str, tag_: Tag) -> str | None:
     """
-    Who pushed a tag; None where 0.7.1's path for that is another tag.
+    The file with the metadata of a tag's push; None when its path in 0.7.1 is the file of another tag.
 
-    ``tag_x_json`` is what the tag ``x_json`` names, and would be the meta-data of the tag ``_x``.
+    ``tag_x_json`` is the file of the tag ``x_json``, and would also be the metadata of the tag ``_x``.
     """
     return None if str(tag_).startswith("_") else f"{folder}/tag{tag_}_json"
 
 
 def read_tag(path: str) -> Tag | None:
-    """Return the tag that a file in a repository's folder stands for; None for a file that stands for none."""
+    """Return the tag of a file in a repository's folder; None for any other file."""
     file_name = path.rpartition("/")[2]
     text = file_name.removeprefix(_TAG)
     return Tag(text) if text != file_name and is_tag(text) else None
 
 
 def private_entry(name: ImageRepositoryName) -> str:
-    """Says that a repository is, or soon will be, private."""
+    """The file that lists a private repository, written before the repository becomes private."""
     return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
 
 
 def private_layer(digest: Digest) -> str:
-    """Says that a blob is the layer of a private image, or was deleted from a private repository."""
+    """The file that marks a blob as the layer of a private image, or as deleted from a private repository."""
     return f"{PRIVATE_LAYERS}/{digest.algorithm}/{digest.hex}"
 
 
 def read_private_entry(file_name: str) -> str | None:
-    """Return the name of the private repository that a file stands for."""
+    """Return the name of a private repository from the name of its entry."""
     return file_name.replace("+", "/")

@@ -1,13 +1,13 @@
 """
-Images of API V1: a JSON document, a layer, and the images below it.
+Reading images of API V1: a JSON document, a layer, and the ancestors.
 
-What an image is was decided by the push that ended (:mod:`docker_registry.registry.v1.decisions`). The layer's bytes
-are the blob of that digest, or a raw file beside the image, which old servers wrote. That one is verified, and the
-decision taken, when it is first asked for (:mod:`docker_registry.registry.v1.raw_layers`). A push that died is ended by
-whoever asks for its image, when all that was to be pushed has come.
+The content of an image was determined by the commit of its push (:mod:`docker_registry.registry.v1.decisions`). The
+layer is the blob with the committed digest, or a raw file in the image's folder, written by an old server. A raw layer
+is verified and committed when it is first requested (:mod:`docker_registry.registry.v1.raw_layers`). If a push died
+after everything had arrived, the next request for its image completes it.
 
-An image that follows from one of API V2 (:mod:`docker_registry.registry.bridge.derived_images`) is what it is, whoever
-pushes another under its id.
+An image derived from API V2 (:mod:`docker_registry.registry.bridge.derived_images`) takes precedence over an image that
+was pushed under its id.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from docker_registry.registry.v1.unfinished import UnfinishedPushes
 
 logger = logging.getLogger(__name__)
 
-#: Memory for what a worker remembers of raw layers of dead pushes that are no good.
+#: Memory limit of the cache of invalid raw layers of abandoned pushes.
 _REMEMBERED_BYTES: Final = 4 * 1024 * 1024
 
-#: What an image's id takes in memory, as a text in a tuple.
+#: Estimated memory of an image's id, as a string in a tuple.
 _ID_BYTES: Final = 128
 
 
@@ -48,9 +48,9 @@ class Image:
     An image without its layer.
 
     Attributes:
-        payload: its JSON as it was pushed.
-        size: bytes of its layer; None without one.
-        checksums: of its layer.
+        payload: the image's JSON as it was pushed.
+        size: bytes of the layer; None without a layer.
+        checksums: checksums of the layer.
     """
 
     payload: bytes
@@ -59,7 +59,7 @@ class Image:
 
 
 class Images:
-    """All images of API V1, for those who pull."""
+    """Reads the images of API V1, pushed or derived from V2."""
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class Images:
     ) -> None:
         """
         Args:
-            access: tells from which repositories of API V2 an image may come.
-            abandoned_after_seconds: how old the mark of a push is when nobody works on it any more.
+            access: decides from which repositories of API V2 an image may come.
+            abandoned_after_seconds: age of the mark of a push after which the push counts as abandoned.
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
@@ -93,7 +93,7 @@ class Images:
         )
 
     def exists(self, image_id: ImageId) -> bool:
-        """Tell whether somebody has pushed, or begun to push, an image, or it follows from one of API V2."""
+        """Return whether an image was pushed, has a pending push, or derives from a V2 image."""
         if self._derived.is_known(image_id):
             return True
         return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
@@ -103,8 +103,8 @@ class Images:
         Return an image.
 
         Raises:
-            ImageUnknown: it is not there.
-            ImageUnfinished: a push of it is under way.
+            ImageUnknown: the image does not exist.
+            ImageUnfinished: a push of the image is not finished.
         """
         derived = self._find_derived(image_id)
         if derived is not None:
@@ -137,10 +137,10 @@ class Images:
 
     def ancestry(self, image_id: ImageId) -> tuple[str, ...]:
         """
-        Return the ids of an image and of all below it, newest first, even while it is being pushed.
+        Return the ids of an image and all its ancestors, newest first, even while the image is being pushed.
 
         Raises:
-            ImageUnknown: there is no such image.
+            ImageUnknown: the image does not exist.
         """
         is_derived = self._derived.is_known(image_id)
         derived = self._derived.ancestry(image_id, self._access.pull_filter()) if is_derived else None
@@ -148,10 +148,10 @@ class Images:
 
     def ancestry_anywhere(self, image_id: ImageId) -> tuple[str, ...]:
         """
-        Return the same whether or not clients may see it.
+        Return the ancestry as :meth:`ancestry` does, but without checking which repositories the client may see.
 
         Raises:
-            ImageUnknown: there is no such image.
+            ImageUnknown: the image does not exist.
         """
         derived = self._derived.ancestry(image_id)
         return derived if derived is not None else self._pushed_ancestry(image_id)
@@ -167,20 +167,19 @@ class Images:
 
     def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
         """
-        Find an image's layer, verified, and where its bytes lie as clients are sent them.
+        Return an image's verified layer, and the file to send to clients of V1.
 
         Raises:
-            ImageUnknown: the image is not there, or has no layer.
-            ImageUnfinished: a push of it is under way, or its layer was damaged, so that it has to be pushed again.
-            Overloaded: the layer must be read first, and too many layers are being read.
+            ImageUnknown: the image does not exist, or has no layer.
+            ImageUnfinished: a push of the image is not finished, or its layer is damaged and must be pushed again.
+            Overloaded: the layer must be verified first, and too many layers are being read.
         """
         derived, link, stored = self._find(image_id)
         return link, stored if derived is None else self._derived.sent_file(derived, stored)
 
     def find_stored_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
         """
-        Find an image's layer, verified, and where its bytes lie as they are stored: perhaps in a compression that
-        clients of API V1 cannot read.
+        Return an image's verified layer and its stored file, which clients of V1 may be unable to decompress.
 
         Raises:
             ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
@@ -204,7 +203,10 @@ class Images:
 
     def inspect_layer(self, image_id: ImageId) -> LayerLink:
         """
-        Return what an image's layer is, with the digest of its uncompressed bytes; it is read once if need be.
+        Return an image's layer with its format and diff id; reads the layer the first time.
+
+        Returns:
+            The layer; its ``diff_id`` is None when the layer is not a readable tar, or exceeds a limit.
 
         Raises:
             ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
@@ -214,7 +216,7 @@ class Images:
             return link
         with self._verifying.hold(image_id):
             link, file = self.find_stored_layer(image_id)
-            if self._is_inspected(link):  # by another request
+            if self._is_inspected(link):  # by a concurrent request
                 return link
             stored = self._decisions.stored(image_id)
             found = self._reader.inspect(self._decisions.get_json(image_id), file.read()).link
@@ -226,20 +228,20 @@ class Images:
         return link.diff_id is not None or link.rules == self._reader.rules
 
     def folder(self, image_id: ImageId) -> str:
-        """Return where what is worked out of an image may be kept."""
+        """Return the folder for data computed from an image, such as its file list."""
         return image_layout.derived(image_id) if self._derived.is_known(image_id) else image_layout.image(image_id)
 
     def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
-        """Return what is known of an image's layer; None when nothing is, or only for another JSON than *payload*."""
+        """Return the committed layer of an image; None when there is none, or its JSON was not *payload*."""
         return self._decisions.find(image_id, payload)
 
     def find_digest(self, image_id: ImageId) -> Digest | None:
-        """Return the digest of the layer that was pushed for an image; None when none was, or it was not verified."""
+        """Return the digest of the committed layer of a pushed image; None when none was committed."""
         link = self._decisions.known(image_id)
         return link.digest if link is not None else None
 
     def is_whole(self, image_id: ImageId) -> bool:
-        """Tell whether an image needs no push."""
+        """Return whether an image is complete, so that clients need not push it."""
         if self._find_derived(image_id) is not None or self._decisions.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
@@ -247,15 +249,15 @@ class Images:
         return self._size(image_layout.layer(image_id)) is not None
 
     def is_marked(self, image_id: ImageId) -> bool:
-        """Tell whether an image has the mark of a push that is not finished, whether or not that can be healed."""
+        """Return whether an image has the mark of an unfinished push, even if the push could be completed."""
         return self._unfinished.is_marked(image_id)
 
     # ------------------------------------------------------------------------------------------------- steps
 
     def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
-        """Find out what the raw layer of an image is whose push had ended."""
+        """Verify and commit the raw layer of an image whose push has ended."""
         with self._verifying.hold(image_id):
-            known = self._decisions.find(image_id, payload)  # another was faster
+            known = self._decisions.find(image_id, payload)  # maybe verified by a concurrent request
             if known is not None and self._decisions.place(image_id, known) is not None:
                 return known
             stored = self._decisions.stored(image_id)
@@ -272,12 +274,12 @@ class Images:
             return link
 
     def _heal(self, image_id: ImageId) -> bool:
-        """End a push that died, when all that was to be pushed has come."""
+        """Complete a push that died after everything had arrived; return False when something is missing."""
         link = self._decisions.decided(image_id) or self._verify_abandoned(image_id)
         return link is not None and self._decisions.complete(image_id, link)
 
     def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
-        """Find out whether what an old server has left of a push is all that was to be pushed."""
+        """Verify and commit the raw layer of a push that an old server did not finish; None if it is not valid."""
         stored = self._decisions.stored(image_id)
         checksums = self._checksums(image_id)
         try:
@@ -315,7 +317,7 @@ class Images:
         )
 
     def _is_abandoned(self, image_id: ImageId) -> bool:
-        """Tell whether nobody works on a push any more."""
+        """Return whether the mark of a push is old enough to consider the push abandoned."""
         since = self._unfinished.marked_since(image_id)
         return since is not None and self._now() - since > self._abandoned_after_seconds
 

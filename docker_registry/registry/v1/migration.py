@@ -1,8 +1,8 @@
 """
-Making raw layers blobs: what docker-registry 0.7 to 0.9 wrote to ``images/<id>/layer`` finds its place among the blobs.
+Migration of the raw layers that docker-registry 0.7 to 0.9 wrote to ``images/<id>/layer`` into blobs.
 
-Each layer is verified, and what it is is noted beside its image, before it moves: whatever interrupts this, a layer can
-always be found, and the next run goes on. Where the store has hard links nothing is copied, and the old path stays.
+Each layer is verified, and its digest recorded with its image, before it is moved. So an interruption loses no layer,
+and the next run continues. On stores with hard links nothing is copied, and the old path remains.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Report:
     """
-    What a run has found and done.
+    The result of a run.
 
     Attributes:
-        migrated: layers that became blobs, or would.
-        migrated_bytes: how long these are together.
-        shared: of these, layers whose bytes were among the blobs already.
-        blobs: layers that were blobs before.
-        unfinished: images whose push has not ended, or whose layer is damaged: they have to be pushed again.
-        without_layer: images that have none.
-        failed: images at which the store failed, and why; the next run tries again.
+        migrated: number of layers that became blobs, or would in a dry run.
+        migrated_bytes: total size of these layers.
+        shared: how many of these already existed as blobs; always 0 in a dry run.
+        blobs: number of layers that were blobs before the run.
+        unfinished: images with an unfinished push or a damaged layer; they must be pushed again.
+        without_layer: images without a layer.
+        failed: images for which the store failed, with the error message; the next run retries them.
     """
 
     migrated: int = 0
@@ -48,12 +48,12 @@ class Report:
 
 
 class Migration:
-    """One run through all images."""
+    """A migration run over all images."""
 
     def __init__(self, driver: StorageDriver, images: Images, *, dry_run: bool = False) -> None:
         """
         Args:
-            dry_run: look only; nothing is read or changed but the small files.
+            dry_run: only report: read metadata files, but no layers, and do not migrate any.
         """
         self._driver = driver
         self._images = images
@@ -62,10 +62,10 @@ class Migration:
 
     def run(self, tell: Callable[[int, int], object] = lambda _done, _of: None) -> Report:
         """
-        Do it.
+        Migrate the layers of all images.
 
         Args:
-            tell: is told after each image how many are done, and how many there are.
+            tell: called after each image with the number of processed images and the total.
         """
         ids = self._ids()
         for done, image_id in enumerate(ids, 1):
@@ -90,7 +90,7 @@ class Migration:
         for path in paths:
             try:
                 found.append(ImageId.parse(path.rpartition("/")[2]))
-            except ImageUnknown:  # no image
+            except ImageUnknown:  # not an image
                 continue
         return found
 
@@ -114,7 +114,7 @@ class Migration:
         self.report.migrated_bytes += size
 
     def _settle(self, raw: str, link: LayerLink) -> None:
-        """Give a verified layer its place among the blobs."""
+        """Link or move a verified layer to the path of its blob."""
         blob = layout.blob_data(link.digest)
         if self._has_blob(link):
             self.report.shared += 1
@@ -124,10 +124,10 @@ class Migration:
         self._driver.touch(blob)
 
     def _drop_copy(self, raw: str, link: LayerLink) -> None:
-        """Keep a layer that is a blob already but once, and of two files the one that is intact."""
+        """Deduplicate a layer that exists both raw and as a blob; repair a damaged blob from the raw layer first."""
         blob = layout.blob_data(link.digest)
         try:
-            if self._driver.is_shared(raw) and self._driver.is_shared(blob):  # linked to each other before
+            if self._driver.is_shared(raw) and self._driver.is_shared(blob):  # already hard links to each other
                 return
             if not is_intact(self._driver, blob, link.digest):
                 if not is_intact(self._driver, raw, link.digest):
@@ -135,7 +135,7 @@ class Migration:
                 self._driver.repair(blob, self._driver.stream_read(raw))
             if not self._driver.link(blob, raw):
                 self._driver.remove(raw)
-        except PathNotFound:  # there was none
+        except PathNotFound:  # no raw layer
             pass
 
     def _has_blob(self, link: LayerLink) -> bool:

@@ -1,9 +1,8 @@
 """
-Repositories of API V1: what was pushed to each, and which there are.
+Repositories of API V1: their existence, and the lists of images that were pushed to them.
 
-A name with slashes of its own may lie in two folders (:mod:`docker_registry.registry.v1.image_layout`, "Quoting"),
-which are one repository: what is read is looked for in both, what is written goes where the repository is, else to the
-folder that 0.7.1 would take.
+A name with further slashes may have two folders (:mod:`docker_registry.registry.v1.image_layout`, "Quoting"), which
+form one repository. Reads check both; writes go to an existing folder, or else to the one that 0.7.1 would use.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.v1 import image_layout
 from docker_registry.time_slices import TimeSlices
 
-#: How often a change of a list is tried while others change it.
+#: Maximum attempts to update a list that is being changed concurrently.
 _MAX_TRIES: Final = 1000
 
-#: Images of a list. A list only grows, since it tells which images a repository has.
+#: Maximum images of a list. Lists only grow: they record which images were ever pushed to a repository.
 MAX_IMAGES: Final = 50_000
 
-#: One image of a list: ``id``, and sometimes ``checksum`` and ``Tag``.
+#: An image in a list: ``id``, and optionally ``checksum`` and ``Tag``.
 _Entry = dict[str, Any]
 
 
 class ImageRepositories:
-    """All repositories of API V1."""
+    """The repositories of API V1."""
 
     def __init__(
         self,
@@ -57,8 +56,8 @@ class ImageRepositories:
     ) -> None:
         """
         Args:
-            json_budget: bounds what long lists take.
-            max_images: images of a list to which clients may still add.
+            json_budget: limits the memory for parsing long lists.
+            max_images: maximum number of images of a list; pushes that would exceed it are rejected.
         """
         self._max_images = max_images
         self._driver = driver
@@ -66,23 +65,25 @@ class ImageRepositories:
         self._json_budget = json_budget or JsonBudget(TimeSlices())
 
     def exists(self, name: ImageRepositoryName) -> bool:
-        """Tell whether a repository is there."""
+        """Return whether API V1 has a repository."""
         return bool(self.folders(name))
 
     def check(self, name: ImageRepositoryName) -> None:
         """
+        Check that a repository exists.
+
         Raises:
-            ImageRepositoryUnknown: there is no such repository.
+            ImageRepositoryUnknown: it does not.
         """
         if not self.exists(name):
             raise ImageRepositoryUnknown(name=str(name))
 
     def folders(self, name: ImageRepositoryName) -> tuple[str, ...]:
-        """Return the folders in which a repository lies; none when it is not there."""
+        """Return the existing folders of a repository; empty when it does not exist."""
         return tuple(folder for folder in image_layout.repository_folders(name) if self._driver.exists(folder))
 
     def home(self, name: ImageRepositoryName) -> str:
-        """Return the folder to which new content of a repository goes."""
+        """Return the folder for new content of a repository."""
         possible = image_layout.repository_folders(name)
         if len(possible) == 1:
             return possible[0]
@@ -90,10 +91,10 @@ class ImageRepositories:
 
     def list_images(self, name: ImageRepositoryName) -> bytes:
         """
-        Return the list of the images that were ever pushed to a repository, as JSON.
+        Return the list of all images that were ever pushed to a repository, as JSON.
 
         Raises:
-            ImagesUnknown: there is none.
+            ImagesUnknown: the repository has no list.
         """
         lists = self._lists(name)
         if not lists:
@@ -101,15 +102,18 @@ class ImageRepositories:
         return lists[0] if len(lists) == 1 else self._merged(*reversed(lists))
 
     def image_ids(self, name: ImageRepositoryName) -> set[str]:
-        """Return the ids of that list; none when there is no such repository."""
+        """Return the ids in the list of :meth:`list_images`; empty when the repository does not exist."""
         return {entry["id"] for content in self._lists(name) for entry in self._read(content)}
 
     def list_images_with(self, name: ImageRepositoryName, ids: Iterable[str]) -> bytes:
         """
-        Return the list as :meth:`list_images` does, and other images after it.
+        Return the list as :meth:`list_images` does, with further images appended.
+
+        Args:
+            ids: the images to append, unless the list has them already.
 
         Raises:
-            ImagesUnknown: there is no list, and no other image either.
+            ImagesUnknown: the repository has no list, and *ids* is empty.
         """
         known = self.image_ids(name)
         others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
@@ -117,18 +121,20 @@ class ImageRepositories:
 
     def put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
         """
-        Add images to a repository's list; the first list is kept as it is. A hidden repository stays as it is.
+        Add images to a repository's list, creating the repository if necessary.
 
-        A checksum replaces the one that is known of that image; an entry without one changes nothing.
+        The first list is stored byte for byte. After that, a new checksum replaces the stored one of that image, and an
+        entry without a checksum keeps it. A hidden repository is not changed.
 
         Args:
             payload: JSON list of ``{"id": …, "checksum": …}``.
 
         Raises:
-            JsonInvalid: it is no JSON.
-            BodyInvalid: it is no such list.
-            TooLarge: the list would become longer than the registry allows.
-            Overloaded: others need the worker's memory for long lists.
+            JsonInvalid: *payload* is not JSON.
+            BodyInvalid: *payload* is not such a list.
+            TooLarge: the list would exceed the maximum length.
+            Overloaded: other requests use up the worker's memory budget for long lists.
+            StorageUnavailable: too many concurrent changes of the list.
         """
         with self._json_budget.reserve(payload):
             self._put_images(name, payload)
@@ -150,28 +156,29 @@ class ImageRepositories:
             try:
                 if content != stored.content:
                     self._driver.put_content(image_layout.index_images(folder), content, if_match=condition)
-            except PreconditionFailed:  # another push has changed it just now
+            except PreconditionFailed:  # changed by a concurrent push
                 continue
             is_new = stored.version == ABSENT
             events.announce(events.repository_created if is_new else events.repository_updated, self._driver, name=name)
-            if is_new and str(repository or name) != str(name):  # it may have been there under that name alone
+            if is_new and str(repository or name) != str(name):  # V2 may have had it already, under its own name
                 events.announce(events.repository_updated, self._driver, name=repository)
             return
         raise StorageUnavailable("Too many pushes to one repository at once.", name=str(name))
 
     def enter(self, name: ImageRepositoryName) -> None:
-        """Put a repository into the catalog of API V2, before the first thing that makes it one is written."""
+        """Add a repository to the catalog of API V2; call this before writing its first file."""
         repository = paired_names.repository(name)
         if repository is not None:
             self._catalog.enter(repository)
 
     def delete(self, name: ImageRepositoryName) -> None:
         """
-        Delete what API V1 wrote of a repository; its images stay. If it is private and API V2 has content in it, it
-        stays private.
+        Delete the V1 part of a repository; its images are kept.
+
+        A private repository stays private if API V2 has content in it.
 
         Raises:
-            ImageRepositoryUnknown: it is not there.
+            ImageRepositoryUnknown: API V1 does not have the repository.
         """
         removed = [self._remove(folder) for folder in image_layout.repository_folders(name)]
         if not any(removed):
@@ -188,7 +195,7 @@ class ImageRepositories:
         events.announce(events.repository_deleted, self._driver, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:
-        """Yield every repository; lists one folder for each namespace."""
+        """Yield all repositories; needs one folder listing for each namespace."""
         for namespace in self._list(image_layout.REPOSITORIES):
             found = {image_layout.read_repository_folder(path): None for path in self._list(namespace)}
             yield from (name for name in found if name is not None)
@@ -201,7 +208,7 @@ class ImageRepositories:
         return [stored.content for stored in found if stored.version != ABSENT]
 
     def _parse(self, payload: bytes) -> list[_Entry]:
-        """Read a list that a client sends."""
+        """Parse and validate a list sent by a client."""
         entries = []
         try:
             for entry in self._json_budget.pace(json_scanner.scan_list(payload.decode("utf-8"))):
@@ -211,7 +218,7 @@ class ImageRepositories:
                 self._check_count(entries)
         except NoList:
             raise BodyInvalid from None
-        except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+        except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or a number with too many digits
             raise JsonInvalid from None
         return entries
 
@@ -220,7 +227,7 @@ class ImageRepositories:
             raise TooLarge("The list of the repository's images is too long.", max_images=self._max_images)
 
     def _read(self, content: bytes) -> Iterator[_Entry]:
-        """Read a stored list; what is no entry is left out, so that one damaged file does not block a repository."""
+        """Parse a stored list and skip invalid entries, so that a damaged file does not block the repository."""
         with self._json_budget.reserve(content):
             try:
                 for entry in self._json_budget.pace(json_scanner.scan_list(content.decode("utf-8"))):
@@ -230,13 +237,13 @@ class ImageRepositories:
                 return
 
     def _merged(self, *stored: bytes, others: Sequence[_Entry] = ()) -> bytes:
-        """Merge lists by their ids: each image once, in the order in which it came first."""
+        """Merge lists by image id: each image once, in the order of its first occurrence."""
         merged: dict[str, _Entry] = {}
         for entry in chain(*map(self._read, stored), self._json_budget.pace(others)):
             known = merged.setdefault(entry["id"], {"id": entry["id"]})
             if entry.get("checksum"):
                 known["checksum"] = entry["checksum"]
-        # The encoder cannot pause, so it gets one entry at a time.
+        # json.dumps of the whole list could not yield to other requests, so each entry is encoded separately.
         written = [json.dumps(entry, sort_keys=True) for entry in self._json_budget.pace(merged.values())]
         return f"[{', '.join(written)}]".encode()
 

@@ -1,4 +1,4 @@
-"""The files in which API V1 keeps its tags, whether or not a tag of API V2 hides them."""
+"""The files that store the tags of API V1, including tags that are shadowed by tags of API V2."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from docker_registry.registry.v1 import image_layout
 
 
 class ImageTagFiles:
-    """One file for each tag, in whichever of a repository's folders (:mod:`image_layout`, "Quoting")."""
+    """Stores one file for each tag, in one of a repository's two possible folders (:mod:`image_layout`, "Quoting")."""
 
     def __init__(self, driver: StorageDriver, listings: Listings) -> None:
         self._driver = driver
         self._listings = listings
 
     def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
-        """Return the image that a tag names; None when there is no such file."""
+        """Return the image that a tag points at; None when it has no readable file."""
         for folder in image_layout.repository_folders(name):
             try:
                 content = conditional_removal.unmarked(self._driver.get_content(image_layout.tag(folder, tag)))
@@ -36,11 +36,11 @@ class ImageTagFiles:
         return found[0] if len(found) == 1 else sorted(set().union(*found))
 
     def put(self, folder: str, tag: Tag, image_id: ImageId) -> None:
-        """Let a tag name an image, in one of the repository's folders."""
+        """Set a tag, in one of the repository's folders."""
         self._driver.put_content(image_layout.tag(folder, tag), str(image_id).encode())
 
     def create(self, folder: str, tag: Tag, image_id: ImageId) -> bool:
-        """Write a tag in one of the repository's folders; False, and nothing is written, when it has a file there."""
+        """Create a tag in one of the repository's folders; return False and write nothing if its file exists there."""
         path, condition = image_layout.tag(folder, tag), ABSENT if self._driver.supports_if_match else None
         if condition is None and self._driver.exists(path):
             return False
@@ -52,10 +52,10 @@ class ImageTagFiles:
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
         """
-        Remove a tag's file; False when there was none.
+        Remove a tag's file; return False when none was removed.
 
         Args:
-            holds: remove it only while this is true; see :func:`.conditional_removal.take_while`.
+            holds: remove the file only while this returns True; see :func:`.conditional_removal.take_while`.
         """
         removed = [
             self._remove(image_layout.tag(folder, tag), holds) for folder in image_layout.repository_folders(name)

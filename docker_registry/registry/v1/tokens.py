@@ -1,11 +1,11 @@
 """
-Tokens of API V1: who got one from a registry may show it to any of its workers and hosts.
+Tokens of API V1. Any worker on any host of the registry can verify them, without shared session state.
 
 ::
 
     Token signature=<expiry>.<nonce>.<hmac>,repository="acme/web",access=write
 
-The HMAC (SHA-256) is over repository, access, expiry and nonce; its key lies once in the store.
+The HMAC (SHA-256) covers expiry, nonce, repository and access. Its key is generated once and kept in the store.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from docker_registry.registry.v1 import image_layout
 
 Access = Literal["read", "write", "delete"]
 
-#: As long as the push of a large image over a slow line may take.
+#: Long enough for the push of a large image over a slow connection.
 LIFETIME_SECONDS: Final = 24 * 60 * 60
 
 _KEY_BYTES: Final = 32
 
-#: Clients repeat the word: ``Token Token signature=…``.
+#: Some clients repeat the scheme: ``Token Token signature=…``.
 _TOKEN = re.compile(
     r'(?:Token )+signature=([0-9a-f]{1,16})\.([0-9a-f]{32})\.([0-9a-f]{64}),repository="([^"]*)",'
     r"access=(read|write|delete)"
@@ -42,10 +42,11 @@ _TOKEN = re.compile(
 @dataclass(frozen=True, slots=True)
 class Token:
     """
-    What a token allows.
+    The permission that a token grants.
 
     Attributes:
-        repository: as tokens write it: two parts, slashes of the second one quoted.
+        repository: namespace and name, with slashes in the name quoted; see :func:`token_repository`.
+        access: ``read``, ``write`` or ``delete``.
     """
 
     repository: str
@@ -53,7 +54,7 @@ class Token:
 
 
 class Tokens:
-    """Makes tokens, and tells good ones."""
+    """Issues and verifies tokens."""
 
     def __init__(self, driver: StorageDriver, now: Callable[[], float] = time.time) -> None:
         """
@@ -65,14 +66,14 @@ class Tokens:
         self._known_key: bytes | None = None
 
     def make(self, name: ImageRepositoryName, access: Access) -> str:
-        """Return a token for a repository, as a header says it."""
+        """Issue a token for a repository, as the value of a header."""
         repository = token_repository(name)
         expiry, nonce = f"{int(self._now()) + LIFETIME_SECONDS:x}", secrets.token_hex(16)
         signature = self._sign(expiry, nonce, repository, access)
         return f'Token signature={expiry}.{nonce}.{signature},repository="{repository}",access={access}'
 
     def read(self, text: str) -> Token | None:
-        """Return what a token allows; None when it is no token, not ours, or too old."""
+        """Verify a token from a header; None when it is malformed, has a wrong signature, or has expired."""
         match = _TOKEN.fullmatch(text.strip())
         if match is None:
             return None
@@ -97,11 +98,11 @@ class Tokens:
         condition = ABSENT if self._driver.supports_if_match else None
         try:
             self._driver.put_content(image_layout.TOKEN_KEY, secrets.token_bytes(_KEY_BYTES), if_match=condition)
-        except PreconditionFailed:  # another worker was faster
+        except PreconditionFailed:  # another worker has created the key meanwhile
             pass
         return self._driver.get_content(image_layout.TOKEN_KEY)
 
 
 def token_repository(name: ImageRepositoryName) -> str:
-    """Return a repository's name as tokens write it: two parts, ``a/b%2Fc``."""
+    """Return a repository's name in the form used in tokens: ``a/b%2Fc`` for ``a/b/c``."""
     return f"{name.namespace}/{quote(name.name, safe='')}"

@@ -1,11 +1,12 @@
 """
-Pushes of API V1 that are not finished: a mark, ``images/<id>/_inprogress``, and what was sent so far.
+Pending pushes of API V1: the mark ``images/<id>/_inprogress``, and the JSON received so far.
 
-An image's JSON waits in ``images/<id>/_pending/<its digest>``, a line with the ancestry before it, until its layer is
-there and verified. So several pushes of one id, even with different JSON, do not get into each other's way, and none
-changes what an image is before it ends.
+The JSON of a pushed image is kept in ``images/<id>/_pending/<its digest>``, preceded by a line with the ancestry, until
+its layer has arrived and is verified. So concurrent pushes of one id, even with different JSON, do not interfere, and
+none changes the image before its commit.
 
-The mark is for 0.7.1, which knows nothing else, and says that something may have to be looked at.
+The mark is the format of 0.7.1, which has no other record of a push. Here it means that the state of the image must be
+checked.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from docker_registry.registry.v1 import image_layout
 
 _MARK: Final = b"true"
 
-#: Different JSON documents of one id that wait at the same time; the oldest goes when there are more.
+#: Maximum number of pending JSON documents of one id; the oldest ones beyond it are deleted.
 MAX_PENDING: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
     """
-    An image that waits for its layer.
+    The JSON of an image whose layer has not been committed.
 
     Attributes:
-        payload: its JSON as it was sent.
-        ancestry: its id and those of all below it, newest first.
+        payload: the image's JSON as it was sent.
+        ancestry: the ids of the image and all its ancestors, newest first.
     """
 
     payload: bytes
@@ -40,44 +41,44 @@ class Pending:
 
 
 class UnfinishedPushes:
-    """All pushes that have begun."""
+    """Stores the pending pushes of all images."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
 
     def is_marked(self, image_id: ImageId) -> bool:
-        """Tell whether a push of an image has begun and, for all that is known, not ended."""
+        """Return whether an image has the mark of an unfinished push."""
         return self._driver.exists(image_layout.in_progress(image_id))
 
     def mark(self, image_id: ImageId) -> None:
-        """Say that an image has to be pushed."""
+        """Mark an image as unfinished."""
         self._driver.put_content(image_layout.in_progress(image_id), _MARK)
 
     def marked_since(self, image_id: ImageId) -> float | None:
-        """Return when the mark was made, seconds since the Unix epoch; None without one."""
+        """Return the time of the mark, seconds since the Unix epoch; None without a mark."""
         try:
             return self._driver.stat(image_layout.in_progress(image_id)).modified
         except PathNotFound:
             return None
 
     def begin(self, image_id: ImageId, pending: Pending) -> None:
-        """Mark an image, and keep what was sent."""
+        """Mark an image as unfinished and store its JSON and ancestry."""
         self.mark(image_id)
         self._driver.put_content(self._path(image_id, Digest.of(pending.payload)), _dump(pending))
         for path in self._paths(image_id)[MAX_PENDING:]:
             self._remove(path)
 
     def pending(self, image_id: ImageId) -> list[Pending]:
-        """Return all that waits of an image, the newest first."""
+        """Return the pending JSON documents of an image, newest first."""
         found = (self._read(path) for path in self._paths(image_id))
         return [pending for pending in found if pending is not None]
 
     def find(self, image_id: ImageId, digest: Digest) -> Pending | None:
-        """Return the one whose JSON has a digest."""
+        """Return the pending JSON document with a digest; None when there is none."""
         return self._read(self._path(image_id, digest))
 
     def end(self, image_id: ImageId) -> None:
-        """Forget all of it: the image is whole."""
+        """Remove the mark and all pending JSON documents of a committed image."""
         self._remove(image_layout.in_progress(image_id))
         self._remove(image_layout.pending(image_id))
 
@@ -92,7 +93,7 @@ class UnfinishedPushes:
         try:
             line, _, payload = self._driver.get_content(path).partition(b"\n")
             return Pending(payload, tuple(json.loads(line)))
-        except (PathNotFound, ValueError):  # ended just now, or not ours
+        except (PathNotFound, ValueError):  # ended meanwhile, or written by another program
             return None
 
     def _remove(self, path: str) -> None:
