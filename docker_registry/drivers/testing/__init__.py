@@ -1,5 +1,5 @@
 """
-The contract of storage drivers, as tests: whoever writes a driver inherits them.
+The contract of storage drivers as a test suite, which the tests of every driver inherit.
 
 ::
 
@@ -12,8 +12,8 @@ The contract of storage drivers, as tests: whoever writes a driver inherits them
         def broken_driver(self, tmp_path):
             return MyDriver(place="/nowhere")  # one whose backend fails every call
 
-Every method is a sentence of the contract in :mod:`docker_registry.drivers.base`; they stand by subject in the modules
-beside this one. What a driver declares that it cannot do is skipped, and nothing else.
+Every test method checks one sentence of the contract in :mod:`docker_registry.drivers.base`; the modules of this
+package group them by subject. Only tests of capabilities that a driver declares as missing are skipped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ from docker_registry.drivers.testing.paths import Errors, Paths
 
 
 class DriverSuite(Contents, Conditions, Folders, Paths, Errors):
-    """What every driver promises."""
+    """All tests of the driver contract."""
 
     @pytest.fixture
     def driver(self) -> Iterable[StorageDriver]:
-        """An empty store."""
+        """Provide a driver with an empty store."""
         raise NotImplementedError("a driver's test class provides the fixture `driver`")
 
     @pytest.fixture
     def broken_driver(self) -> Iterable[StorageDriver]:
-        """A store whose backend fails; a driver whose backend cannot fail overrides this by a skip that says so."""
+        """
+        Provide a driver whose backend fails every call.
+
+        If the backend cannot fail, override this fixture by one that skips with that reason.
+        """
         raise NotImplementedError("a driver's test class provides the fixture `broken_driver`")

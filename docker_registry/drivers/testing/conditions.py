@@ -1,4 +1,4 @@
-"""The contract of storage drivers: a conditional put replaces what it names, or nothing."""
+"""The contract of storage drivers: a conditional change applies to exactly the version that it names, or to nothing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.drivers.testing.races import race
 from docker_registry.errors import PathNotFound, PreconditionFailed
 
-#: How many race in the tests of races.
+#: Number of concurrent writers in tests with many of them.
 RACERS = 50
 
-#: How often two race whose order is left to chance.
+#: Repetitions of tests in which two operations race in random order.
 ROUNDS = 25
 
 
 class Conditions:
-    """Compare and replace are one step."""
+    """Conditional puts and removals compare and change atomically."""
 
     def _needs_if_match(self, driver: StorageDriver) -> None:
         if not driver.supports_if_match:
@@ -86,7 +86,7 @@ class Conditions:
         for _ in range(ROUNDS):
             driver.put_content("a/b", b"old")
             self._race_with_a_conditional_put(driver, lambda: driver.put_content("a/b", b"plain"))
-            # Whichever came first: the conditional put may replace the old content, not the plain one.
+            # In either order, the conditional put may replace the old content, but not that of the plain put.
             assert b"plain" == driver.get_content("a/b")
 
     @pytest.mark.parametrize("removed", ["a/b", "a"])
@@ -127,7 +127,7 @@ class Conditions:
             driver.put_content("a/b", b"old")
             version = driver.get_versioned("a/b").version
             raised = race(
-                lambda: driver.remove_if_match("a/b", version),  # noqa: B023 - called in this turn of the loop
+                lambda: driver.remove_if_match("a/b", version),  # noqa: B023 - called in the same iteration
                 lambda: driver.put_content("a/b", b"new"),
             )
             assert all(isinstance(error, PreconditionFailed) for error in raised)

@@ -1,4 +1,4 @@
-"""The contract of storage drivers: bytes are kept as they are, and published whole or not at all."""
+"""The contract of storage drivers: content is stored unchanged and published atomically."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.testing.races import race
 from docker_registry.errors import PathNotFound, StorageError
 
-#: Contents of every kind: none, one byte, every value, and more than any block.
+#: Test contents: empty, one byte, every byte value, and more than one block of any driver.
 CONTENTS = (b"", b"x", bytes(range(256)), bytes(range(256)) * 12_289)
 
 
 class SourceDied(Exception):
-    """A source of blocks that ends badly."""
+    """Raised by a source of blocks that fails."""
 
 
 class SourceKilled(BaseException):
-    """A source that is ended from outside, as a greenlet is."""
+    """Raised by a source that is killed from outside, as a greenlet can be; not an :class:`Exception`."""
 
 
 def _dying(end: type[BaseException], *blocks: bytes) -> Iterator[bytes]:
@@ -28,12 +28,12 @@ def _dying(end: type[BaseException], *blocks: bytes) -> Iterator[bytes]:
 
 
 def read(driver: StorageDriver, path: str, offset: int = 0, length: int | None = None) -> bytes:
-    """Read a file by its stream."""
+    """Return the content of a file, read with ``stream_read``."""
     return b"".join(driver.stream_read(path, offset, length))
 
 
 class Contents:
-    """What is written is what is read."""
+    """Reads return exactly what was written."""
 
     @pytest.mark.parametrize("content", CONTENTS, ids=len)
     def test_a_content_is_kept_as_it_is(self, driver: StorageDriver, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The contract of storage drivers: what lies under which path, and how it comes and goes."""
+"""The contract of storage drivers: metadata and listings, and how files are moved, linked, repaired and removed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from docker_registry.errors import PathNotFound
 
 
 class Folders:
-    """Folders are there as long as something lies in them."""
+    """A folder exists as long as it contains a file."""
 
-    # ------------------------------------------------------------------------------------ what lies in there
+    # ------------------------------------------------------------------------------------ metadata, listings
 
     def test_a_file_is_described(self, driver: StorageDriver) -> None:
         before = time.time()
@@ -105,7 +105,7 @@ class Folders:
             time.sleep(0.05)
         return None
 
-    # ----------------------------------------------------------------------------------- moving and removing
+    # -------------------------------------------------------------------- moving, linking, repairing, removing
 
     def test_a_file_is_moved(self, driver: StorageDriver) -> None:
         driver.put_content("a/b", b"content")
@@ -169,7 +169,7 @@ class Folders:
     def test_a_touch_renews_the_time_alone(self, driver: StorageDriver) -> None:
         driver.put_content("a", b"content")
         before = driver.stat("a").modified
-        for _ in range(30):  # some stores count in seconds
+        for _ in range(30):  # some stores have a resolution of one second
             time.sleep(0.1)
             driver.touch("a")
             if driver.stat("a").modified > before:

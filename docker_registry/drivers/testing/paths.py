@@ -1,4 +1,4 @@
-"""The contract of storage drivers: one grammar of paths, and one tree of errors."""
+"""The contract of storage drivers: the path grammar and the error classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BAD_PATHS = (
 
 
 class Paths:
-    """A path is good for every verb or for none."""
+    """All methods accept and reject the same paths."""
 
     @pytest.mark.parametrize("path", ["a", "A.b-c_d~e", "%2F", "a b", "ü", "x" * 255, "/".join("abcdefgh" * 4)])
     def test_a_path_in_the_grammar_is_good(self, driver: StorageDriver, path: str) -> None:
@@ -60,7 +60,7 @@ class Paths:
 
 
 class Errors:
-    """Trouble of the backend is ours to tell."""
+    """Failures of the backend raise :class:`StorageError`."""
 
     def test_a_backend_that_fails_is_a_storage_error_and_not_an_empty_store(self, broken_driver: StorageDriver) -> None:
         verbs: tuple[Callable[[], object], ...] = (

@@ -1,4 +1,4 @@
-"""What many do to a store at once."""
+"""Run concurrent operations on a store."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 def race(*works: Callable[[], object]) -> list[Exception]:
-    """Do all works at once, each in a thread of its own, and return what they raised."""
+    """Call all functions at the same time, each in its own thread, and return the exceptions that they raised."""
     start, raised = threading.Barrier(len(works)), []
 
     def run(work: Callable[[], object]) -> None:
         start.wait()
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:  # noqa: BLE001 - returned to the test
             raised.append(error)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
