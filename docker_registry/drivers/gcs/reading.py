@@ -12,7 +12,7 @@ from docker_registry.drivers.gcs.client import NETWORK_ERRORS, Api
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _BLOCK_BYTES: Final = 256 * 1024
-#: Consecutive attempts to resume a read that bring no further byte.
+#: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
 
 

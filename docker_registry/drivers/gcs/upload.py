@@ -24,7 +24,7 @@ from docker_registry.errors import PathNotFound, StorageError, StorageUnavailabl
 
 #: The size of every chunk but the last must be a multiple of this.
 CHUNK_UNIT_BYTES: Final = 256 * 1024
-#: Consecutive attempts to resume a chunk that bring no further byte.
+#: Maximum number of consecutive resumes of a chunk that transfer no byte.
 _RESUMES: Final = 5
 #: Status for bytes that do not continue the upload: a request that seemed lost has arrived after all.
 _UNFITTING: Final = 400

@@ -26,7 +26,7 @@ _BLOCK_BYTES: Final = 256 * 1024
 _RETRIES: Final = 3
 #: Status codes of temporary failures of Glance or a proxy in front of it, which are retried.
 _PASSING: Final = [408, 429, 500, 502, 503, 504]
-#: Consecutive attempts to resume a read that bring no further byte.
+#: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
 _MAX_NAME: Final = 255
 
@@ -36,7 +36,7 @@ class ImageGone(StorageError):
 
 
 class GlanceImages:
-    """The images of a project."""
+    """Creates, reads, tags and deletes the images of an OpenStack project."""
 
     def __init__(
         self, session: Session, url: str | None = None, *, region: str | None = None, interface: str = "public"

@@ -27,7 +27,7 @@ MAX_TRIES: Final = 1000
 
 
 class GlanceLayers:
-    """The layers of one store."""
+    """Stores, reads and deletes the layers of one store in Glance."""
 
     def __init__(self, alternate: StorageDriver, images: GlanceImages) -> None:
         """

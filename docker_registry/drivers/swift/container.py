@@ -25,7 +25,7 @@ FOLDER_TYPE: Final = "application/directory"
 
 _BLOCK_BYTES: Final = 256 * 1024
 _DELETED_AT_ONCE: Final = 1000
-#: Consecutive attempts to resume a read that bring no further byte.
+#: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
 _KEY_HEADER: Final = "x-container-meta-temp-url-key"
 _GONE: Final = "The container of swift_container is gone."

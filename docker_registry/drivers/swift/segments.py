@@ -5,7 +5,7 @@ Large files in Swift: static large objects (SLO), whose segments are hidden from
 
     ROOT/images/0a1b/layer                               the manifest, of type application/octet-stream; segments=3f9c…
     ROOT/.docker-registry/segments/3f9c…/00000000        16 MiB each
-    ROOT/.docker-registry/segments/3f9c…/m00000000       a manifest of its own for the first 1000, where there are more
+    ROOT/.docker-registry/segments/3f9c…/m00000000       intermediate manifest of the first 1000, if there are more
 
 A file is moved by copying its manifest, so for a moment, or for longer after a crash, two manifests share the same
 segments. So removing a file does not remove its segments; a sweep deletes those that no manifest references, by age.
