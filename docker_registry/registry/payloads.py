@@ -31,7 +31,7 @@ SCHEMA_1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+pretty
 IMAGES: Final = frozenset({DOCKER_MANIFEST, OCI_MANIFEST})
 INDEXES: Final = frozenset({DOCKER_LIST, OCI_INDEX})
 
-#: The media types by which clients ask for manifests.
+#: The media types of manifests that clients list in Accept.
 MANIFEST_TYPES: Final = IMAGES | INDEXES | {SCHEMA_1, SCHEMA_1_SIGNED}
 
 #: Media types of layers that clients download from elsewhere, and that need not be in the registry.

@@ -1,9 +1,9 @@
 """
-The tags of API V1 as API V2 sees them.
+Access to the tags of API V1 for API V2.
 
-A repository has one set of tags, whoever wrote them. What V2 wrote, where it is there, is the tag, and hides what V1
-wrote; so V1 writes its own and then removes V2's, V2 writes only its own, and a removal begins with V1's. At whatever
-moment that is cut short, a tag is what it was or what it was to become, and one read tells.
+Both APIs share one set of tags per repository. A tag file of V2 takes precedence over the file of V1. Therefore V1
+writes its own file and then removes that of V2; V2 only writes its own; and a deletion removes the file of V1 first. If
+any of these is interrupted, the tag still has either its old or its new value, and a single read determines it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from docker_registry.registry.v1.tag_files import ImageTagFiles
 
 
 class OldTags:
-    """What V1 wrote, by the names of V2."""
+    """Looks up and removes V1 tags, addressed by names of V2 repositories."""
 
     def __init__(self, files: ImageTagFiles, manifests: DerivedManifests) -> None:
         self._files = files
@@ -33,10 +33,10 @@ class OldTags:
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """
-        Return the manifest of the image that a tag names, made now if need be; None when there is no such tag.
+        Return the manifest of the image that a tag points at, deriving it if necessary; None when there is no such tag.
 
         Raises:
-            ManifestUnknown: the image has no form that clients of V2 know; the sentence says why.
+            ManifestUnknown: the image cannot be converted for V2; the message explains why.
         """
         image_id = self._image(name, tag)
         if image_id is None:
@@ -49,12 +49,12 @@ class OldTags:
             ) from None
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return the manifest that was made of the image that a tag names; None when none was made."""
+        """Return the manifest of a tag's image if it was derived already; otherwise None."""
         image_id = self._image(name, tag)
         return self._manifests.find(image_id) if image_id is not None else None
 
     def exists(self, name: RepositoryName, tag: Tag) -> bool:
-        """Tell whether there is such a tag."""
+        """Return whether V1 has a tag."""
         return self._image(name, tag) is not None
 
     def names(self, name: RepositoryName) -> Sequence[str]:
@@ -64,10 +64,10 @@ class OldTags:
 
     def naming(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
         """
-        Yield the tags whose image a manifest was made of.
+        Yield the tags whose image a manifest was derived from.
 
         Args:
-            tags: those that are asked about; None for all.
+            tags: the tags to check; None for all.
         """
         for tag in map(Tag, self.names(name)) if tags is None else tags:
             image_id = self._image(name, tag)
@@ -76,10 +76,10 @@ class OldTags:
 
     def remove(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
         """
-        Remove a tag; False when there was none.
+        Remove a tag; return False when none was removed.
 
         Args:
-            holds: remove it only while this is true; see :func:`.conditional_removal.take_while`.
+            holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
         """
         old_name = paired_names.image_repository(name)
         return old_name is not None and self._files.remove(old_name, tag, holds)

@@ -22,7 +22,7 @@ from typing import Final
 
 from docker_registry.errors import ConfigError
 
-#: Default and maximum number of results on a page (``docker search`` sends it as ``n``).
+#: Default and maximum number of results on a page (``docker search`` sends the page size as ``n``).
 DEFAULT_PAGE_SIZE: Final = 25
 MAX_PAGE_SIZE: Final = 100
 
