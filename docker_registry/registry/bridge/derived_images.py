@@ -12,7 +12,7 @@ which are stored because clients of V1 request images without naming a repositor
     docker/registry/v2/_v1/tops/<algorithm>/<hex>     {"id": "…", "platform": "linux/amd64", "children": ["sha256:…"]}
 
 ``from-`` records one manifest that contains the image, ``image`` the verified image, ``not-`` a blob that is not its
-layer, and ``tops`` the newest V1 image of a manifest.
+layer or exceeds a limit, and ``tops`` the newest V1 image of a manifest.
 
 A repository has the image of an index only if it also has the index's manifest of that image. An image requested by id
 may come from any repository that has it; a *permitted* function restricts this to repositories that the client may see.
