@@ -1,22 +1,23 @@
 """
-The contract between the registry and whatever keeps its bytes.
+The interface between the registry and its storage backends.
 
-A driver keeps bytes under paths, and knows nothing of images. Third parties write one by inheriting from
-:class:`StorageDriver` and naming it under the entry-point group ``docker_registry.drivers``; the tests it must
-pass are :class:`docker_registry.drivers.testing.DriverSuite`.
+A driver stores bytes under paths and knows nothing of images. A third-party driver inherits from :class:`StorageDriver`
+and registers its class under the entry-point group ``docker_registry.drivers``. It must pass the test suite
+:class:`docker_registry.drivers.testing.DriverSuite`.
 
-**Path grammar.** ``images/0a1b/layer``: components joined by ``/``, none of them empty, ``.`` or ``..``, each at
-most 255 bytes of UTF-8, without control characters; no slash at either end. ``""`` is the root, which only
-:meth:`~StorageDriver.list_directory` and :meth:`~StorageDriver.walk` accept. Anything else raises
+**Path grammar.** ``images/0a1b/layer``: components joined by ``/``, without a slash at either end. A component is not
+empty, ``.`` or ``..``, has at most 255 bytes of UTF-8 and contains no control characters. ``""`` is the root, which
+only :meth:`~StorageDriver.list_directory` and :meth:`~StorageDriver.walk` accept. Any other path raises
 :class:`~docker_registry.errors.PathInvalid`.
 
-**Folders** are not things of their own: they exist as long as something lies in them.
+**Folders** are not objects of their own: a folder exists as long as it contains a file.
 
-**Publication is atomic.** A reader of a path sees the old content or the new one, whole, never a part; what a call
-has returned for survives a crash of the process and, where the backend can promise it, of the host.
+**Publication is atomic.** A reader of a path sees the complete old content or the complete new content, never a part.
+Once a call has returned, its change survives a crash of the process and, where the backend can guarantee it, of the
+host.
 
-**Errors.** :class:`~docker_registry.errors.PathNotFound` when nothing is there; any trouble of the backend is a
-:class:`~docker_registry.errors.StorageError`, never an exception of an SDK or an :class:`OSError`.
+**Errors.** :class:`~docker_registry.errors.PathNotFound` when the path does not exist. Every failure of the backend is
+a :class:`~docker_registry.errors.StorageError`, never an exception of an SDK or an :class:`OSError`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from docker_registry.settings import Setting
 
 Bytes = bytes | bytearray | memoryview
 
-#: ``if_match`` of a put that must create: nothing may lie under the path yet.
+#: ``if_match`` of a put that only creates: the path must not exist yet.
 ABSENT: Final = ""
 
-#: The version of a folder that is not there.
+#: The version of a folder that does not exist.
 NO_FOLDER: Final = ""
 
 MAX_COMPONENT_BYTES: Final = 255
@@ -45,12 +46,12 @@ MAX_COMPONENT_BYTES: Final = 255
 @dataclass(frozen=True, slots=True)
 class Stat:
     """
-    What is known of a stored file without reading it.
+    The metadata of a stored file.
 
     Attributes:
-        path: where it lies.
+        path: the path of the file.
         size: bytes.
-        modified: seconds since the Unix epoch, when it was published or last touched.
+        modified: seconds since the Unix epoch at which the file was published or last touched.
     """
 
     path: str
@@ -61,11 +62,11 @@ class Stat:
 @dataclass(frozen=True, slots=True)
 class Versioned:
     """
-    A content together with the name of exactly this version of it.
+    A file's content and the identifier of exactly this version of it.
 
     Attributes:
         content: the bytes.
-        version: opaque and never empty; good for ``put_content(if_match=…)`` of the same path.
+        version: an opaque text, never empty; valid for ``put_content(if_match=…)`` of the same path.
     """
 
     content: bytes
@@ -73,9 +74,9 @@ class Versioned:
 
 
 class StorageDriver(ABC):
-    """Keeps bytes under paths (see the module's docstring for the rules that all verbs share)."""
+    """Stores bytes under paths. The module docstring lists the rules that all methods share."""
 
-    #: The settings this driver takes; its constructor receives each of them as a keyword of the same name.
+    #: The settings of this driver; its constructor receives each of them as a keyword argument of the same name.
     settings: ClassVar[tuple[Setting, ...]] = ()
 
     #: Whether ``put_content(if_match=…)`` works, across processes and hosts.
@@ -84,27 +85,30 @@ class StorageDriver(ABC):
     #: Whether :meth:`remove_if_match` compares and removes in one step, across processes and hosts.
     supports_remove_if_match: ClassVar[bool] = False
 
-    #: Whether :meth:`move` copies all bytes, on whichever side: then what is written to its place at once is faster.
+    #: Whether :meth:`move` copies all bytes, on the client or the server. Writing a file directly to its final path is
+    #: then faster.
     move_copies: ClassVar[bool] = False
 
-    #: Whether :meth:`walk` brings many files with each request to the backend, while :meth:`exists` costs one for each.
+    #: Whether :meth:`walk` lists many files with each request to the backend, while :meth:`exists` costs one request
+    #: per file.
     walks_by_pages: ClassVar[bool] = False
 
-    #: Whether every verb that reads notes what it looked at (:mod:`docker_registry.provenance`); few can.
+    #: Whether every method that reads records what it read as a dependency (:mod:`docker_registry.provenance`); few
+    #: drivers can.
     notes_provenance: ClassVar[bool] = False
 
-    #: Bytes of a chunk of an upload below which it costs more than it brings; None where any size is as good.
+    #: The size in bytes below which a chunk of an upload costs more than it saves; None where any size is efficient.
     min_chunk_bytes: ClassVar[int | None] = None
 
     @abstractmethod
     def get_content(self, path: str) -> bytes:
-        """Return all the bytes of a small file."""
+        """Return all bytes of a small file."""
 
     def get_versioned(self, path: str) -> Versioned:
         """
-        Return the bytes of a small file and the version they are, read together.
+        Return all bytes of a small file and their version, read together.
 
-        By default the version is the content's own hash.
+        By default the version is the SHA-256 of the content.
         """
         content = self.get_content(path)
         return Versioned(content, hashlib.sha256(content).hexdigest())
@@ -112,14 +116,14 @@ class StorageDriver(ABC):
     @abstractmethod
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
-        Publish a small file, replacing what was there.
+        Publish a small file, replacing any existing one.
 
         Args:
-            if_match: replace only this version (from :meth:`get_versioned`), or :data:`ABSENT` to create only;
+            if_match: replace only this version (from :meth:`get_versioned`), or only create the file (:data:`ABSENT`);
                 needs :attr:`supports_if_match`.
 
         Raises:
-            PreconditionFailed: something else lies there; nothing was changed.
+            PreconditionFailed: the path has another version; nothing was changed.
         """
 
     @abstractmethod
@@ -129,20 +133,21 @@ class StorageDriver(ABC):
 
         Args:
             offset: first byte, from 0; at or beyond the end nothing is yielded.
-            length: bytes at most; None reads to the end.
+            length: maximum number of bytes; None reads to the end.
 
         Raises:
-            PathNotFound: at the call, not at the first block.
-            StorageError: also in the middle, when the rest cannot be had: a file never just ends early.
+            PathNotFound: raised by the call itself, not by the first block.
+            StorageError: raised also between blocks, when the rest cannot be read. A stream never ends early without an
+                error.
         """
 
     @abstractmethod
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """
-        Publish a file of any size, replacing what was there, once its source has ended.
+        Publish a file of any size, replacing any existing one, once *blocks* is exhausted.
 
-        A block is used up before the next one is asked for, so a source may reuse its buffers. When the source
-        raises, nothing is published and its exception goes on to the caller.
+        Each block is consumed before the next one is requested, so a source may reuse its buffers. When the source
+        raises, nothing is published and its exception propagates to the caller.
 
         Returns:
             The file's size in bytes.
@@ -151,19 +156,19 @@ class StorageDriver(ABC):
     @abstractmethod
     def list_directory(self, path: str = "") -> Iterator[str]:
         """
-        Yield the paths of what lies directly in a folder, files and folders, in any order.
+        Yield the paths of the files and folders directly in a folder, in any order.
 
         Raises:
-            PathNotFound: nothing lies in it, or it is a file. The root is never missing, only empty.
+            PathNotFound: the folder contains no file, or the path is a file. The root always exists; it may be empty.
         """
 
     def folder_version(self, path: str) -> str | None:
         """
-        Return a text that changes whenever something comes or goes directly in a folder, whoever brings or takes it.
+        Return a text that changes whenever an entry is added to or removed from a folder, by any process.
 
-        Two calls that return the same text frame a time in which :meth:`list_directory` would have yielded the same.
-        :data:`NO_FOLDER` may say that there is no such folder at this moment. None, the default, says that the backend
-        cannot tell, or not yet.
+        If two calls return the same text, :meth:`list_directory` would have yielded the same entries at any time
+        between them. :data:`NO_FOLDER` means that the folder does not exist at this moment. None, the default, means
+        that the backend cannot determine a version, or cannot yet.
         """
         return None
 
@@ -173,11 +178,11 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Tell whether a file or a folder lies there."""
+        """Return whether the path is a file or a folder."""
 
     @abstractmethod
     def stat(self, path: str) -> Stat:
-        """Describe a file; a folder is PathNotFound."""
+        """Return the metadata of a file; raises PathNotFound for a folder."""
 
     def get_size(self, path: str) -> int:
         """Return a file's size in bytes."""
@@ -185,64 +190,64 @@ class StorageDriver(ABC):
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:
-        """Give a file another path, atomically for readers of *target*, replacing what was there."""
+        """Rename a file, atomically for readers of *target*, replacing any existing file there."""
 
     def link(self, source: str, target: str) -> bool:
         """
-        Give a file a second path, without a second copy of its bytes, replacing what lay under *target*.
+        Add a second path to a file without copying its bytes, replacing any file under *target*.
 
         Returns:
-            Whether that was done; False, the default, where the backend has no such thing, and nothing has changed.
+            True when the link was made; False, the default, where the backend has no links, and nothing was changed.
 
         Raises:
-            PathNotFound: *source* is not there.
+            PathNotFound: *source* does not exist.
         """
         return False
 
     def is_shared(self, path: str) -> bool:
         """
-        Tell whether :meth:`link` has given a file other paths that still lead to the same bytes.
+        Return whether a file has other paths, made by :meth:`link`, that lead to the same bytes.
 
-        False, the default, also where nothing is there; a driver without :meth:`link` never needs to tell.
+        False, the default, also when the path does not exist. A driver without :meth:`link` need not override this.
         """
         return False
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
-        Replace the bytes of a damaged file by the right ones, under all its paths.
+        Replace the bytes of a damaged file with the correct ones, under all its paths.
 
-        By default :meth:`stream_write`, which replaces one path alone; where :meth:`is_shared` may be true the other
-        paths must get the bytes too. Only then readers may see some old and some new bytes meanwhile, and a crash may
-        leave such a mixture: the file was damaged before.
+        By default this is :meth:`stream_write`, which replaces one path only. Where :meth:`is_shared` may be true, the
+        other paths must receive the bytes as well. Only in this case may readers see a mixture of old and new bytes
+        meanwhile, and may a crash leave one, because the file was damaged before.
         """
         self.stream_write(path, blocks)
 
     @abstractmethod
     def touch(self, path: str) -> None:
-        """Renew a file's time of modification."""
+        """Set a file's modification time to now."""
 
     @abstractmethod
     def remove(self, path: str) -> None:
         """
-        Remove a file, or a folder with all that lies below it.
+        Remove a file, or a folder with all its content.
 
         Raises:
-            PathNotFound: nothing was there.
+            PathNotFound: the path does not exist.
         """
 
     def remove_if_match(self, path: str, version: str) -> None:
         """
-        Remove a file only if it is still a given version.
+        Remove a file only if it still has the given version.
 
-        By default the version is compared first and the file is removed afterwards: a put that comes between the two
-        is lost. A driver whose backend does both in one step overrides this method and declares
+        By default the version is compared first and the file removed afterwards: a put between the two steps is lost. A
+        driver whose backend can do both in one step overrides this method and declares
         :attr:`supports_remove_if_match`.
 
         Args:
             version: from :meth:`get_versioned`.
 
         Raises:
-            PreconditionFailed: another version, or no file, lies there; nothing was changed.
+            PreconditionFailed: the path has another version or does not exist; nothing was changed.
         """
         try:
             if self.get_versioned(path).version != version:
@@ -253,57 +258,58 @@ class StorageDriver(ABC):
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """
-        Remove what processes that died have left half-written beside the paths; called from time to time.
+        Remove incomplete files left by processes that died; called periodically.
 
         Returns:
-            How many things there were.
+            The number of files and folders removed.
         """
         return 0
 
     @property
     def short_lived(self) -> StorageDriver:
         """
-        The same store for files that matter for minutes only, such as those of an upload that goes on.
+        The same store for files that are needed for minutes only, such as those of an upload in progress.
 
-        What was written through it survives a crash of the process. After one of the host, a streamed file is whole
-        or not there, while a content that was put may be older, cut off or not there; what was removed may be there
-        again. Paths that are changed through it are otherwise only read and moved away.
+        A file written through it survives a crash of the process. After a crash of the host, a streamed file is
+        complete or missing; the content of a put may be older, truncated or missing; a removed file may exist again.
+        Other code only reads paths that are changed through it, or moves them away.
         """
         return self
 
     def together(self) -> AbstractContextManager[None]:
         """
-        Make the changes of this greenlet together, in their order: what takes long for every change, such as waiting
-        for a disk, then takes long once.
+        Batch the changes that this greenlet makes in the block, in their order: an expensive step such as waiting for a
+        disk is done once for all of them.
 
-        A content that is put without ``if_match`` is seen when the block ends, if not before; when an exception ends
-        it, perhaps never. Only then will what was changed survive a crash of the host; none of it is ever half there.
+        A content that is put without ``if_match`` becomes visible at the end of the block at the latest; if the block
+        ends with an exception, possibly never. The changes survive a crash of the host only after the block has ended.
+        No change is ever partially visible.
         """
         return nullcontext()
 
     def open_file(self, path: str) -> BinaryIO | None:
         """
-        Open a file of the local file system, unbuffered, for the kernel to send; None where there is none.
+        Open a file of the local file system, unbuffered, for sendfile(2); None where files are not local.
 
         Raises:
-            PathNotFound: as everywhere, where the driver's files are local.
+            PathNotFound: the path does not exist; only where the driver's files are local.
         """
         return None
 
     def content_redirect_url(self, path: str) -> str | None:
-        """Return a signed URL under which a client may fetch the file by itself; None where there is none."""
+        """Return a signed URL from which a client can download the file; None where the backend has none."""
         return None
 
 
 def check_path(path: str, *, root: bool = False) -> str:
     """
-    Return *path* when it follows the path grammar.
+    Return *path* if it follows the path grammar.
 
     Args:
-        root: whether the empty path is good.
+        root: whether to accept the empty path.
 
     Raises:
-        PathInvalid: it does not.
+        PathInvalid: it does not follow the grammar.
     """
     if not path and root:
         return path
@@ -318,7 +324,7 @@ def check_path(path: str, *, root: bool = False) -> str:
 
 
 def folders_above(path: str) -> Iterator[str]:
-    """Yield the folders in which a path lies, the root not among them."""
+    """Yield the folders that contain a path, outermost first, without the root."""
     end = path.find("/")
     while end >= 0:
         yield path[:end]
@@ -328,6 +334,6 @@ def folders_above(path: str) -> Iterator[str]:
 def _is_clean(path: str) -> bool:
     try:
         path.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no file system or bucket could keep
+    except UnicodeEncodeError:  # an unpaired surrogate, which no file system or bucket can store
         return False
     return not any(ord(character) < 0x20 or ord(character) == 0x7F for character in path)

@@ -1,4 +1,4 @@
-"""A folder of the local file system, or of one that hosts share."""
+"""The storage driver ``file``: keeps the store in a folder of a local or shared file system."""
 
 from docker_registry.drivers.file.driver import FileDriver
 

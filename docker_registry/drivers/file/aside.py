@@ -1,10 +1,10 @@
 """
-Where files lie on their way: those that are being written, and those that are being removed.
+The staging folder: files that are being written, and files and folders that are being removed.
 
-Each has a name that nobody else can have, in one of sixteen folders, which may lie apart on the disk
-(:mod:`~docker_registry.drivers.file.spreading`). Where a folder lies follows from its name, so each store has names of
-its own for them. Where many files were just removed it can take ten times as long to make one, so a file is made in one
-of those folders where that was quick the last time. What processes that died have left here is removed by age.
+Each entry has a unique name in one of sixteen subfolders, which may lie far apart on the disk
+(:mod:`~docker_registry.drivers.file.spreading`). The file system chooses the location of a subfolder by its name, so
+each store uses its own random names. Creating a file can take ten times as long where many files were just removed, so
+a new file goes into a subfolder where the last creation was fast. Leftovers of dead processes are removed by age.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.modes import SHARED
 from docker_registry.threads import close_now
 
-#: How many folders there are at least; two processes that begin a store at once may make more.
+#: The minimum number of subfolders. Two processes that create a store at the same time may make more.
 _PARTS: Final = 16
 
-#: Characters of their names; those of everything else are longer.
+#: The length of a subfolder's name; the names of all other entries are longer.
 _PART_CHARACTERS: Final = 8
 _PART: Final = re.compile(f"[0-9a-f]{{{_PART_CHARACTERS}}}")
 
-#: How what is written or removed is called, in those folders or, by older versions, beside them.
+#: The names of staged files and folders, in the subfolders or, written by older versions, beside them.
 _OURS: Final = re.compile("[0-9a-f]{32}")
 
-#: So many folders are drawn for a file, and the quickest is taken.
+#: The number of subfolders drawn at random for a new file; the fastest of them is used.
 _DRAWN: Final = 4
 
 logger = logging.getLogger(__name__)
@@ -40,33 +40,33 @@ logger = logging.getLogger(__name__)
 
 class Aside:
     """
-    A folder in the same file system as the store.
+    A staging folder in the same file system as the store.
 
     Attributes:
-        parts: the folders in it that are used.
+        parts: the subfolders in use.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.parts: list[str] = []
-        self._seconds: dict[str, float] = {}  # that it took to make a file, the last time
+        self._seconds: dict[str, float] = {}  # duration of the last file creation, by subfolder
         self._left: deque[str] = deque()
 
     def prepare(self) -> None:
-        """Find the folders in it, or make them."""
+        """Find the existing subfolders and create the missing ones."""
         self.parts = self._found()
         while len(self.parts) < _PARTS:
             self.parts.append(f"{self.folder}/{secrets.token_hex(_PART_CHARACTERS // 2)}")
             os.mkdir(self.parts[-1])
 
     def new(self) -> str:
-        """Return a place where nothing lies."""
+        """Return an unused path in a fast subfolder."""
         name = secrets.token_hex(16)
         drawn = [self.parts[int(digit, 16)] for digit in name[:_DRAWN]]
         return f"{min(drawn, key=lambda part: self._seconds.get(part, 0.0))}/{name}"
 
     def create(self, mode: int = SHARED) -> tuple[str, int]:
-        """Begin a file; return its place and its descriptor."""
+        """Create a file; return its path in the file system and its descriptor."""
         place = self.new()
         began = time.perf_counter()
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -75,16 +75,16 @@ class Aside:
 
     def write(self, content: Bytes, *, sync: bool = False, mode: int = SHARED) -> str:
         """
-        Write a small file whole; return its place.
+        Write a small file; return its path in the file system.
 
         Args:
-            mode: of the file.
+            mode: permission bits of the file.
             sync: wait until its content is on the disk.
         """
         return self.write_and_stat(content, sync=sync, mode=mode)[0]
 
     def write_and_stat(self, content: Bytes, *, sync: bool = False, mode: int = SHARED) -> tuple[str, os.stat_result]:
-        """Write a small file whole as :meth:`write` does; return its place and what it is."""
+        """Write a small file as :meth:`write` does; return its path in the file system and its metadata."""
         place, fd = self.create(mode)
         try:
             write_whole(fd, content)
@@ -98,17 +98,17 @@ class Aside:
             close_now(fd)
 
     def leave(self, place: str) -> None:
-        """Leave a file here until there is time to remove it."""
+        """Queue a file in the staging folder for :meth:`remove_left`."""
         self._left.append(place)
 
     def remove_left(self) -> None:
-        """Remove what was left here; blocks this thread."""
+        """Remove the files queued by :meth:`leave`; blocks this thread."""
         while self._left:
             discard(self._left.popleft())
 
     def remove_leftovers(self, before: float) -> int:
         """
-        Remove what has lain here for long.
+        Remove entries that are older than *before*; return their number.
 
         Args:
             before: seconds since the epoch.
@@ -118,7 +118,7 @@ class Aside:
         for folder in (self.folder, *parts):
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    # Not the time of modification: what is removed or linked was brought here with an old one.
+                    # Compare the change time: a file that was moved here or linked keeps its old modification time.
                     with suppress(FileNotFoundError):
                         if entry.path in parts or entry.stat(follow_symlinks=False).st_ctime >= before:
                             continue
@@ -137,28 +137,28 @@ class Aside:
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
-    """Tell whether what lies beside the folders was put there by the driver, of this version or an older one."""
+    """Return whether an entry beside the subfolders was made by this driver, in this version or an older one."""
     return bool(_OURS.fullmatch(entry.name)) or entry.is_file(follow_symlinks=False)
 
 
 def write_whole(fd: int, content: Bytes) -> None:
-    """Write a content to a file."""
+    """Write all of *content* to a file."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
 def discard(place: str, *, is_aside: bool = True) -> None:
-    """Remove a file or a folder; what lies aside and cannot be removed now is a leftover, like those of the dead."""
+    """Remove a file or folder. Errors in the staging folder are ignored: the entry is removed later as a leftover."""
     try:
         _remove(place)
-    except OSError:  # most often it has been brought to its path already
+    except OSError:  # usually already moved to its final path
         if not is_aside:
             raise
 
 
 def _remove(place: str) -> None:
-    # Not by shutil.rmtree, which closes each folder by a turn of gevent's event loop.
+    # shutil.rmtree would close each folder in a separate turn of gevent's event loop.
     try:
         os.unlink(place)
     except IsADirectoryError:

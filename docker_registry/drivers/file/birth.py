@@ -1,5 +1,7 @@
 """
-When a file was made (statx(2)): the one time that no program can set, and that no copy of a file has in common with it.
+The creation time of a file (statx(2)).
+
+No program can set this time, and a copy of a file never has that of the original.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from docker_registry.drivers.file import libc
 _AT_EMPTY_PATH: Final = 0x1000
 _STATX_BTIME: Final = 0x800
 
-#: struct statx: its mask comes first; the time of birth, in seconds and nanoseconds, follows after 80 bytes.
+#: struct statx begins with its mask; the creation time, in seconds and nanoseconds, is at offset 80.
 _STATX_BYTES: Final = 256
 _MASK: Final = struct.Struct("=I")
 _BTIME: Final = struct.Struct("=qI")
@@ -21,7 +23,7 @@ _BTIME_OFFSET: Final = 80
 
 
 def born(fd: int) -> int:
-    """Return when a file or folder was made, in nanoseconds since the epoch; 0 where that is not known."""
+    """Return the creation time of a file or folder, in nanoseconds since the epoch; 0 where it is unknown."""
     arguments = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
     statx = libc.find("statx", *arguments)
     found = ctypes.create_string_buffer(_STATX_BYTES)

@@ -1,7 +1,7 @@
 """
-How changes are carried out: in a native thread, and so that they are on the disk before anybody hears of them.
+Runs durable changes in a native thread and waits until they are on the disk before the caller continues.
 
-Who changes files for good has a carrier. What lives shortly is changed at once, by whoever wants it, and told nobody.
+Short-lived files bypass this module: they are changed directly and never synced.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from docker_registry.threads import in_thread, run_later
 
 Result = TypeVar("Result")
 
-#: So long after a change its place in the file system is synced as well, and the journal not needed for it.
+#: Delay from a change to the checkpoint that syncs its final location and makes the journal entry obsolete.
 _CHECKPOINT_SECONDS: Final = 5.0
 
 
 class Carrier:
-    """Carries out what must survive a crash of the host."""
+    """Commits changes that must survive a crash of the host."""
 
     def __init__(self, tree: Tree, disk: Disk, puts: Puts, journal: Journal | None) -> None:
         self._tree = tree
@@ -40,12 +40,12 @@ class Carrier:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Carry out what this greenlet changes meanwhile in one; see :meth:`StorageDriver.together`."""
+        """Commit the changes that this greenlet makes in the block as one batch; see :meth:`StorageDriver.together`."""
         if together.present() is not None:
             yield
             return
         changes = self._begin()
-        finish = changes.end  # also what came before an error is seen already, and others may build on it
+        finish = changes.end  # even after an error: earlier changes are visible, and others may depend on them
         try:
             with together.begun(changes):
                 yield
@@ -57,7 +57,7 @@ class Carrier:
                 self._checkpoint_later()
 
     def put(self, path: str, content: Bytes, if_match: str | None) -> None:
-        """Put a small content, now or together with what else is changed."""
+        """Put a small content, at once or as part of the current batch."""
         changes = together.present() if if_match is None else None
         if changes is None:
             self.carry_out(self._puts.put, path, content, if_match)
@@ -68,10 +68,11 @@ class Carrier:
 
     def carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
         """
-        Call what changes something, with a :class:`~.together.Touched` as its last argument.
+        Run a change, with a :class:`~.together.Touched` as its last argument, and commit it.
 
         Args:
-            is_rename: whether it takes no longer than what only looks, until its folders are synced.
+            is_rename: the change does not wait for the disk, except when its folders are synced. Without a journal it
+                may run in this thread as part of a batch.
         """
         around = together.present()
         if is_rename and self._journal is None and around is not None and not around.is_waiting:
@@ -84,7 +85,7 @@ class Carrier:
         self, around: Together | None, change: Callable[..., Result], args: tuple[Any, ...]
     ) -> Result:
         if around is not None:
-            around.publish()  # what was put before comes first
+            around.publish()  # contents put earlier in the batch must be published first
             return change(*args, around)
         alone = self._begin()
         try:
@@ -106,6 +107,6 @@ class Carrier:
 
     def _checkpoint(self, journal: Journal) -> None:
         self._is_checkpoint_planned = False
-        with suppress(OSError):  # of a disk that fails those who write hear
+        with suppress(OSError):  # writers receive the error of a failing disk themselves
             journal.checkpoint()
         self._puts.remove_replaced()

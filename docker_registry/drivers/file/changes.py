@@ -1,9 +1,10 @@
 """
-Single changes of the tree, each atomic for whoever reads: a file that is brought to its path, moved or linked, a path
-that is removed. A folder is removed by renaming it away first, so it disappears at once.
+Single changes of the tree, each atomic for readers: publishing a staged file at its path, moving, linking and removing.
+A folder is removed by renaming it away first, so that it disappears at once.
 
-None goes through the journal, where there is one; each says instead that what it leaves behind is right. All of it
-blocks the thread. The last argument of each change is told what was touched (:class:`~.together.Touched`).
+These changes do not write contents to the journal. Where there is a journal, each change instead makes an entry without
+content, which says that the state of the file system is correct. All functions block the thread. Each change reports
+what it touched to its last argument (:class:`~.together.Touched`).
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.threads import close_now, leave_to_thread
 
-#: What file systems without hard links say, or those of one file being as many as it can have.
+#: Errors of file systems without hard links, and of a file that has the maximum number of links.
 _NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
-#: A file of so many bytes is removed as fast as it is renamed; of a larger one each extent takes a while.
+#: Up to this size removing a file is as fast as renaming it; for a larger file each extent takes time.
 _SOON_FREED_BYTES: Final = 1024 * 1024
 
 
 class Changes:
     """
-    What can be done to the paths of a tree, beside putting small contents there.
+    Moves, links and removes files of a tree.
 
     Attributes:
-        journal: of those who put small contents; None where there is none.
+        journal: the journal for small contents; None where there is none.
     """
 
     def __init__(self, tree: Tree, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> None:
@@ -53,18 +54,18 @@ class Changes:
         self._last = last
 
     def bring(self, aside: str, path: str, touched: Touched) -> None:
-        """Move to its path what was written aside, and synced."""
+        """Move a staged and synced file to its path."""
         with self.changing(), self._locks.hold(path):
             self.place(aside, path, touched)
             touched.settled(path)
 
     def place(self, aside: str, path: str, touched: Touched) -> None:
-        """Move to its path what was written aside, while the path's lock is held."""
+        """Move a staged file to its path; the caller holds the path's lock."""
         if self._tree.bring(aside, path, touched.changed if self._last else None):
             discard(aside)
 
     def move(self, source: str, target: str, touched: Touched) -> None:
-        """Give a file another path."""
+        """Rename a file."""
         above, _, name = source.rpartition("/")
         with self._tree.folder(above) as folder:
             with self.changing(), self._locks.hold(source, target):
@@ -74,7 +75,7 @@ class Changes:
                     return
                 self._sync_content(source)
                 self._tree.bring(self._tree.place(source), target, touched.changed)
-                # A rename does nothing at all when both names are links to one file already.
+                # rename(2) does nothing when both names are already links to the same file.
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
                 touched.settled(source)
@@ -83,13 +84,14 @@ class Changes:
         self._tree.prune(above)
 
     def link(self, source: str, target: str, touched: Touched) -> bool:
-        """Give a file a second path; False where the file system has no such thing."""
+        """Add a hard link to a file; return False where the file system does not support that."""
         aside = self._aside.new()
         self._sync_content(source)
         fd, _ = self._tree.open_file(source)
         try:
-            # The file itself, also where somebody has put a symbolic link in its place. Python follows the link in
-            # /proc only when some descriptor is given, whose worth does not count beside a path from the root.
+            # Link the opened file itself, even if a symbolic link has replaced it. Python passes AT_SYMLINK_FOLLOW,
+            # needed for the link in /proc, only when a folder descriptor is given; its value does not matter for an
+            # absolute path.
             os.link(f"/proc/self/fd/{fd}", aside, src_dir_fd=fd)
         except OSError as error:
             if error.errno in _NO_LINKS:
@@ -100,15 +102,15 @@ class Changes:
         try:
             self.bring(aside, target, touched)
         finally:
-            discard(aside)  # as in move
+            discard(aside)  # the rename did nothing if both names are links to the same file, as in move
         return True
 
     def remove(self, path: str, touched: Touched) -> None:
         """
-        Remove a file, or a folder with all that lies below it.
+        Remove a file, or a folder with all its content.
 
         Raises:
-            PathNotFound: nothing was there but folders.
+            PathNotFound: the path does not exist or contains only folders.
         """
         above, _, name = path.rpartition("/")
         place, was_nothing = None, False
@@ -124,18 +126,18 @@ class Changes:
                 was_nothing = os.path.isdir(place) and not holds_files(place)
                 self._take_apart(place)
             touched.changed(folder)
-        if self._last:  # where things come and go all the time the folder of them may stay
+        if self._last:  # short-lived folders are reused all the time, so an empty one may stay
             self._tree.prune(above)
         if was_nothing:
             raise PathNotFound(path=path)
 
     def remove_version(self, path: str, version: str, touched: Touched) -> None:
         """
-        Remove a file only if it is still a given version.
+        Remove a file only if it still has the given version.
 
         Raises:
-            PathNotFound, OSError: no file lies there.
-            PreconditionFailed: it is another version.
+            PathNotFound, OSError: the path is not a file.
+            PreconditionFailed: it has another version.
         """
         above, _, name = path.rpartition("/")
         with self._tree.folder(above) as folder:
@@ -151,14 +153,14 @@ class Changes:
             self._tree.prune(above)
 
     def changing(self) -> AbstractContextManager[None]:
-        """Change something meanwhile; blocks this thread."""
+        """Hold the journal's shared lock during a change; blocks this thread."""
         return nullcontext() if self.journal is None else self.journal.changing()
 
     def _alone(self) -> AbstractContextManager[None]:
         return nullcontext() if self.journal is None else self.journal.alone()
 
     def _sync_content(self, path: str) -> None:
-        """Make sure of a file before it gets another name, if the journal has put it under this one."""
+        """Sync a file before it gets another name: the journal entry protects it only under its old one."""
         if self.journal is not None:
             fd, _ = self._tree.open_file(path)
             try:
@@ -167,12 +169,12 @@ class Changes:
                 close_now(fd)
 
     def _put_away(self, folder: int, name: str) -> str:
-        """Remove something at once and whole, to where nobody looks; return where it is now."""
+        """Remove an entry atomically by renaming it into the staging folder; return its new path in the file system."""
         aside = self._aside.new()
         try:
             os.rename(name, aside, src_dir_fd=folder)
         except OSError as error:
-            # overlayfs cannot rename a folder that came with a container's image.
+            # overlayfs cannot rename a folder that belongs to a lower layer, such as one from a container's image.
             if error.errno != errno.EXDEV:
                 raise
             return f"/proc/self/fd/{folder}/{name}"
@@ -187,7 +189,7 @@ class Changes:
 
 
 def version_of(folder: int, name: str) -> str:
-    """Return the version of a file in an open folder, which is the hash of its content."""
+    """Return the version of a file in an open folder: the SHA-256 of its content."""
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
     try:
         return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
