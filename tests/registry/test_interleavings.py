@@ -260,6 +260,11 @@ class TestTwoRequests:
         assert not found, (len(found), len(chosen), found[0])
 
 
+def test_a_note_of_v1_stays_with_its_tag_under_every_schedule():
+    pair = Pair(("v1 put two", "v1 delete tag"), "v1 v2")
+    assert not faults(pair, list(schedules(pair.counts)))
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -37,10 +37,10 @@ class ImageTagNotes:
             self._driver.put_content(path, note)
 
     def contents(self, folder: str, tag: Tag) -> Iterator[bytes | None]:
-        """Yield the content of each file that :meth:`put` writes; None for one that is not there."""
+        """Yield the content of each file that :meth:`put` writes, with the mark of a removal; None where it lacks."""
         for path in _paths(folder, tag):
             try:
-                yield conditional_removal.unmarked(self._driver.get_content(path))
+                yield self._driver.get_content(path)
             except PathNotFound:
                 yield None
 

@@ -258,6 +258,7 @@ class ImageTags:
             self._write_link(repository, tag, image_id, origin[1])
         elif self._tags.remove_link(repository, tag):
             self._files.put(folder, tag, image_id)
+            self._notes.put(folder, tag, note)
 
     def _origin(self, repository: RepositoryName, image_id: ImageId) -> tuple[RepositoryName, Digest] | None:
         """Return the image of V2 of which this is the newest image of V1; None when it is of none."""
