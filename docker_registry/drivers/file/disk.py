@@ -1,8 +1,8 @@
 """
-What reaches the disk before a change counts.
+Waits until changes are on the disk.
 
-One fsync after the other waits for the disk each time. Linux can write everything that waits in a file system at once
-(syncfs(2)), which takes as long as one fsync, if there is not much else that waits.
+Consecutive fsync calls each wait for the disk. On Linux, syncfs(2) writes all pending changes of a file system at once,
+which takes as long as one fsync if little else is pending.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from typing import Final
 from docker_registry.drivers.file import libc
 from docker_registry.threads import close_now
 
-#: File systems whose syncfs promises what their fsync does; elsewhere, as in user space, it may be less.
+#: File systems whose syncfs gives the same guarantee as their fsync. Elsewhere, for example in user space, it may be
+#: weaker.
 _KNOWN: Final = {"btrfs", "ext2", "ext3", "ext4", "xfs"}
 
-#: One file alone is synced as fast by itself.
+#: For fewer files fsync is as fast as syncfs.
 _MIN_FILES: Final = 2
 
-#: When more than this waits to be written, whoever it belongs to, nobody waits for all of it.
+#: With more pending bytes than this, from any process of the host, syncfs would take longer than single fsync calls.
 _MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 
-#: Two neighbours in what the kernel tells of its memory (proc(5)).
+#: Two adjacent lines of /proc/meminfo (proc(5)).
 _WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
 
-#: What the kernel tells of a descriptor (proc(5)).
+#: A line of /proc/self/fdinfo/FD (proc(5)).
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 
 class Disk:
     """
-    The file system in which a store lies.
+    The file system that contains a store.
 
     Attributes:
-        syncs_whole: whether all of it can be synced at once.
+        syncs_whole: whether syncfs(2) can be used on it.
     """
 
     def __init__(self, folder: str, mounts: str = "/proc/self/mountinfo") -> None:
         """
         Args:
-            mounts: the kernel's list of what is mounted where (proc(5)).
+            mounts: the kernel's list of mounts (proc(5)).
         """
         self._folder = folder
         self.syncs_whole = filesystem_type(folder, mounts) in _KNOWN and _syncfs() is not None
@@ -59,14 +60,14 @@ class Disk:
                 os.fsync(fd)
 
     def sync_all_soon(self) -> bool:
-        """Wait until everything is on the disk, if not much waits; tell whether that was so; blocks this thread."""
+        """Sync the whole file system if little is pending; return whether it was synced; blocks this thread."""
         if not self._syncs_whole_soon():
             return False
         self.sync_all()
         return True
 
     def sync_all(self) -> None:
-        """Wait until everything is on the disk, where :attr:`syncs_whole`; blocks this thread."""
+        """Sync the whole file system; requires :attr:`syncs_whole`; blocks this thread."""
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             _sync_whole(fd)
@@ -79,10 +80,10 @@ class Disk:
 
 def filesystem_type(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     """
-    Return the type of the file system in which a folder lies, such as ``ext4``; None where it cannot be told.
+    Return the type of the file system that contains a folder, such as ``ext4``; None if it cannot be determined.
 
     Args:
-        mounts: the kernel's list of what is mounted where (proc(5)).
+        mounts: the kernel's list of mounts (proc(5)).
     """
     try:
         mount, lines = _mount(folder), Path(mounts).read_text().splitlines()
@@ -95,7 +96,10 @@ def filesystem_type(folder: str, mounts: str = "/proc/self/mountinfo") -> str | 
 
 
 def _mount(folder: str) -> str | None:
-    """Return the kernel's number of a mount; by their devices Btrfs's files are not found among the mounts."""
+    """
+    Return the kernel's ID of the mount that contains a folder: on Btrfs the device number of a file is not listed among
+    the mounts.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         found = _MOUNT.search(Path(f"/proc/self/fdinfo/{fd}").read_text())
@@ -105,7 +109,7 @@ def _mount(folder: str) -> str | None:
 
 
 def _waiting_bytes(source: str = "/proc/meminfo") -> float:
-    """Return how much of all file systems waits to be written; infinitely much where nobody tells."""
+    """Return the number of bytes that wait to be written in all file systems; infinity if it is unknown."""
     try:
         fd = os.open(source, os.O_RDONLY)
     except OSError:
@@ -119,7 +123,7 @@ def _waiting_bytes(source: str = "/proc/meminfo") -> float:
 
 def _sync_whole(fd: int) -> None:
     call = _syncfs()
-    if call is not None:  # as nobody asks for it where there is none
+    if call is not None:  # callers check Disk.syncs_whole, so it always exists
         call(fd)
 
 

@@ -1,18 +1,18 @@
 """
-Keeps everything in a folder of the local file system, or of one that hosts share.
+The storage driver ``file``, over a folder of a local or shared file system.
 
-**Writing.** A file is written under a name of its own in ``.docker-registry/aside``, synced, renamed to its place, and
-the folder synced: at any crash of the process or the host a path holds its old content or its new one. What waits for
-the disk is done in a native thread. The single changes are :class:`~.changes.Changes`.
+**Writing.** A file is written under a unique name in ``.docker-registry/aside``, synced and renamed to its path; then
+the folder is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
+Calls that wait for the disk run in a native thread. The single changes are in :class:`~.changes.Changes`.
 
-**Syncing** is most of the time that a small change takes. Several that belong together share it (:meth:`together`), and
-what lives for minutes only does without (:attr:`short_lived`). On the file systems of a single host a small content is
-entered into a journal first, and then nothing is synced at all (:class:`~.journal.Journal`). The journal is replayed
-when the store is opened and the file system may have lost something, as after a crash of the host.
+**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`together`),
+and short-lived files are not synced (:attr:`short_lived`). On the file systems of a single host a small content is
+first written to a journal, and the file itself is not synced (:class:`~.journal.Journal`). When the store is opened and
+the file system may have lost changes, as after a crash of the host, the journal is replayed.
 
-**Locks.** Changes of a path take an flock on one of 64 files in ``.docker-registry/locks``.
+**Locks.** A change of a path holds an flock on one of 64 files in ``.docker-registry/locks``.
 
-What a path is in the file system, and that it never leads out of the root, is :class:`~.tree.Tree`.
+:class:`~.tree.Tree` maps paths to the file system and ensures that none leads out of the root.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from docker_registry.threads import close_now, in_thread
 
 Result = TypeVar("Result")
 
-#: So much of a file is written before a thread is worth its price; the kernel only copies it.
+#: Up to this size a file is written without a thread, because the kernel only copies the bytes.
 _INLINE_BYTES: Final = 256 * 1024
 
 
 class FileDriver(StorageDriver):
-    """A store in a folder."""
+    """Stores files under paths in a folder."""
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("storage_path", str, "./registry-data", help="The folder that keeps everything; `~` is expanded."),
@@ -78,11 +78,11 @@ class FileDriver(StorageDriver):
     def __init__(self, storage_path: str, storage_page_cache: str = "pulls") -> None:
         """
         Args:
-            storage_path: the root; made when it is not there.
+            storage_path: the root folder; created if it does not exist.
             storage_page_cache: ``pulls``, ``all`` or ``none``.
 
         Raises:
-            StorageError: it cannot be made or written to, or is not a folder.
+            StorageError: the folder cannot be created or written to, or is not a folder.
         """
         self._tree = Tree(storage_path)
         self._known = Known(self._tree)
@@ -106,7 +106,7 @@ class FileDriver(StorageDriver):
     def _make_folders(self, *folders: str) -> None:
         try:
             for top in (self._tree.root, self._tree.reserved, self._aside.folder, self._short_aside.folder):
-                if not os.path.isdir(top):  # where somebody else has made it, it is theirs
+                if not os.path.isdir(top):  # do not change the flags of a folder that someone else created
                     os.makedirs(top, exist_ok=True)
                     spread(top)
             self._aside.prepare()
@@ -126,7 +126,7 @@ class FileDriver(StorageDriver):
     def short_lived(self) -> FileDriver:
         """See :class:`StorageDriver`."""
         driver = copy.copy(self)
-        # Locks of their own: whoever holds one of the others may wait for the disk.
+        # Use separate locks: a holder of the other locks may be waiting for the disk.
         locks = Locks(f"{self._tree.reserved}/locks/short-lived")
         changes, puts = self._room(self._short_aside, locks, None, last=False)
         vars(driver).update(_carrier=None, _aside=self._short_aside, _changes=changes, _puts=puts, short_lived=driver)
@@ -201,7 +201,7 @@ class FileDriver(StorageDriver):
         if provenance.may_change_unnoticed(found):
             return None
         provenance.note(place, found)
-        # Programs that copy trees set the time of the content, but not that of the inode.
+        # Programs that copy trees set the modification time, but cannot set the change time.
         return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def walk(self, path: str = "") -> Iterator[Stat]:
@@ -230,7 +230,7 @@ class FileDriver(StorageDriver):
         try:
             try:
                 growing = GrowingFile(fd, keep=self._keeps_pushes)
-                # What the source raises goes on as it is, also when it is an OSError of its own.
+                # Errors of the source propagate unchanged, including an OSError.
                 for block in blocks:
                     is_small = growing.size + len(block) <= _INLINE_BYTES
                     with self._tree.errors(path, may_miss=False):
@@ -263,10 +263,12 @@ class FileDriver(StorageDriver):
         return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink > 1
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
-        """See :class:`StorageDriver`; a file with several hard links is overwritten in place, so all of them get it."""
+        """
+        See :class:`StorageDriver`. A file with several hard links is overwritten in place, so that all of them change.
+        """
         try:
             fd = self._tree.open(check_path(path), os.O_WRONLY) if self.is_shared(path) else None
-        except OSError:  # removed just now, or not writable for this user, while its folder is
+        except OSError:  # removed just now, or not writable for this user although its folder is
             fd = None
         if fd is None:
             self.stream_write(path, blocks)
@@ -321,7 +323,7 @@ class FileDriver(StorageDriver):
             folder = (found.st_dev, found.st_ino)
             if stat.S_ISREG(found.st_mode):
                 yield Stat(child, found.st_size, found.st_mtime)
-            elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a link may lead back up
+            elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a symbolic link may form a cycle
                 yield from self._walk(child, {*way, folder})
 
     def _carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
@@ -330,5 +332,5 @@ class FileDriver(StorageDriver):
         return self._carrier.carry_out(change, *args, is_rename=is_rename)
 
     def _stays(self, size: int) -> bool:
-        """Tell whether a file of so many bytes stays in the kernel's memory after it was read."""
+        """Return whether a file of *size* bytes stays in the page cache after it was read."""
         return self._keeps_pulls or size <= KEPT_BYTES

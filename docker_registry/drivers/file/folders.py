@@ -1,4 +1,4 @@
-"""What lies in folders of the file system, where a file system also keeps things of its own."""
+"""Entries of folders, without those that a file system creates for itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 from docker_registry.drivers.base import check_path
 from docker_registry.errors import PathInvalid
 
-#: The name under which NFS keeps a file that was removed while somebody reads it.
+#: The name that an NFS client gives to a removed file that is still open ("silly rename").
 _SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
 
 
 def is_ours(name: str) -> bool:
-    """Tell whether a name in the file system can be part of a path, and is not how the file system helps itself."""
+    """Return whether a file name can be a component of a path and is not one that NFS uses internally."""
     if _SILLY_RENAMED.fullmatch(name):
         return False
     try:
@@ -25,23 +25,23 @@ def is_ours(name: str) -> bool:
 
 
 def holds_files(folder: str) -> bool:
-    """Tell whether there is a file at any depth below a place; folders alone are nothing."""
+    """Return whether a folder contains a file at any depth."""
     try:
         with os.scandir(folder) as entries:
             return any(
                 is_ours(entry.name) and (not entry.is_dir(follow_symlinks=False) or holds_files(entry.path))
                 for entry in entries
             )
-    except FileNotFoundError:  # removed meanwhile, which says nothing of its neighbours
+    except FileNotFoundError:  # removed meanwhile; the other entries still count
         return False
 
 
 def remove_folders(folder: str) -> None:
     """
-    Remove a folder with those in it.
+    Remove a folder and its subfolders.
 
     Raises:
-        OSError: there is a file in one of them; some may be gone by then.
+        OSError: one of them contains a file; some may already have been removed.
     """
     with os.scandir(folder) as entries:
         for entry in entries:

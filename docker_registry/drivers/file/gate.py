@@ -1,8 +1,9 @@
 """
-Many who change something at once, or one who lets nobody else: among the threads and processes of a host.
+A fair shared/exclusive lock between the threads and processes of a host.
 
-Two files are locked: whoever comes takes the first, then the second, and leaves the first to the next one. Who wants to
-be alone takes both alone. So nobody comes in who could make him wait longer, as long as those inside take to leave.
+It uses two files: acquire the first, then the second, then release the first. A writer takes both exclusively. While it
+waits for the second it holds the first, so no new reader can enter, and it waits only for the readers that are already
+inside.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from typing import Final
 from docker_registry.drivers.file.locks import open_lock
 from docker_registry.threads import close_now
 
-#: The files in a gate's folder.
+#: The names of the two lock files.
 NAMES: Final = ("gate", "lock")
 
 _GATE, _LOCK = NAMES
 
 
 class Gate:
-    """The two files in a folder that is there; they are never removed."""
+    """A shared/exclusive lock over two files in an existing folder; the files are never removed."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def shared(self) -> AbstractContextManager[None]:
-        """Be inside with others; blocks this thread while somebody is alone, or wants to be."""
+        """Hold the lock in shared mode; blocks this thread while a writer holds it or waits for it."""
         return self._inside(fcntl.LOCK_SH)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Be inside alone; blocks this thread until all others have left."""
+        """Hold the lock exclusively; blocks this thread until all readers have released it."""
         return self._inside(fcntl.LOCK_EX)
 
     @contextmanager
@@ -49,7 +50,7 @@ class Gate:
 
     def _take(self, name: str, operation: int) -> int:
         """Return a descriptor that holds a lock until it is closed."""
-        fd = open_lock(f"{self._folder}/{name}")  # not for writing: another user may have made it
+        fd = open_lock(f"{self._folder}/{name}")  # read-only, because another user may own the file
         try:
             fcntl.flock(fd, operation)
         except BaseException:

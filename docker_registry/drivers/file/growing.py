@@ -1,11 +1,11 @@
 """
-A file that is being written, of which nobody knows how large it will be.
+A file of unknown final size that is being written.
 
-What is small stays in the kernel's memory, as it will soon be asked for. The rest of a large file goes past that
-memory (open(2), O_DIRECT): the disk must have all of it before the client hears that it was stored, so a copy beside
-would only cost time, and drive out what others ask for. For that a block must lie, begin and end at multiples of a
-page, as those of :mod:`docker_registry.registry.block_pool` do; whatever does not is written the usual way, and so is
-everything where the file system knows no other.
+The first bytes of each file stay in the page cache, because small files are usually read soon. The rest of a large file
+bypasses the cache (open(2), O_DIRECT): all of it must be on the disk before the client receives a response, so a cached
+copy would only cost time and evict other files. O_DIRECT requires that a block's address, start and length are
+multiples of a page, as with the blocks of :mod:`docker_registry.registry.block_pool`. Other blocks, and all blocks
+where the file system does not support O_DIRECT, are written through the cache.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from typing import Final
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.write_back import WriteBack
 
-#: So much of each file is kept in the kernel's memory.
+#: The number of bytes at the start of each file that stay in the page cache.
 KEPT_BYTES: Final = 8 * 1024 * 1024
 
-#: A shorter block costs the disk as much as this one.
+#: A shorter block takes as long to write as one of this size.
 _MIN_BYTES: Final = 64 * 1024
 
-#: What file systems say that know no such way, or not for such blocks.
+#: Errors where O_DIRECT is not supported, or not for such blocks.
 _NO_PASSING: Final = {errno.EINVAL, errno.ENOTSUP}
 
 
 class GrowingFile:
     """
-    A descriptor to append to.
+    Appends to an open file.
 
     Attributes:
-        size: bytes that were written.
+        size: bytes written.
     """
 
     def __init__(self, fd: int, *, keep: bool = False) -> None:
         """
         Args:
-            keep: leave all of it in the kernel's memory, however large.
+            keep: keep the whole file in the page cache, however large.
         """
         self.size = 0
         self._fd = fd
@@ -51,7 +51,7 @@ class GrowingFile:
         self._write_back = WriteBack(fd)
 
     def append(self, block: Bytes) -> None:
-        """Write a block whole; blocks this thread."""
+        """Write all of a block; blocks this thread."""
         view = memoryview(block)
         while view:
             pages = self._pages(view)
@@ -68,7 +68,7 @@ class GrowingFile:
             view = view[written:]
 
     def _pages(self, view: memoryview) -> memoryview | None:
-        """Return what of a block may go past the kernel's memory: the pages that it begins with."""
+        """Return the whole pages at the start of a block that can be written with O_DIRECT; None if there are none."""
         length = len(view) - len(view) % mmap.PAGESIZE
         if not self._may_pass or self.size < KEPT_BYTES or length < _MIN_BYTES or view.readonly:
             return None
