@@ -1,9 +1,9 @@
 """
-A request's body, whichever server received it.
+Request bodies, for any WSGI server.
 
-Our own worker puts an object into ``wsgi.input`` that receives straight into the caller's buffer and knows how the
-body ended. Other servers offer ``read`` alone, and of a body that was cut off they do not always tell; what can be
-known is worked out here.
+The registry's worker sets ``wsgi.input`` to an object that receives directly into the caller's buffer and knows whether
+the body is complete. Other servers only offer ``read`` and do not always report a truncated body; :class:`PlainBody`
+detects truncation as far as possible.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from gunicorn.http.errors import ParseException
 from docker_registry.errors import Invalid, SizeInvalid
 from docker_registry.registry.intake import Body
 
-#: What is undone before a body is read. Nobody decodes `gzip, chunked`, which gunicorn lets pass.
+#: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
 
 def open_body(environ: Mapping[str, Any]) -> Body:
     """
-    Return the body of a request, to be read once.
+    Return the body of a request; it can be read once.
 
     Raises:
-        Invalid: it is transferred in a coding that is not understood.
+        Invalid: Transfer-Encoding names an unsupported coding.
         SizeInvalid: Content-Length is not a number.
     """
     codings = environ.get("HTTP_TRANSFER_ENCODING") or ""
@@ -44,12 +44,12 @@ def open_body(environ: Mapping[str, Any]) -> Body:
 
 
 class PlainBody:
-    """The body that a server gives as a plain WSGI input stream."""
+    """A body that the server provides as a plain WSGI input stream."""
 
     def __init__(self, stream: Any, length: int | None) -> None:
         """
         Args:
-            length: bytes that Content-Length announces; None for a chunked body.
+            length: bytes announced by Content-Length; None for a chunked body.
         """
         self.length = length
         self.complete = False
@@ -63,7 +63,7 @@ class PlainBody:
         block = self._read(wanted) if wanted else b""
         self._size += len(block)
         if not block:
-            # A chunked body ends here, since a cut-off one raises; one with a length must have reached it.
+            # A truncated chunked body raises, so this is its regular end; any other must have reached its length.
             self.complete = not self._is_cut_off and self.length in (None, self._size)
         buffer[: len(block)] = block
         return len(block)
@@ -71,9 +71,9 @@ class PlainBody:
     def _read(self, wanted: int) -> bytes:
         try:
             block: bytes = self._stream.read(wanted)
-        except (OSError, ParseException):  # the client is gone, or its chunks are malformed
+        except (OSError, ParseException):  # the client disconnected, or its chunks are malformed
             if self._is_cut_off:
                 return b""
             self._is_cut_off = True
-            return self._read(wanted)  # what gunicorn had received of this block before it noticed
+            return self._read(wanted)  # the bytes of this block that gunicorn had received before the error
         return block

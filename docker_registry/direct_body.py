@@ -1,15 +1,15 @@
 """
-Bodies received straight from the socket into the reader's buffer.
+Request bodies that are received directly from the socket into the reader's buffer.
 
-gunicorn's own reader copies each block several times on its way; here the kernel writes it where it is wanted. The
-framing of chunks (RFC 9112, section 7.1) is taken out in place: a block is received as it comes, sizes and all, and
-the content moved together. A Go client sends chunks of 32 KiB, so many fit into one block.
+gunicorn's own reader copies each block several times; here the kernel writes it into the destination buffer. Chunked
+framing (RFC 9112, section 7.1) is removed in place: a block is received with its framing, then the content is moved
+together. Go clients send chunks of 32 KiB, so many fit into one block.
 
-What was received beyond the end of the body belongs to the next request on the connection and is given back.
+Bytes received beyond the end of the body belong to the next request on the connection and are pushed back.
 
-Bodies are taken and refused as gunicorn takes and refuses them, but for three limits: a size has at most 16 digits, a
-line is at most 8 KiB long however it arrives, and so is the trailer section 32 KiB. Trailers must be well formed and
-are dropped, whatever they are called; gunicorn refuses some names, since it hands them on.
+Bodies are accepted and rejected as by gunicorn, except for three limits: a chunk size has at most 16 digits, a line at
+most 8 KiB however it arrives, and the trailer section at most 32 KiB. Trailer fields must be well formed and are
+dropped, whatever their names; gunicorn rejects some names because it passes them on.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-#: A size line or the trailer section of a chunked body may not be longer.
+#: Limits for a line and for the trailer section of a chunked body.
 MAX_LINE_BYTES: Final = 8190
 MAX_TRAILER_BYTES: Final = 32768
 
-#: After so many lines of framing with less than so much content a line a chunked body pauses: about 1 ms of work.
+#: Decoding pauses after this much framing work (in lines, about 1 ms) if the content averages fewer bytes per line.
 _PAUSE_WORK: Final = 256
 _SHORT_CHUNK_BYTES: Final = 256
 
-#: A line costs about as much again for every so many bytes.
+#: Each further multiple of this length counts a line once more.
 _LONG_LINE_BYTES: Final = 256
 
-#: Nearly every line is shorter than this, so no more is looked at first.
+#: Nearly every line is shorter than this, so the search for its end begins with this many bytes.
 _MOST_LINES_BYTES: Final = 32
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 
-#: RFC 9110, section 5.6: what names are made of, and texts in quotes.
+#: RFC 9110, section 5.6: tokens and quoted strings.
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
-#: RFC 9112, section 7.1.1: what may follow the size of a chunk.
+#: RFC 9112, section 7.1.1: chunk extensions, which may follow the chunk size.
 _EXTENSIONS: Final = re.compile(
     rb"(?:[ \t]*;[ \t]*%(token)b(?:[ \t]*=[ \t]*(?:%(token)b|%(quoted)b))?)+" % {b"token": _TOKEN, b"quoted": _QUOTED}
 )
@@ -49,28 +49,28 @@ _FIELD: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
 
 class Connection(Protocol):
-    """The part of a socket that a body needs."""
+    """The socket operations that a body uses."""
 
     def recv_into(self, buffer: memoryview, /) -> int: ...
 
     def stop_receiving(self) -> None:
-        """Let :meth:`recv_into` find the end of the connection, also where a greenlet waits in it already."""
+        """Make pending and later calls of :meth:`recv_into` return end of file."""
 
 
 class MalformedBody(OSError):
-    """The framing of a body breaks the rules; where the next request begins cannot be known."""
+    """The framing of a body is invalid, so the start of the next request is unknown."""
 
 
 class DirectBody:
     """
-    A request's body: WSGI's ``read`` for whoever wants that, ``readinto`` for who wants to be fast.
+    A request body with the WSGI read methods, and ``readinto`` for reading without copies.
 
     Attributes:
-        length: bytes that Content-Length announced; None for a chunked body.
-        complete: whether the body has come to its proper end.
-        failed: whether it ended in another way, so that the connection cannot be used any more.
-        received_bytes: what came over the connection while it was read, framing included.
-        is_cut_off: whether the worker ended it, for want of connections or memory.
+        length: bytes announced by Content-Length; None for a chunked body.
+        complete: whether the body was received up to its regular end.
+        failed: whether receiving failed, so that the connection cannot be reused.
+        received_bytes: bytes received from the connection while reading, framing included.
+        is_cut_off: whether the worker ended the body for lack of connections or memory.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class DirectBody:
     ) -> None:
         """
         Args:
-            received: what came of the body together with the request's head, and perhaps of the next request.
-            give_back: takes what belongs to the next request.
+            received: bytes received together with the request's head, of this body and perhaps of the next request.
+            give_back: called with bytes that belong to the next request.
         """
         self.length = length
         self.complete = False
@@ -92,26 +92,26 @@ class DirectBody:
 
     @property
     def left_bytes(self) -> float:
-        """Bytes that have not been read yet; infinitely many when nobody knows."""
+        """Bytes that have not been read yet; infinity if unknown."""
         return 0 if self.complete else math.inf
 
     def cut_off(self) -> None:
-        """End the body where it is, in place of a client that is too slow; what arrived can still be read."""
+        """End the body of a client that is too slow; bytes that have arrived can still be read."""
         self.is_cut_off = True
         self._connection.stop_receiving()
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Receive at least one byte into *buffer* and return how many; 0 at the end, whole or cut off."""
+        """Receive at least one byte into *buffer* and return the number; 0 at the end, regular or premature."""
         if self.complete or self.failed:
             return 0
         try:
             return self._fill(buffer)
-        except OSError:  # reset, timed out or malformed: in each case no more of it can be had
+        except OSError:  # reset, timed out or malformed: the rest of the body cannot be read
             self.failed = True
             return 0
 
     def read(self, size: int | None = None) -> bytes:
-        """Return *size* bytes, fewer only at the end of the body; all that is left without *size*."""
+        """Return *size* bytes, fewer only at the end of the body; without *size*, the rest of the body."""
         blocks = []
         left = size if size is not None and size >= 0 else None
         while left is None or left:
@@ -124,7 +124,7 @@ class DirectBody:
         return b"".join(blocks)
 
     def readline(self, size: int | None = None) -> bytes:
-        """Return the bytes up to and with the next newline (PEP 3333 wants it; nobody is in a hurry here)."""
+        """Return the bytes up to and including the next newline (required by PEP 3333; not optimized)."""
         line = bytearray()
         while size is None or size < 0 or len(line) < size:
             byte = self.read(1)
@@ -133,8 +133,8 @@ class DirectBody:
                 break
         return bytes(line)
 
-    def readlines(self, hint: int | None = None) -> list[bytes]:  # noqa: ARG002 - PEP 3333 names it
-        """Return the lines that are left."""
+    def readlines(self, hint: int | None = None) -> list[bytes]:  # noqa: ARG002 - required by PEP 3333
+        """Return the remaining lines."""
         return list(self)
 
     def __iter__(self) -> DirectBody:
@@ -150,7 +150,7 @@ class DirectBody:
         raise NotImplementedError
 
     def _receive(self, buffer: memoryview) -> int:
-        """Take what was received before, or receive; at least one byte."""
+        """Return at least one byte: from those received with the head, else from the connection."""
         if self._received:
             block = self._received[: len(buffer)]
             buffer[: len(block)] = block
@@ -171,7 +171,7 @@ class DirectBody:
 
 
 class LengthBody(DirectBody):
-    """A body whose length was announced by Content-Length."""
+    """A body whose length is announced by Content-Length."""
 
     def __init__(
         self, connection: Connection, received: bytes, give_back: Callable[[bytes], object], length: int
@@ -195,7 +195,7 @@ class LengthBody(DirectBody):
 
 
 class ChunkedBody(DirectBody):
-    """A body in chunks (RFC 9112, section 7.1); extensions and trailers are checked for length and left out."""
+    """A chunked body (RFC 9112, section 7.1); extensions and trailers are validated and dropped."""
 
     def __init__(
         self,
@@ -206,14 +206,14 @@ class ChunkedBody(DirectBody):
     ) -> None:
         """
         Args:
-            pause: called now and then while a body of very short chunks is decoded, to let other requests go on.
+            pause: called regularly while very short chunks are decoded, so that other requests can run.
         """
         super().__init__(connection, received, give_back)
         self._pause = pause
-        self._framing_work = 0  # since the last pause: lines, long ones counted several times
-        self._content_bytes = 0  # since then
-        self._left = 0  # bytes that the present chunk still has
-        self._line = bytearray()  # of the framing, what has come so far
+        self._framing_work = 0  # lines since the last check, long ones counted several times
+        self._content_bytes = 0  # since the last check
+        self._left = 0  # bytes left of the current chunk
+        self._line = bytearray()  # the incomplete framing line
         self._next: Callable[[bytes], None] = self._size_line
         self._trailer_bytes = 0
 
@@ -224,7 +224,7 @@ class ChunkedBody(DirectBody):
         return filled
 
     def _take_out_framing(self, buffer: memoryview, end: int) -> int:
-        """Move the content of what lies in ``buffer[:end]`` together; return how many bytes of content there are."""
+        """Remove the framing from ``buffer[:end]`` in place; return the number of content bytes that remain."""
         position = filled = 0
         while position < end:
             if self._left:
@@ -252,7 +252,7 @@ class ChunkedBody(DirectBody):
         self._framing_work = self._content_bytes = 0
 
     def _take_line(self, block: memoryview) -> int:
-        """Take the rest of a line of the framing, or what has come of it; return how many bytes that was."""
+        """Consume the rest of a framing line, or as much as has arrived; return the number of bytes consumed."""
         start = len(self._line)
         self._line += block[:_MOST_LINES_BYTES]
         if b"\n" not in self._line[start:]:
@@ -261,7 +261,7 @@ class ChunkedBody(DirectBody):
         if (len(self._line) if newline < 0 else newline) > MAX_LINE_BYTES + 1:  # the CR is not counted
             raise MalformedBody("a line of a chunked body is too long")
         if newline < 0:
-            if self._next == self._after_chunk and self._line != b"\r":  # whoever waited for its end might wait long
+            if self._next == self._after_chunk and self._line != b"\r":  # fail now: the end of the line may never come
                 raise MalformedBody("a chunk is longer than its size")
             return len(self._line) - start
         line = bytes(self._line[: newline + 1])
@@ -297,10 +297,10 @@ class ChunkedBody(DirectBody):
 
 def direct_body(request: Any, connection: Connection, pause: Callable[[], object] | None = None) -> DirectBody | None:
     """
-    Return a direct reader for the body of one of gunicorn's requests; None for a kind of body that it does not know.
+    Return a direct reader for the body of a gunicorn request; None if its type of body is not supported.
 
     Args:
-        request: as gunicorn's parser made it, its body not read yet.
+        request: a request from gunicorn's parser whose body has not been read.
         pause: see :class:`ChunkedBody`.
     """
     reader, unreader = request.body.reader, request.unreader

@@ -1,8 +1,8 @@
 """
-How a connection is ended so that its client gets to read the last answer.
+Lingering close: ends a connection so that the client receives the last response.
 
-To close a connection while bytes that nobody has read lie in it resets it, and a client that is still sending loses the
-answer. So what it sends is read away for a moment before.
+Closing a socket with unread data in its receive buffer resets the connection, and a client that is still sending loses
+the response. So incoming data is read and discarded for a moment before the close (RFC 9112, section 9.6).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from docker_registry.connections import Activity
 from docker_registry.direct_body import DirectBody
 from docker_registry.sockets import ClientSocket, TlsSocket
 
-#: What is read, and how long, of a body that nobody wanted, before the connection is closed instead.
+#: Limits for draining an unread request body before the connection is closed.
 DRAIN_BYTES: Final = 1024 * 1024
 _DRAIN_SECONDS: Final = 1.0
 
-#: The first byte of a TLS hello; no request begins so.
+#: The first byte of a TLS ClientHello; no HTTP request begins with it.
 TLS_HELLO: Final = b"\x16"
 
-#: `docker manifest --insecure` turns to plain HTTP only when it reads HTTP where it expects TLS.
+#: `docker manifest --insecure` falls back to plain HTTP only if it reads HTTP where it expects TLS.
 _NO_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"This port speaks HTTP, not HTTPS.\n"
 )
 
-#: What a client hears whose address has too many connections.
+#: Response to a client whose address has too many connections.
 _TOO_MANY: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"Too many connections from this address."}]}\n'
 _REFUSAL: Final = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 5\r\n"
@@ -40,9 +40,9 @@ _BLOCK_BYTES: Final = 64 * 1024
 
 def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
     """
-    Tell whether a client wants its connection closed after the answer (RFC 9112, section 9.6).
+    Return whether a client requests that the connection be closed after the response (RFC 9112, section 9.6).
 
-    gunicorn takes Connection for a single word, but it is a list: ``close, TE``.
+    gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
     """
     return any(
         name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
@@ -52,9 +52,9 @@ def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
 
 def drain(body: DirectBody, sock: Any) -> bool:
     """
-    Read away the end of a body that nobody wanted; tell whether the connection can be used again.
+    Read and discard the rest of a request body; return whether the connection can be reused.
 
-    A long one is not worth it.
+    Reading stops at DRAIN_BYTES or after a second. If the body is not complete then, a lingering close follows.
     """
     block = memoryview(bytearray(_BLOCK_BYTES))
     until = time.monotonic() + _DRAIN_SECONDS
@@ -72,7 +72,7 @@ def drain(body: DirectBody, sock: Any) -> bool:
 
 
 def let_read_the_answer(sock: Any, seconds: float = _DRAIN_SECONDS) -> None:
-    """Wait for the client's end of a connection that is to be closed, but not long."""
+    """Shut down sending and discard incoming data until the client closes, for at most *seconds*."""
     block = bytearray(_BLOCK_BYTES)
     until = time.monotonic() + seconds
     try:
@@ -85,23 +85,23 @@ def let_read_the_answer(sock: Any, seconds: float = _DRAIN_SECONDS) -> None:
 
 
 def refuse_tls(client: Any) -> None:
-    """Answer a TLS hello on the plain port in plain text, and close the connection."""
+    """Answer a TLS ClientHello on the plain port with a plain-text 400 and close the connection."""
     try:
         client.recv(_BLOCK_BYTES)
         client.sendall(_NO_TLS)
-    except OSError:  # it does not wait for an answer
+    except OSError:  # the client did not wait for the response
         pass
     finally:
         client.close()
 
 
 def refuse_connection(client: ClientSocket) -> None:
-    """Answer a client whose address has too many connections, and close this one; with TLS without an answer."""
+    """Answer 429 to a client whose address has too many connections and close this one; TLS gets no response."""
     if not isinstance(client, TlsSocket):
         client.begin(Activity.LINGERING)
         try:
             client.sendall(_REFUSAL)
-        except OSError:  # closed by its client
+        except OSError:  # closed by the client
             pass
         let_read_the_answer(client)
     client.close()

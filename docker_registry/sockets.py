@@ -1,4 +1,9 @@
-"""A client's socket, as the worker needs it: the kernel sends files, and heads are looked at before gunicorn does."""
+"""
+Client sockets of the worker, plain and TLS.
+
+They send files with the kernel's sendfile, join a response head with the beginning of its body, and receive the head of
+a request before gunicorn parses it, so that the response cache can be consulted first.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +23,27 @@ from docker_registry.connections import Activity
 from docker_registry.direct_body import DirectBody
 from docker_registry.memory_budget import MemoryBudget
 
-#: Sent in one system call at most, so that other greenlets get their turn in between.
+#: Limit per system call when sending, so that other greenlets run in between.
 SLICE_BYTES: Final = 4 * 1024 * 1024
 
-#: A body, or the first block of it, that is joined with its head; a longer one costs more to copy than to send alone.
+#: A body, or its first block, up to this size is joined with the head; copying a longer one costs more than a second
+#: send.
 JOINED_BYTES: Final = 64 * 1024
 
-#: A request's line and headers together; tokens are long, and so is a Range with a thousand parts.
+#: Limit for the request line and headers together; tokens are long, and so is a Range header with a thousand parts.
 MAX_HEAD_BYTES: Final = 64 * 1024
 
-#: What gunicorn receives at once of a head.
+#: Size of a single receive of a request head, the same as gunicorn's.
 _HEAD_BYTES: Final = 8192
 
-#: A longer answer is not copied: to send it costs more than to make it.
+#: Longer responses are not copied for the cache: sending them costs more than computing them.
 MAX_COPY_BYTES: Final = 64 * 1024
 
 
-#: A body of which less has come is not worth being kept when it is cut off.
+#: If less of a body was received when its connection is ended, the received part is discarded.
 _KEPT_BYTES: Final = 64 * 1024
 
-#: What a client hears whose body is cut off and not kept.
+#: Response to a client whose body is cut off and discarded.
 _MESSAGE: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"The registry is overloaded. Try again later."}]}\n'
 _OVERLOADED: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 5\r\n"
@@ -47,19 +53,20 @@ _OVERLOADED: Final = (
 
 class ClientSocket(socket.socket):
     """
-    What plain and TLS sockets of clients have in common.
+    Common base of plain and TLS client sockets.
 
     Attributes:
-        address: of the client, as the access log shows it.
-        file_bytes: what :meth:`sendfile` has sent; gunicorn does not count it.
-        sends_segments: that :meth:`sendfile` takes files with segments.
-        head: of the request under way, if it came at once; what came with it is part of it.
-        unreader: gunicorn's, which may hold what was received of the next request.
-        logged: what the access log said of the last answer.
-        is_ended: whether the worker has ended it.
-        active_since: when the present activity began, by the monotonic clock.
-        greenlet: the one that serves it.
-        unsent: the budget for what slow clients have not taken yet of their responses.
+        address: client address as shown in the access log.
+        file_bytes: bytes sent by :meth:`sendfile`, which gunicorn does not count.
+        sends_segments: whether :meth:`sendfile` accepts files with segments.
+        head: bytes of the current request if its head arrived in one receive, with everything received along with it;
+            else None.
+        unreader: gunicorn's unreader, which may hold bytes of the next request.
+        logged: access log atoms of the last response.
+        is_ended: whether the worker has ended the connection.
+        active_since: start of the current activity, on the monotonic clock.
+        greenlet: the greenlet that serves the connection.
+        unsent: budget for response bytes that slow clients have not received yet.
     """
 
     address = ""
@@ -81,38 +88,38 @@ class ClientSocket(socket.socket):
     _body: DirectBody | None = None
     _sent_bytes = 0
     _is_sending = False
-    _more = 0  # a flag of send: more is going to be sent at once
+    _more = 0  # flag for send: more data follows immediately
 
     def begin(self, activity: Activity, body: DirectBody | None = None) -> None:
         """
-        Note what the connection is occupied with from now on.
+        Set the current activity and reset the byte counters.
 
         Args:
-            body: of the request that is answered from now on.
+            body: body of the request that is answered from now on.
         """
         self._activity = activity
         self._body = body
         self._sent_bytes = 0
         self.file_bytes = 0
         self.active_since = time.monotonic()
-        if self.is_ended and body is not None:  # its request arrived at that very moment
+        if self.is_ended and body is not None:  # the request arrived while the connection was being ended
             body.is_cut_off = not body.complete
 
     @property
     def activity(self) -> Activity:
-        """What the connection is occupied with."""
+        """The current activity of the connection."""
         body = self._body
         is_receiving = body is not None and not body.complete and not body.failed
         return Activity.TRANSFERRING if self._is_sending or is_receiving else self._activity
 
     @property
     def moved_bytes(self) -> int:
-        """What was received or sent since the activity began."""
+        """Bytes received and sent since the activity began."""
         received = 0 if self._body is None else self._body.received_bytes
         return received + self._sent_bytes + self.file_bytes
 
     def end(self) -> None:
-        """Make whatever waits for the client end soon."""
+        """Interrupt any wait for the client, without blocking."""
         self.is_ended = True
         if self._is_sending:
             self._shut_down(plain_socket.SHUT_RDWR)
@@ -124,26 +131,26 @@ class ClientSocket(socket.socket):
             self._abort(self._body)
 
     def stop_receiving(self) -> None:
-        """Let whatever waits for bytes of the client find the end of the connection."""
+        """Make pending and later receives return end of file."""
         self._shut_down(plain_socket.SHUT_RD)
 
     def _abort(self, body: DirectBody) -> None:
-        """End a request without the application, which would take milliseconds to keep what came of a body."""
+        """Answer 503 and kill the greenlet: the application would take milliseconds to store a partial body."""
         body.is_cut_off = True
-        with suppress(OSError):  # closed by its client
+        with suppress(OSError):  # closed by the client
             self._send_at_once(_OVERLOADED, 0)
         self._shut_down(plain_socket.SHUT_RDWR)
         if self.greenlet is not None:
             self.greenlet.kill(block=False)
 
     def _shut_down(self, how: int) -> None:
-        with suppress(OSError):  # closed by its client
-            # Not gevent's shutdown, which raises an error in the greenlet that waits; nor that of TLS, which would
-            # let it go on in plain text.
+        with suppress(OSError):  # closed by the client
+            # Not gevent's shutdown, which raises in the waiting greenlet; nor the TLS socket's, after which the
+            # connection would continue in plain text.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
     def receive_head(self) -> bytes | None:
-        """Receive the beginning of the next request; None when gunicorn holds it already."""
+        """Receive the beginning of the next request; return None if gunicorn has buffered it already."""
         self.head = None
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
@@ -151,16 +158,16 @@ class ClientSocket(socket.socket):
 
     @property
     def has_head(self) -> bool:
-        """Whether the head of the next request was received whole, and nothing before it."""
+        """Whether the complete head of the next request was received, without leading empty lines."""
         return self._ahead is not None and b"\r\n\r\n" in self._ahead and not self._ahead.startswith(b"\r\n")
 
     def give_head(self, received: bytes) -> None:
-        """Let gunicorn have what was received, as if it came now; nothing is the end of the connection."""
+        """Return *received* from the next :meth:`recv`, to gunicorn; empty bytes mean end of file."""
         self.head = self._ahead = received
 
     @contextmanager
     def limited_head(self) -> Iterator[None]:
-        """Limit what is received meanwhile, which is the head of a request."""
+        """Limit the bytes received in this context, which are the head of a request, to MAX_HEAD_BYTES."""
         self._head_bytes = 0
         try:
             yield
@@ -169,44 +176,44 @@ class ClientSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """
-        Receive, after what was received ahead.
+        Receive bytes, those of :meth:`give_head` first.
 
         Raises:
-            LimitRequestHeaders: the head of a request does not end within MAX_HEAD_BYTES; gunicorn answers 431.
+            LimitRequestHeaders: the head of a request exceeds MAX_HEAD_BYTES; gunicorn answers 431.
         """
         if self._head_bytes is not None and self._head_bytes >= MAX_HEAD_BYTES:
             raise LimitRequestHeaders("the request's head is too long")
         if self._ahead is not None:
             received, self._ahead = self._ahead, None
         else:
-            self.head = None  # more than came at once
+            self.head = None  # the request did not arrive in one receive
             received = bytes(super().recv(size, flags))
         if self._head_bytes is not None and not flags:
             self._head_bytes += len(received)
         return received
 
     def begin_copy(self) -> None:
-        """Keep a copy of what is sent from now on."""
+        """Copy everything that is sent until :meth:`end_copy`."""
         self._copy = bytearray()
 
     def end_copy(self) -> bytes | None:
-        """Return what was sent meanwhile; None when it is too long, or was a file."""
+        """Return the bytes sent since :meth:`begin_copy`; None if they exceed MAX_COPY_BYTES or include a file."""
         copied, self._copy = self._copy, None
         return None if copied is None else bytes(copied)
 
     def begin_answer(self) -> None:
-        """Keep what is sent next, the head of an answer, until there is more to be sent with it."""
+        """Hold back the next send, which is the response head, to join it with the one after it."""
         self._holds_next = True
 
     def end_answer(self) -> None:
-        """Send what is kept: there is no more."""
+        """Send the head if it is still held back: the response has no body."""
         self._holds_next = False
         if self._held:
             head, self._held = self._held, b""
             self._send_all(head, 0)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of *data*, after the head of the answer if that was kept."""
+        """Send all of *data*, preceded by the response head if that was held back."""
         if self._copy is not None:
             if len(self._copy) + len(data) > MAX_COPY_BYTES:
                 self._copy = None
@@ -226,17 +233,17 @@ class ClientSocket(socket.socket):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """
-        Send a part of a file; or, of one that has ``segments``, those.
+        Send a part of a file, or the segments of a file that has a ``segments`` method.
 
         Args:
-            file: its ``segments()``, if it has any, are bytes to send as they are, and offset and length of parts of
-                the file; then *offset* and *count* mean nothing.
+            file: if it has ``segments()``, they are either bytes to send as they are, or the offset and length of a
+                part of the file; *offset* and *count* are then ignored.
 
         Returns:
-            Bytes sent of the file.
+            Bytes of the file that were sent.
 
         Raises:
-            OSError: the client went away or stopped reading, or the file is shorter than was announced.
+            OSError: the client disconnected or stopped reading, or the file is shorter than announced.
         """
         self._copy = None
         segments = getattr(file, "segments", None)
@@ -259,7 +266,7 @@ class ClientSocket(socket.socket):
         return sent
 
     def _send_ahead(self, data: bytes) -> None:
-        """Send the kept head of the answer and *data*; the kernel joins them with the first bytes of a file."""
+        """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
         head, self._held = self._held, b""
         super().sendall(head + data, self._more)
 
@@ -285,13 +292,13 @@ class ClientSocket(socket.socket):
         return sent
 
     def _send_all(self, data: Any, flags: int) -> None:
-        sent = self._send_at_once(data, flags)  # nearly always all of it, in one call of the system
+        sent = self._send_at_once(data, flags)  # nearly always all of it, in one system call
         self._sent_bytes += sent
         if sent < len(data):
             self._send_slowly(memoryview(data)[sent:], flags)
 
-    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - for those that can
-        """Send as much as goes without waiting; may be nothing."""
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - used by an override
+        """Send as much as possible without blocking; return the number of bytes, which may be 0."""
         return 0
 
     def _send_slowly(self, rest: memoryview, flags: int) -> None:
@@ -308,7 +315,7 @@ class ClientSocket(socket.socket):
 
 
 class TransferSocket(ClientSocket):
-    """A client's socket, whose sendfile lets the kernel do the work while other greenlets run."""
+    """A plain client socket, which can send without blocking."""
 
     _more = plain_socket.MSG_MORE
 
@@ -320,20 +327,20 @@ class TransferSocket(ClientSocket):
 
 
 class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's own signatures differ
-    """A client's socket with TLS."""
+    """A TLS client socket."""
 
     sends_segments = False
 
 
 class TlsContext:
-    """Makes the sockets of a worker with TLS; their handshake is still to be done."""
+    """Creates the worker's TLS sockets without doing the handshake."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         context.sslsocket_class = TlsSocket
 
     def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
-        """Return the TLS socket of an accepted connection."""
+        """Return the TLS socket for an accepted connection, with the handshake still to be done."""
         made: TlsSocket = self._context.wrap_socket(  # type: ignore[assignment]
             connection, server_side=server_side, do_handshake_on_connect=False
         )

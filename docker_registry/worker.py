@@ -1,18 +1,19 @@
 """
-The gunicorn worker: gevent's, with what a registry needs besides.
+The gunicorn worker: gevent's worker, extended for a registry.
 
-* Files go from the page cache to the socket by the kernel, without stopping other greenlets (gevent's own sendfile
+* The kernel sends files from the page cache to the socket without blocking other greenlets (gevent's own sendfile
   reads and sends 8 KiB at a time).
-* The head of an answer goes out together with the beginning of its body.
-* A request that was answered before is answered again without gunicorn and the application, if nothing has changed
-  (:mod:`docker_registry.repeats`).
-* Bodies are received straight into the reader's buffer (:mod:`docker_registry.direct_body`).
-* A TLS hello on the plain port is answered in plain text at once: Docker up to 17.05 tries one first and would wait.
-* A client that is silent in the middle of a transfer is given up after a while, and one that is answered before it has
-  sent all gets to read its answer.
-* Idle and slow connections make room for new ones (:mod:`docker_registry.connections`). At SIGTERM idle ones are closed
-  at once, so that only transfers are waited for, as long as they make progress.
-* All of that is the same for plain and TLS connections.
+* The head of a response is sent together with the beginning of its body.
+* A repeated request is answered from the response cache, without gunicorn and the application, if its dependencies are
+  unchanged (:mod:`docker_registry.repeats`).
+* Request bodies are received directly into the reader's buffer (:mod:`docker_registry.direct_body`).
+* A TLS ClientHello on the plain port gets an immediate plain-text response: Docker up to 17.05 tries TLS first and
+  would otherwise wait.
+* A transfer whose client is silent for too long is aborted. If the response is sent before the request body is
+  complete, a lingering close lets the client receive it.
+* Idle and slow connections are closed to admit new ones (:mod:`docker_registry.connections`). At SIGTERM idle
+  connections are closed at once; the worker waits only for transfers, as long as they make progress.
+* All of this applies to plain and TLS connections alike.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ from docker_registry.repeats import Answer, Repeats
 from docker_registry.sockets import ClientSocket, TlsContext, TlsSocket, TransferSocket
 from docker_registry.time_slices import TimeSlices
 
-#: Methods whose answers may be given again.
+#: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
 
-#: What all slow clients together have not taken yet of their responses.
+#: Budget for the response bytes that slow clients have not received yet, all clients together.
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
 
-#: So many requests of one connection are answered again before others get their turn.
+#: Requests of one connection that are answered from the cache in a row before the greenlet yields.
 _TURN_REQUESTS: Final = 32
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
-    """Serves the registry; ``-k docker_registry.worker.RegistryWorker`` with any gunicorn."""
+    """The registry's worker class; usable with any gunicorn as ``-k docker_registry.worker.RegistryWorker``."""
 
-    #: Seconds without a single byte from or to the client after which a transfer counts as cut off.
+    #: Seconds without a single byte received or sent after which a transfer is aborted.
     silence_seconds: float = 300
 
-    #: Seconds after SIGTERM in which a transfer has to move 1 KiB/s, so that the end of the worker waits for it.
+    #: After SIGTERM the worker waits for a transfer only while it averages 1 KiB/s over this many seconds.
     stalled_seconds: float = 30
 
     alive: bool
@@ -84,7 +85,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._repeats = Repeats() if self._may_repeat() else None
 
     def patch(self) -> None:
-        """Patch what is not patched yet: all of it, or the little that ``docker-registry`` leaves to the worker."""
+        """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
         if not monkey.is_module_patched("socket"):
             super().patch()
             return
@@ -94,8 +95,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         ]
 
     def init_process(self) -> None:
-        """Get ready, and serve."""
-        # gunicorn does so a little later; until then what its master is told would be lost, and this worker go on.
+        """Install the signal handlers, initialize the worker and serve."""
+        # gunicorn installs them later; a signal that the master forwards before that would be lost and the worker
+        # would keep running.
         for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(ending, self.handle_exit)
         if self.worker_connections < self.cfg.worker_connections:
@@ -103,10 +105,10 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def run(self) -> None:
-        """Serve until told to stop, then finish what is under way."""
-        # gunicorn asks some twenty settings for each request, and each time searches for them in three places.
+        """Serve until a signal stops the worker, then finish the requests in progress."""
+        # gunicorn reads some twenty settings per request, and each read is a lookup in three places.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
-        gc.freeze()  # what is there now stays, and no search for garbage needs to pass through it
+        gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
         if self.cfg.is_ssl:
             self._defer_handshakes()
         gevent.spawn(self._end_connections_at_the_end)
@@ -139,7 +141,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             del self._clients[greenlet]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        """Answer one request; False when the connection shall not be used for another."""
+        """Answer one request; return False if the connection must not be reused."""
         answering.begin(sock.fileno())
         try:
             with client_presence.watched(lambda: _has_left(sock)):
@@ -155,7 +157,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         req.body = body
         sock.unreader = req.unreader
         should_close, is_last = req.should_close, endings.asks_to_close(req.headers)
-        # Asked when the head of the answer is sent: the client must hear whether it can go on with this connection.
+        # Evaluated when the response head is sent, which must state whether the client may reuse the connection.
         req.should_close = lambda: is_last or should_close() or sock.is_ended or body.left_bytes > endings.DRAIN_BYTES
         sock.settimeout(self.silence_seconds)
         sock.begin(Activity.WORKING, body)
@@ -168,7 +170,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 sock.end_answer()
         except StopIteration:
             goes_on = False
-        except TimeoutError:  # gunicorn would take it for a mistake of ours and log a traceback
+        except TimeoutError:  # gunicorn would treat it as an internal error and log a traceback
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         if body.is_cut_off:
             raise StopIteration
@@ -180,20 +182,20 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if not goes_on or not self.alive:
             raise StopIteration
         if req.unreader.buf.getbuffer().nbytes:
-            self._slices.pause()  # a client that does not wait for responses does not keep others waiting for theirs
+            self._slices.pause()  # a client that pipelines requests must not starve other clients
         else:
-            gevent.sleep(0)  # the next request may be here already; those of other connections come first
+            gevent.sleep(0)  # serve other connections first, even if the next request has arrived already
         return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is not even a request."""
+        """Answer an unparsable request and close the connection."""
         super().handle_error(req, client, addr, exc)
         if self.alive and isinstance(client, ClientSocket):
             client.begin(Activity.LINGERING)
             endings.let_read_the_answer(client)
 
     def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
-        """Let the application answer, and remember the answer if it can be given again."""
+        """Answer through the application and cache the response if possible."""
         head = sock.head
         if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
@@ -209,7 +211,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self._repeats.keep(head, answer, made_of, sock.logged)
 
     def _answer_again(self, client: ClientSocket) -> None:
-        """Answer requests that were answered before, until there is one that was not."""
+        """Answer requests from the response cache until one misses; leave that one to gunicorn."""
         for turn in itertools.count(1):
             received: bytes | None = b""
             with self._waiting(client):
@@ -240,7 +242,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         client.settimeout(None)
 
     def _may_repeat(self) -> bool:
-        """Tell whether nobody wants to see every request: hooks of an operator, another log, or one of headers."""
+        """
+        Return whether responses may be served from the cache.
+
+        They may not if something has to see every request: an operator's hook, another logger class, an access log
+        that shows headers, or the PROXY protocol.
+        """
         is_logged_by_us = isinstance(self.log, AccessLog) or not self.log.access_log_enabled
         hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
         return (
@@ -252,7 +259,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """Wait for the next request of a connection that has to go to the application."""
+        """Wait for the next request on a connection that the response cache cannot answer."""
         client = self._clients.get(gevent.getcurrent())
         if client is not None and self._repeats is not None:
             self._answer_again(client)
@@ -264,19 +271,19 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     @contextmanager
     def _waiting(self, client: ClientSocket | None) -> Iterator[None]:
-        """Wait for a client, whose connection is idle meanwhile."""
+        """Mark the connection as idle and apply gunicorn's keep-alive timeout."""
         if client is not None:
             client.begin(Activity.WAITING)
         with super().timeout_ctx():
             yield
 
     def _defer_handshakes(self) -> None:
-        """Let TLS handshakes be done by :meth:`handle`, where they are limited as everything else."""
+        """Postpone TLS handshakes to :meth:`handle`, where the connection limits apply to them."""
         make_context = self.cfg.ssl_context
         self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(make_context(config, default))
 
     def _shake_hands(self, client: TlsSocket) -> bool:
-        """Do the TLS handshake; False when it failed or took too long."""
+        """Do the TLS handshake; return False, with the connection closed, if it failed or took too long."""
         is_done = False
         try:
             with self._waiting(client):
@@ -287,21 +294,21 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if not is_done:
             client.close()
         elif client.selected_alpn_protocol() == "h2":
-            client.begin(Activity.WORKING)  # gunicorn's HTTP/2 has its own timeouts
+            client.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
         return is_done
 
     def _first_byte(self, client: ClientSocket) -> bytes:
-        """Wait for the first byte of a connection and return it, to be received again; nothing when there is none."""
+        """Wait for the first byte of a connection and return it without consuming it; empty if none arrives."""
         first = b""
         try:
             with self._waiting(client):
                 first = client.recv(1, plain_socket.MSG_PEEK)
-        except OSError:  # closed by its client
+        except OSError:  # closed by the client
             pass
         return first
 
     def _end_connections_at_the_end(self) -> None:
-        while True:  # until the process ends: for a second after SIGTERM gunicorn still accepts connections
+        while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
             gevent.sleep(0.2)
             if not self.alive:
                 self._connections.end_waiting()
@@ -309,9 +316,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
 
 def _has_left(sock: Any) -> bool:
-    """Tell, without waiting, whether a client has closed its connection; what it sent before that stays to be read."""
+    """Return, without blocking, whether a client has closed its connection; unread data stays in the socket buffer."""
     try:
-        # gevent's own recv would wait until there is something.
+        # gevent's recv would wait for data.
         return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
     except BlockingIOError:
         return False
