@@ -1,10 +1,11 @@
 """
-Whether a worker has one client alone, who may then wait for a quick disk where it is.
+Runs brief disk waits on the event loop while a worker serves a single client.
 
-What waits for a disk is done in a native thread, and other requests go on meanwhile (:mod:`docker_registry.threads`).
-To hand it over, and to hear of its end, takes as long as a quick disk does. Who is alone holds nobody up by waiting at
-once; only who comes at that very moment waits as well, about as long as for any other work. It is not done while
-several clients come in turns, whose changes reach the disk together in threads, nor on a disk that was slow just now.
+Disk waits normally run in a native thread while other requests proceed (:mod:`docker_registry.threads`). Handing a call
+over to a thread and back takes as long as a fast disk does. While a worker serves one request of one client, waiting on
+the event loop delays no other request; a request that arrives in that moment waits about as long as for any other work.
+Calls go to threads while several clients alternate, so that their changes can be synced together, and for a while after
+the disk was slow.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from docker_registry.threads import in_thread
 
 Result = TypeVar("Result")
 
-#: So long after two clients were there none counts as alone.
+#: For this time after requests on two connections, no client counts as alone.
 _COMPANY_SECONDS: Final = 1.0
 
-#: A disk that keeps somebody waiting for so long, several times in a row, counts as slow for a while.
+#: After several calls in a row that took longer, the disk counts as slow for a while.
 _LONG_SECONDS: Final = 0.003
 _LONG_CALLS: Final = 3
 _SLOW_SECONDS: Final = 60.0
 
 
 class Answering:
-    """The requests that a worker answers. In a worker that is not ours nobody tells of them, and nobody is alone."""
+    """
+    Tracks the requests that a worker is answering.
+
+    Only :class:`~docker_registry.worker.RegistryWorker` reports them; in any other worker no client counts as alone.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -38,16 +43,16 @@ class Answering:
         self._company_until = 0.0
 
     def begin(self, connection: int) -> None:
-        """Tell that a request came over a connection, by its descriptor, and will be answered until :meth:`end`."""
+        """Record that the answering of a request begins; *connection* is the descriptor of its socket."""
         self.note(connection)
         self._count += 1
 
     def end(self) -> None:
-        """Tell that a request has been answered."""
+        """Record that a request has been answered."""
         self._count -= 1
 
     def note(self, connection: int) -> None:
-        """Tell that a request came over a connection, and was answered at once."""
+        """Record a request without counting it as in progress, such as one answered from the response cache."""
         now = self._clock()
         if connection != self._connection:
             if now < self._noted + _COMPANY_SECONDS:
@@ -57,28 +62,28 @@ class Answering:
 
     @property
     def is_one_alone(self) -> bool:
-        """Whether there is one request, and was none over another connection just before."""
+        """Whether exactly one request is in progress and other connections sent none recently."""
         return self._count == 1 and self._clock() >= self._company_until
 
 
-#: Those of this process.
+#: The requests of this process.
 answering: Final = Answering()
 
 
 class Brief:
-    """Calls of one kind that wait for a disk, as a rule for less than a millisecond."""
+    """Runs one kind of call that waits for a disk, usually for less than a millisecond."""
 
     def __init__(self, requests: Answering = answering) -> None:
         self._requests = requests
-        self._long_calls = 0  # the latest ones, in a row
+        self._long_calls = 0  # consecutive ones, up to the latest call
         self._slow_until = 0.0
 
     def call(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call such a function, in this thread or as :func:`in_thread` does, and return its result."""
+        """Call a function, directly or through :func:`in_thread`, and return its result."""
         began = time.monotonic()
         if not self._requests.is_one_alone or began < self._slow_until:
             return in_thread(function, *args)
-        provenance.spoil()  # as in a thread: what is read on the way to a change makes no answer
+        provenance.spoil()  # as in a thread: reads that serve a write must not make a response cacheable
         try:
             return function(*args)
         finally:

@@ -1,16 +1,16 @@
 """
-The client connections of a worker, and which of them are closed when it runs out of them.
+The client connections of a worker, and the order in which they are closed when it runs out of them.
 
-A few places are always kept free, so that a new client never waits for an old one. When they are taken, connections
-are closed in this order:
+A few connections are kept in reserve, so that new clients need not wait for old ones. When the reserve is used,
+connections are closed in this order:
 
-1. those that have been idle, or in the middle of a request's head, for a second or more: the longest first;
-2. those that are being closed already and only wait for their client;
-3. transfers that are slower than 16 KiB/s on average since they began: the slowest first;
-4. idle ones of less than a second.
+1. those that have been idle, or in the middle of a request head, for a second or more: the longest first;
+2. those in a lingering close: the longest first;
+3. transfers slower than 16 KiB/s on average since they began: the slowest first;
+4. those that have been idle for less than a second.
 
-Faster transfers are never cut: new clients wait for them. As long as there is room a transfer may pause for minutes, as
-that of a client does which compresses while it sends.
+Faster transfers are never ended: new clients wait for them. While connections are available, a transfer may pause for
+minutes, for example when the client compresses while it sends.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ import gevent
 
 logger = logging.getLogger(__name__)
 
-#: Places that are kept free, at most a fifth of all and at least one.
+#: Connections kept in reserve: this many, but at most a fifth of the limit and at least one.
 _FREE: Final = 100
 
-#: How often connections are closed while less is free.
+#: How often connections are closed while the reserve is not free.
 _INTERVAL_SECONDS: Final = 0.05
 
-#: A younger activity is not judged yet.
+#: Transfers younger than this are kept; idle connections younger than this are closed last.
 _YOUNG_SECONDS: Final = 1.0
 
-#: A transfer that is faster is not cut.
+#: Faster transfers are not ended.
 _SLOW_BYTES_PER_SECOND: Final = 16 * 1024
 
-#: A connection that was told to end counts as a free place for so long.
+#: An ended connection counts as free for this time, although it is still closing.
 _ENDING_SECONDS: Final = 2.0
 
-#: After SIGTERM a transfer that is slower is ended.
+#: After SIGTERM, slower transfers are ended.
 _PROGRESS_BYTES_PER_SECOND: Final = 1024
 
 
-#: How often a line of the log tells of connections that were ended.
+#: Minimum interval of log messages about ended connections.
 _LOG_SECONDS: Final = 10.0
 
 
 class Activity(Enum):
-    """What a connection is occupied with."""
+    """What a connection is doing."""
 
     WAITING = "waiting for a handshake or for the head of a request"
     LINGERING = "waiting for the client to close"
@@ -61,13 +61,13 @@ class Activity(Enum):
 
 class Client(Protocol):
     """
-    A connection, as far as it matters here.
+    A client connection, as :class:`Connections` sees it.
 
     Attributes:
         address: of the client; empty for a Unix socket.
-        activity: what it is occupied with.
-        active_since: when that began, by the monotonic clock.
-        moved_bytes: what was transferred since then.
+        activity: what the connection is doing.
+        active_since: when the activity began, on the monotonic clock.
+        moved_bytes: bytes sent and received since then.
     """
 
     address: str
@@ -82,7 +82,7 @@ class Client(Protocol):
     def moved_bytes(self) -> int: ...
 
     def end(self) -> None:
-        """Make whatever waits for the client end soon; must not block."""
+        """Interrupt any wait for the client; must not block."""
 
 
 class Connections:
@@ -97,16 +97,16 @@ class Connections:
     ) -> None:
         """
         Args:
-            limit: connections at a time.
-            per_address: connections of one client address at a time (IPv6: of one /64 network); 0 for any number.
-            stalled_seconds: a transfer that moves less than 1 KiB/s for so long is stalled.
+            limit: maximum number of simultaneous connections.
+            per_address: the same per client address (IPv6: per /64 network); 0 for no limit.
+            stalled_seconds: a transfer that averages less than 1 KiB/s over this time is stalled.
         """
         self._limit = limit
         self._free = max(1, min(limit // 5, _FREE))
         self._per_address = per_address
         self._stalled_seconds = stalled_seconds
         self._clock = clock
-        self._clients: dict[Client, None] = {}  # in the order of their beginning
+        self._clients: dict[Client, None] = {}  # oldest first
         self._ended: dict[Client, float] = {}
         self._by_network: Counter[str] = Counter()
         self._closer: gevent.Greenlet[[], None] | None = None
@@ -118,7 +118,7 @@ class Connections:
         return len(self._clients)
 
     def add(self, client: Client) -> None:
-        """Count a connection until it is removed, and make room for the next one."""
+        """Add a connection, and start closing others if the reserve is used."""
         self._clients[client] = None
         if self._per_address and client.address:
             self._by_network[_network(client.address)] += 1
@@ -126,7 +126,7 @@ class Connections:
             self._closer = gevent.spawn(self._keep_free)
 
     def remove(self, client: Client) -> None:
-        """Count a connection no longer."""
+        """Remove a connection."""
         del self._clients[client]
         self._ended.pop(client, None)
         self._progress.pop(client, None)
@@ -137,13 +137,13 @@ class Connections:
                 del self._by_network[network]
 
     def is_one_too_many(self, client: Client) -> bool:
-        """Tell whether the address of a connection has more than it may have."""
+        """Return whether the address of a connection exceeds its limit."""
         if not self._per_address or not client.address:
             return False
         return self._by_network[_network(client.address)] > self._per_address
 
     def make_room(self) -> None:
-        """End as many connections as are missing to the places that are kept free."""
+        """End as many connections as are needed to restore the reserve."""
         now = self._clock()
         self._ended = {client: ended for client, ended in self._ended.items() if now < ended + _ENDING_SECONDS}
         missing = self._free - (self._limit - len(self._clients)) - len(self._ended)
@@ -157,12 +157,12 @@ class Connections:
             self._not_logged, self._log_again_at = 0, now + _LOG_SECONDS
 
     def end_waiting(self) -> None:
-        """End all connections that wait for a request."""
+        """End all connections that are waiting for a request."""
         for client in [one for one in self._clients if one.activity is Activity.WAITING]:
             client.end()
 
     def end_stalled(self) -> None:
-        """End stalled transfers; their seconds count from the first call on."""
+        """End stalled transfers; progress is measured from the first call."""
         now = self._clock()
         for client in list(self._clients):
             if client.activity is not Activity.TRANSFERRING:
@@ -179,7 +179,7 @@ class Connections:
         while self._limit - len(self._clients) < self._free:
             began = self._clock()
             self.make_room()
-            gevent.sleep(max(_INTERVAL_SECONDS, 10 * (self._clock() - began)))  # most of the time is for requests
+            gevent.sleep(max(_INTERVAL_SECONDS, 10 * (self._clock() - began)))  # leave most of the time to requests
 
     def _candidates(self, now: float) -> list[Client]:
         ranked = []
@@ -192,7 +192,7 @@ class Connections:
 
     @staticmethod
     def _rank(client: Client, now: float) -> tuple[int, float] | None:
-        """Return where a connection stands in the order in which they are closed; None for one that is kept."""
+        """Return the position of a connection in the order of closing, as a sort key; None if it is kept."""
         seconds = now - client.active_since
         if client.activity is Activity.WAITING:
             return (1 if seconds >= _YOUNG_SECONDS else 4), -seconds

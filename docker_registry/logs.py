@@ -1,16 +1,16 @@
-"""Where the registry's own words go: to the log of the server that runs it, from the level that is set."""
+"""Logging setup: the registry logs to the log of its server, from the configured level."""
 
 from __future__ import annotations
 
 import logging
 
-#: The root of all our loggers.
+#: The root of all loggers of the registry.
 PACKAGE = "docker_registry"
 
 
 def start_logging(level: str) -> None:
     """
-    Let everything of at least this level be logged, where gunicorn logs, or to standard error without it.
+    Log messages of at least this level to gunicorn's error log, or to standard error without gunicorn.
 
     Args:
         level: ``debug``, ``info``, ``warn``, ``warning``, ``error`` or ``critical``.
@@ -25,10 +25,10 @@ def start_logging(level: str) -> None:
 
 
 class OneLine(logging.Filter):
-    """Escapes control characters in messages: paths and names of clients could forge lines of the log."""
+    """Escapes control characters in messages, so that paths and names from clients cannot forge log lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Escape them; the traceback of an exception keeps its lines."""
+        """Escape the message; tracebacks keep their lines."""
         if record.name.partition(".")[0] == PACKAGE:
             message = record.getMessage()
             if not message.isprintable():

@@ -1,7 +1,8 @@
 """
-gevent's patches of the standard library: first what is imported into all workers needs, in a worker the rest.
+gevent's monkey patches of the standard library, applied in two steps.
 
-What gunicorn's master forks and waits with stays as it is.
+The master applies the patches that the modules shared by all workers need, and each worker the rest. Functions that
+gunicorn's master uses to fork and wait stay unpatched in the master.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib import metadata
 
 
 def patch_master() -> None:
-    """Patch all but what gunicorn's master needs; libraries take hold of locks and sockets while they are imported."""
+    """Apply all patches except those that would break gunicorn's master; must run before libraries are imported."""
     from gevent import monkey
 
     with _packages_read_once():
@@ -20,7 +21,7 @@ def patch_master() -> None:
 
 
 def patch_worker() -> None:
-    """Patch what :func:`patch_master` left."""
+    """Apply the patches that :func:`patch_master` leaves out."""
     from gevent import monkey
 
     with _packages_read_once():
@@ -31,12 +32,13 @@ def patch_worker() -> None:
 @contextmanager
 def _packages_read_once() -> Iterator[None]:
     """
-    Read only once which packages are installed, and what they offer.
+    Read the entry points of the installed packages only once.
 
-    gevent asks that before and after each module, for packages that want to know; together a tenth of a start.
+    gevent reads them before and after patching each module, to notify plugins; together that takes a tenth of the
+    startup time.
     """
     ask, found = metadata.entry_points, metadata.entry_points()
-    metadata.entry_points = found.select  # which takes the same arguments
+    metadata.entry_points = found.select  # takes the same arguments
     try:
         yield
     finally:

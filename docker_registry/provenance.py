@@ -1,13 +1,13 @@
 """
-What an answer was made of: the files that its request looked at, each as it was found, and what a cache has told it.
+The dependencies of a response: the files that its request read, with their signatures, and the cache entries.
 
-While a request is answered within :func:`collected`, the driver of files notes here what it reads and what it finds
-missing. As long as all of that is unchanged, the same request has the same answer (:mod:`docker_registry.repeats`).
-What is known from elsewhere has a witness, who notes it and confirms it (:mod:`docker_registry.drivers.cache.witness`).
-Whatever cannot be noted spoils a provenance: work in another thread, a list that was read, a file so young that the
-clock of the file system could not tell its next version from it.
+While a request is answered within :func:`collected`, the `file` driver records here each file that it reads or finds
+missing. As long as all of them are unchanged, the same request has the same response (:mod:`docker_registry.repeats`).
+Cache entries are recorded and checked by a validator (:mod:`docker_registry.drivers.cache.witness`). Anything
+untrackable makes the response uncacheable: work in another thread, a listing, or a file so young that a change in the
+same tick of the file system's clock would go unnoticed.
 
-Only who knows that an answer follows from the request and from such files alone offers it for repetition.
+Only responses that depend on nothing but the request and these dependencies are offered for caching.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol, TypeVar
 
-#: Device, inode, size, and the times of content and inode in nanoseconds; None of what is not there.
+#: Device, inode, size, mtime and ctime in nanoseconds; None for a missing file.
 Signature = tuple[int, int, int, int, int] | None
 
-#: A file that changed less than this ago may change again without a new time: kernels advance the clock of their file
+#: A file that changed less than this ago may change again with the same timestamp: kernels advance the clock of file
 #: systems every 1 to 10 ms.
 CLOCK_TICK_NANOSECONDS: Final = 100_000_000
 
-#: The same where times have whole seconds (ext3, ext4 with inodes of 128 bytes, some NFS), or every second one (FAT).
+#: The same for file systems whose timestamps have a resolution of one second (ext3, ext4 with 128-byte inodes, some
+#: NFS) or two (FAT).
 WHOLE_SECONDS_TICK_NANOSECONDS: Final = 2_100_000_000
 
 _SECOND_NANOSECONDS: Final = 10**9
 
-#: An answer made of more files costs as much to confirm as to make.
+#: A response with more files costs as much to validate as to compute.
 _MAX_FILES: Final = 64
 
 
 class Witness(Protocol):
-    """Somebody who has noted what else an answer was made of."""
+    """A validator: records the dependencies of a response that are not files, and checks them."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it could be noted."""
+        """Whether all of these dependencies could be recorded."""
 
     def is_current(self) -> bool:
-        """Tell whether all of it is as it was; this may take a while."""
+        """Return whether all of them are unchanged; may block."""
 
 
 W = TypeVar("W", bound=Witness)
@@ -51,12 +52,12 @@ W = TypeVar("W", bound=Witness)
 
 class Provenance:
     """
-    What one answer was made of.
+    The dependencies of one response.
 
     Attributes:
-        is_whole: whether all of it could be noted.
-        is_offered: whether somebody knows that the answer follows from it.
-        witness: who knows the rest of it, if there is any.
+        is_whole: whether all dependencies could be recorded.
+        is_offered: whether the application has declared the response cacheable.
+        witness: validator of the dependencies that are not files, if there are any.
     """
 
     __slots__ = ("_files", "is_offered", "is_whole", "witness")
@@ -68,7 +69,7 @@ class Provenance:
         self._files: dict[str, Signature] = {}
 
     def is_current(self) -> bool:
-        """Tell whether everything is as it was."""
+        """Return whether all dependencies are unchanged."""
         for place, signature in self._files.items():
             try:
                 found = os.stat(place)
@@ -83,7 +84,7 @@ class Provenance:
         return self.witness is None or (self.witness.is_whole and self.witness.is_current())
 
     def note(self, place: str, found: os.stat_result | None) -> None:
-        """Add a file, as it was found, or that there is none."""
+        """Record a file with its status, or as missing; a file that cannot be tracked clears `is_whole`."""
         signature = None if found is None else _sign(found)
         is_ambiguous = found is not None and may_change_unnoticed(found)
         if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
@@ -95,7 +96,7 @@ _collecting: ContextVar[Provenance | None] = ContextVar("provenance", default=No
 
 @contextmanager
 def collected() -> Iterator[Provenance]:
-    """Collect the provenance of what is answered meanwhile, in this greenlet."""
+    """Collect the dependencies of the response that this greenlet computes within the context."""
     provenance = Provenance()
     token = _collecting.set(provenance)
     try:
@@ -106,11 +107,11 @@ def collected() -> Iterator[Provenance]:
 
 def may_change_unnoticed(found: os.stat_result) -> bool:
     """
-    Tell whether a file or folder could still change without a change of its times.
+    Return whether a file or folder could still change without a change of its timestamps.
 
-    The tick is read from each time itself: a fraction of exactly zero means a clock of whole seconds. So nothing is
-    probed, and a file system may mix both, as an ext3 that was converted to ext4 does. Only the time of the inode
-    counts, because a program can set the time of the content to anything.
+    The resolution is inferred from each timestamp: a fraction of exactly zero means whole seconds. So no probe is
+    needed, and a file system may mix both, as ext3 converted to ext4 does. Only ctime counts, because programs can set
+    mtime to any value.
     """
     is_whole = found.st_ctime_ns % _SECOND_NANOSECONDS == 0
     tick = WHOLE_SECONDS_TICK_NANOSECONDS if is_whole else CLOCK_TICK_NANOSECONDS
@@ -119,11 +120,11 @@ def may_change_unnoticed(found: os.stat_result) -> bool:
 
 def note(place: str, found: os.stat_result | None) -> None:
     """
-    Say that a file was looked at.
+    Record a file as a dependency of the current response.
 
     Args:
-        place: in the file system.
-        found: what lay there; None for nothing.
+        place: its path in the file system.
+        found: its status; None if it does not exist.
     """
     provenance = _collecting.get()
     if provenance is not None:
@@ -132,10 +133,13 @@ def note(place: str, found: os.stat_result | None) -> None:
 
 def witness(kind: type[W], make: Callable[[], W]) -> W | None:
     """
-    Return who notes for the answer that is being made now what its driver knows; None where nobody collects.
+    Return the validator of the current response.
 
     Args:
-        make: makes the witness when the first thing is to be noted.
+        make: creates the validator at the first call for a response.
+
+    Returns:
+        None if nothing is being collected, or the response is uncacheable already.
     """
     provenance = _collecting.get()
     if provenance is None or not provenance.is_whole:
@@ -144,19 +148,19 @@ def witness(kind: type[W], make: Callable[[], W]) -> W | None:
         provenance.witness = make()
     if isinstance(provenance.witness, kind):
         return provenance.witness
-    provenance.is_whole = False  # one store behind another: nobody confirms both
+    provenance.is_whole = False  # two stacked stores: no validator covers both
     return None
 
 
 def spoil() -> None:
-    """Say that something was looked at which cannot be noted."""
+    """Mark the current response as uncacheable: it depends on something untrackable."""
     provenance = _collecting.get()
     if provenance is not None:
         provenance.is_whole = False
 
 
 def offer() -> None:
-    """Say that the answer follows from its request and from what was noted, and from nothing else."""
+    """Mark the current response as cacheable: it depends only on its request and the recorded dependencies."""
     provenance = _collecting.get()
     if provenance is not None:
         provenance.is_offered = True

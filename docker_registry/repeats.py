@@ -1,11 +1,11 @@
 """
-The fast path: an answer that was given before is given again while nothing that it was made of has changed.
+The response cache of a worker: serves a cached response while its dependencies are unchanged.
 
-Clients ask for the same few things over and over: a manifest by its tag, whether a blob is there. Such a request is
-known by its bytes, all headers included, and its answer by what it was made of (:mod:`docker_registry.provenance`),
-which a few calls of ``stat`` confirm, or one question to the Redis of a cache. So there is one implementation of every
-rule, and it is not here: what the application answered is sent once more, with a new date. A request that differs in a
-byte, or whose files differ, takes the whole way.
+Clients repeat a few requests over and over: a manifest by tag, the existence of a blob. The key of a cached response is
+the bytes of its request, all headers included. Its dependencies (:mod:`docker_registry.provenance`) are checked with a
+few calls of ``stat``, or one query to Redis. The cache implements no rule of the registry: it sends the bytes that the
+application sent, with a new Date header. A request that differs in a byte, or whose dependencies have changed, goes to
+the application.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, Final
 
 from docker_registry.provenance import Provenance
 
-#: What requests and answers may take of a worker's memory; those that were asked for longest ago go first.
+#: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
 MAX_BYTES: Final = 16 * 1024 * 1024
 
-#: After this time an answer is made anew all the same: API V1 says of images that they expire a year from now.
+#: Maximum age of an entry: API V1 responses carry an Expires header that is relative to the current time.
 MAX_SECONDS: Final = 600
 
-#: What an entry costs besides its bytes, about: objects, and the names and signatures of files.
+#: Approximate overhead per entry: objects, and the paths and signatures of files.
 ENTRY_BYTES: Final = 5 * 1024
 
 _END: Final = b"\r\n\r\n"
@@ -37,11 +37,14 @@ _LENGTH: Final = re.compile(rb"\r\nContent-Length: ([0-9]+)(?:\r\n|$)", re.IGNOR
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    An answer to be given again.
+    A cached response.
 
     Attributes:
-        logged: what the access log said of it; None where there is none.
-        until: on the monotonic clock, when it is too old.
+        before_date: bytes before the value of the Date header.
+        after_date: bytes after it.
+        logged: its access log atoms; None without an access log.
+        size: bytes that the entry counts against the memory limit.
+        until: expiry, on the monotonic clock.
     """
 
     before_date: bytes
@@ -52,12 +55,12 @@ class Answer:
     until: float
 
     def now(self) -> bytes:
-        """Return all bytes of the answer."""
+        """Return the bytes of the response, with the current date."""
         return b"%b%b%b" % (self.before_date, _date(int(time.time())), self.after_date)
 
 
 class Repeats:
-    """The answers that a worker remembers."""
+    """The cached responses of a worker, by request."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -65,24 +68,24 @@ class Repeats:
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
 
     def find(self, request: bytes) -> Answer | None:
-        """Return the answer to a request of exactly these bytes; None where it must be made."""
+        """Return the cached response to a request of exactly these bytes; None if there is no current one."""
         answer = self._answers.get(request)
         if answer is None:
             return None
         if time.monotonic() > answer.until or not answer.provenance.is_current():
             self._forget(request)
             return None
-        if request in self._answers:  # others had their turn meanwhile
+        if request in self._answers:  # is_current() may yield, and the entry may be evicted in between
             self._answers.move_to_end(request)
         return answer
 
     def keep(self, request: bytes, answer: bytes, provenance: Provenance, logged: dict[str, Any] | None = None) -> None:
         """
-        Remember an answer, if it may be given again.
+        Store a response if it is cacheable.
 
         Args:
-            request: its bytes, with nothing of another one and no body.
-            answer: all that was sent.
+            request: bytes received; stored only if they are the head of exactly one request, without a body.
+            answer: all bytes of the response.
         """
         if not provenance.is_offered or not provenance.is_whole or not _is_one_head(request):
             return
@@ -110,12 +113,12 @@ class Repeats:
 
 
 def _is_one_head(received: bytes) -> bool:
-    """Tell whether these bytes are the head of one request, whole, and nothing else."""
+    """Return whether these bytes are exactly one complete request head."""
     return received.endswith(_END) and received.count(_END) == 1
 
 
 def _is_whole(request: bytes, answer: bytes) -> bool:
-    """Tell whether an answer has the length that it says."""
+    """Return whether a response has the length that it announces."""
     head, _, body = answer.partition(_END)
     length = _LENGTH.search(head)
     if request.startswith(b"HEAD ") or head.startswith(b"HTTP/1.1 304 "):

@@ -1,4 +1,4 @@
-"""How gunicorn is started for the registry, and what the environment may change about it."""
+"""Starts gunicorn for the registry, with the settings that come from environment variables."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ APPLICATION: Final = "docker_registry.wsgi:application"
 
 
 def default_workers() -> int:
-    """Return how many workers use this machine well: one for each processor that we may use, at most 8."""
+    """Return the default number of workers: one per processor available to this process, at most 8."""
     return min(len(os.sched_getaffinity(0)), 8)
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
     """
     Raises:
-        ConfigError: a variable cannot be what it is.
+        ConfigError: a variable has an invalid value.
     """
     for name, least in NUMBERS.items():
         number(environ, name, least)
@@ -39,25 +39,25 @@ def check_environment(environ: Mapping[str, str]) -> None:
 
 
 def address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Return the host and the port to listen on; an IPv6 address may be in brackets, and is returned without."""
-    host = environ.get("REGISTRY_HOST") or "0.0.0.0"  # noqa: S104 - meant
+    """Return the host and port to listen on; brackets around an IPv6 address are optional and removed."""
+    host = environ.get("REGISTRY_HOST") or "0.0.0.0"  # noqa: S104 - intended
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     return host, number(environ, "REGISTRY_PORT", 5000)
 
 
 def bind_address(environ: Mapping[str, str]) -> str:
-    """Return the address to listen on as gunicorn reads it: ``127.0.0.1:5000``, ``[::1]:5000``."""
+    """Return the address to listen on in gunicorn's format: ``127.0.0.1:5000``, ``[::1]:5000``."""
     host, port = address(environ)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def owner(environ: Mapping[str, str]) -> tuple[int, int]:
     """
-    Return the user and the group that workers run as (``GUNICORN_USER``, ``GUNICORN_GROUP``), by number.
+    Return the user id and group id that workers run as (``GUNICORN_USER``, ``GUNICORN_GROUP``).
 
     Raises:
-        ConfigError: there is no such user or group, or this process may not become it.
+        ConfigError: the user or group does not exist, or this process may not switch to it.
     """
     from gunicorn.config import validate_group, validate_user
 
@@ -65,7 +65,7 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
     try:
         uid = validate_user(user) if user else os.geteuid()
         gid = validate_group(group) if group else os.getegid()
-    except Exception as error:  # noqa: BLE001 - gunicorn raises its own ConfigError, which is no class of its own
+    except Exception as error:  # noqa: BLE001 - gunicorn's ConfigError has no common base class
         raise ConfigError(f"GUNICORN_USER, GUNICORN_GROUP: {error}") from None
     if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
         raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can be changed by root only.")
@@ -73,7 +73,7 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 def become(uid: int, gid: int) -> None:
-    """Become the user and the group that workers run as, as gunicorn does it."""
+    """Switch this process to the user and group that workers run as, the way gunicorn does."""
     if (uid, gid) != (os.geteuid(), os.getegid()):
         from gunicorn.util import set_owner_process
 
@@ -82,10 +82,10 @@ def become(uid: int, gid: int) -> None:
 
 def give_folder(folder: Path, uid: int, gid: int) -> None:
     """
-    Make the folder of a new store for the user that workers run as; one that exists is left as it is.
+    Create the folder of a new store, owned by the user that workers run as; leave an existing one unchanged.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the folder cannot be created.
     """
     if os.path.lexists(folder) or uid == os.geteuid():
         return
@@ -99,7 +99,7 @@ def give_folder(folder: Path, uid: int, gid: int) -> None:
 def check_address(environ: Mapping[str, str]) -> None:
     """
     Raises:
-        ConfigError: nobody can listen on the address, or somebody does already.
+        ConfigError: the address is unavailable or already in use.
     """
     host, port = address(environ)
     try:
@@ -113,9 +113,10 @@ def check_address(environ: Mapping[str, str]) -> None:
 
 def load() -> None:
     """
-    Import what workers need, so that they are forked with it: it takes them half a second each, and much memory.
+    Import the modules that workers need before they are forked.
 
-    gevent's patches go first (:mod:`docker_registry.patching`).
+    This saves half a second per worker, and they share the memory. gevent's patches are applied first
+    (:mod:`docker_registry.patching`).
     """
     patch_master()
 
@@ -125,7 +126,7 @@ def load() -> None:
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """Serve until told to stop; everything that gunicorn can do is in its configuration, ``gunicorn.py``."""
+    """Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``."""
     from gunicorn.app.wsgiapp import WSGIApplication
 
     open_files.allow_many()
@@ -136,7 +137,7 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 def gunicorn_config() -> Path:
-    """Return gunicorn's configuration: inside an installed package, in ``config/`` of a clone."""
+    """Return the path of gunicorn's configuration: inside an installed package, or in ``config/`` of a clone."""
     package = Path(__file__).parent
     installed = package / "sample" / "gunicorn.py"
     return installed if installed.exists() else package.parent / "config" / "gunicorn.py"

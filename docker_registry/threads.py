@@ -1,4 +1,4 @@
-"""Blocking calls, in native threads, so that the other greenlets of a worker go on meanwhile."""
+"""Runs blocking calls in native threads, so that the other greenlets of a worker keep running."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from docker_registry import provenance
 
 Result = TypeVar("Result")
 
-#: Close a descriptor that nobody waits for. What gevent has put in place of ``os.close`` waits for the next turn of the
-#: event loop with everything but regular files: folders that are only looked at would pile up until then.
+#: Closes a descriptor that no greenlet waits on, at once. gevent's ``os.close`` defers closing anything but regular
+#: files to the next iteration of the event loop; descriptors of folders would accumulate until then.
 close_now: Callable[[int], None] = monkey.get_original("os", "close")
 
 
 def in_thread(function: Callable[..., Result], *args: Any) -> Result:
     """
-    Call a function that blocks, such as an fsync, and wait for its result.
+    Call a blocking function, such as fsync, and wait for its result.
 
-    In a worker of the server it runs in gevent's pool of native threads. Elsewhere nobody waits for this thread, so
-    the function is simply called. Either way it has ended when this returns or raises.
+    In a server worker the function runs in gevent's pool of native threads. Elsewhere no other greenlet needs this
+    thread, so it is called directly. Either way it has ended when this returns or raises.
     """
     if not monkey.is_module_patched("threading"):
         return function(*args)
@@ -32,7 +32,7 @@ def in_thread(function: Callable[..., Result], *args: Any) -> Result:
 
 
 def leave_to_thread(function: Callable[..., object], *args: Any) -> None:
-    """Call a function that blocks and never raises, for which nobody has to wait; in a worker it may run later."""
+    """Call a blocking function that never raises, without waiting for it; in a worker it may run later."""
     if monkey.is_module_patched("threading"):
         gevent.get_hub().threadpool.spawn(function, *args)
     else:
@@ -41,10 +41,10 @@ def leave_to_thread(function: Callable[..., object], *args: Any) -> None:
 
 def run_later(seconds: float, function: Callable[[], object]) -> bool:
     """
-    Call a function that blocks and never raises in a native thread, after a while.
+    Call a blocking function that never raises in a native thread, after a delay.
 
     Returns:
-        Whether it will be called. Only a worker of the server lives long enough.
+        Whether it will be called: only in a server worker, which lives long enough.
     """
     if not monkey.is_module_patched("threading") or not gevent.get_hub().loop.default:
         return False
@@ -57,10 +57,10 @@ def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[],
     Start a function in gevent's pool of native threads.
 
     Returns:
-        What to call for its result, or for what it raised; it waits as long as the function runs, also when the
-        greenlet is killed or its time is out meanwhile, which it hears of then.
+        A callable that waits for the function and returns its result or raises its error. If the greenlet is killed
+        or times out meanwhile, the callable still waits for the function and raises the interruption afterwards.
     """
-    provenance.spoil()  # what is read there is not seen
+    provenance.spoil()  # reads in another thread are not recorded
     outcome: _Outcome[Result] = _Outcome()
     finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
 
@@ -77,18 +77,18 @@ def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[],
 
 def _wait_out(finished: AsyncResult[None]) -> None:
     """
-    Wait for a thread whatever comes.
+    Wait for a thread, ignoring interruptions.
 
-    No thread can be stopped. Whoever left now would close a file to which the thread still writes, and the number of
-    its descriptor is given to the next file that anybody opens.
+    A thread cannot be stopped. If the caller left now, it would close a file to which the thread still writes, and the
+    descriptor would be reused for the next file opened.
     """
     while not finished.ready():
-        with suppress(BaseException):  # the first interruption is raised by the caller; the others add nothing
+        with suppress(BaseException):  # the caller raises the first interruption; further ones add nothing
             finished.wait()
 
 
 class _Outcome(Generic[Result]):
-    """What a function in another thread came to. gevent itself would print what it raises, expected or not."""
+    """The result or error of a function in another thread; gevent itself would print any exception."""
 
     _result: Result
     _error: BaseException | None = None
