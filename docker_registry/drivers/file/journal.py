@@ -1,25 +1,25 @@
 """
-A journal of small contents: a change waits for the disk once, and only for itself.
+A write-ahead journal for small contents: a change waits for the disk once, and only for its own bytes.
 
-To make sure of a small file a file system takes two waits, and writes much besides: the content must be there before
-its name is, and then the folder. Instead, what will be put is written into a journal
-(:mod:`~docker_registry.drivers.file.journal_file`), and once that has reached the disk it is put in its place without
-any waiting; the file system writes it when it likes. If the host crashes before that, whoever opens the store next puts
-everything again.
+To make a small file durable, a file system needs two waits and writes additional metadata: the content must be on the
+disk before its name, and then the folder. Instead, contents are first written to a journal
+(:mod:`~docker_registry.drivers.file.journal_file`). Once the journal is on the disk, each content is written to its
+path without any sync, and the file system writes it back later. If the host crashes before that, the next process that
+opens the store replays the journal.
 
-**Order.** The entries of all processes are ordered by the kernel's clock, and for each path the last one counts. It
-was also the last to happen, as entries are made while the path's lock is held. What is changed without the journal, and
-waits for the disk as ever, makes an entry without content: what the file system has there is right.
+**Order.** The entries of all processes are ordered by the kernel's monotonic clock, and for each path the last entry
+counts. It is also the last change, because entries are made while the path's lock is held. A change that bypasses the
+journal is synced as usual and makes an entry without content: the state of the file system is correct.
 
-**Checkpoints.** From time to time everything is synced, and what was entered before is not needed any more. Nobody may
-be between an entry and its change then. So changes share a gate that a checkpoint has alone; and so has who removes a
-folder, as the locks of what is put below it meanwhile are others.
+**Checkpoints.** A checkpoint syncs the file system, after which earlier entries are obsolete. No process may be between
+an entry and its change at that moment. So changes hold a lock in shared mode which a checkpoint holds exclusively. The
+removal of a folder holds it exclusively too, because puts below that folder lock other paths.
 
-**Recovery.** When the store is opened, the journals of processes that have ended are of no more use if they were
-written in the mount session that still goes on (:mod:`~docker_registry.drivers.file.mount_session`): the kernel has all
-that they tell. They are deleted after a checkpoint. Those of other sessions are replayed
-(:mod:`~docker_registry.drivers.file.replay`). A journal that was copied here with a tree, a journal of a newer version,
-and any other thing in the folder are named in the log and left alone.
+**Recovery.** When the store is opened, journals of ended processes that belong to the current mount session
+(:mod:`~docker_registry.drivers.file.mount_session`) are not needed: the kernel still has all their changes. They are
+deleted after a checkpoint. Journals of other sessions are replayed (:mod:`~docker_registry.drivers.file.replay`) and
+then deleted. A journal that was copied here with a tree, a journal of a newer version, and any other file in the folder
+are logged and left unchanged.
 """
 
 from __future__ import annotations
@@ -53,29 +53,29 @@ from docker_registry.drivers.file.marks import Marks
 from docker_registry.drivers.file.mount_session import Membership, MountSession
 from docker_registry.threads import close_now
 
-#: Where less is free no journal is begun: what is left is for what is pushed.
+#: No journal is created when less space is free, so that the rest is available for pushed content.
 _MIN_FREE_BYTES: Final = 32 * HALF_BYTES
 
-#: What the system says when there is less than it seemed, for a quota or a limit, and how long it is not asked again.
+#: Errors when a quota or limit leaves less space than statvfs reports, and the delay before the next attempt.
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ROOM_SECONDS: Final = 60.0
 
-#: More is not written twice.
+#: Larger contents are written only to their path, not to the journal.
 MAX_BYTES: Final = HALF_BYTES // 4
 
-#: How a journal is called.
+#: The name of a journal.
 _NAME: Final = re.compile("[0-9a-f]{32}")
 
-#: What else lies in the folder.
+#: Other files of the driver in the folder.
 _OWN_NAMES: Final = (*gate.NAMES, mount_session.NAME)
 _OWN_PREFIXES: Final = (marks.PREFIX, mount_session.TEMPORARY_PREFIX)
 
-#: What the system says of a symbolic link, of a socket, and of what has just been removed.
+#: Errors for a symbolic link, a socket, and a file that was just removed.
 _NO_FILE: Final = {errno.ELOOP, errno.ENXIO, errno.ENOENT}
 
 logger = logging.getLogger(__name__)
 
-#: Called with the entries that a session has left, ordered by their moments, and when the session was last active, in
+#: Called with the entries that a session left, ordered by moment, and the time at which the session was last active, in
 #: nanoseconds since the epoch.
 Replay = Callable[[Sequence[Entry], int], None]
 
@@ -90,17 +90,17 @@ class _Left(NamedTuple):
 
 class Journal:
     """
-    The journals of all processes that have a store open, of which one is that of this process.
+    The journals of all processes that have a store open, one of them that of this process.
 
     Attributes:
-        is_due: whether anything was entered since the last checkpoint.
+        is_due: whether there are entries since the last checkpoint.
     """
 
     def __init__(self, folder: str, disk: Disk, superblock: str | None) -> None:
         """
         Args:
-            folder: where they lie; it is there.
-            superblock: of its file system, as of :func:`~.mount_session.superblock_id`.
+            folder: the existing folder of the journals.
+            superblock: the identity of its file system, from :func:`~.mount_session.superblock_id`.
         """
         self.is_due = False
         self._folder = folder
@@ -117,7 +117,7 @@ class Journal:
         self._not_ours: set[str] = set()
 
     def begin(self) -> bool:
-        """Make the journal of this process, where it is not made yet; False where there is little room left."""
+        """Create the journal of this process if it does not exist; return False if there is too little free space."""
         if self._own() is not None:
             return True
         with self._beginning:
@@ -137,28 +137,29 @@ class Journal:
             return True
 
     def has_room(self, size: int) -> bool:
-        """Tell whether a record of so many bytes can be entered without :meth:`begin` or :meth:`turn`."""
+        """Return whether a record of *size* bytes fits without :meth:`begin` or :meth:`turn`."""
         file = self._own()
         return file is not None and file.has_room(size)
 
     def changing(self) -> AbstractContextManager[None]:
-        """Enter and change something meanwhile, without a checkpoint in between; blocks this thread."""
+        """Hold off checkpoints and folder removals while an entry and its change are made; blocks this thread."""
         return self._gate.shared()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Let nobody else change anything meanwhile; blocks this thread."""
+        """Hold off all other changes; blocks this thread."""
         return self._gate.alone()
 
     def put(self, contents: Sequence[tuple[str, bytes]], traces: Sequence[Trace]) -> None:
         """
-        Enter what will be put, within :meth:`changing` and with the locks of the paths; blocks this thread until it is
-        on the disk. The journal of this process has been begun.
+        Write entries for contents that will be put, and wait until they are on the disk; blocks this thread.
+
+        The caller has called :meth:`begin`, is within :meth:`changing` and holds the locks of the paths.
 
         Args:
             traces: one for each content.
 
         Raises:
-            HalfIsFull: nothing was entered; :meth:`turn` makes room.
+            HalfIsFull: nothing was written; call :meth:`turn` to make room.
         """
         moment = time.monotonic_ns()
         changes = zip(contents, traces, strict=True)
@@ -166,13 +167,14 @@ class Journal:
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """
-        Enter what was changed without the journal and has been synced, not within :meth:`changing`; blocks this thread.
+        Record changes that bypassed the journal and have been synced; blocks this thread. Call it outside
+        :meth:`changing`.
 
         Args:
-            entries: without content, each of the moment of its change.
+            entries: without content, each with the moment of its change.
         """
         if self._own() is None:
-            if any(self._journals()):  # a process that puts nothing needs none of its own
+            if any(self._journals()):  # a process that puts nothing needs no journal of its own
                 self.checkpoint()
             return
         try:
@@ -182,25 +184,25 @@ class Journal:
             self.checkpoint()
 
     def take_back(self, paths: Sequence[str]) -> None:
-        """Enter that what was to be put could not be, within :meth:`changing`; blocks this thread."""
+        """Revoke entries whose contents could not be put, within :meth:`changing`; blocks this thread."""
         self._disk.sync_all()
         moment = time.monotonic_ns()
-        with suppress(HalfIsFull):  # by others that could not be put; the next checkpoint says the same
+        with suppress(HalfIsFull):  # full of such entries; the next checkpoint also makes them obsolete
             self._append([Entry(moment, path) for path in paths], spare=True)
 
     def turn(self, size: int) -> None:
-        """Make room for a record of so many bytes, not within :meth:`changing`; blocks this thread."""
+        """Make room for a record of *size* bytes; blocks this thread. Call it outside :meth:`changing`."""
         file = self._own()
         if file is None or file.has_room(size):
             return
         if file.turn():
             self.checkpoint()
-        else:  # the other half was filled before this one could be forgotten
+        else:  # the other half still has needed entries
             self.checkpoint()
             file.turn()
 
     def checkpoint(self) -> None:
-        """Sync everything, and forget what was entered before; blocks this thread."""
+        """Sync the file system and discard earlier entries; blocks this thread."""
         with self.alone():
             self.is_due = False
             moment = time.monotonic_ns()
@@ -217,8 +219,9 @@ class Journal:
 
     def recover(self, replay: Replay) -> None:
         """
-        Join the mount session, replay what the disk may not have, and delete the journals of ended processes; before
-        anything else; blocks this thread.
+        Join the mount session, replay journals whose changes the disk may lack, and delete journals of ended processes.
+
+        Call it before any change; blocks this thread.
         """
         with self.alone(), ExitStack() as opened:
             self._membership = mount_session.join(self._folder, self._superblock)
@@ -239,7 +242,7 @@ class Journal:
                 self._marks.drop(str(ended))
 
     def close(self) -> None:
-        """Give up what tells other processes that this one is alive; its journal is left as it is."""
+        """Release the locks that show other processes that this one is alive; its journal stays as it is."""
         for held in (self._own(), self._membership):
             if held is not None:
                 held.close()
@@ -248,13 +251,13 @@ class Journal:
 
     def _append(self, entries: Sequence[Entry], *, spare: bool = False) -> None:
         file = self._own()
-        if file is None:  # given up by another thread just now
+        if file is None:  # abandoned by another thread just now
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         try:
             file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
         except OSError:
-            # Nobody knows how much of it is on the disk, so nothing may follow it there.
-            if self._file is file:  # not given up by another thread before
+            # It is unknown how much of the record is on the disk, so nothing may be appended after it.
+            if self._file is file:  # not yet abandoned by another thread
                 self._broken.append(file)
                 self._file = None
             raise
@@ -267,7 +270,7 @@ class Journal:
         return self._membership.session
 
     def _own(self) -> JournalFile | None:
-        if self._process != os.getpid():  # what this process was forked from goes on with its own
+        if self._process != os.getpid():  # the parent process keeps using its own journal
             self._process, self._file, self._broken = os.getpid(), None, []
         return self._file
 
@@ -277,7 +280,7 @@ class Journal:
                 yield f"{self._folder}/{name}"
 
     def _found(self, opened: ExitStack) -> tuple[set[str], list[_Left]]:
-        """Return the sessions of which some process lives, and the journals of those that have ended."""
+        """Return the sessions that have a live process, and the journals of ended processes."""
         living, left = {self._session.id}, []
         self._not_ours = set()
         for name in sorted(os.listdir(self._folder)):
@@ -301,7 +304,10 @@ class Journal:
         return living, left
 
     def _read_head(self, name: str, fd: int) -> Head | None:
-        """Return the head of a journal that was written here; None for anything else, which is left alone."""
+        """
+        Return the header of a journal that was written in this folder; None for any other file, which is left
+        unchanged.
+        """
         try:
             head = journal_file.read_head(fd)
         except UnknownVersion:
@@ -323,17 +329,17 @@ class Journal:
         entries = [entry for fd in fds for entry in journal_file.read_entries(fd) if entry.moment >= since]
         if not entries:
             return
-        # A recovery that did not come to its end has changed folders, too.
+        # An interrupted recovery has also changed folders.
         last_active = max(*(entry.entered for entry in entries), *(os.fstat(fd).st_mtime_ns for fd in fds))
         for fd in fds:
-            with suppress(PermissionError):  # it belongs to another user
+            with suppress(PermissionError):  # the journal belongs to another user
                 os.utime(fd)
                 os.fsync(fd)
         replay(sorted(entries, key=lambda entry: entry.moment), last_active)
 
 
 def _open_file(place: str) -> int | None:
-    """Open a file to be read; None when something else lies there."""
+    """Open a regular file for reading; return None for anything else."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:

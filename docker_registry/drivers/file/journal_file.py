@@ -1,10 +1,10 @@
 """
-The file into which one process writes what it changes, before it does, and how it is read again after a crash.
+The journal file of one process, and how it is read after a crash.
 
-The file is as long as it will ever be, and all of it has been written once: so to write a record and to wait for it
-costs the disk that record alone, and nothing of the file system. It has two halves. Records follow each other in one
-of them while those in the other are still needed; each has a number, and where the next number does not follow, the
-half ends, whatever older records lie there.
+The file has its final length from the start, and all of it has been written once. So writing a record and waiting for
+it costs the disk only that record and no metadata of the file system. The file has two halves: records are appended to
+one half while those in the other are still needed. Each record has a number. A half ends where the next number does not
+follow, whatever older records come after it.
 """
 
 from __future__ import annotations
@@ -28,41 +28,42 @@ from docker_registry.drivers.file.birth import born
 from docker_registry.drivers.file.mount_session import MountSession
 from docker_registry.threads import close_now
 
-#: A half, and so also all that waits for the disk of the changes of a process, is not longer.
+#: The size of a half, which also bounds the changes of one process that await write-back.
 HALF_BYTES: Final = 4 * 1024 * 1024
 
-#: So much of each half is left for entries that must not wait for room.
+#: Space reserved in each half for entries that must not wait for room.
 _SPARE_BYTES: Final = 64 * 1024
 
 _HEAD_BYTES: Final = 4096
 
-#: Magic, and the id of the mount session and when it began, as of :class:`~.mount_session.MountSession`. Then where the
-#: journal was made: inode number and time of birth of the file, and of its folder. A checksum follows.
+#: Magic, ID and start of the mount session (:class:`~.mount_session.MountSession`), then where the journal was created:
+#: inode number and creation time of the file and of its folder. A checksum follows.
 _HEAD: Final = struct.Struct(">8s32sQQQQQ")
 _HEAD_MAGIC: Final = b"journal2"
 
-#: The same in journals of older versions: magic, id of the kernel's boot, and when that was.
+#: The header of older versions: magic, ID of the kernel's boot, and time of the boot.
 _OLD_HEAD: Final = struct.Struct(">8s36sQ")
 _OLD_HEAD_MAGIC: Final = b"journal1"
 
-#: How the magic of any other version begins.
+#: The prefix of the magic of any version.
 _ANY_MAGIC: Final = b"journal"
 
-#: Number, nanoseconds since the epoch, bytes of the record; a checksum of these and of the record follows, and that.
+#: Number, nanoseconds since the epoch, bytes of the record. A checksum of these and of the record follows, then the
+#: record.
 _RECORD: Final = struct.Struct(">QQI")
 
 _CHECKSUM_BYTES: Final = 4
 
-_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # made once
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
 _BEFORE_RECORD_BYTES: Final = _RECORD.size + _CHECKSUM_BYTES
 
 
 class FileState(NamedTuple):
     """
-    Which file lies under a path, as written by whom and when: every write makes another one.
+    Identifies the file under a path: every write creates another inode or modification time.
 
     Attributes:
-        inode: its number.
+        inode: inode number.
         modified: nanoseconds since the epoch.
     """
 
@@ -77,11 +78,11 @@ class FileState(NamedTuple):
 
 class Trace(NamedTuple):
     """
-    What an entry tells of the files that it concerns.
+    The states of the file that an entry concerns.
 
     Attributes:
-        before: what lay under the path when the entry was made; None for nothing.
-        after: the file that was then put there; None where it is not known yet.
+        before: the file under the path when the entry was made; None if there was none.
+        after: the file that was then put there; None if it was not known yet.
     """
 
     before: FileState | None
@@ -93,10 +94,11 @@ class Entry(NamedTuple):
     A change of one path.
 
     Attributes:
-        moment: when it was made, in nanoseconds of the kernel's monotonic clock.
-        content: what was put there; None when what the file system has there, and below, is right.
-        trace: None in journals of older versions, and where there is no content.
-        entered: when it was written, in nanoseconds since the epoch; 0 before.
+        moment: time of the change, in nanoseconds of the kernel's monotonic clock.
+        content: the content that was put; None when the file system's state of the path, and of all paths below it, is
+            correct.
+        trace: None in journals of older versions and for an entry without content.
+        entered: time of writing, in nanoseconds since the epoch; 0 before that.
     """
 
     moment: int
@@ -108,11 +110,12 @@ class Entry(NamedTuple):
 
 class Head(NamedTuple):
     """
-    What a journal says of itself.
+    The header of a journal.
 
     Attributes:
-        session: the mount session in which it was written; of journals of older versions, the boot of the kernel.
-        place: where it was made, as of :func:`_place`; None in journals of older versions.
+        session: the mount session in which the journal was written; in journals of older versions, the boot of the
+            kernel.
+        place: where it was created, from :func:`_place`; None in journals of older versions.
     """
 
     session: MountSession
@@ -120,12 +123,12 @@ class Head(NamedTuple):
 
 
 class UnknownVersion(Exception):
-    """A journal was written by another version of the registry, newer than this one."""
+    """The journal was written by a newer version of the registry."""
 
 
 class HalfIsFull(Exception):
     """
-    A record does not fit into what is left of the half.
+    A record does not fit into the rest of the half.
 
     Attributes:
         size: bytes of the record.
@@ -137,12 +140,12 @@ class HalfIsFull(Exception):
 
 
 class JournalFile:
-    """The journal of this process; nobody else writes it while it is locked."""
+    """The journal of this process. It holds the lock of the file, so no other process writes to it."""
 
     def __init__(self, folder: str, session: MountSession, half_bytes: int = HALF_BYTES) -> None:
-        """Make it, and wait until it is on the disk; blocks this thread."""
+        """Create the file and wait until it is on the disk; blocks this thread."""
         self.place = f"{folder}/{secrets.token_hex(16)}"
-        #: The moment of the last entry in each half; 0 where nothing is needed any more.
+        #: The moment of the last entry in each half; 0 when no entry in the half is needed.
         self._last = [0, 0]
         self._half_bytes = half_bytes
         self._half = 0
@@ -152,7 +155,7 @@ class JournalFile:
         self._syncing = monkey.get_original("_thread", "allocate_lock")()
         self._synced = 0
         self._has_failed = False
-        # It gets its name when it is whole, and locked: what has such a name and no head is no journal.
+        # Name the file only once it is complete and locked: a file with such a name and no header is not a journal.
         self._fd = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o644)
         self.close = weakref.finalize(self, close_now, self._fd)
         try:
@@ -162,7 +165,8 @@ class JournalFile:
             for start in range(0, 2 * half_bytes, _SPARE_BYTES):
                 _write(self._fd, [bytes(_SPARE_BYTES)], _HEAD_BYTES + start)
             os.fsync(self._fd)
-            # Python follows the link in /proc only when some descriptor is given, which is not used for a full path.
+            # Python passes AT_SYMLINK_FOLLOW, needed for the link in /proc, only when a folder descriptor is given; its
+            # value does not matter for an absolute path.
             os.link(f"/proc/self/fd/{self._fd}", self.place, src_dir_fd=self._fd)
             sync_folder(folder)
         except BaseException:
@@ -172,11 +176,11 @@ class JournalFile:
             raise
 
     def has_room(self, size: int, *, spare: bool = False) -> bool:
-        """Tell whether a record of so many bytes fits; the last of the room is *spare*."""
+        """Return whether a record of *size* bytes fits; with *spare*, into the reserved space too."""
         return self._written + _BEFORE_RECORD_BYTES + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
 
     def turn(self) -> bool:
-        """Go on in the other half, if nothing in there is needed any more; tell whether that was so."""
+        """Switch to the other half if none of its entries are needed; return whether it switched."""
         with self._writing:
             if self._last[1 - self._half]:
                 return False
@@ -188,12 +192,12 @@ class JournalFile:
         Write a record and wait until it is on the disk; blocks this thread.
 
         Args:
-            record: its parts, as of :func:`pack`.
-            moment: of its last entry.
-            spare: use the last of the room.
+            record: the parts of the record, from :func:`pack`.
+            moment: moment of its last entry.
+            spare: whether to use the reserved space too.
 
         Raises:
-            HalfIsFull: it does not fit; nothing was written.
+            HalfIsFull: the record does not fit; nothing was written.
         """
         size = sum(map(len, record))
         with self._writing:
@@ -208,16 +212,17 @@ class JournalFile:
         self._sync(number)
 
     def forget(self, before: int) -> None:
-        """Say that entries of before a moment are not needed any more."""
+        """Mark entries older than a moment as not needed."""
         with self._writing:
             self._last = [0 if last < before else last for last in self._last]
 
     def _sync(self, number: int) -> None:
-        """Wait until a record is on the disk; once for all who have written one while another waited."""
+        """Wait until a record is on the disk; one wait covers all records written while another thread waited."""
         with self._syncing:
             if self._synced >= number:
                 return
-            # The system tells one of us of an error, whoever's record it has lost: after that none counts as written.
+            # The kernel reports a write error to only one caller of fdatasync, whichever record was lost: after an
+            # error no record counts as written.
             if self._has_failed:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             with self._writing:
@@ -232,7 +237,7 @@ class JournalFile:
 
 def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
     """
-    Return a record of entries in parts, which follow each other: the contents are not copied.
+    Encode entries as a record, in consecutive parts so that the contents are not copied.
 
     The first part is a line of JSON: ``[[moment, path, bytes of the content or null, trace or null], …]``.
     """
@@ -245,10 +250,10 @@ def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
 
 def read_head(fd: int) -> Head | None:
     """
-    Return what a journal says of itself; None when it is no journal.
+    Return the header of a journal; None if the file is not a journal.
 
     Raises:
-        UnknownVersion: it is one of a newer version.
+        UnknownVersion: the journal was written by a newer version.
     """
     read = os.pread(fd, _HEAD.size + _CHECKSUM_BYTES, 0)
     if read.startswith(_HEAD_MAGIC) and read == _sealed(read[: _HEAD.size]):
@@ -266,12 +271,12 @@ def read_head(fd: int) -> Head | None:
 
 
 def is_where_it_was_made(head: Head, fd: int, folder: str) -> bool:
-    """Tell whether a journal is the very file that was made in this folder, and no copy of it."""
+    """Return whether a journal was created in this folder and is not a copy."""
     return head.place is None or head.place == _place(fd, folder)
 
 
 def read_entries(fd: int) -> list[Entry]:
-    """Return what a journal holds that was whole."""
+    """Return the complete entries of a journal."""
     half_bytes = (os.fstat(fd).st_size - _HEAD_BYTES) // 2
     halves = (os.pread(fd, half_bytes, start) for start in (_HEAD_BYTES, _HEAD_BYTES + half_bytes))
     return [entry for half in halves for entry in _entries(half)]
@@ -302,7 +307,7 @@ def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
 
 
 def _place(fd: int, folder: str) -> tuple[int, int, int, int]:
-    """Return inode number and time of birth of a file, and of its folder; no copy of them has the same."""
+    """Return inode number and creation time of a file and of its folder; a copy never has the same values."""
     with_folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return os.fstat(fd).st_ino, born(fd), os.fstat(with_folder).st_ino, born(with_folder)
@@ -311,7 +316,7 @@ def _place(fd: int, folder: str) -> tuple[int, int, int, int]:
 
 
 def _sealed(fields: bytes, record: Sequence[bytes] = ()) -> bytes:
-    """Return fields and a checksum of them, and of a record in parts that will follow."""
+    """Return *fields* followed by a checksum of them and of the parts of a record."""
     checksum = zlib.crc32(fields)
     for part in record:
         checksum = zlib.crc32(part, checksum)
@@ -330,7 +335,7 @@ def _write(fd: int, parts: Sequence[bytes], offset: int) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Wait until what a folder lists is on the disk; blocks this thread."""
+    """Wait until the entries of a folder are on the disk; blocks this thread."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -1,10 +1,10 @@
 """
-A cache of inodes that are known to lie in the store.
+A cache of inodes that are known to be inside the store.
 
-Opening a path shows whether a symbolic link on the way leads out of the root (:meth:`~.tree.Tree.look`), and takes
-three times as long as one stat. A path that still leads to the inode found before needs no second check: whatever links
-are on the way now, the file lies in the store. File systems give the inode number of a removed file to a new one, so
-the time of the inode is compared as well; not that of a folder, which changes whenever a file comes or goes in it.
+Opening a path shows whether a symbolic link leads out of the root (:meth:`~.tree.Tree.look`), and takes three times as
+long as one stat. A path that still leads to the same inode as before needs no second check: whatever links the path
+contains now, the file is inside the store. File systems reuse the inode number of a removed file, so the change time of
+the inode is compared as well, except for a folder, whose change time changes with every file added or removed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Final
 from docker_registry import provenance
 from docker_registry.drivers.file.tree import Tree
 
-#: So many paths are known at most: about a MiB.
+#: The maximum number of cached paths: about a MiB.
 _MAX_PATHS: Final = 4096
 
-#: Device, inode number, and the time of the inode in nanoseconds; that is 0 for a folder.
+#: Device, inode number, and change time in nanoseconds, which is 0 for a folder.
 _Inode = tuple[int, int, int]
 
 
 class Known:
-    """Finds what is asked for again and again: the blobs of base images, what is kept for each repository."""
+    """Finds paths that are requested repeatedly, such as blobs of base images and the files of each repository."""
 
     def __init__(self, tree: Tree, max_paths: int = _MAX_PATHS) -> None:
         self._tree = tree
@@ -32,7 +32,7 @@ class Known:
         self._inodes: dict[str, _Inode] = {}
 
     def find(self, path: str) -> os.stat_result | None:
-        """Describe what lies under a path; None when nothing does; see :meth:`Tree.find`."""
+        """Return the metadata of a path; None if it does not exist; see :meth:`Tree.find`."""
         place = self._tree.place(path)
         try:
             found = os.stat(place)

@@ -1,4 +1,4 @@
-"""Functions of the C library that Python does not know; each is there only where the system has it."""
+"""Functions of the C library that Python does not expose; each may be missing on some systems."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-#: What a call is told that takes the descriptor of a folder, when its path begins at the root.
+#: The descriptor argument of a call that is given an absolute path.
 AT_FDCWD: Final = -100
 
 
 @lru_cache(maxsize=16)
 def find(name: str, *arguments: type[Any], result: type[Any] = ctypes.c_int) -> Callable[..., int] | None:
     """
-    Return a function, which leaves its error to :func:`ctypes.get_errno`; None where there is none of that name.
+    Return a function of the C library; None if it does not exist. Its error is in :func:`ctypes.get_errno`.
 
     Args:
-        arguments: the types of what it is called with.
-        result: the type of what it returns.
+        arguments: the types of its arguments.
+        result: the type of its result.
     """
     try:
         call: Any = getattr(ctypes.CDLL(None, use_errno=True), name)

@@ -1,4 +1,4 @@
-"""Locks that single changes of a path take, among threads, processes and hosts that share the file system."""
+"""Locks for single changes of a path, between threads, processes and hosts that share the file system."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Final
 from docker_registry.errors import StorageError
 from docker_registry.threads import close_now
 
-#: What the system says of a folder, a symbolic link, and a socket.
+#: Errors for a folder, a symbolic link and a socket.
 _NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
 class Locks:
     """
-    A folder with 64 files; which of them is a path's follows from its checksum.
+    A folder with 64 lock files; a checksum of the path selects the file.
 
-    Nobody holds one for long. Many more would only take longer to be made, each when it is first needed.
+    Locks are held briefly, so 64 suffice. More would only take longer to create, each on first use.
     """
 
     def __init__(self, folder: str) -> None:
@@ -32,7 +32,7 @@ class Locks:
         """Hold the locks of these paths; blocks this thread."""
         held: list[int] = []
         try:
-            # Always in one order, so that no two wait for each other.
+            # A fixed order prevents deadlocks.
             for place in sorted({self._places[zlib.crc32(path.encode()) & 63] for path in paths}):
                 held.append(_open(place))
                 fcntl.flock(held[-1], fcntl.LOCK_EX)
@@ -44,20 +44,20 @@ class Locks:
 
 def open_lock(place: str, flags: int = os.O_RDONLY) -> int:
     """
-    Open a file that is only locked; it is made where there is none.
+    Open a lock file, creating it if it does not exist.
 
     Raises:
-        StorageError: something else has its name.
+        StorageError: something else than a file has its name.
     """
     try:
-        # A pipe must not block: it can be locked like a file.
+        # Opening a pipe must not block; a pipe can be locked like a file.
         return os.open(place, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise not_a_lock(place, error) from None
 
 
 def not_a_lock(place: str, error: OSError) -> Exception:
-    """Return what to raise when a file that is only locked cannot be opened."""
+    """Return the exception to raise when a lock file cannot be opened."""
     if error.errno in _NO_FILE:
         folder, name = place.rsplit("/", 2)[1:]
         return StorageError(f"{folder}/{name}, in the folder .docker-registry of the store, must be a file. Remove it.")
@@ -67,5 +67,5 @@ def not_a_lock(place: str, error: OSError) -> Exception:
 def _open(place: str) -> int:
     try:
         return open_lock(place, os.O_RDWR)
-    except PermissionError:  # another user has made it; only NFS must be able to write what it locks
+    except PermissionError:  # another user owns it; only NFS needs write access for an exclusive lock
         return open_lock(place)

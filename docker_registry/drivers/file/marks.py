@@ -1,8 +1,8 @@
 """
-Up to when nothing of the journals is needed any more: a moment for each mount session, in a file of its own.
+Checkpoint marks: for each mount session the moment before which no journal entry is needed, in a file of its own.
 
-A file is replaced whole and only by a later moment, whoever has written it: commands may be run by another user than
-the server.
+A file is replaced atomically, and only by a later moment, by any user: commands may run as another user than the
+server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from docker_registry.drivers.file.journal_file import sync_folder
 from docker_registry.drivers.file.locks import open_lock
 from docker_registry.threads import close_now
 
-#: How the files are called.
+#: The prefix of the file names.
 PREFIX: Final = "checkpoint-"
 
 #: Later than any entry.
@@ -26,18 +26,18 @@ END: Final = 2**63
 
 _LOCK: Final = f"{PREFIX}lock"
 
-#: What the system says when there is none, of a symbolic link, and of a socket.
+#: Errors for a missing file, a symbolic link and a socket.
 _NO_FILE: Final = {errno.ENOENT, errno.ELOOP, errno.ENXIO}
 
 
 class Marks:
-    """What lies in a folder."""
+    """The checkpoint marks in a folder."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def get(self, session_id: str) -> int:
-        """Return the moment of a session; 0 where there is none, or something that is no moment."""
+        """Return the moment of a session; 0 if there is none or the file is invalid."""
         try:
             fd = os.open(self._place(session_id), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
@@ -52,7 +52,7 @@ class Marks:
             close_now(fd)
 
     def raise_to(self, session_id: str, moment: int) -> None:
-        """Set the moment of a session, unless it is a later one; blocks this thread until it is on the disk."""
+        """Set the moment of a session unless its moment is later; blocks this thread until it is on the disk."""
         lock = open_lock(f"{self._folder}/{_LOCK}")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,10 +62,10 @@ class Marks:
             close_now(lock)
 
     def drop(self, session_id: str) -> None:
-        """Forget a session."""
+        """Remove the mark of a session."""
         for name in os.listdir(self._folder):
-            if name.startswith(f"{PREFIX}{session_id}"):  # also what a crash has left half-written
-                with suppress(IsADirectoryError, PermissionError):  # it is not ours
+            if name.startswith(f"{PREFIX}{session_id}"):  # also incomplete files left by a crash
+                with suppress(IsADirectoryError, PermissionError):  # not a file of the driver, or owned by another user
                     os.unlink(f"{self._folder}/{name}")
 
     def _replace(self, place: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which files of a store only its owner may read."""
+"""File modes: which files of a store only their owner may read."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 import stat
 from typing import Final
 
-#: What servers that share the folder read too: nginx, or another registry.
+#: Files that other servers of the same folder read too, such as nginx or another registry.
 SHARED: Final = 0o644
 
 #: Keys and passwords.
 SECRET: Final = 0o600
 
-#: The key that signs tokens of API V1; earlier versions let everyone read it.
+#: The key that signs tokens of API V1; earlier versions created it world-readable.
 _KEYS: Final = ("docker/registry/v2/_v1/token-key",)
 
 
 def mode_of(path: str) -> int:
-    """Return the mode of the file that is made for a path of the store."""
+    """Return the mode of the file for a path of the store."""
     return SECRET if path in _KEYS or "/_auth/" in path else SHARED
 
 
 def restrict_keys(root: str) -> None:
-    """Take from others the right to read keys that an earlier version made."""
+    """Remove group and world permissions from keys that an earlier version created."""
     for path in _KEYS:
         place = f"{root}/{path}"
         try:
