@@ -1,1 +1,1 @@
-"""What is inside a layer."""
+"""Reading of layers: compression, tar, file lists, checksums and limits."""

@@ -1,8 +1,8 @@
 """
-Layers without their compression: read from the store, or seen while they pass.
+Decompression of layers, either from the store or while they are being uploaded.
 
-:func:`open_archive` is for a layer that is read, :class:`Expansion` for one that is being stored, :func:`diff_id` for
-the one number.
+:func:`open_archive` reads a stored layer, :class:`Expansion` decompresses a layer while it is being stored, and
+:func:`diff_id` computes the digest of a stored layer's uncompressed bytes.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _READ_BYTES: Final = 512 * 1024
 
 
 class Readable(Protocol):
-    """What can be read from, such as an open file."""
+    """An object with a ``read`` method, such as an open file."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most *size* bytes, none only at the end."""
+        """Return at most *size* bytes; an empty result means the end."""
 
 
-#: A layer's bytes as they lie in the store: in blocks, or to be read.
+#: The stored bytes of a layer, as an iterable of blocks or as a readable object.
 Source = Iterable[Bytes] | Readable
 
 
 class Archive:
     """
-    A stored layer, uncompressed: iterate over its blocks, or read from it; once.
+    The uncompressed bytes of a stored layer, to be iterated over in blocks or read; only once.
 
     Attributes:
-        compression: what it was stored as.
+        compression: the compression in which the layer is stored.
     """
 
     def __init__(self, compression: Compression, pieces: Iterator[Bytes]) -> None:
@@ -46,14 +46,14 @@ class Archive:
         self._rest = memoryview(b"")
 
     def __iter__(self) -> Iterator[Bytes]:
-        """Yield block after block; each is valid until the next one is asked for."""
+        """Yield the remaining blocks; each is valid only until the next one is requested."""
         if self._rest:
             rest, self._rest = self._rest, memoryview(b"")
             yield rest
         yield from self._pieces
 
     def read(self, size: int, /) -> bytes:
-        """Return at most *size* bytes, none only at the end."""
+        """Return at most *size* bytes; an empty result means the end."""
         while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
@@ -65,14 +65,14 @@ class Archive:
 
 def open_archive(source: Source, *, max_bytes: int | None, meter: Meter | None = None) -> Archive:
     """
-    Open a stored layer.
+    Open a stored layer for reading without its compression.
 
     Args:
-        max_bytes: uncompressed bytes that may be read from it.
-        meter: further limits of this layer.
+        max_bytes: the maximum number of uncompressed bytes; None for no limit.
+        meter: checks the ratio and time limits of this layer.
 
     Raises:
-        LayerFormatUnsupported, TooLarge: now, or when it is read (see :meth:`Decompressor.feed`).
+        LayerFormatUnsupported, TooLarge: on opening or on a later read (see :meth:`Decompressor.feed`).
     """
     decompressor = Decompressor(max_bytes=max_bytes, meter=meter)
     pieces = _expand(decompressor, source)
@@ -94,7 +94,7 @@ def _chain(first: Bytes, rest: Iterator[Bytes]) -> Iterator[Bytes]:
 
 
 def blocks(source: Source) -> Iterator[Bytes]:
-    """Yield a layer's bytes in blocks, whichever way it is given."""
+    """Yield a layer's stored bytes in blocks, from either kind of source."""
     if isinstance(source, Iterable):
         yield from source
         return
@@ -103,44 +103,48 @@ def blocks(source: Source) -> Iterator[Bytes]:
 
 
 class Sink(Protocol):
-    """What takes the uncompressed bytes of a layer while it passes."""
+    """Receives the uncompressed bytes of a layer, block by block."""
 
     def feed(self, block: Bytes) -> None:
-        """Take the next block, which is only valid during the call."""
+        """Process the next block, which is valid only during the call."""
 
     def finish(self) -> None:
-        """Learn that the layer ended, whole."""
+        """Complete the result; called once, after the last block of an undamaged layer."""
 
 
 class Expansion:
     """
-    A layer that passes by: :meth:`update` is called with each block as it came, and sinks see it uncompressed.
+    Decompresses a layer while it is being stored and passes the uncompressed bytes to sinks.
 
-    ``update`` never raises because of what is in a layer, so that it may look at an upload without hurting it: a layer
-    that is no archive is stored like any other. What was wrong is said by :meth:`finish`.
+    :meth:`update` receives each block as it was uploaded. It never raises because of the layer's content, so the
+    inspection cannot fail an upload: a blob that is not an archive is stored like any other. :meth:`finish` raises the
+    first error instead.
     """
 
     def __init__(self, *sinks: Sink, max_bytes: int | None, meter: Meter | None = None) -> None:
         """
         Args:
-            max_bytes: uncompressed bytes at which it gives up.
-            meter: further limits of this layer.
+            max_bytes: the maximum number of uncompressed bytes; None for no limit.
+            meter: checks the ratio and time limits of this layer.
         """
         self._sinks = sinks
         self._decompressor = Decompressor(max_bytes=max_bytes, meter=meter)
         self._error: RegistryError | None = None
 
     def update(self, block: Bytes) -> None:
-        """Take the next block, which is not kept."""
+        """Process the next stored block; no reference to it is kept."""
         if self._error is None:
             self._pass(self._decompressor.feed(block))
 
     def finish(self) -> Compression:
         """
-        Say what the layer was, once all blocks have passed; now the sinks know their results.
+        Process the end of the layer and finish the sinks.
+
+        Returns:
+            The compression of the layer.
 
         Raises:
-            LayerFormatUnsupported, TooLarge: the first thing that the layer, or a sink, could not be content with.
+            LayerFormatUnsupported, TooLarge: the first error that the decompressor or a sink raised.
         """
         if self._error is None:
             self._pass(self._decompressor.finish())
@@ -162,10 +166,10 @@ class Expansion:
 
 class DiffId:
     """
-    A sink that works out a layer's diff_id: the digest of its uncompressed bytes (OCI image-spec, config.md).
+    A sink that computes a layer's diff_id: the digest of its uncompressed bytes (OCI image-spec, config.md).
 
     Attributes:
-        size: uncompressed bytes.
+        size: uncompressed bytes so far.
     """
 
     def __init__(self) -> None:
@@ -174,7 +178,7 @@ class DiffId:
 
     @property
     def digest(self) -> Digest:
-        """The digest of what has passed."""
+        """The digest of the bytes so far."""
         return Digest.from_hash(self._hash)
 
     def feed(self, block: Bytes) -> None:
@@ -189,11 +193,11 @@ class DiffId:
 @dataclass(frozen=True, slots=True)
 class Uncompressed:
     """
-    What a layer is without its compression.
+    The diff_id and size of a layer's uncompressed bytes.
 
     Attributes:
-        compression: what it is stored as.
-        diff_id: the digest of its uncompressed bytes.
+        compression: the compression in which the layer is stored.
+        diff_id: the digest of the uncompressed bytes.
         size: uncompressed bytes.
     """
 
@@ -204,10 +208,10 @@ class Uncompressed:
 
 def diff_id(source: Source, *, max_bytes: int | None) -> Uncompressed:
     """
-    Work out the diff_id of a stored layer.
+    Compute the diff_id of a stored layer.
 
     Args:
-        max_bytes: uncompressed bytes at which it gives up.
+        max_bytes: the maximum number of uncompressed bytes; None for no limit.
 
     Raises:
         LayerFormatUnsupported, TooLarge: see :meth:`Decompressor.feed`.

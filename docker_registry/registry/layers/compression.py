@@ -1,10 +1,10 @@
 """
-The compressions in which layers come, told apart by their first bytes.
+Detection and streaming decompression of layers.
 
-What a client calls its layer is never asked; six forms are known: ``tar`` (plain), ``gzip``, ``bzip2``, ``xz``,
-``lzma`` (the older form of xz) and ``zstd``. Bytes come and go in blocks, so a layer of any size needs a few hundred
-kilobytes and the window of its compression, which is bounded. So is what it expands to: a layer that grows beyond its
-bound stops there, not when the memory or the disk is full.
+The format is detected from the first bytes, never from the media type that a client declares. Six are supported:
+``tar`` (uncompressed), ``gzip``, ``bzip2``, ``xz``, ``lzma`` (the predecessor of xz) and ``zstd``. Data is processed in
+blocks, so a layer of any size needs a few hundred kilobytes plus the window of its compression, which is limited. The
+uncompressed size is limited as well, so a decompression bomb cannot fill the memory or the disk.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ else:
 
 Compression = Literal["tar", "gzip", "bzip2", "xz", "lzma", "zstd"]
 
-#: What ``zstd --ultra -22`` asks for; ``xz -9`` is content with half of it.
+#: The window that ``zstd --ultra -22`` needs; ``xz -9`` needs half of it.
 MAX_WINDOW_BYTES: Final = 128 * 1024 * 1024
 
 _PIECE_BYTES: Final = 256 * 1024
 _FED_BYTES: Final = 64 * 1024
 
-#: Room that a decoder of xz needs beside its window.
+#: Memory that an xz decoder needs in addition to its window.
 _OVERHEAD_BYTES: Final = 1024 * 1024
 
 
 def sniff(beginning: bytes) -> Compression | None:
     """
-    Tell what a layer is.
+    Detect the compression of a layer from its first bytes.
 
     Args:
-        beginning: its first 512 bytes, or all of it when it has fewer.
+        beginning: the first 512 bytes of the layer, or all of it if it is shorter.
 
     Returns:
-        The compression; ``tar`` also for a layer of no bytes at all, which Docker takes for an empty one; None when
-        it is no archive.
+        The compression, or None if the layer is not an archive. A layer of zero bytes counts as ``tar``, because
+        Docker treats it as an empty layer.
     """
     if not beginning:
         return "tar"
     if beginning.startswith(b"\x1f\x8b\x08"):  # RFC 1952, section 2.3
         return "gzip"
-    # The header, then a block of content or the end of the stream; the letters alone could begin a file's name.
+    # The header, then a block of content or the end of the stream: in a tar, "BZh" alone could begin a file's name.
     if beginning[:3] == b"BZh" and beginning[4:10] in {b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"}:
         return "bzip2"
     if beginning.startswith(b"\xfd7zXZ\0"):  # The .xz File Format, section 2.1.1.1
@@ -64,7 +64,7 @@ def sniff(beginning: bytes) -> Compression | None:
         return "zstd"
     if _begins_tar(beginning):
         return "tar"
-    # A form without a signature; asked last, because a tar whose first file is named "]" begins like it.
+    # lzma has no signature. It is checked last because a tar whose first file is named "]" begins with the same bytes.
     return "lzma" if beginning.startswith(b"\x5d\0\0") else None
 
 
@@ -73,7 +73,7 @@ def _begins_tar(beginning: bytes) -> bool:
 
 
 class _Codec(Protocol):
-    """The shape of a decompressor of one member (or stream, or frame) in Python's library."""
+    """The interface of the standard library's decompressors, each for one member (or stream, or frame)."""
 
     @property
     def eof(self) -> bool: ...
@@ -88,10 +88,10 @@ class _Codec(Protocol):
 
 
 class _Inflate:
-    """zlib in the shape of its sisters."""
+    """Adapts zlib to the interface of the other decompressors."""
 
     def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=31)  # gzip's header and trailer, and nothing else
+        self._inflate = zlib.decompressobj(wbits=31)  # accept the gzip format only
 
     @property
     def eof(self) -> bool:
@@ -124,13 +124,13 @@ _REFUSALS: Final = (zlib.error, OSError, lzma.LZMAError, zstd.ZstdError)
 
 class Decompressor:
     """
-    Takes a layer's bytes in blocks, as they come, and gives its uncompressed bytes in pieces.
+    Decompresses a layer that arrives in blocks.
 
-    Several members one after the other are one content, as every tool has it; zeros may fill up the end (what tapes and
-    devices leave), anything else there is refused.
+    Concatenated members form one content, as in the command-line tools. Zeros may follow the last member (padding from
+    tapes and block devices); anything else after it is rejected.
 
     Attributes:
-        compression: what the layer is; None until 512 bytes have come, or all.
+        compression: the detected compression; None until 512 bytes, or the end of the layer, have been received.
         size: uncompressed bytes so far.
     """
 
@@ -139,9 +139,9 @@ class Decompressor:
     ) -> None:
         """
         Args:
-            max_bytes: uncompressed bytes that are given at most; None takes what comes.
-            max_window_bytes: memory that the layer may ask for to be decompressed, a power of two.
-            meter: further limits of this layer.
+            max_bytes: the maximum number of uncompressed bytes; None for no limit.
+            max_window_bytes: the maximum window of the compression in bytes, a power of two.
+            meter: checks the ratio and time limits of this layer.
         """
         self.compression: Compression | None = None
         self.size = 0
@@ -155,11 +155,14 @@ class Decompressor:
 
     def feed(self, block: Bytes) -> Iterator[Bytes]:
         """
-        Take a block and yield what it expands to; the pieces must all be taken, each before the next one.
+        Decompress a block and yield the result in pieces.
+
+        The caller must consume the whole iterator before it feeds the next block. A piece is valid only until the next
+        one is requested.
 
         Raises:
-            LayerFormatUnsupported: it is no archive, it is damaged, or it asks for too large a window.
-            TooLarge: it exceeds a limit.
+            LayerFormatUnsupported: the layer is not an archive, is damaged, or needs too large a window.
+            TooLarge: the layer exceeds a limit.
         """
         self._stored_bytes += len(block)
         if self.compression is None:
@@ -171,10 +174,10 @@ class Decompressor:
 
     def finish(self) -> Iterator[Bytes]:
         """
-        Yield what is left, once all blocks were fed.
+        Yield the remaining bytes after the last block has been fed.
 
         Raises:
-            LayerFormatUnsupported: as in :meth:`feed`, or the layer was cut off.
+            LayerFormatUnsupported: as in :meth:`feed`, or the layer is truncated.
             TooLarge: as in :meth:`feed`.
         """
         if self.compression is None:
@@ -224,9 +227,9 @@ class Decompressor:
         return _CODECS[self.compression](self._max_window_bytes)
 
     def _step(self, codec: _Codec, block: bytes) -> bytes:
-        if self._meter is not None:  # also where nothing comes out, as of a million empty members
+        if self._meter is not None:  # even if there is no output, as with a million empty members
             self._meter.check(self._stored_bytes, self.size)
-        # One byte beyond the bound is enough to know.
+        # One byte beyond the limit is enough to detect that it is exceeded.
         wanted = _PIECE_BYTES if self._max_bytes is None else min(_PIECE_BYTES, self._max_bytes - self.size + 1)
         try:
             return codec.decompress(block, wanted)

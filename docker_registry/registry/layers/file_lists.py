@@ -1,9 +1,9 @@
 """
-What is inside a layer, as API V1 tells it: the list of its files, and what it changes in the layers below.
+The file list of a layer, and its difference from the layers below, in the form that API V1 returns.
 
-A whiteout is a member named ``.wh.<name>``: it hides ``<name>`` of the layers below (OCI image-spec, layer.md,
-"Whiteouts"). An opaque marker, ``.wh..wh..opq``, hides all that they have in its folder. Other names that begin
-with ``.wh..wh.`` are the bookkeeping of AUFS, which wrote the first layers.
+A whiteout is a member named ``.wh.<name>``: it hides ``<name>`` in the layers below (OCI image-spec, layer.md,
+"Whiteouts"). An opaque marker, ``.wh..wh..opq``, hides everything in its directory in the layers below. Other names
+that begin with ``.wh..wh.`` are metadata of AUFS, which wrote the first layers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from docker_registry.registry.layers.archives import Source, open_archive
 from docker_registry.registry.layers.tar_headers import REGULAR_V7, Member
 from docker_registry.registry.layers.tarstream import TarReader
 
-#: Bytes of all names of a layer together; a few hundred thousand files have some tens of millions.
+#: Total bytes of all names in a layer; those of a few hundred thousand files take some tens of millions.
 MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
 
-#: Bytes of one name, four times what Linux opens. Comparing layers takes the square of it.
+#: Bytes of one name: four times PATH_MAX on Linux. The time to compare layers grows with the square of a name's length.
 MAX_NAME_BYTES: Final = 16 * 1024
 
 _WHITEOUT: Final = ".wh."
@@ -49,16 +49,16 @@ _LETTERS: Final[Mapping[bytes, str]] = {
 
 class Entry(NamedTuple):
     """
-    One line of the list; in JSON a list of these eight.
+    One entry of a file list; in JSON, an array of these eight fields.
 
     Attributes:
-        name: as in the tar, but ``./x`` is ``/x`` and ``.`` is ``/``. Bytes that are no UTF-8 are written ``\\xff``:
-            JSON has no other way that all its readers survive.
-        type: ``f`` file, ``l`` hard link, ``s`` symbolic link, ``c`` and ``b`` device, ``d`` folder, ``i`` pipe,
+        name: as in the tar, but ``./x`` becomes ``/x`` and ``.`` becomes ``/``. Bytes that are not valid UTF-8 are
+            escaped as ``\\xff``, the only form that all JSON parsers accept.
+        type: ``f`` file, ``l`` hard link, ``s`` symbolic link, ``c`` and ``b`` device, ``d`` directory, ``i`` pipe,
             ``t`` contiguous file, ``S`` sparse file, ``u`` unknown.
-        deleted: whether it is a whiteout of this name.
+        deleted: whether the entry is a whiteout of this name.
         size: bytes.
-        mtime: seconds since the Unix epoch; with a fraction where the tar has one.
+        mtime: seconds since the Unix epoch, with a fraction if the tar has one.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The name without what only varies between writers: two entries of one path are the same file."""
+        """The name without leading and trailing slashes; entries with equal paths denote the same file."""
         return self.name.strip("/")
 
 
@@ -82,23 +82,23 @@ class FileList:
     The files of a layer.
 
     Attributes:
-        entries: in the order of the tar, whiteouts among them.
-        opaque: the paths of the folders that hide all that the layers below have in them; ``""`` is the root.
+        entries: in the order of the tar, including whiteouts.
+        opaque: the paths of directories whose content in the layers below is hidden; ``""`` is the root.
     """
 
     entries: tuple[Entry, ...]
     opaque: frozenset[str] = frozenset()
 
     def answer(self) -> bytes:
-        """Return the list as API V1 gives it: ``[["/etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]``."""
+        """Return the response of API V1: ``[["/etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]``."""
         return _json(self.entries)
 
     def record(self) -> bytes:
         """
-        Return all of it, for :meth:`parse` at another time::
+        Serialize the list for storage, to be read by :meth:`parse`::
 
-            [["etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]    what API V1 answers
-            ["etc", …]                                                  the opaque folders
+            [["etc/motd", "f", false, 12, 1400000000, 420, 0, 0], …]    the response of API V1
+            ["etc", …]                                                  the opaque directories
             00000000000000000061                                        the length of the first line
         """
         writer = FileListWriter()
@@ -107,10 +107,10 @@ class FileList:
     @classmethod
     def parse(cls, record: bytes) -> FileList:
         """
-        Read what :meth:`record` has written.
+        Parse the output of :meth:`record`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: *record* is not the record of a file list.
         """
         length = read_trailer(record[-TRAILER_BYTES:])
         try:
@@ -120,7 +120,7 @@ class FileList:
             raise ValueError(f"not the record of a file list: {error}") from None
 
 
-#: Bytes of the last line of a record.
+#: Bytes of the last line of a record, including the line feed.
 TRAILER_BYTES: Final = 21
 
 _TRAILER = re.compile(rb"([0-9]{20})\n")
@@ -128,13 +128,13 @@ _TRAILER = re.compile(rb"([0-9]{20})\n")
 
 def read_trailer(trailer: bytes) -> int:
     """
-    Return how long the answer is with which a record begins, bytes.
+    Return the length in bytes of the API V1 response at the start of a record.
 
     Args:
-        trailer: the last :data:`TRAILER_BYTES` of the record.
+        trailer: the last :data:`TRAILER_BYTES` bytes of the record.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: *trailer* is not the end of a record.
     """
     match = _TRAILER.fullmatch(trailer)
     if match is None:
@@ -143,7 +143,7 @@ def read_trailer(trailer: bytes) -> int:
 
 
 class FileListWriter:
-    """Writes a record entry by entry, in the very bytes of :meth:`FileList.record`."""
+    """Serializes a record incrementally; the result is identical to that of :meth:`FileList.record`."""
 
     def __init__(self) -> None:
         self._length = 0
@@ -165,12 +165,12 @@ class FileListWriter:
 
 
 class FileLister:
-    """A visitor of a tar (see :class:`docker_registry.registry.layers.tarstream.Visitor`) that lists its files."""
+    """A :class:`~docker_registry.registry.layers.tarstream.Visitor` that lists the files of a tar."""
 
     def __init__(self, *, max_names_bytes: int = MAX_NAMES_BYTES) -> None:
         """
         Args:
-            max_names_bytes: more than these are refused, all names counted together.
+            max_names_bytes: the maximum total length of all names in bytes.
         """
         self._entries: list[Entry] = []
         self._opaque: set[str] = set()
@@ -179,11 +179,11 @@ class FileLister:
 
     @property
     def files(self) -> FileList:
-        """What has passed."""
+        """The files so far, without those that :meth:`take` returned."""
         return FileList(tuple(self._entries), frozenset(self._opaque))
 
     def take(self) -> list[Entry]:
-        """Return the entries that have passed since the last call, and keep them no longer."""
+        """Return and forget the entries that were added after the previous call."""
         entries, self._entries = self._entries, []
         return entries
 
@@ -216,11 +216,11 @@ def files(source: Source, *, max_bytes: int | None) -> FileList:
     List the files of a stored layer.
 
     Args:
-        max_bytes: uncompressed bytes at which it gives up.
+        max_bytes: the maximum number of uncompressed bytes; None for no limit.
 
     Raises:
-        LayerFormatUnsupported: it is no tar in a compression that is known, it is damaged, or it was cut off.
-        TooLarge: it expands to more than the bound, or has too many files.
+        LayerFormatUnsupported: the layer is not a tar in a supported compression, is damaged, or is truncated.
+        TooLarge: the layer expands to more than *max_bytes*, or has too many files or too long names.
     """
     lister = FileLister()
     reader = TarReader(lister)
@@ -238,7 +238,7 @@ def _name(raw: bytes) -> str:
 
 
 def _entry(name: str, member: Member, *, deleted: bool) -> Entry:
-    is_folder = member.type == REGULAR_V7 and member.name.endswith(b"/")  # V7 knew no other way
+    is_folder = member.type == REGULAR_V7 and member.name.endswith(b"/")  # V7 tar has no type for directories
     return Entry(
         name=name,
         type=_FOLDER if is_folder else _LETTERS.get(member.type, "u"),
@@ -251,33 +251,38 @@ def _entry(name: str, member: Member, *, deleted: bool) -> Entry:
     )
 
 
-#: Name to the seven other fields of its entry.
+#: Maps a name to the other seven fields of its entry.
 Changes = dict[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What a layer does to the layers below it."""
+    """The difference between a layer and the layers below it."""
 
     deleted: Changes
     changed: Changes
     created: Changes
 
     def answer(self) -> bytes:
-        """Return it as API V1 does: ``{"changed": {}, "created": {"/etc/motd": ["f", false, …]}, "deleted": {}}``."""
+        """
+        Return the response of API V1::
+
+            {"changed": {}, "created": {"/etc/motd": ["f", false, …]}, "deleted": {}}
+        """
         return _json({"deleted": self.deleted, "changed": self.changed, "created": self.created})
 
 
 def diff(chain: Iterable[FileList]) -> Diff:
     """
-    Work out what the first layer of a chain does to the others.
+    Compute the difference between the first layer of a chain and the others.
 
-    Deleted is what it has a whiteout for, and, topmost names only, what it hides in a folder that it makes anew.
-    Of what is left, changed is what could be seen in the layers below; the rest is created. A base layer has nothing
-    to change or delete: even its whiteouts are created.
+    An entry is deleted if the layer has a whiteout for it, or if the layer hides it in a directory that it replaces (of
+    those, only the topmost entries are listed). Of the layer's other entries, those that are visible in the layers
+    below are changed, and the rest are created. A base layer cannot change or delete anything, so all its entries,
+    including whiteouts, are created.
 
     Args:
-        chain: the image's own files first, then its parents', nearest first; at least one.
+        chain: the file lists of the image and its ancestors, nearest first; at least one.
     """
     layers = iter(chain)
     top = next(layers)
@@ -295,7 +300,7 @@ def diff(chain: Iterable[FileList]) -> Diff:
 
 
 def _by_path(layer: FileList) -> dict[str, Entry]:
-    """Index a layer. A whiteout is for the layers below only, so it never hides what its own layer brings."""
+    """Index a layer by path. A whiteout applies to the layers below, so it never hides an entry of its own layer."""
     entries: dict[str, Entry] = {}
     for entry in layer.entries:
         if not entry.deleted or entries.get(entry.path, entry).deleted:
@@ -304,9 +309,9 @@ def _by_path(layer: FileList) -> dict[str, Entry]:
 
 
 def _visible(layers: Iterable[FileList]) -> dict[str, Entry]:
-    """Lay layers over each other, the nearest first, and return what can be seen from above."""
+    """Overlay layers, given nearest first, and return the entries visible from the top."""
     found: dict[str, Entry] = {}
-    closed: set[str] = set()  # below these paths, no deeper layer is seen
+    closed: set[str] = set()  # paths whose content in deeper layers is hidden
     for layer in layers:
         entries = _by_path(layer)
         found |= {
@@ -315,15 +320,16 @@ def _visible(layers: Iterable[FileList]) -> dict[str, Entry]:
             if path not in found and not any(folder in closed for folder in _folders(path))
         }
         closed |= _whiteouts(layer) | layer.opaque
-        closed.update(path for path, entry in entries.items() if entry.type != _FOLDER)  # also where one is again
+        # A file here hides a directory in deeper layers, even if a nearer layer has a directory at this path again.
+        closed.update(path for path, entry in entries.items() if entry.type != _FOLDER)
     return {path: entry for path, entry in found.items() if not entry.deleted}
 
 
 def _hidden(top: FileList, kept: Mapping[str, Entry], below: Mapping[str, Entry]) -> Iterator[Entry]:
     """
-    Yield what a layer deletes without naming it: what lies in its opaque folders and in those it replaces.
+    Yield the entries that a layer deletes implicitly: those in its opaque directories and in directories it replaces.
 
-    Only the topmost: like a whiteout, a deleted folder stands for all that it has.
+    Only the topmost are yielded: like a whiteout, a deleted directory stands for everything in it.
     """
     anew = top.opaque | (_whiteouts(top) & kept.keys())
     gone = {path for path in below if path not in kept and any(folder in anew for folder in _folders(path))}
@@ -337,7 +343,7 @@ def _whiteouts(layer: FileList) -> set[str]:
 
 
 def _folders(path: str) -> Iterator[str]:
-    """Yield the folders in which a path lies, up to the root, which is empty."""
+    """Yield the parent directories of a path up to the root, which is the empty string."""
     while path:
         path = path.rpartition("/")[0]
         yield path

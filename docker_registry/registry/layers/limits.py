@@ -1,9 +1,10 @@
 """
-Limits for reading inside a layer.
+Limits for reading the content of a layer.
 
-A few kilobytes of a compressed layer can expand to terabytes, and a tar can hold nothing but headers. So whatever reads
-a layer stops at the first of these limits. What a layer came to, a refusal included, is stored together with
-:attr:`LayerLimits.fingerprint`: a refusal holds until a release or a setting changes the limits.
+A few kilobytes of a compressed layer can expand to terabytes, and a tar can consist of nothing but headers. All code
+that reads a layer therefore stops at the first limit that is exceeded. The result for a layer, including a rejection,
+is stored together with :attr:`LayerLimits.fingerprint`, so a rejection remains valid until a release or a setting
+changes the limits.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from typing import Any, Final
 
 from docker_registry.errors import TooLarge
 
-#: Changes whenever a release reads layers that an earlier one refused, or the other way round.
+#: Increment this when a release accepts layers that an earlier one rejected, or the reverse.
 _RULES_VERSION: Final = 1
 
-#: Uncompressed bytes that a layer of any size may expand to before its ratio counts.
+#: Uncompressed bytes below which the ratio of a layer is not checked.
 MIN_RATIO_BYTES: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
 class LayerLimits:
     """
-    How much of a layer is read.
+    The maximum size, ratio and time for reading a layer.
 
     Attributes:
         max_bytes: uncompressed bytes.
-        max_ratio: uncompressed bytes for each stored byte, beyond the first :data:`MIN_RATIO_BYTES`. gzip cannot
-            exceed 1032, so the default never refuses a layer in gzip.
-        max_seconds: processor time for one layer.
+        max_ratio: uncompressed bytes per stored byte; checked once the layer exceeds :data:`MIN_RATIO_BYTES`. The ratio
+            of gzip cannot exceed 1032, so the default never rejects a gzip layer.
+        max_seconds: processor time for one layer, seconds.
     """
 
     max_bytes: int = 64 * 1024**3
@@ -40,7 +41,7 @@ class LayerLimits:
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes whenever another layer may be refused."""
+        """A text that changes whenever the set of rejected layers may change."""
         return f"{_RULES_VERSION}-{self.max_bytes}-{self.max_ratio}-{self.max_seconds:g}"
 
     def to_json(self) -> dict[str, Any]:
@@ -49,16 +50,16 @@ class LayerLimits:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LayerLimits:
-        """Read what :meth:`to_json` returned."""
+        """Parse the result of :meth:`to_json`."""
         return cls(**document)
 
     def start(self) -> Meter:
-        """Begin to measure one layer, which the calling thread reads."""
+        """Return a meter for one layer. It measures the processor time of the calling thread, which must read it."""
         return Meter(self)
 
 
 class Meter:
-    """What reading one layer has used of its ratio and its time; :attr:`LayerLimits.max_bytes` is checked elsewhere."""
+    """Checks the ratio and time limits of one layer; :attr:`LayerLimits.max_bytes` is checked by the decompressor."""
 
     def __init__(self, limits: LayerLimits) -> None:
         self._limits = limits
@@ -66,7 +67,11 @@ class Meter:
 
     def check(self, stored_bytes: int, unpacked_bytes: int) -> None:
         """
-        Compare what was read so far with the limits.
+        Check the limits after reading part of the layer.
+
+        Args:
+            stored_bytes: stored bytes read so far.
+            unpacked_bytes: uncompressed bytes read so far.
 
         Raises:
             TooLarge: a limit is exceeded.

@@ -1,8 +1,8 @@
 """
-The headers of a tar, read field by field (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block";
-GNU tar manual, "Basic Tar Format").
+Parsing of tar headers (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual,
+"Basic Tar Format").
 
-Old archives matter here as much as today's: V7, ustar, GNU and pax, with numbers in octal or base 256.
+Supports the formats of old and current archives: V7, ustar, GNU and pax, with numbers in octal or base 256.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from docker_registry.errors import LayerFormatUnsupported
 
-#: Bytes of a header, and of the units in which all of a tar is counted.
+#: Bytes of a header and of a tar block: all content is padded to a multiple of it.
 BLOCK_BYTES: Final = 512
 
 REGULAR: Final = b"0"
@@ -23,22 +23,23 @@ REGULAR_V7: Final = b"\0"
 DIRECTORY: Final = b"5"
 SPARSE: Final = b"S"
 
-#: Links, devices, folders and pipes: nothing follows their header, whatever its size says.
+#: Links, devices, directories and pipes: no content follows their header, regardless of its size field.
 WITHOUT_CONTENT: Final = frozenset({b"1", b"2", b"3", b"4", DIRECTORY, b"6"})
 
-#: Keyword of an extended header to what it says.
+#: Maps the keywords of an extended header to their values.
 Records = Mapping[bytes, bytes]
 
-#: What a text in an extended header stands in for.
+#: Maps the text keywords of an extended header to the fields of :class:`Member` that they override.
 _TEXTS: Final = {b"path": "name", b"linkpath": "linkname", b"uname": "uname", b"gname": "gname"}
 
-#: How long a sparse file is (GNU tar manual, "Storing Sparse Files"): in the first of its pax forms, in the later ones.
+#: The size of a sparse file (GNU tar manual, "Storing Sparse Files"): in its first pax format, and in the later ones.
 _REAL_SIZES: Final = (b"GNU.sparse.size", b"GNU.sparse.realsize")
 
-#: The keywords that count here; times of access, attributes and comments would only be kept for nothing.
+#: The keywords that are used; all others, such as access times, extended attributes and comments, are ignored.
 _KEYWORDS: Final = frozenset({*_TEXTS, b"uid", b"gid", b"mtime", b"size", b"GNU.sparse.name", *_REAL_SIZES})
 
-#: Where an old GNU sparse file says that its map goes on in another block: in its header, and in each such block.
+#: Offset of the byte that is set if the map of an old GNU sparse file continues in another block: in the header, and in
+#: each further block.
 MAP_GOES_ON: Final = 482
 MAP_GOES_ON_AGAIN: Final = 504
 
@@ -56,13 +57,13 @@ _RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 @dataclass(frozen=True, slots=True)
 class Member:
     """
-    What a tar says of one of its members, before it is interpreted.
+    The header fields of one member of a tar, uninterpreted.
 
     Attributes:
         type: the type flag, one byte.
-        size: bytes of the file; of a sparse one with its holes.
-        stored: bytes that stand in the archive.
-        mtime: seconds since the Unix epoch; whole in a header, with a fraction in a pax record.
+        size: bytes of the file, including the holes of a sparse file.
+        stored: bytes of content in the archive.
+        mtime: seconds since the Unix epoch: an integer from a header, a decimal from a pax record.
     """
 
     name: bytes
@@ -81,7 +82,7 @@ class Member:
 
 
 def is_header(block: bytes) -> bool:
-    """Tell whether 512 bytes are a header: whether its checksum holds, over unsigned or (old writers) signed bytes."""
+    """Return whether 512 bytes have a valid header checksum, over unsigned or (old writers) signed bytes."""
     try:
         claimed = _number(block[_CHECKSUM])
     except LayerFormatUnsupported:
@@ -92,15 +93,15 @@ def is_header(block: bytes) -> bool:
 
 def parse(block: bytes) -> Member:
     """
-    Read a header.
+    Parse a header of 512 bytes.
 
     Raises:
-        LayerFormatUnsupported: it is none, or a number in it is none.
+        LayerFormatUnsupported: the checksum is wrong, or a number is invalid.
     """
     if not is_header(block):
         raise LayerFormatUnsupported(reason="a header of the tar is damaged")
     name = _text(block[:100])
-    # Where ustar keeps the first part of a long name, GNU tar keeps other things.
+    # Only ustar stores the first part of a long name here; GNU tar uses these bytes for other fields.
     prefix = _text(block[345:500]) if block[257:263] == _USTAR else b""
     size = _number(block[124:136])
     if size < 0:
@@ -125,12 +126,12 @@ def parse(block: bytes) -> Member:
 
 def parse_records(content: bytes) -> dict[bytes, bytes]:
     """
-    Read the content of an extended header: ``19 path=etc/passwd\\n`` and so on, each led by its own length.
+    Parse the records of an extended header, such as ``19 path=etc/passwd\\n``; each begins with its own length.
 
-    Values are kept as they are: pax wants UTF-8, writers of layers put anything there.
+    Values are returned as bytes: pax requires UTF-8, but layers contain arbitrary bytes.
 
     Raises:
-        LayerFormatUnsupported: it is none.
+        LayerFormatUnsupported: a record is malformed.
     """
     records = {}
     position = 0
@@ -147,9 +148,9 @@ def parse_records(content: bytes) -> dict[bytes, bytes]:
 
 def apply(member: Member, records: Records) -> Member:
     """
-    Return a member with what its extended headers say instead.
+    Return a copy of *member* with the overrides of its extended headers.
 
-    An empty value means that the header counts (POSIX, "pax Extended Header"); a number that is none is 0.
+    An empty value leaves the field of the header in effect (POSIX, "pax Extended Header"). An invalid number becomes 0.
     """
     told = {keyword: value for keyword, value in records.items() if value}
     if not told:
@@ -177,7 +178,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # base 256, two's complement in what the mark leaves
+    if field[0] & 0x80:  # base 256: two's complement in all bits but the first
         value = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
     digits = _text(field).strip()

@@ -1,9 +1,9 @@
 """
-A tar, read as it streams by.
+A push parser for tar archives.
 
-Python's :mod:`tarfile` pulls from a file, keeps every member in memory and takes an extended header of any size for
-true; here blocks are fed, nothing is kept, and every count is bounded: a few kilobytes of a compressed layer can claim
-gigabytes of names.
+Python's :mod:`tarfile` pulls from a file, keeps every member in memory and accepts extended headers of any size. This
+parser is fed blocks, keeps no members, and limits every count, because a few kilobytes of a compressed layer can
+contain gigabytes of names.
 """
 
 from __future__ import annotations
@@ -16,59 +16,61 @@ from docker_registry.errors import LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers import tar_headers
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES, SPARSE, Member
 
-#: Members of a layer that are read at most; the largest images in the wild have a few hundred thousand.
+#: Maximum members of a layer; the largest images in the wild have a few hundred thousand.
 MAX_MEMBERS: Final = 1_000_000
 
-#: Bytes of all extended headers and long names of one member; Go's reader has the same bound for one of them.
+#: Maximum bytes of all extended headers and long names of one member; Go's reader allows as much for each of them.
 MAX_EXTENSION_BYTES: Final = 1024 * 1024
 
-#: Extended headers and long names of one member; writers need three at most, two long names and one header of pax.
+#: Maximum extended headers and long names of one member; writers need at most three: two long names and a pax header.
 MAX_EXTENSIONS: Final = 16
 
-#: Bytes of them, headers included, for each member on average beyond the free ones of a layer. Extended attributes of a
-#: file take less than 1 KiB as a rule.
+#: Maximum bytes of extended headers and long names, including their headers: FREE_EXTENSION_BYTES for the layer, plus
+#: MEAN_EXTENSION_BYTES for each member. The extended attributes of a file usually take less than 1 KiB.
 MEAN_EXTENSION_BYTES: Final = 4096
 FREE_EXTENSION_BYTES: Final = 64 * 1024 * 1024
 
-#: Bytes of texts that extended headers replace, in all members together: a single global header replaces them in each.
+#: Maximum bytes of the values that extended headers override, summed over all members: a single global header overrides
+#: them in every member.
 MAX_TEXT_BYTES: Final = 512 * 1024 * 1024
 
-#: GNU's members that hold a long name for the next one, and the records of pax that say the same.
+#: Types of the GNU members that hold a long name of the next member, and the equivalent pax keywords.
 _LONG_NAMES: Final = {b"L": b"path", b"K": b"linkpath"}
 
-#: Records for all members that follow.
+#: Type of a global pax header, which applies to all following members.
 _GLOBAL: Final = b"g"
 
-#: Headers that tell of others; X is what Solaris wrote before there was a standard.
+#: Types of headers that describe other members; X is the pre-standard extended header of Solaris.
 _EXTENSIONS: Final = frozenset({*_LONG_NAMES, _GLOBAL, b"x", b"X"})
 
 _Taker = Callable[[memoryview], None]
 
-#: What the reader waits for: so many bytes (not 0), handed on to somebody as they come, or kept until all are there.
+#: The next bytes that the parser needs: their number (not 0), and the callable that receives them as they arrive, or
+#: None to buffer them until all have arrived.
 _Wish = tuple[int, _Taker | None]
 
-#: A part of the reading: it yields wishes, is sent the bytes that were kept, and returns what it found.
+#: A coroutine of the parser: it yields requests for bytes, is sent the buffered bytes, and returns its result.
 _Result = TypeVar("_Result")
 _Steps = Generator[_Wish, bytes, _Result]
 
 
 class Visitor(Protocol):
-    """What looks at a tar while it passes."""
+    """Receives the members of a tar and their content."""
 
     def member(self, member: Member, /) -> None:
-        """Learn of the next member."""
+        """Process the header of the next member."""
 
     def content(self, block: memoryview, /) -> None:
-        """See the next bytes of that member as they are stored; they are only valid during the call."""
+        """Process the next bytes of that member's stored content, which are valid only during the call."""
 
 
 class TarReader:
-    """A :class:`~docker_registry.registry.layers.archives.Sink` that shows a tar to visitors, member by member."""
+    """A :class:`~docker_registry.registry.layers.archives.Sink` that passes the members of a tar to visitors."""
 
     def __init__(self, *visitors: Visitor, max_members: int = MAX_MEMBERS) -> None:
         """
         Args:
-            max_members: more than these are refused.
+            max_members: the maximum number of members.
         """
         self._visitors = visitors
         self._max_members = max_members
@@ -82,16 +84,16 @@ class TarReader:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the mark at the end of the archive has come, which some writers leave out."""
+        """Whether the end-of-archive marker has been read; some writers omit it."""
         return self._ended
 
     def feed(self, block: Bytes) -> None:
         """
-        Take the next bytes; what follows the end of the archive is passed over.
+        Parse the next bytes; those after the end of the archive are ignored.
 
         Raises:
-            LayerFormatUnsupported: it is no tar, or a damaged one.
-            TooLarge: it has too many members, or too long a name.
+            LayerFormatUnsupported: the bytes are not a tar, or it is damaged.
+            TooLarge: the tar has too many members, too many extended headers, or too long names.
         """
         rest = memoryview(block)
         while rest and not self._ended:
@@ -106,10 +108,10 @@ class TarReader:
 
     def finish(self) -> None:
         """
-        Learn that this was all. The two empty blocks at the end may be missing: old writers left them out.
+        Check that the archive is complete. The two zero blocks at the end may be missing: old writers omitted them.
 
         Raises:
-            LayerFormatUnsupported: the archive was cut off.
+            LayerFormatUnsupported: the archive is truncated.
         """
         if not self._ended and (not self._between or self._kept):
             raise LayerFormatUnsupported(reason="the tar is cut off")
@@ -123,7 +125,7 @@ class TarReader:
             self._ended = True
 
     def _read(self) -> _Steps[None]:
-        """Read the archive, written down as if all of it were at hand."""
+        """Parse the archive; a coroutine, written as if all bytes were available."""
         common: dict[bytes, bytes] = {}
         members = 0
         while True:
@@ -151,7 +153,7 @@ class TarReader:
             yield from self._member(tar_headers.apply(header, records))
 
     def _header(self) -> _Steps[Member | None]:
-        """Read the next header; None at the end of the archive."""
+        """Parse the next header and skip the map of a sparse file; return None at the end of the archive."""
         block = yield BLOCK_BYTES, None
         self._between = False
         if not any(block):
@@ -181,12 +183,12 @@ class TarReader:
 
 
 class _Extensions:
-    """The extended headers and long names of one member, counted before they are read."""
+    """Counts the extended headers and long names of one member before they are read."""
 
     def __init__(self, max_bytes: int) -> None:
         """
         Args:
-            max_bytes: left for the layer, headers included.
+            max_bytes: the bytes that the layer has left for extensions, including their headers.
         """
         self.size_bytes = 0
         self._max_bytes = max_bytes
@@ -195,10 +197,10 @@ class _Extensions:
 
     def count(self, header: Member) -> None:
         """
-        Count another one.
+        Count an extended header or long name.
 
         Raises:
-            TooLarge: the member, or the layer, has too many, or too long ones.
+            TooLarge: the number or size of the extensions exceeds a limit of the member or of the layer.
         """
         self._count += 1
         self._content_bytes += header.stored
@@ -210,7 +212,7 @@ class _Extensions:
 
 
 def _records(kind: bytes, content: bytes) -> dict[bytes, bytes]:
-    """Read an extended header; GNU's long names are records in another dress."""
+    """Parse an extended header, or convert a GNU long name to the equivalent pax record."""
     if kind in _LONG_NAMES:
         return {_LONG_NAMES[kind]: content.partition(b"\0")[0]}
     return tar_headers.parse_records(content)
@@ -221,4 +223,4 @@ def _padding(size: int) -> int:
 
 
 def _drop(block: memoryview) -> None:
-    """Pass over what nobody wants."""
+    """Discard padding."""

@@ -1,8 +1,9 @@
 """
 The checksums of API V1, which prove that a layer belongs to its image's JSON.
 
-Docker since 0.10 sends the sum of the bytes as they travel, :func:`payload_checksum`. Before, it sent the TarSum,
-which survives when the same files are packed anew (moby, "TarSum checksum specification", Version0).
+Docker 0.10 and later send a checksum of the transferred bytes, :func:`payload_checksum`. Earlier versions sent the
+TarSum, which stays the same if the same files are packed into another tar (moby, "TarSum checksum specification",
+Version0).
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ _PREFIX: Final = "tarsum+sha256:"
 
 def payload_checksum(image_json: bytes) -> _Hash:
     """
-    Begin the sum of a layer's bytes, ``sha256:`` before its hexadecimal form.
+    Start the payload checksum of a layer: the SHA-256 of the image's JSON, a line feed and the layer.
 
     Args:
         image_json: the stored bytes of the image's JSON.
 
     Returns:
-        A hash that is to be fed the layer as it lies in the store.
+        A hash to be updated with the layer's stored bytes. The checksum is ``sha256:`` and its hexadecimal digest.
     """
     return hashlib.sha256(image_json + b"\n")
 
 
 class TarSum:
     """
-    A visitor of a tar (see :class:`docker_registry.registry.layers.tarstream.Visitor`) that works out its TarSum.
+    A :class:`~docker_registry.registry.layers.tarstream.Visitor` that computes the TarSum of a tar.
 
-    Each member has a sum over its header's fields and its content; the order in which the members came is forgotten.
+    Each member is hashed with its header fields and content. The TarSum is independent of the order of the members.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,7 @@ class TarSum:
 
     def sum(self, image_json: bytes) -> str:
         """
-        Return ``tarsum+sha256:<hex>`` of what has passed.
+        Return the TarSum of the members so far, ``tarsum+sha256:<hex>``.
 
         Args:
             image_json: the stored bytes of the image's JSON.
@@ -80,10 +81,10 @@ def tarsum(image_json: bytes, source: Source, *, max_bytes: int | None) -> str:
 
     Args:
         image_json: the stored bytes of the image's JSON.
-        max_bytes: uncompressed bytes at which it gives up.
+        max_bytes: the maximum number of uncompressed bytes; None for no limit.
 
     Raises:
-        LayerFormatUnsupported, TooLarge: as in :func:`docker_registry.registry.layers.files`.
+        LayerFormatUnsupported, TooLarge: as in :func:`docker_registry.registry.layers.file_lists.files`.
     """
     result = TarSum()
     reader = TarReader(result)
@@ -97,7 +98,8 @@ def _fields(member: Member) -> bytes:
     name = member.name
     if member.type == DIRECTORY and not name.endswith(b"/"):
         name += b"/"
-    # A sparse file counts as it is stored (the Go of those days knew nothing of holes), a link as it says.
+    # The size of a sparse file is its stored size, because Go's archive/tar did not support holes at that time. A link
+    # has no stored content; its size is the one in its header.
     fields: tuple[tuple[bytes, bytes | int], ...] = (
         (b"name", name),
         (b"mode", member.mode),
