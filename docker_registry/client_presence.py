@@ -1,8 +1,8 @@
 """
-Whether the client of the current request is still connected.
+Detects that the client of the current request has disconnected.
 
-Long computations check it from time to time and stop when the client has left. The worker sets it for each request;
-elsewhere, in commands and in background greenlets, there is no client to lose.
+Long computations call :func:`check` regularly and stop when the client has disconnected. The worker sets the client for
+each request; elsewhere, in commands and background greenlets, there is none and the check always passes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def watched(has_left: Callable[[], bool]) -> Iterator[None]:
     Set the client of the requests that the current greenlet serves within this context.
 
     Args:
-        has_left: tells, without waiting, whether the client has closed its connection.
+        has_left: returns, without blocking, whether the client has closed its connection.
     """
     token = _has_left.set(has_left)
     try:
@@ -33,7 +33,7 @@ def watched(has_left: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Set no client within this context: the work in it goes on when the client of the current request leaves."""
+    """Unset the client within this context, so that the work continues if the client disconnects."""
     token = _has_left.set(None)
     try:
         yield
@@ -43,6 +43,8 @@ def ignored() -> Iterator[None]:
 
 def check() -> None:
     """
+    Stop the current computation if the client has disconnected.
+
     Raises:
         ClientLeft: the client of the current request has closed its connection.
     """

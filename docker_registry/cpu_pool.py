@@ -1,12 +1,12 @@
 """
-Processes for computations that grow with what clients have stored, such as reading the tar inside a layer.
+A pool of processes for computations that grow with stored content, such as reading the tar of a layer.
 
-A worker must not run them itself: pure Python holds the interpreter, and native threads are needed for writing. So a
-pool starts a few processes when they are needed and ends them when they have been idle for a while. They get processor
-time that others leave, and a bounded amount of memory. A job is cancelled by ending its process.
+A worker must not run them itself: pure Python code holds the interpreter lock, and native threads are needed for
+writing. The pool starts a few processes on demand and ends them after they have been idle for a while. They run at low
+priority and with bounded memory. A job is cancelled by killing its process.
 
-Input and output are streams: the greenlet that needs the output reads it, another one reads the input from the store
-and sends it. Where gevent does not rule, as in commands, jobs run in the calling thread.
+Input and output are streams: the greenlet that needs the output reads it, and another greenlet reads the input from the
+store and sends it. Without gevent, as in commands, jobs run in the calling thread.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from docker_registry.threads import leave_to_thread
 
 logger = logging.getLogger(__name__)
 
-#: Input of a job: parts, each in blocks.
+#: Input of a job: parts, each an iterable of blocks.
 Source = Iterable[Iterable[Bytes]]
 
-#: A process that had nothing to do for so long is ended.
+#: Idle processes are ended after this time.
 IDLE_SECONDS: Final = 30.0
 
-#: How often it is checked whether the client of a request is still there.
+#: How often a waiting request checks whether its client is still connected.
 _CHECK_SECONDS: Final = 1.0
 
 _NICE: Final = 10
@@ -49,7 +49,7 @@ _PROGRAM: Final = (
     "main(sys.argv[2], 0, nice=int(sys.argv[3]), max_memory_bytes=int(sys.argv[4]))"
 )
 
-# gevent's own subprocess forks the whole worker, threads and all; this starts the program at once.
+# gevent's subprocess forks the whole worker first; posix_spawn starts the program directly.
 _posix_spawn: Final = monkey.get_original("os", "posix_spawn")
 _waitpid: Final = monkey.get_original("os", "waitpid")
 
@@ -69,11 +69,11 @@ class CpuPool:
     ) -> None:
         """
         Args:
-            module: name of the module that defines *jobs*, as ``JOBS``; the processes import it.
-            max_processes: jobs that run at a time.
-            max_memory_bytes: of each process.
-            max_seconds: processor time of a job, after which it is refused with TooLarge.
-            wait_seconds: how long a job waits for a process.
+            module: name of the module that defines *jobs* as ``JOBS``; the processes import it.
+            max_processes: maximum number of jobs that run at a time.
+            max_memory_bytes: address space limit of each process.
+            max_seconds: processor time of a job, after which it fails with TooLarge.
+            wait_seconds: how long a job waits for a free process.
         """
         self._module = module
         self._jobs = jobs
@@ -85,19 +85,20 @@ class CpuPool:
 
     def run(self, job: str, arguments: Mapping[str, Any], source: Source = ()) -> Iterator[bytes]:
         """
-        Run a job and yield its output as it comes. Ending the iteration early cancels the job.
+        Run a job and yield its output as it arrives. Ending the iteration early cancels the job.
 
         Args:
-            arguments: JSON.
-            source: read from another greenlet.
+            job: name of the job.
+            arguments: JSON object for the job.
+            source: input of the job, read in another greenlet.
 
         Raises:
-            Overloaded: no process became free in time.
-            ClientLeft: the client of the current request left meanwhile.
-            TooLarge: the job exceeded its time or its memory.
-            RegistryError: what the job raised, or what reading *source* raised.
+            Overloaded: no process became free in time, or the process could not be started or died.
+            ClientLeft: the client of the current request disconnected meanwhile.
+            TooLarge: the job exceeded its limit of time or memory.
+            RegistryError: the error that the job or reading *source* raised.
         """
-        provenance.spoil()  # what the job reads is not noted
+        provenance.spoil()  # reads of the job are not recorded
         if not monkey.is_module_patched("threading"):
             yield from self._jobs[job](arguments, iter(source))
             return
@@ -121,7 +122,7 @@ class CpuPool:
             self._free.release()
 
     def result(self, job: str, arguments: Mapping[str, Any], source: Source = ()) -> Any:
-        """Run a job whose output is a small JSON document, and return that (see :meth:`run`)."""
+        """Run a job whose output is a small JSON document, and return the parsed document (see :meth:`run`)."""
         return json.loads(b"".join(self.run(job, arguments, source)))
 
     def _acquire(self) -> None:
@@ -151,11 +152,11 @@ class CpuPool:
 
 class _Process:
     """
-    One process.
+    One process of the pool.
 
     Attributes:
-        is_in_step: whether the last job has ended, so that another one may begin.
-        ending: ends the process when it stays idle.
+        is_in_step: whether the protocol is between jobs, so that another one may begin.
+        ending: greenlet that ends the process when it stays idle.
     """
 
     ending: gevent.Greenlet[..., None] | None = None
@@ -200,7 +201,7 @@ class _Process:
             raise parse_error(content)
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, even during a job."""
         self._connection.close()
         self._kill()
         leave_to_thread(_reap, self._pid)
@@ -227,10 +228,10 @@ class _Process:
 
 class _Feeder:
     """
-    Sends the input of a job from a greenlet of its own.
+    Sends the input of a job from its own greenlet.
 
     Attributes:
-        error: what reading the input raised.
+        error: the error that reading the input raised; None if it raised none.
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class _Feeder:
     ) -> None:
         """
         Args:
-            abort: ends the process.
+            abort: called to kill the process if reading the input fails.
         """
         self.error: Exception | None = None
         self._connection = connection
@@ -247,14 +248,14 @@ class _Feeder:
         self._greenlet = gevent.spawn(self._run, request, source)
 
     def stop(self) -> None:
-        """End the input early, after the frame that is being sent; the process drops what it does not need."""
+        """End the input after the current frame; the process discards input that it does not need."""
         self._is_wanted = False
         self._greenlet.join()
         if self.error is not None:
             raise self.error
 
     def kill(self) -> None:
-        """Send no more."""
+        """Stop sending at once, also within a frame."""
         self._greenlet.kill()
 
     def _run(self, request: bytes, source: Source) -> None:
@@ -271,9 +272,9 @@ class _Feeder:
             self._send(job_frames.END, b"")
         except ConnectionError:  # the process has ended; the reader reports it
             pass
-        except Exception as error:  # noqa: BLE001 - it is raised again where the output is awaited
+        except Exception as error:  # noqa: BLE001 - raised again in the greenlet that reads the output
             self.error = error
-            self._abort()  # so that the reader learns of it
+            self._abort()  # ends the reader's wait
 
     def _send_block(self, block: Bytes) -> None:
         view = memoryview(block)

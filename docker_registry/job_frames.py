@@ -1,5 +1,5 @@
 """
-The protocol between a worker and its job processes: frames over a pair of sockets, ``<kind: 1><length: 4><bytes>``.
+The protocol between a worker and its job processes: frames over a socket pair, ``<kind: 1><length: 4><bytes>``.
 
 ::
 
@@ -20,14 +20,14 @@ END: Final = b"E"
 DONE: Final = b"D"
 ERROR: Final = b"X"
 
-#: Blocks are sent in frames of at most this size, so that neither side holds more.
+#: Blocks are sent in frames of at most this size, so that neither side buffers more.
 MAX_FRAME_BYTES: Final = 256 * 1024
 
 _HEAD: Final = struct.Struct(">cI")
 
 
 def pack(kind: bytes, size: int) -> bytes:
-    """Return the head of a frame with *size* bytes."""
+    """Return the header of a frame with *size* bytes of content."""
     return _HEAD.pack(kind, size)
 
 
@@ -36,7 +36,10 @@ def read(read_exactly: Callable[[int], bytes]) -> tuple[bytes, bytes]:
     Read the next frame.
 
     Args:
-        read_exactly: returns as many bytes as asked for, or raises EOFError.
+        read_exactly: returns exactly the given number of bytes, or raises EOFError.
+
+    Returns:
+        The kind of the frame and its content.
 
     Raises:
         EOFError: the other side has closed the connection.

@@ -1,4 +1,4 @@
-"""The program of the processes of a :mod:`docker_registry.cpu_pool`: runs jobs until the worker closes its end."""
+"""The program that the processes of :mod:`docker_registry.cpu_pool` run: serves jobs until the worker disconnects."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from docker_registry import errors, job_frames
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import RegistryError, TooLarge
 
-#: Parts of the input, each in blocks; a part must be read before the next one is asked for.
+#: Parts of the input, each an iterable of blocks; a part must be consumed before the next one is requested.
 Parts = Iterator[Iterable[Bytes]]
 
-#: A computation: takes its arguments and the input, yields the output in blocks. It raises errors of the registry.
+#: A computation: receives its arguments and input, yields its output in blocks, and raises RegistryError.
 Job = Callable[[Mapping[str, Any], Parts], Iterator[bytes]]
 
 
 def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> None:
     """
-    Serve a worker until it closes its end.
+    Serve the jobs of a worker until it closes the connection.
 
     Args:
-        module: has the jobs by their names, as ``JOBS``.
-        descriptor: of this process's end of the pair of sockets.
-        nice: how much less processor time this process gets than others.
-        max_memory_bytes: address space beyond which memory is refused.
+        module: name of the module whose ``JOBS`` maps names to jobs.
+        descriptor: descriptor of this process's end of the socket pair.
+        nice: increment of the nice value, for a lower priority.
+        max_memory_bytes: address space limit (RLIMIT_AS).
     """
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # sockets of gunicorn, which all programs inherit
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the worker decides when it ends
+    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # gunicorn's sockets, which are inheritable
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the worker ends this one
     os.nice(nice)
     jobs: Mapping[str, Job] = importlib.import_module(module).JOBS
     resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.freeze()
     with socket.socket(fileno=descriptor) as connection:
-        connection.setblocking(True)  # gevent made it otherwise
+        connection.setblocking(True)  # gevent made it non-blocking
         server = _Server(connection, jobs)
         try:
             while True:
@@ -76,7 +76,7 @@ class _Server:
             self._end(None)
 
     def _end(self, error: RegistryError | None) -> None:
-        """Send the outcome, and drop the input that the job did not need."""
+        """Send the outcome and discard the input that the job did not read."""
         signal.setitimer(signal.ITIMER_PROF, 0)
         self._is_late = False
         if error is None:
@@ -99,7 +99,7 @@ class _Server:
             self._kind, content = self._receive()
 
     def _refuse(self, *_: object) -> None:
-        """End the job in the midst of whatever it does, but never in the midst of a frame."""
+        """Handle the expiry of the time limit: end the job at once, or after the frame being transferred."""
         self._is_late = True
         if not self._is_transferring:
             self._check_time()
@@ -141,12 +141,12 @@ class _Server:
 
 
 def dump_error(error: RegistryError) -> bytes:
-    """Write an error as JSON, for :func:`parse_error`."""
+    """Return an error as JSON, ``{"error": "TooLarge", "sentence": …, "detail": {…}}``."""
     return json.dumps({"error": type(error).__name__, "sentence": error.sentence, "detail": error.detail}).encode()
 
 
 def parse_error(content: bytes) -> RegistryError:
-    """Read what :func:`dump_error` has written."""
+    """Return the error that :func:`dump_error` has serialized."""
     document = json.loads(content)
     kind = getattr(errors, document["error"])
     error: RegistryError = kind(document["sentence"], **document["detail"])

@@ -1,15 +1,15 @@
 """
-Bounded shares of a worker's memory.
+Budgets that bound a worker's memory.
 
-Memory that requests need in proportion to what clients send or stored (bodies, parsed JSON, decompression windows,
-responses) is reserved before it is allocated. A request that finds its budget used up waits for a while and is then
-refused with :class:`~docker_registry.errors.Overloaded`, instead of driving the worker out of memory::
+Memory that grows with what clients send or have stored (bodies, parsed JSON, decompression windows, responses) is
+reserved before it is allocated. A request whose budget is exhausted waits for a while and then fails with
+:class:`~docker_registry.errors.Overloaded`, so that the worker does not run out of memory::
 
     budget = MemoryBudget(64 * MIB)
     with budget.reserve(len(payload) * 20):
         document = json.loads(payload)
 
-Budgets are used by the greenlets of one event loop; they are not meant for native threads.
+Budgets are shared by the greenlets of one event loop; they are not thread-safe.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from docker_registry.errors import Overloaded
 #: Reservations up to this fraction of a budget are small.
 _SMALL_FRACTION: Final = 1 / 64
 
-#: Reservations up to this fraction are tiny: larger ones are revoked at once when a tiny one has to wait.
+#: Reservations up to this fraction are tiny: if one has to wait, larger reservations are revoked at once.
 _TINY_FRACTION: Final = 1 / 512
 
-#: Large reservations together get at most this fraction of a budget, so that small ones never wait for them.
+#: Large reservations together may use at most this fraction of a budget, so that small ones never wait for them.
 _LARGE_SHARE: Final = 3 / 4
 
-#: A reservation is not revoked before it has been held for this time.
+#: Minimum age of a reservation that is revoked for a larger than tiny one.
 _REVOCABLE_AFTER_SECONDS: Final = 1.0
 
-#: How often a waiting request looks for reservations that have become revocable.
+#: How often a waiting request checks for reservations that have become revocable.
 _REVOKE_INTERVAL_SECONDS: Final = 0.1
 
 
@@ -48,39 +48,39 @@ class Reservation:
         self._budget = budget
         self._revoke = revoke
         self._is_revoked = False
-        self._waits: Event | None = None  # set when it has to wait no longer
+        self._waits: Event | None = None  # while grow() waits: set to end the wait
         self._since = time.monotonic()
 
     def grow(self, size_bytes: int) -> None:
         """
-        Reserve more.
+        Add *size_bytes* to the reservation, waiting for them if necessary.
 
         Raises:
-            Overloaded: no room became free in time, or the reservation was revoked meanwhile; what was reserved
-                before stays reserved.
+            Overloaded: not enough of the budget was released in time, or this reservation was revoked meanwhile; its
+                previous size stays reserved.
         """
         self._budget._take(self, size_bytes)  # noqa: SLF001 - the two classes are one mechanism
 
     def release(self) -> None:
-        """Give everything back; may be called again."""
+        """Release the whole reservation; may be called repeatedly."""
         self._budget._give_back(self)  # noqa: SLF001
 
     def held_seconds(self, now: float) -> float:
-        """Return for how long it has been held."""
+        """Return for how many seconds it has been held."""
         return now - self._since
 
     @property
     def is_revocable(self) -> bool:
-        """Whether its holder can be asked to release it, and was not asked yet."""
+        """Whether it can be revoked and has not been revoked yet."""
         return self._revoke is not None
 
     @property
     def is_revoked(self) -> bool:
-        """Whether its holder was asked to release it."""
+        """Whether it has been revoked; the holder may not have released it yet."""
         return self._is_revoked
 
     def revoke(self) -> None:
-        """Ask the holder to release it."""
+        """Make the holder release it soon, by calling the *revoke* of its creation; ends its own wait in `grow`."""
         revoke, self._revoke, self._is_revoked = self._revoke, None, True
         if self._waits is not None:
             self._waits.set()
@@ -90,24 +90,24 @@ class Reservation:
 
 class MemoryBudget:
     """
-    A number of bytes that requests share.
+    A budget of bytes that requests share.
 
-    Small reservations (up to 1/64 of the budget) are served before larger ones and have a quarter of the budget to
-    themselves, so that a few large requests cannot delay the many small ones.
+    Waiting reservations are served smallest first, and small ones (up to 1/64 of the budget) have a quarter of the
+    budget to themselves, so that a few large requests cannot delay many small ones.
     """
 
     def __init__(self, limit_bytes: int, wait_seconds: float = 10.0) -> None:
         """
         Args:
-            limit_bytes: reserved at the same time, at most.
-            wait_seconds: how long a request waits for others to release theirs.
+            limit_bytes: maximum number of bytes reserved at a time.
+            wait_seconds: how long a request waits for other reservations to be released.
         """
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._wait_seconds = wait_seconds
         self._large_bytes = 0
-        self._held: dict[Reservation, None] = {}  # in the order of their beginning
-        self._waiting: list[_Waiting] = []  # the one that needs least first
+        self._held: dict[Reservation, None] = {}  # oldest first
+        self._waiting: list[_Waiting] = []  # smallest need first
         self._revoke_again_at = 0.0
 
     @contextmanager
@@ -117,12 +117,12 @@ class MemoryBudget:
 
         Args:
             size_bytes: more than the whole budget counts as the whole budget.
-            revoke: called at most once when others wait and this reservation has held the most memory for the
-                longest time. It must make the holder release the reservation soon, and must not block. Without it
-                the reservation is never revoked.
+            revoke: called at most once, if other reservations wait and this one has the largest product of size and
+                time held. It must make the holder release the reservation soon, and must not block. Without it the
+                reservation is never revoked.
 
         Raises:
-            Overloaded: no room became free in time.
+            Overloaded: not enough of the budget was released in time.
         """
         reservation = self.open(size_bytes, revoke=revoke)
         try:
@@ -133,9 +133,10 @@ class MemoryBudget:
     @contextmanager
     def hold(self, size_bytes: int, *, revoke: Callable[[], object]) -> Iterator[Reservation]:
         """
-        Count memory that is in use already for the duration of a ``with`` block, without waiting.
+        Count memory that is already allocated for the duration of a ``with`` block, without waiting.
 
-        What exceeds the budget by that is revoked at once, the costliest first, however short it has been held.
+        If this exceeds the budget, reservations are revoked at once until it fits: the largest product of size and time
+        held first, however short they have been held.
         """
         reservation = Reservation(self, revoke)
         self._enter(reservation, size_bytes)
@@ -147,7 +148,7 @@ class MemoryBudget:
             reservation.release()
 
     def open(self, size_bytes: int = 0, *, revoke: Callable[[], object] | None = None) -> Reservation:
-        """Reserve as :meth:`reserve` does, until :meth:`Reservation.release` is called."""
+        """Reserve memory as :meth:`reserve` does, until :meth:`Reservation.release` is called."""
         reservation = Reservation(self, revoke)
         reservation.grow(size_bytes)
         return reservation
@@ -158,7 +159,7 @@ class MemoryBudget:
             self._enter(reservation, total)
             return
         waiting = _Waiting(reservation, total)
-        insort(self._waiting, waiting, key=lambda one: one.missing_bytes)  # the first come among equals goes first
+        insort(self._waiting, waiting, key=lambda one: one.missing_bytes)  # first come, first served among equals
         self._serve_waiting()
         deadline = time.monotonic() + self._wait_seconds
         reservation._waits = waiting.over  # noqa: SLF001 - the two classes are one mechanism
@@ -167,7 +168,7 @@ class MemoryBudget:
                 self._revoke_enough()
                 waiting.over.wait(min(left, _REVOKE_INTERVAL_SECONDS))
         except BaseException:
-            if waiting.is_served:  # what was just granted will not be used
+            if waiting.is_served:  # granted just before the exception: nothing will use it
                 self._give_back(reservation)
             raise
         finally:
@@ -205,7 +206,7 @@ class MemoryBudget:
     def _serve_waiting(self) -> None:
         for waiting in list(self._waiting):
             if self.used_bytes + waiting.missing_bytes > self.limit_bytes:
-                return  # those behind it need no less
+                return  # later entries need at least as much
             if self._fits(waiting.reservation, waiting.total_bytes):
                 self._waiting.remove(waiting)
                 self._enter(waiting.reservation, waiting.total_bytes)
@@ -213,13 +214,13 @@ class MemoryBudget:
                 waiting.over.set()
 
     def _revoke_enough(self) -> None:
-        """Revoke the costliest reservations, until what they release is enough for those that wait."""
+        """Revoke the costliest reservations until enough is being released for those that wait."""
         now = time.monotonic()
         if now < self._revoke_again_at:
             return
         self._revoke_again_at = now + _REVOKE_INTERVAL_SECONDS
         self._revoke(sum(waiting.missing_bytes for waiting in self._waiting), _REVOCABLE_AFTER_SECONDS)
-        # A tiny one waits for no time to pass: something larger makes room for it at once.
+        # For a tiny reservation, larger ones are revoked regardless of how long they have been held.
         tiny_bytes = self.limit_bytes * _TINY_FRACTION
         tiny = sum(waiting.missing_bytes for waiting in self._waiting if waiting.total_bytes <= tiny_bytes)
         self._revoke(tiny, 0, larger_than_bytes=tiny_bytes)
@@ -241,7 +242,7 @@ class MemoryBudget:
 
 
 class _Waiting:
-    """A reservation that waits to grow to a size."""
+    """A reservation that waits to grow to *total_bytes*."""
 
     def __init__(self, reservation: Reservation, total_bytes: int) -> None:
         self.reservation = reservation

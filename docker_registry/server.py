@@ -65,7 +65,7 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
     try:
         uid = validate_user(user) if user else os.geteuid()
         gid = validate_group(group) if group else os.getegid()
-    except Exception as error:  # noqa: BLE001 - gunicorn's ConfigError has no common base class
+    except Exception as error:  # noqa: BLE001 - gunicorn's ConfigError derives directly from Exception
         raise ConfigError(f"GUNICORN_USER, GUNICORN_GROUP: {error}") from None
     if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
         raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can be changed by root only.")

@@ -1,10 +1,10 @@
 """
-Long computations on the event loop, in short slices.
+Long computations on the event loop, divided into short time slices.
 
-JSON that has been parsed, lists of a folder's names: what grows with stored content takes a worker's only Python thread
-from all its other requests, in whichever native thread it runs. So it runs in slices, and between them the event loop
-serves the other requests. All computations of a process share one schedule: however many there are, they take half of
-the processor while other requests want it.
+Work that grows with stored content, such as processing parsed JSON or sorting directory listings, holds the interpreter
+lock, in whichever native thread it runs, and so blocks all other requests of the worker. Therefore it runs in slices,
+between which the event loop serves other requests. All computations of a process share one schedule: together they
+take at most half of the processor time while other requests need it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _RUN_LENGTH: Final = 4096
 
 
 class TimeSlices:
-    """The schedule of all long computations of a process."""
+    """The schedule that all long computations of a process share."""
 
     def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
         """
         Args:
-            slice_seconds: time after which a computation pauses.
+            slice_seconds: how long a computation runs before it pauses, and at least how long it pauses.
         """
         self._slice_seconds = slice_seconds
         self._next_start = 0.0
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """
-        Yield the items of a long computation, and pause between them when a slice is over.
+        Yield the items of a long computation, and pause between items when a slice is used up.
 
-        The time of the consumer counts too. Outside a worker of the server nothing waits for this thread, and there are
+        The consumer's time counts as well. Outside a server worker no other greenlet needs this thread, and there are
         no pauses.
         """
         if not monkey.is_module_patched("threading"):
@@ -54,7 +54,7 @@ class TimeSlices:
                 end = time.monotonic() + self._slice_seconds
 
     def sort(self, texts: Iterable[str]) -> list[str]:
-        """Return texts in order; many of them are sorted in runs, since the sorting of a list cannot pause."""
+        """Return texts in sorted order; sorts long inputs in runs and merges them, because list.sort cannot pause."""
         runs: list[list[str]] = [[]]
         for text in self.pace(texts):
             if len(runs[-1]) == _RUN_LENGTH:
@@ -65,8 +65,8 @@ class TimeSlices:
         return runs[0] if len(runs) == 1 else list(self.pace(merge(*runs)))
 
     def pause(self) -> None:
-        """Wait for the next slice that no other computation has taken."""
-        # To sleep for 0 seconds would not be enough: the event loop would not look for what has arrived.
+        """Wait for the next free slice of the schedule."""
+        # Sleeping for 0 seconds is not enough: the event loop would not poll for I/O.
         now = time.monotonic()
         start = max(now + self._slice_seconds, self._next_start)
         self._next_start = start + 2 * self._slice_seconds
