@@ -1,21 +1,20 @@
 """
 Mount sessions: whether the kernel still has everything that was written to the file system of a store.
 
-What a process writes lies in the page cache before it is on the disk. The page cache belongs to one mounted file
-system, to its superblock in the memory of the kernel, and is lost with it: by a crash of the host, but also when a file
-system that gave up after an I/O error is unmounted, repaired and mounted again, or when a snapshot of its disk is
-attached.
+Written data is in the page cache before it is on the disk. The page cache belongs to one mounted file system, that is
+to its superblock in the kernel's memory, and is lost with it: by a crash of the host, but also when a file system that
+stopped after an I/O error is unmounted, repaired and mounted again, or when a snapshot of its disk is attached.
 
-A mount session is a time in which one superblock is proven to have existed without a break. Every process that opens
-a store joins the current session, or begins a new one where nothing proves that the last one goes on. The proof is one
-of two:
+A mount session is a period during which one superblock is proven to have existed without interruption. Every process
+that opens a store joins the current session, or begins a new one if nothing proves that the last one continues. The
+proof is one of two:
 
-* another process of the session is alive. Each holds a shared flock on the file ``session`` for as long as it lives,
-  and processes meet at a lock only within one superblock.
-* the superblock has the same identity as then (:func:`superblock_id`).
+* another process of the session is alive. Each holds a shared flock on the file ``session`` as long as it lives, and
+  processes see each other's locks only within one superblock.
+* the superblock has the same identity as when the session began (:func:`superblock_id`).
 
-Where neither can be had, a new session is begun. Then journals of the last one are replayed, which is never wrong, only
-unnecessary at times (:mod:`~docker_registry.drivers.file.replay`).
+Without either proof a new session begins. Journals of the last one are then replayed, which is always safe but
+sometimes unnecessary (:mod:`~docker_registry.drivers.file.replay`).
 """
 
 from __future__ import annotations
@@ -38,19 +37,20 @@ from docker_registry.drivers.file.disk import filesystem_type
 from docker_registry.drivers.file.locks import not_a_lock
 from docker_registry.threads import close_now
 
-#: The file, and what a process that was killed may have left of a new one.
+#: The session file, and the prefix of incomplete ones that a killed process may have left.
 NAME: Final = "session"
 TEMPORARY_PREFIX: Final = f"{NAME}."
 
-#: More is no session.
+#: A larger file is not a session file.
 _MAX_BYTES: Final = 4096
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
-#: Since this version inode numbers of sysfs are never used twice between two starts of the kernel (64 bits, cyclic).
+#: From this kernel version on, sysfs does not reuse inode numbers between two boots (64 bits, cyclic).
 _MIN_KERNEL: Final = (5, 5)
 
-#: The folder of /sys/fs in which each superblock has a folder of its own, by file system; ext4 serves all three.
+#: The folder of /sys/fs that has a subfolder for each superblock, by type of file system; ext4 serves ext2 and ext3
+#: too.
 _SYSFS_FOLDERS: Final = {"btrfs": "btrfs", "ext2": "ext4", "ext3": "ext4", "ext4": "ext4", "xfs": "xfs"}
 
 #: BTRFS_IOC_FS_INFO (linux/btrfs.h): max_id, num_devices, fsid, and more.
@@ -73,16 +73,16 @@ class MountSession(NamedTuple):
 
 class Membership:
     """
-    The part of this process in a session, which goes on at least until it is closed.
+    The membership of this process in a session, which continues at least until the membership is closed.
 
     Attributes:
-        ended: the id of the session before, when that one has ended with this; None otherwise.
+        ended: the ID of the previous session if this one replaced it; None otherwise.
     """
 
     def __init__(self, session: MountSession, fd: int, ended: str | None = None) -> None:
         """
         Args:
-            fd: of the file, with the shared lock.
+            fd: descriptor of the session file, which holds the shared lock.
         """
         self.session = session
         self.ended = ended
@@ -91,11 +91,13 @@ class Membership:
 
 def join(folder: str, superblock: str | None) -> Membership:
     """
-    Join the session of a store, or begin a new one; no other process may be doing so, nor have the files changed.
+    Join the session of a store, or begin a new one.
+
+    The caller excludes other processes that join or change files meanwhile, and has not changed any file yet.
 
     Args:
-        folder: where the file lies.
-        superblock: as of :func:`superblock_id`.
+        folder: the folder of the session file.
+        superblock: from :func:`superblock_id`.
 
     Raises:
         StorageError: something else than a file has its name.
@@ -123,11 +125,11 @@ def join(folder: str, superblock: str | None) -> Membership:
 
 def superblock_id(folder: str) -> str | None:
     """
-    Return a text that no other superblock has, nor the same file system when it is mounted again; None where there is
-    no such text.
+    Return a text that identifies a superblock; None if it cannot be determined.
 
-    It is made of the id of the kernel's boot and the inode number of the folder that the file system has in sysfs while
-    it is mounted (Documentation/ABI/testing/sysfs-fs-ext4, -xfs, -btrfs). Containers see the same one.
+    No other superblock has the same text, nor does the same file system after it is mounted again. The text contains
+    the ID of the kernel's boot and the inode number of the file system's folder in sysfs, which exists while it is
+    mounted (Documentation/ABI/testing/sysfs-fs-ext4, -xfs, -btrfs). Containers see the same text.
     """
     try:
         version = tuple(int(part) for part in os.uname().release.split(".")[:2])
@@ -164,8 +166,8 @@ def _begin(folder: str, superblock: str | None, ended: str | None = None) -> Mem
     session = MountSession(secrets.token_hex(16), time.time_ns())
     text = json.dumps({**session._asdict(), "superblock": superblock})
     temporary = f"{folder}/{TEMPORARY_PREFIX}{session.id}"
-    # A new file, because another user may own the old one. It need not reach the disk: what a crash leaves of it, or of
-    # the one before, names no superblock that exists.
+    # Create a new file, because another user may own the old one. It need not be on the disk: after a crash the old or
+    # new file names no superblock that exists.
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(fd, text.encode())
@@ -180,7 +182,7 @@ def _begin(folder: str, superblock: str | None, ended: str | None = None) -> Mem
 
 
 def _read(fd: int) -> tuple[MountSession | None, str | None]:
-    """Return what the file says, and of which superblock."""
+    """Return the session in the file, and the identity of its superblock."""
     try:
         found: Any = json.loads(os.read(fd, _MAX_BYTES))
         session = MountSession(str(found["id"]), int(found["began"]))

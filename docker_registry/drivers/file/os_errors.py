@@ -1,4 +1,4 @@
-"""What errors of the system mean for a store."""
+"""Translation of operating system errors to errors of the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from docker_registry.errors import PathInvalid, StorageError, StorageFull, StorageUnavailable
 
-#: Nothing lies there, or something else than what was asked for.
+#: The path does not exist or is of another kind than expected.
 NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -15,7 +15,7 @@ _AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 
 
 def translated(path: str, error: OSError) -> StorageError:
-    """Return what an error means for who asked for a path."""
+    """Return the error of the store that corresponds to an operating system error for *path*."""
     if error.errno in _FULL:
         return StorageFull(path=path)
     if error.errno == errno.ENAMETOOLONG:

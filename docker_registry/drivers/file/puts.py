@@ -1,12 +1,14 @@
 """
-Small contents that are put to their paths, each atomically for whoever reads.
+Puts of small contents, each atomic for readers.
 
-A content is written under a name of its own aside and renamed to its place. Where there is a journal it is entered
-there first, and then nothing has to be synced; elsewhere it is synced before it is renamed, and its folder after that.
+A content is written to the staging folder and renamed to its path. With a journal it is written to the journal first,
+and neither the file nor its folder is synced. Without one the file is synced before the rename, and the folder after
+it.
 
-What is compared before it is replaced is compared under the path's lock; other changes take the same lock, so none
-slips in between. A folder that is removed at that moment must not come back with the new content: those who enter into
-the journal keep such removals away, the others hold the folder open, and it takes the content along.
+A conditional put compares versions while it holds the path's lock. All other changes hold the same lock, so none can
+occur between comparison and rename. A folder that is removed at that moment must not reappear with the new content.
+With a journal, :meth:`~.journal.Journal.changing` excludes such removals; without one the folder is held open, so the
+content is removed with it.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ from docker_registry.threads import close_now
 
 
 class Puts:
-    """Who puts contents; everything blocks the thread."""
+    """Publishes small contents; all methods block the thread."""
 
     def __init__(self, tree: Tree, aside: Aside, locks: Locks, disk: Disk, changes: Changes, *, last: bool) -> None:
         """
         Args:
-            changes: of the same paths.
+            changes: the other changes of the same tree.
             last: whether contents must survive a crash of the host.
         """
         self._tree = tree
@@ -53,16 +55,16 @@ class Puts:
         Publish a small file.
 
         Args:
-            if_match: replace only this version, or create only; None for whatever is there.
+            if_match: replace only this version; ``ABSENT`` only creates the file; None replaces any version.
 
         Raises:
-            PreconditionFailed: something else lies there.
+            PreconditionFailed: the path has another version.
         """
         journal = self._journal_for([path], len(content))
         if journal is not None:
             self._enter_and_put(journal, [(path, bytes(content))], if_match)
             return
-        # That an empty file is there is told by its folder.
+        # Only the folder needs a sync to record an empty file.
         aside = self._aside.write(content, sync=self._last and bool(content), mode=mode_of(path))
         try:
             if if_match is None:
@@ -76,7 +78,7 @@ class Puts:
             raise
 
     def put_all(self, contents: Sequence[tuple[str, bytes]], touched: Touched) -> None:
-        """Publish small files in their order, which must survive a crash of the host."""
+        """Publish small files durably, in their order."""
         journal = self._journal_for([path for path, _ in contents], sum(len(content) for _, content in contents))
         if journal is not None:
             self._enter_and_put(journal, contents)
@@ -87,7 +89,7 @@ class Puts:
                 aside, fd = self._aside.create(mode_of(path))
                 waiting.append((fd, aside, path))
                 write_whole(fd, content)
-            # That an empty file is there is told by its folder.
+            # Only the folder needs a sync to record an empty file.
             self._disk.sync([fd for (fd, _, _), (_, content) in zip(waiting, contents, strict=True) if content])
             while waiting:
                 fd, aside, path = waiting[0]
@@ -100,13 +102,13 @@ class Puts:
                 discard(aside)
 
     def remove_replaced(self) -> None:
-        """Remove what contents have replaced; those who put them have not waited for that."""
+        """Remove replaced files, which a put leaves in the staging folder to return sooner."""
         self._aside.remove_left()
 
     def _enter_and_put(
         self, journal: Journal, contents: Sequence[tuple[str, bytes]], if_match: str | None = None
     ) -> None:
-        """Publish small files by the journal."""
+        """Publish small files through the journal."""
         paths = [path for path, _ in contents]
         waiting: list[tuple[str | None, str]] = []
         after: list[FileState | None] = []
@@ -134,7 +136,9 @@ class Puts:
                     discard(aside)
 
     def _bring_entered(self, journal: Journal, waiting: list[tuple[str | None, str]], paths: Sequence[str]) -> None:
-        """Move to its path all that waits, which then waits no more, or enter that it is not there."""
+        """
+        Publish the staged files in *waiting* and remove each from the list; on an error, revoke their journal entries.
+        """
         try:
             while waiting:
                 aside, path = waiting[0]
@@ -149,14 +153,14 @@ class Puts:
             raise
 
     def _state(self, path: str) -> FileState | None:
-        """Return which file lies under a path now."""
+        """Return the current state of the file under a path."""
         try:
             return FileState.of(os.stat(self._tree.place(path)))
         except OSError:
             return None
 
     def _check(self, path: str, if_match: str) -> None:
-        """Refuse what is not the version that is expected, or none."""
+        """Raise PreconditionFailed if the path does not have the expected version, or exists although it must not."""
         if not if_match:
             self._check_absent(path)
             return
@@ -170,7 +174,7 @@ class Puts:
 
     @contextmanager
     def _matching(self, path: str, version: str) -> Iterator[int]:
-        """Hold open the folder of what is this version, whoever removes it meanwhile."""
+        """Hold the folder of a file with this version open, even if it is removed meanwhile."""
         above, _, name = path.rpartition("/")
         try:
             with self._tree.folder(above) as folder:
@@ -181,7 +185,7 @@ class Puts:
             raise PreconditionFailed(path=path) from None
 
     def _create(self, aside: str, path: str, touched: Touched) -> None:
-        """Bring a content to a path where no file is."""
+        """Publish a staged file at a path that must not be a file."""
         self._check_absent(path)
         self._changes.place(aside, path, touched)
 
@@ -196,9 +200,10 @@ class Puts:
 
     def _journal_for(self, paths: Iterable[str], size: int) -> Journal | None:
         """
-        Return the journal, if there is one that takes so many bytes.
+        Return the journal if there is one and it accepts *size* bytes.
 
-        It takes no secrets: all users of a store can read it, as each recovers what another had entered.
+        Secrets are never written to a journal: every user of a store can read it, because each recovers the journals of
+        all.
         """
         if any(mode_of(path) == SECRET for path in paths):
             return None

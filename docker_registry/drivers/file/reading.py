@@ -1,4 +1,4 @@
-"""Reading a file by its descriptor: whole, block by block, or so that nothing of it stays in the kernel's memory."""
+"""Reading open files: whole, in blocks, or without leaving them in the page cache."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 
 def read_whole(fd: int, size: int) -> bytes:
-    """Return all of a file of so many bytes."""
+    """Return all *size* bytes of a file."""
     content = os.read(fd, size)
-    while len(content) < size and (block := os.read(fd, size - len(content))):  # a read gives 2 GiB at most
+    while len(content) < size and (block := os.read(fd, size - len(content))):  # read(2) returns at most 2 GiB
         content += block
     return content
 
 
 def read_blocks(tree: Tree, path: str, offset: int, end: int, fd: int, *, stays: bool) -> Iterator[bytes]:
     """
-    Yield nothing once, then the bytes of a file from *offset* to *end*; its descriptor is closed in the end.
+    Yield an empty block once, then the bytes of a file from *offset* to *end*; finally close its descriptor.
 
     Args:
-        stays: whether it may stay in the kernel's memory.
+        stays: whether the file may stay in the page cache.
 
     Raises:
-        StorageError: it became shorter, or cannot be read.
+        StorageError: the file became shorter or cannot be read.
     """
     try:
-        # Taken by whoever opened the file: a generator that never began would never close it.
+        # The opener consumes this block: a generator that was never started would not close the descriptor.
         yield b""
         while offset < end:
             with tree.errors(path):
@@ -50,10 +50,10 @@ def read_blocks(tree: Tree, path: str, offset: int, end: int, fd: int, *, stays:
 
 
 class PassingFile(io.FileIO):
-    """A file that leaves the kernel's memory when it was read."""
+    """A file that is evicted from the page cache when it is closed."""
 
     def close(self) -> None:
-        """Close it."""
+        """Evict the file from the page cache and close it."""
         if not self.closed:
             _let_go(self.fileno())
         super().close()

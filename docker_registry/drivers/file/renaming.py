@@ -1,10 +1,10 @@
 """
-Renaming a file over another one without sending it to the disk.
+Replacing a file by a rename that does not trigger write-back.
 
-Where a file replaces another, ext4 begins to write its content during the rename, for programs that forget to sync it
-(``auto_da_alloc`` in ext4(5)). That takes ten times as long as the rename, and is in vain where a journal has the
-content, or where nobody needs it after a crash of the host. Two files that exchange their names (renameat2(2), since
-3.15) are left alone; and the old one can be removed when there is time for it.
+When a rename replaces a file, ext4 starts to write the new content to the disk during the rename, for programs that
+forget to sync it (``auto_da_alloc`` in ext4(5)). This takes ten times as long as the rename, and is useless if a
+journal has the content or if the content need not survive a crash of the host. ext4 does not do this when two files
+exchange their names (renameat2(2), available from Linux 3.15), and the old file can be removed later.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _RENAME_EXCHANGE: Final = 2
 
 def rename_unwritten(source: str, name: str, folder: int) -> bool:
     """
-    Rename a file as :func:`os.rename` does, atomically for whoever reads, and leave its content to the system.
+    Rename a file as :func:`os.rename` does, atomically for readers, and leave the write-back to the kernel.
 
     Args:
-        source: where nobody looks, as another file may lie there for a moment.
-        name: in the folder of this descriptor.
+        source: an unlisted path, because another file may be there for a moment.
+        name: the new name in the folder of descriptor *folder*.
 
     Returns:
-        Whether the file that was there lies at *source* now, to be removed.
+        Whether the replaced file is now at *source* and must be removed.
     """
     if not _is_file(name, folder) or not _exchange(source, name, folder):
         os.rename(source, name, dst_dir_fd=folder)
         return False
-    if stat.S_ISDIR(os.lstat(source).st_mode):  # no file any more when it came to the exchange
+    if stat.S_ISDIR(os.lstat(source).st_mode):  # replaced by a folder just before the exchange
         _exchange(source, name, folder)
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     return True
@@ -49,7 +49,7 @@ def _is_file(name: str, folder: int) -> bool:
 
 
 def _exchange(source: str, name: str, folder: int) -> bool:
-    """Let two files exchange their names; False where that cannot be."""
+    """Exchange the names of two files; return False where that is not possible."""
     renameat2 = _renameat2()
     if renameat2 is None:
         return False

@@ -1,11 +1,11 @@
 """
-Folders that lie apart from each other on the disk, where the file system can be asked for that.
+Spreading subfolders over the disk, where the file system supports it.
 
-ext4 keeps what lies in one folder together, and looks for a free inode from the beginning of that part of the disk.
-What comes and goes all the time leaves gaps there, and without a journal of its own ext4 does not fill them for a
-minute or more, but looks at each of them whenever a file is made, which takes half of the time of a small push. A
-folder that is marked as the top of a hierarchy (chattr(1), ``T``) has its folders spread over the disk, so that each
-has gaps of its own.
+ext4 keeps the content of a folder in one part of the disk, and searches for a free inode from the start of that part.
+Frequently created and removed files leave gaps there. Without a journal of its own ext4 does not reuse a gap for a
+minute or more, but inspects each one whenever it creates a file, which takes half of the time of a small push. When a
+folder is marked as the top of a hierarchy (chattr(1), ``T``), ext4 spreads its subfolders over the disk, so that each
+has its own gaps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 from docker_registry.threads import close_now
 
-#: ioctl_iflags(2), for flags that are a C long.
+#: ioctl_iflags(2), for flags of the type C long.
 _LONG: Final = struct.Struct("l")
 _GET_FLAGS: Final = 2 << 30 | _LONG.size << 16 | ord("f") << 8 | 1
 _SET_FLAGS: Final = 1 << 30 | _LONG.size << 16 | ord("f") << 8 | 2
@@ -26,7 +26,7 @@ _IS_TOP: Final = 0x00020000
 
 
 def spread(folder: str) -> None:
-    """Ask for what will be made in a folder to lie apart; where nobody listens, nothing changes."""
+    """Ask the file system to spread future subfolders of a folder; does nothing where that is not supported."""
     with suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

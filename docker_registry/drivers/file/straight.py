@@ -1,8 +1,9 @@
 """
-Opening what lies where its name says, with no symbolic link on the way there.
+Opening paths that contain no symbolic link.
 
-Linux finds that out while it opens (openat2(2), since 5.6), for half of what it costs to open first and to ask then
-where something really lies. Python does not know the call, so it is made by number, which is the same everywhere.
+Linux can check this while it opens the file (openat2(2), available from Linux 5.6), at half the cost of opening the
+file and then reading its real path. Python does not expose the system call, so it is made by number, which is the same
+on every architecture.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from docker_registry.threads import close_now
 _OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 
-#: What openat2 refuses beside O_PATH, where it means nothing.
+#: A flag that openat2 rejects together with O_PATH, where it has no effect.
 _MEANINGLESS: Final = os.O_NONBLOCK
 
 
@@ -32,16 +33,17 @@ class _How(ctypes.Structure):
 
 def open_straight(place: str, flags: int) -> int | None:
     """
-    Open what lies at a place, which is absolute.
+    Open an absolute path if no component is a symbolic link.
 
     Args:
-        flags: as of :func:`os.open`; what they make is a file that its owner may write and all may read.
+        flags: as for :func:`os.open`; a new file gets the mode 0644.
 
     Returns:
-        A descriptor; None when a link is on the way, or when this cannot tell: then open it as ever, and ask.
+        A descriptor; None if the path contains a link, or if this cannot be determined: then open the file with
+        :func:`os.open` and check its real path.
 
     Raises:
-        FileNotFoundError: nothing lies there, or no folder for what is to be made.
+        FileNotFoundError: the path does not exist, or the folder of a file to be created does not.
     """
     openat2 = _openat2()
     if openat2 is None:
@@ -63,7 +65,7 @@ def _how(flags: int) -> Any:
 
 @lru_cache(maxsize=1)
 def _openat2() -> Callable[..., int] | None:
-    """Return the call, if this kernel knows it and lets us make it: some that run containers do not."""
+    """Return the system call if the kernel has it and permits it; some container runtimes block it."""
     arguments = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
     call = libc.find("syscall", *arguments, result=ctypes.c_long)
     if call is None:

@@ -1,7 +1,7 @@
 """
-Large files begin to reach the disk while they are still being received, so that the fsync in the end has little left.
+Starts write-back of large files while they are still being received, so that the final fsync has little left to do.
 
-Linux alone knows how to say that (sync_file_range(2)), and Python does not; elsewhere the fsync does all.
+This needs sync_file_range(2), which only Linux has and Python does not expose; elsewhere the fsync does everything.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final
 
 from docker_registry.drivers.file import libc
 
-#: So much is written before the disk is told: less would be many calls, more would leave it idle.
+#: Write-back starts after each this many bytes: less would take many calls, more would leave the disk idle.
 STRIDE_BYTES: Final = 8 * 1024 * 1024
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
 class WriteBack:
-    """The way of one file to the disk."""
+    """Starts the write-back of one file."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -27,7 +27,7 @@ class WriteBack:
         self._written = 0
 
     def wrote(self, size: int) -> None:
-        """Say that the file has become longer, in the thread that writes it: this may wait for a disk that is busy."""
+        """Report that the file has grown. Call this in the thread that writes: it may wait for a busy disk."""
         self._written += size
         if self._written - self._begun >= STRIDE_BYTES:
             call = _sync_file_range()
@@ -37,5 +37,5 @@ class WriteBack:
 
 
 def _sync_file_range() -> Callable[..., int] | None:
-    """Return the function of the C library; what it says does not matter, since the fsync comes anyway."""
+    """Return the function of the C library; its result does not matter, because an fsync follows."""
     return libc.find("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
