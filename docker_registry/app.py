@@ -1,4 +1,4 @@
-"""The web application: its routes and hooks, over parts that are built elsewhere."""
+"""The web application: routes and hooks over parts that are built elsewhere."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from docker_registry.services import Services
 
 
 def create_app(services: Services) -> Flask:
-    """Make the web application over the parts of a registry."""
+    """Create the web application for the parts of a registry."""
     app = Application("docker_registry", static_folder=None)
-    # A redirect cannot replay a body that was streamed, so no URL is ever "corrected" by one.
+    # A client cannot replay a streamed body after a redirect, so URLs are never corrected by redirects.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     _add_hooks(app, services)
@@ -56,7 +56,7 @@ def create_app(services: Services) -> Flask:
 
 
 def _add_hooks(app: Application, services: Services) -> None:
-    """Install what concerns every request, in the order in which it runs."""
+    """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     errors.install(app, v2=config.v2)

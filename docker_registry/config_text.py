@@ -1,4 +1,4 @@
-"""Rendering of settings: those in force for the operator, all of them for the documentation."""
+"""Rendering of settings: the effective ones for the operator, all of them for the documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docker_registry.settings import TYPES, Section, Setting, flatten, rows
 
 MASK: Final = "********"
 
-#: What comes before the password of ``scheme://user:password@host``, and before the value of ``…password=…``.
+#: The text before the password in ``scheme://user:password@host``, and before the value in ``…password=…``.
 _PASSWORDS = re.compile(
     r"(://[^:/@]*:).*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;]*", re.IGNORECASE | re.DOTALL
 )
@@ -23,9 +23,9 @@ _PASSWORDS = re.compile(
 
 def render(config: Config) -> str:
     """
-    Write the effective configuration as a file that has just this flavor.
+    Render the effective configuration as a file with only this flavor.
 
-    Secrets are masked, and so are passwords in URLs.
+    Secrets and passwords in URLs are masked.
     """
     tree = _tree(Config, config)
     for row in config.driver_settings:
@@ -36,11 +36,11 @@ def render(config: Config) -> str:
 
 def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[str, Mapping[str, Any]]) -> str:
     """
-    Write the tables of all settings in Markdown.
+    Render the tables of all settings in Markdown.
 
     Args:
-        driver_settings: rows by the names of the drivers that declare them.
-        sample: the flavors of the sample configuration, which say what the environment calls a setting.
+        driver_settings: settings by name of the driver that declares them.
+        sample: the flavors of the sample configuration, from which the environment variable of each setting is taken.
     """
     general = tuple(rows(Config))
     variables = {
@@ -97,7 +97,7 @@ def _plain(row: Setting, value: Any) -> Any:
 
 
 def _tree(section: Section, values: object) -> dict[str, Any]:
-    """Return the settings of a section and of the sections in it, with secrets masked."""
+    """Return the settings of a section and of its nested sections, with secrets masked."""
     tree: dict[str, Any] = {}
     for row in rows(section):
         value = values

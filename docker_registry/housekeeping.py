@@ -1,4 +1,4 @@
-"""Work that a worker does beside its requests: purging uploads, adopting repositories, filling the search index."""
+"""Background work of a worker: purging uploads, adopting repositories, rebuilding the search index."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
 
-#: No other process rebuilds a search index for so long.
+#: How long the lease for rebuilding a search index is held.
 _REINDEX_SECONDS: Final = 3600
 
 
 def start(services: Services) -> None:
-    """Do the work now and every ``upload_purge_interval`` seconds, in a greenlet that lives as long as the worker."""
+    """
+    Run housekeeping now and every ``upload_purge_interval`` seconds, in a greenlet that lives as long as the worker.
+    """
     gevent.spawn(_run, services)
 
 
@@ -28,7 +30,7 @@ def _run(services: Services) -> None:
     interval_seconds = services.config.upload_purge_interval
     while True:
         try:
-            # Half of the interval: the next turn of any worker finds the lease free, a turn at the same time does not.
+            # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
                 _purge(services.registry, services.config.upload_ttl)
             _fill_search_index(services)
@@ -44,14 +46,14 @@ def _purge(registry: Registry, upload_ttl_seconds: float) -> None:
 
 
 def _fill_search_index(services: Services) -> None:
-    """Rebuild a search index that does not know all repositories because it is new or older than this version."""
+    """Rebuild a search index that lacks repositories because it is new or older than this version."""
     index, registry = services.search_index, services.registry
     if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
         logger.info("added %d repositories to the search index", index.reindex(_entries(registry)))
 
 
 def _entries(registry: Registry) -> Iterator[Entry]:
-    """Yield all repositories, and yield to requests in between."""
+    """Yield all repositories, and let requests run in between."""
     for entry in registry.search_entries.all():
         gevent.sleep(0)
         yield entry

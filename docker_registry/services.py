@@ -1,4 +1,4 @@
-"""Every part of a running registry, built once from its configuration and closed in reverse order."""
+"""The parts of a running registry, built once from its configuration and closed in reverse order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
 
-#: Where the search database of a host lies that has no disk for its data.
+#: The search database of a host without a local disk for its data.
 _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
 
 
@@ -35,7 +35,7 @@ class Services:
     The parts of a registry; a context manager that closes them.
 
     Attributes:
-        body_memory: for whole bodies of requests.
+        body_memory: memory budget for request bodies that are held in memory.
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis.
     """
@@ -63,10 +63,10 @@ class Services:
 
 def load(config: Config) -> None:
     """
-    Import what a configuration needs, and open nothing yet.
+    Import the modules that a configuration needs, without opening anything.
 
     Raises:
-        ConfigError: it names a driver or a search index that does not exist.
+        ConfigError: the configuration names a driver or a search index that does not exist.
     """
     drivers.load(config.storage)
     search.load(config.search_backend)
@@ -74,10 +74,10 @@ def load(config: Config) -> None:
 
 def build(config: Config, driver: StorageDriver | None = None) -> Services:
     """
-    Open everything that a configuration names.
+    Open all parts that a configuration names.
 
     Args:
-        driver: the store; by default the one that the configuration names, with its cache.
+        driver: the store; by default the configured one, with its cache.
 
     Raises:
         ConfigError: the configuration names a part that does not exist or lacks a library, or a part rejects its
@@ -118,8 +118,8 @@ def search_database(config: Config) -> str:
     """
     Return the URL of the search database.
 
-    By default it lies beside the data. Hosts that share a folder over the network must not share a database of SQLite
-    there, so each has one of its own then.
+    By default it is beside the data. Hosts that share a folder over the network must not share an SQLite database
+    there, so each then has its own.
     """
     if config.sqlalchemy_index_database:
         return config.sqlalchemy_index_database
@@ -135,10 +135,10 @@ def search_database(config: Config) -> str:
 
 def open_driver(config: Config) -> StorageDriver:
     """
-    Open the configured store, behind the configured cache.
+    Open the configured store with its configured cache.
 
     Raises:
-        ConfigError: there is no such driver or no library for Redis, or the driver rejects its settings.
+        ConfigError: the driver or the library for Redis does not exist, or the driver rejects its settings.
         StorageError: the store cannot be used.
     """
     driver = open_store(config)
@@ -152,7 +152,7 @@ def open_driver(config: Config) -> StorageDriver:
 
 def open_store(config: Config) -> StorageDriver:
     """
-    Open the configured store itself, without a cache.
+    Open the configured store without a cache.
 
     Raises:
         ConfigError, StorageError: as for :func:`open_driver`.

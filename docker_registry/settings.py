@@ -1,9 +1,9 @@
 """
 Settings: their declaration, and the conversion of text to values.
 
-The registry declares its settings as fields in :mod:`docker_registry.config`, a driver in its class:
-``settings = (Setting(…), …)``. The declared type decides how text is read, wherever it comes from; YAML's own guesses
-(``0123`` is 83, ``no`` is false) are not used.
+The registry declares its settings as fields in :mod:`docker_registry.config`, a driver in its class: ``settings =
+(Setting(…), …)``. The declared type determines how text is parsed, whatever its source. YAML's implicit types (``0123``
+is 83, ``no`` is false) are not used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TYPES: Final[Mapping[type, str]] = {
     Path: "path",
 }
 
-#: Suffixes of durations and sizes, and what they multiply by.
+#: Suffixes of durations and sizes, and their factors.
 _SUFFIXES: Final[Mapping[str, Mapping[str, int]]] = {
     "seconds": {"s": 1, "m": 60, "h": 3600, "d": 86400},
     "bytes": {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4},
@@ -56,15 +56,15 @@ class Setting:
     Attributes:
         name: its key in the configuration file; ``cache.host`` is the key ``host`` in the section ``cache``.
         type: ``str``, ``bool``, ``int``, ``float``, ``pathlib.Path`` (made absolute, ``~`` expanded), ``list`` (a tuple
-            of texts, or of *section*) or ``dict`` (texts by their names).
+            of texts, or of *section*) or ``dict`` (texts by name).
         default: its value when it is not set; None means off or unknown.
         help: one sentence for the documentation.
-        unit: ``seconds``, ``bytes`` …, where the type is a number. Seconds may be written ``30s``, ``10m``, ``24h`` or
-            ``7d``, and bytes ``64KiB``, ``64MiB``, ``50GiB`` or ``1TiB``.
+        unit: ``seconds``, ``bytes`` …, for numbers. Seconds may be written as ``30s``, ``10m``, ``24h`` or ``7d``, and
+            bytes as ``64KiB``, ``64MiB``, ``50GiB`` or ``1TiB``.
         secret: whether ``docker-registry config`` and every log must mask it.
-        choices: the only values allowed, in any case; empty for any value.
-        minimum: the least value of a number.
-        section: the dataclass of each item, where the setting is a list of sections.
+        choices: the allowed values, case-insensitive; empty allows any value.
+        minimum: the smallest allowed number.
+        section: the dataclass of each item of a list of sections.
     """
 
     name: str
@@ -83,19 +83,19 @@ class Setting:
 
     @property
     def keyword(self) -> str:
-        """The keyword under which a driver's constructor receives it: its name, with ``_`` for each dot."""
+        """The keyword argument of a driver's constructor for this setting: its name, with ``_`` for each dot."""
         return self.name.replace(".", "_")
 
     def convert(self, raw: object) -> Any:
         """
-        Convert text from the file or the environment to the declared type.
+        Convert text from the configuration file or the environment to the declared type.
 
         Args:
-            raw: text; or a list or a section, where the type is a list or a map.
+            raw: text; a list or a section where the type is a list or a map.
 
         Raises:
-            ValueError: it does not have this type. The message completes a sentence that begins with the setting's
-                name, and never shows the value, which may be a secret in the wrong place.
+            ValueError: *raw* does not have this type. The message continues a sentence that begins with the setting's
+                name. It never contains the value, which may be a misplaced secret.
         """
         if self.section is not None:
             return self._convert_sections(raw, self.section)
@@ -126,7 +126,7 @@ class Setting:
         return number
 
     def _quantity(self, text: str) -> int | None:
-        """Return a duration or size that is written with a suffix; None for anything else."""
+        """Return a duration or size that has a suffix; None for anything else."""
         found = _QUANTITY.fullmatch(text)
         factor = _SUFFIXES.get(self.unit, {}).get(found[2]) if found else None
         return int(found[1]) * factor if found and factor else None
@@ -182,7 +182,7 @@ class Setting:
 
 def setting(
     default: Any,
-    help: str,  # noqa: A002 - the name of the row's column
+    help: str,  # noqa: A002 - the name of the attribute of Setting
     *,
     unit: str = "",
     secret: bool = False,
@@ -190,10 +190,10 @@ def setting(
     minimum: int | None = None,
 ) -> Any:
     """
-    Declare a dataclass field as a setting; its name and type are those of the field.
+    Declare a dataclass field as a setting; name and type are those of the field.
 
     Args:
-        default: ``dataclasses.MISSING`` where an item of a list of sections must set it.
+        default: ``dataclasses.MISSING`` where each item of a list of sections must set it.
     """
     row = {"help": help, "unit": unit, "secret": secret, "choices": choices, "minimum": minimum}
     return field(default=default, metadata=row)
@@ -213,7 +213,7 @@ def rows(declaration: type, prefix: str = "") -> Iterator[Setting]:
 
 def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str = "", **others: Any) -> Declaration:
     """
-    Make a dataclass and its sections from values by their dotted names; the others keep their defaults.
+    Create a dataclass and its sections from values by dotted name; other fields keep their defaults.
 
     Args:
         others: fields that are not settings.
@@ -230,7 +230,7 @@ def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str 
 
 def flatten(tree: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """
-    Yield the dotted names and values of a section, and of the sections in it.
+    Yield the dotted names and values of a section and of its nested sections.
 
     Args:
         known: names of settings; a mapping that contains none of them is a value.
@@ -259,13 +259,13 @@ def _plain_type(annotation: Any) -> type:
 
 
 def _item_section(annotation: Any) -> Section | None:
-    """Return the dataclass of the items, where an annotation is a tuple of sections."""
+    """Return the dataclass of the items if an annotation is a tuple of sections."""
     item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
     return item if isinstance(item, type) and is_dataclass(item) else None
 
 
 def without_value(name: str) -> str:
-    """Return the part of a wrong name that cannot be a secret: all of ``password:s3cret`` would show one."""
+    """Return the part of an unknown name that cannot be a secret: all of ``password:s3cret`` would show one."""
     return re.split(r"[^\w.-]", name, maxsplit=1)[0]
 
 
@@ -277,7 +277,7 @@ def _absolute(text: str) -> Path:
 
 
 def _flow_list(text: str) -> object:
-    """Read a list in YAML's flow style, as 0.9 took it from the environment."""
+    """Parse a list in YAML's flow style, which version 0.9 accepted in environment variables."""
     try:
         return yaml.BaseLoader(text).get_single_data()
     except yaml.YAMLError:

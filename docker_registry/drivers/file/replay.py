@@ -1,17 +1,16 @@
 """
-Replaying a journal: putting again what a file system may have lost, and nothing else.
+Replay of a journal: restores what a file system may have lost, and nothing else.
 
-For each path the last entry counts. Its content is put again only where the path is in a state that the journal knows
-to be older: the file that was there when an entry was made, or one that an entry has put there itself, whose content
-may not have reached the disk. A file is known by its inode and the time of its content, so clocks need not be right or
-fine. A file that was touched later is known by its inode alone if it holds what the journal has put there, or what a
-crash has left of that. Any other file was written after the journal, by another server or from a backup, and stays.
+For each path the last entry counts. Its content is restored only if the path is in a state that the journal knows to be
+older: the file that existed when an entry was made, or a file that an entry put there and whose content may not have
+reached the disk. A file is identified by its inode and modification time, so clocks need not be correct or precise. A
+file that was touched later is identified by its inode alone, if it holds what the journal put there or what a crash
+left of that. Any other file was written after the journal, by another server or from a backup, and stays.
 
-Where nothing lies under a path, its file may have been lost, or removed later by another program. It was removed if the
-journal never saw the path empty, or if the folder was changed well after the journal was last written.
+A missing file may have been lost, or removed later by another program. It was removed if the journal never saw the path
+empty, or if the folder was changed well after the journal was last written.
 
-Replaying twice does no harm, also if the first time was interrupted: contents reach the disk before they get their
-names.
+Replay is idempotent, even after an interruption: contents are on the disk before they get their names.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.threads import close_now
 
-#: So long after its last entry a session may still have been busy putting what it had entered.
+#: Period after its last entry in which a session may still have been putting entered contents.
 _BUSY_NANOSECONDS: Final = 10 * 10**9
 
-#: A crash leaves a sector of the disk as it was written, or zeros where it was not.
+#: A crash leaves each sector of the disk as it was written, or as zeros if it was not.
 _SECTOR_BYTES: Final = 512
 
 logger = logging.getLogger(__name__)
@@ -49,15 +48,15 @@ logger = logging.getLogger(__name__)
 @dataclass
 class _Change:
     """
-    What a journal tells of one path.
+    The journal's knowledge of one path.
 
     Attributes:
-        content: of the last entry.
-        entered: when that was written, in nanoseconds since the epoch.
-        known: the states of the path that are older than the content, or have it.
-        written: what the entries have put there, by the inode of the file.
-        may_be_absent: whether nothing at all is one of these.
-        is_traced: whether the entries tell of such states; those of older versions do not.
+        content: content of the last entry.
+        entered: when that entry was written, in nanoseconds since the epoch.
+        known: states of the path that are older than the content, or have it.
+        written: contents that the entries put there, by inode of the file.
+        may_be_absent: whether the missing file is one of these states.
+        is_traced: whether the entries contain states; those of older versions do not.
     """
 
     content: bytes
@@ -69,7 +68,7 @@ class _Change:
 
 
 class _Found(Enum):
-    """What lies under a path, compared with its change."""
+    """The state of a path compared with its change."""
 
     OLDER = auto()
     SAME = auto()
@@ -86,11 +85,11 @@ class Replay:
 
     def __call__(self, entries: Sequence[Entry], last_active: int) -> None:
         """
-        Put again what may have been lost.
+        Restore contents that may have been lost.
 
         Args:
-            entries: ordered by their moments.
-            last_active: when the session is known to have been active last, in nanoseconds since the epoch.
+            entries: ordered by moment.
+            last_active: when the session is last known to have been active, in nanoseconds since the epoch.
         """
         busy_until = last_active + _BUSY_NANOSECONDS
         older: list[tuple[str, bytes]] = []
@@ -132,7 +131,7 @@ class Replay:
         return _Found.OLDER if is_lost or not change.is_traced else _Found.NEWER
 
     def _folder_changed(self, path: str) -> int:
-        """Return when something last came or went in the innermost folder above a path that is there."""
+        """Return when an entry was last added to or removed from the innermost existing folder above a path."""
         for folder in (*reversed(list(folders_above(path))), ""):
             try:
                 return os.stat(self._tree.place(folder)).st_mtime_ns
@@ -143,15 +142,15 @@ class Replay:
 
     def _is_blocked(self, path: str, busy_until: int) -> bool:
         """
-        Tell whether something of another kind lies in the way, which was brought after the journal.
+        Return whether a file or folder of the wrong kind, newer than the journal, is in the way.
 
-        A file system without a journal of its own leaves such things after a crash, too; these are removed.
+        A crash of a file system without a journal of its own also leaves such entries; they are older and are removed.
         """
         places = [place for place, is_wrong in self._in_the_way(path) if is_wrong]
         return any(os.lstat(place).st_mtime_ns > busy_until for place in places)
 
     def _in_the_way(self, path: str) -> Iterator[tuple[str, bool]]:
-        """Yield the places of a path and of the folders above it, and whether something of another kind lies there."""
+        """Yield the places of a path and of the folders above it, and whether each is of the wrong kind."""
         for folder in folders_above(path):
             place = self._tree.place(folder)
             yield place, os.path.lexists(place) and not os.path.isdir(place)
@@ -171,7 +170,7 @@ class Replay:
 
 
 def _changes(entries: Sequence[Entry]) -> Iterable[tuple[str, _Change]]:
-    """Return what is to be compared: of each path the last content, unless the file system is right since."""
+    """Return each path with the last content to compare, unless a later entry says that the file system is correct."""
     changes: dict[str, _Change] = {}
     settled: set[str] = set()
     for entry in reversed(entries):
@@ -194,12 +193,13 @@ def _changes(entries: Sequence[Entry]) -> Iterable[tuple[str, _Change]]:
 def _is_older(found: os.stat_result, change: _Change) -> bool:
     """Tell whether a file is older than the last content of its path, or has lost it."""
     if not change.is_traced:
-        # What was entered is written to a file before, and so has an older time.
+        # A content is written to a file before it is entered, and so has an older time.
         return found.st_mtime_ns <= change.entered + provenance.CLOCK_TICK_NANOSECONDS
     state = FileState.of(found)
     if state in change.known:
         return True
-    # The file of a known state, before it was touched; a program that sets back times cannot set that of the inode.
+    # The file of a known state before it was touched. A program can set back the modification time, but not the change
+    # time.
     if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(
         state.inode == known.inode and state.modified < known.modified for known in change.known
     ):
@@ -209,7 +209,7 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
 
 
 def _is_left_of(left: bytes | None, written: bytes | None) -> bool:
-    """Tell whether a file holds what the journal has written to it, or what a crash has left of that."""
+    """Return whether a file holds what the journal wrote to it, or what a crash left of that."""
     if left is None or written is None or len(left) > len(written):
         return False
     sectors = ((left[start:end], written[start:end]) for start, end in _sectors(len(left)))

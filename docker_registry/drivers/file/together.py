@@ -1,9 +1,9 @@
 """
-Changes that reach the disk together, before anybody hears that they were made.
+Batches of changes, which reach the disk together before the caller continues.
 
-Most of what a small change takes is waiting for the disk. So contents wait until there are no more, and then are put in
-the order in which they came, with one wait for the journal (:class:`~.journal.Journal`), or two without it, however
-many they are. What else was changed is synced in the end.
+Waiting for the disk takes most of the time of a small change. So a batch collects contents and then puts them in their
+order, however many they are, with one wait for the journal (:class:`~.journal.Journal`), or two waits without one. All
+other changes are synced at the end.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from docker_registry.drivers.file.journal_file import Entry
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.threads import close_now
 
-#: So many contents wait at most, and no more bytes of them than the journal takes at once.
+#: A batch holds at most this many contents, and no more bytes than one journal record takes.
 MAX_WAITING: Final = 64
 
-#: So many bytes are written about as fast as one; with the names of what they are it is less than twice as much.
+#: Up to this size the number of bytes hardly matters; with the paths a record is less than twice as large.
 _BRIEF_BYTES: Final = 256 * 1024
 
 
 class Touched(Protocol):
-    """Who is told what a change has touched."""
+    """Receives what a change has touched."""
 
     def changed(self, folder: int) -> None:
-        """Hear of the descriptor of a folder that has to be synced."""
+        """Record a folder that must be synced, by its descriptor."""
 
     def settled(self, path: str) -> None:
-        """Hear of a path that was changed without the journal, while its lock is held."""
+        """Record a path that was changed without the journal, while its lock is held."""
 
 
-#: Puts contents to their paths, in their order.
+#: Publishes contents at their paths, in their order.
 PutAll = Callable[[Sequence[tuple[str, bytes]], Touched], None]
 
 
 class Together:
-    """What one greenlet changes until it is done; told of what it touches, a :class:`Touched`."""
+    """The batch of one greenlet. It is also the :class:`Touched` of its changes."""
 
     def __init__(self, tree: Tree, disk: Disk, put_all: PutAll, journal: Journal | None) -> None:
         self._tree = tree
@@ -58,45 +58,45 @@ class Together:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more contents may wait."""
+        """Whether the batch must be published before more contents are added."""
         return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_BYTES
 
     @property
     def is_waiting(self) -> bool:
-        """Whether contents wait, which come before what is changed next."""
+        """Whether contents are pending that must be published before the next change."""
         return bool(self._waiting)
 
     @property
     def is_brief(self) -> bool:
-        """Whether all that is left is to put what waits, which is little, and for which a journal has room."""
+        """Whether only a few pending bytes remain to be put, for which the journal has room."""
         journal = self._journal
         is_little = not self._settled and self._waiting_bytes <= _BRIEF_BYTES
         return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)
 
     def add(self, path: str, content: Bytes) -> None:
-        """Let a content wait."""
+        """Add a content to the batch."""
         self._waiting.append((path, bytes(content)))
         self._waiting_bytes += len(content)
 
     def changed(self, folder: int) -> None:
-        """Keep this very folder, wherever others move it, to be synced."""
+        """Keep a descriptor of this very folder, even if it is moved, to sync it later."""
         found = os.fstat(folder)
         if (found.st_dev, found.st_ino) not in self._changed:
             self._changed[found.st_dev, found.st_ino] = os.dup(folder)
 
     def settled(self, path: str) -> None:
-        """Keep a path, to be entered into the journal when it is synced."""
+        """Keep a path for the journal entry that is made after the sync."""
         if self._journal is not None:
             self._settled.append(Entry(time.monotonic_ns(), path))
 
     def publish(self) -> None:
-        """Put everything that waits; blocks this thread."""
+        """Put all pending contents; blocks this thread."""
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if waiting:
             self._put_all(waiting, self)
 
     def sync(self) -> None:
-        """Sync what has changed; blocks this thread."""
+        """Sync all changes; blocks this thread."""
         changed = list(self._changed.values())[::-1]
         if self._journal is None:
             self._disk.sync(changed)
@@ -106,21 +106,21 @@ class Together:
             self._journal.settle(self._settled)
 
     def publish_and_end(self) -> None:
-        """Put what waits, and sync all that has changed; blocks this thread."""
+        """Put all pending contents and sync all changes; blocks this thread."""
         try:
             self.publish()
         finally:
             self.end()
 
     def end(self) -> None:
-        """Sync what has changed, and take back what still waits; blocks this thread."""
+        """Sync all changes and drop pending contents; blocks this thread."""
         try:
             self.sync()
         finally:
             self.forget()
 
     def forget(self) -> None:
-        """Take back what waits, and sync nothing any more."""
+        """Drop pending contents and pending syncs."""
         self._waiting.clear()
         for fd in self._changed.values():
             close_now(fd)
@@ -128,18 +128,21 @@ class Together:
         self._settled.clear()
 
     def _sync_with_those_above(self, changed: list[int]) -> None:
-        """Sync also the folders above, which may have been made for what the journal has put there."""
+        """Sync the parent folders too, because they may have been created for contents that the journal covers."""
         with ExitStack() as opened:
             above = {"", *(folder for entry in self._settled for folder in folders_above(entry.path))}
             for path in sorted(above, key=len, reverse=True):
-                with suppress(OSError):  # removed since
+                with suppress(OSError):  # removed meanwhile
                     changed.append(opened.enter_context(self._tree.folder(path)))
             for fd in changed:
                 os.fsync(fd)
 
 
 class Nobody:
-    """A :class:`Touched` who leaves everything to the system: within seconds, unless the host crashes before."""
+    """
+    A :class:`Touched` that does nothing: the kernel writes the changes back within seconds, unless the host crashes
+    before.
+    """
 
     def changed(self, folder: int) -> None:
         """Do nothing."""
@@ -152,13 +155,13 @@ _present: ContextVar[Together | None] = ContextVar("together", default=None)
 
 
 def present() -> Together | None:
-    """Return what this greenlet changes together now; None when each change stands for itself."""
+    """Return the current batch of this greenlet; None outside a batch."""
     return _present.get()
 
 
 @contextmanager
 def begun(together: Together) -> Iterator[None]:
-    """Let :func:`present` be this."""
+    """Make *together* the current batch."""
     token = _present.set(together)
     try:
         yield

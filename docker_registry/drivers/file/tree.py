@@ -1,11 +1,12 @@
 """
-A folder of the local file system out of which no path leads, and in which folders come and go with their files.
+Maps paths to a folder of the local file system, keeps them inside it, and creates and removes folders as needed.
 
-**Inside.** The path grammar knows no ``..``; what is opened is asked where it really lies, and refused when a symbolic
-link has led out. Folders are changed by descriptors that were asked so, never by names that may lead elsewhere since.
+**Containment.** The path grammar excludes ``..``. The real path of each opened file is checked, and the file is
+rejected if a symbolic link has led out of the root. Folders are changed through checked descriptors, never by name,
+because a name may lead elsewhere later.
 
-**Coming and going.** Whoever brings a file makes the folders above it, and whoever takes the last one prunes them.
-Both are processes that know nothing of each other: who finds a folder gone makes it again.
+**Folders.** Publishing a file creates the folders above it, and removing the last file prunes them. Processes do this
+without coordination: a writer that finds a folder missing creates it again.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from docker_registry.drivers.file.straight import open_straight
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from docker_registry.threads import close_now
 
-#: Called with the descriptor of a folder that has changed.
+#: Called with the descriptor of a changed folder.
 Sync = Callable[[int], None]
 
-#: What the driver keeps for itself in the root; never listed, never a path.
+#: The driver's own folder in the root; never listed and never part of a path.
 RESERVED: Final = ".docker-registry"
 
-#: What file systems keep in every root of theirs; often only root may look into it.
+#: A folder that file systems create in their root; often only the user root can read it.
 _LOST_AND_FOUND: Final = "lost+found"
 
-#: How often a folder is made again when removers take it; each time one of them has made progress.
+#: How often a folder that others remove is created again. Each attempt means that another process has made progress.
 _MAX_TRIES: Final = 1000
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -44,12 +45,12 @@ _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, er
 
 
 class Tree:
-    """The root of a store and all below it; raises :class:`OSError`, which :meth:`errors` translates."""
+    """The root of a store and everything below it. Methods raise :class:`OSError`, which :meth:`errors` translates."""
 
     def __init__(self, root: str) -> None:
         """
         Args:
-            root: a folder, or a link to one; ``~`` is expanded.
+            root: a folder, or a symbolic link to one; ``~`` is expanded.
         """
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
@@ -60,10 +61,10 @@ class Tree:
 
     def place(self, path: str) -> str:
         """
-        Return where a valid path lies in the file system.
+        Return the location of a valid path in the file system.
 
         Raises:
-            PathInvalid: it is what the driver keeps for itself.
+            PathInvalid: the path is reserved for the driver.
         """
         if path == RESERVED or path.startswith(f"{RESERVED}/"):
             raise PathInvalid(path=path)
@@ -71,13 +72,13 @@ class Tree:
 
     def open(self, path: str, flags: int) -> int:
         """
-        Open what lies under a path.
+        Open a file or folder.
 
         Raises:
-            StorageError: a link has led out of the root.
+            StorageError: a symbolic link leads out of the root.
         """
         place = self.place(path)
-        flags |= os.O_NONBLOCK  # a pipe that somebody left in the tree must not block the worker that opens it
+        flags |= os.O_NONBLOCK  # opening a pipe in the tree must not block the worker
         fd = open_straight(place, flags)
         if fd is not None:
             return fd
@@ -92,7 +93,7 @@ class Tree:
         return fd
 
     def open_file(self, path: str) -> tuple[int, int]:
-        """Open a file and return its descriptor and its size; anything else is PathNotFound."""
+        """Open a file and return its descriptor and size; raises PathNotFound for anything else."""
         fd = self.open(path, os.O_RDONLY)
         try:
             found = os.fstat(fd)
@@ -105,7 +106,7 @@ class Tree:
         return fd, found.st_size
 
     def look(self, path: str) -> os.stat_result:
-        """Describe what lies under a path."""
+        """Return the metadata of a path."""
         fd = self.open(path, os.O_PATH)
         try:
             found = os.fstat(fd)
@@ -116,10 +117,10 @@ class Tree:
 
     def find(self, path: str) -> os.stat_result | None:
         """
-        Describe what lies under a path; None when nothing does.
+        Return the metadata of a path; None if it does not exist.
 
         Raises:
-            StorageError: nobody can tell.
+            StorageError: this cannot be determined.
         """
         try:
             return self.look(path)
@@ -129,10 +130,10 @@ class Tree:
 
     def names(self, path: str) -> Iterator[str]:
         """
-        Yield the names of what lies in a folder, as far as they can be part of a path.
+        Yield the names of a folder's entries that can be components of a path.
 
         Raises:
-            StorageUnavailable: it is the root, and not that of a store.
+            StorageUnavailable: the folder is the root, and does not contain a store.
         """
         with self.folder(path) as fd:
             names = os.listdir(fd)
@@ -141,16 +142,16 @@ class Tree:
             if RESERVED not in names:
                 raise self._gone(path)
             names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
-        return filter(is_ours, names)  # one by one, as there may be very many
+        return filter(is_ours, names)  # filtered lazily, because a folder may have very many entries
 
     def holds_files(self, path: str) -> bool:
-        """Tell whether there is a file at any depth below a folder."""
+        """Return whether a folder contains a file at any depth."""
         provenance.spoil()
         return holds_files(self.place(path))
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
-        """Hold a folder open; it stays this very one, wherever others move it."""
+        """Hold a folder open; the descriptor refers to this very folder even if it is moved."""
         fd = self.open(path, _FOLDER)
         try:
             yield fd
@@ -159,10 +160,10 @@ class Tree:
 
     def _open_folder(self, path: str, opened: list[int]) -> None:
         """
-        Open a folder, made with those above it where it is not there.
+        Open a folder, creating it and the folders above it as needed.
 
         Args:
-            opened: gets it, after those in which another one was made.
+            opened: receives the descriptor of the folder, after those of the folders in which another one was created.
         """
         try:
             opened.append(self.open(path, _FOLDER))
@@ -172,28 +173,28 @@ class Tree:
                 raise
         parent, _, name = path.rpartition("/")
         self._open_folder(parent, opened)
-        with suppress(FileExistsError):  # made by another just now, who may not have synced it
+        with suppress(FileExistsError):  # created just now by another process, which may not have synced it yet
             os.mkdir(name, dir_fd=opened[-1])
         opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
     def bring(self, source: str, path: str, sync: Sync | None) -> bool:
         """
-        Move a file to a path, whatever removers do to its folder meanwhile.
+        Move a file to a path, even while other processes remove its folder.
 
         Args:
-            source: a place in the same file system.
-            sync: is told of the folders that have changed, the innermost first; None when nothing of it has to reach
-                the disk soon, and *source* is a place where nobody looks.
+            source: a location in the same file system.
+            sync: called with each changed folder, the innermost first; None when the change need not reach the disk
+                soon and *source* is an unlisted location.
 
         Returns:
-            Whether the file that was there lies at *source* now, to be removed; never with *sync*.
+            Whether the replaced file is now at *source* and must be removed; always False with *sync*.
         """
         above, _, name = path.rpartition("/")
         for _ in range(_MAX_TRIES):
             opened: list[int] = []
             try:
                 self._open_folder(above, opened)
-                if sync is None and len(opened) == 1:  # in a folder just made is nothing that could be replaced
+                if sync is None and len(opened) == 1:  # a folder that was just created contains no file to replace
                     return rename_unwritten(source, name, opened[-1])
                 os.rename(source, name, dst_dir_fd=opened[-1])
                 if sync is not None:
@@ -201,7 +202,7 @@ class Tree:
                         sync(fd)
                 return False
             except FileNotFoundError:
-                os.lstat(source)  # raises when it is the source that is gone
+                os.lstat(source)  # raises if *source* is missing
             except IsADirectoryError:
                 self._clear(path)
             except OSError as error:
@@ -216,26 +217,26 @@ class Tree:
 
     def make_empty(self, path: str) -> bool:
         """
-        Make an empty file at a path where nothing is: it is whole as soon as it is there, and needs no rename.
+        Create an empty file at an unused path: it is complete once it exists, and needs no rename.
 
         Returns:
-            Whether it was made; :meth:`bring` can do more, or says what is wrong.
+            Whether it was created; otherwise call :meth:`bring`, which handles more cases or raises the error.
         """
         place = self.place(path)
         try:
             fd = open_straight(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except FileNotFoundError:  # its folder is not there
+        except FileNotFoundError:  # its folder does not exist
             return False
         if fd is None:
             return False
         is_here = os.fstat(fd).st_dev == self._device
         close_now(fd)
-        if not is_here:  # what lies aside would not come there either
+        if not is_here:  # on another file system, to which staged files could not be renamed either
             os.unlink(place)
         return is_here
 
     def prune(self, path: str) -> None:
-        """Remove folders that have become empty, from the inside out."""
+        """Remove empty folders, from *path* upwards."""
         while path:
             try:
                 os.rmdir(self.place(path))
@@ -246,10 +247,10 @@ class Tree:
     @contextmanager
     def errors(self, path: str, *, may_miss: bool = True) -> Iterator[None]:
         """
-        Translate what the file system raises.
+        Translate errors of the file system.
 
         Args:
-            may_miss: whether that nothing is there is an answer, or trouble like any other.
+            may_miss: whether a missing path raises PathNotFound instead of being an error like any other.
         """
         try:
             yield
@@ -262,10 +263,10 @@ class Tree:
 
     def note_absence(self, path: str, error: OSError) -> None:
         """
-        Note that nothing lies under a path, which is what an error says.
+        Record as a dependency that a path does not exist, as *error* says.
 
         Raises:
-            StorageError: it says something else.
+            StorageError: *error* says something else.
         """
         self._check_root(path, error)
         if error.errno not in NOT_THERE:
@@ -277,7 +278,7 @@ class Tree:
             raise self._gone(path) from None
 
     def _clear(self, path: str) -> None:
-        """Remove a folder in which nothing is but folders: what a writer that died has left."""
+        """Remove a folder that contains only folders, left by a writer that died."""
         try:
             remove_folders(self.place(path))
         except FileNotFoundError:
@@ -286,7 +287,7 @@ class Tree:
             raise self._in_the_way(path) from None
 
     def _gone(self, path: str) -> StorageError:
-        # A disk that is no longer mounted is not an empty store.
+        # An unmounted disk must not look like an empty store.
         return StorageUnavailable("The folder of the store is gone.", path=path)
 
     def _in_the_way(self, path: str) -> StorageError:
