@@ -1,20 +1,20 @@
 """
-Conditional removal: a file of the store is removed only while a condition holds, whatever other requests do meanwhile.
+Conditional removal of a file in the store, safe against concurrent requests.
 
-The condition concerns another file: a tag is removed only while its manifest's link is absent, for example. Nothing can
-compare that file and remove this one in one step, so the two sides follow a protocol:
+The condition concerns another file: for example, a tag is removed only while the link of its manifest is absent. No
+driver can check one file and remove another atomically, so both sides follow a protocol:
 
 * The remover reads the file, marks it, checks the condition, and removes the file if it is still the marked one.
 * A writer makes the condition false *before* it writes the file.
 
-So whenever the writer's file is newer than the mark, the removal fails; whenever it is older, the condition was false
-when the remover checked it. The mark is needed because the version of a file may be the hash of its content: a writer
-that writes the very same bytes again would not be noticed. It is appended to the content::
+If the writer's file is newer than the mark, the removal fails; if it is older, the condition was already false when the
+remover checked it. The mark is needed because the version of a file may be the hash of its content, so writing the same
+bytes again would not be detected. It is appended to the content::
 
     sha256:0c2d… removal-5b0f…
 
-Readers ignore it (:func:`unmarked`); it stays only where a process dies between the two steps, and the next write or
-removal of the file takes it away. Where the driver has no conditional put, the file is compared and then removed.
+Readers ignore the mark (:func:`unmarked`). It remains only if a process dies between the two steps, and is removed by
+the next write or removal of the file. Without conditional writes in the driver, the file is compared and then removed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _MARK: Final = re.compile(rb" removal-[0-9a-f]{32}\Z")
 
 
 def unmarked(content: bytes) -> bytes:
-    """Return the content of a file as it was before a removal marked it."""
+    """Return the content of a file without the mark of a removal."""
     return _MARK.sub(b"", content) if b" removal-" in content else content
 
 
 def new_mark() -> bytes:
-    """Return a mark that no other removal, nor any other request, uses."""
+    """Return a unique mark."""
     return b" removal-" + secrets.token_hex(16).encode()
 
 
 def remove(driver: StorageDriver, path: str) -> bool:
-    """Remove a file, or a folder with all that lies below it; False when nothing was there."""
+    """Remove a file, or a directory recursively; return False if it did not exist."""
     try:
         driver.remove(path)
     except PathNotFound:
@@ -50,7 +50,7 @@ def remove(driver: StorageDriver, path: str) -> bool:
 
 
 def take_if(driver: StorageDriver, path: str, is_expected: Callable[[bytes], bool]) -> bytes | None:
-    """Remove a file if its content is expected, and return that; None when it is not, or no file is there."""
+    """Remove a file if its content is expected; return the content, or None if nothing was removed."""
     while True:
         try:
             stored = driver.get_versioned(path)
@@ -72,12 +72,16 @@ def take_while(
     is_expected: Callable[[bytes], bool] | None = None,
 ) -> bytes | None:
     """
-    Remove a file only while a condition on another file holds, and if its content is expected.
+    Remove a file if its content is expected, but only while a condition on another file holds.
 
-    A write of the file that follows one that makes the condition false is never undone.
+    A file that was written after the condition became false is never removed.
+
+    Args:
+        holds: returns whether the condition holds.
+        is_expected: returns whether the file may be removed, given its content; None accepts any content.
 
     Returns:
-        The content that was removed; None when nothing was removed.
+        The content of the removed file; None if nothing was removed.
     """
     try:
         stored = driver.get_versioned(path)
@@ -96,6 +100,6 @@ def take_while(
                 driver.put_content(path, content, if_match=version)
                 return None
         driver.remove_if_match(path, version)
-    except (PreconditionFailed, PathNotFound):  # written or removed by another request
+    except (PreconditionFailed, PathNotFound):  # written or removed by a concurrent request
         return None
     return content

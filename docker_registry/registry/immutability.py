@@ -1,9 +1,9 @@
 """
-Immutable tags: which tags may not change, and which content may therefore not be deleted.
+Immutable tags: the tags that may not change, and the content that therefore may not be deleted.
 
 A pattern is matched against a tag (``v*``) or, with a colon, against repository and tag (``acme/*:v*``). The repository
-is matched under its name in API V2. API V1 calls the repository ``foo`` of V2 ``library/foo`` too, so a pattern that
-names ``library/foo`` covers ``foo`` as well, whichever API a request comes by.
+is matched by its name in API V2. API V1 also calls the repository ``foo`` of V2 ``library/foo``, so a pattern that
+names ``library/foo`` covers ``foo`` as well, in requests of either API.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.names import LIBRARY, Digest, RepositoryName, Tag
 
-#: Memory for the references of manifests, and what one of them takes.
+#: Memory for the cached references of manifests, and the size of one of them.
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _REFERENCE_BYTES: Final = 256
 
@@ -29,7 +29,7 @@ class ImmutableTags:
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         """
         Args:
-            patterns: as in ``fnmatch``; ``*`` also matches a slash.
+            patterns: in the syntax of ``fnmatch``; ``*`` also matches a slash.
         """
         self._patterns = tuple(patterns)
 
@@ -38,10 +38,10 @@ class ImmutableTags:
 
     def covers(self, name: str, tag: str) -> bool:
         """
-        Tell whether a tag may not change once it exists.
+        Return whether a tag is immutable.
 
         Args:
-            name: the repository in API V2; of a repository that V2 cannot name, its name in V1.
+            name: the repository's name in API V2, or in V1 if V2 has no name for it.
         """
         names = (name,) if "/" in name else (name, f"{LIBRARY}/{name}")
         return any(
@@ -53,7 +53,7 @@ class ImmutableTags:
 
 
 class _Tags(Protocol):
-    """The part of :class:`~docker_registry.registry.tags.Tags` that is needed here."""
+    """The methods of :class:`~docker_registry.registry.tags.Tags` that are used here."""
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None: ...
 
@@ -74,8 +74,8 @@ class ImmutableContent:
         """
         Args:
             get_blob: returns the bytes of a manifest, or raises :class:`BlobUnknown`.
-            has_manifest: tells whether a repository has a manifest.
-            budget: bounds what it takes to read manifests.
+            has_manifest: returns whether a repository has a manifest.
+            budget: limits the memory for reading manifests.
         """
         self._immutable = immutable
         self._tags = tags
@@ -88,26 +88,26 @@ class ImmutableContent:
 
     def check_deletable(self, name: RepositoryName, digest: Digest) -> None:
         """
-        Refuse to delete a blob or manifest that an immutable tag of the repository depends on.
+        Check that no immutable tag of the repository depends on a blob or manifest.
 
-        Every manifest with an immutable tag is read, unless its references are still in memory.
+        Reads every manifest with an immutable tag whose references are not cached.
 
         Raises:
-            ContentImmutable: an immutable tag depends on it.
+            ContentImmutable: an immutable tag depends on the content.
         """
         tag = self._find_dependent(name, digest) if self._immutable else None
         if tag is not None:
             raise ContentImmutable(name=str(name), digest=str(digest), tag=tag)
 
     def first_tag(self, name: RepositoryName) -> str | None:
-        """Return an immutable tag that a repository has; None when it has none."""
+        """Return an immutable tag of a repository; None if it has none."""
         for tag in self._tags.names(name) if self._immutable else ():
             if self._immutable.covers(str(name), tag) and self._tags.find(name, Tag(tag)) is not None:
                 return tag
         return None
 
     def _find_dependent(self, name: RepositoryName, digest: Digest) -> str | None:
-        """Return an immutable tag that depends on a content."""
+        """Return an immutable tag that depends on the content with a digest; None if there is none."""
         seen: set[Digest] = set()
         for tag in self._budget.pace(self._tags.names(name)):
             if not self._immutable.covers(str(name), tag):
@@ -119,10 +119,11 @@ class ImmutableContent:
 
     def _depends(self, name: RepositoryName, manifests: list[Digest], digest: Digest, seen: set[Digest]) -> bool:
         """
-        Tell whether manifests, or their children, refer to a content.
+        Return whether manifests or their descendants reference a digest.
 
         Args:
-            seen: manifests that do not, which are skipped; those that are looked at here are added.
+            manifests: the manifests to search; emptied by the search.
+            seen: manifests that were already searched, which are skipped; those searched here are added.
         """
         while manifests:
             manifest = manifests.pop()
@@ -136,7 +137,7 @@ class ImmutableContent:
         return False
 
     def _references(self, name: RepositoryName, digest: Digest) -> Iterable[Digest]:
-        """Return what a manifest of the repository refers to; nothing for what is no manifest of it."""
+        """Return the digests that a manifest references; empty if the repository has no such manifest."""
         if not self._has_manifest(name, digest):
             return ()
         known = self._known.get(digest)

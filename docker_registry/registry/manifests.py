@@ -1,4 +1,4 @@
-"""Manifests: small documents that name blobs, kept bit for bit and found by tag or digest."""
+"""Storage of manifests: documents that reference blobs, stored byte for byte and retrieved by tag or digest."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Condition, Tags
 
-#: What a worker remembers of large manifests that were pushed to a server that did not write their media types.
+#: Memory for the media types of large manifests that another server stored without recording their media types.
 _MEDIA_TYPES_BYTES: Final = 1024 * 1024
 
-#: Digests that an error names.
+#: Maximum number of digests in an error.
 _MAX_NAMED: Final = 100
 
 
@@ -44,8 +44,8 @@ class Manifest:
 
     Attributes:
         payload: the bytes as they were pushed.
-        is_made_here: whether it is behind its tag because it was made of an image of API V1; such a tag has but one
-            form, whatever a client would like best.
+        is_made_here: whether the manifest was generated from the V1 image to which the requested tag points. Such a tag
+            has only one representation, regardless of the client's Accept header.
     """
 
     payload: bytes
@@ -54,18 +54,18 @@ class Manifest:
 
     @property
     def is_large(self) -> bool:
-        """Whether it should be sent from the store, so that a slow client does not keep it in memory."""
+        """Whether to stream the manifest from the store, so that a slow client does not keep it in memory."""
         return len(self.payload) > LARGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """
-    What became of a manifest that a client pushed.
+    The result of a manifest push.
 
     Attributes:
-        tags: that point at it now because of this push.
-        subject: the manifest that it is about, and among whose referrers it is now.
+        tags: the tags that the push set.
+        subject: the digest of the manifest's subject, among whose referrers the manifest is now listed.
         missing: children of an index that the repository does not have.
     """
 
@@ -92,9 +92,10 @@ class Manifests:
     ) -> None:
         """
         Args:
-            json_budget: bounds what large manifests take.
-            check_index_children: refuse an index whose children the repository lacks. Off by default, since
-                BuildKit's cache is an index whose children are layers.
+            json_budget: limits the memory for large manifests.
+            max_manifest_bytes: the maximum size of a manifest in bytes.
+            check_index_children: reject an index whose children the repository does not have. Off by default, because
+                the index of BuildKit's cache has layers as children.
         """
         self._driver = driver
         self._blobs = blobs
@@ -113,7 +114,7 @@ class Manifests:
         Return a manifest as it was pushed (end-3).
 
         Raises:
-            ManifestUnknown: no such tag, or the repository does not have what it points at.
+            ManifestUnknown: the tag does not exist, or the repository does not have the manifest.
         """
         if isinstance(reference, Tag):
             linked = self._tags.find_link(name, reference)
@@ -130,7 +131,7 @@ class Manifests:
         return Manifest(payload, descriptor, is_made_here=linked is None)
 
     def file(self, manifest: Manifest) -> StoredFile:
-        """Return a manifest as a file that a client may be sent."""
+        """Return the stored file of a manifest, to stream it to a client."""
         descriptor = manifest.descriptor
         gone = ManifestUnknown(digest=str(descriptor.digest))
         return StoredFile(self._driver, layout.blob_data(descriptor.digest), descriptor.size, gone)
@@ -145,22 +146,23 @@ class Manifests:
         condition: Condition | None = None,
     ) -> Pushed:
         """
-        Keep a manifest, and let tags point at it (end-7a, end-7b).
+        Store a manifest and set its tags (end-7a, end-7b).
 
         Args:
-            reference: its digest, or the one tag that shall point at it.
-            content_type: what the client says it is, without parameters.
-            tags: more tags that shall point at it.
-            condition: change tags only if this holds for what each points at; with a digest as *reference*, keep
-                the manifest only if this holds for the digest, or for None when the repository does not have it.
+            reference: the digest of the manifest, or a tag to set.
+            content_type: the media type in the request's Content-Type, without parameters; None if it is absent.
+            tags: additional tags to set.
+            condition: a precondition. If *reference* is a tag, it is checked for the current target of every tag. If
+                *reference* is a digest, it is checked for that digest if the repository has it, else for None.
 
         Raises:
-            TooLarge: more than ``max_manifest_bytes``.
-            ManifestInvalid: not a manifest that can be kept.
-            ManifestBlobUnknown: it names a blob that the repository does not have.
-            DigestInvalid: *reference* is the digest of something else.
-            TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
-            Overloaded: it is large, and other large manifests need the worker's memory.
+            TooLarge: the payload exceeds ``max_manifest_bytes``.
+            ManifestInvalid: the payload is not a supported manifest.
+            ManifestBlobUnknown: the manifest references a blob that the repository does not have.
+            DigestInvalid: *reference* is a digest, but not that of the payload.
+            TagChanged: *condition* does not hold, or another request changed a tag concurrently.
+            TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
+            Overloaded: the manifest is large, and other large manifests use the worker's memory.
         """
         with self._json_budget.reserve(payload):
             return self._put(name, reference, payload, content_type, tags, condition)
@@ -182,10 +184,10 @@ class Manifests:
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
         self._check_tags(name, tags, digest, tag_condition)
-        if name.is_hidden:  # refused as in a repository that has none of the blobs
+        if name.is_hidden:  # the same error as in a repository that has none of the blobs
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
-        # A file is found faster than whether there is any in a folder.
+        # Checking for a file is faster than checking whether a directory has any file.
         are_noted = self._driver.exists(layout.tags_are_noted(name))
         is_first = not are_noted and not self._driver.exists(layout.manifests(name))
         with self._driver.together():
@@ -195,7 +197,7 @@ class Manifests:
             is_linked = self._link(name, digest, document, is_new=is_new)
             for tag in tags:
                 self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
-        if is_linked and not is_new:  # a removal that is under way may take the entry that was written before the link
+        if is_linked and not is_new:  # a concurrent deletion may have removed the entry written before the link
             self._referrers.put(name, descriptor, document)
         self._types.keep(name, digest, document)
         self._complete(name, descriptor, document, tags)
@@ -206,13 +208,13 @@ class Manifests:
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
-        """Write again what another request has deleted while a manifest was pushed."""
+        """Restore the link, referrer entry and tags that another request deleted during the push."""
         digest = descriptor.digest
         while True:
             if not self.exists(name, digest):
                 self._referrers.put(name, descriptor, document)
                 self._link(name, digest, document)
-                # The entry and the tags follow the link, in whose absence a deletion may be about to remove them.
+                # Write the entry and tags after the link: without it, a concurrent deletion may remove them.
                 self._referrers.put(name, descriptor, document)
                 for tag in tags:
                     self._tags.restore(name, tag, digest)
@@ -221,13 +223,13 @@ class Manifests:
 
     def delete(self, name: RepositoryName, reference: Reference) -> None:
         """
-        Forget a tag alone, or a manifest with every tag that points at it (end-9).
+        Delete a single tag, or a manifest with every tag that points at it (end-9).
 
-        What is about a deleted manifest stays, and so does an index that names it.
+        The referrers of a deleted manifest remain, as do the indexes that reference it.
 
         Raises:
-            ManifestUnknown: it is not there.
-            TagImmutable: the tag, or one that points at the manifest, may not be deleted.
+            ManifestUnknown: the repository does not have the tag or manifest.
+            TagImmutable: the tag, or a tag that points at the manifest, is immutable.
         """
         if isinstance(reference, Tag):
             self._tags.delete(name, reference)
@@ -240,18 +242,18 @@ class Manifests:
         for tag in pointing:
             self._tags.delete_if(name, tag, reference)
         try:
-            # The link decides: without it neither the manifest, nor a tag, nor an entry among referrers counts.
+            # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
             self._driver.remove(layout.revision_link(name, reference))
-        except PathNotFound:  # by another request, just now
+        except PathNotFound:  # deleted by a concurrent request
             raise ManifestUnknown(name=str(name), digest=str(reference)) from None
         self._sweep(name, reference)
 
     def _sweep(self, name: RepositoryName, digest: Digest) -> None:
         """
-        Remove what still names a manifest that was deleted: tags written since then, and its entry among referrers.
+        Remove the remaining references to a deleted manifest: tags written during the deletion, and its referrer entry.
 
-        A push of the same manifest writes the link before it writes either, so it loses neither. What else is known of
-        the manifest stays: without the link it counts for nothing, and a push may just be using it.
+        A concurrent push of the same manifest writes the link before both, so it loses neither. All other files of the
+        manifest remain: they are ignored without the link, and a concurrent push may be using them.
         """
 
         def is_gone() -> bool:
@@ -260,7 +262,7 @@ class Manifests:
         try:
             for tag in self._tags.noted_at(name, digest):
                 self._tags.delete_if(name, tag, digest, is_gone)
-        except TagImmutable:  # pushed since the deletion was found to be allowed
+        except TagImmutable:  # the tag was pushed after the deletion had been checked
             self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())
             raise
         try:
@@ -272,7 +274,7 @@ class Manifests:
             self._types.forget(name, digest)
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
-        """Tell whether a repository has a manifest."""
+        """Return whether a repository has a manifest."""
         return self._driver.exists(layout.revision_link(name, digest))
 
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
@@ -284,7 +286,7 @@ class Manifests:
         return self._types.get(name, digest, told or payloads.OCI_MANIFEST)
 
     def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
-        """Return what was written when the manifest was pushed; look into it only where nothing was."""
+        """Return the media type recorded at the push; parse the payload only if none was recorded."""
         written = self._types.find(name, digest)
         if written is not None:
             return written
@@ -298,7 +300,7 @@ class Manifests:
             return media_type
 
     def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
-        """Let a repository have a manifest; False when it has it already."""
+        """Link a manifest to a repository; return False if it is already linked."""
         self._types.put(name, digest, document)
         link = layout.revision_link(name, digest)
         if is_new or not self._driver.exists(link):
@@ -321,7 +323,7 @@ class Manifests:
     def _check_tags(
         self, name: RepositoryName, tags: Sequence[Tag], digest: Digest, condition: Condition | None
     ) -> None:
-        """Raise what would be raised if the tags were changed now."""
+        """Raise the error that setting the tags would raise now."""
         for tag in tags:
             self._tags.check(name, tag, digest, condition)
         short = self._repositories.find_short(name)
@@ -330,7 +332,15 @@ class Manifests:
                 self._tags.check(short, tag, digest)
 
     def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
-        """Refuse what names content that must be there; return the children that only should be there."""
+        """
+        Check that the content a manifest references exists.
+
+        Returns:
+            The missing children of an index, if they are not checked.
+
+        Raises:
+            ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
+        """
         pace = self._json_budget.pace
         blobs = dict.fromkeys(blob.digest for blob in document.blobs)
         missing = [digest for digest in pace(blobs) if not self._has_blob(name, digest)]

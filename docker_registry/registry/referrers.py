@@ -1,14 +1,14 @@
 """
-Referrers: the manifests of a repository that are about another one, by their ``subject``.
+Referrers: the manifests of a repository that name another manifest as their ``subject``.
 
-Each is kept as its descriptor, written before the manifest's own link, so that no manifest is ever there without it;
-a descriptor whose manifest is missing does not count::
+Each referrer is stored as a descriptor. It is written before the link of the manifest, so every linked manifest has
+one; a descriptor whose manifest is not linked is ignored::
 
     {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:…", "size": 1234,
      "artifactType": "application/vnd.example.sbom.v1", "annotations": {…}}
 
-A client that met a registry without this list kept one itself, as an index under a tag made from the subject's
-digest. What such an index names, and is here, is listed too ("Enabling the Referrers API").
+Clients of a registry without the referrers API maintain an index themselves, under a tag derived from the subject's
+digest. The manifests in such an index are listed too if the repository has them ("Enabling the Referrers API").
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, Repos
 from docker_registry.registry.payloads import Payload
 from docker_registry.registry.tags import Tags
 
-#: Descriptors of one page together. Clients refuse an index of more than 4 MiB (oras-go, containerd).
+#: Maximum bytes of the descriptors on a page. Clients reject an index of more than 4 MiB (oras-go, containerd).
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024 - 1024
 
-#: Descriptors that one page looks at, whether or not they are of the artifact type that a client wants.
+#: Maximum descriptors examined for a page, whether or not they match the requested artifact type.
 _MAX_EXAMINED: Final = 5000
 
-#: Manifests without descriptors that one page reads, together; the last one may exceed it.
+#: Maximum bytes of manifests without descriptors that are read for a page; the last one may exceed it.
 _MAX_EXAMINED_BYTES: Final = 16 * 1024 * 1024
 
-#: What is read of a descriptor to find its artifact type; the members before it are short.
+#: Bytes of a descriptor that are read to find its artifact type; the members before it are short.
 _HEAD_BYTES: Final = 4096
 
-#: What a worker remembers of the indexes that clients keep, and of their children that are about something else.
+#: Memory for the children of indexes that clients maintain, and for the subjects of those children.
 _CHILDREN_BYTES: Final = 16 * 1024 * 1024
 _SUBJECTS_BYTES: Final = 8 * 1024 * 1024
 
-#: What a digest takes in memory, as a text in a tuple.
+#: Memory of a digest, as a text in a tuple.
 _DIGEST_BYTES: Final = 130
 
-#: In place of ``mediaType`` where the payload has none: what its fields tell. The type itself changes with each push,
-#: and is kept in one place (:class:`ManifestTypes`).
+#: Replaces ``mediaType`` in the descriptor of a payload without one: the type inferred from its fields. The effective
+#: type depends on the last push and is stored only by :class:`ManifestTypes`.
 _TOLD: Final = "toldMediaType"
 
 _TAG_ALGORITHM_CHARACTERS = 32
@@ -71,18 +71,18 @@ _TAG_HEX_CHARACTERS = 64
 
 
 def fallback_tag(subject: Digest) -> Tag:
-    """Return the tag of the list that clients keep themselves ("Referrers Tag Schema")."""
+    """Return the tag of the index that clients maintain themselves ("Referrers Tag Schema")."""
     return Tag.parse(f"{subject.algorithm[:_TAG_ALGORITHM_CHARACTERS]}-{subject.hex[:_TAG_HEX_CHARACTERS]}")
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    A part of the list of referrers.
+    A page of the referrers of a manifest.
 
     Attributes:
-        entries: descriptors, each as JSON.
-        last: the digest after which the next page begins; None at the end of the list.
+        entries: descriptors, serialized as JSON.
+        last: the digest after which the next page begins; None on the last page.
     """
 
     entries: tuple[bytes, ...]
@@ -97,7 +97,7 @@ class Referrers:
     ) -> None:
         """
         Args:
-            json_budget: bounds what large manifests take.
+            json_budget: limits the memory for large manifests.
         """
         self._driver = driver
         self._blobs = blobs
@@ -111,14 +111,14 @@ class Referrers:
         self._subjects: BoundedCache[str, str] = BoundedCache(_SUBJECTS_BYTES, content_bytes=len)
 
     def put(self, name: RepositoryName, descriptor: Descriptor, document: Payload) -> None:
-        """Note that a manifest is about another one."""
+        """Store the descriptor of a manifest that has a subject; do nothing for others."""
         if document.subject is None:
             return
         path = layout.referrer(name, document.subject.digest, descriptor.digest)
         self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
-        """Remove the entry of a manifest that was deleted, unless the manifest is pushed again meanwhile."""
+        """Remove the descriptor of a deleted manifest, unless the manifest is pushed again concurrently."""
         document = self._read(payload)
         if document is not None and document.subject is not None:
             path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
@@ -134,18 +134,18 @@ class Referrers:
         artifact_types: Collection[str] = (),
     ) -> Page:
         """
-        Return descriptors of the manifests about another one, in the order of their digests (end-12a).
+        Return a page of the referrers of a manifest, ordered by digest (end-12a).
 
-        The other one need not be there, nor the repository. What one page takes is bounded: it may end before it has
-        *max_entries*, even without any.
+        Neither the subject nor the repository needs to exist. The work for a page is limited, so a page may have fewer
+        than *max_entries* descriptors, or none, even if more pages follow.
 
         Args:
-            max_entries: descriptors on the page, at most.
-            last: only digests after this one.
-            artifact_types: only descriptors of these types, in lower case; none for all.
+            max_entries: the maximum number of descriptors.
+            last: return only digests after this one.
+            artifact_types: return only descriptors of these types, given in lower case; empty for all.
 
         Raises:
-            Overloaded: a large manifest has to be read first, and others need the worker's memory.
+            Overloaded: a large manifest must be read, and other large manifests use the worker's memory.
         """
         page = _PageBuilder(max_entries)
         examination = _Examination()
@@ -161,7 +161,7 @@ class Referrers:
         return page.end(has_more=False)
 
     def list(self, name: RepositoryName, subject: Digest) -> tuple[dict[str, Any], ...]:
-        """Return the descriptors of all manifests about another one; for few of them."""
+        """Return the descriptors of all referrers of a manifest; only for short lists."""
         entries: list[dict[str, Any]] = []
         last: str | None = ""
         while last is not None:
@@ -173,7 +173,7 @@ class Referrers:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _candidates(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[tuple[str, bool]]:
-        """Yield the digests after *last* that may be listed, in order, and whether a descriptor is kept here."""
+        """Yield the candidate digests after *last*, in order, each with whether its descriptor is stored here."""
         kept = zip(self._kept_here(name, subject, last), repeat(True))
         children = zip(_after(self._kept_by_clients(name, subject), last), repeat(False))
         previous = ""
@@ -188,7 +188,7 @@ class Referrers:
             yield from _after(self._listings.names(folder, partial(_digest, algorithm)), last)
 
     def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Sequence[str]:
-        """Return the digests that the index of clients names, in order."""
+        """Return the digests in the index that clients maintain, in order."""
         try:
             digest = self._tags.find_link(name, fallback_tag(subject))
         except TagInvalid:
@@ -212,7 +212,7 @@ class Referrers:
     def _kept_entry(
         self, name: RepositoryName, subject: Digest, text: str, artifact_types: Collection[str]
     ) -> bytes | None:
-        """Return a descriptor that was written when its manifest was pushed; None when it is not to be listed."""
+        """Return a descriptor that was stored when its manifest was pushed; None if it must not be listed."""
         digest = Digest.parse(text)
         path = layout.referrer(name, subject, digest)
         try:
@@ -221,7 +221,7 @@ class Referrers:
             if not self._driver.exists(layout.revision_link(name, digest)):
                 return None
             return self._served(name, digest, self._driver.get_content(path))
-        except PathNotFound:  # deleted just now
+        except PathNotFound:  # deleted concurrently
             return None
 
     def _head(self, path: str) -> bytes:
@@ -236,10 +236,10 @@ class Referrers:
         examination: _Examination,
     ) -> bytes | None:
         """
-        Return the descriptor of a manifest that only the index of clients names; None when it is not to be listed.
+        Return the descriptor of a manifest that only the clients' index names; None if it must not be listed.
 
-        It was pushed to a server that wrote no descriptors, or is not about the subject. It is read once: then its
-        descriptor is written, or what it is about is remembered.
+        Such a manifest was pushed to a server without the referrers API, or has another subject. It is read once;
+        afterwards its descriptor is stored, or its subject is cached.
         """
         known = self._subjects.get(text)
         digest = Digest.parse(text)
@@ -256,16 +256,17 @@ class Referrers:
         if document is None or found != subject:
             return None
         descriptor = Descriptor(document.media_type, digest, len(payload))
-        with suppress(StorageError):  # the store may be full, or read-only: then it is read again
+        with suppress(StorageError):  # if the store is full or read-only, it is read again next time
             self.put(name, descriptor, document)
         is_wanted = not artifact_types or (document.artifact_type or "").lower() in artifact_types
         return self._served(name, digest, _dump(_entry(descriptor, document))) if is_wanted else None
 
     def _served(self, name: RepositoryName, digest: Digest, stored: bytes) -> bytes:
         """
-        Return a stored descriptor with such annotations only as clients can read.
+        Return a stored descriptor in the form that clients receive.
 
-        Those that do not fit on a page are left out, as are all of a descriptor that has too many values.
+        Annotations that are not text are dropped. All annotations are dropped if the descriptor does not fit on a page
+        or has too many values.
         """
         stored = conditional_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
@@ -286,7 +287,7 @@ class Referrers:
                     entry[part.key] = part.value
                 elif part.kind is Kind.ITEM and part.key == "annotations":
                     entry["annotations"][part.name] = part.value
-        except ValueError:  # earlier versions kept any annotations: too many values, or numbers that are no JSON
+        except ValueError:  # earlier versions stored any annotations: too many values, or invalid numbers
             del entry["annotations"]
         return entry
 
@@ -299,13 +300,13 @@ class Referrers:
 
 
 class _Examination:
-    """What one request has read of manifests that have no descriptors yet."""
+    """Counts the bytes that a request has read of manifests without descriptors."""
 
     read_bytes = 0
 
 
 class _PageBuilder:
-    """Collects the descriptors of a page, as long as they fit."""
+    """Collects the descriptors of a page until it is full."""
 
     def __init__(self, max_entries: int) -> None:
         self.examined = 0
@@ -316,13 +317,13 @@ class _PageBuilder:
 
     def add(self, digest: str, entry: bytes | None) -> bool:
         """
-        Add what was found of a digest.
+        Add an examined digest.
 
         Args:
-            entry: its descriptor; None if it has none that is wanted.
+            entry: its descriptor; None if it is not listed.
 
         Returns:
-            Whether it fits; otherwise the page ends before it.
+            Whether the descriptor fits; if not, the page ends before it.
         """
         if entry is not None:
             size = len(entry) + 1
@@ -352,14 +353,14 @@ def _digest(algorithm: str, encoded: str) -> str | None:
 
 
 def _artifact_type(head: bytes) -> str:
-    """Return the artifact type of a descriptor in lower case; it stands before the annotations."""
+    """Return the artifact type in the first bytes of a descriptor, in lower case; it precedes the annotations."""
     try:
         for part in json_scanner.scan(head.decode("utf-8", "ignore")):
             if part.key == "artifactType":
                 return str(part.value).lower()
             if part.key == "annotations":
                 break
-    except ValueError:  # only the beginning was read
+    except ValueError:  # the descriptor is truncated
         pass
     return ""
 

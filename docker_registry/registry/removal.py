@@ -1,7 +1,8 @@
 """
-Deletion of blobs and manifests, as far as immutable tags allow it.
+Deletion of blobs and manifests, subject to immutable tags.
 
-Bytes outlive their deletion, so the access policy hears of it first: what was hidden stays hidden.
+The bytes of deleted content remain in the store, so the access policy is notified before a deletion and can keep
+content of hidden repositories hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from docker_registry.registry.names import Digest, Reference, RepositoryName
 
 
 class Removal:
-    """Deletes what clients ask to be deleted."""
+    """Deletes blobs, manifests and tags on behalf of clients."""
 
     def __init__(self, blobs: Blobs, manifests: Manifests, immutable: ImmutableContent, access: Access) -> None:
         self._blobs = blobs
@@ -28,25 +29,25 @@ class Removal:
         Delete a blob from a repository (end-10).
 
         Raises:
-            BlobUnknown: the repository does not have it.
-            ContentImmutable: an immutable tag depends on it.
+            BlobUnknown: the repository does not have the blob.
+            ContentImmutable: an immutable tag depends on the blob.
         """
         self._immutable.check_deletable(name, digest)
         self._access.policy.before_deletion(name, digest)
         self._blobs.delete(name, digest)
         try:
             self._immutable.check_deletable(name, digest)
-        except ContentImmutable:  # the tag was pushed meanwhile, while the blob was still there
+        except ContentImmutable:  # the tag was pushed concurrently, before the blob was deleted
             self._blobs.link(name, digest)
             raise
 
     def delete_manifest(self, name: RepositoryName, reference: Reference) -> None:
         """
-        Delete a tag alone, or a manifest with every tag that points at it (end-9).
+        Delete a single tag, or a manifest with every tag that points at it (end-9).
 
         Raises:
-            ManifestUnknown: the repository does not have it.
-            TagImmutable: the tag, or one that points at the manifest, is immutable.
+            ManifestUnknown: the repository does not have the tag or manifest.
+            TagImmutable: the tag, or a tag that points at the manifest, is immutable.
             ContentImmutable: the manifest is part of an index with an immutable tag.
         """
         if isinstance(reference, Digest):

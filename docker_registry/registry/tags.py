@@ -1,7 +1,8 @@
 """
-Tags: names that a repository gives to its manifests.
+Tags: names that point at the manifests of a repository.
 
-A repository's tags are one set, whichever API wrote them; :mod:`docker_registry.registry.bridge.old_tags` says how.
+The tags written by both APIs form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+merged.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from docker_registry.registry.listings import Listings, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 from docker_registry.registry.tag_notes import TagNotes
 
-#: Tells from what a tag points at, None for nothing, whether it may be changed.
+#: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]
 
-#: After so long the mark of a request that reserves an immutable tag belongs to a process that died.
+#: Age after which the reservation of an immutable tag is considered abandoned by a process that died.
 _RESERVED_SECONDS: Final = 60.0
 
 
@@ -41,8 +42,8 @@ class Tags:
     def __init__(self, driver: StorageDriver, listings: Listings, old: OldTags, immutable: ImmutableTags) -> None:
         """
         Args:
-            old: what API V1 wrote.
-            immutable: tags that never change once they exist.
+            old: the tags that API V1 wrote.
+            immutable: the patterns of immutable tags.
         """
         self._driver = driver
         self._listings = listings
@@ -52,10 +53,12 @@ class Tags:
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """
-        Return what a tag points at.
+        Return the digest of the manifest that a tag points at.
+
+        For a tag that only API V1 wrote, a manifest is generated if necessary.
 
         Raises:
-            ManifestUnknown: there is no such tag.
+            ManifestUnknown: the tag does not exist.
         """
         digest = self.find_link(name, tag) or self._old.get(name, tag)
         if digest is None:
@@ -63,34 +66,34 @@ class Tags:
         return digest
 
     def find_link(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return what a tag points at that API V2 wrote; None when there is none, or only one of V1."""
+        """Return the target of a tag that API V2 wrote; None if the tag does not exist or only V1 wrote it."""
         try:
             return _parse(self._driver.get_content(layout.tag_link(name, tag)))
         except PathNotFound:
             return None
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return what a tag points at, as far as that is known without making a manifest of an image of API V1."""
+        """Return the target of a tag, or None if it is not known without generating a manifest for a V1 image."""
         return self.find_link(name, tag) or self._old.find(name, tag)
 
     def names(self, name: RepositoryName) -> Sequence[str]:
-        """Return the names that tags have, or had a moment ago, whichever API wrote them, in ASCII order."""
+        """Return the names of the tags of both APIs in ASCII order; recently deleted tags may be included."""
         links, old = self.link_names(name), self._old.names(name)
         return sorted({*links, *old}) if links and old else links or old
 
     def link_names(self, name: RepositoryName) -> Sequence[str]:
-        """Return the names that tags of API V2 have, or had a moment ago, in ASCII order."""
+        """Return the names of the tags of API V2 in ASCII order; recently deleted tags may be included."""
         if self._driver.walks_by_pages:
             return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
     def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
-        """Let a tag point at a manifest, as :meth:`point` does, and tell that it does."""
+        """Set a tag as :meth:`point` does, and announce it."""
         self.point(name, tag, digest, condition)
         self.announce(name, tag)
 
     def announce(self, name: RepositoryName, tag: Tag) -> None:
-        """Tell that a tag was put."""
+        """Send the event that a tag was set."""
         events.announce(events.tag_created, self._driver, name=name, tag=tag)
 
     def point(
@@ -104,22 +107,22 @@ class Tags:
         are_noted: bool = False,
     ) -> None:
         """
-        Let a tag point at a manifest, and note it there; nobody is told.
+        Set a tag and write its back-reference at the manifest; no event is sent.
 
         Args:
-            condition: change it only if this holds for what it points at, at the very moment of the change.
-            is_new: the manifest was not there until just now, so that no note can be, and nobody has to look.
-            are_noted: all tags of the repository are known to be noted.
+            condition: set the tag only if this holds for its current target; checked atomically with the change.
+            is_new: the manifest was just created, so there are no back-references to look up.
+            are_noted: the back-references of the repository are known to be complete.
 
         Raises:
-            TagChanged: the condition does not hold, or another request has changed the tag meanwhile.
-            TagImmutable: it points at another manifest, and may not change.
-            ConditionUnsupported: the store cannot tell whether another request changes it meanwhile.
+            TagChanged: the condition does not hold, or another request changed the tag concurrently.
+            TagImmutable: the tag is immutable and points at another manifest.
+            ConditionUnsupported: the driver does not support conditional writes.
         """
         version = self._agreed_version(name, tag, digest, condition)
         if version == ABSENT and self._is_immutable(name, tag):
             version = self._reserve(name, tag)
-            if self._old_target(name, tag) not in (None, digest):  # API V1 wrote it before this reservation
+            if self._old_target(name, tag) not in (None, digest):  # API V1 wrote the tag before this reservation
                 self._release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
         self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
@@ -129,27 +132,29 @@ class Tags:
             raise TagChanged(name=str(name), tag=str(tag)) from None
 
     def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
-        """Raise what :meth:`point` would raise now, and change nothing."""
+        """Raise the error that :meth:`point` would raise now, without changing anything."""
         self._agreed_version(name, tag, digest, condition)
 
     def check_mutable(self, name: RepositoryName, tag: Tag) -> None:
         """
+        Check that a tag may be changed and deleted.
+
         Raises:
-            TagImmutable: the tag may be neither changed nor deleted.
+            TagImmutable: the tag is immutable.
         """
         if self._is_immutable(name, tag):
             raise TagImmutable(name=str(name), tag=str(tag))
 
     def delete(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """
-        Delete a tag; its manifest stays.
+        Delete a tag, but not its manifest.
 
         Returns:
-            What it pointed at; None when only API V1 had written it.
+            The digest that the tag pointed at; None if only API V1 had written it.
 
         Raises:
-            ManifestUnknown: there is no such tag.
-            TagImmutable: it may not be deleted.
+            ManifestUnknown: the tag does not exist.
+            TagImmutable: the tag is immutable.
         """
         self.check_mutable(name, tag)
         was_old = self._old.remove(name, tag)
@@ -163,16 +168,16 @@ class Tags:
         self, name: RepositoryName, tag: Tag, digest: Digest, holds: Callable[[], bool] | None = None
     ) -> bool:
         """
-        Delete a tag only if it points at a given manifest.
+        Delete a tag if it points at a given manifest.
 
         Args:
-            holds: delete it only while this is true; see :func:`.conditional_removal.take_while`.
+            holds: delete the tag only while this returns true; see :func:`.conditional_removal.take_while`.
 
         Returns:
-            Whether it was deleted.
+            Whether the tag was deleted.
 
         Raises:
-            TagImmutable: it points at the manifest, and may not be deleted.
+            TagImmutable: the tag points at the manifest and is immutable.
         """
 
         def may_go() -> bool:
@@ -180,7 +185,7 @@ class Tags:
 
         while (link := self.find_link(name, tag)) == digest:
             self.check_mutable(name, tag)
-            # A tag of API V1 that this one hides would show up again; one that comes back is of a push after this.
+            # Remove a V1 tag of the same name first: it would become visible again. One written later is a new push.
             self._old.remove(name, tag, lambda: may_go() and self.find_link(name, tag) == digest)
             taken = self._take_link(name, tag, digest, lambda: may_go() and not self._old.exists(name, tag))
             if taken is not None:
@@ -197,13 +202,14 @@ class Tags:
         return deleted
 
     def remove_link(self, name: RepositoryName, tag: Tag) -> bool:
-        """Remove a tag as far as API V2 wrote it; False when there was none."""
+        """Remove the V2 link of a tag; return False if there was none."""
         return self._take_link(name, tag) is not None
 
     def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
         """
-        Write a tag anew after its manifest was deleted beside the push that wrote it, unless another push has changed
-        the tag meanwhile.
+        Restore a tag whose manifest was deleted during the push that set the tag.
+
+        The tag is left alone if another push has changed it.
         """
         path, content = layout.tag_link(name, tag), str(digest).encode()
         while True:
@@ -223,10 +229,10 @@ class Tags:
 
     def restore_missing(self, name: RepositoryName, tags: Sequence[Tag], digest: Digest) -> bool:
         """
-        Write those of the tags of one push again that were deleted beside it, unless all of them were.
+        Restore the tags of a push that were deleted during it, unless all of them were deleted.
 
         Returns:
-            Whether any was written.
+            Whether any tag was restored.
         """
         missing = [tag for tag in tags if self.find_link(name, tag) is None]
         if len(missing) == len(tags):
@@ -242,7 +248,16 @@ class Tags:
         digest: Digest | None = None,
         holds: Callable[[], bool] | None = None,
     ) -> bytes | None:
-        """Remove a tag's link, if it points at *digest* and while *holds*, with what distribution keeps of the tag."""
+        """
+        Remove the link of a tag and the history that distribution keeps of it.
+
+        Args:
+            digest: remove the link only if it points at this digest.
+            holds: remove the link only while this returns true.
+
+        Returns:
+            The content of the link; None if it was not removed.
+        """
         path = layout.tag_link(name, tag)
 
         def is_expected(link: bytes) -> bool:
@@ -253,20 +268,20 @@ class Tags:
         else:
             link = conditional_removal.take_while(self._driver, path, holds, is_expected)
         if link is not None:
-            # The folder itself may belong to a push again.
+            # The directory itself is kept: a concurrent push may use it.
             conditional_removal.remove(self._driver, layout.tag_history(name, tag))
         return link
 
     @contextmanager
     def held(self, name: RepositoryName | None, tag: Tag) -> Iterator[None]:
         """
-        Keep other requests from writing an immutable tag that does not exist yet, for as long as the block runs.
+        Reserve an immutable tag that does not exist yet, so that no other request can write it during the block.
 
         Args:
-            name: None where API V2 has no such repository, and nothing is kept.
+            name: the repository in API V2; None if V2 has no such repository, in which case nothing is reserved.
 
         Raises:
-            TagImmutable: the tag exists or is just being written, or another request has written it in the end.
+            TagImmutable: the tag exists or another request reserves it, or the reservation was lost during the block.
         """
         if name is None or not self._driver.supports_if_match:
             yield
@@ -282,9 +297,13 @@ class Tags:
 
     def _reserve(self, name: RepositoryName, tag: Tag) -> str:
         """
-        Write a mark in place of a link that is not there, and return its version.
+        Write a mark in place of the missing link and return its version.
 
-        The mark of a request that died is replaced after a while; a slow request then finds its own mark gone.
+        A mark older than _RESERVED_SECONDS is considered abandoned and replaced. A request that was only slow then
+        fails on its next conditional operation, because the version has changed.
+
+        Raises:
+            TagImmutable: the tag exists, or another request reserves it.
         """
         path, mark = layout.tag_link(name, tag), conditional_removal.new_mark()
         try:
@@ -305,7 +324,7 @@ class Tags:
         return stored.version
 
     def _release(self, name: RepositoryName, tag: Tag, version: str) -> bool:
-        """Remove such a mark; False when another request has replaced it."""
+        """Remove the mark of :meth:`_reserve`; return False if another request has replaced it."""
         try:
             self._driver.remove_if_match(layout.tag_link(name, tag), version)
         except PreconditionFailed:
@@ -313,18 +332,19 @@ class Tags:
         return True
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
-        """Return all tags of a repository in ASCII order; none when there is no such repository."""
+        """Return all tags of a repository in ASCII order; empty if the repository does not exist."""
         return tuple(Tag(tag) for tag in self.names(name) if self._exists(name, tag))
 
     def page(self, name: RepositoryName, count: int, last: str = "") -> Page:
-        """Return *count* tags of a repository at most, those after *last*, in ASCII order."""
+        """Return at most *count* tags of a repository after *last*, in ASCII order."""
         return cut(self.names(name), count, last, lambda tag: self._exists(name, tag), self._listings.pace)
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """
         Return the tags of a repository that point at a manifest.
 
-        Those written here are found by their notes; those written by distribution, which makes none, by its history.
+        Tags written by this registry are found by their back-references; those written by distribution, which writes
+        none, by its tag history.
         """
         if not self._notes.are_complete(name):
             self.note_all(name)
@@ -335,19 +355,19 @@ class Tags:
         return (*found, *hidden)
 
     def noted_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
-        """Return the tags that point, or pointed, at a manifest and were written here."""
+        """Return the tags with a back-reference at a manifest; some may point elsewhere by now."""
         return tuple(map(Tag, self._notes.tags(name, digest)))
 
     def note_all(self, name: RepositoryName) -> None:
-        """Note every tag at its manifest; for repositories into which others, who make no such notes, have written."""
+        """Write the back-references of all tags; needed if software that does not write them has set tags."""
         targets = ((tag, self.find_link(name, tag)) for tag in map(Tag, self.link_names(name)))
         self._notes.put_all(name, targets)
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
-        """Tell whether a tag that was listed is there; where its very file was listed, that is known."""
+        """Return whether a listed tag exists; drivers that walk by pages list links, which need no check."""
         if self._driver.walks_by_pages:
             return True
-        if self._is_immutable(name, Tag(tag)):  # its place may be reserved only
+        if self._is_immutable(name, Tag(tag)):  # the file may be a mere reservation
             return self.find_link(name, Tag(tag)) is not None or self._old.exists(name, Tag(tag))
         return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
 
@@ -357,7 +377,7 @@ class Tags:
     def _agreed_version(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
     ) -> str | None:
-        """Return the version of the link that may be replaced; None for whichever it is."""
+        """Check *condition* and immutability; return the version of the link to replace, or None for any version."""
         immutable = self._is_immutable(name, tag)
         if condition is None and not immutable:
             return None
@@ -376,7 +396,12 @@ class Tags:
         return version if self._driver.supports_if_match else None
 
     def _old_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return what a tag of API V1 points at; an image that V2 cannot show is nothing, but may not be replaced."""
+        """
+        Return the target of a tag of API V1; None if it does not exist or V2 cannot represent its image.
+
+        Raises:
+            TagImmutable: V2 cannot represent the image, and the tag is immutable.
+        """
         try:
             return self._old.get(name, tag)
         except ManifestUnknown:
