@@ -10,6 +10,10 @@ from tests.programs import require, require_root
 
 MIB = 1024 * 1024
 
+#: How each is mounted: nothing is written by itself while a test runs, so a copy of the disk is that of one moment.
+_MOUNT_OPTIONS = {"xfs": "loop"}
+_DEFAULT_MOUNT_OPTIONS = "loop,commit=300"
+
 #: By kind: the program that makes it, its Debian package, its options, and how it is checked after a crash.
 _KINDS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "ext4": ("mkfs.ext4", "e2fsprogs", ("-q", "-F"), ("e2fsck", "-fp")),
@@ -32,6 +36,7 @@ class LoopDisk:
         require_root()
         program, package, options, self._check = _KINDS[kind]
         self._image = image
+        self._options = _MOUNT_OPTIONS.get(kind, _DEFAULT_MOUNT_OPTIONS)
         self.folder = folder
         folder.mkdir()
         if not image.exists():
@@ -48,7 +53,7 @@ class LoopDisk:
         """
         if check and self._check:
             run(*self._check, self._image, codes=(0, 1))
-        run("mount", "-o", "loop", self._image, self.folder)
+        run("mount", "-o", self._options, self._image, self.folder)
 
     def abort(self) -> None:
         """Make the file system give up, as after an I/O error: nothing more is written to the disk."""

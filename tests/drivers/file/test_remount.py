@@ -90,7 +90,7 @@ def test_a_snapshot_of_the_disk_has_what_was_acknowledged(tmp_path, kind):
         push(driver)
         disk.copy(tmp_path / "snapshot")
     snapshot = LoopDisk(tmp_path / "snapshot", tmp_path / "attached", kind)
-    with mounted(snapshot), opened(snapshot) as driver:
+    with mounted(snapshot, check=True), opened(snapshot) as driver:
         assert PUSHED == contents(driver)
 
 
