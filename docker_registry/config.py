@@ -1,9 +1,9 @@
 """
-The registry's settings, each declared once, and how they come to their values.
+The registry's settings, each declared once, and the loading of their values.
 
-The file and its flavors are in :mod:`docker_registry.flavors`, what a setting is in :mod:`docker_registry.settings`.
-Only :mod:`~docker_registry.app`, :mod:`~docker_registry.cli` and :mod:`~docker_registry.wsgi` import this module: every
-other part receives values.
+:mod:`docker_registry.flavors` reads the configuration file, :mod:`docker_registry.settings` defines what a setting is.
+Only :mod:`~docker_registry.services`, :mod:`~docker_registry.cli`, :mod:`~docker_registry.wsgi` and
+:mod:`~docker_registry.config_text` import this module: every other part receives values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from docker_registry.settings import Setting, fill, flatten, rows, setting, with
 
 logger = logging.getLogger(__name__)
 
-#: How the names begin that are declared for parts still to be built; whoever builds one takes its names out.
+#: Prefixes of settings that are declared but not implemented; remove a prefix when its feature is implemented.
 NOT_SERVED_YET = (
     "bugsnag",
     "disable_token_auth",
@@ -35,12 +35,12 @@ NOT_SERVED_YET = (
 )
 
 
-# No dataclass below shows its fields in its repr: a secret would stand in the log of whoever prints one.
+# The dataclasses below have no generated repr, so that printing one does not write secrets to a log.
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Mirroring:
-    """Another registry, of which this one keeps what it was asked for."""
+    """The upstream registry that this one mirrors."""
 
     source: str | None = setting(None, "Address of the registry to mirror; nothing is mirrored without it.")
     source_index: str | None = setting(None, "Address of its index, where that is not the registry itself.")
@@ -51,7 +51,7 @@ class Mirroring:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Redis:
-    """Where a Redis is, and how it is spoken with."""
+    """Address and credentials of a Redis server."""
 
     host: str | None = setting(None, "Its host; none is used without it, `url` or `sentinels`.")
     port: int = setting(6379, "Its port.", minimum=1)
@@ -70,7 +70,7 @@ class Redis:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Cache(Redis):
-    """A Redis that workers share."""
+    """The Redis server for state that workers share."""
 
     host: str | None = setting(
         None, "Host of a Redis for what workers share; none is used without it, `url` or `sentinels`."
@@ -79,7 +79,7 @@ class Cache(Redis):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CacheLru(Redis):
-    """A Redis, best one that evicts the least recently used, in front of the store."""
+    """A Redis server that caches small files of the store; it should evict the least recently used keys."""
 
     host: str | None = setting(
         None, "Host of a Redis that keeps small files of the store; none is used without it, `url` or `sentinels`."
@@ -89,7 +89,7 @@ class CacheLru(Redis):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EmailExceptions:
-    """Whom to write to when the registry meets an error that it does not know."""
+    """Mail notifications of unexpected errors."""
 
     smtp_host: str | None = setting(None, "Host of the mail server; no mail is sent without it.")
     smtp_port: int = setting(25, "Its port.", minimum=1)
@@ -104,7 +104,7 @@ class EmailExceptions:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Cors:
-    """Which pages of other sites may read the answers (Fetch standard, "CORS protocol")."""
+    """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
 
     origins: tuple[str, ...] = setting((), "Origins whose pages may read every answer; `*` for all. Off when empty.")
     methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Methods that they may use.")
@@ -120,10 +120,10 @@ class Config:
     The effective configuration.
 
     Attributes:
-        flavor: the flavor's name.
-        path: the file it came from.
-        driver_settings: the rows that the chosen driver declares.
-        driver_options: a value for each of them, under the keyword of the driver's constructor.
+        flavor: name of the flavor.
+        path: the configuration file.
+        driver_settings: the settings that the chosen driver declares.
+        driver_options: their values, by the keyword argument of the driver's constructor.
     """
 
     flavor: str = DEFAULT_FLAVOR
@@ -170,7 +170,7 @@ class Config:
     standalone: bool = setting(True, "V1: be the index too; `false` asks `index_endpoint` whether a token is good.")
     index_endpoint: str = setting("https://index.docker.io", "V1: the index to ask.")
     disable_token_auth: bool = setting(False, "V1: check no token at all, because somebody in front does.")
-    privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, as the others
+    privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "V1: file with the RSA public key (PEM) of those who may do everything without a token."
     )
     registry_endpoints: str | None = setting(
@@ -212,14 +212,14 @@ class Config:
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """
-    Read the configuration that the environment asks for, and log one warning about keys that mean nothing any more.
+    Load the configuration that the environment selects, and log one warning about retired settings.
 
     Args:
-        environ: ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and what the file's ``_env:`` name; by default the
-            environment of this process.
+        environ: ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and the variables that ``_env:`` values name; by
+            default the environment of this process.
 
     Raises:
-        ConfigError: something is wrong; one sentence says where and what.
+        ConfigError: the configuration is invalid; the message is one sentence that says where and how.
     """
     flavor = read_flavor(os.environ if environ is None else environ)
     general = {row.name: row for row in rows(Config)}
@@ -278,7 +278,7 @@ def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
     inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
     if inside:
         return f"{name} must be a section with {', '.join(inside)}"
-    # `smtp_host` alone should lead to `email_exceptions.smtp_host`
+    # A bare `smtp_host` should suggest `email_exceptions.smtp_host`.
     nearest = {row.rpartition(".")[2]: row for row in reversed(tuple(known))} | {row: row for row in known}
     return f"there is no setting {name}{did_you_mean(name, nearest)}"
 

@@ -1,46 +1,46 @@
 """
-What can go wrong, in the registry's words.
+The errors of the registry.
 
 ::
 
     RegistryError
-    ├── ConfigError             the start stops with this sentence
-    ├── Invalid                 what was asked cannot be understood
+    ├── ConfigError             the configuration is invalid; printed at startup
+    ├── Invalid                 the request is invalid
     │   ├── NameInvalid  TagInvalid  DigestInvalid  UploadInvalid  PageInvalid
     │   ├── SizeInvalid         the body is shorter or longer than announced
-    │   ├── ManifestInvalid     the payload is not a manifest that can be kept
-    │   ├── LayerFormatUnsupported  the layer is no tar in a compression that is known, or is damaged
-    │   ├── RangeInvalid        a chunk that does not begin where the upload ends
-    │   └── ImageInvalid        API V1: what was sent of an image cannot be taken
+    │   ├── ManifestInvalid     the payload is not a manifest that can be stored
+    │   ├── LayerFormatUnsupported  the layer is not a tar in a supported compression, or is damaged
+    │   ├── RangeInvalid        a chunk does not begin at the end of the upload
+    │   └── ImageInvalid        API V1: a part of a pushed image is invalid
     │       ├── ParentUnknown  ChecksumMissing  ChecksumMismatch
     │       └── BodyInvalid  JsonInvalid
-    ├── TooLarge                more than the registry takes
-    ├── NotFound                what was asked is not there
+    ├── TooLarge                the content exceeds a limit
+    ├── NotFound                the requested content does not exist
     │   ├── NameUnknown  BlobUnknown  ManifestUnknown  UploadUnknown
-    │   ├── ManifestBlobUnknown a manifest names a blob that its repository lacks
+    │   ├── ManifestBlobUnknown a manifest names a blob that is not in its repository
     │   └── ImageUnknown  ImagesUnknown  ImageTagUnknown  ImageRepositoryUnknown    API V1
     ├── ImageUnfinished         the push of an image has not ended
-    ├── ImageExists             an image that is there whole is not pushed again
-    ├── ChecksumUnexpected      no push of this image waits for a checksum
+    ├── ImageExists             the image exists completely and is not pushed again
+    ├── ChecksumUnexpected      no pending push of this image needs a checksum
     ├── DiffUnavailable         a diff that would take too long
     ├── RangeNotSatisfiable     a read beyond the end
-    ├── TagChanged              a tag is not what a conditional request expects
-    ├── TagImmutable            a tag that may not change
-    │   └── ContentImmutable    content that an immutable tag depends on
-    ├── Unsupported             the operation is switched off or not offered
-    │   └── ConditionUnsupported  the store cannot do it only if nothing has changed
-    ├── ClientLeft              the client closed its connection while its answer was computed
-    ├── Overloaded              a limit of the worker is used up; asking again later may help
-    └── StorageError            the store cannot do what it was asked
-        ├── PathNotFound        nothing lies under that path
-        ├── PathInvalid         the path breaks the path grammar of drivers
-        ├── PreconditionFailed  a conditional put met another version
-        ├── StorageFull         no room, or over quota
-        └── StorageUnavailable  away for now; asking again may help
+    ├── TagChanged              the tag does not meet the condition of the request
+    ├── TagImmutable            the tag may not change
+    │   └── ContentImmutable    an immutable tag depends on the content
+    ├── Unsupported             the operation is disabled or not supported
+    │   └── ConditionUnsupported  the store does not support conditional changes
+    ├── ClientLeft              the client disconnected while its response was computed
+    ├── Overloaded              a limit of the worker is exhausted; retrying later may succeed
+    └── StorageError            an operation of the store failed
+        ├── PathNotFound        the path does not exist
+        ├── PathInvalid         the path violates the path grammar of drivers
+        ├── PreconditionFailed  a conditional put found another version
+        ├── StorageFull         no space left, or over quota
+        └── StorageUnavailable  temporarily unreachable; retrying may succeed
 
-The first line of a class's docstring is its message to the client (in API V1 the very sentence that its clients
-compare); what varies is a field and becomes the ``detail``. HTTP is not known here:
-:mod:`docker_registry.api.errors` says which status answers which class.
+The first line of a class's docstring is its message to the client (in API V1, exactly the text that clients compare);
+variable values are fields and become the ``detail``. This module is independent of HTTP:
+:mod:`docker_registry.api.errors` maps the classes to status codes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class RegistryError(Exception):
     def __init__(self, sentence: str | None = None, **detail: object) -> None:
         """
         Args:
-            sentence: replaces the message where the class alone does not say enough.
-            detail: what exactly, for the client: only values that JSON can carry.
+            sentence: message to use instead of the class's own where that is not specific enough.
+            detail: values for the client; they must be serializable as JSON.
         """
         self.sentence = sentence or (type(self).__doc__ or "").strip().partition("\n")[0]
         self.detail = detail
@@ -68,7 +68,7 @@ class ConfigError(RegistryError):
     """The configuration cannot be used."""
 
 
-# ------------------------------------------------------------------ what was asked cannot be understood
+# ---------------------------------------------------------------------------------------- invalid requests
 
 
 class Invalid(RegistryError):
@@ -113,7 +113,7 @@ class RangeInvalid(Invalid):
     def __init__(self, sentence: str | None = None, *, size: int, **detail: object) -> None:
         """
         Args:
-            size: bytes that the upload holds, the only offset at which it goes on.
+            size: bytes received so far, the only offset at which the upload continues.
         """
         super().__init__(sentence, size=size, **detail)
         self.size = size
@@ -147,7 +147,7 @@ class TooLarge(RegistryError):
     """The content is larger than this registry accepts."""
 
 
-# ---------------------------------------------------------------------------- what was asked is not there
+# ----------------------------------------------------------------------------------------- missing content
 
 
 class NotFound(RegistryError):

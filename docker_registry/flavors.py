@@ -1,17 +1,17 @@
 """
-The configuration file: where it lies, how it is read, and what one of its flavors says.
+The configuration file: locates and parses it, and returns one of its flavors.
 
 ::
 
-    common:                       # lies under every flavor
+    common:                       # base of every flavor
         loglevel: info
         cache:
-            host: _env:REDIS      # the variable REDIS, and nothing at all when nobody sets it
+            host: _env:REDIS      # the variable REDIS; unset if the variable is not set
     prod:                         # SETTINGS_FLAVOR=prod
         storage: _env:STORAGE:s3  # the variable STORAGE, else s3
 
-A flavor's sections are laid over those of ``common`` key by key; everything else, lists too, replaces. YAML's own
-anchors and ``<<`` work as well, so a file in which every flavor carries all it needs is just as good.
+A flavor's sections are merged into those of ``common`` key by key; all other values, including lists, replace those of
+``common``. YAML anchors and ``<<`` work as well, so a file may also consist of self-contained flavors.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _UNGUESSED: Final = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
 @dataclass(frozen=True, slots=True)
 class Flavor:
     """
-    What a file says under one flavor, ``common`` included.
+    One flavor of a configuration file, with ``common`` merged in.
 
     Attributes:
         path: the file.
-        name: the flavor's.
-        tree: texts, None, lists and nested sections, by their keys; ``_env:`` as it stands there.
-        environ: where :meth:`look_up` looks.
+        name: name of the flavor.
+        tree: values by key: strings, None, lists and nested sections; ``_env:`` values are not replaced yet.
+        environ: environment variables for :meth:`look_up`.
     """
 
     path: Path
@@ -54,9 +54,9 @@ class Flavor:
 
     def look_up(self, raw: Any) -> Any:
         """
-        Replace ``_env:VARIABLE[:DEFAULT]`` by its characters, as they are; what stays empty is None, no value at all.
+        Replace ``_env:VARIABLE[:DEFAULT]`` by the variable's value, verbatim; an empty result becomes None, unset.
 
-        A variable that is set but empty beats DEFAULT: that is how an operator takes it back.
+        A variable that is set but empty overrides DEFAULT, so that an operator can unset the value.
         """
         if isinstance(raw, list):
             found = [self.look_up(item) for item in raw]
@@ -74,10 +74,10 @@ class Flavor:
 
 def read_flavor(environ: Mapping[str, str]) -> Flavor:
     """
-    Read the file of ``DOCKER_REGISTRY_CONFIG``, and in it the flavor of ``SETTINGS_FLAVOR``.
+    Read the flavor ``SETTINGS_FLAVOR`` from the file ``DOCKER_REGISTRY_CONFIG``.
 
     Raises:
-        ConfigError: there is no such file, it is not YAML, or has no such flavor.
+        ConfigError: the file does not exist, is not valid YAML, or has no such flavor.
     """
     path = locate(environ)
     flavors = read(path)
@@ -92,14 +92,14 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
 
 
 def folder() -> Path:
-    """Return the folder of the sample: inside an installed package, ``config/`` in a clone."""
+    """Return the folder of the sample configuration: inside an installed package, or ``config/`` of a clone."""
     package = Path(__file__).parent
     installed = package / "sample"
     return installed if installed.is_dir() else package.parent / "config"
 
 
 def locate(environ: Mapping[str, str]) -> Path:
-    """Return the path of the configuration file, whether or not it is there."""
+    """Return the path of the configuration file, whether or not the file exists."""
     named = environ.get("DOCKER_REGISTRY_CONFIG")
     if named:
         return folder() / Path(named).expanduser()
@@ -109,10 +109,10 @@ def locate(environ: Mapping[str, str]) -> Path:
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """
-    Return the flavors of a file by their names.
+    Return the flavors of a file, by name.
 
     Raises:
-        ConfigError: it cannot be read, or is not YAML of the kind we take.
+        ConfigError: the file cannot be read or is not valid YAML.
     """
     try:
         content = path.read_bytes()
@@ -127,13 +127,13 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{path} is not good YAML: {_without_content(error)}") from None
     if not isinstance(tree, dict):
         return {}
-    # An empty flavor (`dev:`) stands on `common` alone.
+    # An empty flavor (`dev:`) consists of `common` alone.
     flavors = {name: {} if flavor is None else flavor for name, flavor in tree.items()}
     return {name: flavor for name, flavor in flavors.items() if isinstance(name, str) and isinstance(flavor, dict)}
 
 
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one section over another: sections in both are merged, everything else of *upper* replaces."""
+    """Return *lower* overridden by *upper*: sections in both are merged, other values of *upper* replace."""
     merged = dict(lower)
     for key, value in upper.items():
         below = merged.get(key)
@@ -142,16 +142,17 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variable(raw: object) -> str | None:
-    """Return the name of the variable that a text of the file asks for."""
+    """Return the variable name of an ``_env:`` value; None for any other value."""
     return raw[len(_ENV) :].partition(":")[0] if isinstance(raw, str) and raw.startswith(_ENV) else None
 
 
 def did_you_mean(name: str, known: Mapping[str, str]) -> str:
     """
-    Return the end of a sentence that names what is nearest to a wrong name; empty when nothing is near.
+    Return a suffix for an error message that suggests the closest known name; empty if none is close.
 
     Args:
-        known: good names, and how each of them is to be shown.
+        name: the unknown name.
+        known: valid names, each with the text to show for it.
     """
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {known[nearest[0]]}?" if nearest else ""
@@ -159,9 +160,9 @@ def did_you_mean(name: str, known: Mapping[str, str]) -> str:
 
 class _TextLoader(yaml.SafeLoader):
     """
-    Reads YAML safely, and leaves every scalar the text that the operator wrote.
+    A safe YAML loader that leaves every scalar a string, exactly as written.
 
-    Only null and ``<<`` keep their meaning; what a text stands for is decided by the setting's declared type.
+    Only null and ``<<`` are resolved; the declared type of a setting decides how its text is converted.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
@@ -170,7 +171,7 @@ class _TextLoader(yaml.SafeLoader):
     }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that is there twice, of which YAML would silently drop the first."""
+        """Reject duplicate keys, of which PyYAML would silently drop the first."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
@@ -184,10 +185,10 @@ class _TextLoader(yaml.SafeLoader):
 
 
 def _without_content(error: yaml.YAMLError) -> str:
-    """Say what is wrong and where, but quote nothing of the file: the line may hold a password."""
+    """Return the error and its line without quoting the file, whose line may hold a password."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return "it holds characters that are not UTF-8 text"
     problem = ", ".join(part for part in (error.context, error.problem) if part)
-    # Only these words are followed by a word of the file; the quotes are those of repr().
+    # PyYAML quotes text of the file, by repr(), only after these words.
     problem = re.sub(r"(alias|anchor|tag|handle) ['\"].*", r"\1", problem, flags=re.DOTALL)
     return f"line {error.problem_mark.line + 1}: {problem}"

@@ -1,21 +1,21 @@
 """
-Names in the configuration files of docker-registry 0.6 to 0.9 that this version does not take as they are.
+Settings of docker-registry 0.6 to 0.9 that are renamed or ignored.
 
-An old file should start this registry, so they are known; what is ignored is said in one warning.
+They are accepted so that old configuration files still work; one warning lists those that are ignored.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: What drivers were called, and what they are called now.
+#: Old names of drivers, and their present names.
 DRIVER_NAMES: Final = {"local": "file"}
 
 _CORS = "CORS works the same way everywhere"
 _EMAIL = "it is in the section email_exceptions"
 _MIRROR = "it is in the section mirroring"
 
-#: Settings that mean nothing any more, and why.
+#: Settings without effect, and the reason.
 RETIRED: Final = {
     "boto_debug": "loglevel: debug tells more",
     "cors.always_send": _CORS,
@@ -40,7 +40,7 @@ RETIRED: Final = {
     "to_addr": _EMAIL,
 }
 
-#: Settings of drivers, which stood under ``common`` in 0.6: only the driver that takes one minds it.
+#: Settings of drivers, which 0.6 declared under ``common``; ignored unless the chosen driver declares them.
 DRIVER_SETTINGS: Final = frozenset(
     """
     azure_storage_account_key azure_storage_account_name azure_storage_container azure_use_https
@@ -54,12 +54,12 @@ DRIVER_SETTINGS: Final = frozenset(
     s3_access_key s3_bucket s3_encrypt s3_host s3_region s3_secret_key s3_secure s3_use_sigv4
     storage_alternate storage_path
     swift_auth_version swift_authurl swift_container swift_password swift_region_name swift_tenant_name swift_user
-    """.split()  # noqa: SIM905 - fifty lines of quotes say less
+    """.split()  # noqa: SIM905 - more readable than fifty quoted lines
 )
 
 _HMAC = "HMAC keys are no longer used: name the JSON key of a service account in gcs_credentials_file"
 
-#: Settings that a driver once took, and what it takes today.
+#: Settings that a driver has replaced, with the hint that is printed.
 REPLACED: Final = {
     "gcs": {
         "gs_access_key": _HMAC,
@@ -72,10 +72,11 @@ REPLACED: Final = {
 
 def why_ignored(name: str, storage: str) -> str | None:
     """
-    Say why a setting that nobody declares is no mistake; None when it is one.
+    Return why an undeclared setting may be ignored; None if it is unknown.
 
     Args:
-        storage: the name of the chosen driver.
+        name: name of the setting.
+        storage: name of the chosen driver.
     """
     if name in REPLACED.get(storage, ()):
         return REPLACED[storage][name]

@@ -33,7 +33,7 @@ _TINY_FRACTION: Final = 1 / 512
 #: Large reservations together may use at most this fraction of a budget, so that small ones never wait for them.
 _LARGE_SHARE: Final = 3 / 4
 
-#: Minimum age of a reservation that is revoked for a larger than tiny one.
+#: A reservation is revoked only after it has been held for this time, except in favor of a tiny one.
 _REVOCABLE_AFTER_SECONDS: Final = 1.0
 
 #: How often a waiting request checks for reservations that have become revocable.

@@ -1,4 +1,4 @@
-"""The WSGI application, made from the configuration: the one module whose import does work."""
+"""The WSGI application, built from the configuration; the only module with side effects at import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from docker_registry.errors import RegistryError
 from docker_registry.logs import start_logging
 from docker_registry.services import build
 
-#: gunicorn stops altogether when a worker ends like this while it boots; any other way it would try again for ever.
+#: Exit status of a worker that cannot boot: gunicorn stops on it, but restarts workers that exit with any other status.
 _CANNOT_BOOT = 3
 
 try:
