@@ -1,4 +1,4 @@
-"""The domain: blobs, uploads, manifests and tags over one storage driver. Knows neither HTTP nor any cloud."""
+"""The domain of the registry: blobs, uploads, manifests and tags on a storage driver, independent of HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ from docker_registry.time_slices import TimeSlices
 
 
 class Registry:
-    """One registry over one store; its parts are the nouns of the specification."""
+    """
+    A registry on one store.
+
+    Each attribute is the service for a noun of the specifications, such as ``blobs``, ``manifests`` or ``tags``.
+    """
 
     def __init__(
         self,
@@ -63,13 +67,13 @@ class Registry:
         """
         Args:
             max_manifest_bytes, check_index_children: see :class:`Manifests`.
-            immutable_tags: patterns; see :class:`ImmutableTags`.
-            layer_limits: how much of a layer is read.
-            upload_ttl_seconds: how old a push is of which nobody has heard since.
+            immutable_tags: patterns of immutable tags; see :class:`ImmutableTags`.
+            layer_limits: limits for reading the content of a layer.
+            upload_ttl_seconds: the time after which an inactive push of API V1 is considered abandoned.
             serve_private: see :class:`PrivateRepositories`.
-            v1_platform: which image of an index API V1 sees, such as ``linux/amd64``.
+            v1_platform: the platform of the image in an index that API V1 serves, such as ``linux/amd64``.
             diff_queue: see :class:`ImageFiles`.
-            now: the clock of API V1, seconds since the Unix epoch.
+            now: the clock of API V1; returns seconds since the Unix epoch.
         """
         self.driver = driver
         slices = TimeSlices()
@@ -163,10 +167,10 @@ class Registry:
 
     def probe(self) -> None:
         """
-        Write to the store, read and remove, as every push does.
+        Check that the store works by writing, reading and removing a file.
 
         Raises:
-            StorageError: that cannot be done.
+            StorageError: an operation failed, or the store returned other content.
         """
         path = layout.probe(secrets.token_hex(8))
         self.driver.put_content(path, path.encode())
@@ -176,11 +180,13 @@ class Registry:
 
     def keep_house(self, upload_ttl_seconds: float) -> tuple[int, int]:
         """
-        Forget unfinished uploads that nobody has touched for *upload_ttl_seconds*, in every repository and beside
-        them, and put into the catalog what other servers wrote into the tree.
+        Delete abandoned uploads, and add repositories that other servers wrote to the catalog.
+
+        Args:
+            upload_ttl_seconds: minimum time since the last change of an upload, with or without a repository.
 
         Returns:
-            How many uploads were forgotten, and how many repositories were added.
+            The number of deleted uploads and the number of added repositories.
         """
         purged = self.uploads.purge(None, upload_ttl_seconds)
         purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in self.repositories.folders())

@@ -1,10 +1,10 @@
 """
-Access control: what a client may do, decided in one place.
+Access control for all operations of a client.
 
 An :class:`AccessPolicy` decides about repositories. :class:`Access` applies it to everything that a request refers to:
 the names in its URL, the source of a mount, the repositories that hold a digest. A repository that a client may not
-see becomes a *hidden* name (``is_hidden``). The storage paths of hidden names lead nowhere, so every operation on one
-finds what it would find in a repository that does not exist, and takes the same time.
+see becomes a *hidden* name (``is_hidden``). The storage paths of hidden names never exist, so every operation on one
+has the same result as in a repository that does not exist, and takes the same time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 
-#: More hidden repositories are not searched for a digest; what is mounted without a source is uploaded instead.
+#: Maximum hidden repositories that are searched for a digest. With more, a mount without a source becomes an upload.
 MAX_SEARCHED_REPOSITORIES: Final = 100
 
 
 class Action(Enum):
     """
-    What a client wants to do.
+    An action of a client.
 
     ``PUSH`` creates tags and content, ``OVERWRITE`` moves an existing tag, ``ADMIN`` changes the registry itself.
     """
@@ -38,7 +38,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who sends a request."""
+    """The user or robot on whose behalf a request is made."""
 
     name: str = "anonymous"
 
@@ -52,14 +52,14 @@ Name = TypeVar("Name", bound=Repository)
 
 
 class AccessPolicy(Protocol):
-    """Decides what principals may do."""
+    """Decides which actions principals may perform."""
 
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:
         """
-        Tell whether a principal may do something in a repository.
+        Return whether a principal may perform an action in a repository.
 
         Args:
-            tag: the tag in question; None for a whole repository, and for what is named by its digest.
+            tag: the tag in question; None for a whole repository, or for content addressed by its digest.
         """
         ...
 
@@ -68,16 +68,16 @@ class AccessPolicy(Protocol):
         ...
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:
-        """Tell whether content is to be kept from a principal although no hidden repository of API V2 has it."""
+        """Return whether content must be hidden from a principal although no hidden repository of API V2 has it."""
         ...
 
     def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
-        """Record what is needed to keep content hidden that a repository is about to lose."""
+        """Record what is needed to keep content hidden after it is deleted from a repository."""
         ...
 
 
 class OpenPolicy:
-    """Anyone may do anything but administer the registry."""
+    """Allows every action except ``ADMIN`` to every principal."""
 
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:  # noqa: ARG002
         """See :class:`AccessPolicy`."""
@@ -100,7 +100,7 @@ class Access:
     Applies a policy.
 
     Attributes:
-        policy: may be replaced before the first request.
+        policy: the policy to apply; may be replaced before the first request.
     """
 
     def __init__(self, driver: StorageDriver) -> None:
@@ -108,15 +108,15 @@ class Access:
         self.policy: AccessPolicy = OpenPolicy()
 
     def resolve(self, principal: Principal, action: Action, name: Name, tag: Tag | None = None) -> Name:
-        """Return a repository's name, or a hidden one when the policy refuses the action."""
+        """Return the name of a repository, or its hidden form if the policy denies the action."""
         return name if self.policy.allows(principal, action, name, tag) else hide(name)
 
     def may_pull(self, name: Repository, principal: Principal = ANONYMOUS) -> bool:
-        """Tell whether a principal may see a repository."""
+        """Return whether a principal may pull from a repository."""
         return self.policy.allows(principal, Action.PULL, name)
 
     def pull_filter(self, principal: Principal = ANONYMOUS) -> Callable[[RepositoryName], bool] | None:
-        """Return a function that tells which repositories a principal may see; None when it may see all of them."""
+        """Return a predicate for the repositories that a principal may pull from; None if it may pull from all."""
         hidden = self.policy.hidden_repositories(principal)
         if hidden is not None and not hidden:
             return None
@@ -124,9 +124,9 @@ class Access:
 
     def may_mount(self, digest: Digest, principal: Principal = ANONYMOUS) -> bool:
         """
-        Tell whether a principal may see every repository that has a digest, as a blob or as a manifest.
+        Return whether a principal may pull from every repository that has a digest, as a blob or as a manifest.
 
-        Nothing is searched as long as no repository is hidden. Otherwise it takes the same time for every digest.
+        If no repository is hidden, no lookup is needed. Otherwise the time is the same for every digest.
         """
         hidden = self.policy.hidden_repositories(principal)
         if hidden is None or len(hidden) > MAX_SEARCHED_REPOSITORIES:

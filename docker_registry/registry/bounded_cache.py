@@ -1,4 +1,4 @@
-"""What a worker remembers of its work, bounded in bytes."""
+"""An in-memory LRU cache with a size limit in bytes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final, Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-#: What an entry takes besides its key's and its value's own content, about.
+#: Approximate memory of an entry in addition to the content of its value.
 ENTRY_BYTES: Final = 256
 
 
 class BoundedCache(Generic[Key, Value]):
-    """A mapping that forgets the entries that were used longest ago when it has become too large."""
+    """A mapping that evicts the least recently used entries when it exceeds its size limit."""
 
     def __init__(self, max_bytes: int, content_bytes: Callable[[Value], int] = lambda _: 0) -> None:
         """
         Args:
-            max_bytes: of all entries together. An entry that alone takes more is not kept.
-            content_bytes: tells what a value's content takes, where values differ in size.
+            max_bytes: the maximum size of all entries together. A single entry that exceeds it is not stored.
+            content_bytes: returns the size of a value's content in bytes; needed if values differ in size.
         """
         self._max_bytes = max_bytes
         self._content_bytes = content_bytes
@@ -28,7 +28,7 @@ class BoundedCache(Generic[Key, Value]):
         self.used_bytes = 0
 
     def get(self, key: Key) -> Value | None:
-        """Return a value; None when it is not, or no longer, here."""
+        """Return the value of a key, or None, and mark it as recently used."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -36,7 +36,7 @@ class BoundedCache(Generic[Key, Value]):
         return entry[0]
 
     def put(self, key: Key, value: Value) -> None:
-        """Remember a value."""
+        """Store a value, and evict old entries if necessary."""
         self.forget(key)
         size = ENTRY_BYTES + self._content_bytes(value)
         if size > self._max_bytes:
@@ -47,7 +47,7 @@ class BoundedCache(Generic[Key, Value]):
             self.forget(next(iter(self._entries)))
 
     def forget(self, key: Key) -> None:
-        """Forget a value, if it is here."""
+        """Remove the value of a key, if there is one."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.used_bytes -= entry[1]

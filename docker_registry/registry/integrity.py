@@ -1,4 +1,4 @@
-"""Whether stored bytes are those of a digest."""
+"""Verification of stored content against its digest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from docker_registry.threads import in_thread
 
 def is_intact(driver: StorageDriver, path: str, digest: Digest) -> bool:
     """
-    Read a stored file and tell whether its bytes amount to a digest; False when it is not there.
+    Return whether the content of a stored file has a digest; False if the file does not exist.
 
-    Takes as long as reading all of it; the hash is computed in a native thread.
+    Reads the whole file; the hash is computed in a native thread.
     """
     content = hashlib.new(digest.algorithm)
     try:

@@ -1,4 +1,4 @@
-"""What a worker spends on large JSON documents: bounded memory, and the event loop's time in slices."""
+"""Limits for processing large JSON documents in a worker: memory, and uninterrupted time on the event loop."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from docker_registry.time_slices import TimeSlices
 
 Item = TypeVar("Item")
 
-#: A longer document is large. A shorter one is parsed at once, in less than 5 ms whatever it holds.
+#: A longer document is large. A shorter one is parsed in one call, which takes less than 5 ms for any content.
 LARGE_BYTES: Final = 64 * 1024
 
-#: Memory for the large documents that are in use at the same time.
+#: Memory for all large documents in use at the same time.
 _BUDGET_BYTES: Final = 64 * 1024 * 1024
 
-#: What is kept of a document takes this times its length: its text, and an object for each descriptor.
+#: Memory per byte of a document, for its text and an object for each descriptor.
 _MEMORY_FACTOR: Final = 6
 
 
 class JsonBudget:
-    """The budget of one registry."""
+    """Limits the memory and the time slices that a registry uses for large JSON documents."""
 
     def __init__(self, slices: TimeSlices, limit_bytes: int = _BUDGET_BYTES) -> None:
         """
         Args:
-            limit_bytes: memory for large documents.
+            limit_bytes: memory for all large documents together.
         """
         self._slices = slices
         self._memory = MemoryBudget(limit_bytes)
 
     def reserve(self, payload: bytes) -> AbstractContextManager[object]:
         """
-        Reserve what it takes to read a document, as long as the block lasts; nothing for one that is not large.
+        Return a context manager that reserves the memory to parse a document; a no-op unless the document is large.
 
         Raises:
-            Overloaded: other documents need the memory, and go on needing it.
+            Overloaded: other documents use the memory and do not release it in time.
         """
         if len(payload) <= LARGE_BYTES:
             return nullcontext()
         return self._memory.reserve(len(payload) * _MEMORY_FACTOR)
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, and pause between them; see :meth:`TimeSlices.pace`."""
+        """Yield items, and yield to the event loop between them; see :meth:`TimeSlices.pace`."""
         return self._slices.pace(items)
 
     def sort(self, texts: Iterable[str]) -> list[str]:
-        """Return texts in order; see :meth:`TimeSlices.sort`."""
+        """Return texts sorted, without blocking the event loop; see :meth:`TimeSlices.sort`."""
         return self._slices.sort(texts)

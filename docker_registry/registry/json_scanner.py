@@ -1,10 +1,10 @@
 """
-Large JSON objects, read part by part.
+An incremental parser for large JSON documents.
 
-The parser of the standard library reads a document at once, and nothing else runs in the process meanwhile: four
-megabytes of ``[],[],…`` take it a second and a hundred megabytes. Here the members of the document, and the items and
-members of those, come one by one, so that a caller may pause between them and keep only what it needs. What lies deeper
-is parsed at once, and its size is bounded.
+The parser of the standard library parses a document in one call, which blocks the process: four megabytes of
+``[],[],…`` take a second and a hundred megabytes. This parser yields the members of the document, and their items and
+members, one by one, so that a caller can yield to the event loop between them and keep only what it needs. Values that
+are nested more deeply are parsed in one call, and their size is limited.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Generator, Iterator
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-#: Values of a document, counted by the characters that begin or separate them, those inside of strings included.
+#: Maximum values of a document, counted by the characters that begin or separate them, including those inside strings.
 MAX_VALUES: Final = 250_000
 
-#: Values of one part, which is parsed at once.
+#: Maximum values of a part, which is parsed in one call.
 MAX_PART_VALUES: Final = 20_000
 
 _WINDOW_CHARACTERS: Final = 16 * 1024
@@ -28,7 +28,7 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class TooComplex(ValueError):
-    """The document has more values than the registry reads."""
+    """The document has too many values."""
 
 
 class NoList(ValueError):
@@ -36,7 +36,7 @@ class NoList(ValueError):
 
 
 class Kind(Enum):
-    """What a part is: a member's value, the beginning of a list or an object, or something directly inside of those."""
+    """The kind of a part: a member's scalar value, the start of a list or object, or an item or member of one."""
 
     VALUE = "value"
     LIST = "list"
@@ -49,9 +49,9 @@ class Part(NamedTuple):
     A part of a document.
 
     Attributes:
-        key: of the document's member.
-        name: of a member inside that member; empty for an item of a list.
-        value: of a VALUE or an ITEM.
+        key: the key of the document's member.
+        name: the key of a member of that member; empty for an item of a list.
+        value: the value of a VALUE or an ITEM.
     """
 
     key: str
@@ -61,18 +61,18 @@ class Part(NamedTuple):
 
 
 def count_values(payload: bytes) -> int:
-    """Return how many values a document has, at most; takes a millisecond for each megabyte."""
+    """Return an upper bound for the number of values in a document; takes a millisecond per megabyte."""
     return payload.count(b",") + payload.count(b"[") + payload.count(b"{")
 
 
 def scan(text: str) -> Iterator[Part]:
     """
-    Yield the parts of a JSON object in their order.
+    Yield the parts of a JSON object in order.
 
     Raises:
-        TooComplex: one part has more than :data:`MAX_PART_VALUES`.
-        ValueError: it is no JSON, or no object.
-        RecursionError: it is nested too deeply.
+        TooComplex: a part has more than :data:`MAX_PART_VALUES` values.
+        ValueError: the text is not a JSON object.
+        RecursionError: the text is nested too deeply.
     """
     parser = _Parser(text)
     position = _expect("{", text, 0)
@@ -86,10 +86,10 @@ def scan(text: str) -> Iterator[Part]:
 
 def scan_list(text: str) -> Iterator[Any]:
     """
-    Yield the items of a JSON list in their order.
+    Yield the items of a JSON list in order.
 
     Raises:
-        NoList: it is another value.
+        NoList: the text is another JSON value.
         TooComplex, ValueError, RecursionError: as for :func:`scan`.
     """
     parser = _Parser(text)
@@ -110,7 +110,7 @@ def scan_list(text: str) -> Iterator[Any]:
 
 
 def refuse_constant(text: str) -> None:
-    """Refuse NaN and the infinities, which are no JSON."""
+    """Raise :class:`ValueError` for NaN and the infinities, which are not valid JSON."""
     raise ValueError(text)
 
 
@@ -118,16 +118,16 @@ _DECODER: Final = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 class _Parser:
-    """Parses values out of a text, each at once."""
+    """Parses single values at given positions of a text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._start = 0  # of the segment, in the text
-        self._segment = ""  # holds a bounded number of values, so none that ends in it has more
+        self._start = 0  # position of the segment in the text
+        self._segment = ""  # has a limited number of values, so a value that ends in it is within the limit
 
     def parse(self, position: int) -> tuple[Any, int]:
-        """Return the value that begins at a position, and where it ends."""
-        if self.text[position : position + 1] == '"':  # one value, whatever characters it has
+        """Return the value at a position, and the position of its end."""
+        if self.text[position : position + 1] == '"':  # a string is one value, regardless of its characters
             found: tuple[Any, int] = _DECODER.raw_decode(self.text, position)
             return found
         return self._parse_in_segment(position) or self._parse_in_new_segment(position)
@@ -139,7 +139,7 @@ class _Parser:
             value, end = _DECODER.raw_decode(self._segment, position - self._start)
         except ValueError:
             return None
-        # A number that reaches the end of the segment may go on behind it.
+        # A number at the end of the segment may continue after it.
         return (value, self._start + end) if end < len(self._segment) or self._is_last else None
 
     def _parse_in_new_segment(self, position: int) -> tuple[Any, int]:
@@ -151,11 +151,17 @@ class _Parser:
 
     def parse_items(self, position: int) -> tuple[list[Any], int] | None:
         """
-        Return some items of a list, the first of which begins at a position, and where the last one ends.
+        Parse several items of a list in one call.
 
-        The items of most lists are of one type, so a text that ends as the first item must, and is followed by a comma,
-        is tried. If it is a list of values, then it is these items, since there is one way to read JSON. None if it is
-        not.
+        The items of most lists have the same type. So this takes a range that ends with the closing character of the
+        first item, followed by a comma, and parses it as a list. If that succeeds, the range consists of whole items,
+        because JSON has only one interpretation.
+
+        Args:
+            position: the start of the first item.
+
+        Returns:
+            The items and the position after the last one; None if no such range was found.
         """
         mark = _CLOSING.get(self.text[position : position + 1])
         end = position + _WINDOW_CHARACTERS
@@ -165,7 +171,7 @@ class _Parser:
                 return None
             try:
                 return _DECODER.decode(f"[{self.text[position : end + 1]}]"), end + 1
-            except ValueError:  # it ends inside an item or a string
+            except ValueError:  # the range ends inside an item or a string
                 continue
         return None
 
@@ -174,7 +180,7 @@ class _Parser:
         return self._start + len(self._segment) == len(self.text)
 
     def _end(self, start: int) -> int:
-        """Return where a segment ends that holds the permitted number of values."""
+        """Return the end of a segment that has at most the permitted number of values."""
         values = 0
         while values < MAX_PART_VALUES and start < len(self.text):
             window = (start, start + _WINDOW_CHARACTERS)
@@ -184,7 +190,7 @@ class _Parser:
 
 
 def _members(parser: _Parser, position: int) -> Generator[Part, None, int]:
-    """Yield the parts of the document's members, the first of which begins at a position; return where they end."""
+    """Yield the parts of the document's members, starting at a position; return the position after the object."""
     text = parser.text
     while True:
         key, position = _key(text, position)
@@ -202,7 +208,7 @@ def _members(parser: _Parser, position: int) -> Generator[Part, None, int]:
 
 
 def _items(parser: _Parser, key: str, position: int) -> Generator[Part, None, int]:
-    """Yield the items of a list or an object that begins at a position; return where it ends."""
+    """Yield the items of the list or object at a position; return the position after it."""
     text = parser.text
     is_object = text[position] == "{"
     end = "}" if is_object else "]"
@@ -218,7 +224,7 @@ def _items(parser: _Parser, key: str, position: int) -> Generator[Part, None, in
             for value in values:
                 yield Part(key, Kind.ITEM, value=value)
         else:
-            is_uniform = False  # trying again for every item would take too long
+            is_uniform = False  # a failed attempt for every item would take too long
             if is_object:
                 name, position = _key(text, position)
             value, position = parser.parse(position)
@@ -230,7 +236,7 @@ def _items(parser: _Parser, key: str, position: int) -> Generator[Part, None, in
 
 
 def _key(text: str, position: int) -> tuple[str, int]:
-    """Return a member's key, and where its value begins."""
+    """Return the key at a position, and the position of its value."""
     if text[position : position + 1] != '"':
         raise ValueError("a key is missing")
     key, position = _DECODER.raw_decode(text, position)
@@ -238,7 +244,7 @@ def _key(text: str, position: int) -> tuple[str, int]:
 
 
 def _expect(mark: str, text: str, position: int) -> int:
-    """Return where something begins behind a mark."""
+    """Skip a required character and the white space around it; return the position after them."""
     position = _skip(text, position)
     if text[position : position + 1] != mark:
         raise ValueError(f"{mark} is missing")

@@ -1,9 +1,9 @@
 """
 The media types of manifests whose payload has no ``mediaType``.
 
-Such a payload may be pushed as a Docker manifest and as an OCI manifest, and its digest is the same. What counts is the
-Content-Type of the last push. It is kept beside the revision where it differs from what the payload's fields tell; an
-empty file counts as none::
+Such a payload may be pushed as a Docker manifest and as an OCI manifest, with the same digest. The Content-Type of the
+last push is authoritative. If it differs from the type inferred from the payload's fields, it is stored beside the
+revision; an empty file counts as missing::
 
     docker/registry/v2/repositories/<name>/_manifests/revisions/<algorithm>/<hex>/mediatype
 """
@@ -18,22 +18,22 @@ from docker_registry.registry.payloads import Payload
 
 
 class ManifestTypes:
-    """The media types of all manifests whose payload has none; asked for others, it asks no store."""
+    """The media types of all manifests whose payload has none."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
 
     def get(self, name: RepositoryName, digest: Digest, told: str) -> str:
         """
-        Return the type of the last push of a manifest.
+        Return the media type of the last push of a manifest.
 
         Args:
-            told: what the fields of the payload tell.
+            told: the type inferred from the fields of the payload, returned if none is stored.
         """
         return self.find(name, digest) or told
 
     def find(self, name: RepositoryName, digest: Digest) -> str | None:
-        """Return the type that is kept beside a manifest; None where there is none."""
+        """Return the media type stored beside a manifest; None if there is none."""
         try:
             stored = self._driver.get_content(layout.revision_media_type(name, digest))
         except PathNotFound:
@@ -41,21 +41,21 @@ class ManifestTypes:
         return stored.decode("ascii", "replace") or None
 
     def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
-        """Keep the type of a push, before the manifest's link is put."""
+        """Store the media type of a push if necessary; called before the manifest's link is written."""
         path = layout.revision_media_type(name, digest)
         if not document.told or (not document.has_media_type and self._driver.exists(path)):
             self._driver.put_content(path, document.media_type.encode())
 
     def keep(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
-        """Put the type of a push again, after the link was put, if a deletion or another push has changed it since."""
+        """Restore the media type of a push if another request changed it; called after the link is written."""
         if not document.has_media_type and document.media_type != self.get(name, digest, document.told_type):
             self.put(name, digest, document)
 
     def forget(self, name: RepositoryName, digest: Digest) -> None:
         """
-        Forget the type of a manifest whose link was removed, but not that of a push which comes meanwhile.
+        Remove the media type of a manifest whose link was removed, but not that of a concurrent push.
 
-        A store without conditional puts keeps the type; the next push of the manifest replaces it.
+        Without conditional writes in the driver, the type remains; the next push of the manifest replaces it.
         """
         path = layout.revision_media_type(name, digest)
         try:
@@ -65,7 +65,7 @@ class ManifestTypes:
             self._driver.put_content(path, b"", if_match=stored.version)
             if not self._driver.exists(layout.revision_link(name, digest)):
                 return
-            emptied = self._driver.get_versioned(path)  # it was pushed again, as the same type
+            emptied = self._driver.get_versioned(path)  # it was pushed again with the same type
             if not emptied.content:
                 self._driver.put_content(path, stored.content, if_match=emptied.version)
         except (PathNotFound, PreconditionFailed):
