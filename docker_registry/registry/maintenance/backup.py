@@ -1,12 +1,13 @@
 """
-Copies a store into a folder while the registry goes on.
+Backup of a store into a directory while the registry is running.
 
-A push writes blobs first, then what names them, and tags last. So the backup reads in the opposite order: of each
-repository its tags, then its manifests, then the links to its layers, and then copies the blobs. Whatever it has read
-names only what it reads later. A manifest that is deleted in between is seen, since a tag that was read names it no
-more; then the repository is read again. Into the folder everything is written in the order of a push.
+A push writes blobs first, then the links and manifests that reference them, and tags last. The backup reads in the
+opposite order: for each repository its tags, then its manifests, then the links to its layers; then it copies the
+blobs. So everything that was read references only content that is read later. If a manifest is deleted in between, a
+tag that was read points at a missing manifest, and the repository is read again. The backup writes in the order of a
+push.
 
-Blobs are verified while they are copied. One that is in the folder was verified, and is not read again.
+Blobs are verified while they are copied. A blob in the backup has been verified and is not read again.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from docker_registry.registry.maintenance.copy_report import CopyReport, Progres
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1 import image_layout
 
-#: How often a repository is read whose manifests are deleted meanwhile.
+#: Maximum attempts to read a repository whose manifests are deleted concurrently.
 _MAX_TRIES: Final = 10
 
 Snapshot = dict[str, bytes]
 
 
 class Backup:
-    """One run."""
+    """A single run of a backup."""
 
     def __init__(
         self,
@@ -42,9 +43,10 @@ class Backup:
     ) -> None:
         """
         Args:
-            driver: the store itself, without a cache.
-            folder: where the copy is, or will be; a run goes on where an earlier one ended.
-            verify_all: read the blobs that are in the folder too, and copy those again that are damaged there.
+            driver: the storage driver, without a cache.
+            folder: the backup to create or update; an interrupted run is resumed.
+            verify_all: also verify the blobs in the backup, and copy damaged ones again.
+            progress: called after each file.
         """
         self._driver = driver
         self._folder = folder
@@ -54,10 +56,10 @@ class Backup:
 
     def run(self) -> CopyReport:
         """
-        Make the folder a copy of the store.
+        Make the backup a copy of the store.
 
         Raises:
-            StorageError: the store cannot be read, or the folder not be written; the next run goes on.
+            StorageError: the store cannot be read, or the backup cannot be written; the next run resumes.
         """
         with self._folder.writing():
             self._folder.set_complete(is_complete=False)
@@ -74,7 +76,7 @@ class Backup:
                 digest = store_paths.blob_digest(found.path)
                 if digest is not None:
                     self._copy_blob(digest)
-            # Last, so that no repository is public in the copy whose content came when it was private.
+            # Last, so that content pushed while a repository was private is not public in the backup.
             marks = (found.path for found in self._driver.walk(image_layout.REPOSITORIES))
             old_tags |= self._read(path for path in marks if path.endswith("/_private"))
             self._remove_repositories(names)
@@ -141,14 +143,14 @@ class Backup:
             return
         try:
             blobs = payloads.read(payload, None).blobs
-        except ManifestInvalid:  # of schema 1, or what another server took
+        except ManifestInvalid:  # schema 1, or a manifest that another server accepted
             return
         for blob in blobs:
             if not self._copy_blob(blob.digest):
                 self._report.add_damage(path, f"the manifest names {blob.digest}, which is missing or damaged")
 
     def _remove_repositories(self, names: set[str]) -> None:
-        """Remove from the folder the repositories that the store has no more."""
+        """Remove the repositories from the backup that the store does not have."""
         gone = []
         for path in self._folder.walk(layout.REPOSITORIES):
             name, found, _ = path.removeprefix(f"{layout.REPOSITORIES}/").partition("/_")
@@ -162,7 +164,7 @@ class Backup:
         mark = f"{path}/_inprogress"
         was_marked = self._driver.exists(mark)
         found = list(self._driver.walk(path))
-        if was_marked and mark not in {file.path for file in found}:  # its push has just ended
+        if was_marked and mark not in {file.path for file in found}:  # its push ended in between
             found = list(self._driver.walk(path))
         layers = [file for file in found if file.path == f"{path}/layer"]
         snapshot = self._read_found(file for file in found if file not in layers)
@@ -174,7 +176,7 @@ class Backup:
         self._write(snapshot, existing)
 
     def _copy_layer(self, layer: Stat, digest: Digest | None, *, has_blob: bool) -> None:
-        """Copy the layer beside an image: a hard link to its blob, or a raw file of an old server."""
+        """Copy the layer of an image: create a hard link to its blob, or copy a legacy layer."""
         blob = layout.blob_data(digest) if digest else ""
         if has_blob:
             self._folder.link(blob, layer.path)
@@ -185,7 +187,7 @@ class Backup:
         try:
             blocks = self._driver.stream_read(layer.path)
             self._report.count(self._folder.write(layer.path, verified(blocks, digest) if digest else blocks))
-        except PathNotFound:  # migrated just now
+        except PathNotFound:  # migrated concurrently
             return
         except DigestInvalid:
             self._report.add_damage(layer.path, "the bytes are not those of the digest")
@@ -193,7 +195,7 @@ class Backup:
     # ------------------------------------------------------------------------------------------------- blobs
 
     def _copy_blob(self, digest: Digest) -> bool:
-        """Copy a blob unless the folder has it; tell whether the folder has it now."""
+        """Copy a blob unless the backup has it; return whether the backup has it now."""
         if digest not in self._blobs:
             self._blobs[digest] = self._has_blob(digest) or self._copy_bytes(digest)
         return self._blobs[digest]
@@ -227,7 +229,7 @@ class Backup:
         return True
 
     def _aliased(self, digest: Digest) -> str:
-        """Return where the bytes of a blob are that are a raw layer of API V1."""
+        """Return the path of the legacy layer of API V1 that holds the bytes of a blob."""
         _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
         if not path.startswith(f"{image_layout.IMAGES}/"):
             raise PathNotFound(path=path)
@@ -236,7 +238,7 @@ class Backup:
     # ------------------------------------------------------------------------------------------- small files
 
     def _read_rest(self) -> Snapshot:
-        """Read what is neither of a repository nor of an image nor a blob; the catalog comes last."""
+        """Read the files that belong to no repository, image or blob; the catalog last."""
         apart = {layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES, *store_paths.FLAGS}
         above = {"docker", "docker/registry", layout.ROOT}
         snapshot: Snapshot = {}
@@ -253,7 +255,7 @@ class Backup:
         return self._read_found(self._driver.walk(path))
 
     def _read_found(self, found: Iterator[Stat] | list[Stat]) -> Snapshot:
-        """Read files, but for those whose content follows from what is known of them."""
+        """Return the content of files; links named after their digest and empty files are not read."""
         snapshot: Snapshot = {}
         for file in found:
             digest = store_paths.linked_digest(file.path)
@@ -271,12 +273,12 @@ class Backup:
             if store_paths.belongs(path):
                 try:
                     snapshot[path] = self._driver.get_content(path)
-                except PathNotFound:  # it is not there, or was removed just now
+                except PathNotFound:  # missing, or removed concurrently
                     continue
         return snapshot
 
     def _write(self, snapshot: Snapshot, existing: list[str]) -> None:
-        """Replace existing files by a snapshot, so that at no time one names what is not there."""
+        """Replace existing files with a snapshot, in an order in which no file ever references a missing one."""
         for path in sorted(existing, key=store_paths.rank, reverse=True):
             if path not in snapshot:
                 self._folder.remove(path)

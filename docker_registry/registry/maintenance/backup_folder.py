@@ -1,14 +1,14 @@
 """
-The folder of a backup: a plain tree, in the layout of every store, that the driver ``file`` can serve.
+The directory of a backup: a tree in the layout of the store, which the driver ``file`` can serve.
 
 ::
 
     docker/registry/v2/…  images/…  repositories/…     the store
     .docker-registry/backup/state.json                 {"isComplete": true}
-    .docker-registry/backup/lock                       held by the command that works on the folder
+    .docker-registry/backup/lock                       held by the command that writes the backup
     .docker-registry/backup/new                        the file that is being written
 
-A blob gets its name only when its bytes were verified and are on the disk, so one that is there is not copied again.
+A blob is renamed to its path only after it has been verified and synced, so an existing blob is not copied again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 
 class BackupFolder:
-    """A folder of the local file system that holds a copy of a store."""
+    """A directory in the local file system that holds a copy of a store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -40,10 +40,10 @@ class BackupFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """
-        Make the folder, readable by its owner only, and hold its lock.
+        Create the directory, readable by its owner only, and hold its lock during the block.
 
         Raises:
-            StorageError: it cannot be written, or another command works on it.
+            StorageError: the directory cannot be written, or another command holds the lock.
         """
         with _translated(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,13 +56,13 @@ class BackupFolder:
                 yield
 
     def set_complete(self, *, is_complete: bool) -> None:
-        """Note durably whether the backup is complete; everything written before is on the disk first."""
+        """Record durably whether the backup is complete, after syncing everything written before."""
         os.sync()
         self._write(self._own / "state.json", [json.dumps({"isComplete": is_complete}).encode()], sync=True)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last backup into this folder ended; True of a tree that another program has copied."""
+        """Whether the last backup into this directory completed; True for a tree copied by another program."""
         try:
             return bool(json.loads((self._own / "state.json").read_bytes())["isComplete"])
         except FileNotFoundError:
@@ -72,11 +72,11 @@ class BackupFolder:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the folder exists and can be listed."""
+        """Whether the directory exists and can be listed."""
         return self._root.is_dir() and os.access(self._root, os.R_OK | os.X_OK)
 
     def size(self, path: str) -> int | None:
-        """Return the bytes of a file; None where there is none."""
+        """Return the size of a file in bytes; None if it does not exist."""
         try:
             found = self._place(path).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +84,7 @@ class BackupFolder:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def read(self, path: str) -> bytes | None:
-        """Return a small file; None where there is none."""
+        """Return the content of a small file; None if it does not exist."""
         try:
             return self._place(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -97,18 +97,18 @@ class BackupFolder:
                 yield block
 
     def put(self, path: str, content: bytes) -> bool:
-        """Write a small file; False where it has this content already."""
+        """Write a small file; return False if it already has this content."""
         if self.read(path) == content:
             return False
         self._write(self._place(path), [content], sync=False)
         return True
 
     def write(self, path: str, blocks: Iterable[Bytes]) -> int:
-        """Write a file durably; what *blocks* raises is raised, and nothing has changed. Return its size in bytes."""
+        """Write a file durably and return its size in bytes; if *blocks* raises, the old file remains."""
         return self._write(self._place(path), blocks, sync=True)
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second path."""
+        """Create a hard link to a file."""
         old, new = self._place(source), self._place(target)
         if new.exists() and new.samefile(old):
             return
@@ -118,14 +118,14 @@ class BackupFolder:
         self._new.replace(new)
 
     def is_linked(self, one: str, other: str) -> bool:
-        """Tell whether two paths are one file."""
+        """Return whether two paths are hard links to the same file."""
         try:
             return self._place(one).samefile(self._place(other))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def remove(self, path: str) -> None:
-        """Remove a file, and the folders that become empty."""
+        """Remove a file and the parent directories that become empty."""
         place = self._place(path)
         place.unlink(missing_ok=True)
         for folder in place.parents:
@@ -137,7 +137,7 @@ class BackupFolder:
                 break
 
     def walk(self, path: str = "") -> Iterator[str]:
-        """Yield the paths of all files below a folder."""
+        """Yield the paths of all files below a directory; of the whole backup by default."""
         top = self._place(path) if path else self._root
         for folder, folders, files in os.walk(top):
             if Path(folder) == self._root:
@@ -147,7 +147,7 @@ class BackupFolder:
                 found = name if prefix == "." else f"{prefix}/{name}"
                 try:
                     yield check_path(found)
-                except PathInvalid:  # nothing that a store can hold
+                except PathInvalid:  # not a valid path in a store
                     continue
 
     def _place(self, path: str) -> Path:
@@ -155,7 +155,7 @@ class BackupFolder:
 
     def _write(self, place: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
         size = 0
-        self._new.unlink(missing_ok=True)  # it may be another name of a blob, if a command died while it linked
+        self._new.unlink(missing_ok=True)  # may be a hard link to a blob, if a command died while linking
         with _translated(place), self._new.open("xb") as file:
             for block in blocks:
                 file.write(block)

@@ -1,4 +1,4 @@
-"""What a backup or a restoration did."""
+"""The report of a backup or a restoration, and verification of copied blocks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.errors import DigestInvalid
 from docker_registry.registry.names import Digest
 
-#: Called after each file with the files that were looked at so far, and the bytes that were copied.
+#: Called after each file with the number of files examined and the number of bytes copied so far.
 Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Content that could not be copied as it should be."""
+    """Content that is missing or damaged."""
 
     path: str
     reason: str
@@ -26,12 +26,13 @@ class Damage:
 @dataclass(slots=True)
 class CopyReport:
     """
-    What a run did.
+    The counts and damages of a run.
 
     Attributes:
-        files: files that were looked at.
-        copied_files, copied_bytes: those of them that were copied now.
-        removed_files: files that were removed from the backup, since the store has them no more.
+        files: the number of files examined.
+        copied_files, copied_bytes: the number and size of the files that were copied.
+        removed_files: the number of files removed from the backup because the store does not have them.
+        damaged: the content that could not be copied.
     """
 
     progress: Progress = lambda _files, _bytes: None
@@ -42,7 +43,7 @@ class CopyReport:
     damaged: list[Damage] = field(default_factory=list)
 
     def count(self, copied_bytes: int | None) -> None:
-        """Count a file; None for one that was there."""
+        """Count a file, and report progress; *copied_bytes* is None for a file that did not need to be copied."""
         self.files += 1
         if copied_bytes is not None:
             self.copied_files += 1
@@ -50,7 +51,7 @@ class CopyReport:
         self.progress(self.files, self.copied_bytes)
 
     def add_damage(self, path: str, reason: str) -> None:
-        """Note damage once."""
+        """Record damage, unless it is already recorded."""
         damage = Damage(path, reason)
         if damage not in self.damaged:
             self.damaged.append(damage)
@@ -68,10 +69,10 @@ class CopyReport:
 
 def verified(blocks: Iterable[Bytes], digest: Digest) -> Iterator[Bytes]:
     """
-    Pass blocks on, and refuse to end when they are not those of a digest.
+    Yield blocks and verify their digest.
 
     Raises:
-        DigestInvalid: out of the iteration, after the last block.
+        DigestInvalid: the blocks do not have the digest; raised by the iteration after the last block.
     """
     content = hashlib.new(digest.algorithm)
     for block in blocks:

@@ -1,7 +1,8 @@
 """
-Copies a backup into a store, in the order of a push: blobs, then what names them, and tags last.
+Restoration of a backup into a store, in the order of a push: blobs, then the files that reference them, and tags last.
 
-A file in the store, ``docker/registry/v2/_restoring``, exists while that goes on; with it the next run goes on.
+A file in the store, ``docker/registry/v2/_restoring``, marks a restoration in progress, so that the next run resumes
+it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from docker_registry.registry.v1 import image_layout
 _RESTORING: Final = f"{layout.ROOT}/_restoring"
 _IDENTITY: Final = f"{layout.ROOT}/_identity"
 
-#: Small files that are written together.
+#: Number of small files in a batch.
 _BATCH_FILES: Final = 200
 
 
 class Restoration:
-    """One run."""
+    """A single run of a restoration."""
 
     def __init__(
         self,
@@ -38,24 +39,24 @@ class Restoration:
     ) -> None:
         """
         Args:
-            driver: the store itself, without a cache; no server may use it meanwhile.
-            overwrite: replace in a store that is not empty what the backup has too; everything else stays.
+            driver: the storage driver, without a cache; no server may use the store during the run.
+            overwrite: allow a store that is not empty: replace the files that the backup has, and keep all others.
+            progress: called after each file.
         """
         self._driver = driver
         self._folder = folder
         self._overwrite = overwrite
         self._report = CopyReport(progress)
-        self._since: float | None = None  # when the restoration began that goes on here
+        self._since: float | None = None  # start of the interrupted restoration that this run resumes
         self._is_fresh = False
 
     def run(self) -> CopyReport:
         """
-        Make the store a copy of the folder.
+        Copy the backup into the store.
 
         Raises:
-            ConfigError: there is no complete backup in the folder, or the store has content and is not to be
-                overwritten.
-            StorageError: the store cannot be written; the next run goes on.
+            ConfigError: the directory has no complete backup, or the store is not empty and *overwrite* is not set.
+            StorageError: the store cannot be written; the next run resumes.
         """
         paths = self._paths()
         self._begin()
@@ -95,12 +96,13 @@ class Restoration:
         self._driver.put_content(_RESTORING, b"empty" if self._is_fresh else b"overwrite")
 
     def _end(self, paths: set[str]) -> None:
-        # A flag that holds for one of the two contents does not hold for both.
+        # Remove flags that the backup lacks: a flag that is true of the previous content may be false of the
+        # combination.
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
             self._remove(flag)
-        self._remove(image_layout.PRIVATE_IS_COMPLETE)  # the next start makes that index anew
-        self._remove(_IDENTITY)  # what a cache knows of the store is out of date
+        self._remove(image_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
+        self._remove(_IDENTITY)  # invalidates all caches of the store
         self._remove(_RESTORING)
 
     def _restore_blob(self, path: str, digest: Digest) -> None:
@@ -116,7 +118,7 @@ class Restoration:
         try:
             blocks = verified(self._folder.blocks(path), digest)
             if self._driver.is_shared(path):
-                for _ in verified(self._folder.blocks(path), digest):  # before anything is overwritten in place
+                for _ in verified(self._folder.blocks(path), digest):  # verify before overwriting in place
                     pass
                 self._driver.repair(path, blocks)
             else:
@@ -144,7 +146,7 @@ class Restoration:
         self._report.count(len(content))
 
     def _restore_layer(self, path: str) -> None:
-        """Restore the layer beside an image; where its blob is in the store, a hard link to it, or nothing."""
+        """Restore the layer of an image: link it to its blob if the store has the blob, else copy the legacy layer."""
         digest = store_paths.layer_digest(self._folder.read(path.removesuffix("layer") + "_blob") or b"")
         blob = layout.blob_data(digest) if digest else ""
         if digest and self._folder.size(blob) == self._folder.size(path) and self._driver.exists(blob):

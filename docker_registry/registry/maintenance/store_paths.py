@@ -1,4 +1,4 @@
-"""Which paths of a store belong into its backup, and which wait for which."""
+"""The paths of a store that belong to a backup, and the order in which they are written."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from docker_registry.registry.names import Digest
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 
-#: What belongs to one store or to one moment: the identity for caches, leases, probes, and uploads that go on. Without
-#: its flag the index of private repositories is made anew at the next start, from the marks that were copied last.
+#: Files that are specific to one store or temporary: the identity for caches, leases, probes, and unfinished uploads.
+#: The flag of the index of private repositories is excluded so that the next start rebuilds the index from the private
+#: marks, which are copied last.
 _LEFT_OUT: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/private-is-complete|_leases/.*|_probes/.*|_uploads/.*|_restoring)"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{image_layout.IMAGES}/[^/]+/_received/.*"
 )
 
-#: Links whose path tells their content.
+#: Links whose content follows from their path.
 _DIGEST_LINK: Final = re.compile(r".*/(?:_layers|revisions|index)/([^/]+)/([^/]+)/link")
 
-#: Files that say that something else is complete, so they are read before it and written after it.
+#: Files that mark other files as complete; they are read before those files and written after them.
 FLAGS: Final = (layout.CATALOG_IS_WHOLE,)
 
 
 def belongs(path: str) -> bool:
-    """Tell whether a file is part of a backup."""
+    """Return whether a file is part of a backup."""
     return _LEFT_OUT.fullmatch(path) is None
 
 
 def linked_digest(path: str) -> Digest | None:
-    """Return the digest that the path of a layer's or revision's link tells; None for every other path."""
+    """Return the digest in the path of a link to a layer or revision; None for any other path."""
     match = _DIGEST_LINK.fullmatch(path)
     try:
         return Digest.parse(f"{match[1]}:{match[2]}") if match else None
@@ -41,7 +42,7 @@ def linked_digest(path: str) -> Digest | None:
 
 
 def blob_digest(path: str) -> Digest | None:
-    """Return the digest of which a path holds the bytes, or says where they are; None for every other path."""
+    """Return the digest of the blob whose bytes or alias are stored under a path; None for any other path."""
     parts = path.removeprefix(f"{layout.BLOBS}/").split("/")
     try:
         digest = Digest.parse(f"{parts[0]}:{parts[2]}") if len(parts) == 4 else None
@@ -52,7 +53,7 @@ def blob_digest(path: str) -> Digest | None:
 
 
 def layer_digest(link: bytes) -> Digest | None:
-    """Return the digest that the content of ``images/<id>/_blob`` names; None where it names none."""
+    """Return the digest in the content of ``images/<id>/_blob``; None if it is invalid or empty."""
     try:
         return LayerLink.parse(link).digest if link else None
     except ValueError:
@@ -60,20 +61,20 @@ def layer_digest(link: bytes) -> Digest | None:
 
 
 def is_tag(path: str) -> bool:
-    """Tell whether a file makes a tag of API V2."""
+    """Return whether a file is the link of a V2 tag."""
     return "/_manifests/tags/" in path and path.endswith("/current/link")
 
 
 def is_flag(path: str) -> bool:
-    """Tell whether a file says that something else is complete."""
+    """Return whether a file marks other files as complete."""
     return path in FLAGS or path.endswith("/_manifests/tags-are-noted")
 
 
 def rank(path: str) -> int:
     """
-    Return when a file is written, smaller first, so that whatever is there has all that it names.
+    Return the rank of a file in the order of writing, lowest first, so that no file ever references a missing one.
 
-    Blobs come first, then what names them; tags of both APIs and flags come last.
+    Blobs come first, then the files that reference them; the tags of both APIs and flags come last.
     """
     if path.startswith(f"{layout.BLOBS}/"):
         return 0
