@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: the routes of the APIs. No storage path and no rule of the domain lives here."""
+"""The HTTP layer: routes of both APIs, requests and responses. It contains no storage paths and no domain rules."""

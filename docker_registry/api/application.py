@@ -1,4 +1,4 @@
-"""Flask, without what each of its requests pays for and no answer of a registry needs."""
+"""A Flask application without the per-request work that a registry does not need."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from werkzeug.routing import MapAdapter
 
 
 class _NoSessions(SessionInterface):
-    """Nobody is remembered from one request to the next, so one session that refuses everything does for all."""
+    """Disables sessions: every request gets the same null session."""
 
     def __init__(self) -> None:
         self._none = NullSession()
 
-    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - the same for everybody
+    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - the same for every request
         """See :class:`SessionInterface`."""
         return self._none
 
@@ -26,16 +26,16 @@ class _NoSessions(SessionInterface):
 
 
 class Application(Flask):
-    """A Flask application that keeps no sessions and builds no URL out of the name of a host."""
+    """A Flask application without sessions, host matching and coroutines."""
 
     session_interface = _NoSessions()
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Find a route by the path alone; see :class:`Flask`."""
+        """Match routes by path alone, ignoring the host; see :class:`Flask`."""
         if request is None:
             return None
         return self.url_map.bind("", request.root_path, None, request.scheme, request.method, request.path)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function as it is: no view or hook here is a coroutine; see :class:`Flask`."""
+        """Return the function unchanged, because no view or hook is a coroutine; see :class:`Flask`."""
         return func

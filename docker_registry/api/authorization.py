@@ -1,8 +1,8 @@
 """
-Authorization: before each request, what its URL refers to is resolved for the client.
+Authorization: resolves the names and ids in a URL for the client before the view runs.
 
-A name or id that the client may not see is replaced by a hidden one, so the view answers as it does for one that does
-not exist. :data:`ACTIONS` says what each route does; a test compares it with the routes.
+A name or id that the client may not see is replaced by a hidden one, so the view answers as if it did not exist.
+:data:`ACTIONS` maps each route to its action; a test compares it with the routes.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ ACTIONS: Final = {
     "v2_uploads.start_upload": Action.PUSH,
 }
 
-#: Responses that tell something of the images below an image.
+#: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
 
 def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
-    """Resolve the names and ids of every request, once they are parsed."""
+    """Install the hook that resolves the names and ids of every request after parsing."""
 
     @app.before_request
     def resolve_names() -> None:
@@ -74,7 +74,7 @@ def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
 
 
 def principal() -> Principal:
-    """Return who sends the request; without users this is always the same."""
+    """Return the principal of the current request; without authentication, always the anonymous one."""
     return ANONYMOUS
 
 

@@ -1,4 +1,4 @@
-"""Whole bodies of requests in memory: read as they arrive, out of a budget."""
+"""Reads whole request bodies into memory, within a budget that all requests of a worker share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from docker_registry.errors import Overloaded, SizeInvalid, TooLarge
 from docker_registry.memory_budget import MemoryBudget, Reservation
 from docker_registry.registry.intake import Body
 
-#: The first block of a body; each further one doubles the room.
+#: Size of the first block of a body; each further block doubles the total, up to a maximum block size.
 _FIRST_BYTES: Final = 8 * 1024
 _LARGEST_BYTES: Final = 1024 * 1024
 
@@ -18,30 +18,30 @@ _BUDGET: Final = "docker_registry.body_memory"
 
 
 def install(app: Flask, budget: MemoryBudget) -> None:
-    """Let all bodies that an application reads whole share a budget, each until its request ends."""
+    """Set the budget for the bodies that an application reads; each is released when its request ends."""
     app.extensions[_BUDGET] = budget
     app.teardown_request(_release)
 
 
 def read(body: Body, max_bytes: int) -> bytes:
     """
-    Return the whole of a body. Its memory is reserved until the request ends, and grows with what arrives.
+    Return a whole body. Memory is reserved as the body arrives and released when the request ends.
 
     Raises:
-        TooLarge: it is longer than *max_bytes*; no more than one byte beyond that is read.
-        SizeInvalid: it ended early.
-        Overloaded: the budget is used up, and this body came slowly or had to wait too long.
+        TooLarge: the body is longer than *max_bytes*; at most one byte more is read.
+        SizeInvalid: the body ended early.
+        Overloaded: the budget is exhausted, and this body arrived slowly or waited too long.
     """
     if (body.length or 0) > max_bytes:
         raise TooLarge(max_bytes=max_bytes)
-    room_bytes = (max_bytes if body.length is None else body.length) + 1  # a body finds its end in the last byte
+    room_bytes = (max_bytes if body.length is None else body.length) + 1  # 1 more: only a short read ends the loop
     reservation = _reservation(body)
     blocks: list[memoryview] = []
     size = 0
     is_over = False
     while not is_over and size < room_bytes:
         block_bytes = min(max(size, _FIRST_BYTES), _LARGEST_BYTES, room_bytes - size)
-        reservation.grow(2 * block_bytes)  # once for the block, once for the bytes that all are joined to
+        reservation.grow(2 * block_bytes)  # for the block and its copy in the joined result
         block = memoryview(bytearray(block_bytes))
         filled = _fill(body, block)
         is_over = filled < block_bytes
@@ -65,7 +65,7 @@ def _fill(body: Body, block: memoryview) -> int:
 
 def _reservation(body: Body) -> Reservation:
     budget: MemoryBudget = current_app.extensions[_BUDGET]
-    # Only the registry's own worker can end a body early; with others, slow bodies end when their worker says so.
+    # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
     reservation = budget.open(revoke=getattr(body, "cut_off", None))
     g.setdefault(_BUDGET, []).append(reservation)
     return reservation

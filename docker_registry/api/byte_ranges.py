@@ -1,4 +1,4 @@
-"""Byte ranges: which parts of a content a GET asks for (RFC 9110, section 14)."""
+"""Byte ranges: parses the Range header of a GET (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from docker_registry.errors import RangeNotSatisfiable
 
-#: A Range with more parts is ignored. containers/storage (podman) asks for up to 1024 at once.
+#: A Range header with more ranges is ignored. containers/storage (podman) requests up to 1024 at once.
 MAX_RANGES: Final = 4096
 
 _RANGES: Final = re.compile(r"bytes=([0-9\-, \t]*)", re.IGNORECASE)
@@ -19,11 +19,11 @@ _RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """
-    A part of a content.
+    A range of bytes of some content.
 
     Attributes:
-        start: offset of its first byte.
-        length: bytes, at least one.
+        start: offset of the first byte.
+        length: number of bytes, at least 1.
     """
 
     start: int
@@ -31,28 +31,29 @@ class ByteRange:
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind it."""
+        """Offset of the first byte after the range."""
         return self.start + self.length
 
     def content_range(self, size: int) -> str:
-        """Return the value of Content-Range for this part of a content of *size* bytes."""
+        """Return the value of Content-Range for this range of content with *size* bytes."""
         return f"bytes {self.start}-{self.end - 1}/{size}"
 
 
 def parse(header: str | None, size: int) -> tuple[ByteRange, ...]:
     """
-    Return the parts that a Range header asks for, in its order; none where the whole content is to be sent.
+    Return the ranges that a Range header requests, in its order; an empty tuple means the whole content.
 
-    Ranges that lie beyond the end are left out. Ranges that share bytes are joined, so the parts are never longer than
-    the content. Adjacent ranges stay apart: containers/image expects a part for each range that it asked for, and asks
-    for one range per file, also for files that follow each other. Malformed headers, other units and more than
-    MAX_RANGES ranges are ignored, as is any Range on an empty content.
+    Ranges beyond the end are dropped. Overlapping ranges are joined, so the total never exceeds the content. Adjacent
+    ranges stay separate: containers/image expects one part per requested range, and requests one range per file, even
+    for adjacent files. Malformed headers, other units and headers with more than MAX_RANGES ranges are ignored, as is
+    any Range header for empty content.
 
     Args:
+        header: value of the Range header; None if there is none.
         size: bytes of the whole content.
 
     Raises:
-        RangeNotSatisfiable: a range ends before it begins, or all of them lie beyond the end.
+        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
     """
     match = _RANGES.fullmatch((header or "").strip())
     if match is None or size == 0:
@@ -71,7 +72,7 @@ def parse(header: str | None, size: int) -> tuple[ByteRange, ...]:
 
 
 def _resolve(first: str, last: str, size: int) -> ByteRange | None:
-    """Return one range within the content; None when it lies beyond the end."""
+    """Return a range clipped to the content; None if it is beyond the end."""
     if not first:
         length = min(int(last), size)
         return ByteRange(size - length, length) if length else None
@@ -82,7 +83,7 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
 
 
 def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
-    """Join the ranges that share bytes; each joined range takes the place of its first member."""
+    """Join overlapping ranges; a joined range takes the position of its first member."""
     joined: list[tuple[int, int, int]] = []  # place, start, end
     for place, part in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
         if joined and part.start < joined[-1][2]:

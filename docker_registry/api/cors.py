@@ -1,4 +1,4 @@
-"""Which pages of other sites may read the answers (Fetch standard, "CORS protocol")."""
+"""CORS headers: which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-#: What everybody's pages may read, wherever they are from, since 0.7.
+#: Endpoints that pages of any origin may read when CORS is not configured, as in docker-registry 0.7.
 _OPEN_ENDPOINTS: Final = frozenset({"v1_repositories.list_images", "v1_search.search"})
 
 _ANY: Final = "*"
@@ -17,15 +17,15 @@ _ANY: Final = "*"
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    What an operator allows.
+    The CORS settings of an operator.
 
     Attributes:
-        origins: whose pages may read every answer; ``*`` for all, none at all when empty.
-        methods: what they may do.
-        headers: what they may send.
-        expose_headers: what they may read of an answer besides its body.
+        origins: origins whose pages may read every response; ``*`` for all; CORS is off when empty.
+        methods: methods that they may use.
+        headers: request headers that they may send.
+        expose_headers: response headers that they may read.
         supports_credentials: whether they may send credentials.
-        max_age: seconds that a browser may keep that answer.
+        max_age: seconds for which a browser may cache the response to a preflight request.
     """
 
     origins: Sequence[str] = ()
@@ -37,7 +37,7 @@ class Rules:
 
 
 def install(app: Flask, rules: Rules) -> None:
-    """Let every answer say who may read it."""
+    """Install the hook that adds CORS headers to every response."""
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -51,7 +51,7 @@ def install(app: Flask, rules: Rules) -> None:
 
 def _allow(response: Response, rules: Rules) -> None:
     origin = request.headers.get("Origin")
-    # With credentials a browser wants to read its own origin, never a star.
+    # With credentials, browsers require their own origin and reject `*`.
     says_star = _ANY in rules.origins and not rules.supports_credentials
     if not says_star:
         response.vary.add("Origin")

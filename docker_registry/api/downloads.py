@@ -1,4 +1,4 @@
-"""Sending files of the store: by the kernel where it can, by a server in front, or by the store itself."""
+"""Sends files of the store: through the kernel, nginx (X-Accel-Redirect), or a redirect to the store itself."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
 from docker_registry.registry.stored_file import StoredFile
 
-#: For servers that read the file themselves instead of letting the kernel send it.
+#: Block size for WSGI servers that read the file instead of using sendfile.
 _BLOCK_BYTES: Final = 256 * 1024
 
-#: A smaller file is here before the client could have asked somebody else for it.
+#: Smaller files are sent directly: that is faster than a redirect.
 _LEAST_REDIRECTED_BYTES: Final = 64 * 1024
 
 
 class Downloads:
-    """How files leave the registry."""
+    """Builds the responses that send files of the store."""
 
     def __init__(self, x_accel_prefix: str | None = None, *, redirect: bool = False) -> None:
         """
         Args:
-            x_accel_prefix: of an internal location of nginx over the store, which then sends local files itself.
-            redirect: whether clients are sent to signed URLs of the store, where its driver has them.
+            x_accel_prefix: prefix of an internal nginx location that serves the store; nginx then sends local files.
+            redirect: whether clients are redirected to signed URLs of the store, if its driver provides them.
         """
         self._redirect = redirect
         self._x_accel_prefix = x_accel_prefix.rstrip("/") if x_accel_prefix else None
@@ -35,25 +35,25 @@ class Downloads:
         self, file: StoredFile, headers: Mapping[str, str], validator: str, *, redirect_status: int = 307
     ) -> Response:
         """
-        Send a file, or the parts of it that Range asks for, or redirect to where else it is.
+        Send a file or the parts that the Range header requests, or redirect the client to the store.
 
         Args:
-            headers: of the answer; those of its length and of ranges are added.
-            validator: what If-Range must hold for a part to be sent.
-            redirect_status: with which the client is sent elsewhere.
+            headers: response headers; those for length and ranges are added.
+            validator: ETag or date that an If-Range header must equal for a partial response.
+            redirect_status: status code of a redirect.
 
         Raises:
-            RangeNotSatisfiable: all parts lie beyond the end.
+            RangeNotSatisfiable: a requested range is invalid, or all are beyond the end.
         """
         headers = {**headers, "Accept-Ranges": "bytes"}
         if self._x_accel_prefix is not None and _is_local(file):
-            # nginx reads Range by itself.
+            # nginx handles Range itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
         parts = requests.wanted_parts(file.size, validator)
-        # Stores ignore a Range with several parts (Amazon S3 User Guide, "Downloading objects"), so they are sent here.
+        # Stores ignore a Range header with several ranges (Amazon S3 User Guide, "Downloading objects").
         if self._redirect and request.method == "GET" and file.size >= _LEAST_REDIRECTED_BYTES and len(parts) < 2:
             url = file.redirect_url()
-            if url is not None:  # the client repeats its Range there
+            if url is not None:  # the client repeats its Range header there
                 return Response(b"", redirect_status, _elsewhere(url, headers))
         if len(parts) > 1:
             return _send_parts(file, parts, headers)
@@ -64,12 +64,12 @@ class Downloads:
         return _send(file, part, 206 if parts else 200, headers)
 
     def send_whole(self, file: StoredFile, headers: Mapping[str, str]) -> Response:
-        """Send all of a file from here, by the kernel where it can."""
+        """Send a whole file without a redirect, ignoring Range; through the kernel if possible."""
         return _send(file, ByteRange(0, file.size), 200, {**headers, "Content-Length": str(file.size)})
 
 
 def _elsewhere(url: str, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a redirect: what may be kept for ever is the file, not a URL that is good for minutes."""
+    """Return the headers of a redirect, which must not be cached: the signed URL is valid for minutes only."""
     digest = {name: value for name, value in headers.items() if name == "Docker-Content-Digest"}
     return {**digest, "Location": url, "Cache-Control": "no-store"}
 
@@ -106,7 +106,7 @@ def _is_local(file: StoredFile) -> bool:
 
 
 class _Begun:
-    """Blocks of which the first is known, so that whatever keeps it from coming can still be answered."""
+    """Blocks whose first one is read eagerly, so that an error in reading it can still become the response."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
@@ -119,7 +119,7 @@ class _Begun:
             yield from self._blocks
 
     def close(self) -> None:
-        """End the blocks, begun or not; called by the server."""
+        """Close the underlying iterator, even if it was never iterated; called by the WSGI server."""
         close = getattr(self._blocks, "close", None)
         if close is not None:
             close()

@@ -1,13 +1,13 @@
 """
-The one place that answers when something goes wrong.
+Converts errors into responses, for both APIs.
 
-Services raise, views never catch. The class of the error decides the status and, under ``/v2/``, the code of the
-OCI Distribution Specification ("Error codes", which a 4xx must not leave)::
+Services raise, views never catch. The class of an error determines the status and, under ``/v2/``, the code from the
+OCI Distribution Specification ("Error codes"; a 4xx response may use no other codes)::
 
     {"errors": [{"code": "BLOB_UNKNOWN", "message": "No such blob in this repository.", "detail": {"digest": …}}]}
 
-Elsewhere, and everywhere when API V2 is switched off, the shape is that of API V1: ``{"error": "Image not found"}``.
-Docker 1.10 to 17.05 turns to API V1 only after an answer that is not in the form of V2.
+Elsewhere, and everywhere if API V2 is disabled, the format is that of API V1: ``{"error": "Image not found"}``.
+Docker 1.10 to 17.05 falls back to API V1 only after a response that is not in the format of V2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from docker_registry.errors import Overloaded, RegistryError
 
 logger = logging.getLogger(__name__)
 
-#: Error class to status and OCI code. The nearest class in the method resolution order counts.
+#: Status and OCI code by error class. The nearest class in the method resolution order applies.
 ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.NameInvalid: (400, "NAME_INVALID"),
     errors.TagInvalid: (400, "MANIFEST_INVALID"),
@@ -41,7 +41,7 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
     errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
     errors.NotFound: (404, "UNSUPPORTED"),
-    # Of API V1 alone, which knows no codes.
+    # Raised by API V1 only, which has no codes.
     errors.ImageUnfinished: (400, "UNSUPPORTED"),
     errors.ImageExists: (409, "UNSUPPORTED"),
     errors.ChecksumUnexpected: (409, "UNSUPPORTED"),
@@ -51,7 +51,7 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.TagImmutable: (409, "DENIED"),
     errors.ConditionUnsupported: (501, "UNSUPPORTED"),
     errors.Unsupported: (405, "UNSUPPORTED"),
-    errors.ClientLeft: (400, "UNSUPPORTED"),  # no client hears it
+    errors.ClientLeft: (400, "UNSUPPORTED"),  # the client has disconnected and receives nothing
     errors.Overloaded: (503, "TOOMANYREQUESTS"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),
@@ -61,31 +61,31 @@ ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
 
 _HTTP_CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 413: "SIZE_INVALID", 429: "TOOMANYREQUESTS"}
 
-#: What a client may be told of trouble with the store: never a path or the text of an exception.
+#: Errors whose details are not sent to clients, because they may contain paths or the text of exceptions.
 _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 
 _SERVES_V2: Final = "SERVES_V2"
 
-#: Seconds after which a client may try again while the store is unavailable or the worker is overloaded.
+#: Seconds after which clients should retry when the store is unavailable or the worker is overloaded.
 _RETRY_AFTER_SECONDS: Final = 5
 
 
 def install(app: Flask, *, v2: bool) -> None:
     """
-    Let every error of an application be answered here.
+    Install the error handler of an application.
 
     Args:
         v2: whether API V2 is served.
     """
     app.config[_SERVES_V2] = v2
-    # Blueprints never see an URL that matches no route, so the application itself answers, by the URL's prefix.
+    # On the application and not per blueprint: a URL that matches no route belongs to no blueprint.
     app.register_error_handler(Exception, answer)
 
 
 def answer(error: Exception) -> Response:
-    """Turn whatever was raised into the answer that the client's API prescribes."""
+    """Return the response to an error, in the format of the requested API."""
     if isinstance(error, errors.SizeInvalid) and getattr(request.environ["wsgi.input"], "is_cut_off", False):
-        error = Overloaded()  # it was not the client that ended the body
+        error = Overloaded()  # the worker cut the body off, not the client
     if isinstance(error, RegistryError):
         return _registry_error(error)
     if isinstance(error, HTTPException):
@@ -95,7 +95,7 @@ def answer(error: Exception) -> Response:
 
 
 def find(error: type[RegistryError]) -> tuple[int, str]:
-    """Return the status and the code for a class of errors."""
+    """Return the status and the OCI code for an error class."""
     return next(ANSWERS[base] for base in error.__mro__ if base in ANSWERS)
 
 
@@ -107,13 +107,13 @@ def _registry_error(error: RegistryError) -> Response:
         logger.error("%s %s: %s", request.method, request.path, error)
     response = _envelope(status, code, error.sentence, {} if isinstance(error, _PRIVATE) else error.detail)
     if isinstance(error, errors.RangeInvalid):
-        # end-5, end-6: where the upload stands, so that the client can go on without asking.
+        # end-5, end-6: the current offset, so that the client can continue without another request.
         response.headers["Range"] = f"0-{max(error.size - 1, 0)}"
         response.headers["Location"] = request.path
     elif isinstance(error, errors.RangeNotSatisfiable):
         response.headers["Content-Range"] = f"bytes */{error.size}"
         if not _is_v2():
-            response.set_data(b"")  # Docker that resumes a layer which it has whole wants nothing more
+            response.set_data(b"")  # Docker may resume a layer that is already complete
     elif status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response

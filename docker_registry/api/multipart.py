@@ -22,7 +22,8 @@ from typing import BinaryIO, Final
 from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.errors import StorageError
 
-#: A store is asked once for parts with less than this between them: another request takes as long as such a gap.
+#: Parts with at most this gap between them are read with one request to the store: a second request takes as long as
+#: reading the gap.
 MAX_GAP_BYTES: Final = 256 * 1024
 
 Read = Callable[[int, int], Iterable[bytes]]
@@ -33,7 +34,7 @@ class Multipart:
     The body of a 206 response with several parts.
 
     Attributes:
-        content_type: of the response.
+        content_type: Content-Type of the response.
         length: bytes of the body.
     """
 
@@ -41,7 +42,7 @@ class Multipart:
         """
         Args:
             size: bytes of the whole content.
-            content_type: of the whole content, repeated in each part.
+            content_type: Content-Type of the whole content, repeated in each part.
         """
         self._boundary = secrets.token_hex(16)
         self._parts = parts
@@ -51,7 +52,7 @@ class Multipart:
         self.length = sum(len(each) if isinstance(each, bytes) else each.length for each in self.segments())
 
     def segments(self) -> Iterator[bytes | ByteRange]:
-        """Yield what the body consists of: bytes to send as they are, and parts of the file."""
+        """Yield the segments of the body: bytes to send as they are, and ranges of the file."""
         for part in self._parts:
             yield self._head(part)
             yield part
@@ -64,8 +65,8 @@ class Multipart:
         The store is read before the first block, so that an error of the store can still become the response.
 
         Args:
-            read: reads from an offset so many bytes of the file.
-            max_gap_bytes: parts are read together, and what lies between them is dropped, up to this distance.
+            read: returns blocks of the file, given an offset and a length.
+            max_gap_bytes: parts with at most this gap between them are read together, and the gap is discarded.
         """
         for run in _runs(self._parts, max_gap_bytes):
             content = _Content(read(run[0].start, run[-1].end - run[0].start), run[0].start)
@@ -88,13 +89,13 @@ class Multipart:
 
 
 class MultipartFile:
-    """A local file of which the kernel sends several parts; see :meth:`TransferSocket.sendfile`."""
+    """A local file whose parts the kernel sends; see :meth:`ClientSocket.sendfile`."""
 
     def __init__(self, file: BinaryIO, multipart: Multipart, blocks: Iterator[bytes]) -> None:
         """
         Args:
-            file: closed with this one.
-            blocks: the body, for a server that is told not to use the kernel.
+            file: the local file; closed with this one.
+            blocks: the body, for a server that is configured not to use sendfile.
         """
         self._file = file
         self._multipart = multipart
@@ -105,12 +106,12 @@ class MultipartFile:
         return self._file.fileno()
 
     def segments(self) -> Iterator[bytes | tuple[int, int]]:
-        """Yield what is to be sent: bytes, and offset and length of parts of the file."""
+        """Yield the segments to send: bytes, or the offset and length of a part of the file."""
         for segment in self._multipart.segments():
             yield segment if isinstance(segment, bytes) else (segment.start, segment.length)
 
     def read(self, _size: int = -1) -> bytes:
-        """Return the next bytes of the body; none at its end."""
+        """Return the next block of the body; empty at its end."""
         return next(self._blocks, b"")
 
     def close(self) -> None:
@@ -119,7 +120,7 @@ class MultipartFile:
 
 
 class _Content:
-    """A run of bytes of a file, which arrives in blocks and is cut into parts."""
+    """A contiguous run of a file that is received in blocks and divided into parts."""
 
     def __init__(self, blocks: Iterable[bytes], start: int) -> None:
         self._blocks = iter(blocks)
@@ -128,7 +129,7 @@ class _Content:
         self._used = 0
 
     def fill(self) -> None:
-        """Have at least one byte at hand."""
+        """Read until at least one byte is available."""
         while self._used == len(self._block):
             block = next(self._blocks, None)
             if block is None:
@@ -146,7 +147,7 @@ class _Content:
             yield piece
 
     def skip_to(self, position: int) -> None:
-        """Drop what comes before an offset of the file."""
+        """Discard the bytes before an offset of the file."""
         for _ in self.pieces(position - self._position):
             pass
 
@@ -158,7 +159,7 @@ class _Content:
 
 
 def _runs(parts: Iterable[ByteRange], max_gap_bytes: int) -> Iterator[list[ByteRange]]:
-    """Group parts that follow each other in a content, at most so far apart."""
+    """Group consecutive parts that are ascending and at most *max_gap_bytes* apart."""
     run: list[ByteRange] = []
     for part in parts:
         if run and not 0 <= part.start - run[-1].end <= max_gap_bytes:

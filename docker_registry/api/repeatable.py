@@ -1,4 +1,4 @@
-"""Which answers follow from the request and the store alone, so that they may be given again (the fast path)."""
+"""Declares which responses are cacheable: those that depend on the request and the store alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Flask, Response, request
 
 from docker_registry import provenance
 
-#: What clients ask for over and over. None of these depends on the time, on the client's address or on chance.
+#: Endpoints that clients request repeatedly. None depends on the time, the client's address or chance.
 _ENDPOINTS: Final = frozenset(
     {
         "v1_images.get_ancestry",
@@ -24,7 +24,7 @@ _ENDPOINTS: Final = frozenset(
 
 
 def install(app: Flask) -> None:
-    """Let these answers be offered; only for a store whose driver notes what it looks at."""
+    """Install the hook that marks responses as cacheable; only for a driver that records dependencies."""
 
     @app.after_request
     def offer(response: Response) -> Response:

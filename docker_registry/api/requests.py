@@ -1,4 +1,4 @@
-"""Names, ranges, pages and bodies, read out of a request: what comes out of here is valid."""
+"""Parses the values of a request: names, ranges, pages, conditions and bodies. Returned values are valid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from docker_registry.registry.payloads import MANIFEST_TYPES
 from docker_registry.registry.tags import Condition
 from docker_registry.registry.upload_sessions import parse_upload_id
 
-#: What stands in a URL, and how it becomes a value.
+#: The parser of each variable in the routes.
 _PARSERS: Final = {
     "name": RepositoryName.parse,
     "reference": parse_reference,
@@ -35,45 +35,45 @@ _PARSERS: Final = {
     "tag": Tag.parse,
 }
 
-# Content-Range of a chunk is `0-99` in the OCI specification; some clients write it as HTTP does, `bytes 0-99/*`.
+# The OCI specification writes the Content-Range of a chunk as `0-99`; some clients use HTTP's `bytes 0-99/*`.
 _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
 
 
 def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
-    """Turn the texts of a matched URL into values; a hook of every blueprint."""
+    """Parse the variables of a matched URL into values; a hook of every blueprint."""
     for key, text in (values or {}).items():
         if key in _PARSERS and values is not None:
             values[key] = _PARSERS[key](text)
 
 
 def body() -> Body:
-    """Return the request's body, to be read once."""
+    """Return the body of the current request; it can be read once."""
     return open_body(request.environ)
 
 
 def read_body(max_bytes: int) -> bytes:
     """
-    Return the whole of a small body.
+    Return the whole body of the current request; for small bodies.
 
     Raises:
-        TooLarge: it is longer than *max_bytes*; no more than that is read.
-        SizeInvalid: it ended early.
+        TooLarge: the body is longer than *max_bytes*; at most one byte more is read.
+        SizeInvalid: the body ended early.
         Overloaded: too many bodies are being received at the same time.
     """
     return body_memory.read(body(), max_bytes)
 
 
 def content_type() -> str | None:
-    """Return Content-Type as it was sent, without its parameters, which are to be ignored; None when there is none."""
+    """Return the Content-Type as sent, without its parameters; None if there is none."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip() or None
 
 
 def digest_parameter() -> Digest:
     """
-    Return the ``digest`` of the query.
+    Return the ``digest`` query parameter.
 
     Raises:
-        DigestInvalid: there is none, or it is not a digest.
+        DigestInvalid: the parameter is missing or not a digest.
     """
     text = request.args.get("digest")
     if text is None:
@@ -84,11 +84,11 @@ def digest_parameter() -> Digest:
 @dataclass(frozen=True, slots=True)
 class ChunkRange:
     """
-    Where the body of a PATCH or PUT belongs in the blob.
+    The position of a PATCH or PUT body in the blob.
 
     Attributes:
-        start: offset of its first byte; None when the client did not say.
-        length: bytes; None when the client did not say.
+        start: offset of the first byte; None if the client sent no Content-Range.
+        length: number of bytes; None if the client sent no Content-Range.
     """
 
     start: int | None = None
@@ -97,10 +97,10 @@ class ChunkRange:
 
 def chunk_range() -> ChunkRange:
     """
-    Return what Content-Range says.
+    Return the range in the Content-Range header of a chunk (end-5, end-6).
 
     Raises:
-        UploadInvalid: it says nothing that can be understood.
+        UploadInvalid: the header is malformed.
     """
     text = request.headers.get("Content-Range")
     if text is None:
@@ -113,13 +113,13 @@ def chunk_range() -> ChunkRange:
 
 def wanted_parts(size: int, validator: str) -> tuple[ByteRange, ...]:
     """
-    Return the parts of a content that Range asks for; none where all of it is to be sent.
+    Return the ranges of the content that the client requests; an empty tuple means the whole content.
 
-    Range means nothing but for GET (RFC 9110, section 14.2), and is ignored when If-Range names another content.
+    Range applies to GET only (RFC 9110, section 14.2) and is ignored if If-Range does not match *validator*.
 
     Args:
         size: bytes of the whole content.
-        validator: the ETag or date of the content, which If-Range must repeat.
+        validator: the ETag or date of the content, to be compared with If-Range.
 
     Raises:
         RangeNotSatisfiable: as for :func:`byte_ranges.parse`.
@@ -130,15 +130,15 @@ def wanted_parts(size: int, validator: str) -> tuple[ByteRange, ...]:
 
 
 def is_unmodified(etag: str) -> bool:
-    """Tell whether the client already has this content (If-None-Match; RFC 9110, section 13.1.2)."""
+    """Return whether the client already has this content (If-None-Match; RFC 9110, section 13.1.2)."""
     return request.if_none_match.contains_weak(etag.strip('"'))
 
 
 def tag_condition() -> Condition | None:
     """
-    Return what If-Match and If-None-Match demand of the content that is to be replaced; None for nothing.
+    Return the condition that If-Match and If-None-Match set for the tag to be replaced; None without these headers.
 
-    RFC 9110, section 13.1: both hold tags of entities, here the digests of manifests, or ``*`` for any.
+    RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any.
     """
     match, none_match = request.if_match, request.if_none_match
     if not match and not none_match:
@@ -155,10 +155,10 @@ def tag_condition() -> Condition | None:
 
 def accepts(media_type: str) -> bool:
     """
-    Tell whether a client that pulls by tag can read a manifest of this type.
+    Return whether a client that pulls by tag accepts manifests of this type.
 
-    Only one that names types of manifests, and neither this one nor a wildcard, cannot: docker 1.10 to 17.05 is such
-    a client and asks API V1 next. Who names no type of a manifest is taken to read them all.
+    A client does not accept it if its Accept header names manifest types, but neither this one nor a wildcard; Docker
+    1.10 to 17.05 then falls back to API V1. A client that names no manifest type is assumed to accept all.
     """
     accepted = {item.partition(";")[0].strip().lower() for item in request.headers.get("Accept", "").split(",")}
     if not accepted & MANIFEST_TYPES:
@@ -169,11 +169,11 @@ def accepts(media_type: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """
-    The part of a list that a client wants (end-8b).
+    A request for one page of a list (end-8b).
 
     Attributes:
-        count: entries at most.
-        last: only what comes after it; empty for the beginning.
+        count: maximum number of entries.
+        last: the page begins after this entry; empty for the first page.
     """
 
     count: int
@@ -182,10 +182,10 @@ class PageRequest:
 
 def page(max_entries: int) -> PageRequest:
     """
-    Return what ``n`` and ``last`` of the query ask for.
+    Return the page that the query parameters ``n`` and ``last`` request.
 
     Args:
-        max_entries: the longest page; a larger ``n`` is cut down to it.
+        max_entries: maximum page length; a larger ``n`` is reduced to it.
 
     Raises:
         PageInvalid: ``n`` is not a whole number of at least 0.
@@ -197,11 +197,11 @@ def page(max_entries: int) -> PageRequest:
 
 
 def link_next(response: Response, **query: str | int | Sequence[str]) -> Response:
-    """Point from a page to the next one (RFC 8288)."""
+    """Add a Link header to the next page (RFC 8288)."""
     response.headers["Link"] = f'<{request.path}?{urlencode(query, doseq=True)}>; rel="next"'
     return response
 
 
 def stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:
-    """Answer with blocks that are sent as they come; the headers must say their length."""
+    """Return a response that streams blocks; the headers must include Content-Length."""
     return Response(blocks, status, headers, direct_passthrough=True)

@@ -1,4 +1,4 @@
-"""What answers whatever API is asked for: that the registry is there, and how it is."""
+"""Routes outside the two APIs: banner, ping, and health status."""
 
 from __future__ import annotations
 
@@ -15,38 +15,42 @@ from docker_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)
 
-#: How long all services together may take to answer.
+#: Time limit for the probes, which run concurrently.
 _TIMEOUT_SECONDS: Final = 10.0
 
-#: Tries a service out; raises what is wrong with it.
+#: Checks a service; raises an error if it fails.
 Probe = Callable[[], object]
 
 
 def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe]) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        flavor: the configuration that runs.
-        version: the registry's.
-        v1: whether the paths of API V1 are there too.
-        probes: what tries out each service that the registry needs.
+        flavor: name of the configuration flavor in use.
+        version: version of the registry.
+        v1: whether to add the paths of API V1.
+        probes: the check of each service that the registry needs, by the name of the service.
     """
     bp = Blueprint("status", __name__)
 
     @bp.get("/")
     def show_banner() -> Response:
-        """Say what this is."""
+        """Return name, flavor and version."""
         return answer(f"docker-registry server ({flavor}) (v{version})")
 
     @bp.get("/_ping")
     def ping() -> Response:
-        """Say that the registry is there, and that it needs no index beside it."""
+        """Confirm that the registry is running and that it needs no separate index."""
         return answer(True, headers={"X-Docker-Registry-Standalone": "True"})
 
     @bp.get("/_status")
     def show_status() -> Response:
-        """Try out every service at the same time, by a real write and read; 503 when one fails."""
+        """
+        Check all services concurrently, with real operations, and return the result; status 503 if one fails.
+
+        The body is ``{"host": …, "services": ["storage", …], "failures": {"storage": "The store failed."}}``.
+        """
         failures = _try_all(probes)
         document = {"host": socket.gethostname(), "services": sorted(probes), "failures": failures}
         return answer(document, 503 if failures else 200)
@@ -58,7 +62,7 @@ def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe
 
 
 def _try_all(probes: Mapping[str, Probe]) -> dict[str, str]:
-    """Return what is wrong with which service."""
+    """Return the failures by service."""
     attempts = {name: gevent.spawn(_try, name, probe) for name, probe in probes.items()}
     gevent.joinall(list(attempts.values()), timeout=_TIMEOUT_SECONDS)
     failures = {}
@@ -71,7 +75,7 @@ def _try_all(probes: Mapping[str, Probe]) -> dict[str, str]:
 
 
 def _try(name: str, probe: Probe) -> str | None:
-    """Return what is wrong with a service; None when nothing is."""
+    """Return the failure of a service; None if the probe succeeds."""
     try:
         probe()
     except RegistryError as error:
