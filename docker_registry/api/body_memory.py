@@ -34,7 +34,7 @@ def read(body: Body, max_bytes: int) -> bytes:
     """
     if (body.length or 0) > max_bytes:
         raise TooLarge(max_bytes=max_bytes)
-    room_bytes = (max_bytes if body.length is None else body.length) + 1  # 1 more: only a short read ends the loop
+    room_bytes = (max_bytes if body.length is None else body.length) + 1  # 1 more, to detect the end or an excess
     reservation = _reservation(body)
     blocks: list[memoryview] = []
     size = 0

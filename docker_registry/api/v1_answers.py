@@ -1,4 +1,4 @@
-"""How API V1 answers: JSON as its clients know it, and headers that caches understand."""
+"""Responses of API V1: JSON in the format that its clients expect, and cache headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from werkzeug.http import http_date
 from docker_registry.api import requests
 from docker_registry.registry.v1.kept_answers import Answer
 
-#: Images never change, so they are as old as time; If-Range may say it.
+#: Constant Last-Modified of images, which never change; clients may send it in If-Range.
 LAST_MODIFIED: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 _YEAR: Final = timedelta(days=365)
@@ -23,29 +23,29 @@ JSON: Final = "application/json"
 
 
 def answer(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON as 0.7.1 writes it: keys sorted, blanks after commas and colons, ASCII, no newline."""
+    """Return a JSON response in the format of 0.7.1: sorted keys, spaces after commas and colons, ASCII, no newline."""
     return Response(json.dumps(document, sort_keys=True), status, headers, content_type=JSON)
 
 
 def nothing(headers: dict[str, str] | None = None) -> Response:
-    """Answer that it was done; there is nothing to say."""
+    """Return a 204 response."""
     return Response(status=204, headers=headers, content_type=JSON)
 
 
 def stored(content: bytes, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON exactly as it lies in the store."""
+    """Return a response with JSON exactly as stored."""
     return Response(content, 200, headers, content_type=JSON)
 
 
 def streamed(kept: Answer, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON that may be too long to be held in memory."""
+    """Return a response that streams JSON, which may be too long for memory."""
     blocks = () if request.method == "HEAD" else kept.read()
     headers = {**(headers or {}), "Content-Length": str(kept.size), "Content-Type": JSON}
     return requests.stream(blocks, 200, headers)
 
 
 def lasting(*, is_private: bool) -> dict[str, str]:
-    """Return the headers of what never changes; caches may not keep what not everybody may see."""
+    """Return the cache headers of immutable content; private content must not be cached."""
     if is_private:
         return dict(NOT_CACHED)
     return {
@@ -56,12 +56,12 @@ def lasting(*, is_private: bool) -> dict[str, str]:
 
 
 def is_unmodified() -> bool:
-    """Tell whether the client asks only for what has changed since some time: an image that is there never has."""
+    """Return whether to answer 304: images never change, so any If-Modified-Since without If-None-Match is met."""
     return "If-Modified-Since" in request.headers and "If-None-Match" not in request.headers
 
 
 def finish(flavor: str, version: str) -> Any:
-    """Return a hook that adds what every answer carries."""
+    """Return a hook that adds the headers that every response carries."""
 
     def add_headers(response: Response) -> Response:
         response.headers.add("X-Docker-Registry-Version", version)
@@ -76,16 +76,16 @@ def finish(flavor: str, version: str) -> Any:
 
 class WithoutTrailingSlash:
     """
-    A WSGI application whose paths under ``/v1/`` may end in a slash or not.
+    A WSGI middleware that makes a trailing slash optional in paths under ``/v1/``.
 
-    Rules cannot say that: a repository's name has slashes, so that ``foo/images/`` would be one.
+    Routing rules cannot express this: repository names contain slashes, so ``foo/images/`` would match as a name.
     """
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request."""
+        """Pass a request on, without the trailing slashes of its path."""
         path = environ.get("PATH_INFO", "")
         if path.endswith("/") and path.startswith("/v1/"):
             environ = {**environ, "PATH_INFO": path.rstrip("/")}

@@ -1,4 +1,4 @@
-"""API V1: images that only private repositories have, for clients that may see them; no others are found here."""
+"""API V1: routes that pull images of private repositories only, for clients that may see them; 404 for all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from docker_registry.registry.v1.private_repositories import PrivateRepositories
 
 
 def blueprint(pulls: Pulls, private: PrivateRepositories) -> Blueprint:
-    """Make the routes."""
+    """Build the blueprint."""
     bp = Blueprint("v1_private_images", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
@@ -22,13 +22,13 @@ def blueprint(pulls: Pulls, private: PrivateRepositories) -> Blueprint:
 
     @bp.get("/v1/private_images/<image_id>/json")
     def get_json(image_id: ImageId) -> Response:
-        """Return an image's JSON as it was pushed, and what is known of its layer."""
+        """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
         check(image_id)
         return pulls.json(image_id)
 
     @bp.get("/v1/private_images/<image_id>/layer")
     def get_layer(image_id: ImageId) -> Response:
-        """Send an image's layer, or a part of it."""
+        """Send an image's layer or a part of it."""
         check(image_id)
         return pulls.layer(image_id)
 

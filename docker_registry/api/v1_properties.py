@@ -1,4 +1,4 @@
-"""API V1: whether a repository is private. Hiding one takes it from its users as deleting it does."""
+"""API V1: routes for the access property of a repository. Making one private hides it from users, as deletion does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_BYTES: Final = 64 * 1024
 
 def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        delete: whether clients may delete tags, manifests and blobs, and so may hide them.
+        delete: whether clients may delete tags, manifests and blobs, and therefore may hide repositories.
     """
     private_repositories = registry.private_repositories
     bp = Blueprint("v1_properties", __name__)
@@ -29,12 +29,12 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
 
     @bp.get("/v1/repositories/<path:repository>/properties")
     def get_properties(repository: ImageRepositoryName) -> Response:
-        """Say whether a repository is private."""
+        """Return whether a repository is private: ``{"access": "private"}`` or ``{"access": "public"}``."""
         return answer({"access": "private" if private_repositories.is_private(repository) else "public"})
 
     @bp.put("/v1/repositories/<path:repository>/properties")
     def put_properties(repository: ImageRepositoryName) -> Response:
-        """Make a repository private or public; one that the client may not see stays as it is."""
+        """Make a repository private or public; a repository that the client may not see stays unchanged."""
         private = _read_access() == "private"
         if private and not delete:
             raise Unsupported("Deletion is switched off, and with it hiding a repository.")

@@ -1,4 +1,4 @@
-"""API V1: how images are answered, public ones and private ones."""
+"""API V1: responses to pulls of images, shared by the routes for public and private images."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from docker_registry.registry.v1.images import Image
 
 
 class Pulls:
-    """Answers with images; whether one is there is found out before anything else is asked."""
+    """Builds the responses to pulls. Existence is checked before conditions such as If-Modified-Since."""
 
     def __init__(self, registry: Registry, downloads: Downloads) -> None:
         self._registry = registry
         self._downloads = downloads
 
     def json(self, image_id: ImageId) -> Response:
-        """Answer with an image's JSON as it was pushed, and what is known of its layer."""
+        """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
         image = self._registry.images.get(image_id)
         return self._unmodified(image_id) or _describe(stored(image.payload, self._lasting(image_id)), image)
 
     def layer(self, image_id: ImageId) -> Response:
-        """Answer with an image's layer, or a part of it."""
+        """Send an image's layer or a part of it."""
         _, file = self._registry.images.find_layer(image_id)
         headers = {**self._lasting(image_id), "Content-Type": "application/octet-stream"}
         return self._unmodified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
-        """Answer with the ids of an image and of all below it, newest first."""
+        """Return the ids of an image and its ancestors, newest first."""
         self._registry.images.check(image_id)
         ancestry = self._registry.images.ancestry(image_id)
         return self._unmodified(image_id) or answer(ancestry, headers=self._lasting(image_id))
 
     def files(self, image_id: ImageId) -> Response:
-        """Answer with the list of the files in an image's layer."""
+        """Return the list of files in an image's layer."""
         files = self._registry.image_files.files(image_id)
         return self._unmodified(image_id) or streamed(files, self._lasting(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
-        """Answer with what an image changes in those below it; with nothing while that is not worked out."""
+        """Return the changes that an image makes to its ancestors; an empty body until they are computed."""
         diff = self._registry.image_files.diff(image_id)
         if diff is None:
             return stored(b"")

@@ -1,4 +1,4 @@
-"""API V1: images, for those who push."""
+"""API V1: routes that push images: JSON, layer, checksum, in this order."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.pushes import Checksum
 
-#: An image's JSON with all that its configuration can hold is some hundred kilobytes.
+#: Limit for the JSON of an image; the largest realistic configuration has a few hundred kilobytes.
 _MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 
 
 def blueprint(registry: Registry) -> Blueprint:
-    """Make the routes."""
+    """Build the blueprint."""
     bp = Blueprint("v1_pushes", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.put("/v1/images/<image_id>/json")
     def put_json(image_id: ImageId) -> Response:
-        """Begin the push of an image."""
+        """Start the push of an image."""
         registry.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
         return answer(True)
 
@@ -35,7 +35,7 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @bp.put("/v1/images/<image_id>/checksum")
     def put_checksum(image_id: ImageId) -> Response:
-        """End the push of an image."""
+        """Verify the layer and commit the image."""
         headers = request.headers
         checksum = Checksum(headers.get("X-Docker-Checksum-Payload"), headers.get("X-Docker-Checksum"))
         registry.image_pushes.put_checksum(image_id, checksum)

@@ -1,4 +1,4 @@
-"""API V1: what an index does. The lists of images that are pushed and pulled, and repositories as a whole."""
+"""API V1: routes of the index: image lists of pushes and pulls, tokens, and deletion of repositories."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from docker_registry.registry.access import Action
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1.tokens import Access
 
-#: A list of ten thousand images has one megabyte.
+#: Limit for an image list; ten thousand images take one megabyte.
 _MAX_LIST_BYTES: Final = 8 * 1024 * 1024
 
 
 def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        registry_endpoints: what clients are told of where the registry is; None for the host that they asked.
+        registry_endpoints: value of X-Docker-Endpoints; None for the host of the request.
         delete: whether repositories may be deleted.
     """
     bp = Blueprint("v1_repositories", __name__)
@@ -32,30 +32,30 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
 
     @bp.put("/v1/repositories/<path:repository>")
     def begin_push(repository: ImageRepositoryName) -> Response:
-        """Learn which images a push will bring."""
+        """Record the images that a push is going to upload, and return a write token."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
         registry.private_repositories.claim(repository)
         return answer("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
     def put_images(repository: ImageRepositoryName) -> Response:
-        """Learn which images a push has brought."""
+        """Record the images that a push has uploaded."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
         return nothing(_token(repository, "write"))
 
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
-        """List the images that were ever pushed."""
+        """List all images that were pushed to the repository, and return a read token."""
         return stored(registry.image_tags.list_images(repository), _token(repository, "read"))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:
-        """Give a token with which the repository may be deleted."""
+        """Return a token for deleting the repository."""
         return nothing(_token(repository, "delete"))
 
     @bp.put("/v1/repositories/<path:repository>/auth")
-    def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - nobody is authorized by this
-        """Say that all is well; or begin a push to a repository that is called ``auth``."""
+    def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - the repository is not checked
+        """Answer OK; or, if the body is an image list, start a push to a repository named ``…/auth``."""
         body = requests.read_body(_MAX_LIST_BYTES)
         if not body.lstrip().startswith(b"["):
             return answer("OK")
@@ -68,7 +68,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     @bp.delete("/v1/repositories/<path:repository>")
     @bp.delete("/v1/repositories/<path:repository>/tags")
     def delete_repository(repository: ImageRepositoryName) -> Response:
-        """Forget a repository and all its tags."""
+        """Delete a repository and all its tags."""
         if not delete:
             raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete_repository(repository)

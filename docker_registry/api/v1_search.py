@@ -1,4 +1,4 @@
-"""API V1: finding repositories, as ``docker search`` and ``podman search`` still do."""
+"""API V1: the search route, which ``docker search`` and ``podman search`` use."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _MAX_NUMBER: Final = 10**9
 
 def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        access: tells which repositories clients may see, since the index may be some moments behind.
-        serve_private: whether private repositories are found as well.
+        access: filters the results by what the client may see, because the index may lag behind.
+        serve_private: whether results include private repositories.
     """
     bp = Blueprint("v1_search", __name__)
 
     @bp.get("/v1/search")
     def search() -> Response:
         """
-        Find repositories by a part of their name.
+        Search repositories by a part of their name.
 
-        ``n`` is what Docker sends for the number of results; ``page`` and ``page_size`` are the newer form, whose
-        answer says which page it is.
+        Docker sends the number of results as ``n``. If the query has ``page`` or ``page_size``, the response includes
+        ``page``, ``page_size`` and ``num_pages``.
         """
         has_pages = "page" in request.args or "page_size" in request.args
         size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
@@ -49,7 +49,7 @@ def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blu
 
 
 def _visible(found: Page, access: Access) -> Page:
-    """Return a page without the repositories that the client may not see."""
+    """Return the page without repositories that the client may not see."""
     if access.pull_filter() is None:
         return found
     results = tuple(result for result in found.results if access.may_pull(_name(result.name)))
@@ -60,7 +60,7 @@ def _visible(found: Page, access: Access) -> Page:
 def _name(text: str) -> Repository:
     try:
         return ImageRepositoryName.parse(text)
-    except NameInvalid:  # a name that only API V2 can have
+    except NameInvalid:  # a name that is valid in API V2 only
         return RepositoryName.parse(text)
 
 

@@ -1,4 +1,4 @@
-"""API V1: tags, and what is known of who pushed them."""
+"""API V1: routes for tags, and for what is recorded about the clients that pushed them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 
 _MAX_ID_BYTES: Final = 1024
 
-#: Words of a User-Agent, ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``, and what is noted of them.
+#: Products in a User-Agent, ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``, and the recorded keys.
 _CLIENT_WORDS: Final = {
     "docker": "docker_version",
     "go": "docker_go_version",
@@ -29,7 +29,7 @@ _MAX_WORD: Final = 256
 
 def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
         delete: whether tags may be deleted.
@@ -39,17 +39,17 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
 
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
-        """List all tags and the images that they name."""
+        """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
         return answer(registry.image_tags.list(repository))
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
-        """Say which image a tag names."""
+        """Return the image id of a tag."""
         return answer(str(registry.image_tags.get(repository, tag)))
 
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
-        """Let a tag name an image."""
+        """Point a tag at an image."""
         image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
         registry.image_tags.put(repository, tag, image_id, _client())
         registry.private_repositories.reveal(repository, image_id)
@@ -57,7 +57,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")
     def delete_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
-        """Forget a tag."""
+        """Delete a tag."""
         if not delete:
             raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete(repository, tag)
@@ -65,12 +65,12 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")
     def get_tag_json(repository: ImageRepositoryName, tag: Tag) -> Response:
-        """Say who pushed a tag."""
+        """Return what is recorded about the push of a tag."""
         return answer(registry.image_tags.get_note(repository, tag))
 
     @bp.get("/v1/repositories/<path:repository>/json")
     def get_repository_json(repository: ImageRepositoryName) -> Response:
-        """Say who pushed the tag latest."""
+        """Return what is recorded about the latest push of tag ``latest``."""
         return answer(registry.image_tags.get_repository_note(repository))
 
     return bp
@@ -87,7 +87,7 @@ def _read_id() -> ImageId:
 
 
 def _client() -> dict[str, str]:
-    """Read what the client says of itself; whatever it says, the request succeeds."""
+    """Return the client's versions and platform from its User-Agent; malformed parts are ignored."""
     words = (word.partition("/") for word in request.headers.get("User-Agent", "").split())
     said = {_CLIENT_WORDS[key]: value[:_MAX_WORD] for key, slash, value in words if slash and key in _CLIENT_WORDS}
     return {key: value.lower() if key in _LOWER_CASE else value for key, value in said.items()}

@@ -1,7 +1,7 @@
 """
-API V1: users, as far as an open registry has any: whoever says a name is let in.
+API V1: login routes of a registry without authentication; all credentials are accepted.
 
-Docker up to 1.10 first tries to create an account; a 201 makes it keep the credentials. Later ones only log in.
+Docker up to 1.10 first tries to create an account, and stores the credentials on 201. Later versions only log in.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _MAX_USER_BYTES: Final = 64 * 1024
 
 
 def blueprint() -> Blueprint:
-    """Make the routes."""
+    """Build the blueprint."""
     bp = Blueprint("v1_users", __name__)
 
     @bp.get("/v1/users")
     def log_in() -> Response:
-        """Say that the credentials are good."""
+        """Accept the credentials."""
         return answer("OK")
 
     @bp.post("/v1/users")
     def create_user() -> Response:
-        """Say that the account was created, which makes clients keep the credentials."""
+        """Report that the account was created, so that the client stores the credentials."""
         try:
             json.loads(requests.read_body(_MAX_USER_BYTES).decode("utf-8"))
         except (ValueError, RecursionError):
@@ -38,7 +38,7 @@ def blueprint() -> Blueprint:
 
     @bp.put("/v1/users/<username>")
     def update_user(username: str) -> Response:  # noqa: ARG001 - there are no users to update
-        """Say that the account was updated."""
+        """Report that the account was updated."""
         return nothing()
 
     return bp

@@ -1,4 +1,4 @@
-"""How API V2 answers what has changed something: it says where the outcome is, and has no body."""
+"""Responses of API V2 to successful changes: a Location and no body."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from werkzeug.datastructures import Headers
 
 
 class _Bare(Response):
-    """An answer whose headers are sent as they are: Werkzeug would search them for what it could correct."""
+    """A response whose headers are sent unchanged, without the cost of Werkzeug's corrections."""
 
     default_mimetype = None
 
-    def get_wsgi_headers(self, environ: object) -> Headers:  # noqa: ARG002 - it depends on no request
+    def get_wsgi_headers(self, environ: object) -> Headers:  # noqa: ARG002 - independent of the request
         """See :class:`Response`."""
         return self.headers
 
 
 def changed(status: int, location: str, headers: dict[str, str]) -> Response:
     """
-    Answer a request that has changed something.
+    Return the response to a successful change.
 
     Args:
-        status: 201, or 202 when it goes on.
-        location: where the outcome is, in ASCII; without scheme and host, so that no proxy in between can make it
-            wrong.
-        headers: what else there is to say.
+        status: 201, or 202 if the upload continues.
+        location: path of the result, in ASCII; without scheme and host, which may differ behind a proxy.
+        headers: additional headers.
     """
     return _Bare(status=status, headers={"Content-Length": "0", "Location": location, **headers})

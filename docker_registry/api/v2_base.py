@@ -1,4 +1,4 @@
-"""API V2: the version check, the lists of tags and repositories, and what every answer carries."""
+"""API V2: routes for the version check and the lists of repositories and tags, and the common headers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from docker_registry.registry import Registry
 from docker_registry.registry.listings import Page
 from docker_registry.registry.names import RepositoryName
 
-#: Clients of before API V2 was mature, which choose V2 wrongly when they see its version header: up to 1.11 they ping
-#: under these names. Without it each of them speaks the protocol it is best at, and all they do works.
+#: User agents of Docker up to 1.11, whose support of API V2 is incomplete, but which use it if they see its version
+#: header. Without the header each of them chooses the protocol that it supports best.
 _OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
 
 
 def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        max_page_entries: the longest page of a list.
+        max_page_entries: maximum number of entries on a page.
     """
     bp = Blueprint("v2_base", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v2/")
     def check_version() -> Response:
-        """Say that API V2 is spoken here (end-1)."""
+        """Confirm that API V2 is served (end-1)."""
         return jsonify({})
 
     @bp.get("/v2/_catalog")
@@ -52,11 +52,11 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 
 
 def announce_version(response: Response) -> Response:
-    """Tell clients that this is API V2, except those that choose wrongly by it; a hook of the application."""
+    """Add the version header of API V2, except for old clients; a hook of the application."""
     if request.path.startswith("/v2"):
         if "Vary" in response.headers:
             response.vary.add("User-Agent")
-        else:  # the same, without a set that is made to be asked once
+        else:  # the same result, without building a header set
             response.headers.add("Vary", "User-Agent")
         if not _OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
             response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")

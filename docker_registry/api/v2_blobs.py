@@ -1,4 +1,4 @@
-"""API V2: blobs, whole and in part."""
+"""API V2: routes for blobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _YEAR_SECONDS = 31536000
 
 def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
         delete: whether blobs may be deleted.
@@ -25,7 +25,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
 
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:
-        """Serve a blob, or a part of it (end-2)."""
+        """Serve a blob or a part of it (end-2)."""
         blob = registry.blobs.stat(registry.repositories.resolve(name), digest)
         headers = {
             "Accept-Ranges": "bytes",
@@ -38,7 +38,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
             return Response(status=304, headers=headers)
         response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
         if response.status_code == 200:
-            # ollama asks for the parts of a blob where this says; it means nothing to others.
+            # ollama requests the parts of a blob from this URL; other clients ignore it.
             response.headers["Location"] = f"/v2/{name}/blobs/{digest}"
         return response
 

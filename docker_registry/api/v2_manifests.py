@@ -1,4 +1,4 @@
-"""API V2: manifests by tag and by digest."""
+"""API V2: routes for manifests, by tag and by digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from docker_registry.registry.names import Digest, Reference, RepositoryName, Ta
 
 def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
         delete_tags: whether tags may be deleted.
@@ -49,7 +49,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
 
     @bp.put("/v2/<path:name>/manifests/<reference>")
     def put_manifest(name: RepositoryName, reference: Reference) -> Response:
-        """Keep a manifest, and let tags point at it (end-7)."""
+        """Store a manifest and update its tags (end-7)."""
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifests.max_manifest_bytes)
         condition = requests.tag_condition()
@@ -58,7 +58,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
 
     @bp.delete("/v2/<path:name>/manifests/<reference>")
     def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
-        """Delete a tag, or a manifest and its tags (end-9)."""
+        """Delete a tag, or a manifest with all its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deletion is switched off.")
         registry.removal.delete_manifest(registry.repositories.resolve(name), reference)

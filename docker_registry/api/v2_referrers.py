@@ -1,4 +1,4 @@
-"""API V2: the manifests that are about another one."""
+"""API V2: the route for referrers, the manifests whose subject is another manifest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from docker_registry.registry.payloads import OCI_INDEX
 
 def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     """
-    Make the routes.
+    Build the blueprint.
 
     Args:
-        max_page_entries: the longest page of a list.
+        max_page_entries: maximum number of entries on a page.
     """
     bp = Blueprint("v2_referrers", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
@@ -26,9 +26,9 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     @bp.get("/v2/<path:name>/referrers/<digest>")
     def list_referrers(name: RepositoryName, digest: Digest) -> Response:
         """
-        List the manifests about another one as an index, page by page, of one artifact type on request (end-12).
+        Return the referrers of a manifest as an index, page by page, optionally filtered by artifact type (end-12).
 
-        Never 404: neither the repository nor the other manifest need be there.
+        Never 404: neither the repository nor the manifest need exist.
         """
         wanted = _artifact_types()
         page = registry.referrers.page(
@@ -52,15 +52,15 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 
 def _artifact_types() -> frozenset[str]:
     """
-    Return the artifact types that the query asks for, any of which will do; none for all.
+    Return the artifact types that the query selects; empty for all.
 
-    A media type has no blanks, so a blank is a plus sign that a client did not escape.
+    Media types contain no spaces, so a space is a plus sign that the client did not escape.
     """
     texts = (text.strip().replace(" ", "+").lower() for text in request.args.getlist("artifactType"))
     return frozenset(filter(None, texts))
 
 
 def _index(entries: Sequence[bytes]) -> bytes:
-    """Write the index around descriptors that are JSON already."""
+    """Return an index of descriptors that are already serialized as JSON."""
     head = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
     return b"%b%b]}" % (head.removesuffix(b"]}"), b",".join(entries))

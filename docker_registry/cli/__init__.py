@@ -1,4 +1,4 @@
-"""The console script ``docker-registry``: the server, and the commands around it."""
+"""The console script ``docker-registry``: the server and the maintenance commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from docker_registry.cli import (
 from docker_registry.cli.command import CANNOT_RUN, Command
 from docker_registry.errors import RegistryError
 
-#: Every command; a new one is a module of this package and a row here.
+#: All commands; each is a module of this package.
 COMMANDS: Final[tuple[Command, ...]] = (
     serve.COMMAND,
     check.COMMAND,
@@ -37,7 +37,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name, by default ``serve``, and return its exit status."""
+    """Run the command given by the arguments, by default ``serve``, and return its exit status."""
     parser = argparse.ArgumentParser(prog="docker-registry", description="A registry server for container images.")
     parser.add_argument("--version", action="version", version=f"docker-registry {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")

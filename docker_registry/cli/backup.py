@@ -1,4 +1,4 @@
-"""``docker-registry backup DIR``: copy the store into a folder while the registry goes on."""
+"""``docker-registry backup DIR``: copy the store into a folder while the registry is running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Back up the store and report; may be interrupted and repeated."""
+    """Back up the store and print a report; may be interrupted and repeated."""
     from docker_registry import services
     from docker_registry.registry.maintenance.backup import Backup
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -32,7 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def print_report(report: CopyReport, *, as_json: bool) -> int:
-    """Print what was done, and return the exit status."""
+    """Print a report and return the exit status: INCOMPLETE if damage was found."""
     if as_json:
         print(json.dumps(report.to_json()))
     else:
@@ -45,7 +45,7 @@ def print_report(report: CopyReport, *, as_json: bool) -> int:
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
-    """Declare what both commands take."""
+    """Declare the arguments that ``backup`` and ``restore-backup`` share."""
     parser.add_argument("folder", metavar="DIR", help="the folder of the backup")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
 

@@ -1,4 +1,4 @@
-"""``docker-registry check``: try out the configuration and the store without serving."""
+"""``docker-registry check``: test the configuration and the store without serving."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ if TYPE_CHECKING:
 
 
 def run(_: argparse.Namespace) -> int:
-    """Check the configuration in force."""
+    """Check the effective configuration."""
     return check(load_config())
 
 
 def check(config: Config) -> int:
     """
-    Try out before the start what would fail after it, and print what is worth knowing: a file is written to the store,
-    read and removed.
+    Build all services, write, read and remove a file in the store, and print a summary.
 
     Raises:
-        ConfigError, StorageError: as for :func:`docker_registry.services.build`.
+        ConfigError, StorageError: as for :func:`docker_registry.services.build`, or the store cannot be written.
     """
     from docker_registry import services
 

@@ -1,8 +1,8 @@
 """
-What all commands share.
+Definitions that all commands share.
 
-Each command is a module with a ``COMMAND``. All of these modules are imported at every start, so they import what a
-command needs only when it runs.
+Each command is a module with a ``COMMAND``. All of these modules are imported at every start, so they import the
+dependencies of a command only when it runs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from docker_registry.config import Config
 
-#: Exit status: work or damage is left, and standard output says which.
+#: Exit status: work is left to do or damage was found; standard output has the details.
 INCOMPLETE: Final = 1
 
-#: Exit status: wrong usage, or a configuration with which the registry cannot run.
+#: Exit status: wrong usage, invalid configuration, or another error of the registry.
 CANNOT_RUN: Final = 2
 
 
@@ -42,10 +42,10 @@ class Command:
 
 def load_config() -> Config:
     """
-    Load the configuration that the environment names.
+    Load the configuration that the environment selects.
 
     Raises:
-        ConfigError: it does not parse, or a setting is unknown or invalid.
+        ConfigError: the file cannot be parsed, or a setting is unknown or invalid.
     """
     from docker_registry import config
 

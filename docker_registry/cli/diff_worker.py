@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long a worker waits for an image before it looks whether it was stopped.
+#: How long a worker waits for an image before it checks whether it was stopped.
 _WAIT_SECONDS: Final = 2
 
-#: The pause after Redis or the store could not be reached.
+#: The pause after Redis or the store was unreachable.
 _RETRY_SECONDS: Final = 5.0
 
 
 def run(_: argparse.Namespace) -> int:
     """
-    Compute the diffs that are queued in Redis, until SIGTERM or SIGINT.
+    Compute the diffs that are queued in Redis, until SIGTERM or SIGINT arrives.
 
     Raises:
         ConfigError: no Redis is configured.
@@ -47,7 +47,7 @@ def run(_: argparse.Namespace) -> int:
 
 
 class DiffWorker:
-    """Takes images from the queue and computes their diffs, one after the other."""
+    """Takes images from the queue and computes their diffs, one at a time."""
 
     def __init__(self, registry: Registry, queue: RedisDiffQueue) -> None:
         self._registry = registry
@@ -59,7 +59,7 @@ class DiffWorker:
         self._is_stopped = True
 
     def run(self) -> None:
-        """Work until stopped."""
+        """Process the queue until :meth:`stop` is called; pause and retry when Redis or the store is unavailable."""
         while not self._is_stopped:
             try:
                 self._work()

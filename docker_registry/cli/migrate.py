@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Convert the layers and report; may be interrupted, repeated, and run beside the server."""
+    """Convert the layers and print a report; may be interrupted, repeated, and run beside the server."""
     from docker_registry import services
     from docker_registry.registry.v1.migration import Migration
 

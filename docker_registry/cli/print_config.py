@@ -1,4 +1,4 @@
-"""``docker-registry config``: print the configuration in force."""
+"""``docker-registry config``: print the effective configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from docker_registry.cli.command import Command, load_config
 
 
 def run(_: argparse.Namespace) -> int:
-    """Print the configuration in force as YAML."""
+    """Print the effective configuration as YAML, with secrets masked."""
     from docker_registry.config_text import render
 
     print(render(load_config()), end="")

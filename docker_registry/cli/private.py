@@ -33,7 +33,7 @@ def _clear(text: str) -> list[str]:
     Make a repository public.
 
     Raises:
-        NameUnknown: it is not private.
+        NameUnknown: there is no private repository of this name.
     """
     from docker_registry import services
     from docker_registry.errors import NameUnknown

@@ -1,4 +1,4 @@
-"""A progress bar for commands."""
+"""Progress displays for commands, written to terminals only."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ _BAR_WIDTH: Final = 40
 
 
 class ProgressBar:
-    """One line that is drawn again and again on a terminal; on any other stream nothing is written."""
+    """A progress bar on one line of a terminal; writes nothing to other streams."""
 
     def __init__(self, stream: TextIO, unit: str) -> None:
         """
         Args:
-            unit: what is counted, in the plural.
+            unit: name of the counted items, in the plural.
         """
         self._stream = stream
         self._unit = unit
         self._is_terminal = stream.isatty()
 
     def show(self, done: int, of: int) -> None:
-        """Draw how much is done."""
+        """Redraw the bar with *done* of *of* items."""
         if self._is_terminal:
             filled = _BAR_WIDTH * done // max(of, 1)
             self._stream.write(f"\r[{'#' * filled}{' ' * (_BAR_WIDTH - filled)}] {done} of {of} {self._unit}")
@@ -33,14 +33,14 @@ class ProgressBar:
 
 
 class ProgressLine:
-    """Files and bytes, on one line that is written again and again on a terminal; nothing on any other stream."""
+    """Counts of files and bytes on one line of a terminal; writes nothing to other streams."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._is_terminal = stream.isatty()
 
     def show(self, files: int, copied_bytes: int) -> None:
-        """Write how much is done."""
+        """Rewrite the line with the current counts."""
         if self._is_terminal:
             self._stream.write(f"\r{files} files, {copied_bytes / 1_000_000:.1f} MB copied")
             self._stream.flush()

@@ -9,7 +9,7 @@ from docker_registry.cli.command import Command, load_config
 
 
 def run(_: argparse.Namespace) -> int:
-    """Rebuild the search index from the store, and find private repositories."""
+    """Rebuild the search index and the list of private repositories from the store."""
     from docker_registry import services
     from docker_registry.registry.search.index import NullIndex
 

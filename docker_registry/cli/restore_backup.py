@@ -13,7 +13,7 @@ from docker_registry.cli.progress import ProgressLine
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Restore a backup and report; may be interrupted and repeated."""
+    """Restore a backup and print a report; may be interrupted and repeated."""
     from docker_registry import services
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
     from docker_registry.registry.maintenance.restoration import Restoration

@@ -15,16 +15,16 @@ from docker_registry.errors import RegistryError
 
 
 def run(_: argparse.Namespace) -> int:
-    """Serve, once the configuration and the store have been tried out."""
+    """Check the configuration and the store, then serve."""
     from docker_registry import server
 
     server.check_environment(os.environ)
     server.check_address(os.environ)
-    gc.disable()  # imported modules never become garbage: searching for garbage meanwhile only costs time
+    gc.disable()  # imported modules never become garbage, so collection during import is wasted time
     try:
         server.load()
 
-        # Imported before the workers are forked, so that they share the memory.
+        # Import before the workers are forked, so that they share the memory.
         from docker_registry import app, housekeeping, services  # noqa: F401
 
         config = load_config()
@@ -37,10 +37,10 @@ def run(_: argparse.Namespace) -> int:
         server.give_folder(folder, uid, gid)
 
     def check_as_worker() -> int:
-        server.become(uid, gid)  # what the check makes in the store is the workers'
+        server.become(uid, gid)  # files that the check creates in the store must belong to the workers
         return check(config)
 
-    # In a child process: no connection or thread may exist when gunicorn forks its workers.
+    # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)
     return status or server.run(os.environ)
 
