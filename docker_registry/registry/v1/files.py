@@ -1,9 +1,9 @@
 """
-What is inside the layers of API V1: the list of an image's files, and what it changes in the images below it.
+The file list of a V1 image, and its difference from its ancestors.
 
-Both are computed once and kept beside the image (:mod:`~docker_registry.registry.v1.kept_answers`), refusals as well.
-A list is computed when it is asked for. A diff needs the lists of all images below; where there is a queue, workers
-compute it, else it is computed at once as long as it is not too much.
+Both are computed once and stored beside the image (:mod:`~docker_registry.registry.v1.kept_answers`), as are
+rejections. A list is computed on the first request. A diff needs the lists of all ancestors: if there is a queue,
+workers compute it; otherwise it is computed during the request, unless the layers are too large.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.kept_answers import Answer, KeptAnswers
 from docker_registry.registry.v1.layer_reader import LayerReader
 
-#: Stored bytes of layers that are read for one diff while its client waits.
+#: Maximum stored bytes of layers that are read for a diff during a request.
 MAX_DIFF_BYTES: Final = 1024**3
 
 
 class DiffQueue(Protocol):
-    """The queue of images whose diff is to be computed."""
+    """The queue of images whose diff must be computed."""
 
     def push(self, image_id: ImageId) -> None:
-        """Add an image; never raises because the queue cannot be reached."""
+        """Add an image; must not raise if the queue is unreachable."""
 
 
 class ImageFiles:
-    """The files of all images."""
+    """File lists and diffs of all images."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class ImageFiles:
     ) -> None:
         """
         Args:
-            queue: read by workers; None where there are none.
-            max_diff_bytes: stored bytes of layers that are read for one diff where there is no queue.
+            queue: the queue that workers process; None if there are no workers.
+            max_diff_bytes: the maximum stored bytes of layers that are read for a diff without a queue.
         """
         self._images = images
         self._reader = reader
@@ -57,12 +57,12 @@ class ImageFiles:
 
     def files(self, image_id: ImageId) -> Answer:
         """
-        Return the list of an image's files, as JSON.
+        Return the file list of an image as JSON.
 
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`Images.find_layer`.
-            LayerFormatUnsupported: the layer is no tar.
-            TooLarge: it exceeds a limit.
+            LayerFormatUnsupported: the layer is not a tar in a supported compression, or is damaged.
+            TooLarge: the layer exceeds a limit.
             Overloaded: too many layers are being read.
         """
         record = self._record(image_id)
@@ -70,10 +70,10 @@ class ImageFiles:
 
     def diff(self, image_id: ImageId) -> Answer | None:
         """
-        Return what an image changes in those below it, as JSON; None while it is not computed.
+        Return the difference between an image and its ancestors as JSON; None if it was queued for computation.
 
         Raises:
-            DiffUnavailable: there is no queue, and it is too much to be done at once.
+            DiffUnavailable: there is no queue, and the layers to read exceed *max_diff_bytes*.
             ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
         known = self._known_diff(image_id)
@@ -89,13 +89,13 @@ class ImageFiles:
         return self.work_out_diff(image_id)
 
     def ask_for_diff(self, image_id: ImageId) -> None:
-        """Put an image into the queue before its diff is asked for."""
+        """Queue the diff of an image before it is requested; do nothing without a queue."""
         if self._queue is not None:
             self._queue.push(image_id)
 
     def work_out_diff(self, image_id: ImageId) -> Answer:
         """
-        Compute what an image changes in those below it, and keep it.
+        Compute and store the difference between an image and its ancestors.
 
         Raises:
             ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
@@ -139,7 +139,7 @@ class ImageFiles:
             return None
         try:
             read_trailer(record.tail(TRAILER_BYTES))
-        except ValueError:  # of an earlier release, or written by something else
+        except ValueError:  # written by an earlier release or by other software
             return None
         return record
 

@@ -1,8 +1,8 @@
 """
-Answers that are computed once from the layer of an image and kept beside it.
+Results that are computed once from the layer of an image and stored beside it.
 
-An answer lies under a path, after a line with the digest of the layer for which it holds. What cannot be computed is
-kept as well, under the same path with ``_refused``, and holds until the limits change::
+The file of a result begins with a line that contains the digest of the layer. If a result cannot be computed, the
+rejection is stored under the same path with the suffix ``_refused``, and is valid until the limits change::
 
     {"digest": "sha256:9b1d…", "rules": "1-68719476736-1100-300", "error": "TooLarge", "sentence": "…", "detail": {…}}
 """
@@ -18,17 +18,20 @@ from docker_registry.drivers.base import Bytes, StorageDriver
 from docker_registry.errors import LayerFormatUnsupported, PathNotFound, TooLarge
 from docker_registry.registry.names import Digest
 
-#: Answers up to this size are read at once.
+#: Smaller results are read in one call when they are looked up.
 _SMALL_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    A part of a stored file.
+    A stored result, or a part of one.
 
     Attributes:
-        size: bytes.
+        path: the file that contains it.
+        offset: its start in the file, bytes.
+        size: its size, bytes.
+        content: its bytes; None if they have not been read.
     """
 
     driver: StorageDriver
@@ -39,22 +42,22 @@ class Answer:
 
     def read(self) -> Iterator[bytes]:
         """
-        Read it in blocks.
+        Yield the content in blocks.
 
         Raises:
-            PathNotFound: it was removed meanwhile.
+            PathNotFound: the file was removed in the meantime.
         """
         if self.content is not None:
             return iter((self.content,))
         return self.driver.stream_read(self.path, self.offset, self.size)
 
     def tail(self, size: int) -> bytes:
-        """Return its last bytes."""
+        """Return at most the last *size* bytes."""
         size = min(size, self.size)
         return b"".join(self._part(self.size - size, size).read())
 
     def head(self, size: int) -> Answer:
-        """Return its first *size* bytes as an answer of their own."""
+        """Return the part that consists of at most the first *size* bytes."""
         return self._part(0, min(size, self.size))
 
     def _part(self, offset: int, size: int) -> Answer:
@@ -63,22 +66,22 @@ class Answer:
 
 
 class KeptAnswers:
-    """The answers beside all images."""
+    """The stored results of all images."""
 
     def __init__(self, driver: StorageDriver, rules: str) -> None:
         """
         Args:
-            rules: the limits of now (:attr:`~docker_registry.registry.v1.layer_reader.LayerReader.rules`).
+            rules: the current limits (:attr:`~docker_registry.registry.v1.layer_reader.LayerReader.rules`).
         """
         self._driver = driver
         self._rules = rules
 
     def find(self, path: str, digest: Digest) -> Answer | None:
         """
-        Return the answer that is kept for a layer; None when there is none.
+        Return the stored result for a layer; None if there is none.
 
         Raises:
-            LayerFormatUnsupported, TooLarge: a refusal is kept.
+            LayerFormatUnsupported, TooLarge: a rejection of this layer under the current limits is stored.
         """
         line = f"{digest}\n".encode()
         try:
@@ -97,10 +100,15 @@ class KeptAnswers:
 
     def keep(self, path: str, digest: Digest, compute: Callable[[], Iterable[Bytes]]) -> Answer:
         """
-        Compute an answer and keep it, or keep why it cannot be computed.
+        Compute and store a result, or store the rejection if it cannot be computed.
+
+        Args:
+            path: the file to write.
+            digest: the digest of the layer.
+            compute: returns the blocks of the result.
 
         Raises:
-            LayerFormatUnsupported, TooLarge: as *compute*, or the iteration over what it returns.
+            LayerFormatUnsupported, TooLarge: raised by *compute* or by the iteration over its result.
         """
         line = f"{digest}\n".encode()
         try:
@@ -119,7 +127,7 @@ class KeptAnswers:
                 return
             kind = {each.__name__: each for each in (LayerFormatUnsupported, TooLarge)}[refusal["error"]]
             error = kind(str(refusal["sentence"]), **refusal["detail"])
-        except (PathNotFound, ValueError, KeyError, TypeError):  # none, or written by something else
+        except (PathNotFound, ValueError, KeyError, TypeError):  # missing, or written by other software
             return
         raise error
 

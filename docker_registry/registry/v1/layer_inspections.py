@@ -1,7 +1,7 @@
 """
-Layers that were pushed by API V1 and are inspected in the background, before API V2 needs their diff_ids.
+Background inspection of layers pushed by API V1, before API V2 needs their diff_ids.
 
-Nothing depends on it: what is dropped here, or lost in a crash, is inspected when it is needed.
+This is only an optimization: a layer that is dropped here or lost in a crash is inspected when it is needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from docker_registry.registry.v1.images import Images
 
 logger = logging.getLogger(__name__)
 
-#: Images that wait; the oldest are dropped.
+#: Maximum queued images; the oldest are dropped.
 _MAX_WAITING: Final = 1000
 
 _PAUSE_SECONDS: Final = 5.0
 
 
 class LayerInspections:
-    """Inspects one layer after the other."""
+    """Inspects layers one at a time."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
@@ -35,7 +35,7 @@ class LayerInspections:
         self._is_running = False
 
     def add(self, image_id: ImageId) -> None:
-        """Inspect the layer of an image soon; at once where there is no event loop."""
+        """Queue the layer of an image for inspection; without an event loop, inspect it immediately."""
         if not monkey.is_module_patched("threading"):
             self._inspect(image_id)
             return

@@ -1,9 +1,9 @@
 """
-The computations over a layer's content, as jobs of a :class:`~docker_registry.cpu_pool.CpuPool`.
+Jobs of a :class:`~docker_registry.cpu_pool.CpuPool` that process the content of layers.
 
-Each takes its arguments as JSON and the stored bytes as its input, and yields its output in blocks. All but ``diff``
-take ``limits``, of :class:`~docker_registry.registry.layers.limits.LayerLimits`. They raise LayerFormatUnsupported and
-TooLarge because of what is in a layer.
+Each job takes its arguments as JSON and the stored bytes as input, and yields its output in blocks. All but ``diff``
+take ``limits``, the JSON of :class:`~docker_registry.registry.layers.limits.LayerLimits`. The jobs raise
+LayerFormatUnsupported and TooLarge depending on the layer's content.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from docker_registry.registry.layers.tarsum import TarSum
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1.layer_links import Inspection
 
-#: What the clients of API V1 can unpack; anything else they are sent as the plain tar.
+#: The compressions that clients of API V1 can unpack; layers in any other are sent to them as an uncompressed tar.
 _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
 
-#: Bytes of the list of a layer's files.
+#: Maximum bytes of the file list of a layer.
 MAX_LIST_BYTES: Final = 128 * 1024 * 1024
 
 
 def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
-    """Yield the list of a layer's files, as :meth:`FileList.record` writes it."""
+    """Yield the file list of a layer in the format of :meth:`FileList.record`."""
     limits = LayerLimits.from_json(arguments["limits"])
     lister = FileLister()
     reader = TarReader(lister)
@@ -54,7 +54,7 @@ def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
 
 
 def list_changes(_: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
-    """Yield what the first of some layers does to those below, whose records are the parts of the input."""
+    """Yield the difference between a layer and those below it; the input parts are their records, the layer's first."""
     try:
         records = [FileList.parse(b"".join(part)) for part in parts]
     except ValueError:
@@ -63,7 +63,7 @@ def list_changes(_: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
 
 
 def compute_tarsum(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
-    """Yield the TarSum of a layer and ``json``, the image's JSON, as a JSON string."""
+    """Yield the TarSum of a layer as a JSON string; the argument ``json`` is the image's JSON."""
     limits = LayerLimits.from_json(arguments["limits"])
     result = TarSum()
     reader = TarReader(result)
@@ -75,12 +75,12 @@ def compute_tarsum(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes
 
 def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
-    Yield what a layer is for ``json``, the image's JSON::
+    Yield the facts about a layer; the argument ``json`` is the image's JSON::
 
         {"link": {…}, "is_archive": true, "is_whole": true, "has_ended": true, "tarsum": "tarsum+sha256:…"}
 
-    With ``as_sent``, the layer is what clients of API V1 are sent instead of it. Only with ``tarsum`` are the last two
-    fields there, and the layer counts as whole only if it is a tar.
+    With ``as_sent``, the facts are about the bytes that clients of API V1 receive, not about the stored ones. The last
+    two fields are present only with ``tarsum``; the layer then counts as whole only if it is a tar.
     """
     limits = LayerLimits.from_json(arguments["limits"])
     image_json = _text(arguments["json"])
@@ -104,10 +104,10 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
 
 def unpack(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
-    Yield a layer without its compression, which must have the digest ``diff_id``.
+    Yield the uncompressed bytes of a layer, and verify that their digest is the argument ``diff_id``.
 
     Raises:
-        DigestInvalid: it has another one; known after the last block.
+        DigestInvalid: the digest differs; raised after the last block.
     """
     limits = LayerLimits.from_json(arguments["limits"])
     content = hashlib.sha256()

@@ -1,14 +1,14 @@
 """
-What is known of the layer of an image of API V1, and how it is found out while the layer passes.
+The link from a V1 image to its layer, and the computation of its fields while the layer is read.
 
 ``images/<id>/_blob`` links an image to its layer::
 
     {"digest": "sha256:9b1d…", "size": 1065536, "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
      "diffId": "sha256:5f70…", "json": "sha256:0c2d…", "checksums": ["sha256:6b65…"], "rules": "1-68719476736-1100-300"}
 
-``json`` is the digest of the image's JSON for which the checksums are good: a link that was made for another JSON, by a
-push that died, counts for nothing. ``rules`` names the limits within which the layer was inspected: with them, a
-``diffId`` of null means that the layer is no archive or exceeds a limit. Without them it was not inspected yet.
+``json`` is the digest of the image's JSON for which the checksums are valid; a link for another JSON, written by a push
+that died, is ignored. ``rules`` identifies the limits of the inspection. If it is set, a ``diffId`` of null means that
+the layer is not an archive or exceeds a limit; if it is empty, the layer has not been inspected yet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest
 
-#: The first two are layers as manifests name them; the others no client of API V2 reads.
+#: The first two are media types of layers in manifests; no client of API V2 reads the others.
 MEDIA_TYPES: Final[Mapping[Compression | None, str]] = {
     "gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "tar": "application/vnd.docker.image.rootfs.diff.tar",
@@ -42,15 +42,16 @@ MEDIA_TYPES: Final[Mapping[Compression | None, str]] = {
 @dataclass(frozen=True, slots=True)
 class LayerLink:
     """
-    A layer, and the image that it belongs to.
+    The link from an image to its layer.
 
     Attributes:
-        size: bytes as stored.
-        media_type: by its content, never by what anybody said of it.
-        image_json: digest of the image's JSON.
-        checksums: that are good for the layer and this JSON, the payload sum first.
-        diff_id: digest of the uncompressed bytes; None where it is not known, or there is none.
-        rules: the limits within which the layer was inspected (:attr:`LayerLimits.fingerprint`); empty before that.
+        digest: the digest of the stored bytes.
+        size: stored bytes.
+        media_type: determined from the content of the layer, never from a client's claim.
+        image_json: the digest of the image's JSON.
+        checksums: the valid checksums of the layer with this JSON, the payload checksum first.
+        diff_id: the digest of the uncompressed bytes; None if it is unknown or cannot be computed.
+        rules: the limits of the inspection (:attr:`LayerLimits.fingerprint`); empty if the layer was not inspected.
     """
 
     digest: Digest
@@ -62,7 +63,7 @@ class LayerLink:
     rules: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the document that is stored."""
+        """Return the JSON document to store."""
         return {
             "digest": str(self.digest),
             "size": self.size,
@@ -76,10 +77,10 @@ class LayerLink:
     @classmethod
     def from_json(cls, document: Any) -> LayerLink:
         """
-        Read what :meth:`to_json` has made.
+        Parse the result of :meth:`to_json`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: *document* is not a link.
         """
         try:
             return cls(
@@ -97,20 +98,20 @@ class LayerLink:
     @classmethod
     def parse(cls, content: bytes) -> LayerLink:
         """
-        Read a stored link.
+        Parse a stored link.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: *content* is not a link.
         """
         return cls.from_json(json.loads(content))
 
     def dump(self) -> bytes:
-        """Return the bytes to store."""
+        """Serialize the link for storage."""
         return json.dumps(self.to_json()).encode()
 
 
 class Receipt:
-    """Sees a layer while it is received, and computes what costs little whatever is in the layer."""
+    """Computes the inexpensive fields of a layer's link while the layer is received, without decompression."""
 
     def __init__(self, image_json: bytes) -> None:
         """
@@ -122,17 +123,17 @@ class Receipt:
         self._beginning = b""
 
     def update(self, block: Bytes) -> None:
-        """Take the next block, which is not kept."""
+        """Process the next block; no reference to it is kept."""
         if len(self._beginning) < BLOCK_BYTES:
             self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
         self._payload.update(block)
 
     def link(self, digest: Digest, size: int) -> LayerLink:
         """
-        Return what is known of the layer, which is not inspected yet; call it when the layer has ended.
+        Return the link of the layer, marked as not inspected; call this after the last block.
 
         Args:
-            digest, size: of all that was received.
+            digest, size: the digest and size of all received bytes.
         """
         return LayerLink(
             digest=digest,
@@ -145,17 +146,17 @@ class Receipt:
 
 class Inspection:
     """
-    Looks at a layer while it passes, block after block, from any one thread at a time.
+    Inspects a layer block by block; may be called from different threads, but only one at a time.
 
-    It never raises because of what is in the layer: a layer that is no tar is kept like any other.
+    It never raises because of the layer's content: a layer that is not a tar is stored like any other.
     """
 
     def __init__(self, image_json: bytes, *, limits: LayerLimits, sinks: Sequence[Sink] = ()) -> None:
         """
         Args:
             image_json: the stored bytes of the image's JSON.
-            limits: beyond which the diff_id is given up.
-            sinks: further readers of the uncompressed bytes.
+            limits: the limits for reading the layer; if it exceeds them, it gets no diff_id.
+            sinks: further recipients of the uncompressed bytes.
         """
         self._rules = limits.fingerprint
         self._image_json = Digest.of(image_json)
@@ -166,7 +167,7 @@ class Inspection:
         self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
 
     def look(self, block: Bytes) -> None:
-        """Take the next block, which is not kept."""
+        """Process the next block; no reference to it is kept."""
         if len(self._beginning) < BLOCK_BYTES:
             self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
         self._payload.update(block)
@@ -174,26 +175,26 @@ class Inspection:
 
     @property
     def payload_sum(self) -> str:
-        """The payload sum of what has passed."""
+        """The payload checksum of the blocks so far."""
         return f"sha256:{self._payload.hexdigest()}"
 
     @property
     def is_archive(self) -> bool:
-        """Whether the layer begins like an archive."""
+        """Whether the first bytes of the layer are those of an archive."""
         return sniff(self._beginning) is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether the layer is an archive that could be read to its end; ask when it has ended."""
+        """Whether the layer is an archive that could be read completely; valid only after the last block."""
         return not isinstance(self._finish(), Exception)
 
     def link(self, digest: Digest, size: int, checksums: Sequence[str] = ()) -> LayerLink:
         """
-        Return all that was found out; call it when the layer has ended.
+        Return the link of the inspected layer; call this after the last block.
 
         Args:
-            digest, size: of all that has passed.
-            checksums: further ones that are known to be good.
+            digest, size: the digest and size of all blocks.
+            checksums: further checksums known to be valid.
         """
         finding = self._finish()
         if isinstance(finding, LayerFormatUnsupported):

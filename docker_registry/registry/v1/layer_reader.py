@@ -1,8 +1,8 @@
 """
-Reading the content of stored layers, within limits and outside the worker (:mod:`docker_registry.cpu_pool`).
+Reading of the content of stored layers, within limits and outside the worker process (:mod:`docker_registry.cpu_pool`).
 
-Results do not depend on where a layer is read. Who asks for them stores them, refusals as well, with
-:attr:`LayerReader.rules`.
+The result for a layer depends only on its content and the limits. Callers store results, including rejections, together
+with :attr:`LayerReader.rules`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from docker_registry.registry.v1.layer_links import LayerLink
 @dataclass(frozen=True, slots=True)
 class Facts:
     """
-    What a layer is.
+    The result of the inspection of a layer.
 
     Attributes:
-        link: for the JSON with which it was inspected.
-        is_archive: it begins like an archive.
-        is_whole: it is an archive that could be read to its end.
-        has_ended: it is a tar that has the mark at its end; False where no TarSum was asked for.
-        tarsum: empty where none was asked for.
+        link: the link for the JSON that was passed to the inspection.
+        is_archive: whether the first bytes are those of an archive.
+        is_whole: whether the layer is an archive that could be read completely.
+        has_ended: whether the layer is a tar with an end-of-archive marker; False if no TarSum was requested.
+        tarsum: the TarSum; empty if it was not requested.
     """
 
     link: LayerLink
@@ -39,12 +39,13 @@ class Facts:
 
 
 class LayerReader:
-    """Reads layers; every method may raise Overloaded, ClientLeft and what reading the stored layer raises."""
+    """Reads layers; every method may raise Overloaded, ClientLeft and the errors of reading the stored layer."""
 
     def __init__(self, limits: LayerLimits | None = None, *, max_processes: int = 2) -> None:
         """
         Args:
-            max_processes: layers that a worker reads at a time.
+            limits: the limits for each layer; None for the defaults.
+            max_processes: the maximum number of layers that a worker reads concurrently.
         """
         self._limits = limits or LayerLimits()
         self._pool = CpuPool(
@@ -56,28 +57,28 @@ class LayerReader:
 
     @property
     def rules(self) -> str:
-        """Changes whenever another layer may be refused."""
+        """A text that changes whenever the set of rejected layers may change."""
         return self._limits.fingerprint
 
     def list(self, layer: Iterable[Bytes]) -> Iterator[bytes]:
         """
-        Yield the record of a layer's files (:class:`~docker_registry.registry.layers.file_lists.FileList`).
+        Yield the record of a layer's file list (:class:`~docker_registry.registry.layers.file_lists.FileList`).
 
         Raises:
-            LayerFormatUnsupported: it is no tar in a known compression, it is damaged, or it was cut off.
-            TooLarge: it exceeds a limit.
+            LayerFormatUnsupported: the layer is not a tar in a supported compression, is damaged, or is truncated.
+            TooLarge: the layer exceeds a limit.
         """
         return self._pool.run("list", self._arguments(), [layer])
 
     def diff(self, records: Iterable[Iterable[Bytes]]) -> Iterator[bytes]:
         """
-        Yield what the layer of the first record changes in those of the others, as API V1 gives it.
+        Yield the difference between a layer and those below it, as the JSON response of API V1.
 
         Args:
-            records: as :meth:`list` yields them.
+            records: the records from :meth:`list`, the topmost layer first.
 
         Raises:
-            TooLarge: it takes too much time or memory.
+            TooLarge: the computation takes too much time or memory.
         """
         return self._pool.run("diff", {}, records)
 
@@ -94,15 +95,16 @@ class LayerReader:
         self, image_json: bytes, layer: Iterable[Bytes], *, with_tarsum: bool = False, as_sent: bool = False
     ) -> Facts:
         """
-        Return what a layer is.
+        Inspect a layer.
 
         Args:
             image_json: the stored bytes of the image's JSON.
-            with_tarsum: the layer must be a tar, and its TarSum is wanted.
-            as_sent: the layer is what clients of API V1 are sent: the plain tar where they could not unpack it.
+            with_tarsum: compute the TarSum too; the layer then counts as whole only if it is a tar.
+            as_sent: inspect the bytes that clients of API V1 receive: the uncompressed tar if they could not unpack the
+                stored layer.
 
         Raises:
-            LayerFormatUnsupported, TooLarge: only with *as_sent*, if it cannot be unpacked.
+            LayerFormatUnsupported, TooLarge: only with *as_sent*, if the layer cannot be decompressed.
         """
         arguments = self._arguments(json=_text(image_json), tarsum=with_tarsum, as_sent=as_sent)
         facts = self._pool.result("inspect", arguments, [layer])
@@ -110,10 +112,10 @@ class LayerReader:
 
     def unpack(self, layer: Iterable[Bytes], diff_id: Digest) -> Iterator[bytes]:
         """
-        Yield a layer without its compression.
+        Yield the uncompressed bytes of a layer.
 
         Raises:
-            DigestInvalid: it is not what *diff_id* says; raised after the last block.
+            DigestInvalid: the bytes do not have the digest *diff_id*; raised after the last block.
             LayerFormatUnsupported, TooLarge: as for :meth:`list`.
         """
         return self._pool.run("unpack", self._arguments(diff_id=str(diff_id)), [layer])

@@ -1,11 +1,11 @@
 """
-How an image of API V1 is pushed: its JSON, its layer, and the checksum that ends the push.
+Pushes of API V1 images: the JSON, the layer, and the checksum that ends the push.
 
-The JSON waits beside the image (:mod:`docker_registry.registry.v1.unfinished`), and so does the layer
-(:mod:`docker_registry.registry.v1.received_layers`); each of several pushes has its own. The checksum chooses one
-layer, which becomes a blob, and it is decided that this is the image (:mod:`docker_registry.registry.v1.decisions`): of
-several pushes one wins. All else follows from that, whoever does it, so that a crash loses nothing that was
-acknowledged and shows nothing unverified.
+The pending JSON (:mod:`docker_registry.registry.v1.unfinished`) and the staged layer
+(:mod:`docker_registry.registry.v1.received_layers`) are stored beside the image, separately for concurrent pushes. The
+checksum selects a staged layer, which becomes a blob. Then the image is committed
+(:mod:`docker_registry.registry.v1.decisions`); of several concurrent pushes, one wins. Any request can complete the
+remaining steps of a committed image, so a crash loses nothing that was acknowledged and exposes nothing unverified.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.received_layers import KnownTarSum, Received, ReceivedLayers
 from docker_registry.registry.v1.unfinished import Pending, UnfinishedPushes
 
-#: How often a push tries to end while others begin anew.
+#: Maximum attempts to end a push while concurrent pushes of the image interfere.
 _MAX_TRIES: Final = 100
 
-#: Images below an image; the deepest that Docker could run had 127.
+#: Maximum number of ancestors of an image; Docker could run at most 127.
 _MAX_ANCESTORS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
     """
-    What a client says of the layer that it has pushed.
+    The checksums that a client sends for a pushed layer.
 
     Attributes:
-        payload: the sum over the bytes as they travelled, of Docker 0.10 and later; when it is there it alone counts.
-        tarsum: the sum over the files, of older ones, which some of them send the payload sum as.
+        payload: the checksum of the transferred bytes, from Docker 0.10 and later; takes precedence over *tarsum*.
+        tarsum: the TarSum, from older versions; some of them send the payload checksum here.
     """
 
     payload: str | None = None
@@ -65,7 +65,7 @@ class Checksum:
 
 
 class ImagePushes:
-    """All images of API V1, for those who push."""
+    """Pushes of all V1 images."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ImagePushes:
     ) -> None:
         """
         Args:
-            resolve: returns an id, or a hidden one when the client may not see the image.
+            resolve: returns the id of an image, or its hidden form if the client may not see the image.
         """
         self._driver = driver
         self._uploads = uploads
@@ -94,35 +94,35 @@ class ImagePushes:
 
     def put_json(self, image_id: ImageId, payload: bytes) -> None:
         """
-        Begin the push of an image.
+        Start the push of an image.
 
         Args:
-            payload: the image's JSON, which is kept as it is.
+            payload: the image's JSON, stored byte for byte.
 
         Raises:
-            ImageInvalid: it is no JSON object, or has no ``id``, or another one.
-            ParentUnknown: the image that it stands on is not here.
-            ImageExists: the image is here, whole.
+            ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
+            ParentUnknown: the parent image does not exist.
+            ImageExists: the image has already been pushed completely.
         """
         document = _parse(image_id, payload)
         ancestry = self._ancestry(image_id, document.get("parent"))
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
-        if image_id.is_hidden:  # the next request finds that no push has begun
+        if image_id.is_hidden:  # the next request fails because no push has started
             return
         if self._images.is_whole(image_id):
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
-        if self._decisions.decided(image_id) is not None:  # another push has ended just now
+        if self._decisions.decided(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
     def put_layer(self, image_id: ImageId, body: Body) -> None:
         """
-        Receive an image's layer, of any form; it waits for its checksum. What is inside is not read here.
+        Receive and stage the layer of an image; its content is not inspected.
 
         Raises:
-            ImageUnknown: nobody has begun to push this image.
-            ImageExists: the image is here, whole.
-            SizeInvalid: the body ended early; nothing of it is kept.
+            ImageUnknown: no push of the image has started.
+            ImageExists: the image has already been pushed completely.
+            SizeInvalid: the body ended early; the received bytes are discarded.
         """
         newest, *others = self._payloads(image_id)
         if self._images.is_whole(image_id):
@@ -144,13 +144,14 @@ class ImagePushes:
 
     def put_checksum(self, image_id: ImageId, checksum: Checksum) -> None:
         """
-        End the push of an image, whose layer must be the one that the client meant.
+        Verify the checksum of the staged layer and commit the image.
 
         Raises:
-            ChecksumMissing: the client says nothing.
-            ImageUnknown: nobody has begun to push this image.
-            ChecksumUnexpected: no push of it is under way.
-            ChecksumMismatch: no layer has come, or another one.
+            ChecksumMissing: the client sent no checksum.
+            ImageUnknown: no push of the image has started.
+            ChecksumUnexpected: the image is complete and no staged layer has this checksum.
+            ChecksumMismatch: no staged layer has this checksum.
+            StorageUnavailable: concurrent pushes of the image interfered too often.
         """
         if not checksum.payload and not checksum.tarsum:
             raise ChecksumMissing(id=str(image_id))
@@ -158,7 +159,7 @@ class ImagePushes:
         for _ in range(_MAX_TRIES):
             received = self._choose(image_id, checksum)
             if self._images.is_whole(image_id):
-                # Another push was faster; a client that waits with a good layer hears that all is well.
+                # A concurrent push was committed first; a client with a valid layer still receives success.
                 self._complete(image_id)
                 if received is None:
                     raise ChecksumUnexpected(id=str(image_id))
@@ -176,7 +177,7 @@ class ImagePushes:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _exists(self, image_id: ImageId) -> ImageExists:
-        """Return the error that says that an image is there; when its last push died just before its end, it ends."""
+        """Return the error for an existing image, after completing a commit that a crash may have interrupted."""
         self._complete(image_id)
         return ImageExists(id=str(image_id))
 
@@ -187,21 +188,26 @@ class ImagePushes:
 
     def _payloads(self, image_id: ImageId) -> list[bytes]:
         """
-        Return the JSON for which a layer may come, the newest first.
+        Return the JSON payloads for which a layer may be received, newest first.
 
         Raises:
-            ImageUnknown: there is none.
+            ImageUnknown: there are none.
         """
         payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
         try:
-            payloads[self._decisions.get_json(image_id)] = None  # of a push that an old server began
+            payloads[self._decisions.get_json(image_id)] = None  # a push that an old server started
         except ImageUnknown:
             if not payloads:
                 raise
         return list(payloads)
 
     def _ancestry(self, image_id: ImageId, parent: object) -> tuple[str, ...]:
-        """Return the ids of an image and of all below it."""
+        """
+        Return the ids of an image and all its ancestors, newest first.
+
+        Raises:
+            ParentUnknown: the parent does not exist, has the image as an ancestor, or has too many ancestors.
+        """
         if not parent:
             return (str(image_id),)
         try:
@@ -209,12 +215,12 @@ class ImagePushes:
             below = self._images.ancestry(parent_id)
         except ImageUnknown:
             raise ParentUnknown(parent=str(parent)[:64]) from None
-        if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # an image below itself would have no end
+        if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # no cycles
             raise ParentUnknown(parent=str(parent_id))
         return (str(image_id), *below)
 
     def _choose(self, image_id: ImageId, checksum: Checksum) -> Received | None:
-        """Return the layer that a checksum is for, with that checksum among its own."""
+        """Return the staged layer that has a checksum, with that checksum added to its link; None if there is none."""
         payload = checksum.payload or checksum.tarsum or ""
         waiting = list(self._received.of(image_id))
         for note in waiting:
@@ -230,7 +236,7 @@ class ImagePushes:
         return None
 
     def _tarsum(self, image_json: bytes, note: Received) -> str | None:
-        """Return the TarSum of a received layer; None when there is none. It is computed once."""
+        """Return the TarSum of a staged layer, computed once; None if it cannot be computed."""
         if note.tarsum is not None and note.tarsum.rules == self._reader.rules:
             return note.tarsum.text
         try:
@@ -243,7 +249,7 @@ class ImagePushes:
         return text
 
     def _publish(self, image_id: ImageId, received: Received) -> bool:
-        """Make a received layer the image's own; False when that must be looked at again."""
+        """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
         stored = self._decisions.stored(image_id)
         if self._decisions.decided(image_id) is not None:
             return False
@@ -251,7 +257,7 @@ class ImagePushes:
         try:
             self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
         except (UploadUnknown, DigestInvalid):
-            # The session is gone, and with it what had come.
+            # The upload session and its bytes no longer exist.
             self._received.forget(received)
             return False
         return self._decisions.decide(image_id, received.link, stored)
@@ -264,11 +270,11 @@ class ImagePushes:
 
 
 def _parse(image_id: ImageId, payload: bytes) -> dict[str, Any]:
-    if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed at once
+    if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed in one call
         raise ImageInvalid("JSON data has too many values", max_values=json_scanner.MAX_PART_VALUES)
     try:
         document = json.loads(payload.decode("utf-8"))
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or a number beyond reason
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or too long a number
         raise ImageInvalid from None
     if not isinstance(document, dict) or not document:
         raise ImageInvalid

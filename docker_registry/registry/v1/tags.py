@@ -1,7 +1,8 @@
 """
-Tags of API V1: names that a repository gives to its images, each with a note of who pushed it.
+Tags of API V1: names that point at the images of a repository, each with metadata about its last push.
 
-They are the repository's tags, whichever API wrote them; :mod:`docker_registry.registry.bridge.old_tags` says how.
+The tags written by both APIs form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+merged.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tag_notes import LATEST, NOTHING_KNOWN, ImageTagNotes
 from docker_registry.time_slices import TimeSlices
 
-#: Tags that are looked at with one wait for the disk.
+#: Number of tags that are listed in one batch.
 _BATCH: Final = 30
 
-#: How often a tag is written again while other requests change it.
+#: Maximum attempts to write a tag that other requests change concurrently.
 _MAX_TRIES: Final = 100
 
 
 class ImageTags:
-    """All tags, as API V1 sees them."""
+    """All tags of the registry in the form of API V1."""
 
     def __init__(
         self,
@@ -59,12 +60,12 @@ class ImageTags:
     ) -> None:
         """
         Args:
-            files: what API V1 wrote.
-            tags: what API V2 wrote, which hides it.
-            immutable: tags that never change once they exist.
-            access: tells from which repositories a manifest of API V2 may be taken.
-            now: the clock, seconds since the Unix epoch.
-            slices: the schedule for looking at all tags of a repository.
+            files: the tags that API V1 wrote.
+            tags: the tags that API V2 wrote; they take precedence.
+            immutable: the patterns of immutable tags.
+            access: decides from which repositories a manifest of API V2 may be linked.
+            now: the clock; returns seconds since the Unix epoch.
+            slices: time slices for the iteration over all tags of a repository.
         """
         self._pace = (slices or TimeSlices()).pace
         self._driver = driver
@@ -81,31 +82,31 @@ class ImageTags:
 
     def list(self, name: ImageRepositoryName) -> dict[str, str]:
         """
-        Return all tags of a repository and the images that they name; what is no image of V1 is left out.
+        Return all tags of a repository, each with the id of its image; tags without a V1 image are omitted.
 
         Raises:
-            ImageRepositoryUnknown: there is no such repository.
+            ImageRepositoryUnknown: the repository does not exist.
         """
         names = self._names(name)
         if not names:
             self._repositories.check(name)
         found: dict[str, str] = {}
         for start in range(0, len(names), _BATCH):
-            # What is found out about an image of V2 is kept, in two files: these wait for the disk together.
+            # Deriving the id of a V2 image may write two files; the batch makes them durable together.
             with self._driver.together():
                 for tag in self._pace(names[start : start + _BATCH]):
                     try:
                         found[tag] = str(self.get(name, Tag(tag)))
-                    except ImageTagUnknown:  # deleted just now, damaged, or no image
+                    except ImageTagUnknown:  # deleted concurrently, damaged, or not an image of V1
                         continue
         return found
 
     def get(self, name: ImageRepositoryName, tag: Tag) -> ImageId:
         """
-        Return the image that a tag names.
+        Return the id of the image that a tag points at.
 
         Raises:
-            ImageTagUnknown: there is no such tag, or what it names is no image of V1; the sentence says why.
+            ImageTagUnknown: the tag does not exist, or V1 cannot represent its target; the message gives the reason.
         """
         image_id = self._linked(paired_names.repository(name), tag)
         image_id = image_id or self._files.find(name, tag) or self._linked(paired_names.fallback(name), tag)
@@ -115,15 +116,14 @@ class ImageTags:
 
     def put(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId, client: Mapping[str, str]) -> None:
         """
-        Let a tag name an image.
+        Set a tag.
 
         Args:
-            client: what is known of who pushes: ``docker_version``, ``docker_go_version``, ``arch``, ``os``,
-                ``kernel``.
+            client: metadata about the client: ``docker_version``, ``docker_go_version``, ``arch``, ``os``, ``kernel``.
 
         Raises:
-            ImageUnknown: there is no such image, or the repository is hidden.
-            TagImmutable: it names another one, and may not change.
+            ImageUnknown: the image does not exist, or the repository is hidden.
+            TagImmutable: the tag is immutable and points at another image.
         """
         self._check_mutable(name, tag, image_id)
         if name.is_hidden or not self._images.exists(image_id):
@@ -141,11 +141,11 @@ class ImageTags:
 
     def delete(self, name: ImageRepositoryName, tag: Tag) -> None:
         """
-        Forget a tag.
+        Delete a tag, whichever API wrote it.
 
         Raises:
-            ImageTagUnknown: there is no such tag.
-            TagImmutable: it may not be deleted.
+            ImageTagUnknown: the tag does not exist.
+            TagImmutable: the tag is immutable.
         """
         self._check_mutable(name, tag, None)
         removed = [self._files.remove(name, tag)]
@@ -157,11 +157,11 @@ class ImageTags:
 
     def delete_repository(self, name: ImageRepositoryName) -> None:
         """
-        Forget a repository with all its tags, whichever API wrote them; its images stay.
+        Delete a repository and all its tags, whichever API wrote them, but not its images.
 
         Raises:
-            ImageRepositoryUnknown: it is not there.
-            TagImmutable: it has a tag that may not be deleted.
+            ImageRepositoryUnknown: the repository does not exist.
+            TagImmutable: the repository has an immutable tag.
         """
         names = self._names(name)
         for tag in names:
@@ -177,20 +177,20 @@ class ImageTags:
 
     def check_hideable(self, name: ImageRepositoryName) -> None:
         """
-        Refuse to hide a repository that has an immutable tag.
+        Check that a repository may be hidden: that it has no immutable tag.
 
         Raises:
-            TagImmutable: it has one.
+            TagImmutable: the repository has an immutable tag.
         """
         for tag in map(Tag, self._names(name)):
             self._check_mutable(name, tag, None)
 
     def list_images(self, name: ImageRepositoryName) -> bytes:
         """
-        Return the list of the images that were ever pushed to a repository, or that its tags name, as JSON.
+        Return the list of images that were pushed to a repository or that its tags point at, as JSON.
 
         Raises:
-            ImagesUnknown: there is none.
+            ImagesUnknown: the list is empty.
         """
         pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.link_names(each))
         linked = [self._linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
@@ -199,17 +199,17 @@ class ImageTags:
 
     def get_note(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """
-        Return what is known of who pushed a tag.
+        Return the metadata about the last push of a tag.
 
         Raises:
-            ImageTagUnknown: there is no such tag.
+            ImageTagUnknown: the tag does not exist.
         """
-        if self.get(name, tag) != self._files.find(name, tag):  # the note is of a tag that API V2 has replaced
+        if self.get(name, tag) != self._files.find(name, tag):  # the metadata is of a tag that API V2 has replaced
             return dict(NOTHING_KNOWN)
         return self._notes.get(name, tag)
 
     def get_repository_note(self, name: ImageRepositoryName) -> dict[str, Any]:
-        """Return what is known of who pushed the tag latest, whether or not there is one."""
+        """Return the metadata about the last push of the tag ``latest``, whether or not the tag exists."""
         try:
             if self.get(name, LATEST) != self._files.find(name, LATEST):
                 return dict(NOTHING_KNOWN)
@@ -220,19 +220,24 @@ class ImageTags:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _names(self, name: ImageRepositoryName) -> Sequence[str]:
-        """Return the names that any tag has, or had a moment ago, in ASCII order."""
+        """Return the names of the tags of both APIs in ASCII order; recently deleted tags may be included."""
         linked = [self._tags.link_names(repository) for repository in _repositories(name)]
         return sorted(set(self._files.names(name)).union(*linked))
 
     def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
-        """Yield the names of the tags that API V1 wrote and none of API V2 hides."""
+        """Yield the names of the tags that API V1 wrote and that no tag of API V2 overrides."""
         repository = paired_names.repository(name)
         for tag in self._files.names(name):
             if repository is None or self._tags.find_link(repository, Tag(tag)) is None:
                 yield tag
 
     def _linked(self, repository: RepositoryName | None, tag: Tag) -> ImageId | None:
-        """Return the image that a tag of API V2 is; None when there is no such tag."""
+        """
+        Return the id of the image that a tag of API V2 points at; None if the tag does not exist.
+
+        Raises:
+            ImageTagUnknown: V1 cannot represent the target of the tag.
+        """
         digest = self._tags.find_link(repository, tag) if repository is not None else None
         if repository is None or digest is None:
             return None
@@ -243,10 +248,11 @@ class ImageTags:
 
     def _write(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> None:
         """
-        Write a tag and its note, and remove the tag of API V2 that hides it; where the image is one of V2, write that.
+        Write a tag and its metadata, and remove the V2 tag that overrides it; for an image derived from V2, set the V2
+        tag instead.
 
-        The note follows the tag, and the tag is written again after the link of V2 was removed: what a removal beside
-        this has begun to remove for the absence of the one, or for the presence of the other, it then finds changed.
+        The metadata is written after the tag, and both are written again after the link of V2 is removed. So a
+        concurrent removal, which depends on the absence of the tag or the presence of the link, detects the change.
         """
         self._files.put(folder, tag, image_id)
         self._notes.put(folder, tag, note)
@@ -261,11 +267,11 @@ class ImageTags:
             self._notes.put(folder, tag, note)
 
     def _origin(self, repository: RepositoryName, image_id: ImageId) -> tuple[RepositoryName, Digest] | None:
-        """Return the image of V2 of which this is the newest image of V1; None when it is of none."""
+        """Return the repository and digest of the V2 image whose top V1 image this is; None if there is none."""
         return self._derived_images.manifest(image_id, repository, self._access.pull_filter())
 
     def _write_link(self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest) -> None:
-        """Let a tag of API V2 point at a manifest of which an image is the newest part; an index that has it stays."""
+        """Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top."""
         linked = self._tags.find_link(repository, tag) if self._is_linked(repository, tag, image_id) else None
         if linked is not None:
             self._tags.put(repository, tag, linked)
@@ -273,11 +279,11 @@ class ImageTags:
                 return
         self._derived_manifests.link(repository, digest)
         self._tags.put(repository, tag, digest)
-        while self._derived_manifests.link(repository, digest):  # the manifest was deleted meanwhile
+        while self._derived_manifests.link(repository, digest):  # the manifest was deleted concurrently
             self._tags.restore(repository, tag, digest)
 
     def _is_consistent(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> bool:
-        """Tell whether all of a tag is as this request wrote it, or as requests after it did; a mixture is not."""
+        """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
         written += [content == note for content in self._notes.contents(folder, tag)]
         if all(written):
@@ -290,10 +296,10 @@ class ImageTags:
 
     def _create(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId) -> None:
         """
-        Write an immutable tag, unless another request, of either API, does so first.
+        Create an immutable tag, unless a concurrent request of either API creates it first.
 
         Raises:
-            TagImmutable: the tag names another image, or is just being written.
+            TagImmutable: the tag points at another image, or another request is creating it.
         """
         if self._is_linked(paired_names.repository(name), tag, image_id):
             return
@@ -309,10 +315,10 @@ class ImageTags:
             raise
 
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
-        """Remove tags as far as API V2 wrote them, also those that come meanwhile, but for immutable ones."""
+        """Remove the V2 links of tags, including those written concurrently, except immutable ones."""
         for _ in range(_MAX_TRIES):
             for tag in names:
-                # An immutable tag did not exist when the deletion was found to be allowed: it was pushed after it.
+                # An immutable tag was pushed after the deletion had been checked, so it is kept.
                 if not self._immutable.covers(str(repository), tag):
                     self._tags.remove_link(repository, Tag(tag))
             names = [
@@ -330,7 +336,12 @@ class ImageTags:
             return False
 
     def _check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
-        """Refuse to let an immutable tag name another image, or none."""
+        """
+        Check that a tag may be set to an image, or deleted if *image_id* is None.
+
+        Raises:
+            TagImmutable: the tag is immutable and points at another target.
+        """
         if not self._is_immutable(name, tag):
             return
         try:
@@ -338,7 +349,7 @@ class ImageTags:
         except ImageTagUnknown:
             if all(self._tags.find_link(repository, tag) is None for repository in _repositories(name)):
                 return
-            current = None  # what is tagged is no image of V1
+            current = None  # V1 cannot represent the target
         if current is None or current != image_id:
             raise TagImmutable(name=str(name), tag=str(tag))
 
@@ -347,6 +358,6 @@ class ImageTags:
 
 
 def _repositories(name: ImageRepositoryName) -> list[RepositoryName]:
-    """Return the repositories of API V2 that V1 sees under a name."""
+    """Return the repositories of API V2 that a name of V1 denotes."""
     possible = (paired_names.repository(name), paired_names.fallback(name))
     return [repository for repository in possible if repository is not None]
