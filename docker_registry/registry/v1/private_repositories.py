@@ -1,11 +1,11 @@
 """
 Private repositories of API V1: the access policy of a registry without users.
 
-A repository is private when its folder has the file ``_private``. Each private repository also has an entry in one flat
-folder, so that a request costs no search. An image belongs to no repository; one that only private repositories have is
-marked with ``images/<id>/_private``, and its layer with an entry of its own, since the layer is a blob as well. An
-image that follows from API V2 is as visible as the repositories of V2 that have its layer. Trees of old servers have
-neither entries nor marks: :meth:`PrivateRepositories.adopt` makes them before the first response.
+A repository is private if its directory contains the file ``_private``. Each private repository also has an entry in
+one flat directory, so that requests need no search. Images do not belong to repositories: an image that only private
+repositories have is marked with ``images/<id>/_private``. Its layer has an entry of its own, because the layer is a
+blob as well. An image derived from API V2 is as visible as the V2 repositories that have its layer. Trees of old
+servers have neither entries nor marks; :meth:`PrivateRepositories.adopt` creates them before the first response.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 
-#: How long entries are kept in memory where the store cannot tell cheaply whether they have changed.
+#: Time for which entries are cached in memory if the driver cannot detect changes of a directory cheaply.
 _KEPT_SECONDS: Final = 5.0
 
 
 class PrivateRepositories:
-    """Keeps which repositories are private, and hides them unless ``serve_private`` is set."""
+    """Records which repositories are private, and hides them unless ``serve_private`` is set."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class PrivateRepositories:
     ) -> None:
         """
         Args:
-            serve_private: serve private repositories to everyone.
-            now: a clock in seconds that never goes back.
+            serve_private: serve private repositories to every client.
+            now: a monotonic clock; returns seconds.
         """
         self._driver = driver
         self._listings = listings
@@ -89,10 +89,10 @@ class PrivateRepositories:
 
     def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
         """
-        Return an image's id, or a hidden one when only private repositories have the image.
+        Return the id of an image, or its hidden form if only private repositories have the image.
 
         Args:
-            with_ancestors: the same for every image below it.
+            with_ancestors: also hide the image if only private repositories have one of its ancestors.
         """
         if self._serve_private or not self.names():
             return image_id
@@ -102,7 +102,7 @@ class PrivateRepositories:
     # ------------------------------------------------------------------------------------------------- state
 
     def is_private(self, name: Repository) -> bool:
-        """Tell whether a repository is private, by its name in either API."""
+        """Return whether a repository is private, given its name in either API."""
         private = self.names()
         if not private or name.is_hidden:
             return False
@@ -112,7 +112,7 @@ class PrivateRepositories:
             return False
 
     def is_private_image(self, image_id: ImageId) -> bool:
-        """Tell whether only private repositories have an image, whether or not they are served."""
+        """Return whether only private repositories have an image, regardless of ``serve_private``."""
         if not self.names() or self._derived_images.find(image_id, self._is_public) is not None:
             return False
         if self._driver.exists(image_layout.private_image(image_id)):
@@ -120,7 +120,7 @@ class PrivateRepositories:
         return self._derived_images.is_known(image_id) and not self._driver.exists(image_layout.image_json(image_id))
 
     def names(self) -> Sequence[str]:
-        """Return the names of all private repositories in API V1, in order."""
+        """Return the API V1 names of all private repositories, sorted."""
         self._is_complete = self._is_complete or self._driver.exists(image_layout.PRIVATE_IS_COMPLETE)
         if not self._is_complete:
             self.adopt()
@@ -131,15 +131,15 @@ class PrivateRepositories:
         return self._kept[1]
 
     def canonical_names(self) -> list[str]:
-        """Return the same names as API V2 knows them; a repository that V2 cannot name keeps its name in V1."""
+        """Return the canonical names of all private repositories, sorted: those in V2, or in V1 if V2 has none."""
         names = map(ImageRepositoryName.parse, self.names())
         return sorted(str(paired_names.repository(name) or name) for name in names)
 
     def set_private(self, name: ImageRepositoryName, *, private: bool) -> None:
-        """Make a repository private or public; it need not exist yet. A hidden one stays as it is."""
+        """Make a repository, which need not exist yet, private or public; do nothing for a hidden name."""
         if name.is_hidden:
             return
-        self.names()  # adopts what was private before
+        self.names()  # adopts repositories that old servers made private
         if private:
             self._driver.put_content(image_layout.private(self._repositories.home(name)), b"")
             self._driver.put_content(image_layout.private_entry(name), b"")
@@ -154,23 +154,23 @@ class PrivateRepositories:
             events.announce(events.repository_updated, self._driver, name=each)
 
     def claim(self, name: ImageRepositoryName) -> None:
-        """Mark the images that a private repository lists, and that are not pushed yet, as private."""
+        """Mark the listed images of a private repository that have not been pushed yet as private."""
         if self.is_private(name):
             for image_id in self._parsed(self._repositories.image_ids(name)):
                 if not self._images.exists(image_id):
                     self._driver.put_content(image_layout.private_image(image_id), b"")
 
     def reveal(self, name: ImageRepositoryName, image_id: ImageId) -> None:
-        """Make an image that a public repository has tagged public, and all images below it."""
+        """Make an image that a public repository has tagged public, with all its ancestors."""
         if self.names() and not self.is_private(name):
             self._unmark(self._images.ancestry_anywhere(image_id))
 
     def adopt(self) -> int:
         """
-        Find all private repositories by a walk through the tree, and mark their images.
+        Find all private repositories by walking the tree, rebuild their entries, and mark their images.
 
         Returns:
-            How many private repositories there are.
+            The number of private repositories.
         """
         private = {}
         is_empty = True
@@ -186,7 +186,7 @@ class PrivateRepositories:
         for gone in set(self._entries()) - private.keys():
             self._remove(image_layout.private_entry(ImageRepositoryName.parse(gone)))
         self._mark(*private.values())
-        if not is_empty:  # an empty tree is searched again for free, and a search alone should leave no trace
+        if not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
             self._driver.put_content(image_layout.PRIVATE_IS_COMPLETE, b"")
         self._kept = None
         self._is_complete = True
@@ -201,7 +201,7 @@ class PrivateRepositories:
         return self._listings.names(image_layout.PRIVATE_REPOSITORIES, image_layout.read_private_entry)
 
     def _mark(self, *names: ImageRepositoryName) -> None:
-        """Mark the images of private repositories that no public one has."""
+        """Mark the images of private repositories that no public repository has."""
         candidates = set().union(*map(self._ids, names))
         if not candidates:
             return
@@ -223,11 +223,11 @@ class PrivateRepositories:
                     self._remove(image_layout.private_layer(layer))
 
     def _ids(self, name: ImageRepositoryName) -> set[str]:
-        """Return the ids of all images that a repository has."""
+        """Return the ids of all images of a repository."""
         ids = self._repositories.image_ids(name)
         found = (self._tags.find(name, Tag(tag)) for tag in self._tags.names(name))
         tagged = {str(image_id) for image_id in found if image_id is not None}
-        for image_id in self._parsed(tagged - ids):  # clients list all images of a push, below the tagged one too
+        for image_id in self._parsed(tagged - ids):  # lists of images already contain the ancestors
             ids.update(self._below(image_id))
         return ids
 
@@ -259,15 +259,15 @@ class PrivateRepositories:
 
 
 def _contains(names: Sequence[str], name: str) -> bool:
-    """Tell whether a name is among others, which are in order."""
+    """Return whether a sorted list of names contains a name."""
     position = bisect_left(names, name)
     return position < len(names) and names[position] == name
 
 
 def _v2_names(name: str) -> list[RepositoryName]:
-    """Return the repositories of API V2 that a private repository of API V1 hides."""
+    """Return the repositories of API V2 that are hidden together with a private repository of API V1."""
     try:
         old = ImageRepositoryName.parse(name)
-    except NameInvalid:  # not an entry of ours
+    except NameInvalid:  # not an entry of this registry
         return []
     return [each for each in (paired_names.repository(old), paired_names.fallback(old)) if each is not None]

@@ -1,8 +1,8 @@
 """
-Raw layers: what docker-registry 0.7 to 0.9 wrote to ``images/<id>/layer``, in place and without a care for crashes.
+Verification of legacy layers, which docker-registry 0.7 to 0.9 wrote to ``images/<id>/layer`` in place.
 
-Such a file may be cut off. So it is read once, before anybody is served from it, and held against the checksums that
-lie beside it.
+After a crash, such a file may be truncated. Before it is served, it is therefore read once and compared with the
+checksums that are stored beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TARSUM = re.compile(r"tarsum\+sha256:[0-9a-f]{64}")
 
 
 def parse_checksums(content: bytes) -> tuple[str, ...]:
-    """Read a ``_checksum``: a JSON list, or in very old trees one bare string."""
+    """Parse a ``_checksum`` file: a JSON list, or in very old trees a single bare string."""
     text = content.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)
@@ -41,14 +41,19 @@ def verify(
     is_finished: bool,
 ) -> LayerLink | None:
     """
-    Read a raw layer and tell what it is; None when it is not what was pushed.
+    Verify a legacy layer.
 
     Args:
         image_json: the stored bytes of the image's JSON.
-        checksums: what lies beside it.
-        is_finished: whether its push had ended. If so, one of the checksums must be right. If not, they are worth
-            little: 0.7.1 worked them out from what had come, cut off or not. Then the layer must also be an archive
-            that can be read to its end.
+        checksums: the checksums stored beside the image.
+        is_finished: whether the push of the image had ended. If so, a checksum must match. If not, the layer must also
+            be a complete tar with an end-of-archive marker, because 0.7.1 computed the checksums from the received
+            bytes, even if they were truncated.
+
+    Returns:
+        The link of the layer with its valid checksums; None if it is not the layer that was pushed. Without a usable
+        checksum, a finished layer is valid unless it is a damaged archive, and an unfinished one if it is a complete
+        tar.
     """
     known = {checksum for checksum in checksums if _PAYLOAD_SUM.fullmatch(checksum) or _TARSUM.fullmatch(checksum)}
     looks_inside = not is_finished or not any(map(_PAYLOAD_SUM.fullmatch, known))

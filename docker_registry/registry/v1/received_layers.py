@@ -1,8 +1,8 @@
 """
-Layers of API V1 that have come, and wait for the checksum which says that they are meant.
+Staged layers of API V1: layers that were received but not yet confirmed by a checksum.
 
-The bytes wait in an upload session that belongs to no repository; a note says where, and what they are,
-``images/<id>/_received/<sum>-<upload>``. Several pushes of one image have notes of their own.
+The bytes are in an upload session that belongs to no repository. A record in ``images/<id>/_received/<sum>-<upload>``
+contains the id of the session and the link of the layer. Concurrent pushes of an image have separate records.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from docker_registry.registry.v1.layer_links import LayerLink
 @dataclass(frozen=True, slots=True)
 class KnownTarSum:
     """
-    The TarSum of a layer.
+    The computed TarSum of a layer.
 
     Attributes:
-        text: None when the layer is no tar or exceeds a limit.
-        rules: the limits within which it was computed.
+        text: the TarSum; None if the layer is not a tar or exceeds a limit.
+        rules: the limits of the computation (:attr:`~docker_registry.registry.layers.limits.LayerLimits.fingerprint`).
     """
 
     text: str | None
@@ -36,11 +36,11 @@ class KnownTarSum:
 @dataclass(frozen=True, slots=True)
 class Received:
     """
-    A layer that waits for its checksum.
+    A staged layer.
 
     Attributes:
-        path: of its note.
-        tarsum: None before it is computed.
+        path: the path of its record.
+        tarsum: the TarSum; None if it has not been computed yet.
     """
 
     path: str
@@ -50,23 +50,23 @@ class Received:
 
 
 class ReceivedLayers:
-    """All layers that wait."""
+    """All staged layers."""
 
     def __init__(self, driver: StorageDriver, uploads: Uploads) -> None:
         self._driver = driver
         self._uploads = uploads
 
     def note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
-        """Keep that a layer has come, and what it is for one JSON."""
+        """Record a staged layer with its link for one image JSON."""
         path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
         self._put(Received(path, upload_id, link))
 
     def keep_tarsum(self, received: Received, tarsum: KnownTarSum) -> None:
-        """Keep the TarSum of a layer, so that it is not computed again."""
+        """Record the TarSum of a staged layer, so that it is computed only once."""
         self._put(replace(received, tarsum=tarsum))
 
     def of(self, image_id: ImageId) -> Iterator[Received]:
-        """Yield the layers that wait for one image."""
+        """Yield the staged layers of an image."""
         try:
             paths = list(self._driver.list_directory(image_layout.received(image_id)))
         except PathNotFound:
@@ -76,7 +76,7 @@ class ReceivedLayers:
                 note = json.loads(self._driver.get_content(path))
                 tarsum = KnownTarSum(**note["tarsum"]) if note.get("tarsum") else None
                 yield Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]), tarsum)
-            except (PathNotFound, ValueError, KeyError, TypeError):  # discarded just now, or not ours
+            except (PathNotFound, ValueError, KeyError, TypeError):  # discarded concurrently, or not ours
                 continue
 
     def _put(self, received: Received) -> None:
@@ -86,14 +86,14 @@ class ReceivedLayers:
         self._driver.put_content(received.path, json.dumps(note).encode())
 
     def forget(self, received: Received) -> None:
-        """Forget the note alone: its session is over."""
+        """Remove the record of a staged layer whose upload session no longer exists."""
         try:
             self._driver.remove(received.path)
         except PathNotFound:
             pass
 
     def discard(self, received: Received) -> None:
-        """Forget a layer, bytes and all."""
+        """Remove a staged layer: its record and its upload session."""
         try:
             self._uploads.cancel(None, received.upload_id)
         except UploadUnknown:

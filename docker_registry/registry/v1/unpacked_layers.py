@@ -1,7 +1,7 @@
 """
-Layers stored once more as the plain tar that they expand to, for clients that cannot unpack what they are stored as.
+Uncompressed copies of layers, for clients that cannot unpack the stored compression.
 
-Such a tar is made once, by one process at a time. It may be removed: it is made again when it is needed.
+A copy is created once, by one process at a time. It may be removed at any time: it is created again when it is needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from docker_registry.registry.names import Digest
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1.layer_reader import LayerReader
 
-#: A process that has not renewed its lease for so long has died.
+#: A process that has not renewed its lease for this time is considered dead.
 _LEASE_SECONDS: Final = 10.0
 _RENEW_SECONDS: Final = 3.0
 _PAUSE_SECONDS: Final = 0.2
 
 
 class UnpackedLayers:
-    """All layers that are stored unpacked."""
+    """The uncompressed copies of all layers."""
 
     def __init__(self, driver: StorageDriver, leases: Leases, reader: LayerReader) -> None:
         self._driver = driver
@@ -36,18 +36,18 @@ class UnpackedLayers:
 
     def put(self, layer: StoredFile, diff_id: Digest, path: str) -> int:
         """
-        Store a layer unpacked, unless that has been done.
+        Store the uncompressed copy of a layer, unless it exists.
 
         Args:
-            diff_id: of the layer, verified before.
-            path: where to store it.
+            diff_id: the verified diff_id of the layer.
+            path: the path of the copy.
 
         Returns:
-            Its size, bytes.
+            The size of the copy in bytes.
 
         Raises:
-            LayerFormatUnsupported, TooLarge: it cannot be unpacked.
-            DigestInvalid: it is not what *diff_id* says any more.
+            LayerFormatUnsupported, TooLarge: the layer cannot be decompressed.
+            DigestInvalid: the uncompressed bytes do not have the digest *diff_id*.
             Overloaded: too many layers are being read.
         """
         size = self._find(path)
@@ -64,7 +64,7 @@ class UnpackedLayers:
             return None
 
     def _wait(self, diff_id: Digest, path: str) -> int | None:
-        """Take the lease, or wait for the process that has it; return the size when it is done."""
+        """Acquire the lease and return None, or wait for the process that holds it and return the size of the copy."""
         size = self._find(path)
         while size is None and not self._leases.take(_work(diff_id), _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
