@@ -45,7 +45,7 @@ class Principal:
 
 ANONYMOUS: Final = Principal()
 
-#: A repository's canonical name: the one of API V2, or that of API V1 where V2 has none.
+#: A repository's canonical name: the one of API V2, or that of API V1 if V2 has none.
 Repository = RepositoryName | ImageRepositoryName
 
 Name = TypeVar("Name", bound=Repository)
@@ -64,7 +64,7 @@ class AccessPolicy(Protocol):
         ...
 
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
-        """Return the repositories that a principal may not pull from; None when they cannot be listed."""
+        """Return the repositories that a principal may not pull from; None if they cannot be listed."""
         ...
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:

@@ -1,7 +1,7 @@
 """
 Tags: names that point at the manifests of a repository.
 
-The tags written by both APIs form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
 merged.
 """
 

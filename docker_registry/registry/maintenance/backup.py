@@ -4,7 +4,7 @@ Backup of a store into a directory while the registry is running.
 A push writes blobs first, then the links and manifests that reference them, and tags last. The backup reads in the
 opposite order: for each repository its tags, then its manifests, then the links to its layers; then it copies the
 blobs. So everything that was read references only content that is read later. If a manifest is deleted in between, a
-tag that was read points at a missing manifest, and the repository is read again. The backup writes in the order of a
+tag that was read points at a missing manifest, and the repository is read again. Files are written in the order of a
 push.
 
 Blobs are verified while they are copied. A blob in the backup has been verified and is not read again.

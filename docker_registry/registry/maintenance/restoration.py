@@ -1,8 +1,8 @@
 """
 Restoration of a backup into a store, in the order of a push: blobs, then the files that reference them, and tags last.
 
-A file in the store, ``docker/registry/v2/_restoring``, marks a restoration in progress, so that the next run resumes
-it.
+While a restoration is in progress, the store has the file ``docker/registry/v2/_restoring``, so that the next run
+resumes it.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Restoration:
         self._driver.put_content(_RESTORING, b"empty" if self._is_fresh else b"overwrite")
 
     def _end(self, paths: set[str]) -> None:
-        # Remove flags that the backup lacks: a flag that is true of the previous content may be false of the
-        # combination.
+        # Remove flags that the backup lacks: a flag that was true of the previous content may be false of the
+        # combined content.
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
             self._remove(flag)
@@ -146,7 +146,12 @@ class Restoration:
         self._report.count(len(content))
 
     def _restore_layer(self, path: str) -> None:
-        """Restore the layer of an image: link it to its blob if the store has the blob, else copy the legacy layer."""
+        """
+        Restore the layer of an image.
+
+        If the store has the blob of the layer, it is linked to the blob; a driver without hard links writes nothing.
+        Otherwise the file is copied.
+        """
         digest = store_paths.layer_digest(self._folder.read(path.removesuffix("layer") + "_blob") or b"")
         blob = layout.blob_data(digest) if digest else ""
         if digest and self._folder.size(blob) == self._folder.size(path) and self._driver.exists(blob):

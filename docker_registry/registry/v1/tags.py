@@ -1,7 +1,7 @@
 """
 Tags of API V1: names that point at the images of a repository, each with metadata about its last push.
 
-The tags written by both APIs form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
 merged.
 """
 
