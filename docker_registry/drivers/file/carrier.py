@@ -51,9 +51,10 @@ class Carrier:
                 yield
             finish = changes.publish_and_end
         finally:
-            call = self._brief.call if changes.is_brief else in_thread
             with self._tree.errors("", may_miss=False):
-                call(finish)
+                if not changes.is_empty:  # a block that only reads waits for no thread, and its response is cacheable
+                    call = self._brief.call if changes.is_brief else in_thread
+                    call(finish)
                 self._checkpoint_later()
 
     def put(self, path: str, content: Bytes, if_match: str | None) -> None:

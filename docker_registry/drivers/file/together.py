@@ -67,6 +67,11 @@ class Together:
         return bool(self._waiting)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to put or to sync."""
+        return not (self._waiting or self._changed or self._settled)
+
+    @property
     def is_brief(self) -> bool:
         """Whether only a few pending bytes remain to be put, for which the journal has room."""
         journal = self._journal
