@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import itertools
 import json
 from email.utils import parsedate_to_datetime
@@ -279,6 +281,36 @@ class TestAnImageThatIsBeingPushed:
         answer = docker.get(f"{path}/json")
         assert f"{image.payload_sum}, {checksum}" == answer.headers["X-Docker-Payload-Checksum"]
         assert image.payload_sum == answer.headers["X-Docker-Checksum-Payload"]
+
+    @pytest.mark.parametrize(
+        ("user_agent", "expected"),
+        [
+            ("docker/0.9.0 go/go1.2", 200),
+            ("docker/0.9.1 go/go1.2.1", 200),
+            ("", 200),
+            ("docker/0.10.0 go/go1.2.1", 400),
+        ],
+    )
+    def test_with_a_payload_checksum_of_another_form_is_proven_by_the_tarsum(self, server, user_agent, expected):
+        """Docker 0.9.0 and 0.9.1 send the sum of the uncompressed tar."""
+        content = tar("a", "b")
+        image = fresh(layer=gzip.compress(content))
+        path = f"/images/{image.text}"
+        right = tarsum(image.payload, [image.layer], max_bytes=None)
+        payload_sum = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        with Docker(server.url, user_agent) as docker:
+            done(docker.put(f"{path}/json", image.payload), 200)
+            done(docker.put(f"{path}/layer", image.layer), 200)
+            for wrong in ("tarsum+sha256:" + "0" * 64, payload_sum, ""):
+                headers = {"X-Docker-Checksum-Payload": payload_sum, "X-Docker-Checksum": wrong}
+                assert (400, "Checksum mismatch") == error(docker.put(f"{path}/checksum", headers=headers))
+            headers = {"X-Docker-Checksum-Payload": payload_sum, "X-Docker-Checksum": right}
+            done(docker.put(f"{path}/checksum", headers=headers), expected)
+            if expected == 200:
+                answer = done(docker.get(f"{path}/json"), 200)
+                assert f"{image.payload_sum}, {right}" == answer.headers["X-Docker-Payload-Checksum"]
+                assert image.payload_sum == answer.headers["X-Docker-Checksum-Payload"]
+                assert image.layer == docker.get(f"{path}/layer").content
 
 
 class TestAMethodThatIsNotThere:

@@ -53,15 +53,19 @@ _MAX_ANCESTORS: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Checksum:
     """
-    The checksums that a client sends for a pushed layer.
+    The checksums that a client sends for a layer.
 
     Attributes:
-        payload: the checksum of the transferred bytes, from Docker 0.10 and later; takes precedence over *tarsum*.
-        tarsum: the TarSum, from older versions; some of them send the payload checksum here.
+        payload: sum of the image's JSON and the layer's bytes as sent. Docker 0.9.0 and 0.9.1 send the sum of the
+            uncompressed layer instead, which is never equal to it.
+        tarsum: TarSum of the layer, or the payload sum where *payload* is missing.
+        is_payload_decisive: a payload sum that differs means a damaged layer, whatever the TarSum. The TarSum does not
+            cover extended attributes, so it is no substitute where the client computes the payload sum correctly.
     """
 
     payload: str | None = None
     tarsum: str | None = None
+    is_payload_decisive: bool = False
 
 
 class ImagePushes:
@@ -226,13 +230,14 @@ class ImagePushes:
         for note in waiting:
             if payload in note.link.checksums:
                 return note
-        if checksum.payload:
+        tarsum = checksum.tarsum
+        if not tarsum or (checksum.payload and checksum.is_payload_decisive):
             return None
         payloads = {Digest.of(image_json): image_json for image_json in self._payloads(image_id)}
         for note in waiting:
             image_json = payloads.get(note.link.image_json)
-            if image_json is not None and self._tarsum(image_json, note) == checksum.tarsum:
-                return replace(note, link=replace(note.link, checksums=(*note.link.checksums, payload)))
+            if image_json is not None and self._tarsum(image_json, note) == tarsum:
+                return replace(note, link=replace(note.link, checksums=(*note.link.checksums, tarsum)))
         return None
 
     def _tarsum(self, image_json: bytes, note: Received) -> str | None:
