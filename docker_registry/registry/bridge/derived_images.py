@@ -277,7 +277,8 @@ class DerivedImages:
         try:
             document = json.loads(self._driver.get_content(image_layout.derived_image(image_id)))
             link = LayerLink.from_json(document["layer"])
-            return DerivedImage(document["json"].encode(), Digest.parse(document["blob"]), link)
+            payload = document["json"].encode("utf-8", "surrogateescape")
+            return DerivedImage(payload, Digest.parse(document["blob"]), link)
         except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
             return None
 
@@ -311,7 +312,10 @@ class DerivedImages:
                 logger.warning("a layer of %s is not what its configuration says; image %s is not shown for it",
                                source.manifest, image_id)  # fmt: skip
                 continue
-            document = {"json": image.payload.decode(), "blob": str(image.blob), "layer": image.link.to_json()}
+            payload = image.payload.decode(
+                "utf-8", "surrogateescape"
+            )  # configurations may have bytes that are no UTF-8
+            document = {"json": payload, "blob": str(image.blob), "layer": image.link.to_json()}
             self._driver.put_content(image_layout.derived_image(image_id), json.dumps(document).encode())
             return image
         return None

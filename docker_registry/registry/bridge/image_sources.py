@@ -36,6 +36,9 @@ _LAYERS: Final = frozenset(
 #: Annotation of an index's child that describes another child (BuildKit, "Attestation storage").
 _ABOUT_ANOTHER: Final = "vnd.docker.reference.type"
 
+#: What reading JSON of another structure raises.
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid)
+
 _MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 
 #: Maximum nesting of indexes; deeper ones do not occur in practice.
@@ -110,7 +113,10 @@ class ImageSources:
     def _read(self, digest: Digest, depth: int) -> ImageSource:
         payload = self._content(digest)
         with self._json_budget.reserve(payload):
-            return self._interpret(digest, payload, depth)
+            try:
+                return self._interpret(digest, payload, depth)
+            except _UNREADABLE:  # stored by another server or an earlier version, which checked less
+                raise ImageUnknown("The image's manifest or configuration cannot be read.") from None
 
     def _interpret(self, digest: Digest, payload: bytes, depth: int) -> ImageSource:
         told, _ = payloads.stored_media_type(payload)

@@ -189,11 +189,13 @@ class ImageTags:
         """
         Return the list of images that were pushed to a repository or that its tags point at, as JSON.
 
+        Tags that name no image of V1, such as signatures and other artifacts, are left out.
+
         Raises:
             ImagesUnknown: the list is empty.
         """
         pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.link_names(each))
-        linked = [self._linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
+        linked = [self._find_linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
         linked += [self._files.find(name, Tag(tag)) for tag in self._pace(self._shown_files(name))]
         return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
 
@@ -245,6 +247,13 @@ class ImageTags:
             return self._derived_images.top(repository, digest)
         except ImageUnknown as error:
             raise ImageTagUnknown(error.sentence, name=str(repository), tag=str(tag)) from None
+
+    def _find_linked(self, repository: RepositoryName, tag: Tag) -> ImageId | None:
+        """Return the image that a tag of API V2 names; None when the tag is missing or names no image of V1."""
+        try:
+            return self._linked(repository, tag)
+        except ImageTagUnknown:
+            return None
 
     def _write(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> None:
         """
@@ -330,10 +339,7 @@ class ImageTags:
                 return
 
     def _is_linked(self, repository: RepositoryName | None, tag: Tag, image_id: ImageId) -> bool:
-        try:
-            return self._linked(repository, tag) == image_id
-        except ImageTagUnknown:
-            return False
+        return repository is not None and self._find_linked(repository, tag) == image_id
 
     def _check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
         """

@@ -86,6 +86,25 @@ class TestImages:
             sources.get(digest)
         assert reads == driver.reads
 
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"manifests": ["no child"]},
+            {"manifests": [{"mediaType": OCI_MANIFEST}]},
+            {"manifests": [{"digest": "sha256:short"}]},
+            {"manifests": {"digest": 7}},
+            {"layers": ["no layer"]},
+            {"layers": [{"mediaType": LAYER, "digest": None}]},
+            {"layers": 7},
+        ],
+    )
+    def test_that_another_server_stored_in_an_odd_form_are_refused(self, driver, sources, more):
+        config = {"mediaType": CONFIG, "digest": str(put(driver, {"rootfs": {}})), "size": 1}
+        media_type = OCI_INDEX if "manifests" in more else OCI_MANIFEST
+        digest = put(driver, {"schemaVersion": 2, "mediaType": media_type, "config": config, **more})
+        with pytest.raises(ImageUnknown):
+            sources.get(digest)
+
     def test_that_lack_a_part_are_read_again_when_it_may_be_there(self, driver, sources):
         child = image(driver)
         content = driver.get_content(layout.blob_data(child))
