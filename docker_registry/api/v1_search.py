@@ -52,9 +52,16 @@ def _visible(found: Page, access: Access) -> Page:
     """Return the page without repositories that the client may not see."""
     if access.pull_filter() is None:
         return found
-    results = tuple(result for result in found.results if access.may_pull(_name(result.name)))
+    results = tuple(result for result in found.results if _may_pull(result.name, access))
     hidden = len(found.results) - len(results)
     return replace(found, results=results, num_results=found.num_results - hidden)
+
+
+def _may_pull(name: str, access: Access) -> bool:
+    try:
+        return access.may_pull(_name(name))
+    except NameInvalid:  # an entry that another program wrote
+        return False
 
 
 def _name(text: str) -> Repository:

@@ -227,5 +227,10 @@ def private_layer(digest: Digest) -> str:
 
 
 def read_private_entry(file_name: str) -> str | None:
-    """Return the name of a private repository from the name of its entry."""
-    return file_name.replace("+", "/")
+    """Return the name of the private repository that a file stands for; None for a file of another kind."""
+    name = file_name.replace("+", "/")
+    try:
+        ImageRepositoryName.parse(name)
+    except NameInvalid:
+        return None
+    return name

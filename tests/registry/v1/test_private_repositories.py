@@ -13,6 +13,7 @@ from docker_registry.registry import Registry, events
 from docker_registry.registry.access import ANONYMOUS, Action
 from docker_registry.registry.intake import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.v1 import image_layout
 from tests.registry import trees
 from tests.registry.chains import chain, make, push, store_raw
 
@@ -208,6 +209,13 @@ class TestAdopting:
         driver.put_content("repositories/acme/web/_private", b"")
         assert 1 == registry.private_repositories.adopt()
         assert ["acme/web"] == list(registry.private_repositories.names())
+
+    def test_leaves_files_that_name_no_repository(self, driver):
+        store_tree(driver)
+        driver.put_content(f"{image_layout.PRIVATE_REPOSITORIES}/No Name", b"")
+        registry = Registry(driver)
+        assert 1 == registry.private_repositories.adopt()
+        assert ["acme/secret"] == registry.private_repositories.canonical_names()
 
     def test_costs_one_look_where_nothing_is_private(self, driver):
         registry = Registry(driver)
