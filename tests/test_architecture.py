@@ -104,7 +104,8 @@ DOMAIN = {
     "bounded_cache": set(),
     "json_budget": set(),
     "json_scanner": set(),
-    "payloads": {"json_budget", "json_scanner", "media_types", "names"},
+    "manifest_keys": {"json_scanner"},
+    "payloads": {"json_budget", "json_scanner", "manifest_keys", "media_types", "names"},
     "manifest_types": {"layout", "names", "payloads"},
     "manifests": {
         "manifest_types",

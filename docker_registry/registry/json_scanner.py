@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -65,16 +66,19 @@ def count_values(payload: bytes) -> int:
     return payload.count(b",") + payload.count(b"[") + payload.count(b"{")
 
 
-def scan(text: str) -> Iterator[Part]:
+def scan(text: str, *, marks_repeated: bool = False) -> Iterator[Part]:
     """
     Yield the parts of a JSON object in order.
+
+    Args:
+        marks_repeated: objects inside of parts are :class:`RepeatedKeys` where they have a key twice.
 
     Raises:
         TooComplex: a part has more than :data:`MAX_PART_VALUES` values.
         ValueError: the text is not a JSON object.
         RecursionError: the text is nested too deeply.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, MARKING_DECODER if marks_repeated else _DECODER)
     position = _expect("{", text, 0)
     if text[position : position + 1] == "}":
         position += 1
@@ -92,7 +96,7 @@ def scan_list(text: str) -> Iterator[Any]:
         NoList: the text is another JSON value.
         TooComplex, ValueError, RecursionError: as for :func:`scan`.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, _DECODER)
     position = _skip(text, 0)
     if text[position : position + 1] != "[":
         if len(text) <= _WINDOW_CHARACTERS:
@@ -114,21 +118,43 @@ def refuse_constant(text: str) -> None:
     raise ValueError(text)
 
 
+class RepeatedKeys(dict[str, Any]):
+    """
+    An object in which keys appear more than once; the last value counts.
+
+    Attributes:
+        repeated: these keys.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = frozenset(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+
+
+def _mark_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else RepeatedKeys(pairs)
+
+
 _DECODER: Final = json.JSONDecoder(parse_constant=refuse_constant)
+
+#: Makes :class:`RepeatedKeys`, which takes longer.
+MARKING_DECODER: Final = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_mark_repeated)
 
 
 class _Parser:
     """Parses single values at given positions of a text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, decoder: json.JSONDecoder) -> None:
         self.text = text
+        self._decoder = decoder
         self._start = 0  # position of the segment in the text
         self._segment = ""  # has a limited number of values, so a value that ends in it is within the limit
 
     def parse(self, position: int) -> tuple[Any, int]:
         """Return the value at a position, and the position of its end."""
         if self.text[position : position + 1] == '"':  # a string is one value, regardless of its characters
-            found: tuple[Any, int] = _DECODER.raw_decode(self.text, position)
+            found: tuple[Any, int] = self._decoder.raw_decode(self.text, position)
             return found
         return self._parse_in_segment(position) or self._parse_in_new_segment(position)
 
@@ -136,7 +162,7 @@ class _Parser:
         if position - self._start >= len(self._segment):
             return None
         try:
-            value, end = _DECODER.raw_decode(self._segment, position - self._start)
+            value, end = self._decoder.raw_decode(self._segment, position - self._start)
         except ValueError:
             return None
         # A number at the end of the segment may continue after it.
@@ -170,7 +196,7 @@ class _Parser:
             if end < 0:
                 return None
             try:
-                return _DECODER.decode(f"[{self.text[position : end + 1]}]"), end + 1
+                return self._decoder.decode(f"[{self.text[position : end + 1]}]"), end + 1
             except ValueError:  # the range ends inside an item or a string
                 continue
         return None

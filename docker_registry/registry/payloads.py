@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid
-from docker_registry.registry import json_scanner, media_types
+from docker_registry.registry import json_scanner, manifest_keys, media_types
 from docker_registry.registry.json_budget import LARGE_BYTES
 from docker_registry.registry.json_scanner import Kind, Part, TooComplex
 from docker_registry.registry.names import Descriptor, Digest
@@ -93,16 +93,18 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     Args:
         content_type: the Content-Type of the request, without parameters.
         pace: wraps the parts of a large payload, to yield to other requests.
-        is_stored: skip the limit on the number of JSON values, for payloads that earlier versions accepted.
+        is_stored: skip the limit on the number of JSON values and the check of keys, for payloads that earlier versions
+            accepted.
 
     Raises:
         ManifestInvalid: the payload is not JSON, contradicts its Content-Type, is of schema 1, has an invalid
-            descriptor, or has more values than :data:`json_scanner.MAX_VALUES`.
+            descriptor, has more values than :data:`json_scanner.MAX_VALUES`, or has keys that clients read differently
+            (:mod:`docker_registry.registry.manifest_keys`).
     """
     is_checked = len(payload) > LARGE_BYTES and not is_stored
     if is_checked and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
         raise ManifestInvalid("The manifest has too many JSON values.", max_values=json_scanner.MAX_VALUES)
-    document = _load(payload, pace)
+    document = _load(payload, pace, is_stored=is_stored)
     media_type = _media_type(document, content_type)
     kind = media_type.lower()
     if kind in IMAGES | INDEXES and document.get("schemaVersion") != 2:
@@ -197,11 +199,14 @@ def _is_told_in_words(document: dict[str, Any]) -> bool:
     return isinstance(media_type, str) and media_types.is_valid(media_type)
 
 
-def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True) -> dict[str, Any]:
+def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True, is_stored: bool = True) -> dict[str, Any]:
+    is_large = len(payload) > LARGE_BYTES
     try:
         text = payload.decode("utf-8")
-        is_large = len(payload) > LARGE_BYTES
-        document = _load_parts(text, pace, with_descriptors=with_descriptors) if is_large else _DECODER.decode(text)
+        if is_large:
+            document = _load_parts(text, pace, with_descriptors=with_descriptors, is_stored=is_stored)
+        else:
+            document = (_DECODER if is_stored else json_scanner.MARKING_DECODER).decode(text)
     except TooComplex:
         raise ManifestInvalid(
             "A part of the manifest has too many JSON values.", max_values=json_scanner.MAX_PART_VALUES
@@ -210,13 +215,16 @@ def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True) -> dict[
         raise ManifestInvalid("The manifest is not JSON.") from None
     if not isinstance(document, dict):
         raise ManifestInvalid("The manifest is not a JSON object.")
+    if not is_stored and not is_large:
+        manifest_keys.check_manifest(document)
     return document
 
 
-def _load_parts(text: str, pace: Pace, *, with_descriptors: bool) -> dict[str, Any]:
+def _load_parts(text: str, pace: Pace, *, with_descriptors: bool, is_stored: bool) -> dict[str, Any]:
     """Load the needed members of a large payload; items of descriptor lists are converted to `Descriptor` at once."""
     document: dict[str, Any] = {}
-    for key, kind, name, value in pace(json_scanner.scan(text)):
+    parts = json_scanner.scan(text, marks_repeated=not is_stored)
+    for key, kind, name, value in pace(parts if is_stored else _checked(parts)):
         if key not in _KEPT:
             continue
         if kind is Kind.ITEM:
@@ -229,6 +237,21 @@ def _load_parts(text: str, pace: Pace, *, with_descriptors: bool) -> dict[str, A
         else:
             document[key] = [] if kind is Kind.LIST else {}
     return document
+
+
+def _checked(parts: Iterable[Part]) -> Iterator[Part]:
+    """Check the keys of a large payload, as :func:`manifest_keys.check_manifest` does for a small one."""
+    members: set[str] = set()
+    descriptor_members: dict[str, set[str]] = {"config": set(), "subject": set()}
+    for part in parts:
+        if part.kind is not Kind.ITEM:
+            manifest_keys.MANIFEST_KEYS.check_next(part.key, members)
+        elif part.key in _KEPT_LISTS:
+            manifest_keys.check_descriptor(part.value)
+        elif part.key in descriptor_members:
+            manifest_keys.DESCRIPTOR_KEYS.check_next(part.name, descriptor_members[part.key])
+            manifest_keys.check_descriptor({part.name: part.value})
+        yield part
 
 
 #: Python's decoder accepts NaN and infinities by default; they are not JSON.

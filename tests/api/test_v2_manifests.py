@@ -48,6 +48,14 @@ def get(session, server, name):
     return lambda reference="latest", **kwargs: session.get(f"{server.url}/v2/{name}/manifests/{reference}", **kwargs)
 
 
+class TestAManifestThatClientsReadDifferently:
+    @pytest.mark.parametrize("more", [b'"Manifests": []', b'"layers": []', b'"MediaType": "text/plain"'])
+    def test_is_refused(self, put, get, more):
+        answer = put(payload=image().rstrip(b"}") + b", " + more + b"}")
+        assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
+        assert 404 == get().status_code
+
+
 class TestAManifest:
     @pytest.mark.parametrize("media_type", [OCI, DOCKER])
     def test_is_served_as_it_was_pushed(self, put, get, name, media_type):

@@ -89,6 +89,19 @@ class TestAManifestThatCannotBeKept:
         assert before == sorted(stat.path for stat in driver.walk())
 
 
+class TestAManifestThatAnEarlierVersionAccepted:
+    @pytest.mark.parametrize("more", [b'"Manifests": []', b'"layers": []'])
+    def test_is_served_though_it_would_be_refused(self, registry, driver, more):
+        payload = image(registry).rstrip(b"}") + b", " + more + b"}"
+        digest = Digest.of(payload)
+        driver.put_content(layout.blob_data(digest), payload)
+        driver.put_content(layout.revision_link(NAME, digest), str(digest).encode())
+        registry.tags.put(NAME, Tag("old"), digest)
+        assert payload == registry.manifests.get(NAME, Tag("old")).payload
+        with pytest.raises(ManifestInvalid):
+            registry.manifests.put(NAME, Tag("new"), payload, None)
+
+
 class TestAnIndex:
     INDEX = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"child")]}).encode()
 

@@ -100,6 +100,58 @@ class TestABrokenPayload:
             payloads.read(dump({}), payloads.SCHEMA_1_SIGNED)
 
 
+def twice(document, key, value):
+    """A document with one more member."""
+    return dump(document)[:-1] + b", " + dump({key: value})[1:]
+
+
+def inside(key, descriptor):
+    """An image, or an index, with a descriptor that is written already."""
+    document = INDEX if key == "manifests" else IMAGE
+    written = b"[" + descriptor + b"]" if key in ("layers", "manifests") else descriptor
+    return dump({**document, key: "@"}).replace(b'"@"', written)
+
+
+#: Each with its media type.
+AMBIGUOUS = {
+    "Manifests beside layers": (twice(IMAGE, "Manifests", []), OCI_MANIFEST),
+    "manifests and Manifests": (twice(INDEX, "Manifests", []), OCI_INDEX),
+    "manifests twice": (twice(INDEX, "manifests", []), OCI_INDEX),
+    "config twice": (twice(IMAGE, "config", CONFIG), OCI_MANIFEST),
+    "MediaType": (twice(IMAGE, "MediaType", OCI_INDEX), OCI_MANIFEST),
+    "mediaType twice": (twice({**IMAGE, "mediaType": OCI_MANIFEST}, "mediaType", OCI_MANIFEST), OCI_MANIFEST),
+    "a key with a long s, which Go takes as s": (twice(IMAGE, "layer\u017f", []), OCI_MANIFEST),
+    "SchemaVersion": (twice(IMAGE, "SchemaVersion", 1), OCI_MANIFEST),
+    "Subject": (twice(IMAGE, "Subject", LAYER), OCI_MANIFEST),
+    **{
+        f"{key} with {name} twice": (
+            inside(key, twice(LAYER, name, value)),
+            OCI_INDEX if key == "manifests" else OCI_MANIFEST,
+        )
+        for key in ("config", "subject", "layers", "manifests")
+        for name, value in (("digest", str(Digest.of(b"x"))), ("Digest", str(Digest.of(b"x"))), ("Size", 1))
+    },
+    "a platform with OS": (inside("manifests", dump({**LAYER, "platform": {"os": "linux", "OS": "x"}})), OCI_INDEX),
+    "a config's platform with OS": (inside("config", dump({**LAYER, "platform": {"OS": "x"}})), OCI_MANIFEST),
+}
+
+
+class TestAPayloadThatClientsReadDifferently:
+    @pytest.mark.parametrize("padding", [b"", b" " * 70_000], ids=["small", "large"])
+    @pytest.mark.parametrize(("payload", "media_type"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+    def test_is_refused_but_stays_served(self, payload, media_type, padding):
+        with pytest.raises(ManifestInvalid, match=r"key (twice|in another case)"):
+            payloads.read(payload + padding, media_type)
+        payloads.read(payload + padding, media_type, is_stored=True)
+
+    @pytest.mark.parametrize("padding", [b"", b" " * 70_000], ids=["small", "large"])
+    def test_is_none_with_keys_that_no_client_reads_as_known(self, padding):
+        annotations = {"config": "a", "Config": "b", "Digest": "c"}
+        document = {**IMAGE, "config": {**CONFIG, "annotations": annotations}, "x": {"Config": 1, "config": 2}}
+        payload = twice({**document, "annotations": annotations, "history": 1}, "history", 2)
+        assert payloads.read(payload + padding, OCI_MANIFEST).annotations == annotations
+
+
 class TestAStoredPayload:
     def test_of_schema_1_is_told_by_its_signatures(self):
         stored = dump({"schemaVersion": 1, "signatures": []})

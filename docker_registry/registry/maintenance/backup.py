@@ -142,7 +142,7 @@ class Backup:
             self._report.add_damage(path, "the bytes of the manifest are missing or damaged")
             return
         try:
-            blobs = payloads.read(payload, None).blobs
+            blobs = payloads.read(payload, None, is_stored=True).blobs
         except ManifestInvalid:  # schema 1, or a manifest that another server accepted
             return
         for blob in blobs:
