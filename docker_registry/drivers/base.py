@@ -256,6 +256,18 @@ class StorageDriver(ABC):
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
 
+    def replace_content(self, path: str, content: Bytes, version: str) -> None:
+        """
+        Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`supports_if_match`.
+
+        Unlike a conditional :meth:`put_content`, it may be part of the batch of :meth:`together`. The versions are then
+        compared when the batch is published, so its error may be raised at the end of the block.
+
+        Raises:
+            PreconditionFailed: the path has another version. Other changes of the batch may have been made or not.
+        """
+        self.put_content(path, content, if_match=version)
+
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """
         Remove incomplete files left by processes that died; called periodically.

@@ -13,6 +13,7 @@ from docker_registry.errors import (
     ManifestBlobUnknown,
     ManifestUnknown,
     PathNotFound,
+    PreconditionFailed,
     TagChanged,
     TagImmutable,
     TooLarge,
@@ -190,13 +191,19 @@ class Manifests:
         # Checking for a file is faster than checking whether a directory has any file.
         are_noted = self._driver.exists(layout.tags_are_noted(name))
         is_first = not are_noted and not self._driver.exists(layout.manifests(name))
-        with self._driver.together():
-            self._repositories.enter(name)
-            is_new = self._blobs.put(payload, digest).is_new
-            self._referrers.put(name, descriptor, document)
-            is_linked = self._link(name, digest, document, is_new=is_new)
-            for tag in tags:
-                self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
+        while True:
+            try:
+                with self._driver.together():
+                    self._repositories.enter(name)
+                    is_new = self._blobs.put(payload, digest).is_new
+                    self._referrers.put(name, descriptor, document)
+                    is_linked = self._link(name, digest, document, is_new=is_new)
+                    for tag in tags:
+                        self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
+                break
+            except PreconditionFailed:  # another request changed a tag concurrently
+                if tag_condition is not None:
+                    raise TagChanged(name=str(name), tag=str(reference)) from None
         if is_linked and not is_new:  # a concurrent deletion may have removed the entry written before the link
             self._referrers.put(name, descriptor, document)
         self._types.keep(name, digest, document)

@@ -87,10 +87,25 @@ class Tags:
             return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
-    def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
-        """Set a tag as :meth:`point` does, and announce it."""
-        self.point(name, tag, digest, condition)
-        self.announce(name, tag)
+    def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> Digest | None:
+        """
+        Set a tag as :meth:`point` does, and send the event.
+
+        Returns:
+            The previous target; None if there was none, or only an image of API V1 without a manifest.
+
+        Raises:
+            TagChanged: *condition* does not hold, or another request changed the tag after it was checked.
+        """
+        while True:
+            try:
+                previous = self.point(name, tag, digest, condition)
+            except PreconditionFailed:
+                if condition is not None:
+                    raise TagChanged(name=str(name), tag=str(tag)) from None
+                continue
+            self.announce(name, tag)
+            return previous
 
     def announce(self, name: RepositoryName, tag: Tag) -> None:
         """Send the event that a tag was set."""
@@ -105,35 +120,43 @@ class Tags:
         *,
         is_new: bool = False,
         are_noted: bool = False,
-    ) -> None:
+    ) -> Digest | None:
         """
-        Set a tag and write its back-reference at the manifest; no event is sent.
+        Set a tag by compare-and-swap and write its back-reference at the manifest; no event is sent.
 
         Args:
             condition: set the tag only if this holds for its current target; checked atomically with the change.
             is_new: the manifest was just created, so there are no back-references to look up.
             are_noted: the back-references of the repository are known to be complete.
 
+        Returns:
+            The previous target; None if there was none, or only an image of API V1 without a manifest.
+
         Raises:
-            TagChanged: the condition does not hold, or another request changed the tag concurrently.
+            PreconditionFailed: another request changed the tag concurrently. Inside a batch
+                (:meth:`StorageDriver.together`) it may be raised at the end of the block only.
+            TagChanged: the condition does not hold.
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
         """
-        version = self._agreed_version(name, tag, digest, condition)
+        previous, version = self._checked(name, tag, digest, condition)
         if version == ABSENT and self._is_immutable(name, tag):
             version = self._reserve(name, tag)
             if self._old_target(name, tag) not in (None, digest):  # API V1 wrote the tag before this reservation
                 self._release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
         self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
-        try:
-            self._driver.put_content(layout.tag_link(name, tag), str(digest).encode(), if_match=version)
-        except PreconditionFailed:
-            raise TagChanged(name=str(name), tag=str(tag)) from None
+        link, content = layout.tag_link(name, tag), str(digest).encode()
+        if self._driver.supports_if_match:
+            self._driver.replace_content(link, content, version)
+        else:
+            self._driver.put_content(link, content)
+        return previous
 
     def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
         """Raise the error that :meth:`point` would raise now, without changing anything."""
-        self._agreed_version(name, tag, digest, condition)
+        if condition is not None or self._is_immutable(name, tag):
+            self._checked(name, tag, digest, condition)
 
     def check_mutable(self, name: RepositoryName, tag: Tag) -> None:
         """
@@ -374,26 +397,26 @@ class Tags:
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
         return self._immutable.covers(str(name), str(tag))
 
-    def _agreed_version(
+    def _checked(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
-    ) -> str | None:
-        """Check *condition* and immutability; return the version of the link to replace, or None for any version."""
+    ) -> tuple[Digest | None, str]:
+        """Check *condition* and immutability; return the target of a tag and the version of its link."""
         immutable = self._is_immutable(name, tag)
-        if condition is None and not immutable:
-            return None
         if condition is not None and not self._driver.supports_if_match:
             raise ConditionUnsupported
         try:
             stored = self._driver.get_versioned(layout.tag_link(name, tag))
         except PathNotFound:
-            current, version = self._old_target(name, tag), ABSENT
+            is_decisive = immutable or condition is not None
+            current = self._old_target(name, tag) if is_decisive else self._old.find(name, tag)
+            version = ABSENT
         else:
             current, version = _parse(stored.content), stored.version
         if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
         if condition is not None and not condition(current):
             raise TagChanged(name=str(name), tag=str(tag))
-        return version if self._driver.supports_if_match else None
+        return current, version
 
     def _old_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """

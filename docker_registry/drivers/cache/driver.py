@@ -208,6 +208,11 @@ class CachedDriver(StorageDriver):
         with self._changed(path):
             self.driver.put_content(path, content, if_match=if_match)
 
+    def replace_content(self, path: str, content: Bytes, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._changed(path):
+            self.driver.replace_content(path, content, version)
+
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
         with self._changed(path):

@@ -57,13 +57,19 @@ class Carrier:
                     call(finish)
                 self._checkpoint_later()
 
-    def put(self, path: str, content: Bytes, if_match: str | None) -> None:
-        """Put a small content, at once or as part of the current batch."""
-        changes = together.present() if if_match is None else None
+    def put(self, path: str, content: Bytes, if_match: str | None, *, may_wait: bool = False) -> None:
+        """
+        Put a small content, at once or as part of the current batch.
+
+        Args:
+            may_wait: whether the versions may be compared when the batch is published; otherwise a conditional put is
+                made at once.
+        """
+        changes = together.present() if if_match is None or may_wait else None
         if changes is None:
             self.carry_out(self._puts.put, path, content, if_match)
             return
-        changes.add(path, content)
+        changes.add(path, content, if_match)
         if changes.is_full:
             in_thread(changes.publish)
 

@@ -222,6 +222,15 @@ class FileDriver(StorageDriver):
             else:
                 self._carrier.put(path, content, if_match)
 
+    def replace_content(self, path: str, content: Bytes, version: str) -> None:
+        """See :class:`StorageDriver`."""
+        self._tree.place(check_path(path))
+        if self._carrier is None:
+            self.put_content(path, content, if_match=version)
+            return
+        with self._tree.errors(path, may_miss=False):
+            self._carrier.put(path, content, version, may_wait=True)
+
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
         self._tree.place(check_path(path))

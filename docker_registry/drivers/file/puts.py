@@ -27,7 +27,7 @@ from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Tra
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.modes import SECRET, mode_of
 from docker_registry.drivers.file.renaming import rename_unwritten
-from docker_registry.drivers.file.together import Touched
+from docker_registry.drivers.file.together import Content, Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PreconditionFailed
 from docker_registry.threads import close_now
@@ -62,38 +62,48 @@ class Puts:
         """
         journal = self._journal_for([path], len(content))
         if journal is not None:
-            self._enter_and_put(journal, [(path, bytes(content))], if_match)
+            self._enter_and_put(journal, [Content(path, bytes(content), if_match)])
             return
         # Only the folder needs a sync to record an empty file.
         aside = self._aside.write(content, sync=self._last and bool(content), mode=mode_of(path))
         try:
-            if if_match is None:
-                self._changes.bring(aside, path, touched)
-            else:
-                with self._changes.changing(), self._locks.hold(path):
-                    self._replace(aside, path, if_match, touched) if if_match else self._create(aside, path, touched)
-                    touched.settled(path)
+            self._publish(aside, path, if_match, touched)
         except BaseException:
             discard(aside)
             raise
 
-    def put_all(self, contents: Sequence[tuple[str, bytes]], touched: Touched) -> None:
-        """Publish small files durably, in their order."""
-        journal = self._journal_for([path for path, _ in contents], sum(len(content) for _, content in contents))
+    def _publish(self, aside: str, path: str, if_match: str | None, touched: Touched) -> None:
+        """Give a staged file its path, if that has the expected version."""
+        if if_match is None:
+            self._changes.bring(aside, path, touched)
+            return
+        with self._changes.changing(), self._locks.hold(path):
+            self._replace(aside, path, if_match, touched) if if_match else self._create(aside, path, touched)
+            touched.settled(path)
+
+    def put_all(self, contents: Sequence[Content], touched: Touched) -> None:
+        """
+        Publish small files durably, in their order.
+
+        Raises:
+            PreconditionFailed: a path has another version than expected. With a journal nothing was published, without
+                one the contents before it were.
+        """
+        journal = self._journal_for([each.path for each in contents], sum(len(each.content) for each in contents))
         if journal is not None:
             self._enter_and_put(journal, contents)
             return
-        waiting: list[tuple[int, str, str]] = []
+        waiting: list[tuple[int, str, Content]] = []
         try:
-            for path, content in contents:
-                aside, fd = self._aside.create(mode_of(path))
-                waiting.append((fd, aside, path))
-                write_whole(fd, content)
+            for each in contents:
+                aside, fd = self._aside.create(mode_of(each.path))
+                waiting.append((fd, aside, each))
+                write_whole(fd, each.content)
             # Only the folder needs a sync to record an empty file.
-            self._disk.sync([fd for (fd, _, _), (_, content) in zip(waiting, contents, strict=True) if content])
+            self._disk.sync([fd for fd, _, each in waiting if each.content])
             while waiting:
-                fd, aside, path = waiting[0]
-                self._changes.bring(aside, path, touched)
+                fd, aside, each = waiting[0]
+                self._publish(aside, each.path, each.if_match, touched)
                 close_now(fd)
                 del waiting[0]
         finally:
@@ -105,25 +115,25 @@ class Puts:
         """Remove replaced files, which a put leaves in the staging folder to return sooner."""
         self._aside.remove_left()
 
-    def _enter_and_put(
-        self, journal: Journal, contents: Sequence[tuple[str, bytes]], if_match: str | None = None
-    ) -> None:
-        """Publish small files through the journal."""
-        paths = [path for path, _ in contents]
+    def _enter_and_put(self, journal: Journal, contents: Sequence[Content]) -> None:
+        """Publish small files through the journal, unless one of their paths has another version than expected."""
+        paths = [each.path for each in contents]
+        entries = [(each.path, each.content) for each in contents]
         waiting: list[tuple[str | None, str]] = []
         after: list[FileState | None] = []
         try:
-            for path, content in contents:
+            for path, content in entries:
                 aside, written = self._aside.write_and_stat(content, mode=mode_of(path)) if content else (None, None)
                 waiting.append((aside, path))
                 after.append(None if written is None else FileState.of(written))
             while True:
                 try:
                     with journal.changing(), self._locks.hold(*paths):
-                        if if_match is not None:
-                            self._check(paths[0], if_match)
+                        for each in contents:
+                            if each.if_match is not None:
+                                self._check(each.path, each.if_match)
                         journal.put(
-                            contents, [Trace(self._state(path), put) for path, put in zip(paths, after, strict=True)]
+                            entries, [Trace(self._state(path), put) for path, put in zip(paths, after, strict=True)]
                         )
                         self._bring_entered(journal, waiting, paths)
                     return

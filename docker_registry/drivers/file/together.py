@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from docker_registry.drivers.base import Bytes, folders_above
 from docker_registry.drivers.file.disk import Disk
@@ -39,8 +39,21 @@ class Touched(Protocol):
         """Record a path that was changed without the journal, while its lock is held."""
 
 
+class Content(NamedTuple):
+    """
+    A small content to publish.
+
+    Attributes:
+        if_match: the version that the path must have; ``ABSENT`` for no file, None for any version.
+    """
+
+    path: str
+    content: bytes
+    if_match: str | None = None
+
+
 #: Publishes contents at their paths, in their order.
-PutAll = Callable[[Sequence[tuple[str, bytes]], Touched], None]
+PutAll = Callable[[Sequence[Content], Touched], None]
 
 
 class Together:
@@ -51,7 +64,7 @@ class Together:
         self._disk = disk
         self._put_all = put_all
         self._journal = journal
-        self._waiting: list[tuple[str, bytes]] = []
+        self._waiting: list[Content] = []
         self._waiting_bytes = 0
         self._changed: dict[tuple[int, int], int] = {}
         self._settled: list[Entry] = []
@@ -78,9 +91,9 @@ class Together:
         is_little = not self._settled and self._waiting_bytes <= _BRIEF_BYTES
         return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)
 
-    def add(self, path: str, content: Bytes) -> None:
+    def add(self, path: str, content: Bytes, if_match: str | None = None) -> None:
         """Add a content to the batch."""
-        self._waiting.append((path, bytes(content)))
+        self._waiting.append(Content(path, bytes(content), if_match))
         self._waiting_bytes += len(content)
 
     def changed(self, folder: int) -> None:
