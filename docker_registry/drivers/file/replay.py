@@ -199,9 +199,10 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     if state in change.known:
         return True
     # The file of a known state before it was touched. A program can set back the modification time, but not the change
-    # time.
+    # time. Where times have whole seconds, the file may have been written until the end of its second.
+    until = state.modified + (10**9 - 1 if state.modified % 10**9 == 0 else 0)
     if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(
-        state.inode == known.inode and state.modified < known.modified for known in change.known
+        state.inode == known.inode and until < known.modified for known in change.known
     ):
         return True
     is_clock_right = change.entered <= time.time_ns()

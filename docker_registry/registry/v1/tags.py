@@ -295,13 +295,11 @@ class ImageTags:
         """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
         written += [content == note for content in self._notes.contents(folder, tag)]
-        if all(written):
-            return True
         repository = paired_names.repository(name)
-        origin = None if repository is None else self._origin(repository, image_id)
-        if repository is not None and origin is not None:
-            written.append(self._tags.find_link(repository, tag) == origin[1])
-        return not any(written)
+        if repository is not None:
+            origin = self._origin(repository, image_id)
+            written.append(self._tags.find_link(repository, tag) == (None if origin is None else origin[1]))
+        return all(written) or not any(written)
 
     def _create(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId) -> None:
         """
