@@ -6,11 +6,11 @@ Every value can be set by the environment, and GUNICORN_OPTS of ``docker-registr
 
 import os
 
-from docker_registry.server import APPLICATION, bind_address, default_workers, number
+from docker_registry.server.launch import APPLICATION, bind_address, default_workers, number
 
 wsgi_app = APPLICATION
-worker_class = "docker_registry.worker.RegistryWorker"
-logger_class = "docker_registry.access_log.AccessLog"
+worker_class = "docker_registry.server.worker.RegistryWorker"
+logger_class = "docker_registry.server.access_log.AccessLog"
 
 bind = bind_address(os.environ)
 workers = number(os.environ, "GUNICORN_WORKERS", default_workers())

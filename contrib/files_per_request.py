@@ -161,7 +161,7 @@ def main() -> None:
     chosen = parser.parse_args()
     root = chosen.root.resolve()
     sys.path.insert(0, str(CHECKOUT))
-    from tests.server import Server
+    from tests.support.servers.registry import Server
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

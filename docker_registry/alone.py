@@ -1,9 +1,10 @@
 """
 Runs brief disk waits on the event loop while a worker serves a single client.
 
-Disk waits normally run in a native thread while other requests proceed (:mod:`docker_registry.threads`). Handing a call
-over to a thread and back takes as long as a fast disk does. While a worker serves one request of one client, waiting on
-the event loop delays no other request; a request that arrives in that moment waits about as long as for any other work.
+Disk waits normally run in a native thread while other requests proceed (:mod:`docker_registry.concurrency`). Handing a
+call over to a thread and back takes as long as a fast disk does. While a worker serves one request of one client,
+waiting on the event loop delays no other request; a request that arrives in that moment waits about as long as for any
+other work.
 Calls go to threads while several clients alternate, so that their changes can be synced together, and for a while after
 the disk was slow.
 """
@@ -14,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from docker_registry import provenance
-from docker_registry.threads import in_thread
+from docker_registry import dependencies
+from docker_registry.concurrency import run_in_thread
 
 Result = TypeVar("Result")
 
@@ -32,7 +33,8 @@ class Answering:
     """
     Tracks the requests that a worker is answering.
 
-    Only :class:`~docker_registry.worker.RegistryWorker` reports them; in any other worker no client counts as alone.
+    Only :class:`~docker_registry.server.worker.RegistryWorker` reports them; in any other worker no client counts as
+    alone.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,11 +81,11 @@ class Brief:
         self._slow_until = 0.0
 
     def call(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call a function, directly or through :func:`in_thread`, and return its result."""
+        """Call a function, directly or through :func:`run_in_thread`, and return its result."""
         began = time.monotonic()
         if not self._requests.is_one_alone or began < self._slow_until:
-            return in_thread(function, *args)
-        provenance.spoil()  # as in a thread: reads that serve a write must not make a response cacheable
+            return run_in_thread(function, *args)
+        dependencies.spoil()  # as in a thread: reads that serve a write must not make a response cacheable
         try:
             return function(*args)
         finally:

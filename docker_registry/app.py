@@ -7,31 +7,24 @@ from dataclasses import fields
 from flask import Flask
 
 from docker_registry import __version__
-from docker_registry.api import (
-    authorization,
-    body_memory,
-    cors,
-    errors,
-    repeatable,
-    status,
-    v1_answers,
-    v1_images,
-    v1_private_images,
-    v1_properties,
-    v1_pulls,
-    v1_pushes,
-    v1_repositories,
-    v1_search,
-    v1_tags,
-    v1_users,
-    v2_base,
-    v2_blobs,
-    v2_manifests,
-    v2_referrers,
-    v2_uploads,
-)
-from docker_registry.api.application import Application
+from docker_registry.api import authorization, body_memory, cacheable, cors, errors, status
 from docker_registry.api.downloads import Downloads
+from docker_registry.api.flask_app import Application
+from docker_registry.api.v1 import images as v1_images
+from docker_registry.api.v1 import private_images as v1_private_images
+from docker_registry.api.v1 import properties as v1_properties
+from docker_registry.api.v1 import pulls as v1_pulls
+from docker_registry.api.v1 import pushes as v1_pushes
+from docker_registry.api.v1 import repositories as v1_repositories
+from docker_registry.api.v1 import responses as v1_answers
+from docker_registry.api.v1 import search as v1_search
+from docker_registry.api.v1 import tags as v1_tags
+from docker_registry.api.v1 import users as v1_users
+from docker_registry.api.v2 import base as v2_base
+from docker_registry.api.v2 import blobs as v2_blobs
+from docker_registry.api.v2 import manifests as v2_manifests
+from docker_registry.api.v2 import referrers as v2_referrers
+from docker_registry.api.v2 import uploads as v2_uploads
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.services import Services
 
@@ -65,7 +58,7 @@ def _add_hooks(app: Application, services: Services) -> None:
         app.before_request(registry.driver.begin_request)
     authorization.install(app, registry.access, registry.private_repositories)
     if registry.driver.notes_provenance:
-        repeatable.install(app)
+        cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(v1_answers.finish(config.flavor, __version__))
     if config.v2:

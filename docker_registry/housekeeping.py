@@ -40,7 +40,7 @@ def _run(services: Services) -> None:
 
 
 def _purge(registry: Registry, upload_ttl_seconds: float) -> None:
-    purged, adopted = registry.keep_house(upload_ttl_seconds)
+    purged, adopted = registry.run_housekeeping(upload_ttl_seconds)
     logger.info("purged %d abandoned uploads, adopted %d repositories of other servers", purged, adopted)
     registry.driver.remove_leftovers(upload_ttl_seconds)
 

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Final, final
 
 from docker_registry import drivers
-from docker_registry.config import Config, Redis
+from docker_registry.config.schema import Config, Redis
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.drivers.cache import link
-from docker_registry.drivers.cache.circuit import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.cache import connection
+from docker_registry.drivers.cache.circuit_breaker import PATIENCE_SECONDS, Circuit
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
@@ -145,7 +145,7 @@ def open_driver(config: Config) -> StorageDriver:
     place = _redis_place(config.cache_lru)
     if not place.is_set:
         return driver
-    redis = link.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+    redis = connection.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
     cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
@@ -168,7 +168,7 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
         ConfigError: the library for Redis is not installed.
     """
     place = _redis_place(config.cache)
-    return RedisDiffQueue(link.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+    return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
 
 
 def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiffQueue | None) -> Registry:
@@ -189,5 +189,7 @@ def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiff
     )
 
 
-def _redis_place(section: Redis) -> link.RedisPlace:
-    return link.RedisPlace(**{entry.name: getattr(section, entry.name) for entry in fields(link.RedisPlace)})
+def _redis_place(section: Redis) -> connection.RedisAddress:
+    return connection.RedisAddress(
+        **{entry.name: getattr(section, entry.name) for entry in fields(connection.RedisAddress)}
+    )

@@ -1,9 +1,9 @@
 """
 Settings: their declaration, and the conversion of text to values.
 
-The registry declares its settings as fields in :mod:`docker_registry.config`, a driver in its class: ``settings =
-(Setting(…), …)``. The declared type determines how text is parsed, whatever its source. YAML's implicit types (``0123``
-is 83, ``no`` is false) are not used.
+The registry declares its settings as fields in :mod:`docker_registry.config.schema`, a driver in its class:
+``settings = (Setting(…), …)``. The declared type determines how text is parsed, whatever its source. YAML's implicit
+types (``0123`` is 83, ``no`` is false) are not used.
 """
 
 from __future__ import annotations

@@ -1,105 +1,20 @@
-"""Runs blocking calls in native threads, so that the other greenlets of a worker keep running."""
+"""The former place of :mod:`docker_registry.concurrency`, which storage drivers of third parties may still import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Generic, TypeVar
+import warnings
+from typing import Any
 
-import gevent
-from gevent import monkey
-from gevent.event import AsyncResult
+from docker_registry import concurrency
 
-from docker_registry import provenance
-
-Result = TypeVar("Result")
-
-#: Closes a descriptor that no greenlet waits on, at once. gevent's ``os.close`` defers closing anything but regular
-#: files to the next iteration of the event loop; descriptors of folders would accumulate until then.
-close_now: Callable[[int], None] = monkey.get_original("os", "close")
+_NAMES = {"in_thread": "run_in_thread", "leave_to_thread": "run_in_background"}
 
 
-def in_thread(function: Callable[..., Result], *args: Any) -> Result:
-    """
-    Call a blocking function, such as fsync, and wait for its result.
-
-    In a server worker the function runs in gevent's pool of native threads. Elsewhere no other greenlet needs this
-    thread, so it is called directly. Either way it has ended when this returns or raises.
-    """
-    if not monkey.is_module_patched("threading"):
-        return function(*args)
-    return start_in_thread(function, *args)()
-
-
-def leave_to_thread(function: Callable[..., object], *args: Any) -> None:
-    """Call a blocking function that never raises, without waiting for it; in a worker it may run later."""
-    if monkey.is_module_patched("threading"):
-        gevent.get_hub().threadpool.spawn(function, *args)
-    else:
-        function(*args)
-
-
-def run_later(seconds: float, function: Callable[[], object]) -> bool:
-    """
-    Call a blocking function that never raises in a native thread, after a delay.
-
-    Returns:
-        Whether it will be called: only in a server worker, which lives long enough.
-    """
-    if not monkey.is_module_patched("threading") or not gevent.get_hub().loop.default:
-        return False
-    gevent.spawn_later(seconds, in_thread, function)
-    return True
-
-
-def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[], Result]:
-    """
-    Start a function in gevent's pool of native threads.
-
-    Returns:
-        A callable that waits for the function and returns its result or raises its error. If the greenlet is killed
-        or times out meanwhile, the callable still waits for the function and raises the interruption afterwards.
-    """
-    provenance.spoil()  # reads in another thread are not recorded
-    outcome: _Outcome[Result] = _Outcome()
-    finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
-
-    def wait() -> Result:
-        try:
-            finished.get()
-        except BaseException:
-            _wait_out(finished)
-            raise
-        return outcome.result()
-
-    return wait
-
-
-def _wait_out(finished: AsyncResult[None]) -> None:
-    """
-    Wait for a thread, ignoring interruptions.
-
-    A thread cannot be stopped. If the caller left now, it would close a file to which the thread still writes, and the
-    descriptor would be reused for the next file opened.
-    """
-    while not finished.ready():
-        with suppress(BaseException):  # the caller raises the first interruption; further ones add nothing
-            finished.wait()
-
-
-class _Outcome(Generic[Result]):
-    """The result or error of a function in another thread; gevent itself would print any exception."""
-
-    _result: Result
-    _error: BaseException | None = None
-
-    def work_out(self, function: Callable[..., Result], args: tuple[Any, ...]) -> None:
-        try:
-            self._result = function(*args)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
-            self._error = error
-
-    def result(self) -> Result:
-        if self._error is not None:
-            raise self._error
-        return self._result
+def __getattr__(name: str) -> Any:
+    """Return a function by its former name, with a warning."""
+    try:
+        found = getattr(concurrency, _NAMES.get(name, name))
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    warnings.warn(f"{__name__}.{name} is now in docker_registry.concurrency", DeprecationWarning, stacklevel=2)
+    return found

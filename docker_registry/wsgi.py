@@ -7,7 +7,7 @@ import sys
 
 from docker_registry import housekeeping
 from docker_registry.app import create_app
-from docker_registry.config import load_config
+from docker_registry.config.schema import load_config
 from docker_registry.errors import RegistryError
 from docker_registry.logs import start_logging
 from docker_registry.services import build

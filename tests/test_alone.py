@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from docker_registry.alone import Answering, Brief
-from tests import processes
-from tests.patched import ROOT, under_gevent
+from tests.support import processes
+from tests.support.gevent_program import ROOT, under_gevent
 
 
 class Clock:
@@ -122,8 +122,8 @@ def url(tmp_path_factory):
     """A worker of ours that says of each request whether it is alone."""
     port = processes.free_port()
     command = [
-        sys.executable, "-m", "gunicorn", "-k", "docker_registry.worker.RegistryWorker", "-b", f"127.0.0.1:{port}",
-        "--keep-alive", "60", "tests.tells_alone:application",
+        sys.executable, "-m", "gunicorn", "-k", "docker_registry.server.worker.RegistryWorker",
+        "-b", f"127.0.0.1:{port}", "--keep-alive", "60", "tests.support.inflight_application:application",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("alone") / "log"
     with processes.running(command, log, lambda: processes.listens(port), {"PYTHONPATH": str(ROOT)}):

@@ -11,16 +11,16 @@ import pytest
 pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.app import create_app
-from docker_registry.config import Config
+from docker_registry.config.schema import Config
 from docker_registry.drivers.base import StorageDriver, Versioned
-from docker_registry.drivers.cache.circuit import Circuit
+from docker_registry.drivers.cache.circuit_breaker import Circuit
+from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
-from docker_registry.drivers.cache.link import RedisPlace, connect
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
-from tests.client import OCI_MANIFEST, digest_of, encoded
-from tests.redis_server import PASSWORD, redis_server
+from tests.support.clients.v2 import OCI_MANIFEST, digest_of, encoded
+from tests.support.servers.redis import PASSWORD, redis_server
 
 __all__ = ["redis_server"]
 
@@ -108,7 +108,7 @@ def open_host(store, redis_server):
 
     def make(is_cached=True):
         redis = connect(
-            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+            RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
         )
         cache = LeasedCache(redis, Circuit(redis, "the test", patience_seconds=60), lambda: identity)
         driver = CachedDriver(store, cache) if is_cached else store

@@ -16,10 +16,10 @@ from typing import IO
 # Servers are started as the tests start them, and those lie beside the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.distribution import Distribution, find_distribution, serve_distribution
-from tests.nginx import running_nginx
-from tests.processes import free_port, listens, running
-from tests.server import Server
+from tests.support.processes import free_port, listens, running
+from tests.support.servers.distribution import Distribution, find_distribution, serve_distribution
+from tests.support.servers.nginx import running_nginx
+from tests.support.servers.registry import Server
 
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
@@ -97,8 +97,9 @@ class Bench:
         """URL of a bare WSGI callable under the same worker."""
         port = free_port()
         command = [
-            sys.executable, "-m", "gunicorn", "-k", "docker_registry.worker.RegistryWorker", "-w", str(self.workers),
-            "-b", f"127.0.0.1:{port}", "--keep-alive", "75", "--chdir", str(HERE), "bare:application",
+            sys.executable, "-m", "gunicorn", "-k", "docker_registry.server.worker.RegistryWorker",
+            "-w", str(self.workers), "-b", f"127.0.0.1:{port}", "--keep-alive", "75",
+            "--chdir", str(HERE), "bare:application",
         ]  # fmt: skip
         environment = {"PYTHONPATH": str(HERE.parents[1])}
         self.stack.enter_context(running(command, self.folder / "bare.log", lambda: listens(port), environment))

@@ -26,7 +26,7 @@ import whole_server
 from bench import Bench
 from rows import HEAD, machine, measure
 
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [

@@ -13,8 +13,8 @@ from transfers import timed
 
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, RepositoryName, Tag
-from tests.client import Client
-from tests.images import make_image, push
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, push
 
 ENTRIES = 100_000
 

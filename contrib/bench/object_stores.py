@@ -12,11 +12,11 @@ from bench import MIB, Bench
 from rows import Row, Sides
 from transfers import PEER, push, renew, timed
 
-from tests.client import Client
-from tests.distribution import find_distribution
-from tests.processes import free_port, listens, running
-from tests.redis_server import PASSWORD, own_redis
-from tests.seaweedfs import run_seaweedfs
+from tests.support.clients.v2 import Client
+from tests.support.processes import free_port, listens, running
+from tests.support.servers.distribution import find_distribution
+from tests.support.servers.redis import PASSWORD, own_redis
+from tests.support.servers.seaweedfs import run_seaweedfs
 
 TAGS = 1000
 

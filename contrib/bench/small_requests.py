@@ -15,10 +15,10 @@ from keep_alive import Connection
 from rows import Row, Sides
 from transfers import PEER, timed
 
-from tests.api.v1 import Docker
-from tests.client import Client
-from tests.images import Image, make_image, push
-from tests.registry.chains import make
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import Client
+from tests.support.images import Image, make_image, push
+from tests.support.v1_images import make
 
 REPOSITORY = "bench/small"
 TAGS = 1000

@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 from bench import MIB, Bench, curl
 from rows import Row, Sides
 
-from tests.client import Client
+from tests.support.clients.v2 import Client
 
 REPOSITORY = "bench/transfer"
 PARTS = 16

@@ -13,9 +13,9 @@ from bench import MIB, Bench
 from rows import Row, Sides
 from transfers import PEER, forget, get, push, push_with_tail, renew, timed
 
-from tests.distribution import Distribution
-from tests.processes import memory_bytes
-from tests.server import Server
+from tests.support.processes import memory_bytes
+from tests.support.servers.distribution import Distribution
+from tests.support.servers.registry import Server
 
 TRANSFERS = 64
 

@@ -15,10 +15,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageFull
 from docker_registry.settings import Setting
-from docker_registry.threads import in_thread
 
 _BLOCK_BYTES = 1024 * 1024
 
@@ -63,21 +63,21 @@ class SqliteDriver(StorageDriver):
 
     def get_content(self, path: str) -> bytes:
         """See :class:`StorageDriver`."""
-        return in_thread(self._get, check_path(path)).content
+        return run_in_thread(self._get, check_path(path)).content
 
     def get_versioned(self, path: str) -> Versioned:
         """See :class:`StorageDriver`; the version is the name of the content."""
-        return in_thread(self._get, check_path(path))
+        return run_in_thread(self._get, check_path(path))
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
         whole = bytes(content)
         blocks = [whole[start : start + _BLOCK_BYTES] for start in range(0, len(whole), _BLOCK_BYTES)]
-        in_thread(self._put, check_path(path), blocks, if_match)
+        run_in_thread(self._put, check_path(path), blocks, if_match)
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
-        content, size = in_thread(self._find, check_path(path))
+        content, size = run_in_thread(self._find, check_path(path))
         return self._blocks(content, offset, size if length is None else min(offset + length, size))
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
@@ -88,61 +88,61 @@ class SqliteDriver(StorageDriver):
             for block in blocks:
                 rest += block
                 while len(rest) >= _BLOCK_BYTES:
-                    in_thread(self._add_block, content, number, bytes(rest[:_BLOCK_BYTES]))
+                    run_in_thread(self._add_block, content, number, bytes(rest[:_BLOCK_BYTES]))
                     size += _BLOCK_BYTES
                     number += 1
                     del rest[:_BLOCK_BYTES]
-            in_thread(self._add_block, content, number, bytes(rest))
-            in_thread(self._publish, path, content, size + len(rest))
+            run_in_thread(self._add_block, content, number, bytes(rest))
+            run_in_thread(self._publish, path, content, size + len(rest))
         except BaseException:
-            in_thread(self._forget_content, content)
+            run_in_thread(self._forget_content, content)
             raise
         return size + len(rest)
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
         prefix = f"{check_path(path)}/" if path else ""
-        names = {stat.path[len(prefix) :].partition("/")[0] for stat in in_thread(self._below, prefix)}
+        names = {stat.path[len(prefix) :].partition("/")[0] for stat in run_in_thread(self._below, prefix)}
         if path and not names:
             raise PathNotFound(path=path)
         return (prefix + name for name in names)
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
-        return iter(in_thread(self._below, f"{check_path(path)}/" if path else ""))
+        return iter(run_in_thread(self._below, f"{check_path(path)}/" if path else ""))
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
         try:
             self.stat(path)
         except PathNotFound:
-            return bool(in_thread(self._below, f"{path}/"))
+            return bool(run_in_thread(self._below, f"{path}/"))
         return True
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        row = in_thread(self._one, "select path, size, modified from file where path = ?", check_path(path))
+        row = run_in_thread(self._one, "select path, size, modified from file where path = ?", check_path(path))
         return Stat(*row)
 
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
-        in_thread(self._move, check_path(source), check_path(target))
+        run_in_thread(self._move, check_path(source), check_path(target))
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        in_thread(self._touch, check_path(path))
+        run_in_thread(self._touch, check_path(path))
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        in_thread(self._remove, check_path(path))
+        run_in_thread(self._remove, check_path(path))
 
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
-        in_thread(self._remove_version, check_path(path), version)
+        run_in_thread(self._remove_version, check_path(path), version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`."""
-        return in_thread(self._remove_leftovers, time.time() - older_than_seconds)
+        return run_in_thread(self._remove_leftovers, time.time() - older_than_seconds)
 
     # ------------------------------------------------------------------------------------------- in a thread
 
@@ -177,7 +177,7 @@ class SqliteDriver(StorageDriver):
 
     def _blocks(self, content: str, offset: int, end: int) -> Iterator[bytes]:
         for number in range(offset // _BLOCK_BYTES, -(-end // _BLOCK_BYTES)):
-            block = in_thread(self._block, content, number)
+            block = run_in_thread(self._block, content, number)
             first = number * _BLOCK_BYTES
             part = block[max(offset - first, 0) : end - first]
             if part:

@@ -8,7 +8,7 @@ from flask import Flask, current_app, g
 
 from docker_registry.errors import Overloaded, SizeInvalid, TooLarge
 from docker_registry.memory_budget import MemoryBudget, Reservation
-from docker_registry.registry.intake import Body
+from docker_registry.registry.ingest import Body
 
 #: Size of the first block of a body; each further block doubles the total, up to a maximum block size.
 _FIRST_BYTES: Final = 8 * 1024

@@ -12,15 +12,15 @@ from flask import Response, request
 
 from docker_registry.api import body_memory, byte_ranges
 from docker_registry.api.byte_ranges import ByteRange
-from docker_registry.body import open_body
+from docker_registry.api.request_body import open_body
 from docker_registry.errors import (
     DigestInvalid,
     PageInvalid,
     UploadInvalid,
 )
-from docker_registry.registry.intake import Body
+from docker_registry.registry.ingest import Body
+from docker_registry.registry.manifest_payload import MANIFEST_TYPES
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, parse_reference
-from docker_registry.registry.payloads import MANIFEST_TYPES
 from docker_registry.registry.tags import Condition
 from docker_registry.registry.upload_sessions import parse_upload_id
 

@@ -10,7 +10,7 @@ from typing import Final
 import gevent
 from flask import Blueprint, Response
 
-from docker_registry.api.v1_answers import answer
+from docker_registry.api.v1.responses import answer
 from docker_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from docker_registry.cli.command import Command, load_config
 from docker_registry.errors import StorageError
 
 if TYPE_CHECKING:
-    from docker_registry.config import Config
+    from docker_registry.config.schema import Config
 
 
 def run(_: argparse.Namespace) -> int:

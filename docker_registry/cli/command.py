@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from docker_registry.config import Config
+    from docker_registry.config.schema import Config
 
 #: Exit status: work is left to do or damage was found; standard output has the details.
 INCOMPLETE: Final = 1
@@ -47,6 +47,6 @@ def load_config() -> Config:
     Raises:
         ConfigError: the file cannot be parsed, or a setting is unknown or invalid.
     """
-    from docker_registry import config
+    from docker_registry.config import schema
 
-    return config.load_config(os.environ)
+    return schema.load_config(os.environ)

@@ -10,7 +10,7 @@ from docker_registry.cli.command import Command, load_config
 
 def run(_: argparse.Namespace) -> int:
     """Print the effective configuration as YAML, with secrets masked."""
-    from docker_registry.config_text import render
+    from docker_registry.config.render import render
 
     print(render(load_config()), end="")
     return 0

@@ -16,13 +16,13 @@ from docker_registry.errors import RegistryError
 
 def run(_: argparse.Namespace) -> int:
     """Check the configuration and the store, then serve."""
-    from docker_registry import server
+    from docker_registry.server import launch
 
-    server.check_environment(os.environ)
-    server.check_address(os.environ)
+    launch.check_environment(os.environ)
+    launch.check_address(os.environ)
     gc.disable()  # imported modules never become garbage, so collection during import is wasted time
     try:
-        server.load()
+        launch.load()
 
         # Import before the workers are forked, so that they share the memory.
         from docker_registry import app, housekeeping, services  # noqa: F401
@@ -31,18 +31,18 @@ def run(_: argparse.Namespace) -> int:
         services.load(config)
     finally:
         gc.enable()
-    uid, gid = server.owner(os.environ)
+    uid, gid = launch.owner(os.environ)
     folder = services.storage_folder(config)
     if folder is not None:
-        server.give_folder(folder, uid, gid)
+        launch.give_folder(folder, uid, gid)
 
     def check_as_worker() -> int:
-        server.become(uid, gid)  # files that the check creates in the store must belong to the workers
+        launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
         return check(config)
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)
-    return status or server.run(os.environ)
+    return status or launch.run(os.environ)
 
 
 def _run_in_child(work: Callable[[], int]) -> int:

@@ -93,7 +93,7 @@ class StorageDriver(ABC):
     #: per file.
     walks_by_pages: ClassVar[bool] = False
 
-    #: Whether every method that reads records what it read as a dependency (:mod:`docker_registry.provenance`); few
+    #: Whether every method that reads records what it read as a dependency (:mod:`docker_registry.dependencies`); few
     #: drivers can.
     notes_provenance: ClassVar[bool] = False
 

@@ -13,13 +13,13 @@ from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
-from docker_registry.registry.bridge.old_tags import OldTags
+from docker_registry.registry.bridge.v1_tag_source import V1TagSource
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.removal import Removal
@@ -27,18 +27,18 @@ from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads
-from docker_registry.registry.v1.decisions import ImageDecisions
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
+from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
 from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.pending_pushes import PendingPushes
 from docker_registry.registry.v1.private_repositories import PrivateRepositories
 from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
-from docker_registry.registry.v1.unfinished import UnfinishedPushes
 from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 from docker_registry.time_slices import TimeSlices
 
@@ -78,10 +78,10 @@ class Registry:
         self.driver = driver
         slices = TimeSlices()
         json_budget = JsonBudget(slices)
-        listings = Listings(driver, slices)
+        listings = ListingCache(driver, slices)
         catalog = Catalog(driver, listings)
-        unfinished = UnfinishedPushes(driver)
-        decisions = ImageDecisions(driver, unfinished)
+        unfinished = PendingPushes(driver)
+        decisions = ImageCommits(driver, unfinished)
         image_tag_files = ImageTagFiles(driver, listings)
         self.access = Access(driver)
         self.leases = Leases(driver)
@@ -134,7 +134,7 @@ class Registry:
             unpacked,
         )
         immutable = ImmutableTags(immutable_tags)
-        self.tags = Tags(driver, listings, OldTags(image_tag_files, derived_manifests), immutable)
+        self.tags = Tags(driver, listings, V1TagSource(image_tag_files, derived_manifests), immutable)
         self.image_tags = ImageTags(
             driver,
             self.image_repositories,
@@ -178,7 +178,7 @@ class Registry:
             raise StorageError("The store does not return what was written.")
         self.driver.remove(path)
 
-    def keep_house(self, upload_ttl_seconds: float) -> tuple[int, int]:
+    def run_housekeeping(self, upload_ttl_seconds: float) -> tuple[int, int]:
         """
         Delete abandoned uploads, and add repositories that other servers wrote to the catalog.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry import conditional_removal, layout
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import RepositoryName
 
 
@@ -18,7 +18,7 @@ class Catalog:
         pace: wraps an iterable of names so that a long loop over it yields to other requests.
     """
 
-    def __init__(self, driver: StorageDriver, listings: Listings) -> None:
+    def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self.pace = listings.pace
         self._driver = driver
         self._listings = listings

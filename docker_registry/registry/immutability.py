@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
 from docker_registry.errors import BlobUnknown, ContentImmutable
-from docker_registry.registry import payloads
+from docker_registry.registry import manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.names import LIBRARY, Digest, RepositoryName, Tag
@@ -147,6 +147,6 @@ class ImmutableContent:
             except BlobUnknown:
                 return ()
             with self._budget.reserve(payload):
-                known = payloads.references(payload, self._budget.pace)
+                known = manifest_payload.references(payload, self._budget.pace)
             self._known.put(digest, known)
         return known

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.registry.names import Digest
-from docker_registry.threads import in_thread
 
 
 def is_intact(driver: StorageDriver, path: str, digest: Digest) -> bool:
@@ -19,7 +19,7 @@ def is_intact(driver: StorageDriver, path: str, digest: Digest) -> bool:
     content = hashlib.new(digest.algorithm)
     try:
         for block in driver.stream_read(path):
-            in_thread(content.update, block)
+            run_in_thread(content.update, block)
     except PathNotFound:
         return False
     return Digest.from_hash(content) == digest

@@ -13,8 +13,8 @@ from __future__ import annotations
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.registry import layout
+from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.payloads import Payload
 
 
 class ManifestTypes:

@@ -18,14 +18,14 @@ from docker_registry.errors import (
     TagImmutable,
     TooLarge,
 )
-from docker_registry.registry import events, layout, payloads
+from docker_registry.registry import events, layout, manifest_payload
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
-from docker_registry.registry.payloads import Payload
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.stored_file import StoredFile
@@ -180,7 +180,7 @@ class Manifests:
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
         digest = self._digest(name, reference, payload, condition)
-        document = payloads.read(payload, content_type, self._json_budget.pace)
+        document = manifest_payload.read(payload, content_type, self._json_budget.pace)
         missing = self._check_references(name, document)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
@@ -277,7 +277,7 @@ class Manifests:
         except BlobUnknown:
             return
         self._referrers.delete(name, digest, payload)
-        if len(payload) > LARGE_BYTES or not payloads.stored_media_type(payload)[1]:
+        if len(payload) > LARGE_BYTES or not manifest_payload.stored_media_type(payload)[1]:
             self._types.forget(name, digest)
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
@@ -287,10 +287,10 @@ class Manifests:
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         if len(payload) > LARGE_BYTES:
             return self._large_media_type(name, digest, payload)
-        told, in_words = payloads.stored_media_type(payload)
+        told, in_words = manifest_payload.stored_media_type(payload)
         if told and in_words:
             return told
-        return self._types.get(name, digest, told or payloads.OCI_MANIFEST)
+        return self._types.get(name, digest, told or manifest_payload.OCI_MANIFEST)
 
     def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         """Return the media type recorded at the push; parse the payload only if none was recorded."""
@@ -301,8 +301,8 @@ class Manifests:
             media_type = self._media_types.get(digest)
             if media_type is None:
                 with self._json_budget.reserve(payload):
-                    told, _ = payloads.stored_media_type(payload, self._json_budget.pace)
-                media_type = told or payloads.OCI_MANIFEST
+                    told, _ = manifest_payload.stored_media_type(payload, self._json_budget.pace)
+                media_type = told or manifest_payload.OCI_MANIFEST
                 self._media_types.put(digest, media_type)
             return media_type
 

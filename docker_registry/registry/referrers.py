@@ -32,15 +32,15 @@ from docker_registry.errors import (
     StorageError,
     TagInvalid,
 )
-from docker_registry.registry import conditional_removal, json_scanner, layout, payloads
+from docker_registry.registry import conditional_removal, json_scanner, layout, manifest_payload
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.json_scanner import Kind
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
+from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
-from docker_registry.registry.payloads import Payload
 from docker_registry.registry.tags import Tags
 
 #: Maximum bytes of the descriptors on a page. Clients reject an index of more than 4 MiB (oras-go, containerd).
@@ -93,7 +93,7 @@ class Referrers:
     """All referrers of the registry."""
 
     def __init__(
-        self, driver: StorageDriver, blobs: Blobs, tags: Tags, listings: Listings, json_budget: JsonBudget
+        self, driver: StorageDriver, blobs: Blobs, tags: Tags, listings: ListingCache, json_budget: JsonBudget
     ) -> None:
         """
         Args:
@@ -274,7 +274,7 @@ class Referrers:
             told = entry.pop(_TOLD, None)
             if told is not None:
                 entry = {"mediaType": self._types.get(name, digest, str(told)), **entry}
-            annotations = payloads.text_annotations(entry.pop("annotations", None))
+            annotations = manifest_payload.text_annotations(entry.pop("annotations", None))
             if annotations and len(served := _dump({**entry, "annotations": annotations})) <= MAX_PAGE_BYTES:
                 return served
             return _dump(entry)
@@ -294,7 +294,7 @@ class Referrers:
     def _read(self, payload: bytes) -> Payload | None:
         with self._json_budget.reserve(payload):
             try:
-                return payloads.read(payload, None, self._json_budget.pace, is_stored=True)
+                return manifest_payload.read(payload, None, self._json_budget.pace, is_stored=True)
             except ManifestInvalid:
                 return None
 

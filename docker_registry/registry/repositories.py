@@ -6,7 +6,7 @@ each repository also has an empty file in one flat folder, the catalog, written 
 the repository. Repositories that other servers wrote into the tree lack this file: :meth:`Repositories.adopt` walks
 the tree and adds them, before the first listing of a tree without a catalog, and periodically.
 
-Repositories of API V1 are included, under their names in V2 (:mod:`docker_registry.registry.bridge.paired_names`).
+Repositories of API V1 are included, under their names in V2 (:mod:`docker_registry.registry.bridge.name_mapping`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
-from docker_registry.registry.bridge import paired_names
+from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.listings import Page, cut
+from docker_registry.registry.listing_cache import Page, cut
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.v1.repositories import ImageRepositories
 
@@ -54,7 +54,7 @@ class Repositories:
         """Return whether a repository exists in either API."""
         if self._has_content(name):
             return True
-        old_name = paired_names.image_repository(name)
+        old_name = name_mapping.image_repository(name)
         return old_name is not None and self._image_repositories.exists(old_name)
 
     def _has_content(self, name: RepositoryName) -> bool:
@@ -67,14 +67,14 @@ class Repositories:
         That is ``foo`` for ``library/foo`` if V2 has no ``library/foo`` and API V1 has that repository; otherwise the
         name itself.
         """
-        if paired_names.short(name) is None or self._has_content(name):
+        if name_mapping.short(name) is None or self._has_content(name):
             return name
         return self.find_short(name) or name
 
     def find_short(self, name: RepositoryName) -> RepositoryName | None:
         """Return ``foo`` for ``library/foo`` if API V1 has that repository; otherwise None."""
-        short = paired_names.short(name)
-        old_name = paired_names.image_repository(short) if short is not None else None
+        short = name_mapping.short(name)
+        old_name = name_mapping.image_repository(short) if short is not None else None
         return short if old_name is not None and self._image_repositories.exists(old_name) else None
 
     def check(self, name: RepositoryName) -> None:
@@ -145,7 +145,7 @@ class Repositories:
 
     def _old_names(self) -> Iterator[RepositoryName]:
         for old_name in self._image_repositories.names():
-            name = paired_names.repository(old_name)
+            name = name_mapping.repository(old_name)
             if name is not None:
                 yield name
 

@@ -1,7 +1,7 @@
 """
 Tags: names that point at the manifests of a repository.
 
-The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.v1_tag_source` describes how they are
 merged.
 """
 
@@ -23,11 +23,11 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import conditional_removal, events, layout
-from docker_registry.registry.bridge.old_tags import OldTags
+from docker_registry.registry.bridge.v1_tag_source import V1TagSource
 from docker_registry.registry.immutability import ImmutableTags
-from docker_registry.registry.listings import Listings, Page, cut
+from docker_registry.registry.listing_cache import ListingCache, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
-from docker_registry.registry.tag_notes import TagNotes
+from docker_registry.registry.tag_back_references import TagBackReferences
 
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]
@@ -39,7 +39,9 @@ _RESERVED_SECONDS: Final = 60.0
 class Tags:
     """All tags of the registry."""
 
-    def __init__(self, driver: StorageDriver, listings: Listings, old: OldTags, immutable: ImmutableTags) -> None:
+    def __init__(
+        self, driver: StorageDriver, listings: ListingCache, old: V1TagSource, immutable: ImmutableTags
+    ) -> None:
         """
         Args:
             old: the tags that API V1 wrote.
@@ -49,7 +51,7 @@ class Tags:
         self._listings = listings
         self._old = old
         self._immutable = immutable
-        self._notes = TagNotes(driver, listings)
+        self._notes = TagBackReferences(driver, listings)
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """

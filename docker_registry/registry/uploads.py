@@ -19,7 +19,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, DigestInvalid, PathNotFound, RangeInvalid, SizeInvalid, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blob, Blobs
-from docker_registry.registry.intake import Body, Intake, Tap
+from docker_registry.registry.ingest import Body, Intake, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
 from docker_registry.time_slices import TimeSlices

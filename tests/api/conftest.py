@@ -7,7 +7,7 @@ import itertools
 import pytest
 import requests
 
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 _numbers = itertools.count()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
-from tests.client import digest_of
+from tests.support.clients.v2 import digest_of
 
 CHECK_NAMES = [
     "not_a_server_error",

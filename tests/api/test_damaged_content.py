@@ -8,9 +8,9 @@ import secrets
 import pytest
 
 from tests.api.conftest import unique
-from tests.api.v1 import Docker
-from tests.client import OCI_MANIFEST, WAYS, Client, digest_of, encoded
-from tests.registry.chains import make
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import OCI_MANIFEST, WAYS, Client, digest_of, encoded
+from tests.support.v1_images import make
 
 #: One that is received into memory, and one that is written to a file of its own.
 SIZES = (5000, 600_000)

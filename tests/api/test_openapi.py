@@ -17,13 +17,13 @@ import schemathesis
 from docker_registry import __version__
 from docker_registry.api import errors
 from docker_registry.app import create_app
-from docker_registry.config import Config
+from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.api.generated import Surface, kinds, send
-from tests.client import OCI_MANIFEST, Client, digest_of, encoded
-from tests.images import descriptor, make_image, make_index, push
-from tests.server import Server
+from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of, encoded
+from tests.support.images import descriptor, make_image, make_index, push
+from tests.support.servers.registry import Server
 
 DESCRIPTION = schemathesis.openapi.from_path(Path(__file__).parent.parent.parent / "docs/openapi.yaml")
 DOCUMENT = DESCRIPTION.raw_schema

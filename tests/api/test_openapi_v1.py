@@ -13,14 +13,14 @@ import schemathesis
 
 from docker_registry import __version__
 from docker_registry.app import create_app
-from docker_registry.config import Config
+from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.api.generated import Surface, kinds, send
-from tests.api.v1 import Docker, done
-from tests.client import Client
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.clients.v2 import Client
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 DESCRIPTION = schemathesis.openapi.from_path(Path(__file__).parent.parent.parent / "docs/openapi-v1.yaml")
 DOCUMENT = DESCRIPTION.raw_schema

@@ -8,12 +8,12 @@ from itertools import chain
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config import Config
+from docker_registry.config.schema import Config
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
-from tests.client import OCI_MANIFEST, digest_of, encoded
-from tests.images import descriptor
+from tests.support.clients.v2 import OCI_MANIFEST, digest_of, encoded
+from tests.support.images import descriptor
 
 EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
 

@@ -12,19 +12,19 @@ import pytest
 
 from docker_registry.api.authorization import ACTIONS
 from docker_registry.app import create_app
-from docker_registry.config import Config
+from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown, ImageUnknown, UploadUnknown
 from docker_registry.registry import Registry, events
 from docker_registry.registry.access import MAX_SEARCHED_REPOSITORIES
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.services import build
-from tests.api.v1 import Docker, done
-from tests.client import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
-from tests.images import make_image, push
 from tests.registry.bridge import both
-from tests.registry.chains import chain, make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.clients.v2 import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
+from tests.support.images import make_image, push
+from tests.support.servers.registry import Server
+from tests.support.v1_images import chain, make
 
 SECRET = "corp/secret"
 IMAGE = make_image(77)

@@ -9,11 +9,11 @@ import socket
 import pytest
 
 from docker_registry import __version__
-from tests.api.v1 import Docker, done, error
-from tests.processes import free_port
-from tests.redis_server import redis_server  # noqa: F401 - a fixture
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.processes import free_port
+from tests.support.servers.redis import redis_server  # noqa: F401 - a fixture
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from docker_registry import __version__
-from tests import processes, programs
-from tests.api import raw
 from tests.api.conftest import unique
-from tests.api.v1 import Docker, done, error
-from tests.registry.chains import make
-from tests.server import COMMAND, Server
+from tests.support import processes
+from tests.support.clients import programs, raw_http
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.servers.registry import COMMAND, Server
+from tests.support.v1_images import make
 
 UNFINISHED = (400, "Image is being uploaded, retry later")
 CHUNKED = "Transfer-Encoding: chunked"
@@ -61,9 +61,9 @@ class TestALayerThatIsCutOff:
         path = f"/images/{image.text}"
         done(docker.put(f"{path}/json", image.payload), 200)
         half = image.layer[:100_000]
-        with raw.connect(server) as connection:
-            body = raw.chunked(half) if line == CHUNKED else half
-            raw.send(connection, "PUT", f"/v1{path}/layer", line, body=body)
+        with raw_http.connect(server) as connection:
+            body = raw_http.chunked(half) if line == CHUNKED else half
+            raw_http.send(connection, "PUT", f"/v1{path}/layer", line, body=body)
         for part in ("json", "layer", "ancestry", "files", "diff"):
             assert UNFINISHED == error(docker.get(f"{path}/{part}"))
         for image_or_half in (image, make(layer=half)):
@@ -77,9 +77,9 @@ class TestALayerThatIsCutOff:
         with Server(tmp_path / "store") as server, Docker(server.url) as docker:
             done(docker.put(f"/images/{image.text}/json", image.payload), 200)
             before = set(server.store.rglob("*"))
-            with raw.connect(server) as connection:
-                body = raw.chunked(image.layer[:100_000])
-                raw.send(connection, "PUT", f"/v1/images/{image.text}/layer", CHUNKED, body=body)
+            with raw_http.connect(server) as connection:
+                body = raw_http.chunked(image.layer[:100_000])
+                raw_http.send(connection, "PUT", f"/v1/images/{image.text}/layer", CHUNKED, body=body)
             time.sleep(0.5)  # what it has received comes first, then the end
             deadline = time.monotonic() + 10
             while left := [path for path in set(server.store.rglob("*")) - before if is_large(path)]:
@@ -176,16 +176,16 @@ class TestTwoPushesOfOneImage:
         two = one if is_same else make(number, layer=large(300_001))
         path = f"/v1/images/{one.text}"
         done(docker.put(f"/images/{one.text}/json", one.payload), 200)
-        with raw.connect(server) as first, raw.connect(server) as second:
+        with raw_http.connect(server) as first, raw_http.connect(server) as second:
             sent = ((first, one.layer), (second, two.layer))
             for connection, layer in sent:
-                raw.send(connection, "PUT", f"{path}/layer", CHUNKED, body=raw.chunked(layer[:100_000]))
+                raw_http.send(connection, "PUT", f"{path}/layer", CHUNKED, body=raw_http.chunked(layer[:100_000]))
             for connection, layer in sent:
-                connection.sendall(raw.chunked(layer[100_000:200_000]))
+                connection.sendall(raw_http.chunked(layer[100_000:200_000]))
                 time.sleep(0.1)
             for connection, layer in sent:
-                connection.sendall(raw.chunked(layer[200_000:]) + raw.END)
-            assert [200, 200] == [raw.receive(connection).status for connection, _ in sent]
+                connection.sendall(raw_http.chunked(layer[200_000:]) + raw_http.END)
+            assert [200, 200] == [raw_http.receive(connection).status for connection, _ in sent]
         headers = {"X-Docker-Checksum-Payload": two.payload_sum}
         done(docker.put(f"/images/{two.text}/checksum", headers=headers), 200)
         assert two.layer == docker.get(f"/images/{two.text}/layer").content
@@ -225,9 +225,9 @@ class TestADiskThatIsFull:
         path = f"/images/{image.text}"
         with Docker(server.url) as docker:
             done(docker.put(f"{path}/json", image.payload), 200)
-            line = CHUNKED if is_chunked else raw.length(image.layer)
-            body = raw.chunked(image.layer) + raw.END if is_chunked else image.layer
-            answer = raw.ask(server, "PUT", f"/v1{path}/layer", line, body=body)
+            line = CHUNKED if is_chunked else raw_http.length(image.layer)
+            body = raw_http.chunked(image.layer) + raw_http.END if is_chunked else image.layer
+            answer = raw_http.ask(server, "PUT", f"/v1{path}/layer", line, body=body)
             assert answer.status >= 500
             assert answer.error[1]
             assert __version__ == answer.headers["X-Docker-Registry-Version"]

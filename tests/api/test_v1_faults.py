@@ -8,12 +8,12 @@ import re
 
 import pytest
 
-from tests.api import raw
 from tests.api.conftest import unique
-from tests.api.v1 import Docker, done, error
-from tests.registry.chains import Image, make
-from tests.registry.tars import member, tar
-from tests.server import Server
+from tests.support.clients import raw_http
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.layers import member, tar
+from tests.support.servers.registry import Server
+from tests.support.v1_images import Image, make
 
 LAST_MODIFIED = "Thu, 01 Jan 1970 00:00:00 GMT"
 FORM = "Content-Type: application/x-www-form-urlencoded"
@@ -74,7 +74,7 @@ class TestAPathThatWalksOut:
         before = files_around(server)
         body = json.dumps(image.text).encode()
         target = path.format(up=up, id=image.text)
-        answer = raw.ask(server, method, target, raw.length(body), body=body)
+        answer = raw_http.ask(server, method, target, raw_http.length(body), body=body)
         assert answer.status in (400, 404, 405), target
         if method != "HEAD":
             assert answer.error[1]
@@ -86,7 +86,7 @@ class TestAPathThatWalksOut:
         """0.7.1 crashed on names that are not ASCII; as bare bytes they are no HTTP at all."""
         for method, rest in (("GET", b"/tags"), ("PUT", b""), ("GET", b"/images"), ("DELETE", b"")):
             target = b"/v1/repositories/" + name + rest
-            assert raw.ask(server, method, target, raw.length(b"[]"), body=b"[]").status in (400, 404)
+            assert raw_http.ask(server, method, target, raw_http.length(b"[]"), body=b"[]").status in (400, 404)
 
 
 class TestAnId:
@@ -96,7 +96,7 @@ class TestAnId:
     @pytest.mark.parametrize("text", ["x", "0" * 15, "0" * 17, "0" * 63, "0" * 65, "F" * 64, "g" * 64, "sha256:00"])
     def test_that_is_none_is_not_found_by_who_pushes(self, server, text, part):
         body = json.dumps({"id": text}).encode()
-        answer = raw.ask(server, "PUT", f"/v1/images/{text}/{part}", raw.length(body), body=body)
+        answer = raw_http.ask(server, "PUT", f"/v1/images/{text}/{part}", raw_http.length(body), body=body)
         assert (404, "Image not found") == answer.error
         assert not (server.store / "images" / text).exists()
 
@@ -134,10 +134,10 @@ class TestAClient:
             (f"{path}/checksum", (f"X-Docker-Checksum-Payload: {image.payload_sum}",), b""),
             (f"/v1/repositories/{name}/tags/v1", (), tag),
         ):
-            answer = raw.ask(server, "PUT", target, *lines, *more, raw.length(body), body=body)
+            answer = raw_http.ask(server, "PUT", target, *lines, *more, raw_http.length(body), body=body)
             assert 200 == answer.status, (target, answer.content)
         for target in (f"{path}/layer", f"/v1/repositories/{name}/tags/v1/json", "/v1/search", "/v1/users/"):
-            assert 200 == raw.ask(server, "GET", target, *lines).status
+            assert 200 == raw_http.ask(server, "GET", target, *lines).status
 
 
 class TestABody:
@@ -156,22 +156,22 @@ class TestABody:
             ("POST", "/v1/users/", '{"username": "a=b&c"}', {201}),
         ):
             body = text.encode()
-            framing, sent = raw.length(body), body
+            framing, sent = raw_http.length(body), body
             if is_chunked:
-                framing, sent = "Transfer-Encoding: chunked", raw.chunked(body[:3], body[3:]) + raw.END
+                framing, sent = "Transfer-Encoding: chunked", raw_http.chunked(body[:3], body[3:]) + raw_http.END
             lines = [line for line in (kind, framing) if line]
-            assert raw.ask(server, method, target, *lines, body=sent).status in statuses, target
+            assert raw_http.ask(server, method, target, *lines, body=sent).status in statuses, target
         assert [image.text, new.text] == [
-            entry["id"] for entry in json.loads(raw.ask(server, "GET", f"/v1/repositories/{name}/images").content)
+            entry["id"] for entry in json.loads(raw_http.ask(server, "GET", f"/v1/repositories/{name}/images").content)
         ]
 
     @pytest.mark.parametrize("kind", ["", FORM])
     def test_of_a_layer_is_kept_as_it_is(self, server, docker, kind):
         new = fresh(layer=b"a=b&c=%20\r\n" * 100)
         done(docker.put(f"/images/{new.text}/json", new.payload), 200)
-        body = raw.chunked(new.layer[:1], new.layer[1:]) + raw.END
+        body = raw_http.chunked(new.layer[:1], new.layer[1:]) + raw_http.END
         lines = [line for line in (kind, "Transfer-Encoding: chunked") if line]
-        assert 200 == raw.ask(server, "PUT", f"/v1/images/{new.text}/layer", *lines, body=body).status
+        assert 200 == raw_http.ask(server, "PUT", f"/v1/images/{new.text}/layer", *lines, body=body).status
         headers = {"X-Docker-Checksum-Payload": new.payload_sum}
         done(docker.put(f"/images/{new.text}/checksum", headers=headers), 200)
         assert new.layer == docker.get(f"/images/{new.text}/layer").content
@@ -254,26 +254,26 @@ class TestWhatCanBeRead:
     @pytest.mark.parametrize("path", READABLE)
     def test_has_the_same_answer_with_a_slash_at_its_end(self, server, image, path):
         target, mark, query = path.format(name="faults/shared", id=image.text).partition("?")
-        without, slashed = (raw.ask(server, "GET", f"{each}{mark}{query}") for each in (target, f"{target}/"))
+        without, slashed = (raw_http.ask(server, "GET", f"{each}{mark}{query}") for each in (target, f"{target}/"))
         assert (200, 200, without.content) == (without.status, slashed.status, slashed.content)
         assert lasting(without.headers) == lasting(slashed.headers)
 
     @pytest.mark.parametrize("path", [*READABLE, "/", "/_ping", "/_status", "/v1/_status", "/v1/nothing"])
     def test_has_a_head_with_the_same_headers(self, server, image, path):
         target = path.format(name="faults/shared", id=image.text)
-        whole, head = (raw.ask(server, method, target) for method in ("GET", "HEAD"))
+        whole, head = (raw_http.ask(server, method, target) for method in ("GET", "HEAD"))
         assert (whole.status, b"") == (head.status, head.content)
         assert lasting(whole.headers) == lasting(head.headers)
 
     @pytest.mark.parametrize("path", READABLE)
     def test_tells_its_methods(self, server, image, path):
-        answer = raw.ask(server, "OPTIONS", path.format(name="faults/shared", id=image.text))
+        answer = raw_http.ask(server, "OPTIONS", path.format(name="faults/shared", id=image.text))
         assert 200 == answer.status
         assert {"GET", "HEAD", "OPTIONS"} <= set(answer.headers["Allow"].split(", "))
 
     @pytest.mark.parametrize("path", READABLE)
     def test_sets_no_cookie_and_has_no_etag(self, server, image, path):
-        headers = raw.ask(server, "GET", path.format(name="faults/shared", id=image.text)).headers
+        headers = raw_http.ask(server, "GET", path.format(name="faults/shared", id=image.text)).headers
         assert not {"Set-Cookie", "ETag", "Vary"} & set(headers)
         assert ("/images/" in path and "/repositories/" not in path) == ("public" in headers["Cache-Control"])
 
@@ -289,7 +289,7 @@ class TestAToken:
     @pytest.mark.parametrize("text", ["Token", "Token x", "Basic", "Basic !!!", "Bearer x", "x" * 4000, "\xff", ""])
     def test_of_any_kind_keeps_nobody_from_an_open_registry(self, server, image, text):
         for method in ("GET", "HEAD"):
-            assert 200 == raw.ask(server, method, f"/v1/images/{image.text}/json", f"Authorization: {text}").status
+            assert 200 == raw_http.ask(server, method, f"/v1/images/{image.text}/json", f"Authorization: {text}").status
 
     def test_is_never_the_same_twice(self, docker):
         tokens = {docker.put("/repositories/faults/shared/", "[]").headers["X-Docker-Token"] for _ in range(20)}
@@ -370,7 +370,7 @@ class TestWhereEverybodySeesWhatIsPrivate:
             for part in ("json", "layer", "files"):
                 path = f"/v1/private_images/{own.text}/{part}"
                 whole, head, slashed = (
-                    raw.ask(server, method, target)
+                    raw_http.ask(server, method, target)
                     for method, target in (("GET", path), ("HEAD", path), ("GET", f"{path}/"))
                 )
                 assert (200, 200, 200) == (whole.status, head.status, slashed.status)

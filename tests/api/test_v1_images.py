@@ -12,10 +12,10 @@ import pytest
 
 from docker_registry.registry.layers.tarsum import tarsum
 from tests.api.conftest import unique
-from tests.api.v1 import Docker, done, error
-from tests.multipart import parts_of
-from tests.registry.chains import chain, make
-from tests.registry.tars import tar
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.layers import tar
+from tests.support.multipart import parts_of
+from tests.support.v1_images import chain, make
 
 NOT_FOUND = (404, "Image not found")
 UNFINISHED = (400, "Image is being uploaded, retry later")

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from tests.api.conftest import unique
-from tests.api.v1 import Docker, done, error
-from tests.client import OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
-from tests.images import OCI_CONFIG, OCI_LAYER, descriptor, make_image, make_index, push
-from tests.registry.chains import make
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
+from tests.support.images import OCI_CONFIG, OCI_LAYER, descriptor, make_image, make_index, push
+from tests.support.v1_images import make
 
 _numbers = itertools.count(700_000)
 

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from tests.api.v1 import Docker, done, error
-from tests.client import Client, Refused
-from tests.images import make_image, push
-from tests.registry import trees
-from tests.registry.chains import chain, make
-from tests.server import Server
+from tests.support import v1_trees
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.clients.v2 import Client, Refused
+from tests.support.images import make_image, push
+from tests.support.servers.registry import Server
+from tests.support.v1_images import chain, make
 
 BASE, OWN = chain(2, first=700)
 LATE = make(800)
@@ -141,9 +141,9 @@ class TestWhereEverybodySeesWhatIsPrivate:
 
 class TestATreeOf071:
     def test_keeps_its_private_repository_to_itself(self, tmp_path):
-        store = trees.copy("registry-0.7.1", tmp_path / "store")
+        store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store) as server, Docker(server.url) as docker:
             assert "1 private repository: hidden from everyone (serve_private)" in server.log.read_text()
-            assert (404, "Repository not found") == error(docker.get(f"/repositories/{trees.SECRET}/tags"))
-            for text in trees.SECRET_IMAGES:
+            assert (404, "Repository not found") == error(docker.get(f"/repositories/{v1_trees.SECRET}/tags"))
+            for text in v1_trees.SECRET_IMAGES:
                 assert (404, "Image not found") == error(docker.get(f"/images/{text}/layer"))

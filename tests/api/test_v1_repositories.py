@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.api.conftest import unique
-from tests.api.v1 import DOCKER, Docker, done, error
-from tests.registry.chains import make
+from tests.support.clients.v1 import DOCKER, Docker, done, error
+from tests.support.v1_images import make
 
 IMAGE = make(500)
 NO_REPOSITORY = (404, "Repository not found")

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from tests.api.v1 import Docker, done, error
-from tests.client import Client
-from tests.images import make_image, push
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done, error
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, push
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 IMAGE = make(600)
 NAMES = ["lab/multi-a", "lab/multi-b", "lab/multi-c", "lab/single", "library/multi"]

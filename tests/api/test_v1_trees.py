@@ -9,20 +9,20 @@ import sys
 
 import pytest
 
-from tests.api.v1 import Docker, done
-from tests.registry import trees
-from tests.registry.chains import make
-from tests.server import ROOT, Server
+from tests.support import v1_trees
+from tests.support.clients.v1 import Docker, done
+from tests.support.servers.registry import ROOT, Server
+from tests.support.v1_images import make
 
 
-@pytest.fixture(scope="module", params=trees.NAMES)
+@pytest.fixture(scope="module", params=v1_trees.NAMES)
 def tree(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def server(tree, tmp_path_factory):
-    store = trees.copy(tree, tmp_path_factory.mktemp("tree") / "store")
+    store = v1_trees.copy(tree, tmp_path_factory.mktemp("tree") / "store")
     with Server(store, workers=2) as server:
         yield server
 
@@ -35,14 +35,14 @@ def docker(server):
 
 def assert_served(docker, tree):
     """Pull everything, as Docker does, and compare it with what lies in the fixture."""
-    layers = trees.images(tree)
+    layers = v1_trees.images(tree)
     seen = set()
-    for name, tags in trees.REPOSITORIES[tree].items():
+    for name, tags in v1_trees.REPOSITORIES[tree].items():
         listed = {entry["id"] for entry in done(docker.get(f"/repositories/{name}/images"), 200).json()}
         assert tags == set(done(docker.get(f"/repositories/{name}/tags"), 200).json())
         for tag in tags:
             for text, payload, layer in docker.pull(name, tag):
-                assert (trees.FIXTURES / tree / "images" / text / "json").read_bytes() == payload
+                assert (v1_trees.FIXTURES / tree / "images" / text / "json").read_bytes() == payload
                 assert layers[text] == layer
                 seen.add(text)
         for text in listed:
@@ -56,14 +56,14 @@ class TestATreeOfAnOldServer:
         assert_served(docker, tree)
 
     def test_tells_who_pushed_a_tag(self, docker, tree):
-        for name, tags in trees.REPOSITORIES[tree].items():
+        for name, tags in v1_trees.REPOSITORIES[tree].items():
             for tag in tags:
                 note = docker.get(f"/repositories/{name}/tags/{tag}/json").json()
                 assert note["docker_version"] in {"1.5.0", "1.12.6"}
 
     def test_is_found_by_a_search(self, docker, tree):
         found = {result["name"] for result in docker.get("/search?n=100").json()["results"]}
-        assert set(trees.REPOSITORIES[tree]) == found
+        assert set(v1_trees.REPOSITORIES[tree]) == found
 
     def test_is_migrated_while_it_is_served(self, docker, tree, server):
         command = [
@@ -73,7 +73,7 @@ class TestATreeOfAnOldServer:
             "migrate",
         ]
         environment = {**os.environ, "STORAGE_PATH": str(server.store)}
-        before = trees.digests_on_disk(server.store)
+        before = v1_trees.digests_on_disk(server.store)
         for _ in range(2):
             with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as migration:
                 while migration.poll() is None:
@@ -82,19 +82,19 @@ class TestATreeOfAnOldServer:
             assert 0 == migration.returncode
         assert f"{len(before)} layers were blobs before" in told
         assert_served(docker, tree)
-        assert before == trees.digests_on_disk(server.store)
+        assert before == v1_trees.digests_on_disk(server.store)
         assert {2} == {path.stat().st_nlink for path in server.store.glob("images/*/layer")}
 
     def test_is_pushed_to_where_its_repositories_are(self, docker, tree, server):
         folders = sorted(path for path in server.store.glob("repositories/*/*"))
         image = make(900)
-        for name in trees.REPOSITORIES[tree]:
+        for name in v1_trees.REPOSITORIES[tree]:
             docker.push(name, "new", image)
             assert image.layer == docker.pull(name, "new")[-1][2]
         assert folders == sorted(path for path in server.store.glob("repositories/*/*"))
 
     def test_gives_its_tags_back(self, docker, tree):
-        for name, tags in trees.REPOSITORIES[tree].items():
+        for name, tags in v1_trees.REPOSITORIES[tree].items():
             for tag in {*tags, "new"}:
                 done(docker.ask("DELETE", f"/repositories/{name}/tags/{tag}"), 200)
             assert {} == docker.get(f"/repositories/{name}/tags").json()

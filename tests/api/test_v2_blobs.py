@@ -8,7 +8,7 @@ import pytest
 
 from docker_registry.api import byte_ranges
 from tests.api.conftest import code, unique
-from tests.multipart import parts_of
+from tests.support.multipart import parts_of
 
 CONTENT = bytes(range(256)) * 4
 

@@ -9,7 +9,7 @@ import pytest
 from tests.api.conftest import code, unique
 from tests.api.test_v2_blobs import digest_of
 from tests.api.test_v2_manifests import DOCKER, INDEX, OCI, image
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 
 def prepare(session, url, name):

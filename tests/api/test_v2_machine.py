@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.api.test_v2_blobs import digest_of
 from tests.api.test_v2_manifests import OCI
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 CONTENTS = st.sampled_from([b"", b"a", b"bc", b"layer" * 1000, bytes(70000)])
 TAGS = st.sampled_from(["latest", "v1", "V1", "_", "z-9"])

@@ -9,7 +9,7 @@ import pytest
 from tests.api.conftest import code, unique
 from tests.api.test_v2_blobs import digest_of
 from tests.api.test_v2_manifests import INDEX, OCI
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 SUBJECT = digest_of(b"subject")
 

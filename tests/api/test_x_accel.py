@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import requests
 
-from tests.api.v1 import Docker, done
-from tests.client import Client
-from tests.images import make_image, push
-from tests.nginx import running_nginx
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, push
+from tests.support.servers.nginx import running_nginx
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 IMAGE = make(1, layer=bytes(range(256)) * 1000)
 

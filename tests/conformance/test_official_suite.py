@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 MODULE = "github.com/opencontainers/distribution-spec/conformance"
 VERSION = "v0.0.0-20260831232431-97274622c111"

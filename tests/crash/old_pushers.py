@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.api.v1 import Docker, done
 from tests.crash.pushers import DEATHS
-from tests.images import make_tar
-from tests.registry.chains import Image, make
+from tests.support.clients.v1 import Docker, done
+from tests.support.images import make_tar
+from tests.support.v1_images import Image, make
 
 TAG = "latest"
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests.client import Client, cut, digest_of
-from tests.images import Image, make_image
+from tests.support.clients.v2 import Client, cut, digest_of
+from tests.support.images import Image, make_image
 
 #: What a client sees of a server that dies.
 DEATHS = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout)

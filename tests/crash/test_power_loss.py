@@ -20,11 +20,11 @@ from contextlib import suppress
 import pytest
 
 from docker_registry.drivers.file.disk import Disk
-from tests.client import Client
 from tests.crash.pushers import Pusher
 from tests.crash.test_sigkill import PUSHERS, check_blobs_of_store, check_life, check_manifests_of_store
-from tests.programs import require, require_root
-from tests.server import COMMAND, Server
+from tests.support.clients.programs import require, require_root
+from tests.support.clients.v2 import Client
+from tests.support.servers.registry import COMMAND, Server
 
 pytestmark = pytest.mark.slow
 

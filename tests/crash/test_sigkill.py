@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from tests.client import Client, acknowledged, digest_of
 from tests.crash.pushers import TAG, Pusher
-from tests.images import pull, push
-from tests.server import Server
+from tests.support.clients.v2 import Client, acknowledged, digest_of
+from tests.support.images import pull, push
+from tests.support.servers.registry import Server
 
 PUSHERS = 4
 

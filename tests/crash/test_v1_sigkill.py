@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from tests.api.v1 import Docker, done
-from tests.client import Client
 from tests.crash.old_pushers import TAG, OldPusher, make_chain
 from tests.crash.test_sigkill import MAX_LIFE_SECONDS, check_blobs_of_store
-from tests.images import pull
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.clients.v2 import Client
+from tests.support.images import pull
+from tests.support.servers.registry import Server
 
 PUSHERS = 4
 

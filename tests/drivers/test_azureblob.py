@@ -19,10 +19,10 @@ from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.drivers.testing.races import race
 from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
-from tests import processes
-from tests.azurite import KEY, NAME, OTHER_KEY, run_azurite
-from tests.cutting import CuttingProxy
-from tests.fault_proxy import FaultProxy
+from tests.support import processes
+from tests.support.servers.azurite import KEY, NAME, OTHER_KEY, run_azurite
+from tests.support.servers.fault_proxy import FaultProxy
+from tests.support.servers.truncating_proxy import CuttingProxy
 
 KIB = 1024
 

@@ -39,7 +39,7 @@ class TestTheExampleDriver:
     def test_has_settings_that_the_configuration_knows(self, environment, tmp_path):
         config = tmp_path / "config.yml"
         config.write_text(f"dev: {{storage: sqlite, sqlite_path: {tmp_path}/x.db, sqlite_timeout: 7}}")
-        program = "from docker_registry.config import load_config; print(dict(load_config().driver_options))"
+        program = "from docker_registry.config.schema import load_config; print(dict(load_config().driver_options))"
         done = subprocess.run(
             [sys.executable, "-c", program],
             env={**environment, "DOCKER_REGISTRY_CONFIG": str(config)},

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import padding
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
 pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not installed")
 
-from docker_registry import heritage
+from docker_registry.config import legacy
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.gcs.driver import GcsDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
-from tests import processes
-from tests.cutting import CuttingProxy
-from tests.fault_proxy import FaultProxy
-from tests.gcs_server import make_service_account, run_gcs
+from tests.support import processes
+from tests.support.servers.fault_proxy import FaultProxy
+from tests.support.servers.gcs import make_service_account, run_gcs
+from tests.support.servers.truncating_proxy import CuttingProxy
 
 KIB = 1024
 
@@ -290,5 +290,5 @@ class TestAMistakeAtTheStart:
 class TestASettingOfThePast:
     @pytest.mark.parametrize("name", ["gs_access_key", "gs_secret_key", "gs_secure", "oauth2"])
     def test_is_answered_with_what_to_use_today(self, name):
-        assert re.search("gcs_credentials_file|gcs_endpoint", heritage.why_ignored(name, "gcs"))
-        assert "the driver s3 does not take it" == heritage.why_ignored(name, "s3")
+        assert re.search("gcs_credentials_file|gcs_endpoint", legacy.why_ignored(name, "gcs"))
+        assert "the driver s3 does not take it" == legacy.why_ignored(name, "s3")

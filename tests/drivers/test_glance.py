@@ -10,17 +10,17 @@ import requests
 pytest.importorskip("keystoneauth1", reason="keystoneauth1 is not installed")
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
-from docker_registry import flavors
-from docker_registry.config_text import reference
+from docker_registry.config import flavors
+from docker_registry.config.render import reference
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.glance.driver import GlanceDriver
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
-from tests import processes
 from tests.drivers.test_swift import CuttingProxy
-from tests.glance_server import glance_server
-from tests.swift_server import swift_server
+from tests.support import processes
+from tests.support.servers.glance import glance_server
+from tests.support.servers.swift import swift_server
 
 __all__ = ["glance_server", "swift_server"]
 

@@ -16,8 +16,8 @@ from docker_registry.drivers.swift.connections import Account
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
-from tests import processes
-from tests.swift_server import READER, READER_PASSWORD, swift_server
+from tests.support import processes
+from tests.support.servers.swift import READER, READER_PASSWORD, swift_server
 
 __all__ = ["swift_server"]
 

@@ -13,12 +13,12 @@ import json
 
 import pytest
 
-from tests.client import Client
-from tests.distribution import find_distribution, serve_distribution
-from tests.images import make_index, make_tar, write_layout
-from tests.processes import running
-from tests.programs import Tool, missing, require, require_root
-from tests.server import Server
+from tests.support.clients.programs import Tool, missing, require, require_root
+from tests.support.clients.v2 import Client
+from tests.support.images import make_index, make_tar, write_layout
+from tests.support.processes import running
+from tests.support.servers.distribution import find_distribution, serve_distribution
+from tests.support.servers.registry import Server
 
 _numbers = itertools.count()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import requests
 
-from tests.client import Client
-from tests.images import make_image, pull, read_layout
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, pull, read_layout
 
 TO = "--dest-tls-verify=false"
 FROM = "--src-tls-verify=false"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.client import DOCKER_LIST, Client, Refused
-from tests.images import make_image, make_index, pull, push
-from tests.server import Server
+from tests.support.clients.v2 import DOCKER_LIST, Client, Refused
+from tests.support.images import make_image, make_index, pull, push
+from tests.support.servers.registry import Server
 
 OLD_IMAGE = make_image("old image")
 OLD_INDEX = make_index("old index")

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.api.v1 import Docker as OldDocker
-from tests.api.v1 import done
-from tests.client import Client, digest_of
-from tests.images import Image, make_image, make_index, make_tar, pull, push
 from tests.interop.unions import read_files, union, unpack
-from tests.programs import require
-from tests.registry import trees
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support import v1_trees
+from tests.support.clients.programs import require
+from tests.support.clients.v1 import Docker as OldDocker
+from tests.support.clients.v1 import done
+from tests.support.clients.v2 import Client, digest_of
+from tests.support.images import Image, make_image, make_index, make_tar, pull, push
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 INSECURE = "--tls-verify=false"
 FROM, TO = "--src-tls-verify=false", "--dest-tls-verify=false"
@@ -270,16 +270,16 @@ class TestChangingHands:
 
 OLD_TREES = [
     (tree, name, tag)
-    for tree, repositories in trees.REPOSITORIES.items()
+    for tree, repositories in v1_trees.REPOSITORIES.items()
     for name, tags in repositories.items()
     for tag in sorted(tags)
 ]
 
 
-@pytest.fixture(scope="module", params=trees.NAMES)
+@pytest.fixture(scope="module", params=v1_trees.NAMES)
 def old_tree(request, tmp_path_factory):
     """A registry over what an old server has written."""
-    store = trees.copy(request.param, tmp_path_factory.mktemp("trees") / "store")
+    store = v1_trees.copy(request.param, tmp_path_factory.mktemp("trees") / "store")
     with Server(store, workers=2) as server:
         yield request.param, server
 
@@ -308,11 +308,11 @@ class TestATreeOfAnOldServer:
     def test_lists_the_same_to_both(self, old_tree):
         tree, server = old_tree
         with Client(server.url) as client, OldDocker(server.url) as old:
-            for name, tags in trees.REPOSITORIES[tree].items():
+            for name, tags in v1_trees.REPOSITORIES[tree].items():
                 if tags:
                     assert sorted(tags) == client.tags(name.removeprefix("library/"))
                     assert tags == done(old.get(f"/repositories/{name}/tags"), 200).json().keys()
-            shown = {name.removeprefix("library/") for name in trees.REPOSITORIES[tree]}
+            shown = {name.removeprefix("library/") for name in v1_trees.REPOSITORIES[tree]}
             assert shown == set(client.repositories())
 
 
@@ -330,7 +330,7 @@ class TestATreeOfDistribution:
 
 class TestManyAtOnce:
     def test_ask_for_an_image_that_nobody_has_asked_for(self, tmp_path):
-        store = trees.copy("registry-0.7.1", tmp_path / "store")
+        store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store, workers=4) as server, ThreadPoolExecutor(32) as threads:
 
             def pull_it(_):

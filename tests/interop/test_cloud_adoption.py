@@ -15,14 +15,14 @@ pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not 
 pytest.importorskip("azure.storage.blob", reason="azure-storage-blob is not installed")
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
-from tests.api.v1 import Docker
-from tests.azurite import KEY, NAME, run_azurite
-from tests.client import Client
-from tests.gcs_server import make_service_account, run_gcs
-from tests.images import make_image, make_index, pull, push
-from tests.registry import trees
-from tests.server import Server
-from tests.swift_server import swift_server
+from tests.support import v1_trees
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, make_index, pull, push
+from tests.support.servers.azurite import KEY, NAME, run_azurite
+from tests.support.servers.gcs import make_service_account, run_gcs
+from tests.support.servers.registry import Server
+from tests.support.servers.swift import swift_server
 
 __all__ = ["swift_server"]
 
@@ -174,12 +174,12 @@ class TestAStoreOfOld:
     def place(self, request):
         return new_place(request)
 
-    @pytest.mark.parametrize("name", trees.NAMES)
+    @pytest.mark.parametrize("name", v1_trees.NAMES)
     def test_is_served(self, place, tmp_path, name):
-        fill(place, trees.FIXTURES / name, place.root_of_old)
+        fill(place, v1_trees.FIXTURES / name, place.root_of_old)
         environment = {**place.environment, "STORAGE_PATH": place.root_of_old}
-        wanted = {text: layer for text, layer in trees.images(name).items() if text != trees.UNFINISHED}
+        wanted = {text: layer for text, layer in v1_trees.images(name).items() if text != v1_trees.UNFINISHED}
         with Server(tmp_path / "store", **environment) as server, Docker(server.url) as docker:
-            for repository, tags in trees.REPOSITORIES[name].items():
+            for repository, tags in v1_trees.REPOSITORIES[name].items():
                 assert tags <= set(docker.get(f"/repositories/{repository}/tags").json())
             assert wanted == {text: docker.get(f"/images/{text}/layer").content for text in wanted}

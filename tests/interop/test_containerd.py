@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.images import make_image, pull
+from tests.support.images import make_image, pull
 
 PLAIN = ["--plain-http"]
 

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 
-from tests.client import DOCKER_LIST, DOCKER_MANIFEST, digest_of
-from tests.images import named_blobs, pull
+from tests.support.clients.v2 import DOCKER_LIST, DOCKER_MANIFEST, digest_of
+from tests.support.images import named_blobs, pull
 
 
 @pytest.fixture

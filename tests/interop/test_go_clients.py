@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.client import Refused
-from tests.images import make_image, make_index, pull, push
-from tests.interop.go_tools import install
+from tests.support.clients.go_tools import install
+from tests.support.clients.v2 import Refused
+from tests.support.images import make_image, make_index, pull, push
 
 
 @pytest.fixture(scope="session")

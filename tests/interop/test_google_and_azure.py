@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
 pytest.importorskip("azure.storage.blob", reason="azure-storage-blob is not installed")
 
-from tests.azurite import KEY, NAME, run_azurite
-from tests.gcs_server import make_service_account, run_gcs
 from tests.interop.stores import RedirectSuite, StoreSuite
-from tests.server import Server
+from tests.support.servers.azurite import KEY, NAME, run_azurite
+from tests.support.servers.gcs import make_service_account, run_gcs
+from tests.support.servers.registry import Server
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.client import digest_of
+from tests.support.clients.v2 import digest_of
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 PART_BYTES = 1_000_000  # 100 MB, and 1 GB at most, in ollama

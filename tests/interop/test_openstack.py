@@ -7,11 +7,11 @@ import requests
 
 pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
-from tests.client import Client
-from tests.glance_server import glance_server
 from tests.interop.stores import StoreSuite
-from tests.server import Server
-from tests.swift_server import swift_server
+from tests.support.clients.v2 import Client
+from tests.support.servers.glance import glance_server
+from tests.support.servers.registry import Server
+from tests.support.servers.swift import swift_server
 
 __all__ = ["glance_server", "swift_server"]
 

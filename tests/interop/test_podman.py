@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.client import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of
-from tests.images import make_image, pull, read_layout
+from tests.support.clients.v2 import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of
+from tests.support.images import make_image, pull, read_layout
 
 INSECURE = "--tls-verify=false"
 

@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from tests.client import Client
-from tests.images import make_tar
 from tests.interop.test_s3 import environment
-from tests.programs import Tool, missing, require, require_root
-from tests.seaweedfs import seaweedfs
-from tests.server import Server
+from tests.support.clients.programs import Tool, missing, require, require_root
+from tests.support.clients.v2 import Client
+from tests.support.images import make_tar
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import seaweedfs
 
 __all__ = ["seaweedfs"]
 

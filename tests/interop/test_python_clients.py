@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.client import digest_of
+from tests.support.clients.v2 import digest_of
 
 oras_client = pytest.importorskip("oras.client", reason="oras is not installed (pip install oras)")
 dxf = pytest.importorskip("dxf", reason="python-dxf is not installed (pip install python-dxf)")

@@ -7,12 +7,12 @@ import requests
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
-from tests.api.v1 import Docker, done
-from tests.client import Client
 from tests.interop.stores import RedirectSuite, StoreSuite
-from tests.registry.chains import make
-from tests.seaweedfs import seaweedfs
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.clients.v2 import Client
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.v1_images import make
 
 __all__ = ["seaweedfs"]
 

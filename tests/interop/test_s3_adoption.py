@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
-from tests.api.v1 import Docker
-from tests.client import Client
-from tests.distribution import find_distribution
-from tests.images import make_image, make_index, pull
 from tests.interop.test_s3 import environment
-from tests.processes import free_port, listens, running
-from tests.programs import missing
-from tests.registry import trees
-from tests.seaweedfs import BUCKET, seaweedfs
-from tests.server import Server
+from tests.support import v1_trees
+from tests.support.clients.programs import missing
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, make_index, pull
+from tests.support.processes import free_port, listens, running
+from tests.support.servers.distribution import find_distribution
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import BUCKET, seaweedfs
 
 __all__ = ["seaweedfs"]
 
@@ -70,16 +70,16 @@ class TestABucketOfDistribution:
 
 
 class TestABucketOfOld:
-    @pytest.mark.parametrize("name", trees.NAMES)
+    @pytest.mark.parametrize("name", v1_trees.NAMES)
     def test_is_served(self, seaweedfs, tmp_path, name):
         options = seaweedfs.options()
-        upload(seaweedfs, trees.FIXTURES / name, options["storage_path"].strip("/"))
+        upload(seaweedfs, v1_trees.FIXTURES / name, options["storage_path"].strip("/"))
         with Server(tmp_path / "store", **environment(options)) as server, Docker(server.url) as docker:
-            for repository, tags in trees.REPOSITORIES[name].items():
+            for repository, tags in v1_trees.REPOSITORIES[name].items():
                 assert tags <= set(docker.get(f"/repositories/{repository}/tags").json())
-            served = {text: docker.get(f"/images/{text}/layer").content for text in trees.images(name)}
-        wanted = trees.images(name)
-        unfinished = {trees.UNFINISHED}
+            served = {text: docker.get(f"/images/{text}/layer").content for text in v1_trees.images(name)}
+        wanted = v1_trees.images(name)
+        unfinished = {v1_trees.UNFINISHED}
         assert {key: wanted[key] for key in wanted.keys() - unfinished} == {
             key: served[key] for key in served.keys() - unfinished
         }

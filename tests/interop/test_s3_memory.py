@@ -10,12 +10,12 @@ import requests
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
-from tests import client
 from tests.interop.test_s3 import environment
-from tests.processes import children, memory_bytes
-from tests.seaweedfs import seaweedfs
-from tests.server import Server
-from tests.test_memory import Noise
+from tests.load.test_memory import Noise
+from tests.support.clients import v2
+from tests.support.processes import children, memory_bytes
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import seaweedfs
 
 __all__ = ["seaweedfs"]
 
@@ -33,9 +33,9 @@ class TestAWorker:
         "size", [128 * MIB, pytest.param(5 * 1024 * MIB, marks=pytest.mark.slow)], ids=["128 MiB", "5 GiB"]
     )
     def test_stays_below_a_hundred_mebibytes(self, server, size, monkeypatch):
-        monkeypatch.setattr(client, "TIMEOUT_SECONDS", 900)  # the store copies all of it on one disk
+        monkeypatch.setattr(v2, "TIMEOUT_SECONDS", 900)  # the store copies all of it on one disk
         (pid,) = children(server.process.pid)
-        with client.Client(server.url) as pusher:
+        with v2.Client(server.url) as pusher:
             digest = pusher.push_stream("lab/memory", Noise(size))
             assert size == pusher.pull_blob("lab/memory", digest)
         assert memory_bytes(pid, "VmHWM") < 100 * MIB, f"{memory_bytes(pid, 'VmHWM') / MIB:.1f} MiB"
@@ -44,7 +44,7 @@ class TestAWorker:
         waits, ended = [], threading.Event()
 
         def push():
-            with client.Client(server.url) as other:
+            with v2.Client(server.url) as other:
                 other.push_stream("lab/busy", Noise(96 * MIB))
             ended.set()
 

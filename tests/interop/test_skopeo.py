@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.client import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, Refused
-from tests.images import make_image, pull, read_layout
+from tests.support.clients.v2 import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, Refused
+from tests.support.images import make_image, pull, read_layout
 
 TO = "--dest-tls-verify=false"
 FROM = "--src-tls-verify=false"

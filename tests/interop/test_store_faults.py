@@ -13,11 +13,11 @@ import pytest
 import requests
 
 from docker_registry.drivers.s3.driver import S3Driver
-from tests.client import OCI_MANIFEST, WAYS, Client, Refused, digest_of
-from tests.fault_proxy import FaultProxy
-from tests.images import make_image, push
-from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
-from tests.server import Server
+from tests.support.clients.v2 import OCI_MANIFEST, WAYS, Client, Refused, digest_of
+from tests.support.images import make_image, push
+from tests.support.servers.fault_proxy import FaultProxy
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
 
 __all__ = ["seaweedfs"]
 

@@ -13,17 +13,17 @@ import time
 
 import pytest
 
-from tests.api.v1 import Docker as OldDocker
-from tests.client import WAYS, Client
-from tests.images import make_image, make_tar, named_blobs, pull, push
 from tests.interop.test_store_faults import environment
 from tests.interop.unions import read_files, union
-from tests.nginx import running_nginx
-from tests.redis_server import redis_server
-from tests.registry.chains import chain
-from tests.seaweedfs import seaweedfs
-from tests.server import Server
-from tests.services import postgresql
+from tests.support.clients.v1 import Docker as OldDocker
+from tests.support.clients.v2 import WAYS, Client
+from tests.support.images import make_image, make_tar, named_blobs, pull, push
+from tests.support.servers.databases_and_stores import postgresql
+from tests.support.servers.nginx import running_nginx
+from tests.support.servers.redis import redis_server
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.v1_images import chain
 
 __all__ = ["postgresql", "redis_server", "seaweedfs"]
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.api.v1 import Docker, done
-from tests.registry.chains import make
-from tests.server import Server
+from tests.support.clients.v1 import Docker, done
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 CLIENTS = 64
 IMAGES = 3

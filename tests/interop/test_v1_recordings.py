@@ -16,7 +16,7 @@ import pytest
 from docker_registry import __version__
 from tests.interop import recordings
 from tests.interop.recordings import Replay
-from tests.server import Server
+from tests.support.servers.registry import Server
 
 
 def version(_request, answer):

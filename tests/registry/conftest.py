@@ -9,7 +9,7 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import Registry
 from docker_registry.registry.names import RepositoryName
-from tests.services import mariadb, postgresql, sqlite  # noqa: F401 - fixtures
+from tests.support.servers.databases_and_stores import mariadb, postgresql, sqlite  # noqa: F401 - fixtures
 
 NAME = RepositoryName.parse("acme/web")
 OTHER = RepositoryName.parse("acme/other")

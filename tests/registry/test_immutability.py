@@ -11,8 +11,8 @@ from docker_registry.errors import BlobUnknown, ContentImmutable, ManifestUnknow
 from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import descriptor, layer, push_v1, push_v2, put_blob
-from tests.registry.chains import make, push
 from tests.registry.conftest import NAME
+from tests.support.v1_images import make, push
 
 FOO, LIBRARY_FOO = RepositoryName("foo"), RepositoryName("library/foo")
 OLD_FOO = ImageRepositoryName("library", "foo")

@@ -25,13 +25,13 @@ from docker_registry.errors import (
     ManifestUnknown,
 )
 from docker_registry.registry import Registry
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
+from docker_registry.registry.manifest_payload import OCI_MANIFEST
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
-from docker_registry.registry.payloads import OCI_MANIFEST
-from tests.interleaving import ALL, Request, Schedule, StoppingDriver, copied, sample, schedules
 from tests.registry.bridge.both import descriptor, layer, make_v2, put_blob
-from tests.registry.chains import chain, push
-from tests.seaweedfs import seaweedfs
+from tests.support.interleaving import ALL, Request, Schedule, StoppingDriver, copied, sample, schedules
+from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.v1_images import chain, push
 
 __all__ = ["seaweedfs"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import Registry, layout
+from docker_registry.registry.manifest_payload import DOCKER_MANIFEST, OCI_MANIFEST
 from docker_registry.registry.names import Digest
-from docker_registry.registry.payloads import DOCKER_MANIFEST, OCI_MANIFEST
 from tests.registry.conftest import NAME
 from tests.registry.test_manifests import LATEST, descriptor, image
 

@@ -4,7 +4,7 @@ import pytest
 
 from docker_registry.errors import NameUnknown
 from docker_registry.registry import layout
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, RepositoryName
 from tests.registry.conftest import NAME
 
@@ -40,7 +40,7 @@ class TestRepositories:
     def test_that_others_write_later_are_found_from_time_to_time(self, registry, driver):
         registry.repositories.page(100)
         driver.put_content(f"{layout.REPOSITORIES}/new/one/_layers/sha256/x/link", b"x")
-        assert (0, 1) == registry.keep_house(3600)
+        assert (0, 1) == registry.run_housekeeping(3600)
         assert ("new/one",) == registry.repositories.page(100).names
 
     def test_that_others_removed_leave_the_catalog_when_they_are_old(self, registry, driver):
@@ -49,7 +49,7 @@ class TestRepositories:
             driver.remove(layout.repository(RepositoryName(name)))
         content, modified = driver._files[layout.catalog_entry(RepositoryName("old"))]
         driver._files[layout.catalog_entry(RepositoryName("old"))] = (content, modified - 7200)
-        registry.keep_house(3600)
+        registry.run_housekeeping(3600)
         assert not driver.exists(layout.catalog_entry(RepositoryName("old")))
         assert driver.exists(layout.catalog_entry(RepositoryName("young")))
         assert () == registry.repositories.page(100).names
@@ -66,5 +66,5 @@ class TestHousekeeping:
     def test_forgets_old_uploads_in_repositories_and_beside_them(self, registry):
         registry.uploads.start(NAME)
         registry.uploads.start(None)
-        assert (0, 0) == registry.keep_house(3600)
-        assert (2, 0) == registry.keep_house(-3600)
+        assert (0, 0) == registry.run_housekeeping(3600)
+        assert (2, 0) == registry.run_housekeeping(-3600)

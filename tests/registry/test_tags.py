@@ -7,8 +7,8 @@ from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagCha
 from docker_registry.registry import Registry, layout
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import push_v1
-from tests.registry.chains import make
 from tests.registry.conftest import NAME
+from tests.support.v1_images import make
 
 LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")
 

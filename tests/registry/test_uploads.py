@@ -13,8 +13,8 @@ from docker_registry.errors import (
     StorageFull,
     UploadUnknown,
 )
-from docker_registry.registry import Registry, intake, layout
-from docker_registry.registry.intake import Content
+from docker_registry.registry import Registry, ingest, layout
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest
 from docker_registry.registry.upload_sessions import MAX_LISTED, Upload
 from docker_registry.registry.uploads import Uploads
@@ -55,7 +55,7 @@ def uploads(driver, blobs, clock):
 @pytest.fixture
 def nothing_is_short(monkeypatch):
     """Gives each chunk a file of its own."""
-    monkeypatch.setattr(intake, "INLINE_BYTES", 0)
+    monkeypatch.setattr(ingest, "INLINE_BYTES", 0)
 
 
 def files(driver):

@@ -8,7 +8,7 @@ under its own digest is cached until Redis evicts it; its size and existence, fo
 
 If the store has no folder versions, the cache provides them, for a few seconds at a time.
 
-The dependencies of responses are recorded (:mod:`~docker_registry.drivers.cache.witness`), so that a worker can reuse
+The dependencies of responses are recorded (:mod:`~docker_registry.drivers.cache.validator`), so that a worker can reuse
 them.
 
 Everything else is passed through to the store: versions, conditional puts, listings, times, and streams of large files.
@@ -23,10 +23,10 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import BinaryIO, Final
 
-from docker_registry import provenance
+from docker_registry import dependencies
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path, folders_above
 from docker_registry.drivers.cache.leased import Found, LeasedCache
-from docker_registry.drivers.cache.witness import CacheWitness, Lists
+from docker_registry.drivers.cache.validator import CacheValidator, Lists
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Larger contents are not cached.
@@ -112,7 +112,7 @@ class CachedDriver(StorageDriver):
         if len(content) <= self._max_bytes:
             self._tell(_CONTENT, path, found, content, _lifetime(path))
         else:
-            provenance.spoil()
+            dependencies.spoil()
         return content
 
     def get_size(self, path: str) -> int:
@@ -135,19 +135,19 @@ class CachedDriver(StorageDriver):
         if is_there:
             self._tell(_PRESENCE, path, found, b"", _SECONDS)
         else:
-            provenance.spoil()
+            dependencies.spoil()
         return is_there
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
         if not _LASTING.fullmatch(path):
-            provenance.spoil()
+            dependencies.spoil()
             return self.driver.stream_read(path, offset, length)
         found = self._look(_CONTENT, path)
         if found.value is not None:
             content = found.value[offset : None if length is None else offset + length]
             return iter([content] if content else [])
-        provenance.spoil()
+        dependencies.spoil()
         blocks = self.driver.stream_read(path, offset, length)
         if found.lease is None or offset or length == 0:
             return blocks
@@ -155,17 +155,17 @@ class CachedDriver(StorageDriver):
 
     def get_versioned(self, path: str) -> Versioned:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self.driver.get_versioned(path)
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self.driver.stat(path)
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self._lists.seen(path, self.driver.list_directory(path))
 
     def folder_version(self, path: str) -> str | None:
@@ -178,7 +178,7 @@ class CachedDriver(StorageDriver):
             # The lease itself is the version: every change of the folder breaks it.
             version = found.lease
             if version is None or not self._cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
-                provenance.spoil()
+                dependencies.spoil()
                 return None
         listed = self._lists.at(path, version)
         witness = self._witness()
@@ -188,17 +188,17 @@ class CachedDriver(StorageDriver):
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self.driver.walk(path)
 
     def open_file(self, path: str) -> BinaryIO | None:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self.driver.open_file(path)
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        provenance.spoil()
+        dependencies.spoil()
         return self.driver.content_redirect_url(path)
 
     # ----------------------------------------------------------------------------------------------- writing
@@ -304,15 +304,15 @@ class CachedDriver(StorageDriver):
         if found.lease is not None and self._cache.fill(fact, path, found.lease, value, seconds):
             self._note(found, value)
         else:
-            provenance.spoil()
+            dependencies.spoil()
 
     def _note(self, found: Found, value: bytes) -> None:
         witness = self._witness()
         if witness is not None:
             witness.note(found, value)
 
-    def _witness(self) -> CacheWitness | None:
-        return provenance.witness(CacheWitness, lambda: CacheWitness(self._cache))
+    def _witness(self) -> CacheValidator | None:
+        return dependencies.witness(CacheValidator, lambda: CacheValidator(self._cache))
 
     def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the blocks of a file, and cache its content if it is small and was read completely."""
@@ -365,7 +365,7 @@ def _spoiled_by_trouble() -> Iterator[None]:
     try:
         yield
     except StorageError:
-        provenance.spoil()
+        dependencies.spoil()
         raise
 
 

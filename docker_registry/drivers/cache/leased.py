@@ -16,7 +16,7 @@ Every fact about a path has an entry, and every folder a generation. All keys be
 
 Each operation is one atomic command or script (https://redis.io/docs/latest/develop/programmability/eval-intro/).
 Entries that could not be broken because Redis was unreachable are broken before Redis is used again
-(:mod:`~docker_registry.drivers.cache.debts`).
+(:mod:`~docker_registry.drivers.cache.pending_invalidations`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.cache.circuit import Away, Circuit, Full
-from docker_registry.drivers.cache.debts import Debts
+from docker_registry.drivers.cache.circuit_breaker import Away, Circuit, Full
+from docker_registry.drivers.cache.pending_invalidations import PendingInvalidations
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -144,7 +144,7 @@ class LeasedCache:
         self._look = redis.register_script(_LOOK)
         self._fill = redis.register_script(_FILL)
         self._confirm = redis.register_script(_CONFIRM)
-        self._debts = Debts(redis)
+        self._debts = PendingInvalidations(redis)
 
     def begin_request(self) -> None:
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""

@@ -18,9 +18,9 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.modes import SHARED
-from docker_registry.threads import close_now
 
 #: The minimum number of subfolders. Two processes that create a store at the same time may make more.
 _PARTS: Final = 16

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from docker_registry.alone import Brief
+from docker_registry.concurrency import run_in_thread, run_later
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file import together
 from docker_registry.drivers.file.disk import Disk
@@ -19,7 +20,6 @@ from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.together import Together
 from docker_registry.drivers.file.tree import Tree
-from docker_registry.threads import in_thread, run_later
 
 Result = TypeVar("Result")
 
@@ -53,7 +53,7 @@ class Carrier:
         finally:
             with self._tree.errors("", may_miss=False):
                 if not changes.is_empty:  # a block that only reads waits for no thread, and its response is cacheable
-                    call = self._brief.call if changes.is_brief else in_thread
+                    call = self._brief.call if changes.is_brief else run_in_thread
                     call(finish)
                 self._checkpoint_later()
 
@@ -71,7 +71,7 @@ class Carrier:
             return
         changes.add(path, content, if_match)
         if changes.is_full:
-            in_thread(changes.publish)
+            run_in_thread(changes.publish)
 
     def carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
         """
@@ -84,7 +84,7 @@ class Carrier:
         around = together.present()
         if is_rename and self._journal is None and around is not None and not around.is_waiting:
             return change(*args, around)
-        result = in_thread(partial(self._carry_out_and_sync, around, change, args))
+        result = run_in_thread(partial(self._carry_out_and_sync, around, change, args))
         self._checkpoint_later()
         return result
 

@@ -16,6 +16,7 @@ import stat
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final
 
+from docker_registry.concurrency import close_now, run_in_background
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal import Journal
@@ -24,7 +25,6 @@ from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed
-from docker_registry.threads import close_now, leave_to_thread
 
 #: Errors of file systems without hard links, and of a file that has the maximum number of links.
 _NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
@@ -185,7 +185,7 @@ class Changes:
         if self._last or not is_aside:
             discard(place, is_aside=is_aside)
         else:
-            leave_to_thread(discard, place)
+            run_in_background(discard, place)
 
 
 def version_of(folder: int, name: str) -> str:

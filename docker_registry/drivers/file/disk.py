@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import libc
-from docker_registry.threads import close_now
 
 #: File systems whose syncfs gives the same guarantee as their fsync. Elsewhere, for example in user space, it may be
 #: weaker.

@@ -29,7 +29,8 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
-from docker_registry import provenance
+from docker_registry import dependencies
+from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, check_path
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.carrier import Carrier
@@ -49,7 +50,6 @@ from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
-from docker_registry.threads import close_now, in_thread
 
 Result = TypeVar("Result")
 
@@ -198,9 +198,9 @@ class FileDriver(StorageDriver):
         except OSError as error:
             self._tree.note_absence(path, error)
             return NO_FOLDER
-        if provenance.may_change_unnoticed(found):
+        if dependencies.may_change_unnoticed(found):
             return None
-        provenance.note(place, found)
+        dependencies.note(place, found)
         # Programs that copy trees set the modification time, but cannot set the change time.
         return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
@@ -243,14 +243,14 @@ class FileDriver(StorageDriver):
                 for block in blocks:
                     is_small = growing.size + len(block) <= _INLINE_BYTES
                     with self._tree.errors(path, may_miss=False):
-                        growing.append(block) if is_small else in_thread(growing.append, block)
+                        growing.append(block) if is_small else run_in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
-                    in_thread(os.fsync, fd)
+                    run_in_thread(os.fsync, fd)
                     self._carry_out(self._changes.bring, aside, path)
             finally:
                 close_now(fd)
         except BaseException:
-            in_thread(discard, aside)
+            run_in_thread(discard, aside)
             raise
         return growing.size
 
@@ -286,10 +286,10 @@ class FileDriver(StorageDriver):
             growing = GrowingFile(fd, keep=self._keeps_pushes)
             for block in blocks:
                 with self._tree.errors(path, may_miss=False):
-                    in_thread(growing.append, block)
+                    run_in_thread(growing.append, block)
             with self._tree.errors(path, may_miss=False):
                 os.ftruncate(fd, growing.size)
-                in_thread(os.fsync, fd)
+                run_in_thread(os.fsync, fd)
         finally:
             close_now(fd)
 
@@ -316,7 +316,7 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(""):
             before = time.time() - older_than_seconds
-            return sum(in_thread(aside.remove_leftovers, before) for aside in (self._aside, self._short_aside))
+            return sum(run_in_thread(aside.remove_leftovers, before) for aside in (self._aside, self._short_aside))
 
     # ---------------------------------------------------------------------------------------- in this thread
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.locks import open_lock
-from docker_registry.threads import close_now
 
 #: The names of the two lock files.
 NAMES: Final = ("gate", "lock")

@@ -4,7 +4,7 @@ A file of unknown final size that is being written.
 The first bytes of each file stay in the page cache, because small files are usually read soon. The rest of a large file
 bypasses the cache (open(2), O_DIRECT): all of it must be on the disk before the client receives a response, so a cached
 copy would only cost time and evict other files. O_DIRECT requires that a block's address, start and length are
-multiples of a page, as with the blocks of :mod:`docker_registry.registry.block_pool`. Other blocks, and all blocks
+multiples of a page, as with the blocks of :mod:`docker_registry.registry.buffer_pool`. Other blocks, and all blocks
 where the file system does not support O_DIRECT, are written through the cache.
 """
 

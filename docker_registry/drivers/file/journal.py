@@ -37,6 +37,7 @@ from typing import Final, NamedTuple
 
 from gevent import monkey
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import gate, journal_file, marks, mount_session
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.gate import Gate
@@ -51,7 +52,6 @@ from docker_registry.drivers.file.journal_file import (
 )
 from docker_registry.drivers.file.marks import Marks
 from docker_registry.drivers.file.mount_session import Membership, MountSession
-from docker_registry.threads import close_now
 
 #: No journal is created when less space is free, so that the rest is available for pushed content.
 _MIN_FREE_BYTES: Final = 32 * HALF_BYTES

@@ -24,9 +24,9 @@ from typing import Final, NamedTuple
 
 from gevent import monkey
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.birth import born
 from docker_registry.drivers.file.mount_session import MountSession
-from docker_registry.threads import close_now
 
 #: The size of a half, which also bounds the changes of one process that await write-back.
 HALF_BYTES: Final = 4 * 1024 * 1024

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Final
 
-from docker_registry import provenance
+from docker_registry import dependencies
 from docker_registry.drivers.file.tree import Tree
 
 #: The maximum number of cached paths: about a MiB.
@@ -40,7 +40,7 @@ class Known:
             self._tree.note_absence(path, error)
             return None
         if self._inodes.get(path) == _inode(found):
-            provenance.note(place, found)
+            dependencies.note(place, found)
             return found
         return self._learn(path)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.errors import StorageError
-from docker_registry.threads import close_now
 
 #: Errors for a folder, a symbolic link and a socket.
 _NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}

@@ -14,9 +14,9 @@ import secrets
 from contextlib import suppress
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.journal_file import sync_folder
 from docker_registry.drivers.file.locks import open_lock
-from docker_registry.threads import close_now
 
 #: The prefix of the file names.
 PREFIX: Final = "checkpoint-"

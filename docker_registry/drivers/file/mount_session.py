@@ -33,9 +33,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.disk import filesystem_type
 from docker_registry.drivers.file.locks import not_a_lock
-from docker_registry.threads import close_now
 
 #: The session file, and the prefix of incomplete ones that a killed process may have left.
 NAME: Final = "session"

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.aside import Aside, discard, write_whole
 from docker_registry.drivers.file.changes import Changes, version_of
@@ -30,7 +31,6 @@ from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.together import Content, Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PreconditionFailed
-from docker_registry.threads import close_now
 
 
 class Puts:

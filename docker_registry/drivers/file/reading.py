@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import StorageError
-from docker_registry.threads import close_now
 
 _BLOCK_BYTES: Final = 1024 * 1024
 

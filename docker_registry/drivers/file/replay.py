@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
-from docker_registry import provenance
+from docker_registry import dependencies
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.disk import Disk
@@ -34,7 +35,6 @@ from docker_registry.drivers.file.os_errors import NOT_THERE
 from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
-from docker_registry.threads import close_now
 
 #: Period after its last entry in which a session may still have been putting entered contents.
 _BUSY_NANOSECONDS: Final = 10 * 10**9
@@ -194,7 +194,7 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     """Tell whether a file is older than the last content of its path, or has lost it."""
     if not change.is_traced:
         # A content is written to a file before it is entered, and so has an older time.
-        return found.st_mtime_ns <= change.entered + provenance.CLOCK_TICK_NANOSECONDS
+        return found.st_mtime_ns <= change.entered + dependencies.CLOCK_TICK_NANOSECONDS
     state = FileState.of(found)
     if state in change.known:
         return True
@@ -206,7 +206,7 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     ):
         return True
     is_clock_right = change.entered <= time.time_ns()
-    return is_clock_right and found.st_ctime_ns + provenance.WHOLE_SECONDS_TICK_NANOSECONDS < change.entered
+    return is_clock_right and found.st_ctime_ns + dependencies.WHOLE_SECONDS_TICK_NANOSECONDS < change.entered
 
 
 def _is_left_of(left: bytes | None, written: bytes | None) -> bool:

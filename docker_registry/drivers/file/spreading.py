@@ -16,7 +16,7 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-from docker_registry.threads import close_now
+from docker_registry.concurrency import close_now
 
 #: ioctl_iflags(2), for flags of the type C long.
 _LONG: Final = struct.Struct("l")

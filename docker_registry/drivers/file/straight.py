@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import libc
-from docker_registry.threads import close_now
 
 _OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, NamedTuple, Protocol
 
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import Bytes, folders_above
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import Entry
 from docker_registry.drivers.file.tree import Tree
-from docker_registry.threads import close_now
 
 #: A batch holds at most this many contents, and no more bytes than one journal record takes.
 MAX_WAITING: Final = 64

@@ -19,13 +19,13 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Final
 
-from docker_registry import provenance
+from docker_registry import dependencies
+from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
 from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.straight import open_straight
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
-from docker_registry.threads import close_now
 
 #: Called with the descriptor of a changed folder.
 Sync = Callable[[int], None]
@@ -97,7 +97,7 @@ class Tree:
         fd = self.open(path, os.O_RDONLY)
         try:
             found = os.fstat(fd)
-            provenance.note(self.place(path), found)
+            dependencies.note(self.place(path), found)
             if not stat.S_ISREG(found.st_mode):
                 raise PathNotFound(path=path)
         except BaseException:
@@ -112,7 +112,7 @@ class Tree:
             found = os.fstat(fd)
         finally:
             close_now(fd)
-        provenance.note(self.place(path), found)
+        dependencies.note(self.place(path), found)
         return found
 
     def find(self, path: str) -> os.stat_result | None:
@@ -137,7 +137,7 @@ class Tree:
         """
         with self.folder(path) as fd:
             names = os.listdir(fd)
-        provenance.spoil()
+        dependencies.spoil()
         if not path:
             if RESERVED not in names:
                 raise self._gone(path)
@@ -146,7 +146,7 @@ class Tree:
 
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
-        provenance.spoil()
+        dependencies.spoil()
         return holds_files(self.place(path))
 
     @contextmanager
@@ -271,7 +271,7 @@ class Tree:
         self._check_root(path, error)
         if error.errno not in NOT_THERE:
             raise translated(path, error) from None
-        provenance.note(self.place(path), None)
+        dependencies.note(self.place(path), None)
 
     def _check_root(self, path: str, error: OSError) -> None:
         if error.errno in NOT_THERE and not os.path.isdir(self.reserved):

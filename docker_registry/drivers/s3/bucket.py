@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.s3.client import code_of, content_md5, in_our_words, status_of, translated
 from docker_registry.drivers.s3.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
-from docker_registry.threads import in_thread
 
 _DELETED_AT_ONCE: Final = 1000
 #: Pauses between retries of a conditional request that S3 rejected with 409 because of a concurrent one.
@@ -101,7 +101,7 @@ class S3Bucket:
         """
         body = content if isinstance(content, bytes | bytearray) else bytes(content)
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
-        options = {**self.written, "ContentMD5": in_thread(content_md5, body)}
+        options = {**self.written, "ContentMD5": run_in_thread(content_md5, body)}
         try:
             with translated():
                 self._put(key, body, options, condition)

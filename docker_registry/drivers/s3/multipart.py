@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.s3.bucket import Entry, S3Bucket
 from docker_registry.drivers.s3.client import content_md5, translated
 from docker_registry.errors import PathNotFound, StorageError
-from docker_registry.threads import in_thread
 
 #: Maximum number of parts per upload (S3 User Guide, "Amazon S3 multipart upload limits").
 _MOST_PARTS: Final = 10_000
@@ -150,7 +150,7 @@ class _Upload:
     def send(self, content: bytearray, used: list[bytearray]) -> None:
         """Upload the next part in the background; the buffer is appended to *used* when it may be reused."""
         # Compute the MD5 while the previous part is still being sent.
-        md5 = self._threads.submit(in_thread, content_md5, content)
+        md5 = self._threads.submit(run_in_thread, content_md5, content)
         self._start(self._send, content, md5, used)
 
     def copy(self, source: Entry, start: int, end: int) -> None:

@@ -24,10 +24,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Final
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.swift.container import Entry, SwiftContainer
 from docker_registry.errors import PathNotFound, StorageError
-from docker_registry.threads import in_thread
 
 #: Maximum number of segments per manifest, if Swift does not announce it.
 _MANIFEST_SEGMENTS: Final = 1000
@@ -69,7 +69,7 @@ class Segments:
                     rest = rest[room:]
             size = buffer.tell()
             if not large.size:
-                self._container.put(name, buffer, size, etag=in_thread(_md5, buffer))
+                self._container.put(name, buffer, size, etag=run_in_thread(_md5, buffer))
                 return size
             large.add(buffer)
             large.finish()
@@ -151,7 +151,7 @@ class _LargeObject:
         self._count += 1
 
     def _put_segment(self, content: BytesIO, number: int) -> dict[str, Any]:
-        size, name, md5 = content.tell(), self._segment(number), in_thread(_md5, content)
+        size, name, md5 = content.tell(), self._segment(number), run_in_thread(_md5, content)
         self._container.put(name, content, size, etag=md5)
         return self._part(name, md5, size)
 

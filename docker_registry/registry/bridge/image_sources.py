@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid, ImageUnknown, PathNotFound
-from docker_registry.registry import json_scanner, layout, payloads
+from docker_registry.registry import json_scanner, layout, manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.conversion import Chain, to_chain
 from docker_registry.registry.json_budget import JsonBudget
@@ -119,17 +119,17 @@ class ImageSources:
                 raise ImageUnknown("The image's manifest or configuration cannot be read.") from None
 
     def _interpret(self, digest: Digest, payload: bytes, depth: int) -> ImageSource:
-        told, _ = payloads.stored_media_type(payload)
+        told, _ = manifest_payload.stored_media_type(payload)
         media_type = (told or "").lower()
-        if media_type in payloads.INDEXES and depth:
+        if media_type in manifest_payload.INDEXES and depth:
             child = self._choose(json.loads(payload))
             source = self._read(child, depth - 1)
             return replace(source, children=(child, *source.children))
-        if media_type not in payloads.IMAGES:
+        if media_type not in manifest_payload.IMAGES:
             raise ImageUnknown("What this tag names is no image that API V1 knows.")
         document = json.loads(payload)
         config = _member(document, "config")
-        known = _DOCKER_CONFIGS if media_type == payloads.DOCKER_MANIFEST else _CONFIGS
+        known = _DOCKER_CONFIGS if media_type == manifest_payload.DOCKER_MANIFEST else _CONFIGS
         if str(config.get("mediaType", "")).lower() not in known:
             raise ImageUnknown("What this tag names is an artifact, and no image.")
         try:
@@ -182,7 +182,7 @@ def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
     found: Sequence[Mapping[str, Any]] = document.get("layers") or ()
     for layer in found:
         media_type = str(layer.get("mediaType")).lower()
-        if media_type in payloads.FOREIGN_LAYERS:
+        if media_type in manifest_payload.FOREIGN_LAYERS:
             raise ImageUnknown("The image has a layer that is not distributed with it.")
         if "encrypted" in media_type:
             raise ImageUnknown("The image has an encrypted layer.")

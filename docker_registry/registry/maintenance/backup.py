@@ -17,7 +17,7 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
-from docker_registry.registry import layout, payloads
+from docker_registry.registry import layout, manifest_payload
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
@@ -142,7 +142,7 @@ class Backup:
             self._report.add_damage(path, "the bytes of the manifest are missing or damaged")
             return
         try:
-            blobs = payloads.read(payload, None, is_stored=True).blobs
+            blobs = manifest_payload.read(payload, None, is_stored=True).blobs
         except ManifestInvalid:  # schema 1, or a manifest that another server accepted
             return
         for blob in blobs:

@@ -1,7 +1,7 @@
 """
 The file list of a V1 image, and its difference from its ancestors.
 
-Both are computed once and stored beside the image (:mod:`~docker_registry.registry.v1.kept_answers`), as are
+Both are computed once and stored beside the image (:mod:`~docker_registry.registry.v1.stored_results`), as are
 rejections. A list is computed on the first request. A diff needs the lists of all ancestors: if there is a queue,
 workers compute it; otherwise it is computed during the request, unless the layers are too large.
 """
@@ -17,8 +17,8 @@ from docker_registry.registry.layers.file_lists import TRAILER_BYTES, read_trail
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
-from docker_registry.registry.v1.kept_answers import Answer, KeptAnswers
 from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.stored_results import Answer, StoredResults
 
 #: Maximum stored bytes of layers that are read for a diff during a request.
 MAX_DIFF_BYTES: Final = 1024**3
@@ -50,7 +50,7 @@ class ImageFiles:
         """
         self._images = images
         self._reader = reader
-        self._kept = KeptAnswers(driver, reader.rules)
+        self._kept = StoredResults(driver, reader.rules)
         self._queue = queue
         self._max_diff_bytes = max_diff_bytes
         self._at_work = KeyedLocks()

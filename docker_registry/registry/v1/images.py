@@ -1,9 +1,9 @@
 """
 Reading images of API V1: a JSON document, a layer, and the ancestors.
 
-The content of an image was determined by the commit of its push (:mod:`docker_registry.registry.v1.decisions`). The
+The content of an image was determined by the commit of its push (:mod:`docker_registry.registry.v1.image_commits`). The
 layer is the blob with the committed digest, or a raw file in the image's folder, written by an old server. A raw layer
-is verified and committed when it is first requested (:mod:`docker_registry.registry.v1.raw_layers`). If a push died
+is verified and committed when it is first requested (:mod:`docker_registry.registry.v1.legacy_layers`). If a push died
 after everything had arrived, the next request for its image completes it.
 
 An image derived from API V2 (:mod:`docker_registry.registry.bridge.derived_images`) takes precedence over an image that
@@ -27,11 +27,11 @@ from docker_registry.registry.bridge.derived_images import DerivedImage, Derived
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
-from docker_registry.registry.v1 import image_layout, raw_layers
-from docker_registry.registry.v1.decisions import ImageDecisions
+from docker_registry.registry.v1 import image_layout, legacy_layers
+from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.registry.v1.unfinished import UnfinishedPushes
+from docker_registry.registry.v1.pending_pushes import PendingPushes
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Images:
     def __init__(
         self,
         driver: StorageDriver,
-        decisions: ImageDecisions,
-        unfinished: UnfinishedPushes,
+        decisions: ImageCommits,
+        unfinished: PendingPushes,
         derived: DerivedImages,
         access: Access,
         reader: LayerReader,
@@ -307,7 +307,7 @@ class Images:
         return self._decisions.decided(image_id)
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
-        return raw_layers.verify(
+        return legacy_layers.verify(
             self._driver,
             image_layout.layer(image_id),
             payload,
@@ -326,7 +326,7 @@ class Images:
 
     def _checksums(self, image_id: ImageId) -> tuple[str, ...]:
         try:
-            return raw_layers.parse_checksums(self._driver.get_content(image_layout.checksum(image_id)))
+            return legacy_layers.parse_checksums(self._driver.get_content(image_layout.checksum(image_id)))
         except PathNotFound:
             return ()
 

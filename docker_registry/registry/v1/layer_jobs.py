@@ -1,5 +1,5 @@
 """
-Jobs of a :class:`~docker_registry.cpu_pool.CpuPool` that process the content of layers.
+Jobs of a :class:`~docker_registry.cpu_pool.pool.CpuPool` that process the content of layers.
 
 Each job takes its arguments as JSON and the stored bytes as input, and yields its output in blocks. All but ``diff``
 take ``limits``, the JSON of :class:`~docker_registry.registry.layers.limits.LayerLimits`. The jobs raise
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
+from docker_registry.cpu_pool.process import Job, Parts
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import DigestInvalid, StorageError, TooLarge
-from docker_registry.job_process import Job, Parts
 from docker_registry.registry.layers.archives import open_archive
 from docker_registry.registry.layers.compression import Compression, sniff
 from docker_registry.registry.layers.file_lists import FileList, FileLister, FileListWriter, diff

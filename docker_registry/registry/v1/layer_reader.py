@@ -1,5 +1,5 @@
 """
-Reading of the content of stored layers, within limits and outside the worker process (:mod:`docker_registry.cpu_pool`).
+Reading of the content of stored layers, within limits and in other processes (:mod:`docker_registry.cpu_pool.pool`).
 
 The result for a layer depends only on its content and the limits. Callers store results, including rejections, together
 with :attr:`LayerReader.rules`.
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from docker_registry.cpu_pool import CpuPool
+from docker_registry.cpu_pool.pool import CpuPool
 from docker_registry.drivers.base import Bytes
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest

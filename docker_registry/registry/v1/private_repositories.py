@@ -20,9 +20,9 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown, NameInvalid, PathNotFound
 from docker_registry.registry import events
 from docker_registry.registry.access import Action, Principal, Repository
-from docker_registry.registry.bridge import paired_names
+from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.bridge.derived_images import DerivedImages
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
@@ -39,7 +39,7 @@ class PrivateRepositories:
     def __init__(
         self,
         driver: StorageDriver,
-        listings: Listings,
+        listings: ListingCache,
         repositories: ImageRepositories,
         tags: ImageTagFiles,
         images: Images,
@@ -133,7 +133,7 @@ class PrivateRepositories:
     def canonical_names(self) -> list[str]:
         """Return the canonical names of all private repositories, sorted: those in V2, or in V1 if V2 has none."""
         names = map(ImageRepositoryName.parse, self.names())
-        return sorted(str(paired_names.repository(name) or name) for name in names)
+        return sorted(str(name_mapping.repository(name) or name) for name in names)
 
     def set_private(self, name: ImageRepositoryName, *, private: bool) -> None:
         """Make a repository, which need not exist yet, private or public; do nothing for a hidden name."""
@@ -270,4 +270,4 @@ def _v2_names(name: str) -> list[RepositoryName]:
         old = ImageRepositoryName.parse(name)
     except NameInvalid:  # not an entry of this registry
         return []
-    return [each for each in (paired_names.repository(old), paired_names.fallback(old)) if each is not None]
+    return [each for each in (name_mapping.repository(old), name_mapping.fallback(old)) if each is not None]

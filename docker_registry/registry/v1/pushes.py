@@ -1,10 +1,10 @@
 """
 Pushes of API V1 images: the JSON, the layer, and the checksum that ends the push.
 
-The pending JSON (:mod:`docker_registry.registry.v1.unfinished`) and the staged layer
-(:mod:`docker_registry.registry.v1.received_layers`) are stored beside the image, separately for concurrent pushes. The
+The pending JSON (:mod:`docker_registry.registry.v1.pending_pushes`) and the staged layer
+(:mod:`docker_registry.registry.v1.staged_layers`) are stored beside the image, separately for concurrent pushes. The
 checksum selects a staged layer, which becomes a blob. Then the image is committed
-(:mod:`docker_registry.registry.v1.decisions`); of several concurrent pushes, one wins. Any request can complete the
+(:mod:`docker_registry.registry.v1.image_commits`); of several concurrent pushes, one wins. Any request can complete the
 remaining steps of a committed image, so a crash loses nothing that was acknowledged and exposes nothing unverified.
 """
 
@@ -31,17 +31,17 @@ from docker_registry.errors import (
     UploadUnknown,
 )
 from docker_registry.registry import events, json_scanner
-from docker_registry.registry.intake import Body, Content
+from docker_registry.registry.ingest import Body, Content
 from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
-from docker_registry.registry.v1.decisions import ImageDecisions
+from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
 from docker_registry.registry.v1.layer_links import Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.registry.v1.received_layers import KnownTarSum, Received, ReceivedLayers
-from docker_registry.registry.v1.unfinished import Pending, UnfinishedPushes
+from docker_registry.registry.v1.pending_pushes import Pending, PendingPushes
+from docker_registry.registry.v1.staged_layers import KnownTarSum, Received, StagedLayers
 
 #: Maximum attempts to end a push while concurrent pushes of the image interfere.
 _MAX_TRIES: Final = 100
@@ -76,8 +76,8 @@ class ImagePushes:
         driver: StorageDriver,
         uploads: Uploads,
         images: Images,
-        decisions: ImageDecisions,
-        unfinished: UnfinishedPushes,
+        decisions: ImageCommits,
+        unfinished: PendingPushes,
         resolve: Callable[[ImageId], ImageId],
         reader: LayerReader,
         inspections: LayerInspections,
@@ -92,7 +92,7 @@ class ImagePushes:
         self._decisions = decisions
         self._unfinished = unfinished
         self._resolve = resolve
-        self._received = ReceivedLayers(driver, uploads)
+        self._received = StagedLayers(driver, uploads)
         self._reader = reader
         self._inspections = inspections
 

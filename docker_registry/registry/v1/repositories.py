@@ -25,7 +25,7 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import events, json_scanner
-from docker_registry.registry.bridge import paired_names
+from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NoList
@@ -147,7 +147,7 @@ class ImageRepositories:
         if name.is_hidden:
             return
         self.enter(name)
-        repository = paired_names.repository(name)
+        repository = name_mapping.repository(name)
         for _ in range(_MAX_TRIES):
             folder = self.home(name)
             stored = self._stored(folder)
@@ -167,7 +167,7 @@ class ImageRepositories:
 
     def enter(self, name: ImageRepositoryName) -> None:
         """Add a repository to the catalog of API V2; call this before writing its first file."""
-        repository = paired_names.repository(name)
+        repository = name_mapping.repository(name)
         if repository is not None:
             self._catalog.enter(repository)
 
@@ -183,8 +183,8 @@ class ImageRepositories:
         removed = [self._remove(folder) for folder in image_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
-        repository = paired_names.repository(name)
-        possible = (repository, paired_names.fallback(name))
+        repository = name_mapping.repository(name)
+        possible = (repository, name_mapping.fallback(name))
         if any(each is not None and self._catalog.has_content(each) for each in possible):
             if self._driver.exists(image_layout.private_entry(name)):
                 self._driver.put_content(image_layout.private(self.home(name)), b"")

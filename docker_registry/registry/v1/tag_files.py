@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import conditional_removal
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 
@@ -15,7 +15,7 @@ from docker_registry.registry.v1 import image_layout
 class ImageTagFiles:
     """Stores one file for each tag, in one of a repository's two possible folders (:mod:`image_layout`, "Quoting")."""
 
-    def __init__(self, driver: StorageDriver, listings: Listings) -> None:
+    def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self._driver = driver
         self._listings = listings
 

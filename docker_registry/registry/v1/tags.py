@@ -1,7 +1,7 @@
 """
 Tags of API V1: names that point at the images of a repository, each with metadata about its last push.
 
-The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.old_tags` describes how they are
+The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.v1_tag_source` describes how they are
 merged.
 """
 
@@ -21,7 +21,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, layout
 from docker_registry.registry.access import Access
-from docker_registry.registry.bridge import paired_names
+from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.immutability import ImmutableTags
@@ -108,8 +108,8 @@ class ImageTags:
         Raises:
             ImageTagUnknown: the tag does not exist, or V1 cannot represent its target; the message gives the reason.
         """
-        image_id = self._linked(paired_names.repository(name), tag)
-        image_id = image_id or self._files.find(name, tag) or self._linked(paired_names.fallback(name), tag)
+        image_id = self._linked(name_mapping.repository(name), tag)
+        image_id = image_id or self._files.find(name, tag) or self._linked(name_mapping.fallback(name), tag)
         if image_id is None:
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         return image_id
@@ -228,7 +228,7 @@ class ImageTags:
 
     def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
         """Yield the names of the tags that API V1 wrote and that no tag of API V2 overrides."""
-        repository = paired_names.repository(name)
+        repository = name_mapping.repository(name)
         for tag in self._files.names(name):
             if repository is None or self._tags.find_link(repository, Tag(tag)) is None:
                 yield tag
@@ -265,7 +265,7 @@ class ImageTags:
         """
         self._files.put(folder, tag, image_id)
         self._notes.put(folder, tag, note)
-        repository = paired_names.repository(name)
+        repository = name_mapping.repository(name)
         if repository is None:
             return
         origin = self._origin(repository, image_id)
@@ -295,7 +295,7 @@ class ImageTags:
         """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
         written += [content == note for content in self._notes.contents(folder, tag)]
-        repository = paired_names.repository(name)
+        repository = name_mapping.repository(name)
         if repository is not None:
             origin = self._origin(repository, image_id)
             written.append(self._tags.find_link(repository, tag) == (None if origin is None else origin[1]))
@@ -308,11 +308,11 @@ class ImageTags:
         Raises:
             TagImmutable: the tag points at another image, or another request is creating it.
         """
-        if self._is_linked(paired_names.repository(name), tag, image_id):
+        if self._is_linked(name_mapping.repository(name), tag, image_id):
             return
         is_new = False
         try:
-            with self._tags.held(paired_names.repository(name), tag):
+            with self._tags.held(name_mapping.repository(name), tag):
                 is_new = self._files.create(folder, tag, image_id)
                 if self._files.find(name, tag) != image_id:
                     raise TagImmutable(name=str(name), tag=str(tag))
@@ -358,10 +358,10 @@ class ImageTags:
             raise TagImmutable(name=str(name), tag=str(tag))
 
     def _is_immutable(self, name: ImageRepositoryName, tag: Tag) -> bool:
-        return self._immutable.covers(str(paired_names.repository(name) or name), str(tag))
+        return self._immutable.covers(str(name_mapping.repository(name) or name), str(tag))
 
 
 def _repositories(name: ImageRepositoryName) -> list[RepositoryName]:
     """Return the repositories of API V2 that a name of V1 denotes."""
-    possible = (paired_names.repository(name), paired_names.fallback(name))
+    possible = (name_mapping.repository(name), name_mapping.fallback(name))
     return [repository for repository in possible if repository is not None]

@@ -13,24 +13,24 @@ import pytest
 pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.drivers.cache.circuit import Circuit
+from docker_registry.drivers.cache.circuit_breaker import Circuit
+from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
-from docker_registry.drivers.cache.link import RedisPlace, connect
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.drivers.testing.races import race
 from docker_registry.errors import PathNotFound, PreconditionFailed
-from tests.redis_server import PASSWORD, own_redis, redis_server
+from tests.support.servers.redis import PASSWORD, own_redis, redis_server
 
 __all__ = ["redis_server"]
 
 
 def cached(driver, server, identity, **options):
     """A driver as it is in one process: with connections and a circuit of its own."""
-    redis = connect(RedisPlace(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
+    redis = connect(RedisAddress(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
     # Many threads on a busy machine make every call slow; what that costs is the subject of other tests.
     circuit = Circuit(redis, "the test", patience_seconds=60)
     return CachedDriver(driver, LeasedCache(redis, circuit, lambda: identity), **options)
@@ -458,7 +458,7 @@ class TestValuesOfOthers:
         store.put_content("folder/file", b"content")
         reader = cached(store, redis_server, identity)
         redis = connect(
-            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+            RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
         )
         for _ in range(2):
             assert (b"content", 7, True) == tuple(getattr(reader, each)("folder/file") for each in self.READS[:3])
@@ -476,7 +476,7 @@ class TestValuesOfOthers:
         store.put_content("folder/file", b"content")
         reader = cached(store, redis_server, identity)
         redis = connect(
-            RedisPlace(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
+            RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
         )
         reader.get_size("folder/file")
         reader.folder_version("folder")

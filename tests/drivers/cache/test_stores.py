@@ -14,9 +14,9 @@ from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from tests.drivers.cache.test_driver import cached
-from tests.redis_server import redis_server
-from tests.seaweedfs import seaweedfs
-from tests.swift_server import swift_server
+from tests.support.servers.redis import redis_server
+from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.servers.swift import swift_server
 
 __all__ = ["redis_server", "seaweedfs", "swift_server"]
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from docker_registry import provenance
+from docker_registry import dependencies
 from docker_registry.drivers.file.known import Known
 from docker_registry.drivers.file.tree import RESERVED, Tree
 from docker_registry.errors import StorageError, StorageUnavailable
@@ -81,9 +81,9 @@ class TestAFile:
         assert ["link/file"] == opened
 
     def test_is_what_an_answer_is_made_of_each_time(self, known, store):
-        time.sleep(2 * provenance.CLOCK_TICK_NANOSECONDS / 10**9)
+        time.sleep(2 * dependencies.CLOCK_TICK_NANOSECONDS / 10**9)
         for _ in range(2):
-            with provenance.collected() as made_of:
+            with dependencies.collected() as made_of:
                 known.find("a/file")
             assert made_of.is_whole and made_of.is_current()
         (store / "a" / "file").write_bytes(b"more content")

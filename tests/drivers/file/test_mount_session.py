@@ -10,7 +10,7 @@ import pytest
 from docker_registry.drivers.file import mount_session
 from docker_registry.drivers.file.mount_session import superblock_id
 from docker_registry.errors import StorageError
-from tests.loop_disk import LoopDisk
+from tests.support.loop_disk import LoopDisk
 
 
 class TestASuperblock:

@@ -13,7 +13,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageError
-from tests.loop_disk import LoopDisk
+from tests.support.loop_disk import LoopDisk
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from docker_registry.drivers.file import renaming
 from docker_registry.drivers.file.renaming import rename_unwritten
-from tests.services import require
+from tests.support.servers.databases_and_stores import require
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file.together import MAX_WAITING
 from docker_registry.errors import PathNotFound, PreconditionFailed
-from tests.patched import under_gevent
+from tests.support.gevent_program import under_gevent
 
 
 @pytest.fixture

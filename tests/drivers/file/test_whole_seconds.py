@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from docker_registry import provenance
+from docker_registry import dependencies
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.registry.listings import Listings
-from tests.loop_disk import LoopDisk
+from docker_registry.registry.listing_cache import ListingCache
+from tests.support.loop_disk import LoopDisk
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def wait_for(fraction):
 
 class TestTwoChangesInTheSameSecond:
     def test_are_seen_both(self, driver):
-        listings = Listings(driver)
+        listings = ListingCache(driver)
         wait_for(0.1)
         driver.put_content("folder/first", b"1")
         driver.put_content("file", b"old")
@@ -42,7 +42,7 @@ class TestTwoChangesInTheSameSecond:
         wait_for(-0.6)  # more than a tick of a finer clock, and still in the same second
         assert ["first"] == listings.names("folder", str)
         version = driver.folder_version("folder")
-        with provenance.collected() as made_of:
+        with dependencies.collected() as made_of:
             driver.get_content("file")
         driver.put_content("folder/second", b"2")
         driver.put_content("file", b"new")
@@ -54,7 +54,7 @@ class TestTwoChangesInTheSameSecond:
         driver.put_content("folder/file", b"1")
         time.sleep(2.2)
         version = driver.folder_version("folder")
-        with provenance.collected() as made_of:
+        with dependencies.collected() as made_of:
             driver.get_content("folder/file")
         assert version is not None
         assert made_of.is_whole and made_of.is_current()

@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
-from docker_registry import flavors
-from docker_registry.config_text import reference
+from docker_registry.config import flavors
+from docker_registry.config.render import reference
 from docker_registry.drivers.s3.client import Account, proxy_url
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
-from tests import processes
-from tests.seaweedfs import READER_KEY, READER_SECRET, seaweedfs
+from tests.support import processes
+from tests.support.servers.seaweedfs import READER_KEY, READER_SECRET, seaweedfs
 
 __all__ = ["seaweedfs"]
 

@@ -19,9 +19,9 @@ from docker_registry.drivers.s3 import bucket, multipart
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
-from tests import programs
-from tests.cutting import CuttingProxy
-from tests.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
+from tests.support.clients import programs
+from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
+from tests.support.servers.truncating_proxy import CuttingProxy
 
 __all__ = ["seaweedfs"]
 

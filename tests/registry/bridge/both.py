@@ -8,11 +8,11 @@ import json
 import lzma
 import zlib
 
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
-from tests.registry.chains import make, push
-from tests.registry.tars import member, tar
+from tests.support.layers import member, tar
+from tests.support.v1_images import make, push
 
 OLD, NEW = ImageRepositoryName.parse("acme/web"), RepositoryName.parse("acme/web")
 V1, V2 = Tag("v1"), Tag("v2")

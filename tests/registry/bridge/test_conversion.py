@@ -9,10 +9,10 @@ import pytest
 
 from docker_registry.registry.bridge.conversion import to_chain, to_config, to_manifest
 from docker_registry.registry.names import Descriptor, Digest, ImageRepositoryName
-from tests.registry import trees
+from tests.support import v1_trees
 
 GOLDEN = Path(__file__).parent.parent.parent / "fixtures" / "bridge"
-TREE = trees.FIXTURES / "registry-0.7.1"
+TREE = v1_trees.FIXTURES / "registry-0.7.1"
 
 #: What each tag of the tree is for ``docker images``.
 IMAGE_IDS = json.loads((GOLDEN / "image-ids.json").read_text())

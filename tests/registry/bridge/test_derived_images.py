@@ -16,7 +16,6 @@ from docker_registry.registry import Registry
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
-from tests.registry import trees
 from tests.registry.bridge.both import (
     DOCKER,
     NEW,
@@ -37,7 +36,8 @@ from tests.registry.bridge.both import (
     v1_image,
 )
 from tests.registry.bridge.test_conversion import GOLDEN, PUSHED
-from tests.registry.chains import loads, make
+from tests.support import v1_trees
+from tests.support.v1_images import loads, make
 
 
 class TestAnImageThatV2Pushed:
@@ -49,7 +49,7 @@ class TestAnImageThatV2Pushed:
             put_blob(registry, path.read_bytes())
         registry.manifests.put(NEW, V2, payload, None)
         name, _, tag = PUSHED.partition(":")
-        golden = Registry(FileDriver(storage_path=trees.FIXTURES / "registry-0.7.1"))
+        golden = Registry(FileDriver(storage_path=v1_trees.FIXTURES / "registry-0.7.1"))
         top = golden.image_tags.get(ImageRepositoryName.parse(name), Tag(tag))
         assert top == v1_image(registry, OLD, V2)
         assert golden.images.ancestry(top) == registry.images.ancestry(top)

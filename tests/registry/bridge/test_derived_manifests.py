@@ -12,10 +12,9 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import BlobUnknown, ManifestUnknown
 from docker_registry.registry import Registry
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
-from tests.registry import trees
 from tests.registry.bridge.both import (
     DOCKER,
     GZIP,
@@ -33,13 +32,14 @@ from tests.registry.bridge.both import (
     unpack_any,
 )
 from tests.registry.bridge.test_conversion import GOLDEN, IMAGE_IDS
-from tests.registry.chains import chain, make, pulled
-from tests.registry.tars import member, tar
+from tests.support import v1_trees
+from tests.support.layers import member, tar
+from tests.support.v1_images import chain, make, pulled
 
 
 @pytest.fixture
 def old_tree(tmp_path):
-    return Registry(FileDriver(storage_path=trees.copy("registry-0.7.1", tmp_path / "store")))
+    return Registry(FileDriver(storage_path=v1_trees.copy("registry-0.7.1", tmp_path / "store")))
 
 
 #: The manifests around the golden images; whatever changes here has broken a promise.
@@ -170,9 +170,9 @@ class TestAnImageThatV1Pushed:
 
 class TestARawLayerOfAStoreWithoutLinks:
     def test_is_read_where_it_lies(self, registry, driver):
-        for path in sorted((trees.FIXTURES / "registry-0.7.1").rglob("*")):
+        for path in sorted((v1_trees.FIXTURES / "registry-0.7.1").rglob("*")):
             if path.is_file():
-                driver.put_content(str(path.relative_to(trees.FIXTURES / "registry-0.7.1")), path.read_bytes())
+                driver.put_content(str(path.relative_to(v1_trees.FIXTURES / "registry-0.7.1")), path.read_bytes())
         before = sum(stat.size for stat in driver.walk())
         layers = json.loads(registry.manifests.get(RepositoryName("acme/web"), Tag("latest")).payload)["layers"]
         for each in layers:

@@ -11,8 +11,8 @@ from docker_registry.errors import ImageUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.image_sources import ImageSources
 from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.manifest_payload import OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.names import Digest
-from docker_registry.registry.payloads import OCI_INDEX, OCI_MANIFEST
 from docker_registry.time_slices import TimeSlices
 
 CONFIG = "application/vnd.oci.image.config.v1+json"

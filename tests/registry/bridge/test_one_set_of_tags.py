@@ -18,7 +18,7 @@ from docker_registry.errors import (
 from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import NEW, OLD, V1, V2, config_of, layer, make_v2, push_v1, push_v2, v1_image
-from tests.registry.chains import chain, make
+from tests.support.v1_images import chain, make
 
 OLD_FOO, FOO, LIBRARY_FOO = ImageRepositoryName.parse("foo"), RepositoryName("foo"), RepositoryName("library/foo")
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"

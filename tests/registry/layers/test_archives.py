@@ -10,7 +10,7 @@ from docker_registry.errors import LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers.archives import DiffId, Expansion, diff_id, open_archive
 from docker_registry.registry.layers.tarstream import TarReader
 from docker_registry.registry.names import Digest
-from tests.registry.tars import COMPRESS, EMPTY, cut, member, tar
+from tests.support.layers import COMPRESS, EMPTY, cut, member, tar
 
 ARCHIVE = tar(member("etc/motd", content=b"hello\n"), member("big", content=bytes(range(256)) * 4000))
 EVERY = pytest.mark.parametrize("compression", COMPRESS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers.compression import Decompressor, sniff
-from tests.registry.tars import COMPRESS, EMPTY, cut, member, tar, zstd
+from tests.support.layers import COMPRESS, EMPTY, cut, member, tar, zstd
 
 ARCHIVE = tar(member("etc/motd", content=b"hello\n"), member("noise", content=random.Random(1).randbytes(70_000)))
 EVERY = pytest.mark.parametrize("compression", COMPRESS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers.file_lists import MAX_NAME_BYTES, FileList, FileLister, FileListWriter, diff, files
 from docker_registry.registry.layers.tarstream import TarReader
-from tests.registry.tars import COMPRESS, EMPTY, member, patched, tar
+from tests.support.layers import COMPRESS, EMPTY, member, patched, tar
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures/layers"
 

@@ -15,7 +15,7 @@ from docker_registry.registry.layers.tarstream import (
     MAX_EXTENSIONS,
     TarReader,
 )
-from tests.registry.tars import EMPTY, FORMATS, TYPES, cut, member, patched, tar
+from tests.support.layers import EMPTY, FORMATS, TYPES, cut, member, patched, tar
 
 LONG = "long/" * 60 + "name"
 

@@ -18,7 +18,7 @@ from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.search.database import Database
 from docker_registry.registry.search.index import Entry, Page, Result, open_index
 from docker_registry.registry.search.schema import INDEX, MAX_DESCRIPTION, METADATA, REPOSITORY, plain_name
-from tests.services import PASSWORD
+from tests.support.servers.databases_and_stores import PASSWORD
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests/fixtures/search"

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-from docker_registry.config import Cache, Config
+from docker_registry.config.schema import Cache, Config
 from docker_registry.errors import ConfigError, StorageUnavailable
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.diff_queue import RedisDiffQueue
 from docker_registry.services import open_diff_queue
-from tests.processes import free_port
-from tests.redis_server import PASSWORD, redis_server  # noqa: F401 - a fixture
+from tests.support.processes import free_port
+from tests.support.servers.redis import PASSWORD, redis_server  # noqa: F401 - a fixture
 
 FIRST, SECOND = ImageId("1" * 64), ImageId("2" * 16)
 

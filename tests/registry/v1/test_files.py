@@ -6,12 +6,12 @@ import pytest
 
 from docker_registry.errors import DiffUnavailable, ImageUnfinished, ImageUnknown, LayerFormatUnsupported, TooLarge
 from docker_registry.registry import Registry
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.v1.files import ImageFiles
 from docker_registry.registry.v1.layer_reader import LayerReader
-from tests.registry.chains import chain, loads, make, push, store_raw
-from tests.registry.tars import COMPRESS, member, tar
+from tests.support.layers import COMPRESS, member, tar
+from tests.support.v1_images import chain, loads, make, push, store_raw
 
 BASE = make(1, layer=tar(member("etc/keep", content=b"a"), member("etc/drop", content=b"b")))
 TOP = make(2, BASE, layer=tar(member("etc/.wh.drop"), member("etc/keep", content=b"c"), member("new", content=b"d")))

@@ -6,7 +6,7 @@ import pytest
 
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
-from tests.registry.trees import FIXTURES, NAMES
+from tests.support.v1_trees import FIXTURES, NAMES
 
 ID = ImageId("0" * 64)
 

@@ -9,7 +9,7 @@ import pytest
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, Inspection, LayerLink
-from tests.registry.tars import COMPRESS, cut, member, tar
+from tests.support.layers import COMPRESS, cut, member, tar
 
 JSON = b'{"id": "x"}'
 CONTENT = tar(member("etc/motd", content=b"hello" * 1000))

@@ -10,13 +10,13 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnfinished, StorageUnavailable
 from docker_registry.registry import Registry, layout
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1.migration import Migration
-from tests.registry import trees
-from tests.registry.chains import chain, make, pulled, push, store_raw
 from tests.registry.conftest import NAME
 from tests.registry.v1.test_races import Death, dying
+from tests.support import v1_trees
+from tests.support.v1_images import chain, make, pulled, push, store_raw
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -41,12 +41,12 @@ def blobs(driver):
 
 
 class TestATreeOfAnOldServer:
-    @pytest.mark.parametrize("name", trees.NAMES)
+    @pytest.mark.parametrize("name", v1_trees.NAMES)
     def test_is_served_before_during_and_after(self, tmp_path, name):
-        store = trees.copy(name, tmp_path / "store")
-        before = trees.digests_on_disk(store)
+        store = v1_trees.copy(name, tmp_path / "store")
+        before = v1_trees.digests_on_disk(store)
         driver = FileDriver(str(store))
-        images = trees.images(name)
+        images = v1_trees.images(name)
 
         def serves_all(*_):
             registry = Registry(driver)
@@ -58,27 +58,27 @@ class TestATreeOfAnOldServer:
         report = Migration(driver, Registry(driver).images).run(serves_all)
         assert (len(before), [], {}) == (report.migrated, report.unfinished, report.failed)
         serves_all()
-        assert before == trees.digests_on_disk(store)
+        assert before == v1_trees.digests_on_disk(store)
 
-    @pytest.mark.parametrize("name", trees.NAMES)
+    @pytest.mark.parametrize("name", v1_trees.NAMES)
     def test_needs_no_second_copy_of_a_layer(self, tmp_path, name):
-        store = trees.copy(name, tmp_path / "store")
+        store = v1_trees.copy(name, tmp_path / "store")
         migrate(FileDriver(str(store)))
         layers = list(store.glob("images/*/layer"))
         assert layers
         assert {2} == {layer.stat().st_nlink for layer in layers}
 
     def test_is_not_changed_by_a_dry_run(self, tmp_path):
-        store = trees.copy("registry-0.7.1", tmp_path / "store")
+        store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         driver = FileDriver(str(store))
         files = sorted((stat.path, stat.modified) for stat in driver.walk())
         report = migrate(driver, dry_run=True)
         assert files == sorted((stat.path, stat.modified) for stat in driver.walk())
         sizes = {path.parent.name: path.stat().st_size for path in store.glob("images/*/layer")}
-        unfinished = sizes.pop(trees.UNFINISHED)
+        unfinished = sizes.pop(v1_trees.UNFINISHED)
         assert unfinished
         assert (len(sizes), sum(sizes.values())) == (report.migrated, report.migrated_bytes)
-        assert [trees.UNFINISHED] == report.unfinished
+        assert [v1_trees.UNFINISHED] == report.unfinished
 
 
 class TestALayer:

@@ -11,11 +11,11 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
 from docker_registry.registry import Registry, events
 from docker_registry.registry.access import ANONYMOUS, Action
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
-from tests.registry import trees
-from tests.registry.chains import chain, make, push, store_raw
+from tests.support import v1_trees
+from tests.support.v1_images import chain, make, push, store_raw
 
 PUBLIC = ImageRepositoryName.parse("acme/web")
 SECRET = ImageRepositoryName.parse("acme/secret")
@@ -88,12 +88,12 @@ class TestAnOldTreeWithAPrivateRepository:
         assert [base, top] == hidden(Registry(driver), base, top)
 
     def test_of_0_7_1_is_hidden_too(self, tmp_path):
-        driver = FileDriver(str(trees.copy("registry-0.7.1", tmp_path / "tree")))
+        driver = FileDriver(str(v1_trees.copy("registry-0.7.1", tmp_path / "tree")))
         registry = Registry(driver)
-        assert [trees.SECRET] == list(registry.private_repositories.names())
-        shown = {image.name for image in (tmp_path / "tree" / "images").iterdir()} - trees.SECRET_IMAGES
-        for text in shown | trees.SECRET_IMAGES:
-            assert (text in trees.SECRET_IMAGES) == is_hidden(registry, ImageId(text))
+        assert [v1_trees.SECRET] == list(registry.private_repositories.names())
+        shown = {image.name for image in (tmp_path / "tree" / "images").iterdir()} - v1_trees.SECRET_IMAGES
+        for text in shown | v1_trees.SECRET_IMAGES:
+            assert (text in v1_trees.SECRET_IMAGES) == is_hidden(registry, ImageId(text))
 
 
 class TestANameOfApiV2:

@@ -21,14 +21,14 @@ from docker_registry.errors import (
     Unsupported,
 )
 from docker_registry.registry import Registry, events
-from docker_registry.registry.intake import Content
+from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1.pushes import Checksum
-from tests.registry.chains import chain, make, pulled, push
 from tests.registry.conftest import NAME
-from tests.registry.tars import tar
 from tests.registry.test_uploads import CutOff
+from tests.support.layers import tar
+from tests.support.v1_images import chain, make, pulled, push
 
 IMAGE = make(1)
 

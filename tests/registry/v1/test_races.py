@@ -18,8 +18,8 @@ from docker_registry.errors import (
     ImageUnknown,
 )
 from docker_registry.registry import Registry
-from docker_registry.registry.intake import Content
-from tests.registry.chains import make, pulled, push, store_raw
+from docker_registry.registry.ingest import Content
+from tests.support.v1_images import make, pulled, push, store_raw
 
 #: What may be said to a client whose push was overtaken.
 OVERTAKEN = (ImageExists, ChecksumUnexpected, ChecksumMismatch)

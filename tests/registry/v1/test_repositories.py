@@ -11,7 +11,7 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid, TooLarge
 from docker_registry.registry import events
 from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.listings import Listings
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1.repositories import ImageRepositories
 
@@ -24,7 +24,7 @@ FIRST, SECOND, THIRD = ({"id": digit * 64} for digit in "123")
 
 @pytest.fixture
 def repositories(driver):
-    return ImageRepositories(driver, Catalog(driver, Listings(driver)))
+    return ImageRepositories(driver, Catalog(driver, ListingCache(driver)))
 
 
 def dumped(*entries):
@@ -86,7 +86,7 @@ class TestAListOfImages:
                 return content
 
         slow = Slow()
-        repositories = ImageRepositories(slow, Catalog(slow, Listings(slow)))
+        repositories = ImageRepositories(slow, Catalog(slow, ListingCache(slow)))
         ids = [f"{number:064x}" for number in range(50)]
         repositories.put_images(NAME, b"[]")
         changes = [gevent.spawn(repositories.put_images, NAME, dumped({"id": text})) for text in ids]
@@ -94,7 +94,7 @@ class TestAListOfImages:
         assert set(ids) == repositories.image_ids(NAME)
 
     def test_has_a_bounded_length(self, driver):
-        repositories = ImageRepositories(driver, Catalog(driver, Listings(driver)), max_images=100)
+        repositories = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), max_images=100)
         images = [{"id": f"{number:064x}"} for number in range(1, 101)]
         repositories.put_images(NAME, dumped(*images))
         repositories.put_images(NAME, dumped(*images[:3]))
@@ -107,7 +107,7 @@ class TestAListOfImages:
 
     def test_of_an_earlier_version_may_be_longer(self, repositories, driver):
         repositories.put_images(NAME, dumped(FIRST, SECOND))
-        strict = ImageRepositories(driver, Catalog(driver, Listings(driver)), max_images=1)
+        strict = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), max_images=1)
         strict.put_images(NAME, dumped(SECOND | {"checksum": "a"}))
         assert dumped(FIRST, {"checksum": "a"} | SECOND) == strict.list_images(NAME)
 

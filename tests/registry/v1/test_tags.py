@@ -9,7 +9,7 @@ import pytest
 from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
 from docker_registry.registry import Registry, events
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
-from tests.registry.chains import chain, push
+from tests.support.v1_images import chain, push
 
 NAME = ImageRepositoryName.parse("acme/web")
 DEEP = ImageRepositoryName.parse("a/b/c")

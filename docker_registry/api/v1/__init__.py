@@ -1,0 +1,1 @@
+"""The routes of Registry API V1."""

@@ -1,0 +1,62 @@
+"""API V1: routes that push images: JSON, layer, checksum, in this order."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.v1.responses import answer
+from docker_registry.registry import Registry
+from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1.pushes import Checksum
+
+#: Limit for the JSON of an image; the largest realistic configuration has a few hundred kilobytes.
+_MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+
+#: The version in a User-Agent of Docker, ``docker/0.9.1 go/go1.2.1 kernel/3.13``.
+_DOCKER_VERSION: Final = re.compile(r"docker/(\d{1,4})\.(\d{1,4})(?!\d)", re.ASCII)
+
+#: Docker before this version sends a payload checksum of the uncompressed layer, if any.
+_FIRST_WITH_PAYLOAD_CHECKSUM: Final = (0, 10)
+
+
+def blueprint(registry: Registry) -> Blueprint:
+    """Build the blueprint."""
+    bp = Blueprint("v1_pushes", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.put("/v1/images/<image_id>/json")
+    def put_json(image_id: ImageId) -> Response:
+        """Start the push of an image."""
+        registry.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
+        return answer(True)
+
+    @bp.put("/v1/images/<image_id>/layer")
+    def put_layer(image_id: ImageId) -> Response:
+        """Receive an image's layer."""
+        registry.image_pushes.put_layer(image_id, requests.body())
+        return answer(True)
+
+    @bp.put("/v1/images/<image_id>/checksum")
+    def put_checksum(image_id: ImageId) -> Response:
+        """Verify the layer and commit the image."""
+        headers = request.headers
+        checksum = Checksum(
+            headers.get("X-Docker-Checksum-Payload"),
+            headers.get("X-Docker-Checksum"),
+            is_payload_decisive=_sends_payload_checksum(headers.get("User-Agent", "")),
+        )
+        registry.image_pushes.put_checksum(image_id, checksum)
+        registry.image_files.ask_for_diff(image_id)
+        return answer(True)
+
+    return bp
+
+
+def _sends_payload_checksum(user_agent: str) -> bool:
+    """Return whether the client is a Docker that computes the payload checksum correctly."""
+    found = _DOCKER_VERSION.match(user_agent)
+    return found is not None and (int(found[1]), int(found[2])) >= _FIRST_WITH_PAYLOAD_CHECKSUM

@@ -1,0 +1,85 @@
+"""API V1: routes of the index: image lists of pushes and pulls, tokens, and deletion of repositories."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.authorization import principal
+from docker_registry.api.v1.responses import answer, nothing, stored
+from docker_registry.errors import Unsupported
+from docker_registry.registry import Registry
+from docker_registry.registry.access import Action
+from docker_registry.registry.names import ImageRepositoryName
+from docker_registry.registry.v1.tokens import Access
+
+#: Limit for an image list; ten thousand images take one megabyte.
+_MAX_LIST_BYTES: Final = 8 * 1024 * 1024
+
+
+def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: bool) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        registry_endpoints: value of X-Docker-Endpoints; None for the host of the request.
+        delete: whether repositories may be deleted.
+    """
+    bp = Blueprint("v1_repositories", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.put("/v1/repositories/<path:repository>")
+    def begin_push(repository: ImageRepositoryName) -> Response:
+        """Record the images that a push is going to upload, and return a write token."""
+        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        registry.private_repositories.claim(repository)
+        return answer("", headers=_token(repository, "write"))
+
+    @bp.put("/v1/repositories/<path:repository>/images")
+    def put_images(repository: ImageRepositoryName) -> Response:
+        """Record the images that a push has uploaded."""
+        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        return nothing(_token(repository, "write"))
+
+    @bp.get("/v1/repositories/<path:repository>/images")
+    def list_images(repository: ImageRepositoryName) -> Response:
+        """List all images that were pushed to the repository, and return a read token."""
+        return stored(registry.image_tags.list_images(repository), _token(repository, "read"))
+
+    @bp.delete("/v1/repositories/<path:repository>/images")
+    def begin_delete(repository: ImageRepositoryName) -> Response:
+        """Return a token for deleting the repository."""
+        return nothing(_token(repository, "delete"))
+
+    @bp.put("/v1/repositories/<path:repository>/auth")
+    def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - the repository is not checked
+        """Answer OK; or, if the body is an image list, start a push to a repository named ``…/auth``."""
+        body = requests.read_body(_MAX_LIST_BYTES)
+        if not body.lstrip().startswith(b"["):
+            return answer("OK")
+        called_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
+        called_auth = registry.access.resolve(principal(), Action.PUSH, called_auth)
+        registry.image_repositories.put_images(called_auth, body)
+        registry.private_repositories.claim(called_auth)
+        return answer("", headers=_token(called_auth, "write"))
+
+    @bp.delete("/v1/repositories/<path:repository>")
+    @bp.delete("/v1/repositories/<path:repository>/tags")
+    def delete_repository(repository: ImageRepositoryName) -> Response:
+        """Delete a repository and all its tags."""
+        if not delete:
+            raise Unsupported("Deletion is switched off.")
+        registry.image_tags.delete_repository(repository)
+        return answer(True)
+
+    def _token(repository: ImageRepositoryName, access: Access) -> dict[str, str]:
+        token = registry.tokens.make(repository, access)
+        return {
+            "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
+            "X-Docker-Token": token,
+            "WWW-Authenticate": token,
+        }
+
+    return bp

@@ -1,0 +1,101 @@
+"""API V1: the search route, which ``docker search`` and ``podman search`` use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api.v1.responses import answer
+from docker_registry.errors import NameInvalid, PageInvalid
+from docker_registry.registry.access import Access, Repository
+from docker_registry.registry.names import ImageRepositoryName, RepositoryName
+from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
+
+_MAX_NUMBER: Final = 10**9
+
+
+def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        access: filters the results by what the client may see, because the index may lag behind.
+        serve_private: whether results include private repositories.
+    """
+    bp = Blueprint("v1_search", __name__)
+
+    @bp.get("/v1/search")
+    def search() -> Response:
+        """
+        Search repositories by a part of their name.
+
+        Docker sends the number of results as ``n``. If the query has ``page`` or ``page_size``, the response includes
+        ``page``, ``page_size`` and ``num_pages``.
+        """
+        has_pages = "page" in request.args or "page_size" in request.args
+        size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
+        found = index.search(
+            request.args.get("q", ""),
+            page=max(_number("page", 1), 1),
+            page_size=min(max(size, 1), MAX_PAGE_SIZE),
+            private=serve_private,
+        )
+        found = _visible(found, access)
+        return answer(_document(found) | (_paging(found) if has_pages else {}))
+
+    return bp
+
+
+def _visible(found: Page, access: Access) -> Page:
+    """Return the page without repositories that the client may not see."""
+    if access.pull_filter() is None:
+        return found
+    results = tuple(result for result in found.results if _may_pull(result.name, access))
+    hidden = len(found.results) - len(results)
+    return replace(found, results=results, num_results=found.num_results - hidden)
+
+
+def _may_pull(name: str, access: Access) -> bool:
+    try:
+        return access.may_pull(_name(name))
+    except NameInvalid:  # an entry that another program wrote
+        return False
+
+
+def _name(text: str) -> Repository:
+    try:
+        return ImageRepositoryName.parse(text)
+    except NameInvalid:  # a name that is valid in API V2 only
+        return RepositoryName.parse(text)
+
+
+def _document(found: Page) -> dict[str, Any]:
+    return {
+        "query": found.query,
+        "num_results": found.num_results,
+        "results": [
+            {
+                "name": result.name,
+                "description": result.description,
+                "star_count": result.star_count,
+                "is_official": result.is_official,
+                "is_automated": result.is_automated,
+            }
+            for result in found.results
+        ],
+    }
+
+
+def _paging(found: Page) -> dict[str, Any]:
+    return {"page": found.page, "page_size": found.page_size, "num_pages": found.num_pages}
+
+
+def _number(key: str, default: int) -> int:
+    text = request.args.get(key)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(_MAX_NUMBER)):
+        raise PageInvalid(**{key: text[:64]})
+    return int(text)

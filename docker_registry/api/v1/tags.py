@@ -1,0 +1,93 @@
+"""API V1: routes for tags, and for what is recorded about the clients that pushed them."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.v1.responses import answer
+from docker_registry.errors import BodyInvalid, Unsupported
+from docker_registry.registry import Registry
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+
+_MAX_ID_BYTES: Final = 1024
+
+#: Products in a User-Agent, ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``, and the recorded keys.
+_CLIENT_WORDS: Final = {
+    "docker": "docker_version",
+    "go": "docker_go_version",
+    "arch": "arch",
+    "kernel": "kernel",
+    "os": "os",
+}
+_LOWER_CASE: Final = frozenset({"arch", "kernel", "os"})
+_MAX_WORD: Final = 256
+
+
+def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        delete: whether tags may be deleted.
+    """
+    bp = Blueprint("v1_tags", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.get("/v1/repositories/<path:repository>/tags")
+    def list_tags(repository: ImageRepositoryName) -> Response:
+        """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
+        return answer(registry.image_tags.list(repository))
+
+    @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
+    def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
+        """Return the image id of a tag."""
+        return answer(str(registry.image_tags.get(repository, tag)))
+
+    @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
+    def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
+        """Point a tag at an image."""
+        image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
+        registry.image_tags.put(repository, tag, image_id, _client())
+        registry.private_repositories.reveal(repository, image_id)
+        return answer(True)
+
+    @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")
+    def delete_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
+        """Delete a tag."""
+        if not delete:
+            raise Unsupported("Deletion is switched off.")
+        registry.image_tags.delete(repository, tag)
+        return answer(True)
+
+    @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")
+    def get_tag_json(repository: ImageRepositoryName, tag: Tag) -> Response:
+        """Return what is recorded about the push of a tag."""
+        return answer(registry.image_tags.get_note(repository, tag))
+
+    @bp.get("/v1/repositories/<path:repository>/json")
+    def get_repository_json(repository: ImageRepositoryName) -> Response:
+        """Return what is recorded about the latest push of tag ``latest``."""
+        return answer(registry.image_tags.get_repository_note(repository))
+
+    return bp
+
+
+def _read_id() -> ImageId:
+    try:
+        text = json.loads(requests.read_body(_MAX_ID_BYTES).decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise BodyInvalid from None
+    if not isinstance(text, str):
+        raise BodyInvalid
+    return ImageId.parse(text)
+
+
+def _client() -> dict[str, str]:
+    """Return the client's versions and platform from its User-Agent; malformed parts are ignored."""
+    words = (word.partition("/") for word in request.headers.get("User-Agent", "").split())
+    said = {_CLIENT_WORDS[key]: value[:_MAX_WORD] for key, slash, value in words if slash and key in _CLIENT_WORDS}
+    return {key: value.lower() if key in _LOWER_CASE else value for key, value in said.items()}

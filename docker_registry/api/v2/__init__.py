@@ -1,0 +1,1 @@
+"""The routes of Registry API V2, the OCI Distribution Specification."""

@@ -1,0 +1,68 @@
+"""API V2: routes for the version check and the lists of repositories and tags, and the common headers."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from flask import Blueprint, Response, jsonify, request
+
+from docker_registry.api import requests
+from docker_registry.registry import Registry
+from docker_registry.registry.listing_cache import Page
+from docker_registry.registry.names import RepositoryName
+
+#: User agents of Docker up to 1.11, whose support of API V2 is incomplete, but which use it if they see its version
+#: header. Without the header each of them chooses the protocol that it supports best.
+_OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
+
+
+def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        max_page_entries: maximum number of entries on a page.
+    """
+    bp = Blueprint("v2_base", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.get("/v2/")
+    def check_version() -> Response:
+        """Confirm that API V2 is served (end-1)."""
+        return jsonify({})
+
+    @bp.get("/v2/_catalog")
+    def list_repositories() -> Response:
+        """List the repositories, page by page."""
+        wanted = requests.page(max_page_entries)
+        page = registry.repositories.page(wanted.count, wanted.last)
+        return _listed({"repositories": page.names}, page, wanted)
+
+    @bp.get("/v2/<path:name>/tags/list")
+    def list_tags(name: RepositoryName) -> Response:
+        """List the tags of a repository, page by page (end-8)."""
+        repository = registry.repositories.resolve(name)
+        registry.repositories.check(repository)
+        wanted = requests.page(max_page_entries)
+        page = registry.tags.page(repository, wanted.count, wanted.last)
+        return _listed({"name": str(name), "tags": page.names}, page, wanted)
+
+    return bp
+
+
+def announce_version(response: Response) -> Response:
+    """Add the version header of API V2, except for old clients; a hook of the application."""
+    if request.path.startswith("/v2"):
+        if "Vary" in response.headers:
+            response.vary.add("User-Agent")
+        else:  # the same result, without building a header set
+            response.headers.add("Vary", "User-Agent")
+        if not _OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
+            response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
+    return response
+
+
+def _listed(content: dict[str, object], page: Page, wanted: requests.PageRequest) -> Response:
+    response = jsonify(content)
+    return requests.link_next(response, n=wanted.count, last=page.names[-1]) if page.more else response

@@ -1,0 +1,79 @@
+"""API V2: routes for manifests, by tag and by digest."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.downloads import Downloads
+from docker_registry.api.v2.responses import changed
+from docker_registry.errors import ManifestUnknown, Unsupported
+from docker_registry.registry import Registry
+from docker_registry.registry.manifests import Pushed
+from docker_registry.registry.media_types import safe_content_type
+from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
+
+
+def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        delete_tags: whether tags may be deleted.
+        delete_manifests: whether manifests may be deleted.
+    """
+    bp = Blueprint("v2_manifests", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.get("/v2/<path:name>/manifests/<reference>")
+    def get_manifest(name: RepositoryName, reference: Reference) -> Response:
+        """Serve a manifest exactly as it was pushed (end-3)."""
+        manifest = registry.manifests.get(registry.repositories.resolve(name), reference)
+        descriptor = manifest.descriptor
+        must_fit = isinstance(reference, Tag) and not manifest.is_made_here
+        if must_fit and not requests.accepts(descriptor.media_type):
+            raise ManifestUnknown(
+                "The manifest is of a type that the client does not accept.", type=descriptor.media_type
+            )
+        headers = {
+            "Content-Type": safe_content_type(descriptor.media_type),
+            "Docker-Content-Digest": str(descriptor.digest),
+            "ETag": f'"{descriptor.digest}"',
+            "Vary": "Accept",
+        }
+        if requests.is_unmodified(headers["ETag"]):
+            return Response(status=304, headers=headers)
+        if manifest.is_large:
+            return downloads.send_whole(registry.manifests.file(manifest), headers)
+        return Response(manifest.payload, headers=headers)
+
+    @bp.put("/v2/<path:name>/manifests/<reference>")
+    def put_manifest(name: RepositoryName, reference: Reference) -> Response:
+        """Store a manifest and update its tags (end-7)."""
+        tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
+        payload = requests.read_body(registry.manifests.max_manifest_bytes)
+        condition = requests.tag_condition()
+        pushed = registry.manifests.put(name, reference, payload, requests.content_type(), tags, condition)
+        return _created(name, pushed, bool(tags))
+
+    @bp.delete("/v2/<path:name>/manifests/<reference>")
+    def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
+        """Delete a tag, or a manifest with all its tags (end-9)."""
+        if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
+            raise Unsupported("Deletion is switched off.")
+        registry.removal.delete_manifest(registry.repositories.resolve(name), reference)
+        return Response(status=202)
+
+    return bp
+
+
+def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
+    digest = str(pushed.descriptor.digest)
+    headers = {"Docker-Content-Digest": digest}
+    if pushed.subject:
+        headers["OCI-Subject"] = str(pushed.subject)
+    if many_tags:
+        headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
+    if pushed.missing:
+        headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
+    return changed(201, f"/v2/{name}/manifests/{digest}", headers)

@@ -1,0 +1,103 @@
+"""API V2: routes for blob uploads and mounts."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from docker_registry.api import requests
+from docker_registry.api.v2.responses import changed
+from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
+from docker_registry.registry import Registry
+from docker_registry.registry.blobs import Blob
+from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
+from docker_registry.registry.upload_sessions import Upload
+
+
+def blueprint(registry: Registry) -> Blueprint:
+    """Build the blueprint."""
+    bp = Blueprint("v2_uploads", __name__)
+    bp.url_value_preprocessor(requests.parse_url_values)
+
+    @bp.post("/v2/<path:name>/blobs/uploads/")
+    def start_upload(name: RepositoryName) -> Response:
+        """Mount a blob (end-11), receive a complete one (end-4b), or start an upload (end-4a, end-4c)."""
+        mounted = _mount(registry, name)
+        if mounted:
+            return _created(name, mounted)
+        if "digest" in request.args:
+            return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
+        algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
+        response = _goes_on(name, registry.uploads.start(name, algorithm))
+        if registry.driver.min_chunk_bytes is not None:  # a recommendation: smaller chunks are accepted too
+            response.headers["OCI-Chunk-Min-Length"] = str(registry.driver.min_chunk_bytes)
+        return response
+
+    @bp.patch("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def append_chunk(name: RepositoryName, upload_id: str) -> Response:
+        """Append the next bytes to an upload (end-5)."""
+        part = requests.chunk_range()
+        upload = registry.uploads.append(name, upload_id, requests.body(), part.start, part.length)
+        return _goes_on(name, upload)
+
+    @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def commit_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Append the last bytes, verify the digest and publish the blob (end-6)."""
+        digest, part = requests.digest_parameter(), requests.chunk_range()
+        blob = registry.uploads.commit(name, upload_id, digest, requests.body(), part.start, part.length)
+        return _created(name, blob)
+
+    @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def get_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Return the progress of an upload (end-13)."""
+        upload = registry.uploads.get(name, upload_id)
+        return Response(status=204, headers={"Location": _location(name, upload), **_progress(upload)})
+
+    @bp.delete("/v2/<path:name>/blobs/uploads/<upload_id>")
+    def cancel_upload(name: RepositoryName, upload_id: str) -> Response:
+        """Cancel an upload (end-14)."""
+        registry.uploads.cancel(name, upload_id)
+        return Response(status=204)
+
+    return bp
+
+
+def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
+    if "mount" not in request.args:
+        return None
+    try:
+        source = request.args.get("from")
+        digest = Digest.parse(request.args["mount"])
+        return registry.blobs.mount(name, digest, RepositoryName.parse(source) if source else None)
+    except (BlobUnknown, DigestInvalid, NameInvalid):
+        return None  # fall back to an upload ("Mounting a blob from another repository")
+
+
+def _goes_on(name: RepositoryName, upload: Upload) -> Response:
+    headers = _progress(upload)
+    if request.headers.get("User-Agent", "").startswith("ollama/"):
+        headers["Docker-Upload-Location"] = _absolute(_location(name, upload))
+    return changed(202, _location(name, upload), headers)
+
+
+def _absolute(path: str) -> str:
+    """
+    Return the absolute URL of a path, for ollama, which does not resolve a relative Location (its server/upload.go).
+
+    The scheme is taken from X-Forwarded-Proto if a proxy sets it. A client that forges it, or the host, only misleads
+    itself.
+    """
+    told = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return f"{told if told in ('http', 'https') else request.scheme}://{request.host}{path}"
+
+
+def _location(name: RepositoryName, upload: Upload) -> str:
+    return f"/v2/{name}/blobs/uploads/{upload.id}"
+
+
+def _progress(upload: Upload) -> dict[str, str]:
+    return {"Docker-Upload-UUID": upload.id, "Range": f"0-{max(upload.size - 1, 0)}"}
+
+
+def _created(name: RepositoryName, blob: Blob) -> Response:
+    # containerd rejects a 201 without the digest.
+    return changed(201, f"/v2/{name}/blobs/{blob.digest}", {"Docker-Content-Digest": str(blob.digest)})

@@ -1,0 +1,194 @@
+"""
+The configuration file: locates and parses it, and returns one of its flavors.
+
+::
+
+    common:                       # base of every flavor
+        loglevel: info
+        cache:
+            host: _env:REDIS      # the variable REDIS; unset if the variable is not set
+    prod:                         # SETTINGS_FLAVOR=prod
+        storage: _env:STORAGE:s3  # the variable STORAGE, else s3
+
+A flavor's sections are merged into those of ``common`` key by key; all other values, including lists, replace those of
+``common``. YAML anchors and ``<<`` work as well, so a file may also consist of self-contained flavors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from docker_registry.errors import ConfigError
+
+SAMPLE: Final = "config_sample.yml"
+COMMON: Final = "common"
+DEFAULT_FLAVOR: Final = "dev"
+
+_ENV: Final = "_env:"
+_UNGUESSED: Final = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+
+
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """
+    One flavor of a configuration file, with ``common`` merged in.
+
+    Attributes:
+        path: the file.
+        name: name of the flavor.
+        tree: values by key: strings, None, lists and nested sections; ``_env:`` values are not replaced yet.
+        environ: environment variables for :meth:`look_up`.
+    """
+
+    path: Path
+    name: str
+    tree: Mapping[str, Any]
+    environ: Mapping[str, str] = field(repr=False)
+
+    def look_up(self, raw: Any) -> Any:
+        """
+        Replace ``_env:VARIABLE[:DEFAULT]`` by the variable's value, verbatim; an empty result becomes None, unset.
+
+        A variable that is set but empty overrides DEFAULT, so that an operator can unset the value.
+        """
+        if isinstance(raw, list):
+            found = [self.look_up(item) for item in raw]
+            return [item for item in found if item is not None]
+        if isinstance(raw, dict):
+            return {key: self.look_up(value) for key, value in raw.items()}
+        name = variable(raw)
+        if name is None:
+            return None if raw == "" else raw
+        return self.environ.get(name, raw[len(_ENV) + len(name) + 1 :]) or None
+
+    def __str__(self) -> str:
+        return f"{self.path}, flavor {self.name}"
+
+
+def read_flavor(environ: Mapping[str, str]) -> Flavor:
+    """
+    Read the flavor ``SETTINGS_FLAVOR`` from the file ``DOCKER_REGISTRY_CONFIG``.
+
+    Raises:
+        ConfigError: the file does not exist, is not valid YAML, or has no such flavor.
+    """
+    path = locate(environ)
+    flavors = read(path)
+    name = environ.get("SETTINGS_FLAVOR") or DEFAULT_FLAVOR
+    if name not in flavors:
+        there = ", ".join(flavors) or "none: flavors are sections at the outermost level of the file"
+        raise ConfigError(
+            f"{path} has no flavor {name} (SETTINGS_FLAVOR; there is {there})"
+            + did_you_mean(name, {flavor: flavor for flavor in flavors})
+        )
+    return Flavor(path, name, merge(flavors.get(COMMON, {}), flavors[name]), environ)
+
+
+def folder() -> Path:
+    """Return the folder of the sample configuration: inside an installed package, or ``config/`` of a clone."""
+    package = Path(__file__).parent.parent
+    installed = package / "sample"
+    return installed if installed.is_dir() else package.parent / "config"
+
+
+def locate(environ: Mapping[str, str]) -> Path:
+    """Return the path of the configuration file, whether or not the file exists."""
+    named = environ.get("DOCKER_REGISTRY_CONFIG")
+    if named:
+        return folder() / Path(named).expanduser()
+    own = folder() / "config.yml"
+    return own if own.exists() else folder() / SAMPLE
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    Return the flavors of a file, by name.
+
+    Raises:
+        ConfigError: the file cannot be read or is not valid YAML.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror} (DOCKER_REGISTRY_CONFIG chooses the file)"
+        ) from None
+    try:
+        loader = _TextLoader(content)
+        tree = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not good YAML: {_without_content(error)}") from None
+    if not isinstance(tree, dict):
+        return {}
+    # An empty flavor (`dev:`) consists of `common` alone.
+    flavors = {name: {} if flavor is None else flavor for name, flavor in tree.items()}
+    return {name: flavor for name, flavor in flavors.items() if isinstance(name, str) and isinstance(flavor, dict)}
+
+
+def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *lower* overridden by *upper*: sections in both are merged, other values of *upper* replace."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def variable(raw: object) -> str | None:
+    """Return the variable name of an ``_env:`` value; None for any other value."""
+    return raw[len(_ENV) :].partition(":")[0] if isinstance(raw, str) and raw.startswith(_ENV) else None
+
+
+def did_you_mean(name: str, known: Mapping[str, str]) -> str:
+    """
+    Return a suffix for an error message that suggests the closest known name; empty if none is close.
+
+    Args:
+        name: the unknown name.
+        known: valid names, each with the text to show for it.
+    """
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
+
+
+class _TextLoader(yaml.SafeLoader):
+    """
+    A safe YAML loader that leaves every scalar a string, exactly as written.
+
+    Only null and ``<<`` are resolved; the declared type of a setting decides how its text is converted.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _UNGUESSED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Reject duplicate keys, of which PyYAML would silently drop the first."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in seen:
+                name = key.value if re.fullmatch(r"[\w.-]+", key.value) else "a key"
+                raise yaml.composer.ComposerError(None, None, f"{name} is there twice", key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+def _without_content(error: yaml.YAMLError) -> str:
+    """Return the error and its line without quoting the file, whose line may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "it holds characters that are not UTF-8 text"
+    problem = ", ".join(part for part in (error.context, error.problem) if part)
+    # PyYAML quotes text of the file, by repr(), only after these words.
+    problem = re.sub(r"(alias|anchor|tag|handle) ['\"].*", r"\1", problem, flags=re.DOTALL)
+    return f"line {error.problem_mark.line + 1}: {problem}"

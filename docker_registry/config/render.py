@@ -1,0 +1,111 @@
+"""Rendering of settings: the effective ones for the operator, all of them for the documentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from docker_registry.config.flavors import merge, variable
+from docker_registry.config.schema import NOT_SERVED_YET, Config
+from docker_registry.settings import TYPES, Section, Setting, flatten, rows
+
+MASK: Final = "********"
+
+#: The text before the password in ``scheme://user:password@host``, and before the value in ``…password=…``.
+_PASSWORDS = re.compile(
+    r"(://[^:/@]*:).*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;]*", re.IGNORECASE | re.DOTALL
+)
+
+
+def render(config: Config) -> str:
+    """
+    Render the effective configuration as a file with only this flavor.
+
+    Secrets and passwords in URLs are masked.
+    """
+    tree = _tree(Config, config)
+    for row in config.driver_settings:
+        tree = merge(tree, _nested(row, config.driver_options[row.keyword]))
+    content = yaml.safe_dump({config.flavor: tree}, sort_keys=False, allow_unicode=True, width=1000)
+    return f"# {config.path}, flavor {config.flavor}\n{content}"
+
+
+def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[str, Mapping[str, Any]]) -> str:
+    """
+    Render the tables of all settings in Markdown.
+
+    Args:
+        driver_settings: settings by name of the driver that declares them.
+        sample: the flavors of the sample configuration, from which the environment variable of each setting is taken.
+    """
+    general = tuple(rows(Config))
+    variables = {
+        name: found
+        for tree in sample.values()
+        for name, raw in flatten(tree, [row.name for row in general])
+        if (found := variable(raw))
+    }
+    parts = [f"### General\n\n{_table(general, variables)}"]
+    for driver, declared in driver_settings.items():
+        own = _table(declared, variables) if declared else "No more.\n"
+        parts.append(f"### With `storage: {driver}`\n\n{own}")
+    return "\n".join(parts)
+
+
+def _table(declared: Iterable[Setting], variables: Mapping[str, str]) -> str:
+    lines = ["| Setting | Type | Default | Variable in the sample | Meaning |", "| --- | --- | --- | --- | --- |"]
+    for row in declared:
+        name = f"`{variables[row.name]}`" if row.name in variables else ""
+        kind = " ".join(f"`{choice}`" for choice in row.choices) or row.unit or TYPES[row.type]
+        meaning = f"{row.help} Secret." if row.secret else row.help
+        if row.name.startswith(NOT_SERVED_YET):
+            meaning += " *Not served by this version yet.*"
+        lines.append(f"| `{row.name}` | {kind} | {_default(row.default)} | {name} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _nested(row: Setting, value: Any) -> dict[str, Any]:
+    """Nest one value in its sections, with secrets masked."""
+    value = _plain(row, value)
+    for name in reversed(row.name.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def _plain(row: Setting, value: Any) -> Any:
+    if row.section is not None:
+        return [_tree(row.section, item) for item in value or ()]
+    if row.secret and value:
+        return MASK
+    if isinstance(value, tuple):
+        return [_masked(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _masked(text) for name, text in value.items()}
+    return _masked(str(value)) if isinstance(value, str | Path) else value
+
+
+def _tree(section: Section, values: object) -> dict[str, Any]:
+    """Return the settings of a section and of its nested sections, with secrets masked."""
+    tree: dict[str, Any] = {}
+    for row in rows(section):
+        value = values
+        for name in row.name.split("."):
+            value = getattr(value, name)
+        tree = merge(tree, _nested(row, value))
+    return tree
+
+
+def _masked(text: str) -> str:
+    return _PASSWORDS.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)

@@ -1,0 +1,299 @@
+"""
+The registry's settings, each declared once, and the loading of their values.
+
+:mod:`docker_registry.config.flavors` reads the configuration file, :mod:`docker_registry.settings` defines what a
+setting is. Only :mod:`~docker_registry.services`, :mod:`~docker_registry.cli`, :mod:`~docker_registry.wsgi` and
+:mod:`~docker_registry.config.render` import this module: every other part receives values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from docker_registry import drivers
+from docker_registry.config import legacy
+from docker_registry.config.flavors import DEFAULT_FLAVOR, Flavor, did_you_mean, read_flavor, variable
+from docker_registry.errors import ConfigError
+from docker_registry.settings import Setting, fill, flatten, rows, setting, without_value
+
+logger = logging.getLogger(__name__)
+
+#: Prefixes of settings that are declared but not implemented; remove a prefix when its feature is implemented.
+NOT_SERVED_YET = (
+    "bugsnag",
+    "disable_token_auth",
+    "email_exceptions.",
+    "index_endpoint",
+    "mirroring.",
+    "privileged_key",
+    "standalone",
+)
+
+
+# The dataclasses below have no generated repr, so that printing one does not write secrets to a log.
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Mirroring:
+    """The upstream registry that this one mirrors."""
+
+    source: str | None = setting(None, "Address of the registry to mirror; nothing is mirrored without it.")
+    source_index: str | None = setting(None, "Address of its index, where that is not the registry itself.")
+    tags_cache_ttl: int = setting(
+        172800, "How long a tag is served before the source is asked again.", unit="seconds", minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Redis:
+    """Address and credentials of a Redis server."""
+
+    host: str | None = setting(None, "Its host; none is used without it, `url` or `sentinels`.")
+    port: int = setting(6379, "Its port.", minimum=1)
+    db: int = setting(0, "Number of its database.", minimum=0)
+    username: str | None = setting(None, "Its user, where it has several.")
+    password: str | None = setting(None, "Its password.", secret=True)
+    tls: bool = setting(False, "Speak TLS with `host`, or with what the Sentinels say.")
+    tls_ca: Path | None = setting(None, "PEM file with those who sign its certificate.")  # noqa: RUF009
+    url: str | None = setting(
+        None, "In place of `host`: `redis://HOST:PORT/DB`, `rediss://…` for TLS, or `unix:///PATH?db=DB`.", secret=True
+    )
+    sentinels: tuple[str, ...] = setting((), "In place of `host`: the Sentinels that know it, `HOST:PORT` each.")
+    sentinel_service: str = setting("mymaster", "What the Sentinels call it.")
+    sentinel_password: str | None = setting(None, "Password of the Sentinels.", secret=True)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Cache(Redis):
+    """The Redis server for state that workers share."""
+
+    host: str | None = setting(
+        None, "Host of a Redis for what workers share; none is used without it, `url` or `sentinels`."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CacheLru(Redis):
+    """A Redis server that caches small files of the store; it should evict the least recently used keys."""
+
+    host: str | None = setting(
+        None, "Host of a Redis that keeps small files of the store; none is used without it, `url` or `sentinels`."
+    )
+    max_bytes: int = setting(65536, "Larger files are not kept there.", unit="bytes", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EmailExceptions:
+    """Mail notifications of unexpected errors."""
+
+    smtp_host: str | None = setting(None, "Host of the mail server; no mail is sent without it.")
+    smtp_port: int = setting(25, "Its port.", minimum=1)
+    smtp_login: str | None = setting(None, "User name there.")
+    smtp_password: str | None = setting(None, "Password there.", secret=True)
+    smtp_secure: str = setting(
+        "false", "`true` for STARTTLS; or the path of a PEM file with the client's key and certificate, for both."
+    )
+    from_addr: str = setting("docker-registry@localdomain.local", "Sender.")
+    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Receiver.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Cors:
+    """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
+
+    origins: tuple[str, ...] = setting((), "Origins whose pages may read every answer; `*` for all. Off when empty.")
+    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Methods that they may use.")
+    headers: tuple[str, ...] = setting(("Content-Type",), "Request headers that they may send.")
+    expose_headers: tuple[str, ...] = setting((), "Response headers that they may read.")
+    supports_credentials: bool = setting(False, "Whether they may send credentials.")
+    max_age: int | None = setting(None, "How long a browser may keep that answer.", unit="seconds", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Config:
+    """
+    The effective configuration.
+
+    Attributes:
+        flavor: name of the flavor.
+        path: the configuration file.
+        driver_settings: the settings that the chosen driver declares.
+        driver_options: their values, by the keyword argument of the driver's constructor.
+    """
+
+    flavor: str = DEFAULT_FLAVOR
+    path: Path = field(default_factory=Path)
+    driver_settings: tuple[Setting, ...] = ()
+    driver_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    loglevel: str = setting(
+        "info", "The least important thing to log.", choices=("debug", "info", "warn", "warning", "error", "critical")
+    )
+
+    storage: str = setting("file", "The driver that keeps everything: `file`, `memory`, or one that is installed.")
+    storage_redirect: bool = setting(False, "Send clients to signed URLs of the store, where its driver has them.")
+    nginx_x_accel_redirect: str | None = setting(
+        None, "Prefix of an internal nginx location over the store, which then sends layers for us."
+    )
+
+    v1: bool = setting(True, "Serve Registry API V1.")
+    v2: bool = setting(True, "Serve Registry API V2, the OCI distribution API.")
+    delete_tags: bool = setting(True, "Let clients delete tags.")
+    delete_manifests: bool = setting(True, "Let clients delete manifests, and with them the tags that point at them.")
+    delete_blobs: bool = setting(True, "Let clients delete blobs.")
+    immutable_tags: tuple[str, ...] = setting(
+        (),
+        "Patterns of tags that never change once they exist, and whose content is not deleted: `v*`, or with "
+        "repositories `acme/*:v*`.",
+    )
+    upload_ttl: int = setting(
+        604800, "An upload that nobody touched for so long is thrown away.", unit="seconds", minimum=1
+    )
+    upload_purge_interval: int = setting(3600, "How often such uploads are looked for.", unit="seconds", minimum=1)
+    max_manifest_bytes: int = setting(4194304, "A larger manifest is refused.", unit="bytes", minimum=1)
+    max_body_memory_bytes: int = setting(
+        33554432,
+        "Memory of a worker for manifests and V1 JSON that are being received; requests beyond it wait, then get 503.",
+        unit="bytes",
+        minimum=1048576,
+    )
+    check_index_children: bool = setting(
+        False, "Refuse an index whose manifests are not here yet; BuildKit's caches list layers instead."
+    )
+    max_page_entries: int = setting(1000, "Names on one page of a list, at most.", unit="entries", minimum=1)
+
+    standalone: bool = setting(True, "V1: be the index too; `false` asks `index_endpoint` whether a token is good.")
+    index_endpoint: str = setting("https://index.docker.io", "V1: the index to ask.")
+    disable_token_auth: bool = setting(False, "V1: check no token at all, because somebody in front does.")
+    privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "V1: file with the RSA public key (PEM) of those who may do everything without a token."
+    )
+    registry_endpoints: str | None = setting(
+        None, "V1: value of X-Docker-Endpoints; the request's own host when unset."
+    )
+    serve_private: bool = setting(
+        False, "Serve private repositories to everyone; while it is false they are hidden from everyone."
+    )
+    max_unpacked_layer_bytes: int = setting(
+        68719476736, "V1: a layer that expands to more is not read.", unit="bytes", minimum=1
+    )
+    max_layer_ratio: int = setting(
+        1100, "V1: a layer that expands to more than 1 GiB and to more than so many times its size is not read.",
+        unit="times", minimum=1,
+    )  # fmt: skip
+    max_layer_seconds: int = setting(
+        300, "V1: a layer that takes more processor time is not read.", unit="seconds", minimum=1
+    )
+
+    v1_platform: str = setting(
+        "linux/amd64", "V1: which image of an index it sees, as `os/architecture` or `os/architecture/variant`."
+    )
+
+    search_backend: str | None = setting(
+        None, "What indexes the repositories for searching: `sqlalchemy`, or the name of a module. Off when unset."
+    )
+    sqlalchemy_index_database: str | None = setting(
+        None,
+        "URL of its database. When unset: SQLite, in the store's own folder where that is on a local disk (ext4, XFS,"
+        " Btrfs), else in `/tmp/docker-registry.db`.",
+    )
+    mirroring: Mirroring = field(default_factory=Mirroring)
+    cache: Cache = field(default_factory=Cache)
+    cache_lru: CacheLru = field(default_factory=CacheLru)
+    cors: Cors = field(default_factory=Cors)
+    email_exceptions: EmailExceptions = field(default_factory=EmailExceptions)
+    bugsnag: str | None = setting(None, "API key of Bugsnag, where unknown errors are reported.", secret=True)
+
+
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
+    """
+    Load the configuration that the environment selects, and log one warning about retired settings.
+
+    Args:
+        environ: ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and the variables that ``_env:`` values name; by
+            default the environment of this process.
+
+    Raises:
+        ConfigError: the configuration is invalid; the message is one sentence that says where and how.
+    """
+    flavor = read_flavor(os.environ if environ is None else environ)
+    general = {row.name: row for row in rows(Config)}
+    storage = _values(flavor, [general["storage"]], flavor.tree).get("storage", Config.storage)
+    storage = legacy.DRIVER_NAMES.get(storage, storage)
+    optional = _driver_settings(flavor, storage)
+    given = dict(flatten(flavor.tree, {**general, **optional}))
+    _check_names(flavor, storage, given, {**general, **optional})
+    values = {**_values(flavor, general.values(), given), "storage": storage}
+    options = _values(flavor, optional.values(), given)
+    _warn_of_what_is_to_come(flavor, {name: value for name, value in values.items() if value != general[name].default})
+    config = fill(
+        Config,
+        values,
+        flavor=flavor.name,
+        path=flavor.path,
+        driver_settings=tuple(optional.values()),
+        driver_options=MappingProxyType({row.keyword: options.get(row.name, row.default) for row in optional.values()}),
+    )
+    if not config.v1 and not config.v2:
+        raise ConfigError(f"{flavor}: v1 and v2 are both false, so that nothing would be served")
+    return config
+
+
+def _driver_settings(flavor: Flavor, storage: str) -> dict[str, Setting]:
+    try:
+        return {row.name: row for row in drivers.load(storage).settings}
+    except ConfigError as error:
+        raise ConfigError(f"{flavor}: {error}") from error
+
+
+def _check_names(flavor: Flavor, storage: str, given: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
+    ignored = []
+    for name in given:
+        if name in known:
+            continue
+        why = legacy.why_ignored(name, storage)
+        if why is None:
+            raise ConfigError(f"{flavor}: {_wrong_name(name, known)}")
+        if flavor.look_up(given[name]) is not None:
+            ignored.append(f"{name} ({why})")
+    if ignored:
+        logger.warning("%s: ignored, as it means nothing any more: %s", flavor, ", ".join(ignored))
+
+
+def _warn_of_what_is_to_come(flavor: Flavor, changed: Iterable[str]) -> None:
+    unserved = [name for name in changed if name.startswith(NOT_SERVED_YET)]
+    if unserved:
+        logger.warning("%s: set, but not served by this version yet: %s", flavor, ", ".join(unserved))
+
+
+def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
+    word = without_value(name)
+    if word != name:
+        return f"{word} must be followed by a colon and a blank"
+    inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
+    if inside:
+        return f"{name} must be a section with {', '.join(inside)}"
+    # A bare `smtp_host` should suggest `email_exceptions.smtp_host`.
+    nearest = {row.rpartition(".")[2]: row for row in reversed(tuple(known))} | {row: row for row in known}
+    return f"there is no setting {name}{did_you_mean(name, nearest)}"
+
+
+def _values(flavor: Flavor, declared: Iterable[Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for row in declared:
+        raw = given.get(row.name)
+        found = flavor.look_up(raw)
+        if found is None:
+            continue
+        try:
+            values[row.name] = row.convert(found)
+        except ValueError as error:
+            source = f" (from {variable(raw)})" if variable(raw) else ""
+            raise ConfigError(f"{flavor}: {row.name}{source} {error}") from None
+    return values

@@ -1,0 +1,1 @@
+"""Processes that run CPU-bound jobs beside the worker."""

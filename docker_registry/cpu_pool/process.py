@@ -1,0 +1,154 @@
+"""The program of the processes in :mod:`docker_registry.cpu_pool.pool`: runs jobs until the worker disconnects."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from docker_registry import errors
+from docker_registry.cpu_pool import frames
+from docker_registry.drivers.base import Bytes
+from docker_registry.errors import RegistryError, TooLarge
+
+#: Parts of the input, each an iterable of blocks; a part must be consumed before the next one is requested.
+Parts = Iterator[Iterable[Bytes]]
+
+#: A computation: receives its arguments and input, yields its output in blocks, and raises RegistryError.
+Job = Callable[[Mapping[str, Any], Parts], Iterator[bytes]]
+
+
+def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> None:
+    """
+    Serve the jobs of a worker until it closes the connection.
+
+    Args:
+        module: name of the module whose ``JOBS`` maps names to jobs.
+        descriptor: descriptor of this process's end of the socket pair.
+        nice: increment of the nice value, for a lower priority.
+        max_memory_bytes: address space limit (RLIMIT_AS).
+    """
+    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # gunicorn's sockets, which are inheritable
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the worker ends this one
+    os.nice(nice)
+    jobs: Mapping[str, Job] = importlib.import_module(module).JOBS
+    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    gc.freeze()
+    with socket.socket(fileno=descriptor) as connection:
+        connection.setblocking(True)  # gevent made it non-blocking
+        server = _Server(connection, jobs)
+        try:
+            while True:
+                server.serve()
+        except (EOFError, ConnectionError):
+            return
+
+
+class _Server:
+    def __init__(self, connection: socket.socket, jobs: Mapping[str, Job]) -> None:
+        self._connection = connection
+        self._jobs = jobs
+        self._kind = frames.END
+        self._is_transferring = False
+        self._is_late = False
+
+    def serve(self) -> None:
+        """Run the next job and send its output."""
+        self._kind, content = self._receive()
+        request = json.loads(content)
+        signal.signal(signal.SIGPROF, self._refuse)
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+        try:
+            for block in self._jobs[request["job"]](request["arguments"], self._parts()):
+                self._send(frames.BLOCK, block)
+        except RegistryError as error:
+            self._end(error)
+        except MemoryError:
+            self._end(TooLarge("The layer takes more memory to read than this registry allows."))
+        else:
+            self._end(None)
+
+    def _end(self, error: RegistryError | None) -> None:
+        """Send the outcome and discard the input that the job did not read."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self._is_late = False
+        if error is None:
+            self._send(frames.DONE, b"")
+        else:
+            self._send(frames.ERROR, dump_error(error))
+        while self._kind != frames.END:
+            self._kind, _ = self._receive()
+
+    def _parts(self) -> Parts:
+        while True:
+            self._kind, content = self._receive()
+            if self._kind == frames.END:
+                return
+            yield self._part(content)
+
+    def _part(self, content: bytes) -> Iterator[bytes]:
+        while self._kind == frames.BLOCK:
+            yield content
+            self._kind, content = self._receive()
+
+    def _refuse(self, *_: object) -> None:
+        """Handle the expiry of the time limit: end the job at once, or after the frame being transferred."""
+        self._is_late = True
+        if not self._is_transferring:
+            self._check_time()
+
+    def _check_time(self) -> None:
+        if self._is_late:
+            raise TooLarge("The layer takes longer to read than this registry allows.")
+
+    @contextmanager
+    def _transfer(self) -> Iterator[None]:
+        self._is_transferring = True
+        try:
+            yield
+        finally:
+            self._is_transferring = False
+        self._check_time()
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        with self._transfer():
+            return frames.read(self._read)
+
+    def _read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        view, filled = memoryview(buffer), 0
+        while filled < size:
+            arrived = self._connection.recv_into(view[filled:])
+            if not arrived:
+                raise EOFError
+            filled += arrived
+        return bytes(buffer)
+
+    def _send(self, kind: bytes, content: bytes) -> None:
+        view = memoryview(content)
+        with self._transfer():
+            for start in range(0, max(len(view), 1), frames.MAX_FRAME_BYTES):
+                block = view[start : start + frames.MAX_FRAME_BYTES]
+                self._connection.sendall(frames.pack(kind, len(block)))
+                self._connection.sendall(block)
+
+
+def dump_error(error: RegistryError) -> bytes:
+    """Return an error as JSON, ``{"error": "TooLarge", "sentence": …, "detail": {…}}``."""
+    return json.dumps({"error": type(error).__name__, "sentence": error.sentence, "detail": error.detail}).encode()
+
+
+def parse_error(content: bytes) -> RegistryError:
+    """Return the error that :func:`dump_error` has serialized."""
+    document = json.loads(content)
+    kind = getattr(errors, document["error"])
+    error: RegistryError = kind(document["sentence"], **document["detail"])
+    return error

@@ -1,0 +1,171 @@
+"""
+The dependencies of a response: the files that its request read, with their signatures, and the cache entries.
+
+While a request is answered within :func:`collected`, the `file` driver records here each file that it reads or finds
+missing. As long as all of them are unchanged, the same request has the same response
+(:mod:`docker_registry.server.response_cache`).
+Cache entries are recorded and checked by a validator (:mod:`docker_registry.drivers.cache.validator`). Anything
+untrackable makes the response uncacheable: work in another thread, a listing, or a file so young that a change in the
+same tick of the file system's clock would go unnoticed.
+
+Only responses that depend on nothing but the request and these dependencies are offered for caching.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, Protocol, TypeVar
+
+#: Device, inode, size, mtime and ctime in nanoseconds; None for a missing file.
+Signature = tuple[int, int, int, int, int] | None
+
+#: A file that changed less than this ago may change again with the same timestamp: kernels advance the clock of file
+#: systems every 1 to 10 ms.
+CLOCK_TICK_NANOSECONDS: Final = 100_000_000
+
+#: The same for file systems whose timestamps have a resolution of one second (ext3, ext4 with 128-byte inodes, some
+#: NFS) or two (FAT).
+WHOLE_SECONDS_TICK_NANOSECONDS: Final = 2_100_000_000
+
+_SECOND_NANOSECONDS: Final = 10**9
+
+#: A response with more files costs as much to validate as to compute.
+_MAX_FILES: Final = 64
+
+
+class Witness(Protocol):
+    """A validator: records the dependencies of a response that are not files, and checks them."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of these dependencies could be recorded."""
+
+    def is_current(self) -> bool:
+        """Return whether all of them are unchanged; may block."""
+
+
+W = TypeVar("W", bound=Witness)
+
+
+class Dependencies:
+    """
+    The dependencies of one response.
+
+    Attributes:
+        is_whole: whether all dependencies could be recorded.
+        is_cacheable: whether the application has declared the response cacheable.
+        witness: validator of the dependencies that are not files, if there are any.
+    """
+
+    __slots__ = ("_files", "is_cacheable", "is_whole", "witness")
+
+    def __init__(self) -> None:
+        self.is_whole = True
+        self.is_cacheable = False
+        self.witness: Witness | None = None
+        self._files: dict[str, Signature] = {}
+
+    def is_current(self) -> bool:
+        """Return whether all dependencies are unchanged."""
+        for place, signature in self._files.items():
+            try:
+                found = os.stat(place)
+            except (FileNotFoundError, NotADirectoryError):
+                if signature is not None:
+                    return False
+            except OSError:
+                return False
+            else:
+                if signature != _sign(found):
+                    return False
+        return self.witness is None or (self.witness.is_whole and self.witness.is_current())
+
+    def note(self, place: str, found: os.stat_result | None) -> None:
+        """Record a file with its status, or as missing; a file that cannot be tracked clears `is_whole`."""
+        signature = None if found is None else _sign(found)
+        is_ambiguous = found is not None and may_change_unnoticed(found)
+        if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
+            self.is_whole = False
+
+
+_collecting: ContextVar[Dependencies | None] = ContextVar("provenance", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[Dependencies]:
+    """Collect the dependencies of the response that this greenlet computes within the context."""
+    provenance = Dependencies()
+    token = _collecting.set(provenance)
+    try:
+        yield provenance
+    finally:
+        _collecting.reset(token)
+
+
+def may_change_unnoticed(found: os.stat_result) -> bool:
+    """
+    Return whether a file or folder could still change without a change of its timestamps.
+
+    The resolution is inferred from each timestamp: a fraction of exactly zero means whole seconds. So no probe is
+    needed, and a file system may mix both, as ext3 converted to ext4 does. Only ctime counts, because programs can set
+    mtime to any value.
+    """
+    is_whole = found.st_ctime_ns % _SECOND_NANOSECONDS == 0
+    tick = WHOLE_SECONDS_TICK_NANOSECONDS if is_whole else CLOCK_TICK_NANOSECONDS
+    return time.time_ns() - found.st_ctime_ns < tick
+
+
+def note(place: str, found: os.stat_result | None) -> None:
+    """
+    Record a file as a dependency of the current response.
+
+    Args:
+        place: its path in the file system.
+        found: its status; None if it does not exist.
+    """
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.note(place, found)
+
+
+def witness(kind: type[W], make: Callable[[], W]) -> W | None:
+    """
+    Return the validator of the current response.
+
+    Args:
+        make: creates the validator at the first call for a response.
+
+    Returns:
+        None if nothing is being collected, or the response is uncacheable already.
+    """
+    provenance = _collecting.get()
+    if provenance is None or not provenance.is_whole:
+        return None
+    if provenance.witness is None:
+        provenance.witness = make()
+    if isinstance(provenance.witness, kind):
+        return provenance.witness
+    provenance.is_whole = False  # two stacked stores: no validator covers both
+    return None
+
+
+def spoil() -> None:
+    """Mark the current response as uncacheable: it depends on something untrackable."""
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.is_whole = False
+
+
+def offer() -> None:
+    """Mark the current response as cacheable: it depends only on its request and the recorded dependencies."""
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.is_cacheable = True
+
+
+def _sign(found: os.stat_result) -> Signature:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

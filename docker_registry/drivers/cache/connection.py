@@ -1,0 +1,137 @@
+"""
+Create Redis clients: by host and port, by URL, over TLS, over a Unix socket, or through Sentinel.
+
+Connections are opened on first use. No message of this module contains a password or a URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from docker_registry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_SENTINEL_PORT: Final = 26379
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the passwords
+class RedisAddress:
+    """
+    The address and credentials of Redis.
+
+    Attributes:
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, instead of *host*; see redis-py, ``Redis.from_url``.
+        sentinels: ``host`` or ``host:port`` of each Sentinel, instead of *host*; they name the master of
+            *sentinel_service*.
+        tls_ca: PEM file of the CA certificates to trust; None trusts those of the system.
+    """
+
+    host: str | None = None
+    port: int = 6379
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    url: str | None = None
+    sentinels: Sequence[str] = ()
+    sentinel_service: str = "mymaster"
+    sentinel_password: str | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether Redis is configured."""
+        return bool(self.host or self.url or self.sentinels)
+
+    def __str__(self) -> str:
+        """Return the address for log messages, without credentials."""
+        if self.sentinels:
+            return f"{self.sentinel_service} of {', '.join(self.sentinels)}"
+        if self.url:
+            parts = urlsplit(self.url)
+            return parts.path if parts.scheme == "unix" else parts.netloc.rpartition("@")[2]
+        return f"{self.host}:{self.port}"
+
+
+def connect(place: RedisAddress, section: str, *, timeout_seconds: float, answer_seconds: float | None = None) -> Redis:
+    """
+    Create a client that connects on first use and never retries a command.
+
+    Args:
+        section: section of the configuration, for error messages.
+        timeout_seconds: timeout of connecting and of every response.
+        answer_seconds: timeout of every response, if it differs.
+
+    Raises:
+        ConfigError: the address is contradictory or malformed, or redis-py is not installed.
+    """
+    given = [name for name in ("host", "url", "sentinels") if getattr(place, name)]
+    if len(given) > 1:
+        raise ConfigError(f"{section}.{given[0]} and {section}.{given[1]} are both set; one says where the Redis is")
+    try:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{section}.{given[0]}: the library for Redis is missing; pip install docker-registry[redis]"
+        ) from None
+    options: dict[str, Any] = {
+        "socket_connect_timeout": timeout_seconds,
+        "socket_timeout": answer_seconds or timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    who = {"username": place.username, "password": place.password}
+    who = {name: value for name, value in who.items() if value}
+    if place.url:
+        return _from_url(place.url, section, place.tls_ca, {**who, **options})
+    options |= {**who, "db": place.db, **_tls(place)}
+    if place.sentinels:
+        return _master(place, section, options)
+    return Redis(place.host or "", place.port, **options)
+
+
+def _tls(place: RedisAddress) -> dict[str, Any]:
+    if not place.tls:
+        return {}
+    return {"ssl": True, "ssl_ca_certs": str(place.tls_ca) if place.tls_ca else None}
+
+
+def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, Any]) -> Redis:
+    from redis import Redis
+
+    if tls_ca and urlsplit(url).scheme == "rediss":
+        options["ssl_ca_certs"] = str(tls_ca)
+    try:
+        return Redis.from_url(url, **options)
+    except ValueError:  # do not include its text, which may show the URL
+        raise ConfigError(
+            f"{section}.url must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB"
+        ) from None
+
+
+def _master(place: RedisAddress, section: str, options: dict[str, Any]) -> Redis:
+    from redis.sentinel import Sentinel
+
+    own = {name: value for name, value in options.items() if name not in ("db", "username", "password")}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py lacks these annotations
+        [_address(text, section) for text in place.sentinels],
+        sentinel_kwargs={**own, "password": place.sentinel_password},
+    )
+    master: Redis = sentinel.master_for(place.sentinel_service, **options)  # type: ignore[no-untyped-call]
+    return master
+
+
+def _address(text: str, section: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text, _SENTINEL_PORT
+    if not host or not port.isdecimal():
+        raise ConfigError(f"{section}.sentinels must be a list of HOST or HOST:PORT")
+    return host, int(port)

@@ -1,0 +1,251 @@
+"""
+Intake: a pipeline that receives, hashes and writes a request body concurrently, in a single pass.
+
+Each stage runs at its own pace. One greenlet receives into a block. Another passes received blocks to a native thread
+that hashes them and calls further taps, while the driver writes the same blocks in another thread. A block is
+reused for receiving only after both have released it. So a transfer holds a few blocks, whatever its size
+(:mod:`~docker_registry.registry.buffer_pool`), and neither hashing nor disk writes block the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+import gevent
+from gevent.queue import SimpleQueue
+
+from docker_registry.concurrency import start_in_thread
+from docker_registry.errors import SizeInvalid
+from docker_registry.registry.buffer_pool import BLOCKS, POOL
+from docker_registry.registry.names import CANONICAL, Digest
+
+#: Bodies up to this size are processed inline: a thread would cost more than it saves. The limit is lower with taps,
+#: since they do more work per byte.
+INLINE_BYTES: Final = 256 * 1024
+INLINE_BYTES_WITH_TAPS: Final = 64 * 1024
+
+#: A function that is called with every block, in order; in a native thread unless the body is short.
+Tap = Callable[[memoryview], object]
+
+
+class Body(Protocol):
+    """
+    A request body, readable once.
+
+    Attributes:
+        length: bytes announced by the client; None when it did not announce any.
+        complete: whether the whole body arrived; valid after :meth:`readinto` has returned 0.
+    """
+
+    @property
+    def length(self) -> int | None: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Receive at least one byte into *buffer*, return the number; 0 at the end of a complete or truncated body."""
+
+
+class Content:
+    """A :class:`Body` of bytes in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.length: int | None = len(content)
+        self._rest = memoryview(content)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes were read."""
+        return not self._rest
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See :class:`Body`."""
+        block = self._rest[: len(buffer)]
+        buffer[: len(block)] = block
+        self._rest = self._rest[len(block) :]
+        return len(block)
+
+
+class Intake:
+    """
+    Receives a body. Iterate once over the blocks, then read ``size``, ``complete`` and ``digest``.
+
+    To get a short body as bytes, call :meth:`short` before iterating.
+
+    Attributes:
+        size: bytes received.
+    """
+
+    def __init__(
+        self, body: Body, algorithm: str = CANONICAL, *, max_bytes: int | None = None, taps: Sequence[Tap] = ()
+    ) -> None:
+        """
+        Args:
+            algorithm: digest algorithm.
+            max_bytes: a longer body is rejected: the iteration, or :meth:`short`, raises SizeInvalid.
+            taps: functions that are called with every block; the same calls raise their exceptions.
+        """
+        self.size = 0
+        self._body = body
+        self._hash = hashlib.new(algorithm)
+        self._max_bytes = max_bytes
+        self._taps: tuple[Tap, ...] = (self._hash.update, *taps)
+        self._first = memoryview(b"")  # first block of a body that turned out not to be short
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body arrived; valid after the iteration."""
+        return self._body.complete
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the received bytes."""
+        return Digest.from_hash(self._hash)
+
+    def short(self) -> bytes | None:
+        """Receive a short body and return it; None when the body is longer: iterate to receive it."""
+        with POOL.transfer():
+            block = self._room()
+            filled = _fill(self._body, block) if block else 0
+            if filled == len(block):
+                self._first = block
+                return None
+            content = bytes(block[:filled])
+        self._count(filled)
+        if content:
+            self._look(memoryview(content))
+        return content
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield the blocks of the body; each is valid until the next one is requested."""
+        content = None if self._first else self.short()
+        if content:
+            yield memoryview(content)
+        elif content is None:
+            with POOL.transfer():
+                yield from self._side_by_side()
+
+    def _room(self) -> memoryview:
+        """Return a buffer longer than a short body, so that its end is seen at once; empty for a long body."""
+        length = self._body.length
+        if length is None:
+            return POOL.first()
+        limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
+        return memoryview(bytearray(length + 1 if length <= min(limit, POOL.block_bytes) else 0))
+
+    def _side_by_side(self) -> Iterator[memoryview]:
+        used: SimpleQueue[memoryview] = SimpleQueue()
+        full: SimpleQueue[memoryview | Exception] = SimpleQueue()
+        blocks = 0
+        if self._first:
+            full.put(self._first)
+            blocks = 1
+        receiver = gevent.spawn(self._receive, used, full, blocks)
+        looker = _Looker(self._look)
+        try:
+            while True:
+                block = full.get()
+                if isinstance(block, Exception):
+                    raise block
+                if not block:
+                    break
+                self._count(len(block))
+                lent = _Lent(block, used)
+                looker.look_at(lent)
+                yield block
+                lent.let_go()
+                looker.check()
+            looker.finish()
+        finally:
+            receiver.kill()
+            looker.kill()
+
+    def _look(self, block: memoryview) -> None:
+        for tap in self._taps:
+            tap(block)
+
+    def _receive(self, used: SimpleQueue[memoryview], full: SimpleQueue[memoryview | Exception], blocks: int) -> None:
+        try:
+            while True:
+                if blocks < BLOCKS and used.empty():
+                    block = POOL.next()
+                    blocks += 1
+                else:
+                    block = used.get()
+                filled = _fill(self._body, block)
+                if filled:
+                    full.put(block[:filled])
+                if filled < len(block):
+                    full.put(block[:0])
+                    return
+        except Exception as error:  # noqa: BLE001 - raised again by the iteration
+            full.put(error)
+
+    def _count(self, arrived: int) -> None:
+        self.size += arrived
+        if self._max_bytes is not None and self.size > self._max_bytes:
+            raise SizeInvalid(expected=self._max_bytes)
+
+
+class _Lent:
+    """A block shared by the taps and the writer; it is reused for receiving after both have released it."""
+
+    def __init__(self, block: memoryview, used: SimpleQueue[memoryview]) -> None:
+        self.block = block
+        self._users = 2
+        self._used = used
+
+    def let_go(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._used.put(POOL.again(self.block))
+
+
+class _Looker:
+    """Runs the taps on one block after another in native threads, independently of the writer's progress."""
+
+    def __init__(self, look: Callable[[memoryview], None]) -> None:
+        self._look = look
+        self._waiting: SimpleQueue[_Lent | None] = SimpleQueue()
+        self._error: Exception | None = None
+        self._greenlet = gevent.spawn(self._run)
+
+    def look_at(self, lent: _Lent) -> None:
+        self._waiting.put(lent)
+
+    def check(self) -> None:
+        """Raise the exception of a tap, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Wait until the taps have processed all blocks."""
+        self._waiting.put(None)
+        self._greenlet.join()
+        self.check()
+
+    def kill(self) -> None:
+        """Stop; waits for the block in progress, because its memory may be reused afterwards."""
+        self._greenlet.kill()
+
+    def _run(self) -> None:
+        while self._error is None and (lent := self._waiting.get()) is not None:
+            try:
+                start_in_thread(self._look, lent.block)()
+            except Exception as error:  # noqa: BLE001 - raised again by the iteration
+                self._error = error
+            lent.let_go()
+
+
+def _fill(body: Body, block: memoryview) -> int:
+    """Receive until the block is full or the body ends; return the number of bytes received."""
+    filled = 0
+    while filled < len(block):
+        arrived = body.readinto(block[filled:])
+        if not arrived:
+            break
+        filled += arrived
+    return filled

@@ -1,0 +1,143 @@
+"""
+Sorted lists of names, without a scan of the store for every request.
+
+A folder of the store is listed once, and its sorted names are cached. Later requests only read the folder's version
+from the driver, which changes whenever a name is added or removed, also by another worker, host or server. For
+folders without a version, every request lists the folder.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from docker_registry.drivers.base import NO_FOLDER, StorageDriver
+from docker_registry.errors import PathNotFound
+from docker_registry.time_slices import TimeSlices
+
+#: Memory for the cached names of all folders; the least recently used folder is evicted first. A single folder may
+#: exceed the limit.
+MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
+
+#: Memory of a name besides its characters: the object header and its slot in the list.
+_NAME_BYTES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    version: str
+    names: Sequence[str]
+    size_bytes: int
+
+
+class ListingCache:
+    """
+    Caches the names in folders of one store, in ASCII order.
+
+    Attributes:
+        pace: wraps an iterable of names so that a long loop over it yields to other requests.
+    """
+
+    def __init__(
+        self, driver: StorageDriver, slices: TimeSlices | None = None, max_kept_bytes: int = MAX_KEPT_BYTES
+    ) -> None:
+        """
+        Args:
+            slices: divides the work on long lists into time slices.
+            max_kept_bytes: memory for cached names.
+        """
+        slices = slices or TimeSlices()
+        self.pace = slices.pace
+        self._sort = slices.sort
+        self._driver = driver
+        self._max_kept_bytes = max_kept_bytes
+        self._kept: OrderedDict[str, _Listing] = OrderedDict()
+        self._kept_bytes = 0
+
+    def names(self, folder: str, read: Callable[[str], str | None], *, deep: bool = False) -> Sequence[str]:
+        """
+        Return the sorted names of the direct children of a folder; empty when the folder does not exist.
+
+        Args:
+            read: converts a child's file name to a name, or returns None for a child that is not listed.
+            deep: list the files at any depth instead, and pass *read* their paths relative to the folder. Only for
+                stores with :attr:`~StorageDriver.walks_by_pages`, whose folders have no versions.
+        """
+        version = self._driver.folder_version(folder)
+        if version == NO_FOLDER:
+            return []
+        kept = self._kept.get(folder)
+        if kept is not None and kept.version == version:
+            self._kept.move_to_end(folder)
+            return kept.names
+        found = self._walk(folder) if deep else self._list(folder)
+        names = self._sort(name for name in map(read, found) if name is not None)
+        self._forget(folder)
+        if version is not None:
+            self._keep(folder, _Listing(version, names, sum(map(len, names)) + _NAME_BYTES * len(names)))
+        return names
+
+    def _list(self, folder: str) -> Iterator[str]:
+        start = len(folder) + 1
+        try:
+            for path in self._driver.list_directory(folder):
+                yield path[start:]
+        except PathNotFound:
+            return
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        start = len(folder) + 1
+        for stat in self._driver.walk(folder):
+            yield stat.path[start:]
+
+    def _keep(self, folder: str, listing: _Listing) -> None:
+        self._kept[folder] = listing
+        self._kept_bytes += listing.size_bytes
+        while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, folder: str) -> None:
+        listing = self._kept.pop(folder, None)
+        if listing is not None:
+            self._kept_bytes -= listing.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    A page of a sorted list.
+
+    Attributes:
+        more: whether further names follow.
+    """
+
+    names: tuple[str, ...]
+    more: bool = False
+
+
+def cut(
+    names: Sequence[str],
+    count: int,
+    last: str,
+    exists: Callable[[str], bool],
+    pace: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> Page:
+    """
+    Cut a page out of a sorted list (end-8b).
+
+    Args:
+        count: largest number of names on the page.
+        last: return only names after this one, which need not be in the list; empty to start at the beginning.
+        exists: checks that a name still exists; called only until the page is full. Interrupted or very recent
+            removals leave names in the list.
+        pace: wraps the names so that a loop over many stale ones yields to other requests.
+    """
+    if count == 0:
+        return Page(())
+    start = bisect_right(names, last) if last else 0
+    there = tuple(islice(filter(exists, pace(islice(names, start, None))), count + 1))
+    return Page(there[:count], len(there) > count)

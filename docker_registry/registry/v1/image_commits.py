@@ -1,0 +1,159 @@
+"""
+The commit records of V1 images.
+
+``images/<id>/_blob`` (:mod:`docker_registry.registry.v1.layer_links`) holds the digests of the verified layer and JSON
+of an image. Writing it by compare-and-swap is the commit point of a push. All remaining steps of a push follow from
+this record, so any later request can complete them (:meth:`ImageCommits.complete`), and a push that died after the
+commit does not block other requests.
+"""
+
+from __future__ import annotations
+
+import json
+
+from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
+from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
+from docker_registry.registry import layout
+from docker_registry.registry.integrity import is_intact
+from docker_registry.registry.names import Digest, ImageId
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.pending_pushes import PendingPushes
+
+
+class ImageCommits:
+    """Reads and writes the commit records of images, and completes committed pushes."""
+
+    def __init__(self, driver: StorageDriver, unfinished: PendingPushes) -> None:
+        self._driver = driver
+        self._unfinished = unfinished
+
+    def get_json(self, image_id: ImageId) -> bytes:
+        """
+        Return an image's committed JSON, even while the image is being pushed again.
+
+        Raises:
+            ImageUnknown: the image has no JSON.
+        """
+        try:
+            return self._driver.get_content(image_layout.image_json(image_id))
+        except PathNotFound:
+            raise ImageUnknown(id=str(image_id)) from None
+
+    def stored(self, image_id: ImageId) -> Versioned:
+        """Return the content and version of ``_blob``; the version is :data:`ABSENT` when there is none."""
+        try:
+            return self._driver.get_versioned(image_layout.blob_link(image_id))
+        except PathNotFound:
+            return Versioned(b"", ABSENT)
+
+    def find(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
+        """
+        Return the committed layer of an image; None when there is none, or it was committed with another JSON.
+
+        Args:
+            payload: the image's JSON.
+        """
+        link = _read(self.stored(image_id))
+        return link if link is not None and link.image_json == Digest.of(payload) else None
+
+    def known(self, image_id: ImageId) -> LayerLink | None:
+        """Return the committed layer of an image, even if its bytes are missing; None when there is none."""
+        return _read(self.stored(image_id))
+
+    def decided(self, image_id: ImageId) -> LayerLink | None:
+        """Return the committed layer of an image if its bytes exist, even if the push was not completed; else None."""
+        link = _read(self.stored(image_id))
+        return link if link is not None and self.place(image_id, link) is not None else None
+
+    def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
+        """Return the stored file of a layer: the blob, or the file in the image's folder; None when both are gone."""
+        for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
+            if self._size(path) == link.size:
+                return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
+        return None
+
+    def protect(self, image_id: ImageId, layer: Digest) -> None:
+        """Record that the layer of a private image is private, before its bytes become a blob."""
+        if self._driver.exists(image_layout.private_image(image_id)):
+            self._driver.put_content(image_layout.private_layer(layer), b"")
+
+    def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
+        """
+        Commit the layer and JSON of an image.
+
+        Args:
+            stored: the state of ``_blob`` on which the caller's verification was based.
+
+        Returns:
+            False when another request has changed ``_blob`` meanwhile.
+        """
+        self.protect(image_id, link.digest)
+        condition = stored.version if self._driver.supports_if_match else None
+        try:
+            self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def complete(self, image_id: ImageId, link: LayerLink) -> bool:
+        """
+        Do the remaining steps of a committed push; idempotent, and safe to run concurrently.
+
+        Returns:
+            False when the image's JSON is lost, so the image is not complete.
+        """
+        if not self._settle_json(image_id, link.image_json):
+            return False
+        blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
+        if self._size(blob) == link.size and not self._driver.link(blob, beside):
+            self._remove(beside)  # left by an earlier push, and redundant to the blob
+        self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
+        self._unfinished.end(image_id)
+        return True
+
+    def keep_verified(self, image_id: ImageId, link: LayerLink) -> None:
+        """
+        Repair the blob of a layer whose raw file in the image's folder was just verified.
+
+        Otherwise a damaged blob of the right size would replace the intact file.
+        """
+        blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
+        if self._size(blob) == link.size and not is_intact(self._driver, blob, link.digest):
+            self._driver.repair(blob, self._driver.stream_read(beside))
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
+        """Publish the pending JSON with *digest*, after its ancestry; return False when it is lost."""
+        try:
+            if Digest.of(self.get_json(image_id)) == digest:
+                return True
+        except ImageUnknown:
+            pass
+        pending = self._unfinished.find(image_id, digest)
+        if pending is None:
+            return False
+        self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())
+        self._driver.put_content(image_layout.image_json(image_id), pending.payload)
+        return True
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return self._driver.get_size(path)
+        except PathNotFound:
+            return None
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            pass
+
+
+def _read(stored: Versioned) -> LayerLink | None:
+    try:
+        return LayerLink.parse(stored.content) if stored.content else None
+    except ValueError:  # damaged, or written by another program
+        return None

@@ -1,0 +1,1 @@
+"""The HTTP server: gunicorn's worker, its sockets, bodies and response cache."""

@@ -1,0 +1,347 @@
+"""
+Client sockets of the worker, plain and TLS.
+
+They send files with the kernel's sendfile, join a response head with the beginning of its body, and receive the head of
+a request before gunicorn parses it, so that the response cache can be consulted first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as plain_socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, Final
+
+import gevent
+from gevent import socket, ssl
+from gunicorn.http.errors import LimitRequestHeaders
+
+from docker_registry.memory_budget import MemoryBudget
+from docker_registry.server.connections import Activity
+from docker_registry.server.request_body import RequestBody
+
+#: Limit per system call when sending, so that other greenlets run in between.
+SLICE_BYTES: Final = 4 * 1024 * 1024
+
+#: A body, or its first block, up to this size is joined with the head; copying a longer one costs more than a second
+#: send.
+JOINED_BYTES: Final = 64 * 1024
+
+#: Limit for the request line and headers together; tokens are long, and so is a Range header with a thousand parts.
+MAX_HEAD_BYTES: Final = 64 * 1024
+
+#: Size of a single receive of a request head, the same as gunicorn's.
+_HEAD_BYTES: Final = 8192
+
+#: Longer responses are not copied for the cache: sending them costs more than computing them.
+MAX_COPY_BYTES: Final = 64 * 1024
+
+
+#: If less of a body was received when its connection is ended, the received part is discarded.
+_KEPT_BYTES: Final = 64 * 1024
+
+#: Response to a client whose body is cut off and discarded.
+_MESSAGE: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"The registry is overloaded. Try again later."}]}\n'
+_OVERLOADED: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 5\r\n"
+    b"Connection: close\r\n\r\n%b" % (len(_MESSAGE), _MESSAGE)
+)
+
+
+class ClientSocket(socket.socket):
+    """
+    Common base of plain and TLS client sockets.
+
+    Attributes:
+        address: client address as shown in the access log.
+        file_bytes: bytes sent by :meth:`sendfile`, which gunicorn does not count.
+        sends_segments: whether :meth:`sendfile` accepts files with segments.
+        head: bytes of the current request if its head arrived in one receive, with everything received along with it;
+            else None.
+        unreader: gunicorn's unreader, which may hold bytes of the next request.
+        logged: access log atoms of the last response.
+        is_ended: whether the worker has ended the connection.
+        active_since: start of the current activity, on the monotonic clock.
+        greenlet: the greenlet that serves the connection.
+        unsent: budget for response bytes that slow clients have not received yet.
+    """
+
+    address = ""
+    file_bytes = 0
+    sends_segments = True
+    head: bytes | None = None
+    unreader: Any = None
+    logged: dict[str, Any] | None = None
+    is_ended = False
+    active_since = 0.0
+    greenlet: gevent.Greenlet[Any, Any] | None = None
+    unsent: MemoryBudget | None = None
+    _ahead: bytes | None = None
+    _head_bytes: int | None = None
+    _copy: bytearray | None = None
+    _holds_next = False
+    _held = b""
+    _activity = Activity.WAITING
+    _body: RequestBody | None = None
+    _sent_bytes = 0
+    _is_sending = False
+    _more = 0  # flag for send: more data follows immediately
+
+    def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
+        """
+        Set the current activity and reset the byte counters.
+
+        Args:
+            body: body of the request that is answered from now on.
+        """
+        self._activity = activity
+        self._body = body
+        self._sent_bytes = 0
+        self.file_bytes = 0
+        self.active_since = time.monotonic()
+        if self.is_ended and body is not None:  # the request arrived while the connection was being ended
+            body.is_cut_off = not body.complete
+
+    @property
+    def activity(self) -> Activity:
+        """The current activity of the connection."""
+        body = self._body
+        is_receiving = body is not None and not body.complete and not body.failed
+        return Activity.TRANSFERRING if self._is_sending or is_receiving else self._activity
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes received and sent since the activity began."""
+        received = 0 if self._body is None else self._body.received_bytes
+        return received + self._sent_bytes + self.file_bytes
+
+    def end(self) -> None:
+        """Interrupt any wait for the client, without blocking."""
+        self.is_ended = True
+        if self._is_sending:
+            self._shut_down(plain_socket.SHUT_RDWR)
+        elif self._body is None or self._body.complete:
+            self.stop_receiving()
+        elif self._body.received_bytes >= _KEPT_BYTES:
+            self._body.cut_off()
+        else:
+            self._abort(self._body)
+
+    def stop_receiving(self) -> None:
+        """Make pending and later receives return end of file."""
+        self._shut_down(plain_socket.SHUT_RD)
+
+    def _abort(self, body: RequestBody) -> None:
+        """Answer 503 and kill the greenlet: the application would take milliseconds to store a partial body."""
+        body.is_cut_off = True
+        with suppress(OSError):  # closed by the client
+            self._send_at_once(_OVERLOADED, 0)
+        self._shut_down(plain_socket.SHUT_RDWR)
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
+
+    def _shut_down(self, how: int) -> None:
+        with suppress(OSError):  # closed by the client
+            # Not gevent's shutdown, which raises in the waiting greenlet; nor the TLS socket's, after which the
+            # connection would continue in plain text.
+            self._sock.shutdown(how)  # type: ignore[attr-defined]
+
+    def receive_head(self) -> bytes | None:
+        """Receive the beginning of the next request; return None if gunicorn has buffered it already."""
+        self.head = None
+        if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
+            return None
+        return bytes(super().recv(_HEAD_BYTES))
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the complete head of the next request was received, without leading empty lines."""
+        return self._ahead is not None and b"\r\n\r\n" in self._ahead and not self._ahead.startswith(b"\r\n")
+
+    def give_head(self, received: bytes) -> None:
+        """Return *received* from the next :meth:`recv`, to gunicorn; empty bytes mean end of file."""
+        self.head = self._ahead = received
+
+    @contextmanager
+    def limited_head(self) -> Iterator[None]:
+        """Limit the bytes received in this context, which are the head of a request, to MAX_HEAD_BYTES."""
+        self._head_bytes = 0
+        try:
+            yield
+        finally:
+            self._head_bytes = None
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """
+        Receive bytes, those of :meth:`give_head` first.
+
+        Raises:
+            LimitRequestHeaders: the head of a request exceeds MAX_HEAD_BYTES; gunicorn answers 431.
+        """
+        if self._head_bytes is not None and self._head_bytes >= MAX_HEAD_BYTES:
+            raise LimitRequestHeaders("the request's head is too long")
+        if self._ahead is not None:
+            received, self._ahead = self._ahead, None
+        else:
+            self.head = None  # the request did not arrive in one receive
+            received = bytes(super().recv(size, flags))
+        if self._head_bytes is not None and not flags:
+            self._head_bytes += len(received)
+        return received
+
+    def begin_copy(self) -> None:
+        """Copy everything that is sent until :meth:`end_copy`."""
+        self._copy = bytearray()
+
+    def end_copy(self) -> bytes | None:
+        """Return the bytes sent since :meth:`begin_copy`; None if they exceed MAX_COPY_BYTES or include a file."""
+        copied, self._copy = self._copy, None
+        return None if copied is None else bytes(copied)
+
+    def begin_answer(self) -> None:
+        """Hold back the next send, which is the response head, to join it with the one after it."""
+        self._holds_next = True
+
+    def end_answer(self) -> None:
+        """Send the head if it is still held back: the response has no body."""
+        self._holds_next = False
+        if self._held:
+            head, self._held = self._held, b""
+            self._send_all(head, 0)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all of *data*, preceded by the response head if that was held back."""
+        if self._copy is not None:
+            if len(self._copy) + len(data) > MAX_COPY_BYTES:
+                self._copy = None
+            else:
+                self._copy += data
+        if self._holds_next:
+            self._holds_next = False
+            self._held = bytes(data)
+            return
+        if self._held:
+            head, self._held = self._held, b""
+            if len(data) <= JOINED_BYTES:
+                data = head + bytes(data)
+            else:
+                super().sendall(head, self._more)
+        self._send_all(data, flags)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """
+        Send a part of a file, or the segments of a file that has a ``segments`` method.
+
+        Args:
+            file: if it has ``segments()``, they are either bytes to send as they are, or the offset and length of a
+                part of the file; *offset* and *count* are then ignored.
+
+        Returns:
+            Bytes of the file that were sent.
+
+        Raises:
+            OSError: the client disconnected or stopped reading, or the file is shorter than announced.
+        """
+        self._copy = None
+        segments = getattr(file, "segments", None)
+        if segments is None:
+            if self._held:
+                self._send_ahead(b"")
+            return self._send_part(file, offset, count)
+        sent = 0
+        pending = b""
+        for segment in segments():
+            if isinstance(segment, bytes):
+                pending += segment
+                continue
+            self._send_ahead(pending)
+            self.file_bytes += len(pending)
+            pending = b""
+            sent += self._send_part(file, *segment)
+        self._send_all(pending, 0)
+        self.file_bytes += len(pending)
+        return sent
+
+    def _send_ahead(self, data: bytes) -> None:
+        """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
+        head, self._held = self._held, b""
+        super().sendall(head + data, self._more)
+
+    def _send_part(self, file: Any, offset: int, count: int | None) -> int:
+        source, target = file.fileno(), self.fileno()
+        left = os.fstat(source).st_size - offset if count is None else count
+        sent = 0
+        while sent < left:
+            try:
+                size = os.sendfile(target, source, offset + sent, min(left - sent, SLICE_BYTES))
+            except BlockingIOError:
+                self._is_sending = True
+                try:
+                    socket.wait_write(target, timeout=self.gettimeout())
+                finally:
+                    self._is_sending = False
+                continue
+            if not size:
+                raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
+            sent += size
+            self.file_bytes += size
+            gevent.sleep(0)
+        return sent
+
+    def _send_all(self, data: Any, flags: int) -> None:
+        sent = self._send_at_once(data, flags)  # nearly always all of it, in one system call
+        self._sent_bytes += sent
+        if sent < len(data):
+            self._send_slowly(memoryview(data)[sent:], flags)
+
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - used by an override
+        """Send as much as possible without blocking; return the number of bytes, which may be 0."""
+        return 0
+
+    def _send_slowly(self, rest: memoryview, flags: int) -> None:
+        held = nullcontext() if self.unsent is None else self.unsent.hold(len(rest), revoke=self.end)
+        self._is_sending = True
+        try:
+            with held:
+                while rest:
+                    sent = self.send(rest[:SLICE_BYTES], flags)
+                    self._sent_bytes += sent
+                    rest = rest[sent:]
+        finally:
+            self._is_sending = False
+
+
+class PlainSocket(ClientSocket):
+    """A plain client socket, which can send without blocking."""
+
+    _more = plain_socket.MSG_MORE
+
+    def _send_at_once(self, data: Any, flags: int) -> int:
+        try:
+            return int(self._sock.send(data, flags))  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return 0
+
+
+class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's own signatures differ
+    """A TLS client socket."""
+
+    sends_segments = False
+
+
+class TlsContext:
+    """Creates the worker's TLS sockets without doing the handshake."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        context.sslsocket_class = TlsSocket
+
+    def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
+        """Return the TLS socket for an accepted connection, with the handshake still to be done."""
+        made: TlsSocket = self._context.wrap_socket(  # type: ignore[assignment]
+            connection, server_side=server_side, do_handshake_on_connect=False
+        )
+        return made

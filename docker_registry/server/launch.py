@@ -1,0 +1,143 @@
+"""Starts gunicorn for the registry, with the settings that come from environment variables."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from docker_registry import open_files
+from docker_registry.environment import NUMBERS, number
+from docker_registry.errors import ConfigError
+from docker_registry.server.monkey_patch import patch_master
+
+APPLICATION: Final = "docker_registry.wsgi:application"
+
+
+def default_workers() -> int:
+    """Return the default number of workers: one per processor available to this process, at most 8."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ConfigError: a variable has an invalid value.
+    """
+    for name, least in NUMBERS.items():
+        number(environ, name, least)
+    if number(environ, "REGISTRY_PORT", 5000) > 65535:
+        raise ConfigError("REGISTRY_PORT must be at most 65535.")
+    try:
+        shlex.split(environ.get("GUNICORN_OPTS", ""))
+    except ValueError as error:
+        raise ConfigError(f"GUNICORN_OPTS cannot be read: {error}.") from None
+
+
+def address(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Return the host and port to listen on; brackets around an IPv6 address are optional and removed."""
+    host = environ.get("REGISTRY_HOST") or "0.0.0.0"  # noqa: S104 - intended
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host, number(environ, "REGISTRY_PORT", 5000)
+
+
+def bind_address(environ: Mapping[str, str]) -> str:
+    """Return the address to listen on in gunicorn's format: ``127.0.0.1:5000``, ``[::1]:5000``."""
+    host, port = address(environ)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def owner(environ: Mapping[str, str]) -> tuple[int, int]:
+    """
+    Return the user id and group id that workers run as (``GUNICORN_USER``, ``GUNICORN_GROUP``).
+
+    Raises:
+        ConfigError: the user or group does not exist, or this process may not switch to it.
+    """
+    from gunicorn.config import validate_group, validate_user
+
+    user, group = environ.get("GUNICORN_USER"), environ.get("GUNICORN_GROUP")
+    try:
+        uid = validate_user(user) if user else os.geteuid()
+        gid = validate_group(group) if group else os.getegid()
+    except Exception as error:  # noqa: BLE001 - gunicorn's ConfigError derives directly from Exception
+        raise ConfigError(f"GUNICORN_USER, GUNICORN_GROUP: {error}") from None
+    if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
+        raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can be changed by root only.")
+    return uid, gid
+
+
+def become(uid: int, gid: int) -> None:
+    """Switch this process to the user and group that workers run as, the way gunicorn does."""
+    if (uid, gid) != (os.geteuid(), os.getegid()):
+        from gunicorn.util import set_owner_process
+
+        set_owner_process(uid, gid)
+
+
+def give_folder(folder: Path, uid: int, gid: int) -> None:
+    """
+    Create the folder of a new store, owned by the user that workers run as; leave an existing one unchanged.
+
+    Raises:
+        ConfigError: the folder cannot be created.
+    """
+    if os.path.lexists(folder) or uid == os.geteuid():
+        return
+    try:
+        folder.mkdir(parents=True)
+        os.chown(folder, uid, gid)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}.") from None
+
+
+def check_address(environ: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ConfigError: the address is unavailable or already in use.
+    """
+    host, port = address(environ)
+    try:
+        family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found)
+    except OSError as error:
+        raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
+
+
+def load() -> None:
+    """
+    Import the modules that workers need before they are forked.
+
+    This saves half a second per worker, and they share the memory. gevent's patches are applied first
+    (:mod:`docker_registry.server.monkey_patch`).
+    """
+    patch_master()
+
+    import gunicorn.app.wsgiapp  # noqa: F401
+
+    import docker_registry.server.worker  # noqa: F401
+
+
+def run(environ: Mapping[str, str]) -> int:
+    """Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``."""
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    open_files.allow_many()
+    options = shlex.split(environ.get("GUNICORN_OPTS", ""))
+    sys.argv = ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
+    WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
+    return 0
+
+
+def gunicorn_config() -> Path:
+    """Return the path of gunicorn's configuration: inside an installed package, or in ``config/`` of a clone."""
+    package = Path(__file__).parent.parent
+    installed = package / "sample" / "gunicorn.py"
+    return installed if installed.exists() else package.parent / "config" / "gunicorn.py"

@@ -1,0 +1,329 @@
+"""
+The gunicorn worker: gevent's worker, extended for a registry.
+
+* The kernel sends files from the page cache to the socket without blocking other greenlets (gevent's own sendfile
+  reads and sends 8 KiB at a time).
+* The head of a response is sent together with the beginning of its body.
+* A repeated request is answered from the response cache, without gunicorn and the application, if its dependencies are
+  unchanged (:mod:`docker_registry.server.response_cache`).
+* Request bodies are received directly into the reader's buffer (:mod:`docker_registry.server.request_body`).
+* A TLS ClientHello on the plain port gets an immediate plain-text response: Docker up to 17.05 tries TLS first and
+  would otherwise wait.
+* A transfer whose client is silent for too long is aborted. If the response is sent before the request body is
+  complete, a lingering close lets the client receive it.
+* Idle and slow connections are closed to admit new ones (:mod:`docker_registry.server.connections`). At SIGTERM idle
+  connections are closed at once; the worker waits only for transfers, as long as they make progress.
+* All of this applies to plain and TLS connections alike.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import itertools
+import os
+import signal
+import socket as plain_socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+from gevent import monkey
+from gunicorn.http.body import Body
+from gunicorn.workers.ggevent import GeventWorker
+
+from docker_registry import client_presence, dependencies, open_files
+from docker_registry.alone import answering
+from docker_registry.environment import number
+from docker_registry.memory_budget import MemoryBudget
+from docker_registry.server import lingering_close
+from docker_registry.server.access_log import AccessLog
+from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
+from docker_registry.server.connections import Activity, Connections
+from docker_registry.server.monkey_patch import patch_worker
+from docker_registry.server.request_body import open_request_body
+from docker_registry.server.response_cache import Answer, ResponseCache
+from docker_registry.time_slices import TimeSlices
+
+#: Methods whose responses may be cached.
+_SAFE: Final = {"GET", "HEAD"}
+
+#: Budget for the response bytes that slow clients have not received yet, all clients together.
+_UNSENT_BYTES: Final = 32 * 1024 * 1024
+
+#: Requests of one connection that are answered from the cache in a row before the greenlet yields.
+_TURN_REQUESTS: Final = 32
+
+
+class RegistryWorker(GeventWorker):  # type: ignore[misc]
+    """The registry's worker class; usable with any gunicorn as ``-k docker_registry.server.worker.RegistryWorker``."""
+
+    #: Seconds without a single byte received or sent after which a transfer is aborted.
+    silence_seconds: float = 300
+
+    #: After SIGTERM the worker waits for a transfer only while it averages 1 KiB/s over this many seconds.
+    stalled_seconds: float = 30
+
+    alive: bool
+    worker_connections: int
+    sockets: list[Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        open_files.allow_many()
+        self.worker_connections = min(self.cfg.worker_connections, open_files.connections_that_fit())
+        self._clients: dict[Any, ClientSocket] = {}
+        self._connections = Connections(
+            self.worker_connections,
+            number(os.environ, "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", 0),
+            self.stalled_seconds,
+        )
+        self._unsent = MemoryBudget(_UNSENT_BYTES)
+        self._slices = TimeSlices()
+        self._repeats = ResponseCache() if self._may_repeat() else None
+
+    def patch(self) -> None:
+        """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
+        if not monkey.is_module_patched("socket"):
+            super().patch()
+            return
+        patch_worker()
+        self.sockets = [
+            gevent.socket.socket(one.FAMILY, plain_socket.SOCK_STREAM, fileno=one.sock.detach()) for one in self.sockets
+        ]
+
+    def init_process(self) -> None:
+        """Install the signal handlers, initialize the worker and serve."""
+        # gunicorn installs them later; a signal that the master forwards before that would be lost and the worker
+        # would keep running.
+        for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(ending, self.handle_exit)
+        if self.worker_connections < self.cfg.worker_connections:
+            self.log.warning("Only %d connections fit into the limit of open files.", self.worker_connections)
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until a signal stops the worker, then finish the requests in progress."""
+        # gunicorn reads some twenty settings per request, and each read is a lookup in three places.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
+        if self.cfg.is_ssl:
+            self._defer_handshakes()
+        gevent.spawn(self._end_connections_at_the_end)
+        super().run()
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection."""
+        greenlet = gevent.getcurrent()
+        if not isinstance(client, ClientSocket):
+            client = PlainSocket(client.family, client.type, client.proto, fileno=client.detach())
+        client.address = str(addr[0]) if isinstance(addr, tuple) else ""
+        client.greenlet, client.unsent = greenlet, self._unsent
+        client.begin(Activity.WAITING)
+        self._clients[greenlet] = client
+        self._connections.add(client)
+        try:
+            if self._connections.is_one_too_many(client):
+                lingering_close.refuse_connection(client)
+            elif isinstance(client, TlsSocket):
+                if self._shake_hands(client):
+                    super().handle(listener, client, addr)
+            elif not (first := self._first_byte(client)):
+                client.close()
+            elif first == lingering_close.TLS_HELLO:
+                lingering_close.refuse_tls(client)
+            else:
+                super().handle(listener, client, addr)
+        finally:
+            self._connections.remove(client)
+            del self._clients[greenlet]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer one request; return False if the connection must not be reused."""
+        answering.begin(sock.fileno())
+        try:
+            with client_presence.watched(lambda: _has_left(sock)):
+                return self._handle_request(listener_name, req, sock, addr)
+        finally:
+            answering.end()
+
+    def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        is_direct = isinstance(req.body, Body) and isinstance(sock, ClientSocket)
+        body = open_request_body(req, sock, self._slices.pause) if is_direct else None
+        if body is None:
+            return bool(super().handle_request(listener_name, req, sock, addr))
+        req.body = body
+        sock.unreader = req.unreader
+        should_close, is_last = req.should_close, lingering_close.asks_to_close(req.headers)
+        # Evaluated when the response head is sent, which must state whether the client may reuse the connection.
+        req.should_close = lambda: (
+            is_last or should_close() or sock.is_ended or body.left_bytes > lingering_close.DRAIN_BYTES
+        )
+        sock.settimeout(self.silence_seconds)
+        sock.begin(Activity.WORKING, body)
+        sock.begin_answer()
+        goes_on = True
+        try:
+            try:
+                self._answer(listener_name, req, sock, addr)
+            finally:
+                sock.end_answer()
+        except StopIteration:
+            goes_on = False
+        except TimeoutError:  # gunicorn would treat it as an internal error and log a traceback
+            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        if body.is_cut_off:
+            raise StopIteration
+        if not body.complete:
+            sock.begin(Activity.LINGERING)
+            goes_on = lingering_close.drain(body, sock) and goes_on
+        sock.settimeout(None)
+        sock.begin(Activity.WAITING)
+        if not goes_on or not self.alive:
+            raise StopIteration
+        if req.unreader.buf.getbuffer().nbytes:
+            self._slices.pause()  # a client that pipelines requests must not starve other clients
+        else:
+            gevent.sleep(0)  # serve other connections first, even if the next request has arrived already
+        return True
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer an unparsable request and close the connection."""
+        super().handle_error(req, client, addr, exc)
+        if self.alive and isinstance(client, ClientSocket):
+            client.begin(Activity.LINGERING)
+            lingering_close.linger(client)
+
+    def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
+        """Answer through the application and cache the response if possible."""
+        head = sock.head
+        if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
+            super().handle_request(listener_name, req, sock, addr)
+            return
+        sock.logged = None
+        sock.begin_copy()
+        try:
+            with dependencies.collected() as made_of:
+                super().handle_request(listener_name, req, sock, addr)
+        finally:
+            answer = sock.end_copy()
+        if answer is not None:
+            self._repeats.keep(head, answer, made_of, sock.logged)
+
+    def _answer_again(self, client: ClientSocket) -> None:
+        """Answer requests from the response cache until one misses; leave that one to gunicorn."""
+        for turn in itertools.count(1):
+            received: bytes | None = b""
+            with self._waiting(client):
+                received = client.receive_head()
+            if received is None:
+                return
+            began = time.perf_counter()
+            answer = self._repeats.find(received) if self._repeats is not None and self.alive else None
+            if answer is None:
+                client.give_head(received)
+                return
+            answering.note(client.fileno())
+            self._send_again(client, answer)
+            if answer.logged is not None:
+                self.log.access_again(answer.logged, client.address, time.perf_counter() - began)
+            self.nr += 1
+            if self.nr >= self.max_requests:
+                self.alive = False
+            if turn % _TURN_REQUESTS == 0:
+                gevent.sleep(0)
+
+    def _send_again(self, client: ClientSocket, answer: Answer) -> None:
+        client.settimeout(self.silence_seconds)
+        try:
+            client.sendall(answer.now())
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        client.settimeout(None)
+
+    def _may_repeat(self) -> bool:
+        """
+        Return whether responses may be served from the cache.
+
+        They may not if something has to see every request: an operator's hook, another logger class, an access log
+        that shows headers, or the PROXY protocol.
+        """
+        is_logged_by_us = isinstance(self.log, AccessLog) or not self.log.access_log_enabled
+        hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
+        return (
+            is_logged_by_us
+            and "{" not in self.cfg.access_log_format
+            and self.cfg.proxy_protocol in (False, "off")
+            and all(hook.get() is hook.default for hook in hooks)
+        )
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Wait for the next request on a connection that the response cache cannot answer."""
+        client = self._clients.get(gevent.getcurrent())
+        if client is not None and self._repeats is not None:
+            self._answer_again(client)
+            if client.has_head:
+                yield
+                return
+        with self._waiting(client), client.limited_head() if client else nullcontext():
+            yield
+
+    @contextmanager
+    def _waiting(self, client: ClientSocket | None) -> Iterator[None]:
+        """Mark the connection as idle and apply gunicorn's keep-alive timeout."""
+        if client is not None:
+            client.begin(Activity.WAITING)
+        with super().timeout_ctx():
+            yield
+
+    def _defer_handshakes(self) -> None:
+        """Postpone TLS handshakes to :meth:`handle`, where the connection limits apply to them."""
+        make_context = self.cfg.ssl_context
+        self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(make_context(config, default))
+
+    def _shake_hands(self, client: TlsSocket) -> bool:
+        """Do the TLS handshake; return False, with the connection closed, if it failed or took too long."""
+        is_done = False
+        try:
+            with self._waiting(client):
+                client.do_handshake()
+                is_done = True
+        except OSError as error:
+            self.log.debug("TLS handshake with %s failed: %s", client.address, error)
+        if not is_done:
+            client.close()
+        elif client.selected_alpn_protocol() == "h2":
+            client.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
+        return is_done
+
+    def _first_byte(self, client: ClientSocket) -> bytes:
+        """Wait for the first byte of a connection and return it without consuming it; empty if none arrives."""
+        first = b""
+        try:
+            with self._waiting(client):
+                first = client.recv(1, plain_socket.MSG_PEEK)
+        except OSError:  # closed by the client
+            pass
+        return first
+
+    def _end_connections_at_the_end(self) -> None:
+        while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
+            gevent.sleep(0.2)
+            if not self.alive:
+                self._connections.end_waiting()
+                self._connections.end_stalled()
+
+
+def _has_left(sock: Any) -> bool:
+    """Return, without blocking, whether a client has closed its connection; unread data stays in the socket buffer."""
+    try:
+        # gevent's recv would wait for data.
+        return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

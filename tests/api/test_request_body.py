@@ -1,0 +1,77 @@
+"""A request's body under any WSGI server: what comes of it, and whether that is all."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from gunicorn.http.errors import NoMoreData
+
+from docker_registry.api.request_body import open_body
+from docker_registry.errors import Invalid, SizeInvalid
+from docker_registry.server.request_body import ChunkedBody
+
+
+def read(environ, buffer_bytes=4):
+    """Return what came, and whether it was complete."""
+    body, content, buffer = open_body(environ), b"", memoryview(bytearray(buffer_bytes))
+    while filled := body.readinto(buffer):
+        content += bytes(buffer[:filled])
+    return content, body.complete
+
+
+class TornChunks:
+    """How gunicorn ends a chunked body that was cut off: it raises, and gives what it had of it when asked again."""
+
+    def __init__(self):
+        self.answers = [b"abcd", NoMoreData(), b"ef", b""]
+
+    def read(self, size):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Gone:
+    def read(self, size):
+        raise ConnectionResetError
+
+
+class TestABody:
+    def test_of_our_worker_is_taken_as_it_is(self):
+        stream = ChunkedBody(io.BytesIO(), b"", lambda rest: None)
+        assert stream is open_body({"wsgi.input": stream, "HTTP_TRANSFER_ENCODING": "chunked"})
+
+    @pytest.mark.parametrize("size", [0, 1, 4, 9])
+    def test_with_a_length_ends_there(self, size):
+        stream = io.BytesIO(b"x" * size + b"GET / HTTP/1.1")
+        assert (b"x" * size, True) == read({"wsgi.input": stream, "CONTENT_LENGTH": str(size)})
+
+    def test_with_a_length_may_be_cut_off(self):
+        assert (b"abc", False) == read({"wsgi.input": io.BytesIO(b"abc"), "CONTENT_LENGTH": "5"})
+
+    def test_without_a_length_is_empty(self):
+        assert (b"", True) == read({"wsgi.input": io.BytesIO(b"abc")})
+        assert (b"", True) == read({"wsgi.input": io.BytesIO(b"abc"), "CONTENT_LENGTH": ""})
+
+    @pytest.mark.parametrize("coding", ["chunked", "Chunked", " chunked\t", "identity, chunked"])
+    def test_in_chunks_ends_where_its_server_says(self, coding):
+        assert (b"abcdef", True) == read({"wsgi.input": io.BytesIO(b"abcdef"), "HTTP_TRANSFER_ENCODING": coding})
+
+    def test_in_chunks_may_be_cut_off(self):
+        assert (b"abcdef", False) == read({"wsgi.input": TornChunks(), "HTTP_TRANSFER_ENCODING": "chunked"})
+
+    @pytest.mark.parametrize("header", [{"CONTENT_LENGTH": "5"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+    def test_may_lose_its_client(self, header):
+        assert (b"", False) == read({"wsgi.input": Gone(), **header})
+
+    @pytest.mark.parametrize("text", ["x", "-1", "1.0", "+5", "٣", "0x5"])
+    def test_of_a_length_that_is_no_number_is_refused(self, text):
+        with pytest.raises(SizeInvalid):
+            open_body({"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": text})
+
+    @pytest.mark.parametrize("coding", ["gzip, chunked", "GZIP,chunked", "deflate, chunked", "compress", "x"])
+    def test_in_a_coding_that_nobody_undoes_is_refused(self, coding):
+        with pytest.raises(Invalid):
+            open_body({"wsgi.input": io.BytesIO(), "HTTP_TRANSFER_ENCODING": coding})

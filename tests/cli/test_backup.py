@@ -1,0 +1,318 @@
+"""`docker-registry backup` and `restore-backup`, and copies by rsync, while real clients push."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry import Registry, layout
+from docker_registry.registry.ingest import Content
+from docker_registry.registry.maintenance.backup import Backup
+from docker_registry.registry.maintenance.backup_folder import BackupFolder
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+from tests.support import images, v1_trees
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import Client
+from tests.support.processes import find
+from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.v1_images import chain
+
+NAME = RepositoryName.parse("busy/app")
+
+
+def run(store, *arguments, status=0, **environment):
+    """Run a command over a store, and return what it printed."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "STORAGE_PATH": str(store), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert status == done.returncode, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+class Pusher(threading.Thread):
+    """Pushes images to one repository until it is told to stop: to a new tag, and to `latest`, deleting some."""
+
+    def __init__(self, url, *, deletes=True):
+        super().__init__()
+        self._url = url
+        self._deletes = deletes
+        self._stopped = threading.Event()
+        self.pushed = 0
+        self.error = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self.join(60)
+        assert self.error is None
+        assert self.pushed
+
+    def run(self):
+        try:
+            with Client(self._url) as client:
+                while not self._stopped.is_set():
+                    self._push(client, self.pushed)
+                    self.pushed += 1
+        except Exception as error:  # noqa: BLE001 - it is raised by who waits for this thread
+            self.error = error
+
+    def _push(self, client, number):
+        for tag in ("latest", f"v{number}"):
+            images.push(client, str(NAME), tag, images.make_image(number, layer_bytes=2000))
+        if self._deletes and number % 2:
+            client.delete_manifest(str(NAME), client.get_manifest(str(NAME), f"v{number - 1}").digest)
+
+
+def assert_whole(url, old):
+    """Pull everything that is listed, and what was pushed before the backup began."""
+    with Client(url) as client, Docker(url) as docker:
+        assert {"old/app", "old/one"} <= set(client.repositories())
+        assert "latest" in client.tags(str(NAME)), "it was there at every moment"
+        for name in client.repositories():
+            for tag in client.tags(name):
+                images.pull(client, name, tag)
+        assert images.pull(client, "old/app", "v1")
+        pulled = [(text, layer) for text, _, layer in docker.pull("old/one", "latest")]
+        assert [(image.text, image.layer) for image in old] == pulled
+
+
+@pytest.fixture
+def old():
+    """Images of API V1."""
+    return chain(2)
+
+
+def fill(url, old):
+    with Client(url) as client, Docker(url) as docker:
+        images.push(client, "old/app", "v1", images.make_index("old", layer_bytes=2000))
+        images.push(client, str(NAME), "latest", images.make_image("first", layer_bytes=2000))
+        images.push(client, str(NAME), "gone", images.make_image("gone", layer_bytes=2000))
+        docker.push("old/one", "latest", *old)
+
+
+@pytest.fixture
+def server(tmp_path, old):
+    with Server(tmp_path / "store") as server:
+        fill(server.url, old)
+        yield server
+
+
+class TestABackupWhilePushesGoOn:
+    def test_of_files_is_restored_whole_and_served_as_it_is(self, server, tmp_path, old):
+        with Pusher(server.url):
+            for _ in range(2):
+                run(server.store, "backup", str(tmp_path / "copy"))
+        with Client(server.url) as client:
+            client.delete_manifest(str(NAME), "gone")
+        run(server.store, "backup", str(tmp_path / "copy"))
+        document = json.loads(run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), "--json"))
+        assert [] == document["damaged"]
+        for store in (tmp_path / "restored", tmp_path / "copy"):
+            with Server(store) as copy, Client(copy.url) as client, Client(server.url) as original:
+                assert_whole(copy.url, old)
+                assert original.tags(str(NAME)) == client.tags(str(NAME))
+        layer = tmp_path / "restored/images" / old[0].text / "layer"
+        assert 2 == layer.stat().st_nlink
+
+    @pytest.mark.slow
+    def test_of_s3_is_restored_to_files(self, tmp_path, old):
+        pytest.importorskip("boto3", reason="boto3 is not installed")
+        from tests.interop.test_s3 import environment
+        from tests.support.servers.seaweedfs import run_seaweedfs
+
+        with run_seaweedfs() as s3:
+            place = environment(s3.options())
+            with Server(tmp_path / "s3", workers=2, **place) as server:
+                fill(server.url, old)
+                with Pusher(server.url):
+                    run(None, "backup", str(tmp_path / "copy"), **place)
+        run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"))
+        with Server(tmp_path / "restored") as restored:
+            assert_whole(restored.url, old)
+
+    def test_by_the_documented_commands_is_whole(self, server, tmp_path, old):
+        if find("rsync") is None:
+            pytest.skip("rsync is not installed")
+        page = (ROOT / "docs" / "operations.md").read_text()
+        (commands,) = re.findall(r"```sh\n(SOURCE=.*?)```", page, re.DOTALL)
+        commands = commands.replace("/var/lib/registry", str(server.store)).replace("/backup", str(tmp_path / "copy"))
+        with Pusher(server.url, deletes=False):
+            for _ in range(2):
+                subprocess.run(["sh", "-ec", commands], check=True, timeout=60)
+        with Server(tmp_path / "copy") as copy:
+            assert_whole(copy.url, old)
+
+
+class TestABackup:
+    def test_names_what_is_damaged_and_copies_the_rest(self, server, tmp_path, old):
+        with Client(server.url) as client:
+            manifest = client.get_manifest("old/app", "v1").document["manifests"][0]["digest"]
+            layer = client.get_manifest("old/app", manifest).document["layers"][0]["digest"]
+        hexadecimal = layer.partition(":")[2]
+        place = server.store / f"docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+        content = place.read_bytes()
+        place.write_bytes(bytes(len(content)))
+        said = run(server.store, "backup", str(tmp_path / "copy"), status=1)
+        assert hexadecimal in said
+        assert manifest.partition(":")[2] in said
+        place.write_bytes(content)
+        run(server.store, "backup", str(tmp_path / "copy"))
+        with Server(tmp_path / "copy") as copy:
+            assert_whole(copy.url, old)
+
+    def test_copies_nothing_twice_and_verifies_what_is_there_when_asked(self, server, tmp_path):
+        run(server.store, "backup", str(tmp_path / "copy"))
+        again = json.loads(run(server.store, "backup", str(tmp_path / "copy"), "--json"))
+        assert (0, 0) == (again["copiedFiles"], again["removedFiles"])
+        place = next((tmp_path / "copy/docker/registry/v2/blobs").glob("*/*/*/data"))
+        place.write_bytes(bytes(place.stat().st_size))
+        again = json.loads(run(server.store, "backup", str(tmp_path / "copy"), "--json", "--verify"))
+        assert (1, []) == (again["copiedFiles"], again["damaged"])
+
+    def test_that_did_not_end_is_not_restored(self, server, tmp_path):
+        with BackupFolder(tmp_path / "copy").writing():
+            BackupFolder(tmp_path / "copy").set_complete(is_complete=False)
+            assert "Another command" in run(server.store, "backup", str(tmp_path / "copy"), status=2)
+        assert "not complete" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=2)
+        assert "does not exist" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "none"), status=2)
+
+
+class TestARestoration:
+    def test_overwrites_a_store_only_when_told(self, server, tmp_path, old):
+        run(server.store, "backup", str(tmp_path / "copy"))
+        with Client(server.url) as client:
+            images.push(client, str(NAME), "latest", images.make_image("newer", layer_bytes=2000))
+            client.delete_manifest("old/app", "v1")
+            for place in (server.store / "docker/registry/v2/blobs").glob("*/*/*/data"):
+                place.write_bytes(bytes(place.stat().st_size))
+        assert "--overwrite" in run(server.store, "restore-backup", str(tmp_path / "copy"), status=2)
+        server.stop()
+        run(server.store, "restore-backup", str(tmp_path / "copy"), "--overwrite")
+        server.start()
+        assert_whole(server.url, old)
+
+    def test_reports_a_damaged_backup(self, server, tmp_path):
+        run(server.store, "backup", str(tmp_path / "copy"))
+        place = next((tmp_path / "copy/docker/registry/v2/blobs").glob("*/*/*/data"))
+        place.write_bytes(bytes(place.stat().st_size))
+        said = run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=1)
+        assert place.parent.name in said
+        place = next(iter((tmp_path / "restored").glob(f"docker/registry/v2/blobs/*/*/{place.parent.name}")), None)
+        assert place is None
+
+    def test_goes_on_where_an_earlier_one_ended(self, server, tmp_path, old):
+        run(server.store, "backup", str(tmp_path / "copy"))
+        store = tmp_path / "restored"
+        run(store, "restore-backup", str(tmp_path / "copy"))
+        FileDriver(str(store)).put_content(f"{layout.ROOT}/_restoring", b"empty")
+        shutil.rmtree(store / "docker/registry/v2/repositories")
+        run(store, "restore-backup", str(tmp_path / "copy"))
+        with Server(store) as restored:
+            assert_whole(restored.url, old)
+        assert not (store / "docker/registry/v2/_restoring").exists()
+
+
+class MeddlingDriver(MemoryDriver):
+    """Calls a function before the operation of a given number."""
+
+    def __init__(self):
+        super().__init__()
+        self.meddle = None
+        self.left = -1
+
+    def _operate(self):
+        self.left -= 1
+        if self.left < 0 and self.meddle is not None:
+            meddle, self.meddle = self.meddle, None
+            meddle()
+
+    def get_content(self, path):
+        self._operate()
+        return super().get_content(path)
+
+    def stream_read(self, path, offset=0, length=None):
+        self._operate()
+        return super().stream_read(path, offset, length)
+
+    def walk(self, path=""):
+        self._operate()
+        return super().walk(path)
+
+    def list_directory(self, path=""):
+        self._operate()
+        return super().list_directory(path)
+
+
+class TestTheTreeOfAnOldServer:
+    def test_is_backed_up_and_restored_with_its_private_repositories(self, tmp_path):
+        name = "registry-0.7.1"
+        store = v1_trees.copy(name, tmp_path / "store")
+        with Server(store) as server, Docker(server.url) as docker:
+            found = {
+                path: docker.get(path).status_code
+                for path in [f"/repositories/{each}/tags" for each in (*v1_trees.REPOSITORIES[name], "acme/secret")]
+            }
+            run(store, "backup", str(tmp_path / "copy"))
+        run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"))
+        with Server(tmp_path / "restored") as server, Docker(server.url) as docker:
+            assert found == {path: docker.get(path).status_code for path in found}
+            for text, layer in v1_trees.images(name).items():
+                answer = docker.get(f"/images/{text}/layer")
+                assert answer.status_code in (200, 404)
+                assert answer.status_code == 404 or layer == answer.content
+            for repository, tags in v1_trees.REPOSITORIES[name].items():
+                for tag in tags:
+                    assert docker.pull(repository, tag)
+
+
+class TestAPushInTheMiddleOfABackup:
+    """At each operation of the backup, `latest` moves to a new manifest and the old one is deleted."""
+
+    def push(self, registry, note):
+        for content in (b"{}", note):
+            registry.uploads.put(NAME, Digest.of(content), Content(content))
+        config, layer = (
+            {"mediaType": "application/octet-stream", "digest": str(Digest.of(content)), "size": len(content)}
+            for content in (b"{}", note)
+        )
+        payload = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
+        media_type = "application/vnd.oci.image.manifest.v1+json"
+        return registry.manifests.put(NAME, Tag("latest"), payload, media_type).descriptor.digest
+
+    def test_leaves_a_tag_that_can_be_pulled(self, tmp_path):
+        for moment in range(100):
+            driver = MeddlingDriver()
+            registry = Registry(driver)
+            old = self.push(registry, b"old")
+
+            def meddle(registry=registry, old=old):
+                self.push(registry, b"new")
+                registry.manifests.delete(NAME, old)
+
+            driver.left, driver.meddle = moment, meddle
+            copy = tmp_path / str(moment)
+            report = Backup(driver, BackupFolder(copy)).run()
+            assert [] == report.damaged
+            restored = Registry(FileDriver(str(copy)))
+            found = restored.manifests.get(NAME, Tag("latest"))
+            for descriptor in (json.loads(found.payload)["layers"][0], json.loads(found.payload)["config"]):
+                restored.blobs.stat(NAME, Digest.parse(descriptor["digest"]))
+            if driver.meddle is not None:
+                return
+        pytest.fail("a backup takes more operations than expected")

@@ -1,0 +1,130 @@
+"""`docker-registry diff-worker`, as many processes beside a server and a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support import processes
+from tests.support.clients.v1 import Docker, done
+from tests.support.layers import tar
+from tests.support.servers.redis import redis_server  # noqa: F401 - a fixture
+from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.v1_images import make
+
+_numbers = itertools.count(4_000_000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, redis_server):  # noqa: F811
+    """A server whose Redis holds a queue of its own."""
+    store = tmp_path_factory.mktemp("diffs") / "store"
+    with Server(store, workers=2, **redis_server.environment, CACHE_REDIS_DB="3") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def docker(server):
+    with Docker(server.url) as docker:
+        yield docker
+
+
+@contextlib.contextmanager
+def worker(server, **environment):
+    """A worker that runs as long as a ``with`` lasts."""
+    log = server.store.parent / f"worker-{next(_numbers)}.log"
+    environment = {"STORAGE_PATH": str(server.store), **server.environment, **environment}
+    with processes.running([*COMMAND, "diff-worker"], log, lambda: True, environment) as process:
+        process.log = log
+        yield process
+
+
+def push(docker, *layers):
+    """Push images that stand on each other; return the id of the last."""
+    parent = None
+    for layer in layers:
+        parent = make(next(_numbers), parent, layer=layer)
+        docker.push_images(parent)
+    return parent.text
+
+
+def diff(docker, text):
+    """What a client gets now; None while there is nothing."""
+    answer = done(docker.get(f"/images/{text}/diff"), 200)
+    if not answer.content:
+        assert "no-cache" == answer.headers["Cache-Control"]
+        return None
+    assert "public, max-age=31536000" == answer.headers["Cache-Control"]
+    return json.loads(answer.content)
+
+
+def wait_for(docker, text, seconds=30):
+    deadline = time.monotonic() + seconds
+    while (found := diff(docker, text)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+class TestADiff:
+    def test_is_nothing_until_a_worker_comes(self, server, docker):
+        text = push(docker, tar("a", "b"), tar(".wh.a", "c"))
+        assert diff(docker, text) is None
+        with worker(server):
+            found = wait_for(docker, text)
+        assert ({"a"}, {"c"}, {}) == (set(found["deleted"]), set(found["created"]), found["changed"])
+
+    def test_is_there_before_anybody_asks(self, server, docker):
+        with worker(server):
+            text = push(docker, tar("a"))
+            kept = server.store / "images" / text
+            deadline = time.monotonic() + 30
+            while not list(kept.glob("_changes*")):
+                assert time.monotonic() < deadline, sorted(kept.iterdir())
+                time.sleep(0.1)
+            assert {"a"} == set(diff(docker, text)["created"])
+
+    def test_of_what_is_no_tar_stops_no_worker(self, server, docker):
+        with worker(server) as process:
+            broken = push(docker, b"no tar")
+            assert {"a"} == set(wait_for(docker, push(docker, tar("a")))["created"])
+            assert process.poll() is None
+            assert broken in process.log.read_text()
+
+    def test_is_worked_out_by_any_of_several(self, server, docker):
+        texts = [push(docker, tar(f"file-{number}")) for number in range(20)]
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(worker(server)) for _ in range(3)]
+            for number, text in enumerate(texts):
+                assert {f"file-{number}"} == set(wait_for(docker, text)["created"])
+            assert [None] * 3 == [process.poll() for process in workers]
+
+
+class TestAWorker:
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+    def test_ends_when_it_is_told_to(self, server, docker, end):
+        with worker(server) as process:
+            wait_for(docker, push(docker, tar("a")))
+            process.send_signal(end)
+            assert 0 == process.wait(15)
+
+    def test_waits_for_a_redis_that_is_away(self, server):
+        with worker(server, CACHE_REDIS_PORT=str(processes.free_port())) as process:
+            deadline = time.monotonic() + 20
+            while "tried again" not in process.log.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert process.poll() is None
+            assert "Traceback" not in process.log.read_text()
+
+    def test_needs_a_redis(self):
+        done = subprocess.run([*COMMAND, "diff-worker"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0
+        assert "cache.host is not set" in done.stderr
+        assert "Traceback" not in done.stderr

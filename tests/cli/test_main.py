@@ -1,0 +1,134 @@
+"""The console script: what it prints, where, and with which status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docker_registry import __version__
+from tests.support.processes import find, free_port
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = "import sys; from docker_registry.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def run(tmp_path):
+    listening = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(free_port())}
+
+    def run(*arguments, prefix=(), **environment):
+        return subprocess.run(
+            [*prefix, sys.executable, "-c", PROGRAM, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "STORAGE_PATH": str(tmp_path / "store"), **listening, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def sentence(done):
+    """What a command that cannot run says: one line, and no traceback."""
+    assert 2 == done.returncode, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("docker-registry: ")
+    return line
+
+
+def stored(store):
+    """What lies in a store, the driver's own folder apart."""
+    return sorted(path for path in store.rglob("*") if ".docker-registry" not in path.parts)
+
+
+class TestACommand:
+    def test_tells_the_version(self, run):
+        assert f"docker-registry {__version__}\n" == run("--version").stdout
+
+    def test_tells_what_there_is(self, run):
+        for name in ("serve", "check", "config"):
+            assert name in run("--help").stdout
+
+    def test_that_is_not_there_is_refused(self, run):
+        assert 2 == run("dance").returncode
+
+    def test_tries_out_the_store(self, run, tmp_path):
+        assert 0 == run("check").returncode
+        before = stored(tmp_path / "store")
+        done = run("check")
+        assert (0, "") == (done.returncode, done.stderr)
+        assert "storage file" in done.stdout
+        assert before == stored(tmp_path / "store")
+
+    def test_prints_the_configuration(self, run, tmp_path):
+        done = run("config")
+        assert f"storage_path: {tmp_path / 'store'}" in done.stdout
+
+    def test_masks_secrets(self, run, tmp_path):
+        config = tmp_path / "config.yml"
+        config.write_text("dev: {cache: {host: redis, password: hunter2}}")
+        done = run("config", DOCKER_REGISTRY_CONFIG=str(config))
+        assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], []])
+class TestARegistryThatCannotRun:
+    def test_says_that_a_setting_is_unknown(self, run, tmp_path, command):
+        config = tmp_path / "config.yml"
+        config.write_text("dev: {storge: file}")
+        line = sentence(run(*command, DOCKER_REGISTRY_CONFIG=str(config)))
+        assert (True, True) == (str(config) in line, "storage" in line)
+
+    def test_says_that_a_file_is_missing(self, run, command):
+        assert "no.yml" in sentence(run(*command, DOCKER_REGISTRY_CONFIG="no.yml"))
+
+    def test_says_that_a_flavor_is_unknown(self, run, command):
+        assert "dev" in sentence(run(*command, SETTINGS_FLAVOR="devv"))
+
+    def test_says_that_a_driver_is_not_installed(self, run, command):
+        assert "docker-registry-driver-oss" in sentence(run(*command, SETTINGS_FLAVOR="oss"))
+
+    def test_says_that_the_store_is_no_folder(self, run, tmp_path, command):
+        (tmp_path / "file").write_bytes(b"")
+        assert "cannot be used" in sentence(run(*command, STORAGE_PATH=str(tmp_path / "file")))
+
+    def test_says_that_it_may_not_write(self, run, tmp_path, command):
+        if os.geteuid() != 0 or not find("setpriv"):
+            pytest.skip("a store of another user needs root, and setpriv to lay its powers down")
+        store = tmp_path / "store"
+        store.mkdir(mode=0o755)
+        os.chown(store, 65534, 65534)
+        # Still root, so that this Python can be read, but without the power to write where it may not.
+        powerless = [find("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner"]
+        assert "Permission denied" in sentence(run(*command, prefix=powerless))
+
+
+class TestTheEnvironment:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("REGISTRY_PORT", "x"),
+            ("REGISTRY_PORT", "0"),
+            ("REGISTRY_PORT", "70000"),
+            ("GUNICORN_WORKERS", "0"),
+            ("GUNICORN_WORKERS", "-1"),
+            ("GUNICORN_GRACEFUL_TIMEOUT", "1.5"),
+            ("GUNICORN_SILENT_TIMEOUT", "soon"),
+            ("GUNICORN_OPTS", "'"),
+        ],
+    )
+    def test_must_make_sense(self, run, name, value):
+        assert name in sentence(run("serve", **{name: value}))
+
+    def test_must_name_an_address_of_this_machine(self, run):
+        assert "192.0.2.1 port" in sentence(run("serve", REGISTRY_HOST="192.0.2.1"))
+
+    def test_of_kubernetes_is_not_mistaken_for_a_port(self):
+        from docker_registry.server.launch import number
+
+        assert 5000 == number({"REGISTRY_PORT": "tcp://10.0.0.1:5000"}, "REGISTRY_PORT", 5000)

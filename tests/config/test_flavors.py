@@ -1,0 +1,246 @@
+"""The configuration file: where it lies, how it is read, and what a flavor says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from docker_registry.config import flavors
+from docker_registry.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "registry.yml"
+
+
+@pytest.fixture
+def read(path):
+    def read(text, flavor="dev", **environ):
+        path.write_text(textwrap.dedent(text))
+        return flavors.read_flavor({"DOCKER_REGISTRY_CONFIG": str(path), "SETTINGS_FLAVOR": flavor, **environ})
+
+    return read
+
+
+@pytest.fixture
+def refused(read):
+    def refused(text, flavor="dev", **environ):
+        with pytest.raises(ConfigError) as caught:
+            read(text, flavor, **environ)
+        return str(caught.value)
+
+    return refused
+
+
+class TestTheFile:
+    def test_is_the_one_that_the_environment_names(self, path):
+        assert path == flavors.locate({"DOCKER_REGISTRY_CONFIG": str(path)})
+
+    def test_has_a_relative_path_in_the_folder_of_the_sample(self):
+        assert ROOT / "config" / "mine.yml" == flavors.locate({"DOCKER_REGISTRY_CONFIG": "mine.yml"})
+
+    def test_may_be_in_the_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+        assert tmp_path / "mine.yml" == flavors.locate({"DOCKER_REGISTRY_CONFIG": "~/mine.yml"})
+
+    @pytest.mark.parametrize("environ", [{}, {"DOCKER_REGISTRY_CONFIG": ""}])
+    def test_is_config_yml_when_it_is_there_else_the_sample(self, clone, environ):
+        assert f"{clone}/config/config_sample.yml" == located(clone, environ)
+
+        (clone / "config/config.yml").write_text("dev:\n")
+
+        assert f"{clone}/config/config.yml" == located(clone, environ)
+
+    def test_that_is_missing_stops_the_start(self, path):
+        with pytest.raises(ConfigError) as caught:
+            flavors.read_flavor({"DOCKER_REGISTRY_CONFIG": str(path)})
+        assert f"{path} cannot be read: No such file or directory (DOCKER_REGISTRY_CONFIG chooses the file)" == str(
+            caught.value
+        )
+
+    def test_that_is_a_folder_stops_the_start(self, tmp_path):
+        with pytest.raises(ConfigError) as caught:
+            flavors.read_flavor({"DOCKER_REGISTRY_CONFIG": str(tmp_path)})
+        assert f"{tmp_path} cannot be read: Is a directory (DOCKER_REGISTRY_CONFIG chooses the file)" == str(
+            caught.value
+        )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone of our own, whose config folder may be written to."""
+    for name in ("docker_registry", "config"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "config.yml"))
+    for name in ("setup.py", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def located(folder, environ, **variables):
+    """Ask another process, started in a folder, where its configuration lies."""
+    program = f"from docker_registry.config.flavors import locate; print(locate({environ}))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+class TestAFlavor:
+    def test_is_dev_when_nobody_chooses(self, read):
+        assert "dev" == read("dev: {a: b}", "").name
+
+    def test_lies_over_common(self, read):
+        assert {"a": "1", "b": "3", "c": "4"} == read("common: {a: 1, b: 2}\ndev: {b: 3, c: 4}").tree
+
+    def test_is_merged_section_by_section_and_its_lists_replace(self, read):
+        tree = read("common: {s: {x: 1, y: 2}, l: [1, 2]}\ndev: {s: {y: 3}, l: [4]}").tree
+
+        assert {"s": {"x": "1", "y": "3"}, "l": ["4"]} == tree
+
+    def test_takes_a_value_of_common_back_with_null(self, read):
+        assert {"s": None, "a": None} == read("common: {s: {x: 1}, a: b}\ndev: {s: ~, a: }").tree
+
+    def test_may_be_empty(self, read):
+        assert {"a": "b"} == read("common: {a: b}\ndev:\n").tree
+
+    def test_needs_no_common(self, read):
+        assert {"a": "b"} == read("dev: {a: b}").tree
+
+    def test_may_carry_everything_by_anchors(self, read):
+        tree = read(
+            """
+            common: &common
+                loglevel: info
+                cache: &cache {host: h}
+            local: &local
+                <<: *common
+                storage: local
+            dev:
+                <<: *local
+                loglevel: debug
+                cache: {<<: *cache, port: 1}
+            """
+        ).tree
+
+        assert {"loglevel": "debug", "storage": "local", "cache": {"host": "h", "port": "1"}} == tree
+
+    def test_may_merge_several_anchors(self, read):
+        assert {"a": "1", "b": "2"} == read("x: &x {a: 1}\ny: &y {a: 0, b: 2}\ndev: {<<: [*x, *y]}").tree
+
+    def test_that_is_not_there_is_refused_with_the_nearest_and_all_others(self, refused, path):
+        expected = f"{path} has no flavor prd (SETTINGS_FLAVOR; there is common, prod); did you mean prod?"
+
+        assert expected == refused("common: {}\nprod: {}", "prd")
+
+    @pytest.mark.parametrize("text", ["", "just text", "- a\n- b", "storage: file"])
+    def test_cannot_be_in_a_file_without_sections(self, refused, path, text):
+        there = "none: flavors are sections at the outermost level of the file"
+
+        assert f"{path} has no flavor dev (SETTINGS_FLAVOR; there is {there})" == refused(text)
+
+
+class TestAScalar:
+    @pytest.mark.parametrize(
+        "text", ["0123", "no", "on", "1_000", "0x10", "12:30:45", "2020-01-01", "1e3", ".inf", "="]
+    )
+    def test_stays_the_characters_that_stand_there(self, read, text):
+        assert {"a": text} == read(f"dev:\n    a: {text}").tree
+
+    @pytest.mark.parametrize("text", ["~", "null", "Null", ""])
+    def test_may_be_null(self, read, text):
+        assert {"a": None} == read(f"dev:\n    a: {text}").tree
+
+    def test_in_quotes_is_text(self, read):
+        assert {"a": "~", "b": "null"} == read("dev: {a: '~', b: \"null\"}").tree
+
+
+class TestBadYaml:
+    @pytest.mark.parametrize(
+        ("expected", "text"),
+        [
+            ("line 2: mapping values are not allowed here", "dev:\n    search_backend: _env:SEARCH_BACKEND:\n"),
+            ("line 1: found undefined alias", "dev: {password: *s3cret}"),
+            ("line 1: could not determine a constructor for the tag", "dev: {password: !s3cret x}"),
+            ("line 1: could not determine a constructor for the tag", "dev: {password: !s3cret's x}"),
+            ("line 1: could not determine a constructor for the tag", "dev: !!python/object/apply:os.system [s3cret]"),
+            ("line 1: while parsing a node, found undefined tag handle", "dev: {password: !s3cret!s3cret x}"),
+            ("line 1: found duplicate anchor", "dev: {a: &s3cret x, b: &s3cret y}"),
+            (
+                "line 2: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
+                "dev: {password: s3cret\n",
+            ),
+            ("line 3: a is there twice", "dev:\n    a: s3cret\n    a: s3cret\n"),
+            ("line 2: dev is there twice", "dev: {}\ndev: {}\n"),
+            ("line 1: a key is there twice", "dev: {password:s3cret, password:s3cret}"),
+            ("line 2: expected a single document in the stream, but found another document", "dev: {}\n---\ndev: {}\n"),
+            ("it holds characters that are not UTF-8 text", "dev: {password: s3cret\x00}"),
+        ],
+    )
+    def test_is_refused_with_the_line_but_none_of_its_content(self, refused, path, expected, text):
+        sentence = refused(text)
+
+        assert f"{path} is not good YAML: {expected}" == sentence
+
+    def test_that_is_not_utf_8_is_refused(self, path):
+        path.write_bytes(b"dev: {password: s3cret\xff}")
+
+        with pytest.raises(ConfigError) as caught:
+            flavors.read(path)
+        assert f"{path} is not good YAML: it holds characters that are not UTF-8 text" == str(caught.value)
+
+    def test_a_list_as_a_key_is_refused(self, refused):
+        assert "line 1: while constructing a mapping, found unhashable key" in refused("dev: {[a]: b, [a]: c}")
+
+
+class TestLookingUp:
+    @pytest.mark.parametrize("text", ["0123", "#x", "true", "a:b:c", " x ", "[1]", "_env:HOME", "~"])
+    def test_takes_the_characters_of_the_variable(self, read, text):
+        assert text == read("dev:", X=text).look_up("_env:X:default")
+
+    @pytest.mark.parametrize("text", ["0123", "#x", "true", "sqlite:////tmp/x.db", "http://h:1/", "~"])
+    def test_takes_the_characters_of_the_default(self, read, text):
+        assert text == read("dev:").look_up(f"_env:X:{text}")
+
+    def test_finds_nothing_without_variable_and_default(self, read):
+        assert read("dev:").look_up("_env:X") is None
+        assert read("dev:").look_up("_env:X:") is None
+
+    def test_finds_nothing_in_an_empty_variable_even_with_a_default(self, read):
+        assert read("dev:", X="").look_up("_env:X:default") is None
+
+    def test_works_in_lists_and_leaves_out_what_is_not_set(self, read):
+        assert ["a", "1", "d"] == read("dev:", X="1").look_up(["a", "_env:X", "_env:Y", "_env:Z:d"])
+
+    def test_needs_the_mark_at_the_beginning(self, read):
+        assert "redis://_env:X" == read("dev:", X="1").look_up("redis://_env:X")
+
+    def test_leaves_other_texts_alone(self, read):
+        assert "plain" == read("dev:").look_up("plain")
+        assert read("dev:").look_up("") is None
+
+
+class TestAnInstalledPackage:
+    @pytest.fixture
+    def site(self, clone, tmp_path_factory):
+        """What `pip install` puts into site-packages."""
+        site = tmp_path_factory.mktemp("site")
+        command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
+        subprocess.run(command, cwd=clone, capture_output=True, check=True)
+        return site
+
+    def test_finds_the_sample_inside_itself(self, site, tmp_path_factory):
+        sample = site / "docker_registry/sample/config_sample.yml"
+
+        assert (ROOT / "config/config_sample.yml").read_text() == sample.read_text()
+        assert str(sample) == located(tmp_path_factory.mktemp("elsewhere"), {}, PYTHONPATH=str(site))

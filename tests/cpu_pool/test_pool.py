@@ -1,0 +1,151 @@
+"""Jobs in processes of their own: their results, their limits, and their end when the result is not wanted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from docker_registry.cpu_pool.pool import CpuPool
+from docker_registry.errors import LayerFormatUnsupported
+from tests.support import cpu_jobs
+from tests.support.gevent_program import under_gevent
+
+IMPORTS = """
+import os, time, sys
+from docker_registry import client_presence, errors
+from docker_registry.cpu_pool import CpuPool
+from tests import cpu_jobs
+from tests.processes import children
+
+def pool(**options):
+    return CpuPool("tests.support.cpu_jobs", cpu_jobs.JOBS, **options)
+
+def refused(run):
+    try:
+        list(run)
+    except errors.RegistryError as error:
+        return type(error).__name__
+
+def ends(seconds=5):
+    deadline = time.monotonic() + seconds
+    while children(os.getpid()):
+        if time.monotonic() > deadline:
+            return False
+        gevent.sleep(0.02)
+    return True
+"""
+
+
+class TestOutsideGevent:
+    @pytest.fixture
+    def pool(self):
+        return CpuPool("tests.support.cpu_jobs", cpu_jobs.JOBS)
+
+    def test_a_job_runs_in_the_calling_thread(self, pool):
+        assert b"ABCD!E!" == b"".join(pool.run("upper", {"end": "!"}, [[b"ab", b"cd"], [b"e"]]))
+
+    def test_a_job_raises_what_it_refuses(self, pool):
+        with pytest.raises(LayerFormatUnsupported):
+            list(pool.run("refuse", {}, [[b"x"]]))
+
+
+class TestAJob:
+    def test_has_the_same_result_in_a_process_which_is_used_again(self):
+        program = """
+one = pool()
+print(b"".join(one.run("upper", {"end": "!"}, [[b"ab", b"cd"], [b"e"], []])).decode())
+blocks = [b"x" * 1_000_000] * 5
+print(len(b"".join(one.run("upper", {"end": ""}, [blocks]))))
+print(b"".join(one.run("stop_early", {}, [blocks])).decode())
+print(refused(one.run("refuse", {}, [blocks])))
+first, second = one.result("pid", {}), one.result("pid", {})
+print(first == second != os.getpid(), children(os.getpid()) == [first])
+"""
+        expected = ["ABCD!E!!", "5000000", "xxxxx", "LayerFormatUnsupported", "True", "True"]
+        assert expected == under_gevent(IMPORTS + program)
+
+    def test_leaves_the_event_loop_alone(self):
+        program = """
+waits = []
+def tick():
+    while True:
+        began = time.monotonic()
+        gevent.sleep(0.01)
+        waits.append(time.monotonic() - began)
+gevent.spawn(tick)
+print(refused(pool(max_seconds=1).run("spin", {})))
+print(len(waits) > 30, sorted(waits)[len(waits) // 2] < 0.03)
+"""
+        assert ["TooLarge", "True", "True"] == under_gevent(IMPORTS + program)
+
+    def test_is_refused_when_it_takes_more_memory(self):
+        assert ["TooLarge"] == under_gevent(IMPORTS + 'print(refused(pool().run("grow", {})))')
+
+    def test_of_a_process_that_dies_can_be_asked_for_again(self):
+        program = """
+one = pool()
+print(refused(one.run("die", {})), ends())
+print(one.result("pid", {}) > 0)
+"""
+        assert ["Overloaded", "True", "True"] == under_gevent(IMPORTS + program, errors=True)
+
+    def test_raises_what_reading_its_input_raises(self):
+        program = """
+def blocks():
+    yield b"x"
+    raise errors.BlobUnknown
+print(refused(pool().run("upper", {"end": ""}, [blocks()])), ends())
+"""
+        assert ["BlobUnknown", "True"] == under_gevent(IMPORTS + program)
+
+    def test_waits_for_its_turn_and_is_refused_when_that_takes_too_long(self):
+        program = """
+one = pool(max_processes=1, max_seconds=2, wait_seconds=1)
+first = gevent.spawn(refused, one.run("spin", {}))
+gevent.sleep(0.5)
+print(refused(one.run("pid", {})), first.get())
+print(refused(one.run("pid", {})))
+"""
+        assert ["Overloaded", "TooLarge", "None"] == under_gevent(IMPORTS + program)
+
+
+class TestAJobThatIsNotWantedAnyMore:
+    def test_is_cancelled_with_its_client(self):
+        program = """
+left = []
+def serve():
+    with client_presence.watched(lambda: bool(left)):
+        return refused(pool().run("spin", {}))
+job = gevent.spawn(serve)
+gevent.sleep(0.5)
+print(len(children(os.getpid())))
+left.append(1)
+print(job.get(), ends())
+"""
+        assert ["1", "ClientLeft", "True"] == under_gevent(IMPORTS + program)
+
+    def test_is_cancelled_with_its_greenlet_or_its_iteration(self):
+        program = """
+one = pool()
+job = gevent.spawn(refused, one.run("spin", {}))
+gevent.sleep(0.5)
+job.kill()
+print(ends())
+run = one.run("upper", {"end": ""}, [[b"x"] * 100_000])
+next(run)
+run.close()
+print(ends(), one.result("pid", {}) > 0)
+"""
+        assert ["True", "True", "True"] == under_gevent(IMPORTS + program)
+
+    def test_ends_with_its_worker(self):
+        program = """
+print(pool().result("pid", {}))
+"""
+        (pid,) = under_gevent(IMPORTS + program)
+        deadline = time.monotonic() + 5
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

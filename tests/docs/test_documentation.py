@@ -1,0 +1,102 @@
+"""What the documentation promises is there, and what is there is documented."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docker_registry.app import create_app
+from docker_registry.cli import COMMANDS
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.server.launch import NUMBERS
+from docker_registry.services import build
+from docker_registry.settings import rows
+from tests.support.processes import find, free_port, running
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+API, OPERATIONS, SETTINGS = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("api", "operations", "settings"))
+
+
+def routes():
+    """Every route, as the documentation writes it."""
+    app = create_app(build(Config(storage="memory"), MemoryDriver()))
+    return sorted({re.sub(r"<\w+:(\w+)>", r"<\1>", rule.rule) for rule in app.url_map.iter_rules()})
+
+
+class TestTheDocumentation:
+    @pytest.mark.parametrize("route", routes())
+    def test_has_every_route(self, route):
+        documented = set(re.findall(r"[`, (](/[^\s`?,)]*)", API))
+        assert route.rstrip("/") in {path.rstrip("/") for path in documented}
+
+    @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+    def test_has_every_command(self, command):
+        assert f"`docker-registry {command}`" in OPERATIONS
+
+    def test_has_every_variable_of_the_server(self):
+        text = "".join((ROOT / path).read_text() for path in ("config/gunicorn.py", "docker_registry/server/launch.py"))
+        names = {*re.findall(r"[\"']((?:REGISTRY|GUNICORN)_\w+)[\"']", text), *NUMBERS}
+        assert {"SETTINGS_FLAVOR", "DOCKER_REGISTRY_CONFIG", "STORAGE_PATH", *names} <= set(
+            re.findall(r"`(\w+)`", OPERATIONS)
+        )
+
+    @pytest.mark.parametrize("setting", [row.name for row in rows(Config)])
+    def test_leads_to_every_setting(self, setting):
+        assert f"`{setting}`" in SETTINGS
+        assert "docs/settings.md" in README
+
+    def test_leads_only_to_what_is_there(self):
+        for page in (ROOT / "README.md", ROOT / "CONTRIBUTE.md", *(ROOT / "docs").rglob("*.md")):
+            for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
+class TestTheFirstCommand:
+    @pytest.mark.slow
+    def test_leads_from_a_clean_clone_to_a_registry(self, tmp_path):
+        clone = tmp_path / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        (command,) = re.findall(r"```sh\n(python3 -m venv.*)\n```", README)
+        port = free_port()
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
+            "REGISTRY_PORT": str(port),
+            "PATH": f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}",
+        }
+
+        def is_ready():
+            return 0 == subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/v2/"], capture_output=True).returncode
+
+        shell = ["sh", "-c", f"cd {clone} && exec sh -c '{command}'"]
+        with running(shell, tmp_path / "log", is_ready, environment, start_seconds=180):
+            assert (clone / "registry-data").is_dir()
+
+
+class TestTheSamples:
+    def test_of_nginx_are_understood_by_it(self, tmp_path):
+        nginx = find("nginx")
+        if not nginx:
+            pytest.skip("nginx is not installed")
+        sample = (ROOT / "contrib/nginx/docker-registry.conf").read_text()
+        sample = re.sub(r"\n.*ssl_certificate.*", "", sample).replace("443 ssl", str(free_port()))
+        config = tmp_path / "nginx.conf"
+        config.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {sample} }}")
+        done = subprocess.run([nginx, "-t", "-p", tmp_path, "-c", config], capture_output=True, text=True)
+        assert 0 == done.returncode, done.stderr
+
+    def test_of_systemd_are_understood_by_it(self, tmp_path):
+        systemd = find("systemd-analyze")
+        if not systemd:
+            pytest.skip("systemd-analyze is not installed")
+        unit = tmp_path / "docker-registry.service"
+        text = (ROOT / "contrib/systemd/docker-registry.service").read_text()
+        unit.write_text(text.replace("/usr/local/bin/docker-registry", "/bin/true"))
+        done = subprocess.run([systemd, "verify", unit], capture_output=True, text=True)
+        assert "docker-registry.service" not in done.stderr

@@ -1,0 +1,291 @@
+"""What a Redis costs that dies, freezes, dawdles, fills up or knows another password: one warning and 100 ms."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import socketserver
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from redis import Redis
+
+from docker_registry.drivers.cache.circuit_breaker import PATIENCE_SECONDS, Away, Circuit
+from docker_registry.drivers.cache.connection import RedisAddress, connect
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.memory import MemoryDriver
+from tests.support.servers.redis import PASSWORD, own_redis, sentinel
+
+PATH = "repositories/a/tag"
+
+#: What the machine of a test may lose by itself.
+SLACK_SECONDS = 0.1
+
+PAUSE_SECONDS = 0.3
+
+
+@pytest.fixture
+def server():
+    with own_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def store():
+    return MemoryDriver()
+
+
+@pytest.fixture
+def host(store):
+    """Makes the driver of one host; all have the same store."""
+    identity = secrets.token_hex(8)
+
+    def make(port, password=PASSWORD):
+        place = RedisAddress(host="127.0.0.1", port=port, password=password)
+        redis = connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+        circuit = Circuit(redis, str(place), pause_seconds=PAUSE_SECONDS)
+        return CachedDriver(store, LeasedCache(redis, circuit, lambda: identity))
+
+    return make
+
+
+@pytest.fixture
+def driver(host, server, store):
+    driver = host(server.port)
+    store.put_content(PATH, b"content")
+    driver.get_content(PATH)
+    return driver
+
+
+def lines(caplog, level=logging.WARNING):
+    return [record.getMessage() for record in caplog.records if record.levelno == level and record.name != "asyncio"]
+
+
+def request(driver):
+    """Do what a request does, many times over."""
+    driver.begin_request()
+    started = time.monotonic()
+    for number in range(20):
+        assert b"content" == driver.get_content(PATH)
+        driver.put_content(f"b/{number}", b"")
+        assert driver.exists(PATH)
+    return time.monotonic() - started
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_cached(driver, store):
+    """Tell whether the cache answers, by a change of which it cannot know."""
+    driver.begin_request()
+    driver.put_content("c", b"1")
+    driver.get_content("c")
+    store.put_content("c", b"2")
+    return driver.get_content("c") == b"1"
+
+
+TROUBLES = {
+    "killed": (lambda server: server.kill(), lambda server: server.start(), "cannot be reached"),
+    "frozen": (lambda server: server.freeze(), lambda server: server.thaw(), "does not answer in time"),
+    "another password": (
+        lambda server: change_password(server, PASSWORD, "another"),
+        lambda server: change_password(server, "another", PASSWORD),
+        "refuses the user or the password",
+    ),
+}
+
+
+def change_password(server, old, new):
+    with Redis("127.0.0.1", server.port, password=old) as redis:
+        redis.config_set("requirepass", new)
+        redis.client_kill_filter(skipme=True, _type="normal")
+
+
+class TestARedisInTrouble:
+    @pytest.mark.parametrize("trouble", TROUBLES)
+    def test_costs_one_warning_and_comes_back_by_itself(self, server, driver, store, caplog, trouble):
+        caplog.set_level(logging.INFO)
+        assert is_cached(driver, store)
+        begin, end, reason = TROUBLES[trouble]
+        begin(server)
+        assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+        for _ in range(3):
+            time.sleep(PAUSE_SECONDS)
+            assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+        assert not is_cached(driver, store)
+        (warning,) = lines(caplog)
+        assert f"the Redis at 127.0.0.1:{server.port} cannot be used: it {reason}" in warning
+        end(server)
+        wait_until(lambda: is_cached(driver, store))
+        assert [f"the Redis at 127.0.0.1:{server.port} is back"] == lines(caplog, logging.INFO)
+        assert 1 == len(lines(caplog))
+        assert PASSWORD not in caplog.text
+
+    def test_is_asked_by_nobody_as_long_as_the_pause_lasts(self, server, driver):
+        server.freeze()
+        request(driver)
+        started = time.monotonic()
+        for _ in range(3):
+            request(driver)
+        assert time.monotonic() - started < PAUSE_SECONDS
+        server.thaw()
+
+    def test_is_not_over_when_it_answers_what_was_asked_before(self, driver, caplog):
+        caplog.set_level(logging.INFO)
+        circuit = driver._cache._circuit
+        circuit.call(lambda _: circuit._open("a test"))
+        assert [] == lines(caplog, logging.INFO)
+        with pytest.raises(Away):
+            circuit.call(lambda redis: redis.ping())
+
+    def test_is_none_when_it_is_only_restarted_between_two_requests(self, server, driver, store, caplog):
+        server.kill()
+        server.start()
+        assert is_cached(driver, store)
+        assert [] == lines(caplog)
+
+    def test_is_none_when_it_is_emptied(self, server, driver, store, caplog):
+        server.flush()
+        assert b"content" == driver.get_content(PATH)
+        assert is_cached(driver, store)
+        assert [] == lines(caplog)
+
+    def test_is_none_when_it_forgets_the_scripts(self, server, driver, store, caplog):
+        with server.connect() as redis:
+            redis.script_flush()
+        assert is_cached(driver, store)
+        assert [] == lines(caplog)
+
+
+class TestANetworkThatSwallowsEverything:
+    def test_costs_no_more_than_a_redis_that_is_frozen(self, host, store, caplog):
+        store.put_content(PATH, b"content")
+        with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, contextlib.ExitStack() as stack:
+            for _ in range(3):  # the queue of the kernel is full: who connects now hears nothing
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(silent.getsockname())
+            assert request(host(silent.getsockname()[1])) < PATIENCE_SECONDS + SLACK_SECONDS
+        assert 1 == len(lines(caplog))
+
+
+class Delay(socketserver.BaseRequestHandler):
+    """Passes on what both sides say, each answer only after a while."""
+
+    def handle(self):
+        with socket.create_connection(("127.0.0.1", self.server.target)) as redis:
+            while said := self.request.recv(65536):
+                redis.sendall(said)
+                time.sleep(self.server.seconds)
+                self.request.sendall(redis.recv(65536))
+
+
+class TestARedisThatDawdles:
+    @pytest.fixture
+    def dawdling(self, server):
+        """The port of one that answers everything, but late."""
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Delay) as proxy:
+            proxy.target, proxy.seconds, proxy.daemon_threads = server.port, 0.0, True
+            thread = threading.Thread(target=proxy.serve_forever)
+            thread.start()
+            yield proxy
+            proxy.shutdown()
+            thread.join()
+
+    def test_costs_a_request_no_more_than_one_that_is_frozen(self, host, store, dawdling, caplog):
+        driver = host(dawdling.server_address[1])
+        store.put_content(PATH, b"content")
+        assert is_cached(driver, store)
+        dawdling.seconds = 0.03
+        for _ in range(3):
+            assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+        (warning,) = lines(caplog)
+        assert "it is too slow" in warning or "in time" in warning
+
+
+class TestARedisThatIsFull:
+    def test_goes_on_with_what_it_has(self, server, driver, store, caplog):
+        caplog.set_level(logging.INFO)
+        with server.connect() as redis:
+            server.configure("maxmemory", str(redis.info("memory")["used_memory"] - 1000))
+        for number in range(3):
+            store.put_content("c", b"%d" % number)
+            assert b"%d" % number == driver.get_content("c")
+        store.put_content(PATH, b"past the cache")
+        assert b"content" == driver.get_content(PATH)
+        driver.put_content(PATH, b"newer")  # leases are broken all the same
+        assert b"newer" == driver.get_content(PATH)
+        (warning,) = lines(caplog)
+        assert "is full" in warning
+        server.configure("maxmemory", "0")
+        assert is_cached(driver, store)
+        assert [f"the Redis at 127.0.0.1:{server.port} has room again"] == lines(caplog, logging.INFO)
+
+
+class TestAMasterThatDies:
+    def test_is_followed_by_a_replica_of_which_the_sentinels_tell(self, store):
+        with (
+            own_redis("--masterauth", PASSWORD) as master,
+            own_redis("--masterauth", PASSWORD, "--replicaof", "127.0.0.1", str(master.port)) as replica,
+            sentinel(master) as port,
+        ):
+            with Redis("127.0.0.1", port, password=PASSWORD, decode_responses=True) as known:
+                wait_until(lambda: known.sentinel_slaves("registry"))
+            place = RedisAddress(
+                sentinels=(f"127.0.0.1:{port}",),
+                sentinel_service="registry",
+                sentinel_password=PASSWORD,
+                password=PASSWORD,
+            )
+            redis = connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
+            circuit = Circuit(redis, str(place), pause_seconds=PAUSE_SECONDS)
+            driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: "store"))
+            assert is_cached(driver, store)
+            master.kill()
+            assert not is_cached(driver, store)
+            wait_until(lambda: is_cached(driver, store))
+            with replica.connect() as promoted:
+                assert promoted.keys("*store*")
+
+
+class TestAHostThatLostTheRedisAlone:
+    def test_makes_up_for_what_it_wrote_before_anything_else(self, server, host, store):
+        lost, other = host(server.port), host(server.port)
+        store.put_content(PATH, b"old")
+        for driver in (lost, other):
+            assert b"old" == driver.get_content(PATH)
+        lost._cache._circuit._open("a test")
+        lost.put_content(PATH, b"newer")
+        assert b"newer" == lost.get_content(PATH)
+        time.sleep(PAUSE_SECONDS)
+        assert b"newer" == lost.get_content(PATH)
+        assert b"newer" == other.get_content(PATH)
+
+    def test_fills_nothing_that_it_read_before(self, server, host, store):
+        """It has a lease, loses the Redis, writes, finds it again, and only then hears what it asked of the store."""
+        lost = host(server.port)
+        store.put_content(PATH, b"old")
+        read = store.get_content
+
+        def get_content(path):
+            content = read(path)
+            store.get_content = read
+            lost._cache._circuit._open("a test")
+            lost.put_content(PATH, b"newer")
+            time.sleep(PAUSE_SECONDS)
+            return content
+
+        store.get_content = get_content
+        assert b"old" == lost.get_content(PATH)
+        assert b"newer" == lost.get_content(PATH)

@@ -1,0 +1,348 @@
+"""Real servers with a Redis in front of their store: what it saves, and that its troubles never reach a client."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from docker_registry.config.schema import CacheLru, Config, load_config
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
+from docker_registry.services import open_driver
+from tests.support.clients.v2 import Client
+from tests.support.servers.redis import PASSWORD, own_redis
+from tests.support.servers.registry import Server
+from tests.support.servers.seaweedfs import seaweedfs
+
+__all__ = ["seaweedfs"]
+
+#: What a request may lose to a Redis, and what the machine of a test may lose by itself.
+BOUND_SECONDS = 0.1
+SLACK_SECONDS = 0.4
+
+
+@pytest.fixture
+def redis():
+    with own_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def server(tmp_path, redis):
+    with Server(tmp_path / "store", **redis.cache_environment) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    return Client(server.url)
+
+
+def manifest(blobs, **more):
+    """Return a manifest that names blobs, the first as its configuration."""
+    described = [{"mediaType": "application/octet-stream", "digest": digest, "size": size} for digest, size in blobs]
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    document = {"schemaVersion": 2, "mediaType": media_type, "config": described[0], "layers": described[1:], **more}
+    return json.dumps(document).encode()
+
+
+def push(client, name, tag, meanwhile=lambda: None):
+    """Push an image whose every part is new, and do something between its parts."""
+    contents = [secrets.token_bytes(size) for size in (500, 300_000, 3_000_000)]
+    blobs = []
+    for content in contents:
+        blobs.append((client.push_blob(name, content), len(content)))
+        meanwhile()
+    payload = manifest(blobs)
+    client.put_manifest(name, tag, payload)
+    return payload
+
+
+def pull(client, name, tag, meanwhile=lambda: None):
+    """Pull an image, verified, and return its manifest."""
+    pulled = client.get_manifest(name, tag)
+    document = json.loads(pulled.payload)
+    for blob in (document["config"], *document["layers"]):
+        meanwhile()
+        assert client.has_blob(name, blob["digest"])
+        assert blob["size"] == len(client.get_blob(name, blob["digest"]))
+    return pulled.payload
+
+
+def longest_request(client, name, tag, count=30):
+    """Return what the longest of many requests took."""
+    longest = 0.0
+    for _ in range(count):
+        started = time.monotonic()
+        client.get_manifest(name, tag)
+        longest = max(longest, time.monotonic() - started)
+    return longest
+
+
+TROUBLES = {
+    "killed": (lambda redis: redis.kill(), lambda redis: redis.start()),
+    "frozen": (lambda redis: redis.freeze(), lambda redis: redis.thaw()),
+    "emptied": (lambda redis: redis.flush(), lambda redis: None),
+    "restarted": (lambda redis: (redis.kill(), redis.start()), lambda redis: None),
+    "full": (lambda redis: redis.configure("maxmemory", "1mb"), lambda redis: redis.configure("maxmemory", "0")),
+}
+
+
+def at(moment, action):
+    """Return what does something when it is called for the *moment*-th time."""
+    calls = itertools.count(1)
+    return lambda: action() if next(calls) == moment else None
+
+
+def log(server, text):
+    return [line for line in server.log.read_text().splitlines() if text in line]
+
+
+class TestTheConfiguration:
+    def test_without_a_redis_means_no_cache(self):
+        assert isinstance(open_driver(Config(storage="memory")), MemoryDriver)
+
+    def test_with_one_puts_it_in_front_of_the_store(self, tmp_path, redis):
+        config = load_config(
+            {
+                "STORAGE_PATH": str(tmp_path),
+                "CACHE_LRU_MAX_BYTES": "1000",
+                "SEARCH_BACKEND": "",
+                **redis.cache_environment,
+            }
+        )
+        driver = open_driver(config)
+        assert isinstance(driver, CachedDriver)
+        assert isinstance(driver.driver, FileDriver)
+        driver.put_content("a", b"x" * 1000)
+        driver.put_content("b", b"x" * 1001)
+        for path in ("a", "b"):
+            driver.get_content(path)
+        with redis.connect() as connection:
+            kept = [key for key in connection.keys("*:content:*") if connection.strlen(key) > 1000]
+        assert [True] == [key.endswith(b":content:a") for key in kept]
+        assert driver.driver.exists("docker/registry/v2/_identity")
+
+    def test_that_needs_a_library_says_so_at_the_start(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "redis", None)
+        with pytest.raises(ConfigError, match=r"^cache_lru.host: the library for Redis is missing; pip install "):
+            open_driver(Config(storage="memory", cache_lru=CacheLru(host="h")))
+
+
+class TestARedisInTrouble:
+    @pytest.mark.parametrize("trouble", TROUBLES)
+    def test_spoils_neither_a_push_nor_a_pull(self, redis, server, client, trouble):
+        begin, end = TROUBLES[trouble]
+        push(client, "a/b", "latest")  # the cache is warm
+        payload = push(client, "a/b", "latest", at(1, lambda: begin(redis)))
+        assert payload == pull(client, "a/b", "latest")
+        end(redis)
+        assert payload == pull(client, "a/b", "latest", at(2, lambda: begin(redis)))
+        assert longest_request(client, "a/b", "latest") < BOUND_SECONDS + SLACK_SECONDS
+        end(redis)
+        assert len(log(server, "cannot be used")) <= 2  # one for each time
+        assert PASSWORD not in server.log.read_text()
+        if trouble in ("killed", "frozen"):
+            assert log(server, "cannot be used")
+
+    def test_costs_no_request_more_than_the_bound(self, redis, server, client):
+        payload = push(client, "a/b", "latest")
+        usual = longest_request(client, "a/b", "latest")
+        redis.freeze()
+        for _ in range(2):
+            assert longest_request(client, "a/b", "latest") < usual + BOUND_SECONDS + SLACK_SECONDS
+            started = time.monotonic()
+            push(client, "a/b", "other")
+            assert time.monotonic() - started < 10
+        assert 1 == len(log(server, "cannot be used"))
+        redis.thaw()
+        deadline = time.monotonic() + 20
+        while not log(server, "is back"):
+            assert time.monotonic() < deadline
+            assert payload == pull(client, "a/b", "latest")
+            time.sleep(0.2)
+        assert 1 == len(log(server, "cannot be used"))
+
+    def test_is_no_trouble_for_the_start(self, tmp_path, redis):
+        redis.kill()
+        with Server(tmp_path / "store", **redis.cache_environment) as server:
+            payload = push(Client(server.url), "a/b", "latest")
+            assert payload == pull(Client(server.url), "a/b", "latest")
+            assert 2 == len(log(server, "cannot be used"))  # the check before the start, and the one worker
+        redis.start()
+
+
+class TestTwoServersOfOneStore:
+    @pytest.fixture
+    def clients(self, tmp_path, redis):
+        environment = redis.cache_environment
+        with Server(tmp_path / "store", **environment) as one, Server(tmp_path / "store", **environment) as other:
+            self.servers = (one, other)
+            yield Client(one.url), Client(other.url)
+
+    def test_see_at_once_what_the_other_did(self, clients):
+        config = clients[0].push_blob("a/b", b"{}")
+
+        def work(number):
+            return [mistake for turn in range(40) for mistake in self._write_and_read(clients, config, number, turn)]
+
+        assert [] == self._undisturbed(clients, work)
+
+    def _write_and_read(self, clients, config, number, turn):
+        """Let one write and the other read; return what that one did not see."""
+        writer, reader = clients[turn % 2], clients[1 - turn % 2]
+        payload = manifest([(config, 2)], annotations={"turn": f"{number}-{turn}"})
+        writer.put_manifest("a/b", "latest", payload)
+        seen = {
+            "the manifest": payload == reader.get_manifest("a/b", "latest").payload,
+            "its own manifest": payload == writer.get_manifest("a/b", "latest").payload,
+        }
+        writer.put_manifest("a/b", f"v{turn}", payload)
+        seen["the tag among others"] = f"v{turn}" in reader.tags("a/b")
+        seen["the tag"] = reader.has_manifest("a/b", f"v{turn}")
+        reader.delete_manifest("a/b", f"v{turn}")
+        seen["that it is gone"] = not writer.has_manifest("a/b", f"v{turn}")
+        seen["that it is gone from the list"] = f"v{turn}" not in writer.tags("a/b")
+        return [(turn, what) for what, is_seen in seen.items() if not is_seen]
+
+    def test_never_go_back_to_an_older_tag(self, clients):
+        """Each moves a tag on and on, both read it all the time: what was acknowledged is never unseen again."""
+        config = clients[0].push_blob("a/b", b"{}")
+
+        def work(number):
+            return self._move_and_read(clients, config, f"tag{number}")
+
+        assert [] == self._undisturbed(clients, work)
+
+    def _undisturbed(self, clients, work):
+        """Work, again if need be, until the Redis is used all the while: a busy machine may give it up for seconds."""
+        for number in range(5):
+            alarms = self._said("cannot be used")
+            mistakes = work(number)
+            if alarms == self._said("cannot be used"):
+                break
+            deadline = time.monotonic() + 60
+            while self._said("is back") < self._said("cannot be used"):
+                assert time.monotonic() < deadline
+                for client in clients:
+                    client.has_manifest("a/b", "whatever")
+                time.sleep(0.05)
+        return mistakes
+
+    def _said(self, text):
+        return sum(len(log(server, text)) for server in self.servers)
+
+    def _move_and_read(self, clients, config, tag):
+        acknowledged, mistakes = [-1], []
+        is_over = threading.Event()
+
+        def read(url):
+            client = Client(url)
+            while not is_over.is_set():
+                least = acknowledged[0]
+                if least < 0:
+                    time.sleep(0.01)
+                else:
+                    seen = json.loads(client.get_manifest("a/b", tag).payload)["annotations"]["turn"]
+                    if int(seen) < least:
+                        mistakes.append((least, seen))
+
+        readers = [threading.Thread(target=read, args=(client.url,)) for client in clients]
+        for reader in readers:
+            reader.start()
+        for turn in range(40):
+            payload = manifest([(config, 2)], annotations={"turn": str(turn)})
+            clients[turn % 2].put_manifest("a/b", tag, payload)
+            acknowledged[0] = turn
+        is_over.set()
+        for reader in readers:
+            reader.join()
+        return mistakes
+
+
+class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
+    """Which give answers again without the application, as long as the Redis confirms them."""
+
+    @pytest.fixture
+    def clients(self, tmp_path, redis, seaweedfs):
+        options = seaweedfs.options()
+        environment = {
+            "SETTINGS_FLAVOR": "s3",
+            "STORAGE_PATH": options["storage_path"],
+            "AWS_BUCKET": options["s3_bucket"],
+            "AWS_KEY": options["s3_access_key"],
+            "AWS_SECRET": options["s3_secret_key"],
+            "AWS_ENDPOINT_URL": options["s3_endpoint"],
+            "AWS_SECURE": "false",
+            "GUNICORN_OPTS": "tests.support.counting_application:application",
+            **redis.cache_environment,
+        }
+        self.counted = [tmp_path / "counted-one", tmp_path / "counted-other"]
+        one, other = (
+            Server(tmp_path / f"store-{counted.name}", COUNTED=str(counted), **environment) for counted in self.counted
+        )
+        with one, other:
+            self.servers = (one, other)
+            yield Client(one.url), Client(other.url)
+
+    @pytest.mark.parametrize("path", ["/v2/a/b/manifests/v1", "/v2/a/b/tags/list"])
+    def test_ask_the_application_no_more_for_what_stays(self, clients, path):
+        config = clients[0].push_blob("a/b", b"{}")
+        clients[0].put_manifest("a/b", "v1", manifest([(config, 2)]))
+        for client, counted in zip(clients, self.counted, strict=True):
+            answers = [client.request("GET", path, 200) for _ in range(4)]
+            asked = counted.stat().st_size
+            answers += [client.request("GET", path, 200) for _ in range(5)]
+            assert [answers[0].content] * 9 == [answer.content for answer in answers]
+            assert asked == counted.stat().st_size
+
+    def test_answer_when_the_redis_is_gone(self, clients, redis):
+        config = clients[0].push_blob("a/b", b"{}")
+        payload = manifest([(config, 2)])
+        clients[0].put_manifest("a/b", "v1", payload)
+        assert [payload] * 5 == [clients[0].get_manifest("a/b", "v1").payload for _ in range(5)]
+        redis.kill()
+        assert [payload] * 5 == [clients[0].get_manifest("a/b", "v1").payload for _ in range(5)]
+        newer = manifest([(config, 2)], annotations={"newer": "yes"})
+        clients[0].put_manifest("a/b", "v1", newer)
+        assert newer == clients[0].get_manifest("a/b", "v1").payload
+
+
+class TestAServerThatLostTheRedisAlone:
+    @pytest.fixture
+    def servers(self, tmp_path, redis):
+        environment = redis.cache_environment
+        self.allow(redis, "on")
+        own = {**environment, "CACHE_LRU_REDIS_USERNAME": "one"}
+        with Server(tmp_path / "store", **own) as one, Server(tmp_path / "store", **environment) as other:
+            yield one, other
+
+    def allow(self, redis, word):
+        with redis.connect() as connection:
+            connection.execute_command("ACL", "SETUSER", "one", word, f">{PASSWORD}", "~*", "+@all")
+            connection.execute_command("CLIENT", "KILL", "USER", "one")
+
+    def test_makes_up_for_it_though_nobody_asks_it_anything(self, redis, servers):
+        one, other = (Client(server.url) for server in servers)
+        push(one, "a/b", "latest")
+        pull(other, "a/b", "latest")
+        self.allow(redis, "off")
+        payload = push(one, "a/b", "latest")
+        assert payload == one.get_manifest("a/b", "latest").payload
+        assert payload != other.get_manifest("a/b", "latest").payload  # it cannot know
+        self.allow(redis, "on")
+        deadline = time.monotonic() + 10
+        while payload != other.get_manifest("a/b", "latest").payload:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "cannot be used" in servers[0].log.read_text()

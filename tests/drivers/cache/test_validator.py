@@ -1,0 +1,226 @@
+"""Whether an answer may be given again that was made out of the cache: what was noted, and who makes it unknown."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from docker_registry import dependencies
+from docker_registry.drivers.cache import driver as cache_driver
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import PathNotFound
+from docker_registry.registry.listing_cache import ListingCache
+from tests.drivers.cache.test_driver import SlowStore, cached
+from tests.support.servers.redis import own_redis, redis_server
+
+__all__ = ["redis_server"]
+
+BLOB = f"docker/registry/v2/blobs/sha256/ab/{'ab' * 32}/data"
+
+
+@pytest.fixture
+def store():
+    store = MemoryDriver()
+    for path in ("a/b/c", "a/b/d", "a/e", BLOB):
+        store.put_content(path, b"content")
+    return store
+
+
+@pytest.fixture
+def identity():
+    return secrets.token_hex(8)
+
+
+@pytest.fixture
+def here(store, redis_server, identity):
+    return cached(store, redis_server, identity)
+
+
+@pytest.fixture
+def there(store, redis_server, identity):
+    """The same store on another host."""
+    return cached(store, redis_server, identity)
+
+
+def collect(work):
+    """Do something twice, and return the provenance of the second time: the first one fills the cache."""
+    for _ in range(2):
+        with dependencies.collected() as found:
+            try:
+                work()
+            except PathNotFound:
+                pass
+    return found
+
+
+def is_good(found):
+    """Tell what the fast path would: anybody may keep it, and it can be confirmed."""
+    return found.is_whole and found.is_current()
+
+
+#: What looks at one file, in each way that the cache knows.
+LOOKS = {
+    "get_content": lambda driver, path: driver.get_content(path),
+    "get_size": lambda driver, path: driver.get_size(path),
+    "exists": lambda driver, path: driver.exists(path),
+}
+CHANGES = {
+    "replaced": lambda driver: driver.put_content("a/b/c", b"content"),
+    "written as a stream": lambda driver: driver.stream_write("a/b/c", [b"content"]),
+    "removed": lambda driver: driver.remove("a/b/c"),
+    "removed with its folder": lambda driver: driver.remove("a/b"),
+    "removed with a folder further above": lambda driver: driver.remove("a"),
+    "moved away": lambda driver: driver.move("a/b/c", "a/b/f"),
+    "overwritten by another file": lambda driver: driver.move("a/e", "a/b/c"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+class TestAFileThatWasLookedUp:
+    def test_counts_as_long_as_it_stays(self, here, there, look):
+        found = collect(lambda: look(here, "a/b/c"))
+        assert is_good(found)
+        there.put_content("a/b/d", b"another")
+        there.put_content("a/b/new", b"another")
+        assert is_good(found)
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_counts_no_more_when_another_host_changes_it(self, here, there, look, change):
+        found = collect(lambda: look(here, "a/b/c"))
+        change(there)
+        assert not found.is_current()
+
+    def test_counts_no_more_even_when_it_is_changed_back(self, here, there, look):
+        found = collect(lambda: look(here, "a/b/c"))
+        there.put_content("a/b/c", b"CONTENT")
+        look(there, "a/b/c")
+        there.put_content("a/b/c", b"content")
+        assert not found.is_current()
+
+    def test_counts_also_when_it_came_from_the_store_and_was_kept(self, here, there, look):
+        with dependencies.collected() as found:
+            look(here, "a/b/c")
+        assert is_good(found)
+        there.put_content("a/b/c", b"another")
+        assert not found.is_current()
+
+    def test_does_not_count_when_it_was_changed_while_it_was_read(self, redis_server, identity, there, look):
+        store = SlowStore()
+        store.put_content("a/b/c", b"content")
+        here = cached(store, redis_server, identity)
+        store.meanwhile.append(lambda: there.put_content("a/b/c", b"another"))
+        with dependencies.collected() as found:
+            look(here, "a/b/c")
+        assert not found.is_whole
+
+    def test_is_not_noted_when_it_is_not_there(self, here, look):
+        assert not collect(lambda: look(here, "a/none")).is_whole
+
+    def test_counts_no_more_when_its_time_is_over(self, here, look, monkeypatch):
+        monkeypatch.setattr(cache_driver, "_SECONDS", 0.5)
+        found = collect(lambda: look(here, "a/b/c"))
+        assert is_good(found)
+        time.sleep(0.6)
+        assert not found.is_current()
+
+    def test_counts_no_more_when_the_redis_has_forgotten_it(self, store, identity, look):
+        with own_redis() as redis:
+            here = cached(store, redis, identity)
+            found = collect(lambda: look(here, "a/b/c"))
+            assert is_good(found)
+            here._cache._circuit.call(lambda redis: redis.flushall())
+            assert not found.is_current()
+
+    def test_does_not_count_while_the_redis_is_away(self, store, identity, look):
+        with own_redis() as redis:
+            here = cached(store, redis, identity)
+            found = collect(lambda: look(here, "a/b/c"))
+            redis.kill()
+            assert not found.is_current()
+
+
+#: Verbs that the store answers by itself.
+VERBS = {
+    "get_versioned": lambda driver: driver.get_versioned("a/b/c"),
+    "stat": lambda driver: driver.stat("a/b/c"),
+    "list_directory": lambda driver: list(driver.list_directory("a")),
+    "walk": lambda driver: list(driver.walk("a")),
+    "open_file": lambda driver: driver.open_file("a/b/c"),
+    "content_redirect_url": lambda driver: driver.content_redirect_url("a/b/c"),
+    "stream_read": lambda driver: list(driver.stream_read("a/b/c")),
+}
+
+
+class TestWhatTheCacheDoesNotKnow:
+    @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+    def test_is_not_noted(self, here, verb):
+        assert not collect(lambda: verb(here)).is_whole
+
+    def test_is_not_noted_where_the_store_versions_its_folders(self, tmp_path, redis_server, identity):
+        assert not cached(FileDriver(str(tmp_path)), redis_server, identity).notes_provenance
+
+    def test_is_not_noted_of_two_caches_at_once(self, store, redis_server, identity, here):
+        class Another(CachedDriver):
+            def _witness(self):
+                return dependencies.witness(int, int)
+
+        another = Another(store, here._cache)
+
+        def look():
+            here.exists("a")
+            another.exists("a")
+
+        assert not collect(look).is_whole
+
+
+class TestAListOfAFolder:
+    @pytest.fixture
+    def listings(self, here):
+        return ListingCache(here)
+
+    @pytest.fixture
+    def listed(self, listings):
+        return collect(lambda: listings.names("a", str))
+
+    def test_counts_as_long_as_nothing_comes_or_goes(self, there, listed):
+        there.put_content("another/folder", b"")
+        assert is_good(listed)
+
+    @pytest.mark.parametrize(
+        "change",
+        [lambda driver: driver.put_content("a/new", b""), lambda driver: driver.remove("a/e")],
+        ids=["comes", "goes"],
+    )
+    def test_counts_no_more_when_something(self, there, listed, listings, change):
+        change(there)
+        assert not listed.is_current()
+        listings.names("a", str)
+        assert not listed.is_current()
+
+    def test_counts_again_when_it_was_read_again_and_is_the_same(self, there, listed, listings):
+        there.put_content("a/b/more", b"")  # changes no name in the folder, but its version
+        assert not listed.is_current()
+        assert ["b", "e"] == listings.names("a", str)
+        assert is_good(listed)
+
+    def test_counts_no_more_when_somebody_has_written_while_it_was_read_again(self, here, there, listed, listings):
+        there.put_content("a/b/more", b"")
+        version = here.folder_version("a")
+        again = here.list_directory("a")
+        next(again)
+        there.put_content("a/new", b"")
+        list(again)
+        assert version != here.folder_version("a")
+        assert not listed.is_current()
+
+    def test_is_known_of_a_folder_that_is_not_there(self, there, listings):
+        found = collect(lambda: listings.names("none", str))
+        assert is_good(found)
+        there.put_content("none/no/more", b"")
+        assert not found.is_current()

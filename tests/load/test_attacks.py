@@ -1,0 +1,160 @@
+"""
+While one client takes what it can of a worker, honest ones are served: none fails, each at half its speed or better.
+
+Two servers of two workers are compared, one of which is under attack. Phases with and without the attack alternate,
+since this machine is not always equally fast; the attack is stopped meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.attacks import ATTACKS
+from tests.support.processes import memory_bytes
+from tests.support.servers.registry import ROOT, Server
+
+CLIENTS = 20
+MAX_LATENCY_SECONDS = 0.25
+MAX_MEMORY_BYTES = 300 * 1024 * 1024
+
+#: A cycle that takes no longer is never called slow: it is a matter of a scheduler's time slices.
+NOISE_SECONDS = 0.1
+
+#: Measured again so often while the machine is too busy for a verdict.
+ROUNDS = 3
+
+
+class Measured:
+    """What honest clients have seen."""
+
+    def __init__(self):
+        self.cycles = [[] for _ in range(CLIENTS)]
+        self.latencies = []
+        self.errors = []
+
+    def run(self, server, seconds):
+        """Let them work for some seconds."""
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.support.clients.honest", str(server.port), str(seconds), str(clients)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+            )
+            for clients in (CLIENTS, 0)
+        ]
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            seen = json.loads(output)
+            for cycles, more in zip(self.cycles, seen["cycles"], strict=False):
+                cycles.extend(more)
+            self.latencies += seen["latencies"]
+            self.errors += seen["errors"]
+
+    def seconds(self, client):
+        """How long a cycle of a client took on average."""
+        cycles = self.cycles[client]
+        return sum(cycles) / len(cycles) if cycles else float("inf")
+
+    @property
+    def latency(self):
+        """The 99th percentile of that of GET /v2/."""
+        return sorted(self.latencies)[int(len(self.latencies) * 0.99)]
+
+
+@contextlib.contextmanager
+def attacking(name, server, connections, log):
+    """Run an attack in a process of its own; pause and go on by its signals."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.attacks", name, str(server.port), str(connections)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
+    try:
+        assert process.stdout.readline() == b"prepared\n"
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def serve(server, undisturbed, name, connections, seconds, tmp_path):
+    """Attack a server, and hold what its honest clients see against what those of another one see."""
+    for pid in server.worker_pids():
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak of its memory begins anew
+    attacked, alone = Measured(), Measured()
+    with (tmp_path / "attack.log").open("wb") as log, attacking(name, server, connections, log) as process:
+        for round_number in range(ROUNDS):
+            process.send_signal(signal.SIGSTOP)
+            alone.run(undisturbed, seconds)
+            process.send_signal(signal.SIGCONT)
+            attacked.run(server, seconds)
+            slow = [
+                client
+                for client in range(CLIENTS)
+                if attacked.seconds(client) > 2 * alone.seconds(client) + NOISE_SECONDS
+            ]
+            # Where the machine is too busy even without the attack, twice the latency that it has then.
+            max_latency = max(MAX_LATENCY_SECONDS, 2 * alone.latency)
+            print(
+                f"{name}, round {round_number + 1}: cycles of {mean(attacked):.3f} s, {mean(alone):.3f} s undisturbed; "
+                f"GET /v2/ {attacked.latency * 1000:.0f} ms, {alone.latency * 1000:.0f} ms undisturbed (99 %)"
+            )
+            if attacked.errors or (not slow and attacked.latency < max_latency):
+                break
+        assert process.poll() is None, (tmp_path / "attack.log").read_text()
+        most = max(memory_bytes(pid, "VmHWM") for pid in server.worker_pids())
+        print(f"a worker had {most / 2**20:.0f} MiB at most")
+    assert [] == attacked.errors
+    assert [] == slow
+    assert attacked.latency < max_latency
+    assert most < MAX_MEMORY_BYTES
+
+
+def mean(measured):
+    return sum(measured.seconds(client) for client in range(CLIENTS)) / CLIENTS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in memory, where there is one: what a disk does beside is no matter of these limits."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path_factory.mktemp("attacks")
+        return
+    with tempfile.TemporaryDirectory(prefix="attacks-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    with Server(folder / "undisturbed", workers=2) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow(folder):
+    """A server with fewer connections, so that a few hundred of them are too many."""
+    with Server(folder / "attacked", workers=2, GUNICORN_OPTS="--worker-connections 300") as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+class TestHonestClientsAreServed:
+    def test_in_short(self, undisturbed, narrow, tmp_path, name):
+        serve(narrow, undisturbed, name, 700, 3, tmp_path)
+
+    def test_at_full_length(self, undisturbed, tmp_path, name):
+        with Server(tmp_path / "store", workers=2) as server:
+            serve(server, undisturbed, name, 4600, 10, tmp_path)

@@ -1,0 +1,65 @@
+"""The benchmarks run, and leave nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.clients.programs import missing, require
+from tests.support.servers.distribution import find_distribution
+
+BENCH = Path(__file__).parent.parent.parent / "contrib" / "bench"
+ROOT = BENCH.parent.parent
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a benchmark as small as can be, and return the lines that it prints."""
+    if find_distribution() is None:
+        missing("distribution is not installed (Debian package docker-registry)")
+    for program, package in (("curl", "curl"), ("wrk", "wrk"), ("ab", "apache2-utils"), ("nginx", "nginx-light")):
+        require(program, package)
+
+    def run(name, *options):
+        small = ["--pairs", "1", "--scale", "0.002", "--folder", str(tmp_path)] if name != "search.py" else []
+        command = [sys.executable, str(BENCH / name), *options, *small]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode in (0, 1), done.stderr[-3000:]  # 1: slower than is asked for, and here it may be
+        assert [] == list(tmp_path.iterdir())
+        return done.stdout.splitlines()
+
+    return run
+
+
+def rows_of(lines):
+    """Row to its ratio."""
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines[2:] if line.startswith("|")]
+    return {row[1]: float(row[6]) for row in cells}
+
+
+class TestTheTable:
+    def test_has_a_row_of_each_kind(self, run):
+        chosen = ["push", "pull", "manifest"]
+        lines = run("table.py", *chosen)
+        assert chosen == list(rows_of(lines))
+        assert all(ratio > 0 for ratio in rows_of(lines).values())
+        assert "our server with 2 workers" in lines[-1]
+
+    @pytest.mark.slow
+    def test_has_every_row(self, run):
+        known = [line.split()[0] for line in run("table.py", "--list")]
+        assert known == list(rows_of(run("table.py")))
+
+
+class TestTwoCommits:
+    @pytest.mark.slow
+    def test_are_measured_in_turn(self, run):
+        if not (ROOT / ".git").exists():
+            pytest.skip("this is no checkout")
+        lines = run("commits.py", "HEAD", "HEAD", "push")
+        assert ["push"] == list(rows_of(lines))
+        listed = subprocess.run(["git", "worktree", "list"], cwd=ROOT, check=True, capture_output=True, text=True)
+        assert 1 == len(listed.stdout.splitlines())

@@ -1,0 +1,186 @@
+"""Layers that are cheap to send and expensive to read, against a real server that honest clients use meanwhile."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.registry.layers.test_limits import zstd_zeros
+from tests.support.clients.v2 import digest_of
+from tests.support.layers import COMPRESS, member, tar
+from tests.support.processes import children, memory_bytes
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
+
+MIB = 1024 * 1024
+
+#: What must hold while an attack runs.
+MAX_WORKER_BYTES = 300 * MIB
+MAX_LATENCY_SECONDS = 0.25
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("attacks") / "store", workers=2) as server:
+        yield server
+
+
+def push(server, image):
+    path = f"{server.url}/v1/images/{image.text}"
+    requests.put(f"{path}/json", image.payload, timeout=30).raise_for_status()
+    requests.put(f"{path}/layer", image.layer, timeout=30).raise_for_status()
+    headers = {"X-Docker-Checksum-Payload": image.payload_sum}
+    requests.put(f"{path}/checksum", headers=headers, timeout=30).raise_for_status()
+
+
+class Honest:
+    """Clients that push and pull while this context is entered."""
+
+    def __init__(self, server):
+        self._server = server
+        self._stopped = threading.Event()
+        self.latencies, self.pushes, self.errors, self.memory = [], 0, [], 0
+
+    def __enter__(self):
+        self._threads = [threading.Thread(target=self._run, args=(work,)) for work in (self._ask, self._push)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        assert [] == self.errors
+        assert self.pushes
+        assert sorted(self.latencies)[len(self.latencies) * 99 // 100] < MAX_LATENCY_SECONDS
+        assert self.memory < MAX_WORKER_BYTES
+
+    def _run(self, work):
+        with requests.Session() as session:
+            while not self._stopped.is_set():
+                try:
+                    work(session)
+                except Exception as error:  # noqa: BLE001 - told when the clients have stopped
+                    self.errors.append(error)
+                    return
+
+    def _ask(self, session):
+        began = time.monotonic()
+        session.get(f"{self._server.url}/v2/", timeout=30).raise_for_status()
+        self.latencies.append(time.monotonic() - began)
+        self.memory = max(self.memory, *(memory_bytes(pid, "VmRSS") for pid in self._server.worker_pids()))
+        time.sleep(0.01)
+
+    def _push(self, session):
+        content = b"%d" % self.pushes * 100_000
+        url = f"{self._server.url}/v2/honest/blobs/uploads/?digest={digest_of(content)}"
+        session.post(url, data=content, timeout=30).raise_for_status()
+        self.pushes += 1
+
+
+def header(kind):
+    described, _ = member("x", kind)
+    return described.tobuf()
+
+
+class TestBombs:
+    def test_take_nothing_from_others_and_are_stored_without_being_read(self, server):
+        bomb = zstd_zeros(1 << 30) * 32
+        with Honest(server):
+            for number in range(4):
+                image = make(100 + number, layer=bomb + b"\0" * number)
+                push(server, image)
+                path = f"{server.url}/v1/repositories/lab/bomb/tags/v{number}"
+                requests.put(path, json.dumps(image.text), timeout=30).raise_for_status()
+            answer = requests.get(f"{server.url}/v2/lab/bomb/manifests/v0", timeout=120)
+        assert answer.status_code >= 400
+        assert bomb == requests.get(f"{server.url}/v1/images/{make(100).text}/layer", timeout=30).content
+
+    def test_are_refused_once(self, server):
+        image = make(200, layer=COMPRESS["zstd"](header(b"x") * (1 << 17)) * 16)
+        push(server, image)
+        for longest in (30, 1):
+            began = time.monotonic()
+            answer = requests.get(f"{server.url}/v1/images/{image.text}/files", timeout=60)
+            assert (413, True) == (answer.status_code, "extended headers" in answer.json()["error"])
+            assert time.monotonic() - began < longest
+
+    def test_that_are_listed_at_all_take_nothing_from_others(self, server):
+        layers = [COMPRESS["zstd"](header(b"0") * 40_000 + bytes(number)) for number in (0, 512, 1024)]
+        images = [make(300 + number, layer=layer) for number, layer in enumerate(layers)]
+        for image in images:
+            push(server, image)
+        with Honest(server), ThreadPoolExecutor(4) as pool:
+            urls = [f"{server.url}/v1/images/{image.text}/files" for image in images]
+            answers = list(pool.map(lambda url: requests.get(url, timeout=120), urls))
+        assert {200, 503} >= {answer.status_code for answer in answers}
+        assert 200 in {answer.status_code for answer in answers}
+
+
+class TestWindows:
+    def test_of_pushes_that_stay_open_take_no_memory(self, server):
+        with Honest(server):
+            connections = []
+            for number in range(20):
+                image = make(400 + number)
+                url = f"{server.url}/v1/images/{image.text}/json"
+                requests.put(url, image.payload, timeout=30).raise_for_status()
+                head = f"PUT /v1/images/{image.text}/layer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"
+                frame = b"\x28\xb5\x2f\xfd\0" + bytes([(27 - 10) << 3])
+                raw = (struct.pack("<I", 131072 << 3)[:3] + bytes(131072)) * 18
+                connections.append(socket.create_connection(("127.0.0.1", server.port)))
+                connections[-1].sendall(head.encode() + frame + raw)
+            time.sleep(1)
+        for connection in connections:
+            connection.close()
+
+
+class TestAClientThatLeaves:
+    def test_ends_what_is_computed_for_it(self, server):
+        image = make(500, layer=COMPRESS["zstd"](header(b"0") * 200_000))
+        push(server, image)
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"GET /v1/images/{image.text}/files HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            self.wait(server, lambda busy: busy)
+        self.wait(server, lambda busy: not busy)
+
+    def wait(self, server, condition, seconds=20):
+        """Wait until the processes that read layers are busy, or idle."""
+        deadline = time.monotonic() + seconds
+        while not condition(self.is_busy(server)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def is_busy(self, server):
+        before = self.ticks(server)
+        time.sleep(0.5)
+        return any(ticks - before.get(pid, 0) > 10 for pid, ticks in self.ticks(server).items())
+
+    def ticks(self, server):
+        found = {}
+        for pid in (child for worker in server.worker_pids() for child in children(worker)):
+            try:
+                with open(f"/proc/{pid}/stat") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+            except FileNotFoundError:
+                continue
+            found[pid] = int(fields[11]) + int(fields[12])
+        return found
+
+
+def test_a_layer_of_an_honest_push_is_inspected_beside_it(server):
+    image = make(600, layer=COMPRESS["gzip"](tar(member("etc/motd", content=b"hello" * 1000))))
+    push(server, image)
+    link = server.store / "images" / image.text / "_blob"
+    deadline = time.monotonic() + 20
+    while json.loads(link.read_text())["diffId"] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,185 @@
+"""A transfer of any size costs a worker a few MiB of memory, and no more; and so do many of them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.clients import programs
+from tests.support.clients.v2 import Client
+from tests.support.processes import children, memory_bytes
+from tests.support.servers.registry import Server
+
+MIB = 1024 * 1024
+
+#: What a worker may grow by in its largest moment, whatever passes through it.
+MAX_GROWTH_BYTES = 8 * MIB
+
+SIZES = [256 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
+
+#: What a worker may have in its largest moment while so many clients push or pull at once.
+TRANSFERS = 64
+MAX_BYTES = 150 * MIB
+
+SIZES_AT_ONCE = [16 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
+
+PIECE_BYTES = 256 * 1024
+
+NOISE = os.urandom(2 * MIB)
+
+
+class Noise:
+    """A part of a content of any size, which is nowhere in memory. Its length is known, so it is not sent chunked."""
+
+    def __init__(self, size, start=0):
+        self._size, self._start = size, start
+
+    def __len__(self):
+        return self._size
+
+    def __iter__(self):
+        for offset in range(self._start, self._start + self._size, PIECE_BYTES):
+            begin = offset // PIECE_BYTES * 7919 % MIB
+            yield NOISE[begin : begin + PIECE_BYTES]
+
+    @property
+    def digest(self):
+        content = hashlib.sha256()
+        for piece in self:
+            content.update(piece)
+        return f"sha256:{content.hexdigest()}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("memory") / "store") as server:
+        yield server
+    shutil.rmtree(server.store)  # pytest keeps the folders of its last runs, and these are big
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def growth(server, client):
+    """How many bytes the worker has grown by, at most, since the test began."""
+    for way in ("streamed", "ranged", "put", "posted"):  # what every worker comes to have once
+        client.get_blob("warm", client.push_blob("warm", os.urandom(3 * MIB), way))
+    (pid,) = children(server.process.pid)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    before = memory_bytes(pid, "VmRSS")
+
+    def growth():
+        grown = memory_bytes(pid, "VmHWM") - before
+        print(f"the worker grew by {grown / MIB:.1f} MiB, from {before / MIB:.1f} MiB")
+        return grown
+
+    return growth
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestAWorkerGrowsByAFewMebibytes:
+    def test_while_a_chunked_body_is_pushed_and_pulled(self, client, growth, size):
+        digest = client.push_stream("memory", Noise(size))
+        assert size == client.pull_blob("memory", digest)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_a_body_with_a_length_is_pushed(self, client, growth, size):
+        content = Noise(size)
+        client.commit(client.start_upload("memory/put"), content.digest, content)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_chunks_are_joined(self, client, growth, size):
+        location, length = client.start_upload("memory/joined"), size // 4
+        for start in range(0, size, length):
+            headers = {"Content-Range": f"{start}-{start + length - 1}"}
+            client.request("PATCH", location, 202, data=Noise(length, start), headers=headers)
+        client.commit(location, Noise(size).digest)
+        assert growth() < MAX_GROWTH_BYTES
+
+    def test_while_a_body_that_nobody_reads_on_is_sent(self, server, client, growth, size):
+        digest = client.push_stream("memory", Noise(size))
+        with client.request("GET", f"/v2/memory/blobs/{digest}", 200, stream=True) as answer:
+            assert MIB == len(answer.raw.read(MIB))
+            assert growth() < MAX_GROWTH_BYTES
+
+
+@pytest.fixture
+def peak(server):
+    """How many bytes the worker had at most since the test began."""
+    (pid,) = children(server.process.pid)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak():
+        most = memory_bytes(pid, "VmHWM")
+        print(f"the worker had {most / MIB:.1f} MiB at most")
+        return most
+
+    return peak
+
+
+def at_once(server, work):
+    """Let many clients work, each with its number and with a barrier, at which all of them have to be under way."""
+    together = threading.Barrier(TRANSFERS, timeout=600)
+
+    def begin(number):
+        try:
+            with Client(server.url) as client:
+                work(client, number, together)
+        except BaseException:
+            together.abort()
+            raise
+
+    with ThreadPoolExecutor(TRANSFERS) as threads:
+        list(threads.map(begin, range(TRANSFERS)))
+
+
+@pytest.mark.parametrize("size", SIZES_AT_ONCE)
+class TestAWorkerStaysSmall:
+    def test_while_many_push_at_once(self, server, peak, size):
+        """None has sent more than half before all have sent half."""
+        if shutil.disk_usage(server.store).free < (needed := (TRANSFERS + 2) * size):
+            programs.missing(f"there is no disk for uploads of {needed // MIB} MiB at once")
+        content = Noise(size)
+        digest = content.digest
+
+        def push(client, number, together):
+            location = client.start_upload(f"many/{number}")
+            client.append(location, self.halting(content, together))
+            client.commit(location, digest)
+            assert client.has_blob(f"many/{number}", digest)
+
+        at_once(server, push)
+        assert peak() < MAX_BYTES
+
+    def test_while_many_pull_at_once(self, server, client, peak, size):
+        digest = client.push_stream("many", Noise(size))
+
+        def pull(client, number, together):
+            received, left = hashlib.sha256(), size
+            with client.request("GET", f"/v2/many/blobs/{digest}", 200, stream=True) as answer:
+                while block := answer.raw.read(MIB):
+                    received.update(block)
+                    left -= len(block)
+                    if left == size // 2:
+                        together.wait()
+            assert digest == f"sha256:{received.hexdigest()}"
+
+        at_once(server, pull)
+        assert peak() < MAX_BYTES
+
+    @staticmethod
+    def halting(content, together):
+        for number, piece in enumerate(content):
+            if number == len(content) // PIECE_BYTES // 2:
+                together.wait()
+            yield piece

@@ -1,0 +1,167 @@
+"""What clients stored keeps a worker from nobody: whatever is asked about it, other requests are answered meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.registry import layout
+from docker_registry.registry.manifest_payload import OCI_INDEX, OCI_MANIFEST
+from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.referrers import fallback_tag
+from tests.support.servers.registry import Server
+
+NAME = RepositoryName("acme/large")
+SUBJECT = Digest.of(b"subject")
+MIB = 1024 * 1024
+
+MAX_LATENCY_SECONDS = 0.25
+MAX_MEMORY_BYTES = 300 * MIB
+
+
+def dump(document):
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def digest(number):
+    return f"sha256:{number:064x}"
+
+
+def about_subject(**fields):
+    config = {"mediaType": "application/x", "digest": str(Digest.of(b"{}")), "size": 2}
+    subject = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 7}
+    return {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [], "subject": subject, **fields}
+
+
+def absurd(head, size_bytes=700_000):
+    """A manifest of as many values as can be."""
+    return dump({**head, "x": "@"}).replace(b'"@"', b"[" + b"[]," * ((size_bytes - 2000) // 3) + b"[]]")
+
+
+class OldStore:
+    """Writes what earlier versions, or other servers, have stored."""
+
+    def __init__(self, store):
+        self._driver = FileDriver(str(store))
+
+    def put(self, payload):
+        found = Digest.of(payload)
+        self._driver.put_content(layout.blob_data(found), payload)
+        self._driver.put_content(layout.revision_link(NAME, found), str(found).encode())
+        self._driver.put_content(layout.layer_link(NAME, found), str(found).encode())
+        return str(found)
+
+    def tag(self, tag, digest_):
+        self._driver.put_content(layout.tag_link(NAME, tag), digest_.encode())
+
+    def refer(self, digest_, entry):
+        self._driver.put_content(layout.referrer(NAME, SUBJECT, Digest.parse(digest_)), entry)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("large") / "store") as server:
+        server.url += "/v2/acme/large"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def old(server):
+    return OldStore(server.store)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def others(server):
+    """Another client, who is served in time during all tests."""
+    latencies, is_over = [], threading.Event()
+    host = server.url.removesuffix("/v2/acme/large")
+
+    def ask():
+        with requests.Session() as session:
+            while not is_over.wait(0.01) or len(latencies) < 200:
+                start = time.monotonic()
+                session.get(f"{host}/v2/")
+                latencies.append(time.monotonic() - start)
+
+    other = threading.Thread(target=ask)
+    other.start()
+    yield
+    is_over.set()
+    other.join()
+    assert MAX_LATENCY_SECONDS > sorted(latencies)[len(latencies) * 99 // 100]
+    assert MAX_MEMORY_BYTES > max(map(peak_memory_bytes, server.worker_pids()))
+
+
+def peak_memory_bytes(pid):
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024
+
+
+def at_once(work, count=4):
+    """Do a piece of work several times at once, and return the results."""
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(work())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count == len(results)
+    return results
+
+
+class TestALargeManifest:
+    def test_of_thousands_of_children_is_kept(self, server):
+        payload = dump({"schemaVersion": 2, "manifests": [{"digest": digest(number)} for number in range(20_000)]})
+        url, headers = f"{server.url}/manifests/many", {"Content-Type": OCI_INDEX, "Accept": OCI_INDEX}
+        assert 201 == requests.put(url, payload, headers=headers).status_code
+        found = requests.get(url, headers=headers)
+        assert (OCI_INDEX, payload) == (found.headers["Content-Type"], found.content)
+
+    def test_of_an_absurd_structure_is_refused(self, server):
+        payload = absurd({"mediaType": "application/y"}, 4 * MIB)
+        assert [400] * 4 == at_once(lambda: requests.put(f"{server.url}/manifests/absurd", payload).status_code)
+
+    def test_of_an_absurd_structure_that_earlier_versions_kept_is_served(self, server, old):
+        found = old.put(absurd({"mediaType": "application/y"}))
+
+        def pull():
+            response = requests.get(f"{server.url}/manifests/{found}")
+            return response.status_code, response.headers["Content-Type"]
+
+        assert [(200, "application/y")] * 4 == at_once(pull)
+
+
+class TestReferrers:
+    def get(self, server, query=""):
+        """Yield the pages of the list."""
+        url = f"{server.url}/referrers/{SUBJECT}"
+        while True:
+            response = requests.get(f"{url}?{query}")
+            assert 4 * MIB > len(response.content)
+            yield response.json()["manifests"]
+            if "next" not in response.links:
+                return
+            query = response.links["next"]["url"].partition("?")[2]
+
+    def test_of_an_index_that_names_large_manifests_again_and_again(self, server, old):
+        large = [old.put(absurd(about_subject(number=number))) for number in range(2)]
+        children = [old.put(dump(about_subject(number=number))) for number in range(100)]
+        entries = [{"digest": child} for child in (large + children) * 100]
+        old.tag(fallback_tag(SUBJECT), old.put(dump({"schemaVersion": 2, "manifests": entries})))
+        found = [item["digest"] for page in self.get(server) for item in page]
+        assert sorted(large + children) == found
+
+    def test_with_annotations_of_megabytes(self, server, old):
+        for number in range(40):
+            payload = dump(about_subject(annotations={str(number): "x" * 3_000_000}))
+            descriptor = {"mediaType": OCI_MANIFEST, "digest": old.put(payload), "size": len(payload)}
+            entry = {**descriptor, "artifactType": "a/b", "annotations": {str(number): "x" * 3_000_000}}
+            old.refer(descriptor["digest"], dump(entry))
+        assert [[]] == list(self.get(server, "artifactType=none/none"))
+        assert [1] * 4 == at_once(lambda: len(next(self.get(server, "artifactType=a/b"))))

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+
+import gevent
+import pytest
+
+from docker_registry.errors import SizeInvalid
+from docker_registry.registry.buffer_pool import FIRST_BYTES, LARGEST_BYTES
+from docker_registry.registry.ingest import Content, Intake
+from docker_registry.registry.names import Digest
+
+
+class Pieces:
+    """A body that arrives in pieces, of unknown length unless it is said."""
+
+    def __init__(self, pieces, length=None, complete=True, error=None):
+        self.length = length
+        self.complete = False
+        self._pieces = list(pieces)
+        self._complete = complete
+        self._error = error
+
+    def readinto(self, buffer):
+        gevent.sleep(0)
+        if not self._pieces:
+            if self._error:
+                raise self._error
+            self.complete = self._complete
+            return 0
+        piece, self._pieces[0] = self._pieces[0][: len(buffer)], self._pieces[0][len(buffer) :]
+        if not self._pieces[0]:
+            del self._pieces[0]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+CONTENT = bytes(range(256)) * 10000
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, LARGEST_BYTES, LARGEST_BYTES + FIRST_BYTES + 1, len(CONTENT)])
+class TestABodyOfAnyLength:
+    def test_passes_unchanged_in_its_order(self, size):
+        assert CONTENT[:size] == b"".join(bytes(block) for block in Intake(Content(CONTENT[:size])))
+
+    def test_is_counted_and_hashed(self, size):
+        intake = Intake(Content(CONTENT[:size]), "sha512")
+        for _ in intake:
+            pass
+        assert (size, Digest("sha512", hashlib.sha512(CONTENT[:size]).hexdigest())) == (intake.size, intake.digest)
+        assert intake.complete
+
+
+class TestABodyOfUnknownLength:
+    def test_passes_whole(self):
+        pieces = [CONTENT[start : start + 32768] for start in range(0, len(CONTENT), 32768)]
+        assert CONTENT == b"".join(bytes(block) for block in Intake(Pieces(pieces)))
+
+    def test_that_is_cut_off_ends_without_being_complete(self):
+        intake = Intake(Pieces([b"abc"], complete=False))
+        assert [b"abc"] == [bytes(block) for block in intake]
+        assert not intake.complete
+
+    def test_that_is_longer_than_allowed_is_refused(self):
+        with pytest.raises(SizeInvalid):
+            list(Intake(Pieces([b"x" * 11]), max_bytes=10))
+
+
+class TestAShortBody:
+    @pytest.mark.parametrize("body", [Content(b"short"), Pieces([b"sh", b"ort"])])
+    def test_is_had_at_once(self, body):
+        seen = []
+        intake = Intake(body, taps=[lambda block: seen.append(bytes(block))])
+        assert b"short" == intake.short()
+        assert (5, Digest.of(b"short"), True) == (intake.size, intake.digest, intake.complete)
+        assert [b"short"] == seen
+
+    def test_that_is_cut_off_is_not_complete(self):
+        intake = Intake(Pieces([b"abc"], complete=False))
+        assert b"abc" == intake.short()
+        assert not intake.complete
+
+    @pytest.mark.parametrize("body", [Content(CONTENT), Pieces([CONTENT])])
+    def test_that_is_none_passes_afterwards(self, body):
+        intake = Intake(body)
+        assert intake.short() is None
+        assert CONTENT == b"".join(bytes(block) for block in intake)
+        assert (len(CONTENT), Digest.of(CONTENT)) == (intake.size, intake.digest)
+
+
+class TestTheLooks:
+    """Who looks at blocks in a native thread, and who writes them, go on without each other."""
+
+    def test_see_every_byte_in_order_however_fast_the_writer_is(self):
+        seen = []
+        intake = Intake(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
+        written = []
+        for number, block in enumerate(intake):
+            written.append(bytes(block))
+            if number % 2:
+                gevent.sleep(0.01)
+        assert CONTENT * 3 == b"".join(seen) == b"".join(written)
+        assert Digest.of(CONTENT * 3) == intake.digest
+
+    def test_do_not_keep_the_writer_from_going_on(self):
+        go_on = threading.Event()
+        looks = []
+
+        def look(block):
+            assert go_on.wait(10)
+            looks.append(bytes(block))
+
+        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        written = [bytes(next(blocks)) for _ in range(3)]
+        assert [] == looks
+        go_on.set()
+        written += [bytes(block) for block in blocks]
+        assert looks == written, "what was looked at late is what was written early"
+
+    @pytest.mark.parametrize("failing", [0, 1, -1])
+    def test_are_heard_when_they_fail(self, failing):
+        blocks = len(list(Intake(Content(CONTENT * 3))))
+        numbers = itertools.count()
+
+        def look(_block):
+            if next(numbers) == failing % blocks:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            for _ in Intake(Content(CONTENT * 3), taps=[look]):
+                gevent.sleep(0)
+
+    def test_end_before_a_writer_that_has_given_up_is_told(self):
+        under_way, is_over = threading.Event(), threading.Event()
+
+        def look(_block):
+            under_way.set()
+            time.sleep(0.1)
+            is_over.set()
+
+        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        next(blocks)
+        while not under_way.is_set():
+            gevent.sleep(0.001)
+        blocks.close()
+        assert is_over.is_set()
+
+
+class TestAnIntakeThatBreaks:
+    def test_raises_what_the_body_raised(self):
+        with pytest.raises(ConnectionError):
+            list(Intake(Pieces([CONTENT], error=ConnectionError())))
+
+    def test_stops_receiving_when_the_writer_gives_up(self):
+        body = Pieces([CONTENT])
+        blocks = iter(Intake(body))
+        next(blocks)
+        blocks.close()
+        left = len(body._pieces)
+        gevent.sleep(0.01)
+        assert left == len(body._pieces)
+
+    def test_gives_each_block_only_until_the_next_one_is_asked_for(self):
+        kept = list(Intake(Content(CONTENT)))
+        with pytest.raises(ValueError, match="released"):
+            bytes(kept[0])

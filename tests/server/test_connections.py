@@ -1,0 +1,148 @@
+"""Which connections of a worker are ended, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.server.connections import Activity, Connections
+
+
+class Client:
+    def __init__(self, activity=Activity.WAITING, since=0.0, moved=0, address="10.0.0.1"):
+        self.activity, self.active_since, self.moved_bytes, self.address = activity, since, moved, address
+        self.ended = 0
+
+    def end(self):
+        self.ended += 1
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def connections(clock):
+    """Three places, one of which is kept free."""
+    return Connections(3, clock=clock)
+
+
+def transfer(moved, since=0.0):
+    return Client(Activity.TRANSFERRING, since, moved)
+
+
+class TestMakingRoom:
+    def fill(self, connections, *clients):
+        for client in clients:
+            connections.add(client)
+        connections.make_room()
+        return [client.ended for client in clients]
+
+    def test_ends_nothing_while_a_place_is_free(self, connections):
+        assert [0, 0] == self.fill(connections, Client(), transfer(0))
+
+    def test_ends_idle_ones_first_the_longest_idle_before_the_others(self, connections):
+        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(since=50), Client(since=60))
+
+    def test_ends_a_connection_that_lingers_before_a_transfer(self, connections):
+        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(Activity.LINGERING, 99.9), transfer(0))
+
+    def test_ends_the_slowest_transfer(self, connections):
+        assert [0, 1, 0] == self.fill(connections, transfer(1000), transfer(999), transfer(1000))
+
+    def test_judges_a_transfer_by_its_average(self, connections):
+        """A client that paused for a minute after 100 MB is not slow."""
+        assert [0, 0, 1] == self.fill(connections, transfer(10**8), transfer(10**8), transfer(100, since=98))
+
+    def test_spares_idle_ones_of_this_second_as_long_as_there_is_a_slow_transfer(self, connections):
+        assert [0, 0, 1] == self.fill(connections, Client(since=99.5), Client(since=99.5), transfer(0))
+        assert [1, 0, 0] == self.fill(Connections(3, clock=Clock()), *(Client(since=99.5 + n / 10) for n in range(3)))
+
+    @pytest.mark.parametrize(
+        "kept",
+        [transfer(10**7), transfer(0, since=99.5), Client(Activity.WORKING)],
+        ids=["fast", "young", "working"],
+    )
+    def test_never_ends_what_is_not_slow(self, connections, kept):
+        assert [0, 0, 0] == self.fill(connections, kept, kept.__class__(**settings(kept)), Client(Activity.WORKING))
+
+    def test_counts_what_was_ended_as_free_for_two_seconds(self, connections, clock):
+        assert [1, 0, 0] == self.fill(connections, transfer(0), transfer(1), transfer(2))
+        connections.make_room()
+        clock.now += 3
+        second = transfer(0)
+        connections.add(second)
+        connections.make_room()
+        assert 1 == second.ended
+
+
+def settings(client):
+    return {"activity": client.activity, "since": client.active_since, "moved": client.moved_bytes}
+
+
+class TestTheLimitOfAnAddress:
+    def test_is_off_unless_it_is_set(self, connections):
+        clients = [Client() for _ in range(3)]
+        for client in clients:
+            connections.add(client)
+        assert not any(connections.is_one_too_many(client) for client in clients)
+
+    @pytest.mark.parametrize(
+        ("expected", "addresses"),
+        [
+            ([False, False, True], ["10.0.0.1", "10.0.0.1", "10.0.0.1"]),
+            ([False, False, False], ["10.0.0.1", "10.0.0.1", "10.0.0.2"]),
+            ([False, False, True], ["2001:db8::1", "2001:db8::2", "2001:db8::3"]),
+            ([False, False, False], ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::3"]),
+            ([False, False, False], ["", "", ""]),
+        ],
+        ids=["one", "two", "one-network", "two-networks", "unix"],
+    )
+    def test_counts_addresses_and_networks_of_ipv6(self, clock, expected, addresses):
+        connections = Connections(100, per_address=2, clock=clock)
+        found = []
+        for address in addresses:
+            client = Client(address=address)
+            connections.add(client)
+            found.append(connections.is_one_too_many(client))
+        assert expected == found
+
+    def test_counts_no_longer_what_was_closed(self, clock):
+        connections = Connections(100, per_address=1, clock=clock)
+        for _ in range(3):
+            client = Client()
+            connections.add(client)
+            assert not connections.is_one_too_many(client)
+            connections.remove(client)
+        assert 0 == len(connections)
+
+
+class TestTheEndOfAWorker:
+    def test_ends_what_waits_for_a_request(self, connections):
+        clients = [Client(), transfer(0), Client(Activity.WORKING)]
+        for client in clients:
+            connections.add(client)
+        connections.end_waiting()
+        assert [1, 0, 0] == [client.ended for client in clients]
+
+    def test_ends_transfers_without_progress_for_half_a_minute(self, connections, clock):
+        trickling, flowing, working = transfer(0), transfer(0), Client(Activity.WORKING)
+        for client in (trickling, flowing, working):
+            connections.add(client)
+        for _ in range(100):
+            connections.end_stalled()
+            clock.now += 1
+            trickling.moved_bytes += 100
+            flowing.moved_bytes += 2000
+        assert (True, 0, 0) == (trickling.ended > 0, flowing.ended, working.ended)
+        trickling.ended = 0
+        connections.end_stalled()
+        assert 0 == trickling.ended

@@ -1,0 +1,332 @@
+"""The server as a whole: how it starts, stops, and survives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from docker_registry import logs
+from tests.support.clients.v2 import Client, digest_of
+from tests.support.processes import free_port
+from tests.support.servers.registry import ROOT, Server
+
+CONTENT = os.urandom(30_000_000)
+DIGEST = digest_of(CONTENT)
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Server(tmp_path / "store", workers=2) as server:
+        yield server
+
+
+class TestSigterm:
+    def test_stops_an_idle_server_at_once(self, server):
+        with requests.Session() as session:
+            session.get(f"{server.url}/v2/", timeout=20)  # its connection stays open
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(20)
+        assert time.monotonic() - started < 4
+        assert 0 == server.process.returncode
+
+    def test_lets_a_transfer_end_and_takes_no_new_one(self, server):
+        requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.sendall(f"GET /v2/a/blobs/{DIGEST} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            received = connection.recv(1000)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(2.5)
+            with pytest.raises(requests.ConnectionError):
+                requests.get(f"{server.url}/v2/", timeout=5)
+            while block := connection.recv(1_000_000):
+                received += block
+        assert received.endswith(CONTENT)
+        server.process.wait(20)
+
+    def test_lets_an_upload_end(self, server):
+        with Client(server.url) as client:
+            start = client.session.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
+        url = server.url + start.headers["Location"]
+
+        def slowly():
+            yield CONTENT[:1000]
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            yield CONTENT[1000:]
+
+        answer = requests.put(url, params={"digest": DIGEST}, data=slowly(), timeout=30)
+        assert 201 == answer.status_code
+        server.process.wait(20)
+
+
+class TestAWorkerThatIsKilled:
+    def test_is_replaced(self, server):
+        for worker in server.worker_pids():
+            os.kill(worker, signal.SIGKILL)
+        for _ in range(100):
+            try:
+                assert 200 == requests.get(f"{server.url}/v2/", timeout=5).status_code
+                break
+            except requests.RequestException:
+                time.sleep(0.1)
+        else:
+            pytest.fail("no worker came back")
+
+
+class TestTheMaster:
+    def test_imports_what_holds_locks_and_sockets_after_gevent_has_patched_them(self):
+        program = """
+import sys
+
+from docker_registry import server
+
+def witness(event, arguments):
+    if event == "import" and arguments[0] in {"flask", "requests", "sqlalchemy", "gunicorn.workers.ggevent"}:
+        import gevent.monkey
+
+        assert gevent.monkey.is_module_patched("socket"), arguments[0]
+        assert gevent.monkey.is_module_patched("threading"), arguments[0]
+        seen.add(arguments[0])
+
+seen = set()
+sys.addaudithook(witness)
+server.load()
+import docker_registry.app
+assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
+"""
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert "" == done.stderr
+
+    def test_has_imported_what_its_workers_need(self, server):
+        # Flask brings a shared library along, which tells without asking the process.
+        with open(f"/proc/{server.process.pid}/maps") as maps:
+            assert "markupsafe" in maps.read()
+
+
+class TestAStart:
+    def test_where_somebody_listens_already_is_refused(self, tmp_path):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            environment = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(listener.getsockname()[1])}
+            program = "import sys; from docker_registry.cli import main; sys.exit(main())"
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                env={**os.environ, **environment, "STORAGE_PATH": str(tmp_path / "store")},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        assert 2 == done.returncode
+        assert ["docker-registry: "] == [line[:17] for line in done.stderr.splitlines()]
+
+    def test_by_gunicorn_alone_serves_too(self, tmp_path):
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{port}", "-w", "1"]
+        server = Server(tmp_path / "store", command=[*command, "docker_registry.wsgi:application"], port=port)
+        with server:
+            url = f"{server.url}/v2/a/blobs"
+            start = requests.post(f"{url}/uploads/", timeout=20)
+            chunks = iter([CONTENT[:1000], CONTENT[1000:]])
+            requests.patch(server.url + start.headers["Location"], data=chunks, timeout=30)
+            answer = requests.put(server.url + start.headers["Location"], params={"digest": DIGEST}, timeout=30)
+            assert 201 == answer.status_code
+            assert CONTENT == requests.get(f"{url}/{DIGEST}", timeout=30).content
+
+    def test_by_gunicorn_with_a_wrong_configuration_says_one_sentence(self, tmp_path):
+        command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{free_port()}"]
+        done = subprocess.run(
+            [*command, "docker_registry.wsgi:application"],
+            cwd=ROOT,
+            env={**os.environ, "SETTINGS_FLAVOR": "nothing"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert 0 != done.returncode
+        assert 1 == done.stderr.count("docker-registry: ")
+        assert "Traceback" not in done.stderr
+
+
+class TestTheLog:
+    @pytest.mark.parametrize(("level", "expected"), [("info", 1), ("warning", 0), ("error", 0)])
+    def test_holds_what_is_important_enough(self, tmp_path, level, expected):
+        with Server(tmp_path / "store", LOGLEVEL=level) as server:
+            time.sleep(0.3)
+            requests.get(f"{server.url}/v2/", timeout=20)
+        assert expected == server.log.read_text().count("abandoned uploads")
+
+    def test_cannot_be_forged_by_a_client(self, server):
+        forged = '\n127.0.0.1 - - "GET /forged HTTP/1.1" 200'
+        for user in (f"me{forged}", "me\r\x1b[2J", "me\u2028\u202e\x85"):
+            requests.get(f"{server.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
+        requests.get(f"{server.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
+        deadline = time.monotonic() + 10
+        while "/v2/last" not in server.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines = server.log.read_text().split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
+        assert any("me\\n127.0.0.1" in line for line in lines)
+
+    def test_of_errors_cannot_be_forged_either(self):
+        logs.start_logging("info")
+        logger = logging.getLogger("docker_registry.test")
+        (handler,) = logging.getLogger("docker_registry").handlers
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "GET %s", ("/v1/a\nforged\x1b",), None)
+        assert handler.filter(record)
+        assert "GET /v1/a\\nforged\\x1b" == record.getMessage()
+
+    def test_names_every_request_once(self, server):
+        requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
+        line = '"GET /v2/a/tags/list HTTP/1.1" 404'
+        deadline = time.monotonic() + 10
+        while line not in server.log.read_text() and time.monotonic() < deadline:  # it is written after the answer
+            time.sleep(0.05)
+        assert 1 == server.log.read_text().count(line)
+
+    def test_names_none_where_nobody_wants_to_know(self, tmp_path):
+        with Server(tmp_path / "store", GUNICORN_ACCESS_LOG_FILE="none") as server:
+            for _ in range(3):  # the last ones are answered by the fast path
+                assert requests.get(f"{server.url}/v2/", timeout=20).status_code == 200
+            time.sleep(0.3)
+        assert "GET /v2/" not in server.log.read_text()
+        assert not (ROOT / "none").exists()
+
+
+class TestAFullDisk:
+    @pytest.fixture
+    def small(self, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("mounting a small file system needs root")
+        place = tmp_path / "small"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+        yield place
+        subprocess.run(["umount", "-l", place], check=True)
+
+    def test_is_said_and_leaves_nothing_and_passes(self, small):
+        with Server(small / "store") as server:
+            start = requests.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
+            url = server.url + start.headers["Location"]
+            for method in ("PATCH", "PUT"):
+                answer = requests.request(method, url, params={"digest": DIGEST}, data=CONTENT, timeout=30)
+                assert 507 == answer.status_code
+                assert "STORAGE_FULL" == answer.json()["errors"][0]["code"]
+            assert not any((small / "store/.docker-registry/aside").glob("*/*"))
+            fitting = CONTENT[:1_000_000]
+            answer = requests.put(url, params={"digest": digest_of(fitting)}, data=fitting, timeout=30)
+            assert 201 == answer.status_code
+
+
+class TestHeadersOfProxies:
+    """They change neither the path nor the scheme, whoever sends them."""
+
+    def test_do_not_move_the_path(self, server):
+        for header in ("SCRIPT_NAME", "Script-Name", "PATH_INFO"):
+            answer = requests.get(f"{server.url}/v2/a/tags/list", headers={header: "/v2"}, timeout=20)
+            assert (404, "NAME_UNKNOWN") == (answer.status_code, answer.json()["errors"][0]["code"])
+
+    def test_may_contradict_each_other(self, server):
+        headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-Protocol": "http"}
+        assert 200 == requests.get(f"{server.url}/v2/", headers=headers, timeout=20).status_code
+
+
+class TestTheAddress:
+    @pytest.mark.parametrize(
+        ("host", "url"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("::", "127.0.0.1"), ("::", "[::1]")]
+    )
+    def test_may_be_of_ipv6(self, tmp_path, host, url):
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        with _Elsewhere(tmp_path / "store", url, REGISTRY_HOST=host) as server:
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+
+
+class _Elsewhere(Server):
+    """A server that is asked at another address of this machine."""
+
+    def __init__(self, store, host, **environment):
+        super().__init__(store, **environment)
+        self.url = f"http://{host}:{self.port}"
+
+
+class TestAnotherUser:
+    @pytest.fixture
+    def folder(self):
+        if os.geteuid() != 0:
+            pytest.skip("only root can become another user")
+        with tempfile.TemporaryDirectory(prefix="docker-registry-tests-") as folder:
+            os.chmod(folder, 0o755)
+            yield Path(folder)
+
+    def test_serves_a_new_store(self, folder):
+        # Without search: its library is imported when it is needed, and may lie where only root can read.
+        environment = {"GUNICORN_USER": "nobody", "GUNICORN_GROUP": "nogroup", "SEARCH_BACKEND": ""}
+        with Server(folder / "new/store", **environment) as server:
+            pushed = requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)
+            assert 201 == pushed.status_code
+            for path in (server.store, *server.store.rglob("*")):
+                assert "nobody" == path.owner(), path
+            assert {"65534"} <= {owner_of(pid) for pid in server.worker_pids()}
+
+    def test_that_does_not_exist_is_refused(self, tmp_path):
+        with pytest.raises(RuntimeError, match="docker-registry: GUNICORN_USER"):
+            Server(tmp_path / "store", GUNICORN_USER="no-such-user").start()
+
+
+def owner_of(pid):
+    """The user that a process runs as, by number."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1]
+
+
+class TestTheSearchDatabase:
+    def test_lies_beside_the_data_for_its_owner_alone(self, tmp_path):
+        with Server(tmp_path / "store", SQLALCHEMY_INDEX_DATABASE="") as server:
+            kind = subprocess.run(["stat", "-f", "-c", "%T", server.store], capture_output=True, text=True).stdout
+            if kind.strip() not in ("ext2/ext3", "xfs", "btrfs"):
+                pytest.skip("the tests do not run on a disk")
+            files = list((server.store / ".docker-registry").glob("search.db*"))
+            assert files
+            assert {0o600} == {path.stat().st_mode & 0o777 for path in files}
+
+
+class TestManyTransfersAtOnce:
+    def test_all_arrive(self, server):
+        failed = []
+
+        def transfer(number):
+            content = CONTENT[number : number + 5_000_000]
+            url = f"{server.url}/v2/a/n{number}/blobs"
+            pushed = requests.post(f"{url}/uploads/", params={"digest": digest_of(content)}, data=content, timeout=60)
+            pulled = requests.get(f"{url}/{digest_of(content)}", timeout=60)
+            if (pushed.status_code, pulled.content) != (201, content):
+                failed.append(number)
+
+        threads = [threading.Thread(target=transfer, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [] == failed

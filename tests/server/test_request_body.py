@@ -1,0 +1,90 @@
+"""Bodies received straight from the socket; generated ones are in test_generated_bodies.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.server.request_body import ChunkedBody, LengthBody
+from tests.support.body_readers import CHUNKED, Pieces, read_ours, read_theirs
+
+
+class TestAChunkedBody:
+    WIRE = b"4;x=y\r\ngood\r\n6\r\n bytes\r\n0\r\nA: b\r\n\r\n"
+
+    def test_is_the_same_wherever_it_is_torn(self):
+        for first in range(1, len(self.WIRE)):
+            for second in (1, 3, 100):
+                for buffer_bytes in (1, 2, 100):
+                    assert (b"good bytes", b"N") == read_ours(
+                        CHUNKED, self.WIRE + b"N", [second, first, second], buffer_bytes
+                    )
+
+    def test_is_incomplete_wherever_it_ends_early(self):
+        for end in range(len(self.WIRE)):
+            assert read_ours(CHUNKED, self.WIRE[:end], [100])[1] is None
+
+    @pytest.mark.parametrize(
+        "wire",
+        [
+            b"x\r\n",
+            b"\r\n",
+            b"-1\r\n",
+            b"0x1\r\na\r\n0\r\n\r\n",
+            b" 1\r\na\r\n0\r\n\r\n",
+            b" 1;a\r\na\r\n0\r\n\r\n",
+            b"1 \r\na\r\n0\r\n\r\n",
+            b"1;\r\na\r\n0\r\n\r\n",
+            b"1;a=\r\na\r\n0\r\n\r\n",
+            b"1;a\rb\r\na\r\n0\r\n\r\n",
+            b"1\na\r\n0\r\n\r\n",
+            b"1\r\nab\r\n0\r\n\r\n",
+            b"1\r\na0\r\n\r\n",
+            b"1\r\na\n0\r\n\r\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\nA: \x00\r\n\r\n",
+            b"0\r\n A: b\r\n\r\n",
+            b"0\r\nno colon\r\n\r\n",
+        ],
+    )
+    def test_that_is_malformed_is_refused_as_by_gunicorn(self, wire):
+        for sizes in ([100], [1]):
+            assert read_ours(CHUNKED, wire, sizes)[1] is None
+            assert read_theirs(CHUNKED, wire, sizes) is None
+
+    def test_that_is_longer_than_its_chunk_is_refused_without_waiting_for_more(self):
+        class Silent:
+            def recv_into(self, buffer):
+                raise AssertionError("it waits")
+
+        body = ChunkedBody(Silent(), b"1\r\nab", lambda rest: None)
+        assert (0, True) == (body.readinto(memoryview(bytearray(10))), body.failed)
+
+
+class TestABodyOfKnownLength:
+    def test_says_how_much_is_left(self):
+        body = LengthBody(Pieces(b"", [1]), b"12345", lambda rest: None, 10)
+        body.read(3)
+        assert (7, 10) == (body.left_bytes, body.length)
+
+    def test_is_kept_as_far_as_it_came_when_the_connection_breaks(self):
+        class Broken:
+            def recv_into(self, buffer):
+                raise ConnectionResetError
+
+        body = LengthBody(Broken(), b"12345", lambda rest: None, 10)
+        assert (b"12345", False, True) == (body.read(), body.complete, body.failed)
+
+
+class TestTheFaceOfWsgi:
+    def body(self):
+        return ChunkedBody(Pieces(b"", [1]), b"4\r\na\nb\n\r\n1\r\nc\r\n0\r\n\r\n", lambda rest: None)
+
+    def test_reads_all_or_a_part(self):
+        body = self.body()
+        assert (b"a\n", b"b\nc", b"") == (body.read(2), body.read(), body.read(5))
+
+    def test_reads_lines(self):
+        assert [b"a\n", b"b\n", b"c"] == list(self.body())
+        assert [b"a\n", b"b\n", b"c"] == self.body().readlines()
+        assert b"a" == self.body().readline(1)

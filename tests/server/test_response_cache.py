@@ -1,0 +1,377 @@
+"""The fast path: answers that are given again, and those that must not be."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import socket
+import time
+
+import pytest
+import requests
+
+from docker_registry.dependencies import Dependencies
+from docker_registry.server import response_cache
+from docker_registry.server.response_cache import ENTRY_BYTES, ResponseCache
+from tests.support.clients.v1 import Docker
+from tests.support.clients.v2 import Client, digest_of
+from tests.support.images import make_image, push
+from tests.support.servers.registry import Server
+from tests.support.v1_images import make
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"
+#: Longer than a file is too young to be known.
+SETTLED_SECONDS = 0.2
+
+
+def offered():
+    provenance = Dependencies()
+    provenance.is_cacheable = True
+    return provenance
+
+
+class TestAnAnswer:
+    def test_is_given_again_with_a_new_date(self):
+        kept = ResponseCache()
+        kept.keep(REQUEST, ANSWER, offered())
+        again = kept.find(REQUEST).now()
+        assert ANSWER[-23:] == again[-23:]
+        assert ANSWER[:23] == again[:23]
+        assert abs(time.time() - time.mktime(time.strptime(_date_of(again), "%a, %d %b %Y %H:%M:%S GMT"))) < 90000
+
+    @pytest.mark.parametrize(
+        ("request_bytes", "answer"),
+        [
+            (REQUEST + REQUEST, ANSWER),
+            (REQUEST[:-2], ANSWER),
+            (REQUEST + b"body", ANSWER),
+            (REQUEST, ANSWER[:-1]),
+            (REQUEST, ANSWER + b"x"),
+            (REQUEST, ANSWER.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")),
+            (REQUEST, ANSWER.replace(b"Date", b"Day")),
+            (REQUEST.replace(b"GET", b"HEAD"), ANSWER),
+        ],
+    )
+    def test_is_not_kept_when_it_or_its_request_is_not_whole(self, request_bytes, answer):
+        kept = ResponseCache()
+        kept.keep(request_bytes, answer, offered())
+        assert kept.find(request_bytes) is None
+
+    def test_is_not_kept_when_nobody_offers_it(self):
+        kept = ResponseCache()
+        kept.keep(REQUEST, ANSWER, Dependencies())
+        spoiled = offered()
+        spoiled.is_whole = False
+        kept.keep(REQUEST, ANSWER, spoiled)
+        assert kept.find(REQUEST) is None
+
+    def test_is_forgotten_when_its_files_change(self, tmp_path):
+        provenance, kept = offered(), ResponseCache()
+        provenance.note(str(tmp_path / "a"), None)
+        kept.keep(REQUEST, ANSWER, provenance)
+        assert kept.find(REQUEST) is not None
+        (tmp_path / "a").write_bytes(b"")
+        assert kept.find(REQUEST) is None
+        (tmp_path / "a").unlink()
+        assert kept.find(REQUEST) is None
+
+    def test_is_forgotten_after_a_while(self, monkeypatch):
+        kept = ResponseCache()
+        kept.keep(REQUEST, ANSWER, offered())
+        now = time.monotonic()
+        monkeypatch.setattr(
+            "docker_registry.server.response_cache.time.monotonic", lambda: now + response_cache.MAX_SECONDS + 1
+        )
+        assert kept.find(REQUEST) is None
+
+    def test_makes_room_for_others(self):
+        kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + len(REQUEST) + len(ANSWER) + 10))
+        requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
+        for one in requested:
+            kept.keep(one, ANSWER, offered())
+            kept.find(requested[0])
+        found = [one for one in requested if kept.find(one) is not None]
+        assert (requested[0], requested[-9:]) == (found[0], found[1:])
+
+
+def _date_of(answer):
+    return re.search(rb"Date: (.*?)\r\n", answer)[1].decode()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("repeats") / "store"
+
+
+@pytest.fixture(scope="module")
+def counted(store):
+    return store.with_name("counted")
+
+
+@pytest.fixture(scope="module")
+def server(store, counted):
+    """One worker, which counts what comes to the application."""
+    with Server(store, COUNTED=str(counted), GUNICORN_OPTS="tests.support.counting_application:application") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def slow(server, store):
+    """Another server of the same store, which takes the whole way every time: its log shows headers."""
+    with Server(store, GUNICORN_OPTS="--access-logformat '%(r)s %({host}i)s'") as slow:
+        yield slow
+
+
+IMAGE = make_image("repeated", layers=2)
+OLD = make(1, layer=b"layer of old" * 100)
+
+
+@pytest.fixture(scope="module")
+def pushed(server):
+    """An image by each API, old enough to be known."""
+    with Client(server.url) as client, Docker(server.url) as docker:
+        push(client, "acme/web", "v1", IMAGE)
+        docker.push("acme/old", "v1", OLD)
+    time.sleep(SETTLED_SECONDS)
+
+
+def head_of(path, *headers, method="GET"):
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+class Connection:
+    """Sends bytes and receives whole answers."""
+
+    def __init__(self, server):
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        self._received = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def ask(self, *requested):
+        """Send requests at once, and return their answers without the date, which is another one each second."""
+        self.socket.sendall(b"".join(requested))
+        return [self.receive(b"HEAD" in one[:4]) for one in requested]
+
+    def receive(self, is_head=False):
+        while b"\r\n\r\n" not in self._received:
+            self._more()
+        head, _, rest = self._received.partition(b"\r\n\r\n")
+        length = re.search(rb"\r\nContent-Length: (\d+)", head, re.IGNORECASE)
+        size = 0 if is_head or b" 304 " in head[:13] or length is None else int(length[1])
+        while len(rest) < size:
+            self._more()
+            rest = self._received.partition(b"\r\n\r\n")[2]
+        self._received = rest[size:]
+        return re.sub(rb"\r\n(Date|Expires): [^\r]*", b"", head), rest[:size]
+
+    def _more(self):
+        block = self.socket.recv(65536)
+        assert block, "the server closed the connection"
+        self._received += block
+
+
+@pytest.fixture
+def asked(counted):
+    """Return how often the application has been asked since the test began."""
+    before = counted.stat().st_size
+    return lambda: counted.stat().st_size - before
+
+
+@pytest.fixture
+def connection(server, pushed):
+    with Connection(server) as connection:
+        yield connection
+
+
+MANIFEST = "/v2/acme/web/manifests/v1"
+DIGEST = digest_of(IMAGE.manifest)
+LAYER = next(iter(IMAGE.blobs))
+
+REPEATED = [
+    head_of("/v2/"),
+    head_of(MANIFEST),
+    head_of(MANIFEST, method="HEAD"),
+    head_of(MANIFEST, f"Accept: {IMAGE.media_type}"),
+    head_of(MANIFEST, f'If-None-Match: "{DIGEST}"'),
+    head_of(MANIFEST, "User-Agent: docker/1.9.1 go/go1.4.2"),
+    head_of(f"/v2/acme/web/manifests/{DIGEST}"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", method="HEAD"),
+    head_of(f"/v1/images/{OLD.text}/json"),
+    head_of(f"/v1/images/{OLD.text}/ancestry"),
+    head_of("/v1/repositories/acme/old/tags"),
+    head_of("/v1/repositories/acme/old/tags/v1"),
+]
+NOT_REPEATED = [
+    head_of("/v2/acme/web/manifests/none"),
+    head_of("/v2/acme/web/tags/list"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}"),
+    head_of("/_ping"),
+    head_of(MANIFEST, "Accept: application/vnd.docker.distribution.manifest.list.v2+json"),
+]
+
+
+class TestARequestThatWasAnswered:
+    @pytest.mark.parametrize("requested", REPEATED, ids=lambda requested: requested.partition(b" HTTP")[0].decode())
+    def test_is_answered_again_without_the_application(self, connection, asked, slow, requested):
+        first = connection.ask(requested)
+        assert first == connection.ask(requested)  # a list is remembered once it was read
+        made = asked()
+        assert [first] * 5 == [connection.ask(requested) for _ in range(5)]
+        assert made == asked() <= 2
+        with Connection(slow) as other:
+            assert first == other.ask(requested)
+
+    @pytest.mark.parametrize("requested", NOT_REPEATED, ids=lambda one: one.partition(b" HTTP")[0].decode())
+    def test_goes_to_the_application_where_the_answer_may_differ(self, connection, asked, requested):
+        answers = [connection.ask(requested) for _ in range(3)]
+        assert ([answers[0]] * 3, 3) == (answers, asked())
+
+    def test_is_answered_again_on_another_connection(self, connection, server, asked):
+        first = connection.ask(head_of(MANIFEST, "X-Test: another connection"))
+        with Connection(server) as other:
+            assert first == other.ask(head_of(MANIFEST, "X-Test: another connection"))
+        assert 1 == asked()
+
+    def test_goes_to_the_application_when_a_byte_differs(self, connection, asked):
+        for number in range(3):
+            connection.ask(head_of(MANIFEST, f"X-Test: byte {number}"))
+        assert 3 == asked()
+
+    def test_is_answered_in_its_turn_when_it_comes_with_others(self, connection):
+        known, other = head_of(MANIFEST), head_of("/v2/")
+        expected = {one: connection.ask(one)[0] for one in (known, other)}
+        for requested in ([known, known, other], [other, known], [known, other, known, known]):
+            assert [expected[one] for one in requested] == connection.ask(*requested)
+
+    def test_is_answered_when_it_comes_in_pieces(self, connection):
+        known = head_of(MANIFEST)
+        expected = connection.ask(known)
+        for cut in (1, 10, len(known) - 1):
+            connection.socket.sendall(known[:cut])
+            time.sleep(0.02)
+            assert expected == connection.ask(known[cut:])
+
+    def test_is_another_one_when_it_has_a_body(self, connection, asked):
+        requested = head_of(MANIFEST, "Content-Length: 5")
+        for _ in range(3):
+            connection.socket.sendall(requested)
+            time.sleep(0.02)
+            connection.socket.sendall(b"hello")
+            assert b" 200 " in connection.receive()[0][:13]
+        assert 3 == asked()
+
+    def test_closes_the_connection_when_it_says_so(self, server, pushed):
+        for _ in range(3):
+            with Connection(server) as connection:
+                connection.ask(head_of(MANIFEST, "Connection: close"))
+                assert b"" == connection.socket.recv(1)
+
+    def test_has_a_line_in_the_access_log_each_time(self, connection, server):
+        for _ in range(4):
+            connection.ask(head_of(MANIFEST, "User-Agent: test of the log"))
+        time.sleep(0.1)  # a line is written when the answer is on its way
+        lines = [line for line in server.log.read_text().splitlines() if "test of the log" in line]
+        assert 4 == len(lines)
+        assert 1 == len({re.sub(r"\[.*?\]", "", line) for line in lines})
+        assert f'127.0.0.1 - -  "GET {MANIFEST} HTTP/1.1" 200 ' in re.sub(r"\[.*?\]", "", lines[-1])
+
+
+class TestAChange:
+    """By whomever: here by another process."""
+
+    def test_is_seen_by_the_next_request(self, connection, slow, asked):
+        other = make_image("another")
+        for image in (other, IMAGE) * 3:
+            with Client(slow.url) as client:
+                push(client, "acme/web", "moving", image)
+            for _ in range(3):
+                assert image.manifest == connection.ask(head_of("/v2/acme/web/manifests/moving"))[0][1]
+                time.sleep(SETTLED_SECONDS)
+        assert 12 == asked()  # the second one was made since the files were too young before
+
+    def test_that_removes_a_tag_is_seen(self, connection, slow):
+        requested = head_of("/v2/acme/web/manifests/short-lived")
+        for _ in range(3):
+            with Client(slow.url) as client:
+                client.put_manifest("acme/web", "short-lived", IMAGE.manifest, IMAGE.media_type)
+                time.sleep(SETTLED_SECONDS)
+                for _ in range(3):
+                    assert b" 200 " in connection.ask(requested)[0][0][:13]
+                client.request("DELETE", "/v2/acme/web/manifests/short-lived", 202)
+                assert b" 404 " in connection.ask(requested)[0][0][:13]
+
+    def test_that_makes_a_repository_private_is_seen(self, connection, slow):
+        with Docker(slow.url) as docker:
+            docker.push("acme/hidden", "v1", make(7))
+            time.sleep(SETTLED_SECONDS)
+            requested = [head_of("/v1/repositories/acme/hidden/tags"), head_of("/v2/acme/hidden/manifests/v1")]
+            for _ in range(3):
+                connection.ask(*requested)
+                time.sleep(SETTLED_SECONDS)
+            assert {b" 200 "} == {answer[0][8:13] for answer in connection.ask(*requested)}
+            url = f"{slow.url}/v1/repositories/acme/hidden/properties"
+            assert 200 == requests.put(url, json={"access": "private"}, timeout=20).status_code
+            for _ in range(3):
+                assert {b" 404 "} == {answer[0][8:13] for answer in connection.ask(*requested)}
+                time.sleep(SETTLED_SECONDS)
+
+    def test_of_any_kind_is_seen_at_once(self, server, slow, pushed):
+        """A walk of changes by one server or the other, after each of which both answer the same, byte for byte."""
+        chance = random.Random(20)
+        images = [make_image(f"walk {number}") for number in range(3)]
+        old = [make(number, layer=b"%d" % number * 200) for number in range(20, 23)]
+        tags = ["a", "b", "latest"]
+        with Client(server.url) as client:
+            for image in images:
+                push(client, "walk/one", image.digest, image)
+        requested = [head_of(f"/v2/walk/one/manifests/{tag}") for tag in tags]
+        requested += [head_of(f"/v2/walk/one/manifests/{image.digest}", method="HEAD") for image in images]
+        requested += [head_of("/v1/repositories/walk/one/tags")]
+        requested += [head_of(f"/v1/repositories/walk/one/tags/{tag}") for tag in tags]
+        requested += [head_of(f"/v1/images/{image.text}/json") for image in old]
+        with Connection(server) as fast, Connection(slow) as whole:
+            for step in range(60):
+                with Client(chance.choice([server, slow]).url) as client, Docker(client.url) as docker:
+                    image, tag = chance.choice(images), chance.choice(tags)
+                    change = chance.randrange(5)
+                    if change < 2:
+                        client.put_manifest("walk/one", tag, image.manifest, image.media_type)
+                    elif change == 2:
+                        client.request("DELETE", f"/v2/walk/one/manifests/{tag}", 202, 404)
+                    elif change == 3:
+                        docker.push("walk/one", tag, chance.choice(old))
+                    else:
+                        client.request("DELETE", f"/v2/walk/one/manifests/{image.digest}", 202, 404)
+                        client.put_manifest("walk/one", image.digest, image.manifest, image.media_type)
+                if chance.random() < 0.3:
+                    time.sleep(SETTLED_SECONDS)
+                for one in itertools.chain(requested, requested):
+                    assert whole.ask(one) == fast.ask(one), (step, one)
+
+
+class TestAnOperator:
+    def test_who_wants_to_see_every_request_does(self, store, counted, tmp_path, pushed):
+        hooks = tmp_path / "hooks.py"
+        seen = tmp_path / "seen"
+        hooks.write_text(
+            f"exec(open({json.dumps(str(_config()))}).read())\n"
+            f"def pre_request(worker, request): open({json.dumps(str(seen))}, 'a').write('.')\n"
+        )
+        with Server(store, GUNICORN_OPTS=f"-c {hooks}") as server, Connection(server) as connection:
+            before = len(seen.read_text())
+            for _ in range(4):
+                connection.ask(head_of(MANIFEST))
+            assert 4 == len(seen.read_text()) - before
+
+
+def _config():
+    return os.path.join(os.path.dirname(__file__), "..", "config", "gunicorn.py")

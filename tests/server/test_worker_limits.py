@@ -1,0 +1,306 @@
+"""What a worker does when clients are slow, many, or silent: over real sockets, plain and with TLS."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from http.client import HTTPResponse
+
+import pytest
+import requests
+
+from tests.support.clients.v2 import digest_of
+from tests.support.servers.registry import COMMAND, Server
+
+#: A silent client is given up after a second, and keep-alive ends after two.
+IMPATIENT = "-k tests.support.impatient_worker.ImpatientWorker --keep-alive 2"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A file with a key and a certificate for the loopback address."""
+    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command = ["openssl", "req", "-x509", *options, "-keyout", file, "-out", file.with_suffix(".crt")]
+    subprocess.run(command, check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix(".crt").read_text())
+    return file
+
+
+class TlsServer(Server):
+    """A server of which is known that it answers, though not in plain text."""
+
+    def _wait(self):
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                hello(self).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.1)
+
+
+def hello(server):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+
+
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("limits") / "store", GUNICORN_OPTS=IMPATIENT) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory, certificate):
+    options = f"{IMPATIENT} --certfile {certificate} --keyfile {certificate}"
+    with TlsServer(tmp_path_factory.mktemp("tls") / "store", GUNICORN_OPTS=options) as server:
+        server.url = f"https://127.0.0.1:{server.port}"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A worker with few connections."""
+    with Server(tmp_path_factory.mktemp("narrow") / "store", GUNICORN_OPTS="--worker-connections 20") as server:
+        yield server
+
+
+@pytest.fixture(params=["plain", "tls"])
+def server(request):
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+@pytest.fixture
+def connect():
+    """Open a connection, with TLS where the server has it."""
+    with ExitStack() as opened:
+
+        def connect(server):
+            if server.url.startswith("https"):
+                return opened.enter_context(hello(server))
+            return opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+
+        yield connect
+
+
+def answer_of(connection):
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer.status, answer.headers, answer.read()
+
+
+def start_upload(connection):
+    connection.sendall(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    return answer_of(connection)[1]["Location"]
+
+
+def patch(location, length=1_000_000, content=b"x"):
+    return f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + content
+
+
+def ends_within(connection, least, most):
+    """Tell whether the server closes a connection in time."""
+    began = time.monotonic()
+    try:
+        while connection.recv(65536):
+            pass
+    except (ConnectionResetError, ssl.SSLError):
+        pass
+    return least < time.monotonic() - began < most
+
+
+class TestASilentClient:
+    """Over TLS as over plain connections."""
+
+    def test_that_does_not_begin_is_closed(self, server):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            assert ends_within(connection, 1, 5)
+
+    def test_that_does_not_end_its_handshake_or_head_is_closed(self, server):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(b"\x16\x03\x01\x02" if server.url.startswith("https") else b"GET /v2/ HTT")
+            assert ends_within(connection, 1, 5)
+
+    def test_in_a_head_is_closed(self, server, connect):
+        connection = connect(server)
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: ")
+        assert ends_within(connection, 1, 5)
+
+    def test_between_requests_is_closed(self, server, connect):
+        connection = connect(server)
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert 200 == answer_of(connection)[0]
+        assert ends_within(connection, 1, 5)
+
+    def test_in_a_body_is_refused(self, server, connect):
+        connection = connect(server)
+        connection.sendall(patch(start_upload(connection)))
+        began = time.monotonic()
+        assert 400 == answer_of(connection)[0]
+        assert 0.5 < time.monotonic() - began < 5
+
+    def test_that_does_not_read_is_closed(self, server, connect):
+        content = bytes(20_000_000)
+        blob = f"/v2/a/blobs/{digest_of(content)}"
+        connection = connect(server)
+        path = f"/v2/a/blobs/uploads/?digest={digest_of(content)}"
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+        connection.sendall(content)
+        assert 201 == answer_of(connection)[0]
+        connection.sendall(f"GET {blob} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        time.sleep(3)
+        received = 0
+        try:
+            while block := connection.recv(1_000_000):
+                received += len(block)
+        except (ConnectionResetError, ssl.SSLError):
+            pass
+        assert received < len(content)
+        assert "Traceback" not in server.log.read_text()
+
+
+class TestAClientThatSendsWithoutRest:
+    """It needs all the time of a worker that it gets, and others are served beside it."""
+
+    REQUESTS = b"".join(b"GET /v2/a/manifests/x%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(200))
+
+    def test_requests(self, plain_server, connect):
+        self.flood(plain_server, connect(plain_server), self.REQUESTS)
+
+    def test_chunks_of_a_byte(self, plain_server, connect):
+        connection = connect(plain_server)
+        head = f"PATCH {start_upload(connection)} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        self.flood(plain_server, connection, b"1\r\nx\r\n" * 10_000)
+
+    def flood(self, server, connection, piece):
+        connection.setblocking(False)
+        over = threading.Event()
+
+        def send():
+            rest = b""
+            while not over.is_set():
+                try:
+                    rest = rest or piece
+                    rest = rest[connection.send(rest) :]
+                    connection.recv(1 << 20)
+                except BlockingIOError:
+                    time.sleep(0.005)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        try:
+            time.sleep(0.5)
+            for _ in range(5):
+                began = time.monotonic()
+                assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+                assert time.monotonic() - began < 2
+        finally:
+            over.set()
+            sending.join()
+
+
+class TestTls:
+    def test_carries_pushes_and_pulls(self, tls_server):
+        content = b"by TLS" * 100_000
+        with requests.Session() as session:
+            session.verify = False
+            session.trust_env = False
+            with pytest.warns(match="Unverified"):
+                url = f"{tls_server.url}/v2/a/blobs/uploads/?digest={digest_of(content)}"
+                assert 201 == session.post(url, data=content, timeout=20).status_code
+                for _ in range(2):  # the second answer to HEAD is given again
+                    found = session.head(f"{tls_server.url}/v2/a/blobs/{digest_of(content)}", timeout=20)
+                    assert str(len(content)) == found.headers["Content-Length"]
+                pulled = session.get(f"{tls_server.url}/v2/a/blobs/{digest_of(content)}", timeout=20)
+                assert content == pulled.content
+        assert "Traceback" not in tls_server.log.read_text()
+
+    def test_refuses_plain_text_and_goes_on(self, tls_server):
+        with socket.create_connection(("127.0.0.1", tls_server.port), timeout=10) as connection:
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert ends_within(connection, -1, 2)
+        hello(tls_server).close()
+        assert "Traceback" not in tls_server.log.read_text()
+
+
+class TestAWorkerThatRunsOutOfConnections:
+    def test_cuts_slow_bodies_and_serves_new_clients(self, narrow, connect):
+        slow = []
+        for _ in range(40):
+            connection = connect(narrow)
+            slow.append(connection)
+            connection.sendall(patch(start_upload(connection)))
+        began = time.monotonic()
+        assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code
+        assert time.monotonic() - began < 5
+        status, headers, content = answer_of(slow[0])
+        assert (503, "5", True) == (status, headers["Retry-After"], b"TOOMANYREQUESTS" in content)
+
+    def test_keeps_what_came_of_a_longer_body(self, narrow, connect):
+        connection = connect(narrow)
+        location = start_upload(connection)
+        connection.sendall(patch(location, content=bytes(100_000)))
+        time.sleep(8)  # by then it is slow
+        for _ in range(40):
+            other = connect(narrow)
+            other.sendall(patch(location))
+        status, headers, content = answer_of(connection)
+        assert (503, "5") == (status, headers["Retry-After"]), content
+        kept = requests.get(narrow.url + location, timeout=20)
+        assert "0-99999" == kept.headers["Range"]
+
+
+class TestTheLimitOfAnAddress:
+    def test_refuses_one_connection_too_many(self, tmp_path, connect):
+        with Server(tmp_path / "store", REGISTRY_MAX_CONNECTIONS_PER_ADDRESS="3") as server:
+            for _ in range(3):
+                connection = connect(server)
+                connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert 200 == answer_of(connection)[0]
+            answer = requests.get(f"{server.url}/v2/", timeout=20)
+            assert (429, "5") == (answer.status_code, answer.headers["Retry-After"])
+            assert "TOOMANYREQUESTS" == answer.json()["errors"][0]["code"]
+            connection.close()
+            time.sleep(0.5)
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+
+
+class TestSigterm:
+    def test_waits_for_no_body_that_only_trickles(self, tmp_path, connect):
+        with Server(tmp_path / "store", GUNICORN_OPTS="-k tests.support.impatient_worker.ImpatientWorker") as server:
+            connection = connect(server)
+            connection.sendall(patch(start_upload(connection)))
+            server.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            while server.process.poll() is None and time.monotonic() - began < 20:
+                time.sleep(0.3)
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    break
+            server.process.wait(20)
+            assert 1 < time.monotonic() - began < 10
+
+
+class TestTheLimitOfOpenFiles:
+    def test_is_a_limit_of_connections(self, tmp_path, connect):
+        program = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (230, 230)); "
+        command = (*COMMAND[:2], program + COMMAND[2])
+        with Server(tmp_path / "store", command=command) as server:
+            for _ in range(100):
+                connection = connect(server)
+                connection.sendall(patch(start_upload(connection)))
+            content = b"a blob" * 100_000
+            url = f"{server.url}/v2/a/blobs/uploads/?digest={digest_of(content)}"
+            assert 201 == requests.post(url, data=content, timeout=20).status_code
+            assert "Too many open files" not in server.log.read_text()
+            assert "connections fit" in server.log.read_text()

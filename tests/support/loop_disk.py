@@ -1,0 +1,79 @@
+"""File systems of their own for tests, each in a file behind a loop device; only root can mount them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from tests.support.clients.programs import require, require_root
+
+MIB = 1024 * 1024
+
+#: How each is mounted: nothing is written by itself while a test runs, so a copy of the disk is that of one moment.
+_MOUNT_OPTIONS = {"xfs": "loop"}
+_DEFAULT_MOUNT_OPTIONS = "loop,commit=300"
+
+#: By kind: the program that makes it, its Debian package, its options, and how it is checked after a crash.
+_KINDS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "ext4": ("mkfs.ext4", "e2fsprogs", ("-q", "-F"), ("e2fsck", "-fp")),
+    "ext4 with whole seconds": ("mkfs.ext4", "e2fsprogs", ("-q", "-F", "-I", "128"), ("e2fsck", "-fp")),
+    "xfs": ("mkfs.xfs", "xfsprogs", ("-q", "-f"), ()),
+    "btrfs": ("mkfs.btrfs", "btrfs-progs", ("-q", "-f"), ()),
+}
+
+
+class LoopDisk:
+    """
+    A disk in a file.
+
+    Attributes:
+        folder: where it is mounted.
+    """
+
+    def __init__(self, image: Path, folder: Path, kind: str = "ext4", size_bytes: int = 400 * MIB) -> None:
+        """Make the file system, unless the image is there; skip the test where that cannot be done."""
+        require_root()
+        program, package, options, self._check = _KINDS[kind]
+        self._image = image
+        self._options = _MOUNT_OPTIONS.get(kind, _DEFAULT_MOUNT_OPTIONS)
+        self.folder = folder
+        folder.mkdir()
+        if not image.exists():
+            with image.open("wb") as file:
+                file.truncate(size_bytes)
+            run(require(program, package), *options, image)
+
+    def mount(self, *, check: bool = False) -> None:
+        """
+        Mount it.
+
+        Args:
+            check: repair it first, as after a crash.
+        """
+        if check and self._check:
+            run(*self._check, self._image, codes=(0, 1))
+        run("mount", "-o", self._options, self._image, self.folder)
+
+    def abort(self) -> None:
+        """Make the file system give up, as after an I/O error: nothing more is written to the disk."""
+        run("mount", "-o", "remount,abort", self.folder)
+
+    def copy(self, image: Path) -> None:
+        """Copy what the disk holds now, as a snapshot of the storage below a virtual machine does."""
+        run("cp", "--sparse=auto", self._image, image)
+
+    def unmount(self) -> None:
+        """Unmount it, if it is mounted; wait for processes that are ending."""
+        for _ in range(100):
+            if not self.folder.is_mount():
+                return
+            subprocess.run(["umount", self.folder], capture_output=True, check=False)
+            time.sleep(0.02)
+        raise AssertionError(f"{self.folder} stays mounted")
+
+
+def run(*command: str | Path, codes: tuple[int, ...] = (0,)) -> None:
+    """Run a command, whose output is the message when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in codes, f"{command}: {done.stdout} {done.stderr}"

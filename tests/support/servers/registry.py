@@ -1,0 +1,99 @@
+"""A registry as a real process on a free port of the loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.support.processes import free_port
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+#: The console script, as it runs from a checkout that nobody has installed.
+COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import main; sys.exit(main())")
+
+
+class Server:
+    """Starts when it is entered, and is stopped by its process id when it is left."""
+
+    def __init__(self, store, workers=1, command=COMMAND, port=None, root=ROOT, **environment):
+        self.root = root  # of the checkout that runs
+        self.store = Path(store)
+        self.workers = workers
+        self.command = command
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = environment
+        self.process = None
+        self.log = self.store.parent / f"{self.store.name}-{self.port}.log"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        self.store.parent.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "REGISTRY_HOST": "127.0.0.1",
+            "REGISTRY_PORT": str(self.port),
+            "GUNICORN_WORKERS": str(self.workers),
+            "STORAGE_PATH": str(self.store),
+            "SQLALCHEMY_INDEX_DATABASE": f"sqlite:///{self.store.absolute()}.search.db",
+            **self.environment,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.root,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def stop(self):
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+            self.process = None
+
+    def kill(self):
+        """End master and workers at once, as a power cut would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(60)
+        self.process = None
+
+    def worker_pids(self):
+        """The processes that answer requests."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    @property
+    def pids(self):
+        """The same, as every server has them."""
+        return self.worker_pids()
+
+    def _wait(self):
+        for _ in range(300):
+            if self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/v2/", timeout=5).close()
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise RuntimeError(f"the server does not answer:\n{self.log.read_text()[-4000:]}")

@@ -1,0 +1,195 @@
+"""A real Swift on free ports of loopback: one of each server, one copy of everything, users of TempAuth."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import itertools
+import shutil
+import socket
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from swiftclient.client import Connection
+
+from tests.support import processes
+from tests.support.clients import programs
+
+USER, PASSWORD = "test:tester", "testing"
+READER, READER_PASSWORD = "test:reader", "reading"
+
+_SERVICES = ("account", "container", "object")
+_numbers = itertools.count()
+
+_STORAGE = """
+[DEFAULT]
+devices = {folder}/srv
+mount_check = false
+disable_fallocate = true
+bind_ip = 127.0.0.1
+bind_port = {port}
+workers = 0
+user = {user}
+swift_dir = {folder}
+recon_cache_path = {folder}/cache
+log_address = /dev/null
+log_level = WARNING
+db_preallocation = off
+[pipeline:main]
+pipeline = {service}-server
+[app:{service}-server]
+use = egg:swift#{service}
+"""
+
+_PROXY = """
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {port}
+workers = 0
+user = {user}
+swift_dir = {folder}
+log_address = /dev/null
+log_level = WARNING
+[pipeline:main]
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl {auth} copy slo dlo proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+allow_account_management = true
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:{memcached}
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
+user_test_reader = reading
+storage_url_scheme = http
+[filter:slo]
+use = egg:swift#slo
+max_manifest_segments = {most_segments}
+"""
+_FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "tempurl", "s3api", "copy", "dlo")
+
+
+@dataclass(frozen=True)
+class SwiftServer:
+    """Where it listens."""
+
+    port: int
+    memcached_port: int
+
+    @property
+    def authurl(self) -> str:
+        return f"http://127.0.0.1:{self.port}/auth/v1.0"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What a driver is given for a container of its own."""
+        return {
+            "swift_authurl": self.authurl,
+            "swift_container": f"lab{next(_numbers)}",
+            "swift_user": USER,
+            "swift_password": PASSWORD,
+        }
+
+    def forget_tokens(self) -> None:
+        """Let every token that was given become invalid."""
+        with socket.create_connection(("127.0.0.1", self.memcached_port)) as memcached:
+            memcached.sendall(b"flush_all\r\n")
+            assert memcached.recv(100) == b"OK\r\n"
+
+    def connect(self) -> Connection:
+        """Return a client of the tests' own."""
+        return Connection(self.authurl, USER, PASSWORD)
+
+
+@pytest.fixture(scope="session")
+def swift_server() -> Iterator[SwiftServer]:
+    with run_swift() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_swift() -> Iterator[SwiftServer]:
+    """Run all of it for as long as a ``with`` lasts."""
+    memcached = programs.require("memcached", "memcached")
+    _require("swift-proxy-server")
+    folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
+    for name in ("srv/d1", "cache"):
+        (folder / name).mkdir(parents=True)
+    ports = {service: processes.free_port() for service in (*_SERVICES, "proxy", "memcached")}
+    _write_configuration(folder, ports)
+    commands = {
+        "memcached": [
+            memcached,
+            "-u",
+            getpass.getuser(),
+            "-l",
+            "127.0.0.1",
+            "-p",
+            str(ports["memcached"]),
+            "-U",
+            "0",
+            "-m",
+            "32",
+        ],
+        **{
+            service: [_require(f"swift-{service}-server"), str(folder / f"{service}.conf"), "-v"]
+            for service in (*_SERVICES, "proxy")
+        },
+    }
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        for service, command in commands.items():
+            port = ports[service]
+            ready = _is_healthy if service == "proxy" else processes.listens
+            stack.enter_context(
+                processes.running(command, folder / f"{service}.log", lambda port=port, ready=ready: ready(port))
+            )
+        yield SwiftServer(ports["proxy"], ports["memcached"])
+
+
+def _require(program: str) -> str:
+    """Return a program of the package ``swift``, which lies beside Python."""
+    beside = Path(sys.executable).parent / program
+    found = str(beside) if beside.exists() else processes.find(program)
+    return found or programs.missing(f"{program} is not installed (pip install swift)")
+
+
+def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
+    (folder / "swift.conf").write_text(
+        "[swift-hash]\nswift_hash_path_suffix = lab\n[storage-policy:0]\nname = Policy-0\ndefault = yes\n"
+        # Pages so short that every longer list needs several.
+        "[swift-constraints]\ncontainer_listing_limit = 20\n"
+    )
+    builder = programs.Tool([_require("swift-ring-builder")])
+    for service in _SERVICES:
+        text = _STORAGE.format(user=getpass.getuser(), folder=folder, service=service, port=ports[service])
+        (folder / f"{service}.conf").write_text(text)
+        ring = folder / f"{service}.builder"
+        builder(ring, "create", "6", "1", "1")
+        builder(ring, "add", f"r1z1-127.0.0.1:{ports[service]}/d1", "1")
+        builder(ring, "rebalance")
+    text = _PROXY.format(
+        user=getpass.getuser(),
+        folder=folder,
+        port=ports["proxy"],
+        memcached=ports["memcached"],
+        auth="s3api tempauth",
+        most_segments=8,
+    )
+    text += "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _FILTERS)
+    (folder / "proxy.conf").write_text(text)
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthcheck", timeout=5):
+            return True
+    except OSError:
+        return False

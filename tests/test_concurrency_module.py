@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.concurrency import run_in_background, run_in_thread, start_in_thread
+from tests.support.gevent_program import under_gevent
+
+IMPORTS = (
+    "import threading\nfrom docker_registry.concurrency import run_in_thread, run_in_background, start_in_thread\n"
+)
+
+
+def fail():
+    raise LookupError("expected")
+
+
+class TestOutsideGevent:
+    def test_a_call_gives_its_result(self):
+        assert 3 == run_in_thread(max, 1, 3)
+
+    def test_a_call_raises_what_the_function_raises(self):
+        with pytest.raises(LookupError):
+            run_in_thread(fail)
+
+    def test_a_call_can_be_started_and_awaited_later(self):
+        assert 3 == start_in_thread(max, 1, 3)()
+
+    def test_what_nobody_waits_for_is_done_at_once(self):
+        done = []
+        run_in_background(done.append, 1)
+        assert [1] == done
+
+
+class TestUnderGevent:
+    def test_other_greenlets_go_on_during_a_call(self):
+        program = """
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+gevent.spawn(tick)
+run_in_thread(native_sleep, 0.3)
+print(len(ticks) > 10)
+"""
+        assert ["True"] == under_gevent(IMPORTS + program)
+
+    def test_what_nobody_waits_for_is_done_by_another_thread(self):
+        program = """
+done_by = []
+def work():
+    native_sleep(0.2)
+    done_by.append(this_thread())
+run_in_background(work)
+print(done_by == [])
+while not done_by:
+    gevent.sleep(0.01)
+print(done_by != [this_thread()])
+"""
+        assert ["True", "True"] == under_gevent(IMPORTS + program)
+
+    def test_a_call_raises_what_the_function_raises_and_prints_nothing(self):
+        program = """
+def fail():
+    raise LookupError
+try:
+    run_in_thread(fail)
+except LookupError:
+    print("raised")
+"""
+        assert ["raised"] == under_gevent(IMPORTS + program)
+
+    @pytest.mark.parametrize("interruption", ["gevent.GreenletExit", "gevent.Timeout"])
+    def test_an_interrupted_call_ends_with_its_function_and_not_before(self, interruption):
+        program = f"""
+steps = []
+def work():
+    native_sleep(0.3)
+    steps.append("worked")
+def caller():
+    try:
+        run_in_thread(work)
+    except {interruption}:
+        steps.append("interrupted")
+greenlet = gevent.spawn(caller)
+gevent.sleep(0.05)
+for _ in range(2):
+    greenlet.kill({interruption}, block=False)
+    gevent.sleep(0.05)
+greenlet.join()
+print(*steps)
+"""
+        assert ["worked", "interrupted"] == under_gevent(IMPORTS + program)
