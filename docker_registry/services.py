@@ -109,9 +109,8 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
 
 def storage_folder(config: Config) -> Path | None:
     """Return the folder of a store of local files; None for other stores."""
-    if config.storage != "file":
-        return None
-    return Path(config.driver_options["storage_path"]).expanduser().absolute()
+    path = config.driver_options.get("storage_path") if config.storage == "file" else None
+    return None if path is None else Path(path).expanduser().absolute()
 
 
 def search_database(config: Config) -> str:
