@@ -15,9 +15,9 @@ from tests.support.gevent_program import under_gevent
 IMPORTS = """
 import os, time, sys
 from docker_registry import client_presence, errors
-from docker_registry.cpu_pool import CpuPool
-from tests import cpu_jobs
-from tests.processes import children
+from docker_registry.cpu_pool.pool import CpuPool
+from tests.support import cpu_jobs
+from tests.support.processes import children
 
 def pool(**options):
     return CpuPool("tests.support.cpu_jobs", cpu_jobs.JOBS, **options)

@@ -92,7 +92,7 @@ class TestTheMaster:
         program = """
 import sys
 
-from docker_registry import server
+from docker_registry.server import launch
 
 def witness(event, arguments):
     if event == "import" and arguments[0] in {"flask", "requests", "sqlalchemy", "gunicorn.workers.ggevent"}:
@@ -104,7 +104,7 @@ def witness(event, arguments):
 
 seen = set()
 sys.addaudithook(witness)
-server.load()
+launch.load()
 import docker_registry.app
 assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
 """

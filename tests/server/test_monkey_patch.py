@@ -34,7 +34,12 @@ def run(tmp_path):
 
 class TestPatching:
     def test_tells_every_package_that_wants_to_know(self, run):
-        program = "from docker_registry import patching; patching.patch_{}(); import listener; print(*listener.names)"
+        program = (
+            "from docker_registry.server import monkey_patch\n"
+            "monkey_patch.patch_{}()\n"
+            "import listener\n"
+            "print(*listener.names)\n"
+        )
         assert {"socket", "threading", "time"} <= set(run(program.format("master")))
         assert ["os", "signal", "queue"] == run(program.format("worker"))
 
@@ -46,8 +51,8 @@ class TestPatching:
             "    times.append(1)\n"
             "    return read(**what)\n"
             "metadata.distributions = counted\n"
-            "from docker_registry import patching\n"
-            "patching.patch_master()\n"
+            "from docker_registry.server import monkey_patch\n"
+            "monkey_patch.patch_master()\n"
             "print(len(times), metadata.entry_points is ask)\n"
         )
         assert ["1", "True"] == run(program)

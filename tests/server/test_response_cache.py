@@ -374,4 +374,4 @@ class TestAnOperator:
 
 
 def _config():
-    return os.path.join(os.path.dirname(__file__), "..", "config", "gunicorn.py")
+    return os.path.join(os.path.dirname(__file__), "..", "..", "config", "gunicorn.py")

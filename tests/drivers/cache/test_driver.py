@@ -299,7 +299,7 @@ DYING = """
 import os, sys
 from docker_registry.drivers.file import FileDriver
 from tests.drivers.cache.test_driver import cached
-from tests.redis_server import RedisServer
+from tests.support.servers.redis import RedisServer
 
 class Dying(FileDriver):
     def put_content(self, path, content, *, if_match=None):
