@@ -11,7 +11,8 @@ from typing import Final
 
 from flask import Flask, request
 
-from docker_registry.registry.access import ANONYMOUS, Access, Action, Principal
+from docker_registry.registry.access import Access, Action
+from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.v1.private_repositories import PrivateRepositories
 
@@ -56,6 +57,9 @@ ACTIONS: Final = {
     "v2_uploads.start_upload": Action.PUSH,
 }
 
+#: Maximum length of a request id that a proxy sends in X-Request-Id.
+_MAX_ID: Final = 128
+
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
@@ -76,6 +80,11 @@ def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
 def principal() -> Principal:
     """Return the principal of the current request; without authentication, always the anonymous one."""
     return ANONYMOUS
+
+
+def actor(reason: Reason) -> Actor:
+    """Return the originator of the changes that the current request makes."""
+    return Actor(reason, principal(), request.remote_addr or "", request.headers.get("X-Request-Id", "")[:_MAX_ID])
 
 
 def _tag(values: dict[str, object]) -> Tag | None:

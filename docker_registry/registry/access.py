@@ -10,12 +10,13 @@ has the same result as in a repository that does not exist, and takes the same t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol, TypeVar
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry import layout
+from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 
 #: Maximum hidden repositories that are searched for a digest. With more, a mount without a source becomes an upload.
@@ -35,15 +36,6 @@ class Action(Enum):
     DELETE = "delete"
     ADMIN = "admin"
 
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The user or robot on whose behalf a request is made."""
-
-    name: str = "anonymous"
-
-
-ANONYMOUS: Final = Principal()
 
 #: A repository's canonical name: the one of API V2, or that of API V1 if V2 has none.
 Repository = RepositoryName | ImageRepositoryName
@@ -111,18 +103,18 @@ class Access:
         """Return the name of a repository, or its hidden form if the policy denies the action."""
         return name if self.policy.allows(principal, action, name, tag) else hide(name)
 
-    def may_pull(self, name: Repository, principal: Principal = ANONYMOUS) -> bool:
+    def may_pull(self, principal: Principal, name: Repository) -> bool:
         """Return whether a principal may pull from a repository."""
         return self.policy.allows(principal, Action.PULL, name)
 
-    def pull_filter(self, principal: Principal = ANONYMOUS) -> Callable[[RepositoryName], bool] | None:
+    def pull_filter(self, principal: Principal) -> Callable[[RepositoryName], bool] | None:
         """Return a predicate for the repositories that a principal may pull from; None if it may pull from all."""
         hidden = self.policy.hidden_repositories(principal)
         if hidden is not None and not hidden:
             return None
-        return lambda name: self.may_pull(name, principal)
+        return lambda name: self.may_pull(principal, name)
 
-    def may_mount(self, digest: Digest, principal: Principal = ANONYMOUS) -> bool:
+    def may_mount(self, principal: Principal, digest: Digest) -> bool:
         """
         Return whether a principal may pull from every repository that has a digest, as a blob or as a manifest.
 

@@ -8,6 +8,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access, hide
+from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
@@ -69,22 +70,29 @@ class Blobs:
         """Return the blob's bytes as a file to serve."""
         return StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
 
-    def mount(self, name: RepositoryName, digest: Digest, source: RepositoryName | None = None) -> Blob:
+    def mount(
+        self,
+        name: RepositoryName,
+        digest: Digest,
+        source: RepositoryName | None = None,
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
+    ) -> Blob:
         """
         Link a blob that is already in the store to a repository (end-11).
 
         Args:
-            source: the repository to mount from; None for any, which is allowed only if the client may see all
+            source: the repository to mount from; None for any, which is allowed only if the actor may see all
                 repositories that have the blob.
 
         Raises:
-            BlobUnknown: the blob does not exist there, or the client may not see it.
+            BlobUnknown: the blob does not exist there, or the actor may not see it.
         """
         if source is None:
-            is_allowed = self._access.may_mount(digest)
+            is_allowed = self._access.may_mount(actor.principal, digest)
             blob = self.stat_anywhere(digest)
         else:
-            is_allowed = self._access.may_pull(source)
+            is_allowed = self._access.may_pull(actor.principal, source)
             blob = self.stat(source if is_allowed else hide(source), digest)
         if not is_allowed:
             raise BlobUnknown(digest=str(digest))

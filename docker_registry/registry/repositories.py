@@ -20,6 +20,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.listing_cache import Page, cut
@@ -87,12 +88,13 @@ class Repositories:
         if not self.exists(name):
             raise NameUnknown(name=str(name))
 
-    def page(self, count: int, last: str = "", *, with_hidden: bool = False) -> Page:
+    def page(self, count: int, last: str = "", *, principal: Principal = ANONYMOUS, with_hidden: bool = False) -> Page:
         """
         Return at most *count* names of repositories, those after *last*, in ASCII order.
 
         Args:
-            with_hidden: include repositories that the client may not see.
+            principal: only repositories that it may pull from are listed.
+            with_hidden: list all repositories, whatever the principal may do.
         """
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:
@@ -101,7 +103,7 @@ class Repositories:
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)
-            if not with_hidden and not self._access.may_pull(repository):
+            if not with_hidden and not self._access.may_pull(principal, repository):
                 return False
             # On object stores each check would be a request, so a catalog entry is trusted; adopt() removes stale ones.
             return self._driver.walks_by_pages or self.exists(repository)

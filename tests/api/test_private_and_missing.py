@@ -17,6 +17,7 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown, ImageUnknown, UploadUnknown
 from docker_registry.registry import Registry, events
 from docker_registry.registry.access import MAX_SEARCHED_REPOSITORIES
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.services import build
 from tests.registry.bridge import both
@@ -252,16 +253,16 @@ class TestADigestOfAPrivateRepository:
         assert 200 == app.delete("/v1/repositories/acme/web/").status_code
         closed = Registry(registry.driver)
         assert 1 == closed.private_repositories.adopt()
-        assert not closed.access.may_pull(both.NEW)
+        assert not closed.access.may_pull(ANONYMOUS, both.NEW)
         assert registry.manifests.exists(both.NEW, manifest)
 
     def test_is_never_mounted_where_too_many_repositories_would_be_searched(self, open_app):
         registry, _ = open_app()
         digest = both.put_blob(registry, b"open", RepositoryName("acme/open"))
         for number in range(MAX_SEARCHED_REPOSITORIES + 1):
-            assert registry.access.may_mount(digest)
+            assert registry.access.may_mount(ANONYMOUS, digest)
             registry.private_repositories.set_private(ImageRepositoryName("many", f"n{number}"), private=True)
-        assert not registry.access.may_mount(digest)
+        assert not registry.access.may_mount(ANONYMOUS, digest)
 
     def test_is_no_part_of_a_manifest(self, client, server):
         answer = client.session.put(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
+from docker_registry.api.authorization import principal
 from docker_registry.api.v1.responses import answer
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
@@ -50,7 +51,7 @@ def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blu
 
 def _visible(found: Page, access: Access) -> Page:
     """Return the page without repositories that the client may not see."""
-    if access.pull_filter() is None:
+    if access.pull_filter(principal()) is None:
         return found
     results = tuple(result for result in found.results if _may_pull(result.name, access))
     hidden = len(found.results) - len(results)
@@ -59,7 +60,7 @@ def _visible(found: Page, access: Access) -> Page:
 
 def _may_pull(name: str, access: Access) -> bool:
     try:
-        return access.may_pull(_name(name))
+        return access.may_pull(principal(), _name(name))
     except NameInvalid:  # an entry that another program wrote
         return False
 

@@ -8,6 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
+from docker_registry.api.authorization import principal
 from docker_registry.registry import Registry
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
@@ -36,7 +37,7 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     def list_repositories() -> Response:
         """List the repositories, page by page."""
         wanted = requests.page(max_page_entries)
-        page = registry.repositories.page(wanted.count, wanted.last)
+        page = registry.repositories.page(wanted.count, wanted.last, principal=principal())
         return _listed({"repositories": page.names}, page, wanted)
 
     @bp.get("/v2/<path:name>/tags/list")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.authorization import actor
 from docker_registry.api.v2.responses import changed
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry import Registry
@@ -67,7 +68,8 @@ def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
     try:
         source = request.args.get("from")
         digest = Digest.parse(request.args["mount"])
-        return registry.blobs.mount(name, digest, RepositoryName.parse(source) if source else None)
+        from_name = RepositoryName.parse(source) if source else None
+        return registry.blobs.mount(name, digest, from_name, actor=actor("push"))
     except (BlobUnknown, DigestInvalid, NameInvalid):
         return None  # fall back to an upload ("Mounting a blob from another repository")
 

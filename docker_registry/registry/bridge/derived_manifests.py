@@ -25,6 +25,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
@@ -83,7 +84,7 @@ class DerivedManifests:
         known = self.find(image_id)
         if known is not None and self._driver.exists(layout.revision_link(name, known)):
             return known
-        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter())
+        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(ANONYMOUS))
         if origin is not None:
             self.link(name, origin[1])
             return origin[1]

@@ -22,6 +22,7 @@ from typing import Final
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.derived_images import DerivedImage, DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
@@ -126,7 +127,11 @@ class Images:
         return derived.payload if derived is not None else self._check_pushed(image_id)
 
     def _find_derived(self, image_id: ImageId) -> DerivedImage | None:
-        return self._derived.find(image_id, self._access.pull_filter()) if self._derived.is_known(image_id) else None
+        return (
+            self._derived.find(image_id, self._access.pull_filter(ANONYMOUS))
+            if self._derived.is_known(image_id)
+            else None
+        )
 
     def _check_pushed(self, image_id: ImageId) -> bytes:
         if self._unfinished.is_marked(image_id) and not self._heal(image_id):
@@ -143,7 +148,7 @@ class Images:
             ImageUnknown: the image does not exist.
         """
         is_derived = self._derived.is_known(image_id)
-        derived = self._derived.ancestry(image_id, self._access.pull_filter()) if is_derived else None
+        derived = self._derived.ancestry(image_id, self._access.pull_filter(ANONYMOUS)) if is_derived else None
         return derived if derived is not None else self._pushed_ancestry(image_id)
 
     def ancestry_anywhere(self, image_id: ImageId) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown, NameInvalid, PathNotFound
 from docker_registry.registry import events
-from docker_registry.registry.access import Action, Principal, Repository
+from docker_registry.registry.access import Action, Repository
+from docker_registry.registry.actor import Principal
 from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.listing_cache import ListingCache

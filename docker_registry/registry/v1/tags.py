@@ -21,6 +21,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, layout
 from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
@@ -277,7 +278,7 @@ class ImageTags:
 
     def _origin(self, repository: RepositoryName, image_id: ImageId) -> tuple[RepositoryName, Digest] | None:
         """Return the repository and digest of the V2 image whose top V1 image this is; None if there is none."""
-        return self._derived_images.manifest(image_id, repository, self._access.pull_filter())
+        return self._derived_images.manifest(image_id, repository, self._access.pull_filter(ANONYMOUS))
 
     def _write_link(self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest) -> None:
         """Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top."""

@@ -16,6 +16,7 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import Registry
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import NEW, OLD, V1, V2, config_of, layer, make_v2, push_v1, push_v2, v1_image
 from tests.support.v1_images import chain, make
@@ -245,7 +246,7 @@ class TestAPrivateRepository:
         assert not registry.private_repositories.is_private_image(top)
         registry.private_repositories.set_private(OLD, private=True)
         assert registry.private_repositories.is_private_image(top)
-        assert not registry.access.may_pull(NEW)
+        assert not registry.access.may_pull(ANONYMOUS, NEW)
 
     def test_hides_nothing_that_a_public_one_has_too(self, registry):
         push_v2(registry, layer(1))

@@ -10,7 +10,8 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
 from docker_registry.registry import Registry, events
-from docker_registry.registry.access import ANONYMOUS, Action
+from docker_registry.registry.access import Action
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout

@@ -1,0 +1,40 @@
+"""Who does something to the registry, and why: for access policies, events and records of changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+#: Why something changes: a request of a client (``push``, ``delete``), a task of the registry, or a command (``cli``).
+Reason = Literal["push", "delete", "retention", "gc", "mirror", "restore", "cli"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The user or robot on whose behalf a request is made."""
+
+    name: str = "anonymous"
+
+
+ANONYMOUS: Final = Principal()
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """
+    The originator of a change; every method that changes something takes one as its keyword argument ``actor``.
+
+    Attributes:
+        client_address: network address of the client; empty for a task or command of the registry itself.
+        request_id: identifies the request in logs; empty without a request.
+    """
+
+    reason: Reason
+    principal: Principal = ANONYMOUS
+    client_address: str = ""
+    request_id: str = ""
+
+
+#: The actor of changes for which the caller names none: an anonymous client.
+ANONYMOUS_PUSH: Final = Actor("push")
+ANONYMOUS_DELETE: Final = Actor("delete")
