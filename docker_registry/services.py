@@ -8,17 +8,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, final
 
-from docker_registry import drivers
-from docker_registry.config.schema import Config, Redis
+from docker_registry import __version__, drivers
+from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
 from docker_registry.drivers.cache.circuit_breaker import PATIENCE_SECONDS, Circuit
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
+from docker_registry.error_reports.bugsnag import BugsnagReporter
+from docker_registry.error_reports.mail import MailReporter, MailServer
+from docker_registry.error_reports.report import ErrorReporter
+from docker_registry.error_reports.reporting import ErrorReporting
+from docker_registry.error_reports.sentry import SentryReporter
 from docker_registry.memory_budget import MemoryBudget
+from docker_registry.redaction import Redactor
 from docker_registry.registry import Registry
 from docker_registry.registry.layers.limits import LayerLimits
+from docker_registry.registry.leases import Leases
 from docker_registry.registry.search import index as search
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
@@ -38,6 +45,7 @@ class Services:
         body_memory: memory budget for request bodies that are held in memory.
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis.
+        error_reporting: passes logged errors to the configured reporters, once it watches the log.
     """
 
     config: Config
@@ -46,6 +54,7 @@ class Services:
     search_index: SearchIndex
     search_updates: SearchUpdates
     diff_queue: RedisDiffQueue | None
+    error_reporting: ErrorReporting
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def __enter__(self) -> Services:
@@ -96,6 +105,8 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
         search_updates = SearchUpdates(search_index, registry.search_entries.look_up)
         if not isinstance(search_index, NullIndex):
             search_updates.connect(registry.driver)
+        error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
+        opened.callback(error_reporting.close)
         return Services(
             config=config,
             registry=registry,
@@ -103,6 +114,7 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
             search_index=search_index,
             search_updates=search_updates,
             diff_queue=diff_queue,
+            error_reporting=error_reporting,
             _opened=opened.pop_all(),
         )
 
@@ -168,6 +180,36 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     """
     place = _redis_place(config.cache)
     return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+
+
+def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:
+    """
+    Return the configured reporters of errors.
+
+    Raises:
+        ConfigError: a setting is invalid, or a library is not installed.
+    """
+    reporters: list[ErrorReporter] = []
+    mail = config.email_exceptions
+    if mail.smtp_host:
+        server = MailServer.parse(
+            host=mail.smtp_host,
+            port=mail.smtp_port,
+            login=mail.smtp_login,
+            password=mail.smtp_password,
+            secure=mail.smtp_secure,
+            ca_file=mail.smtp_ca,
+            from_addr=mail.from_addr,
+            to_addr=mail.to_addr,
+        )
+        reporters.append(MailReporter(server, leases, flavor=config.flavor, release=__version__))
+    if config.bugsnag:
+        reporters.append(
+            BugsnagReporter(config.bugsnag, config.bugsnag_endpoint, flavor=config.flavor, release=__version__)
+        )
+    if config.sentry_dsn:
+        reporters.append(SentryReporter(config.sentry_dsn, flavor=config.flavor, release=__version__))
+    return reporters
 
 
 def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiffQueue | None) -> Registry:

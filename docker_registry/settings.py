@@ -39,7 +39,8 @@ _SUFFIXES: Final[Mapping[str, Mapping[str, int]]] = {
     "bytes": {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4},
 }
 
-_BOOLEANS: Final = {
+#: Texts of true and false, in lower case.
+BOOLEANS: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
@@ -112,8 +113,8 @@ class Setting:
         return self._convert_scalar(raw.strip())
 
     def _convert_scalar(self, text: str) -> bool | int | float:
-        if self.type is bool and text.lower() in _BOOLEANS:
-            return _BOOLEANS[text.lower()]
+        if self.type is bool and text.lower() in BOOLEANS:
+            return BOOLEANS[text.lower()]
         number: int | float = math.nan
         if self.type is int and _INTEGER.fullmatch(text):
             number = int(text)

@@ -19,6 +19,7 @@ try:
     _config = load_config(os.environ)
     start_logging(_config.loglevel)
     _services = build(_config)
+    _services.error_reporting.watch()
     application = create_app(_services)
 except RegistryError as error:
     print(f"docker-registry: {error}", file=sys.stderr)

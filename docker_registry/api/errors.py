@@ -19,6 +19,7 @@ from flask import Flask, Response, current_app, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
+from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ def answer(error: Exception) -> Response:
         return _registry_error(error)
     if isinstance(error, HTTPException):
         return _http_error(error)
-    logger.exception("%s %s failed", request.method, request.path)
-    return _envelope(500, "UNKNOWN", "The registry made a mistake; its log says more.", {})
+    logger.exception("%s %s failed", request.method, request.path, extra={SECRETS_ATTRIBUTE: _credentials()})
+    return _envelope(500, "UNKNOWN", "Internal error. See the registry log.", {})
 
 
 def find(error: type[RegistryError]) -> tuple[int, str]:
@@ -104,7 +105,8 @@ def _registry_error(error: RegistryError) -> Response:
     if isinstance(error, errors.Overloaded):
         logger.warning("%s %s: %s", request.method, request.path, error)
     elif status >= 500:
-        logger.error("%s %s: %s", request.method, request.path, error)
+        extra = {ERROR_ATTRIBUTE: error, SECRETS_ATTRIBUTE: _credentials()}
+        logger.error("%s %s: %s", request.method, request.path, error, extra=extra)
     response = _envelope(status, code, error.sentence, {} if isinstance(error, _PRIVATE) else error.detail)
     if isinstance(error, errors.RangeInvalid):
         # end-5, end-6: the current offset, so that the client can continue without another request.
@@ -126,6 +128,15 @@ def _http_error(error: HTTPException) -> Response:
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response
+
+
+def _credentials() -> frozenset[str]:
+    """Return the secrets of the request, whole and in parts; reports of its error must not contain them."""
+    header, cookies = request.headers.get("Authorization", ""), request.headers.get("Cookie", "")
+    found = {header, header.partition(" ")[2].strip(), cookies, *request.cookies.values()}
+    if request.authorization is not None and request.authorization.password:
+        found.add(request.authorization.password)
+    return frozenset(found - {""})
 
 
 def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -> Response:

@@ -26,9 +26,7 @@ logger = logging.getLogger(__name__)
 
 #: Prefixes of settings that are declared but not implemented; remove a prefix when its feature is implemented.
 NOT_SERVED_YET = (
-    "bugsnag",
     "disable_token_auth",
-    "email_exceptions.",
     "index_endpoint",
     "mirroring.",
     "privileged_key",
@@ -94,13 +92,16 @@ class EmailExceptions:
 
     smtp_host: str | None = setting(None, "Host of the mail server; no mail is sent without it.")
     smtp_port: int = setting(25, "Its port.", minimum=1)
-    smtp_login: str | None = setting(None, "User name there.")
-    smtp_password: str | None = setting(None, "Password there.", secret=True)
+    smtp_login: str | None = setting(None, "User name for the mail server; no authentication without it.")
+    smtp_password: str | None = setting(None, "Password for the mail server.", secret=True)
     smtp_secure: str = setting(
-        "false", "`true` for STARTTLS; or the path of a PEM file with the client's key and certificate, for both."
+        "false", "`true` requires STARTTLS; the path of a PEM file with a key and a certificate also sends these."
+    )
+    smtp_ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file with the certificates that sign the mail server's; those of the system when unset."
     )
     from_addr: str = setting("docker-registry@localdomain.local", "Sender.")
-    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Receiver.")
+    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Receivers, separated by commas.")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -208,7 +209,28 @@ class Config:
     cache_lru: CacheLru = field(default_factory=CacheLru)
     cors: Cors = field(default_factory=Cors)
     email_exceptions: EmailExceptions = field(default_factory=EmailExceptions)
-    bugsnag: str | None = setting(None, "API key of Bugsnag, where unknown errors are reported.", secret=True)
+    bugsnag: str | None = setting(None, "API key of Bugsnag, to which errors are reported.", secret=True)
+    bugsnag_endpoint: str = setting("https://notify.bugsnag.com", "URL of Bugsnag's notify API.")
+    sentry_dsn: str | None = setting(None, "DSN of a Sentry project, to which errors are reported.", secret=True)
+
+
+def secret_values(config: Config) -> frozenset[str]:
+    """Return the values of all secret settings, which must appear in no log and no report."""
+    found = {value for row in rows(Config) if row.secret for value in [_look_up(config, row.name)] if value}
+    for row in config.driver_settings:
+        value = config.driver_options.get(row.keyword)
+        if row.section is not None:
+            secret = [field.name for field in rows(row.section) if field.secret]
+            found |= {text for item in value or () for name in secret if (text := _look_up(item, name))}
+        elif row.secret and value:
+            found.add(value)
+    return frozenset(map(str, found))
+
+
+def _look_up(section: object, name: str) -> Any:
+    for part in name.split("."):
+        section = getattr(section, part)
+    return section
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:

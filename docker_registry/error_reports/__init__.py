@@ -1,0 +1,1 @@
+"""Reports of unexpected errors: by mail, to Bugsnag and to Sentry."""

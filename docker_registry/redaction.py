@@ -1,0 +1,63 @@
+"""Redaction of secrets in texts that leave the registry, such as reports of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+MASK: Final = "********"
+
+#: Shorter secrets are replaced only where they are whole words, so that a password `a` does not destroy every text.
+_SHORT: Final = 6
+
+_NAMES: Final = (
+    r"[\w-]*(?:authorization|cookie|password|passwd|pwd|secret|token|signature|credential|sig|api[_-]?key|access[_-]?key"
+    r"|accesskeyid)"
+)
+
+#: What precedes a secret is kept, what follows the group is replaced.
+_PATTERNS: Final = (
+    # scheme://user:password@host
+    re.compile(r"(?P<kept>\w://[^\s:/@]*:)[^\s/]*(?=@)"),
+    # Headers as text and in mappings: Authorization: Basic …, 'Cookie': 'a=b; c=d'.
+    re.compile(
+        r"(?P<kept>\b(?:[\w-]*authorization|(?:set-)?cookie)\b['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+", re.IGNORECASE
+    ),
+    # Credentials of HTTP, and signed JSON (RFC 7519), wherever they are.
+    re.compile(r"(?P<kept>\b(?:basic|bearer)\s+)[\w.~+/=-]{4,}", re.IGNORECASE),
+    re.compile(r"(?P<kept>)eyJ[\w-]*\.[\w-]*(?:\.[\w-]*)?"),
+    # Query parameters, V1's tokens and attributes: signature=…, "password": "…".
+    re.compile(rf"(?P<kept>\b{_NAMES}['\"]?\s*[:=]\s*['\"]?)[^\s&;,'\"]+", re.IGNORECASE),
+)
+
+
+class Redactor:
+    """Replaces known secrets, credentials of HTTP, passwords in URLs and signed query parameters by a mask."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """
+        Args:
+            secrets: texts that never appear in the result, such as the passwords of the configuration.
+        """
+        self._secrets = frozenset(secrets)
+
+    def redact(self, text: str, secrets: Iterable[str] = ()) -> str:
+        """
+        Return a text without secrets.
+
+        Args:
+            secrets: further ones, such as the credentials of a request.
+        """
+        for secret in sorted({*self._secrets, *secrets} - {""}, key=len, reverse=True):
+            if len(secret) < _SHORT:
+                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+            else:
+                text = text.replace(secret, MASK)
+        for pattern in _PATTERNS:
+            text = pattern.sub(_mask, text)
+        return text
+
+
+def _mask(found: re.Match[str]) -> str:
+    return f"{found['kept']}{MASK}"
