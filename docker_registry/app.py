@@ -7,7 +7,7 @@ from dataclasses import fields
 from flask import Flask
 
 from docker_registry import __version__
-from docker_registry.api import authorization, body_memory, cacheable, cors, errors, status
+from docker_registry.api import authorization, body_memory, cacheable, cors, errors, request_context, status
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
 from docker_registry.api.v1 import images as v1_images
@@ -52,6 +52,8 @@ def _add_hooks(app: Application, services: Services) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.observers = services.observers
+    request_context.install(app)
     errors.install(app, v2=config.v2)
     body_memory.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):

@@ -21,6 +21,7 @@ from docker_registry.error_reports.mail import MailReporter, MailServer
 from docker_registry.error_reports.report import ErrorReporter
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.error_reports.sentry import SentryReporter
+from docker_registry.exchange import Observer
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.redaction import Redactor
 from docker_registry.registry import Registry
@@ -42,6 +43,7 @@ class Services:
     The parts of a registry; a context manager that closes them.
 
     Attributes:
+        observers: receive each exchange that a worker reports.
         body_memory: memory budget for request bodies that are held in memory.
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis.
@@ -55,6 +57,7 @@ class Services:
     search_updates: SearchUpdates
     diff_queue: RedisDiffQueue | None
     error_reporting: ErrorReporting
+    observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def __enter__(self) -> Services:

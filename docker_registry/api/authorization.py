@@ -11,6 +11,7 @@ from typing import Final
 
 from flask import Flask, request
 
+from docker_registry.exchange import context_of
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -70,6 +71,7 @@ def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
     @app.before_request
     def resolve_names() -> None:
         values, endpoint = request.view_args or {}, request.endpoint or ""
+        context_of(request.environ).principal = principal().name
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
                 values[key] = access.resolve(principal(), ACTIONS[endpoint], value, _tag(values))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
+
+from docker_registry.exchange import Observer
 
 
 class _NoSessions(SessionInterface):
@@ -26,9 +28,15 @@ class _NoSessions(SessionInterface):
 
 
 class Application(Flask):
-    """A Flask application without sessions, host matching and coroutines."""
+    """
+    A Flask application without sessions, host matching and coroutines.
+
+    Attributes:
+        observers: receive each exchange, if the worker reports them.
+    """
 
     session_interface = _NoSessions()
+    observers: Sequence[Observer] = ()
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match routes by path alone, ignoring the host; see :class:`Flask`."""

@@ -19,6 +19,7 @@ import gevent
 from gevent import socket, ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
+from docker_registry.exchange import Exchange
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
@@ -62,7 +63,8 @@ class ClientSocket(socket.socket):
         head: bytes of the current request if its head arrived in one receive, with everything received along with it;
             else None.
         unreader: gunicorn's unreader, which may hold bytes of the next request.
-        logged: access log atoms of the last response.
+        exchange: the last exchange, as it was reported; None if it was not.
+        answered_at: when the head of the last response was ready to be sent, in seconds of :func:`time.perf_counter`.
         is_ended: whether the worker has ended the connection.
         active_since: start of the current activity, on the monotonic clock.
         greenlet: the greenlet that serves the connection.
@@ -74,7 +76,8 @@ class ClientSocket(socket.socket):
     sends_segments = True
     head: bytes | None = None
     unreader: Any = None
-    logged: dict[str, Any] | None = None
+    exchange: Exchange | None = None
+    answered_at = 0.0
     is_ended = False
     active_since = 0.0
     greenlet: gevent.Greenlet[Any, Any] | None = None
@@ -222,6 +225,7 @@ class ClientSocket(socket.socket):
         if self._holds_next:
             self._holds_next = False
             self._held = bytes(data)
+            self.answered_at = time.perf_counter()
             return
         if self._held:
             head, self._held = self._held, b""

@@ -70,6 +70,7 @@ class RequestBody:
         complete: whether the body was received up to its regular end.
         failed: whether receiving failed, so that the connection cannot be reused.
         received_bytes: bytes received from the connection while reading, framing included.
+        content_bytes: bytes of the content that were read.
         is_cut_off: whether the worker ended the body for lack of connections or memory.
     """
 
@@ -85,6 +86,7 @@ class RequestBody:
         self.complete = False
         self.failed = False
         self.received_bytes = 0
+        self.content_bytes = 0
         self.is_cut_off = False
         self._connection = connection
         self._received = memoryview(received)
@@ -105,10 +107,12 @@ class RequestBody:
         if self.complete or self.failed:
             return 0
         try:
-            return self._fill(buffer)
+            filled = self._fill(buffer)
         except OSError:  # reset, timed out or malformed: the rest of the body cannot be read
             self.failed = True
             return 0
+        self.content_bytes += filled
+        return filled
 
     def read(self, size: int | None = None) -> bytes:
         """Return *size* bytes, fewer only at the end of the body; without *size*, the rest of the body."""

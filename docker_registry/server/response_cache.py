@@ -16,9 +16,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from docker_registry.dependencies import Dependencies
+from docker_registry.exchange import Exchange
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -42,7 +43,7 @@ class Answer:
     Attributes:
         before_date: bytes before the value of the Date header.
         after_date: bytes after it.
-        logged: its access log atoms; None without an access log.
+        exchange: the exchange from which it was cached; None if that was not reported.
         size: bytes that the entry counts against the memory limit.
         until: expiry, on the monotonic clock.
     """
@@ -50,7 +51,7 @@ class Answer:
     before_date: bytes
     after_date: bytes
     provenance: Dependencies
-    logged: dict[str, Any] | None
+    exchange: Exchange | None
     size: int
     until: float
 
@@ -79,9 +80,7 @@ class ResponseCache:
             self._answers.move_to_end(request)
         return answer
 
-    def keep(
-        self, request: bytes, answer: bytes, provenance: Dependencies, logged: dict[str, Any] | None = None
-    ) -> None:
+    def keep(self, request: bytes, answer: bytes, provenance: Dependencies, exchange: Exchange | None = None) -> None:
         """
         Store a response if it is cacheable.
 
@@ -100,7 +99,7 @@ class ResponseCache:
             before_date=answer[:start],
             after_date=answer[answer.index(b"\r\n", start) :],
             provenance=provenance,
-            logged=logged,
+            exchange=exchange,
             size=size,
             until=time.monotonic() + MAX_SECONDS,
         )

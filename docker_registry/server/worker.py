@@ -44,6 +44,7 @@ from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.monkey_patch import patch_worker
+from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
 from docker_registry.server.response_cache import Answer, ResponseCache
 from docker_registry.time_slices import TimeSlices
@@ -68,6 +69,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     stalled_seconds: float = 30
 
     alive: bool
+    wsgi: Any
     worker_connections: int
     sockets: list[Any]
 
@@ -84,6 +86,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._unsent = MemoryBudget(_UNSENT_BYTES)
         self._slices = TimeSlices()
         self._repeats = ResponseCache() if self._may_repeat() else None
+        self._observation = Observation()
 
     def patch(self) -> None:
         """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
@@ -109,11 +112,26 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Serve until a signal stops the worker, then finish the requests in progress."""
         # gunicorn reads some twenty settings per request, and each read is a lookup in three places.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
         if self.cfg.is_ssl:
             self._defer_handshakes()
         gevent.spawn(self._end_connections_at_the_end)
         super().run()
+
+    def _observe(self) -> None:
+        """Report exchanges to the access log and to the observers of the application."""
+        log = self.log.observer() if isinstance(self.log, AccessLog) else None
+        for observer in (*filter(None, [log]), *getattr(self.wsgi, "observers", ())):
+            self._observation.add(observer)
+        self.wsgi = self._observation.around(self.wsgi)
+        hook = self.cfg.post_request
+
+        def report(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+            self._observation.report(environ, resp)
+            hook(worker, req, environ, resp)
+
+        self.cfg.__dict__["post_request"] = report
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
@@ -163,6 +181,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             is_last or should_close() or sock.is_ended or body.left_bytes > lingering_close.DRAIN_BYTES
         )
         sock.settimeout(self.silence_seconds)
+        sock.exchange = None
         sock.begin(Activity.WORKING, body)
         sock.begin_answer()
         goes_on = True
@@ -176,6 +195,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         except TimeoutError:  # gunicorn would treat it as an internal error and log a traceback
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         if body.is_cut_off:
+            if sock.exchange is None:  # answered without the application
+                self._observation.report_refused(req, sock.address, 503)
             raise StopIteration
         if not body.complete:
             sock.begin(Activity.LINGERING)
@@ -192,7 +213,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer an unparsable request and close the connection."""
+        if isinstance(client, ClientSocket):
+            client.begin_copy()
         super().handle_error(req, client, addr, exc)
+        if isinstance(client, ClientSocket) and (answer := client.end_copy()):
+            status = answer[len("HTTP/1.1 ") :][:3]
+            self._observation.report_refused(req or getattr(exc, "req", None), client.address, int(status))
         if self.alive and isinstance(client, ClientSocket):
             client.begin(Activity.LINGERING)
             lingering_close.linger(client)
@@ -203,7 +229,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
             return
-        sock.logged = None
         sock.begin_copy()
         try:
             with dependencies.collected() as made_of:
@@ -211,7 +236,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             answer = sock.end_copy()
         if answer is not None:
-            self._repeats.keep(head, answer, made_of, sock.logged)
+            self._repeats.keep(head, answer, made_of, sock.exchange)
 
     def _answer_again(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""
@@ -228,8 +253,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 return
             answering.note(client.fileno())
             self._send_again(client, answer)
-            if answer.logged is not None:
-                self.log.access_again(answer.logged, client.address, time.perf_counter() - began)
+            self._observation.report_cached(answer.exchange, client.address, began)
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False

@@ -18,9 +18,9 @@ IMPORTS = {
     "cli": {"app", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
     "app": {"api", "drivers", "services"},
     "housekeeping": {"errors", "registry", "services"},
-    "services": {"config.schema", "drivers", "error_reports", "memory_budget", "redaction", "registry"},
+    "services": {"config.schema", "drivers", "error_reports", "exchange", "memory_budget", "redaction", "registry"},
     "config": {"config", "drivers", "errors", "settings"},
-    "api": {"api", "dependencies", "error_reports.report", "errors", "memory_budget", "registry"},
+    "api": {"api", "dependencies", "error_reports.report", "errors", "exchange", "memory_budget", "registry"},
     "registry": {
         "client_presence",
         "concurrency",
@@ -38,6 +38,7 @@ IMPORTS = {
         "dependencies",
         "environment",
         "errors",
+        "exchange",
         "memory_budget",
         "open_files",
         "server",
@@ -58,6 +59,7 @@ IMPORTS = {
     "logs": set(),
     "dependencies": set(),
     "errors": set(),
+    "exchange": set(),
     # Former places of documented names.
     "worker": {"server.worker"},
     "threads": {"concurrency"},

@@ -1,0 +1,34 @@
+"""Notes what observers of requests want to know: route, repository, reference, digest (see exchange.py)."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+from flask import Flask, Response, request
+
+from docker_registry.exchange import context_of
+
+#: The variables of URLs that name a repository, and those that name something in it.
+_REPOSITORIES: Final = ("name", "repository")
+_REFERENCES: Final = ("reference", "digest", "tag", "image_id", "upload_id")
+
+
+def install(app: Flask) -> None:
+    """Install the hooks that fill the context of every request; before all hooks that may reject it."""
+
+    @app.url_value_preprocessor
+    def note_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+        context = context_of(request.environ)
+        context.route = endpoint or ""
+        if values:
+            context.repository = next((str(values[key]) for key in _REPOSITORIES if key in values), "")
+            context.reference = next((str(values[key]) for key in _REFERENCES if key in values), "")
+            context.digest = str(values.get("digest", ""))
+
+    @app.after_request
+    def note_digest(response: Response) -> Response:
+        digest = response.headers.get("Docker-Content-Digest")
+        if digest is not None:
+            context_of(request.environ).digest = digest
+        return response

@@ -1,0 +1,159 @@
+"""Reports the exchanges of a worker to observers (:mod:`docker_registry.exchange`)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from docker_registry.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds
+from docker_registry.server.access_log import basic_user
+from docker_registry.server.client_socket import ClientSocket
+
+logger = logging.getLogger(__name__)
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Observation:
+    """The observers of a worker, and how exchanges are described to them."""
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
+        self._ids = RequestIds()
+
+    def add(self, observer: Observer) -> None:
+        """Add an observer."""
+        self._observers.append(observer)
+
+    def around(self, application: Application) -> Application:
+        """Return an application that puts a :class:`RequestContext` into the environment of each request."""
+
+        def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            self._ids.begin(environ, time.perf_counter())
+            return application(environ, start_response)
+
+        return observed
+
+    def report(self, environ: dict[str, Any], response: Any) -> None:
+        """
+        Report a request that the application answered.
+
+        Args:
+            response: gunicorn's response; None or without a status if the application failed, in which case gunicorn
+                calls the worker's ``handle_error``.
+        """
+        context = environ.get(CONTEXT)
+        if response is None or response.status is None or not isinstance(context, RequestContext):
+            return
+        now = time.perf_counter()
+        sock = response.sock
+        body = environ.get("wsgi.input")
+        is_ours = isinstance(sock, ClientSocket)
+        exchange = Exchange(
+            method=environ.get("REQUEST_METHOD", ""),
+            route=context.route,
+            repository=context.repository,
+            reference=context.reference,
+            digest=context.digest,
+            status=int(response.status[:3]),
+            bytes_in=getattr(body, "content_bytes", 0),
+            bytes_out=response.sent + getattr(sock, "file_bytes", 0),
+            seconds=now - context.began,
+            first_byte_seconds=(sock.answered_at if is_ours and sock.answered_at > context.began else now)
+            - context.began,
+            principal=context.principal,
+            request_id=context.request_id,
+            trace_id=context.trace_id,
+            is_cached=False,
+            client=environ.get("REMOTE_ADDR", ""),
+            user_agent=environ.get("HTTP_USER_AGENT", ""),
+            upstream=context.upstream,
+            target=environ.get("RAW_URI", ""),
+            protocol=environ.get("SERVER_PROTOCOL", ""),
+            referrer=environ.get("HTTP_REFERER", ""),
+            user=basic_user(environ.get("HTTP_AUTHORIZATION", "")),
+        )
+        if is_ours:
+            sock.exchange = exchange
+        self._tell(exchange)
+
+    def report_cached(self, cached: Exchange | None, client: str, began: float) -> None:
+        """
+        Report a request that was answered from the response cache.
+
+        Args:
+            cached: the exchange from which the response was cached.
+            client: address of the client.
+            began: when the request was received, in seconds of :func:`time.perf_counter`.
+        """
+        if cached is None or not self._observers:
+            return
+        seconds = time.perf_counter() - began
+        self._tell(
+            Exchange(
+                cached.method,
+                cached.route,
+                cached.repository,
+                cached.reference,
+                cached.digest,
+                cached.status,
+                0,
+                cached.bytes_out,
+                seconds,
+                seconds,
+                cached.principal,
+                self._ids.new(),
+                cached.trace_id,
+                True,
+                client,
+                cached.user_agent,
+                cached.upstream,
+                cached.target,
+                cached.protocol,
+                cached.referrer,
+                cached.user,
+            )
+        )
+
+    def report_refused(self, request: Any, client: str, status: int) -> None:
+        """
+        Report a request that did not reach the application, or that failed in it.
+
+        Args:
+            request: gunicorn's request; None if it could not be parsed.
+        """
+        version = getattr(request, "version", None)
+        self._tell(
+            Exchange(
+                method=getattr(request, "method", None) or "",
+                route="",
+                repository="",
+                reference="",
+                digest="",
+                status=status,
+                bytes_in=0,
+                bytes_out=0,
+                seconds=0.0,
+                first_byte_seconds=0.0,
+                principal="",
+                request_id=self._ids.new(),
+                trace_id="",
+                is_cached=False,
+                client=client,
+                user_agent="",
+                upstream="",
+                target=getattr(request, "uri", None) or "",
+                protocol=f"HTTP/{version[0]}.{version[1]}" if version else "",
+                referrer="",
+                user="",
+            )
+        )
+
+    def _tell(self, exchange: Exchange) -> None:
+        for observer in self._observers:
+            try:
+                observer(exchange)
+            except Exception:  # an observer must not affect the response
+                logger.exception("An observer of requests failed")
