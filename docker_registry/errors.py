@@ -47,7 +47,7 @@ from __future__ import annotations
 
 
 class RegistryError(Exception):
-    """The registry cannot do that."""
+    """The registry cannot process the request."""
 
     def __init__(self, sentence: str | None = None, **detail: object) -> None:
         """
@@ -65,42 +65,42 @@ class RegistryError(Exception):
 
 
 class ConfigError(RegistryError):
-    """The configuration cannot be used."""
+    """The configuration is invalid."""
 
 
 # ---------------------------------------------------------------------------------------- invalid requests
 
 
 class Invalid(RegistryError):
-    """The request cannot be understood."""
+    """The request is invalid."""
 
 
 class NameInvalid(Invalid):
-    """The repository name is not valid."""
+    """The repository name is invalid."""
 
 
 class TagInvalid(Invalid):
-    """The tag is not valid."""
+    """The tag is invalid."""
 
 
 class DigestInvalid(Invalid):
-    """The digest is not valid, or is not the digest of the content."""
+    """The digest is invalid or does not match the content."""
 
 
 class UploadInvalid(Invalid):
-    """The upload cannot be continued with this request."""
+    """The request does not fit the upload session."""
 
 
 class PageInvalid(Invalid):
-    """The number of results must be a whole number of at least 0."""
+    """The page size must be a whole number, at least 0."""
 
 
 class SizeInvalid(Invalid):
-    """The body is not as long as was announced."""
+    """The body length differs from the announced length."""
 
 
 class ManifestInvalid(Invalid):
-    """The manifest is not valid."""
+    """The manifest is invalid."""
 
 
 class LayerFormatUnsupported(Invalid):
@@ -108,7 +108,7 @@ class LayerFormatUnsupported(Invalid):
 
 
 class RangeInvalid(Invalid):
-    """The chunk does not begin where the upload ends."""
+    """The chunk does not begin at the end of the upload."""
 
     def __init__(self, sentence: str | None = None, *, size: int, **detail: object) -> None:
         """
@@ -144,34 +144,34 @@ class BodyInvalid(ImageInvalid):
 
 
 class TooLarge(RegistryError):
-    """The content is larger than this registry accepts."""
+    """The content is too large for this registry."""
 
 
 # ----------------------------------------------------------------------------------------- missing content
 
 
 class NotFound(RegistryError):
-    """There is nothing here."""
+    """Not found."""
 
 
 class NameUnknown(NotFound):
-    """This registry has no such repository."""
+    """The repository does not exist."""
 
 
 class BlobUnknown(NotFound):
-    """No such blob in this repository."""
+    """The repository has no such blob."""
 
 
 class ManifestUnknown(NotFound):
-    """No such manifest in this repository."""
+    """The repository has no such manifest."""
 
 
 class UploadUnknown(NotFound):
-    """No such upload: it was committed, cancelled or purged, or never began."""
+    """The upload session does not exist: committed, cancelled, purged or never started."""
 
 
 class ManifestBlobUnknown(NotFound):
-    """The manifest names a blob or manifest that this repository does not have."""
+    """The manifest references content that the repository does not have."""
 
 
 class ImageUnknown(NotFound):
@@ -207,7 +207,7 @@ class DiffUnavailable(RegistryError):
 
 
 class RangeNotSatisfiable(RegistryError):
-    """The range lies beyond the end of the content."""
+    """The range begins after the end of the content."""
 
     def __init__(self, sentence: str | None = None, *, size: int) -> None:
         """
@@ -219,15 +219,15 @@ class RangeNotSatisfiable(RegistryError):
 
 
 class TagChanged(RegistryError):
-    """The tag does not point at what the request expects."""
+    """The tag does not point at the expected manifest."""
 
 
 class TagImmutable(RegistryError):
-    """The tag may not be changed or deleted once it is there."""
+    """The tag is immutable: it cannot be changed or deleted."""
 
 
 class ContentImmutable(TagImmutable):
-    """An immutable tag depends on this content, so it may not be deleted."""
+    """An immutable tag needs this content, so it cannot be deleted."""
 
 
 class Unsupported(RegistryError):
@@ -235,7 +235,7 @@ class Unsupported(RegistryError):
 
 
 class ConditionUnsupported(Unsupported):
-    """The store cannot make this change on a condition."""
+    """The store does not support conditional changes."""
 
 
 class ClientLeft(RegistryError):
@@ -254,20 +254,20 @@ class StorageError(RegistryError):
 
 
 class PathNotFound(StorageError):
-    """Nothing lies under this path."""
+    """The path does not exist in the store."""
 
 
 class PathInvalid(StorageError):
-    """The path breaks the grammar of storage paths."""
+    """The storage path is invalid."""
 
 
 class PreconditionFailed(StorageError):
-    """The stored content is not the version that was expected."""
+    """The stored content has changed."""
 
 
 class StorageFull(StorageError):
-    """The store has no room left."""
+    """The store is full."""
 
 
 class StorageUnavailable(StorageError):
-    """The store cannot be reached for now."""
+    """The store is temporarily unavailable."""

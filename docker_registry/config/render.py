@@ -51,7 +51,7 @@ def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[
     }
     parts = [f"### General\n\n{_table(general, variables)}"]
     for driver, declared in driver_settings.items():
-        own = _table(declared, variables) if declared else "No more.\n"
+        own = _table(declared, variables) if declared else "No further settings.\n"
         parts.append(f"### With `storage: {driver}`\n\n{own}")
     return "\n".join(parts)
 

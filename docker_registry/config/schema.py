@@ -41,10 +41,10 @@ NOT_SERVED_YET = (
 class Mirroring:
     """The upstream registry that this one mirrors."""
 
-    source: str | None = setting(None, "Address of the registry to mirror; nothing is mirrored without it.")
-    source_index: str | None = setting(None, "Address of its index, where that is not the registry itself.")
+    source: str | None = setting(None, "URL of the registry to mirror. Mirroring is off when unset.")
+    source_index: str | None = setting(None, "URL of its index, if it differs from the registry.")
     tags_cache_ttl: int = setting(
-        172800, "How long a tag is served before the source is asked again.", unit="seconds", minimum=0
+        172800, "Time a tag is served before the source is asked again.", unit="seconds", minimum=0
     )
 
 
@@ -52,18 +52,22 @@ class Mirroring:
 class Redis:
     """Address and credentials of a Redis server."""
 
-    host: str | None = setting(None, "Its host; none is used without it, `url` or `sentinels`.")
-    port: int = setting(6379, "Its port.", minimum=1)
-    db: int = setting(0, "Number of its database.", minimum=0)
-    username: str | None = setting(None, "Its user, where it has several.")
-    password: str | None = setting(None, "Its password.", secret=True)
-    tls: bool = setting(False, "Speak TLS with `host`, or with what the Sentinels say.")
-    tls_ca: Path | None = setting(None, "PEM file with those who sign its certificate.")  # noqa: RUF009
-    url: str | None = setting(
-        None, "In place of `host`: `redis://HOST:PORT/DB`, `rediss://…` for TLS, or `unix:///PATH?db=DB`.", secret=True
+    host: str | None = setting(
+        None, "Host name of the Redis server. Redis is off unless this, `url` or `sentinels` is set."
     )
-    sentinels: tuple[str, ...] = setting((), "In place of `host`: the Sentinels that know it, `HOST:PORT` each.")
-    sentinel_service: str = setting("mymaster", "What the Sentinels call it.")
+    port: int = setting(6379, "Port of the Redis server.", minimum=1)
+    db: int = setting(0, "Redis database number.", minimum=0)
+    username: str | None = setting(None, "Redis user name (ACL).")
+    password: str | None = setting(None, "Redis password.", secret=True)
+    tls: bool = setting(False, "Use TLS to connect to `host`, or to the master that the Sentinels name.")
+    tls_ca: Path | None = setting(None, "PEM file of the certificate authorities that sign the server's certificate.")  # noqa: RUF009
+    url: str | None = setting(
+        None,
+        "URL that replaces `host`: `redis://HOST:PORT/DB`, `rediss://…` for TLS, or `unix:///PATH?db=DB`.",
+        secret=True,
+    )
+    sentinels: tuple[str, ...] = setting((), "Sentinels that replace `host`, each as `HOST:PORT`.")
+    sentinel_service: str = setting("mymaster", "Name of the master in Sentinel.")
     sentinel_password: str | None = setting(None, "Password of the Sentinels.", secret=True)
 
 
@@ -72,7 +76,7 @@ class Cache(Redis):
     """The Redis server for state that workers share."""
 
     host: str | None = setting(
-        None, "Host of a Redis for what workers share; none is used without it, `url` or `sentinels`."
+        None, "Host of the Redis server for state shared by workers. Off unless this, `url` or `sentinels` is set."
     )
 
 
@@ -81,17 +85,18 @@ class CacheLru(Redis):
     """A Redis server that caches small files of the store; it should evict the least recently used keys."""
 
     host: str | None = setting(
-        None, "Host of a Redis that keeps small files of the store; none is used without it, `url` or `sentinels`."
+        None,
+        "Host of the Redis server that caches small files of the store. Off unless this, `url` or `sentinels` is set.",
     )
-    max_bytes: int = setting(65536, "Larger files are not kept there.", unit="bytes", minimum=0)
+    max_bytes: int = setting(65536, "Largest file to cache.", unit="bytes", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EmailExceptions:
     """Mail notifications of unexpected errors."""
 
-    smtp_host: str | None = setting(None, "Host of the mail server; no mail is sent without it.")
-    smtp_port: int = setting(25, "Its port.", minimum=1)
+    smtp_host: str | None = setting(None, "Host of the mail server. No mail is sent when unset.")
+    smtp_port: int = setting(25, "Port of the mail server.", minimum=1)
     smtp_login: str | None = setting(None, "User name for the mail server; no authentication without it.")
     smtp_password: str | None = setting(None, "Password for the mail server.", secret=True)
     smtp_secure: str = setting(
@@ -100,20 +105,24 @@ class EmailExceptions:
     smtp_ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "PEM file with the certificates that sign the mail server's; those of the system when unset."
     )
-    from_addr: str = setting("docker-registry@localdomain.local", "Sender.")
-    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Receivers, separated by commas.")
+    from_addr: str = setting("docker-registry@localdomain.local", "Sender address.")
+    to_addr: str = setting("noise+dockerregistry@localdomain.local", "Recipient addresses, separated by commas.")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Cors:
     """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
 
-    origins: tuple[str, ...] = setting((), "Origins whose pages may read every answer; `*` for all. Off when empty.")
-    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Methods that they may use.")
-    headers: tuple[str, ...] = setting(("Content-Type",), "Request headers that they may send.")
-    expose_headers: tuple[str, ...] = setting((), "Response headers that they may read.")
-    supports_credentials: bool = setting(False, "Whether they may send credentials.")
-    max_age: int | None = setting(None, "How long a browser may keep that answer.", unit="seconds", minimum=0)
+    origins: tuple[str, ...] = setting(
+        (), "Origins whose pages may read responses; `*` allows all. CORS is off when empty."
+    )
+    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Allowed methods.")
+    headers: tuple[str, ...] = setting(("Content-Type",), "Allowed request headers.")
+    expose_headers: tuple[str, ...] = setting((), "Response headers that pages may read.")
+    supports_credentials: bool = setting(False, "Allow credentials.")
+    max_age: int | None = setting(
+        None, "Time that browsers may cache the preflight response.", unit="seconds", minimum=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -134,75 +143,78 @@ class Config:
     driver_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     loglevel: str = setting(
-        "info", "The least important thing to log.", choices=("debug", "info", "warn", "warning", "error", "critical")
+        "info", "Lowest level that is logged.", choices=("debug", "info", "warn", "warning", "error", "critical")
     )
 
-    storage: str = setting("file", "The driver that keeps everything: `file`, `memory`, or one that is installed.")
-    storage_redirect: bool = setting(False, "Send clients to signed URLs of the store, where its driver has them.")
+    storage: str = setting("file", "Storage driver: `file`, `memory`, `s3`, or any other installed driver.")
+    storage_redirect: bool = setting(
+        False, "Redirect blob downloads to signed URLs of the store, if its driver supports them."
+    )
     nginx_x_accel_redirect: str | None = setting(
-        None, "Prefix of an internal nginx location over the store, which then sends layers for us."
+        None, "Prefix of an internal nginx location for the store; nginx then sends blobs (X-Accel-Redirect)."
     )
 
     v1: bool = setting(True, "Serve Registry API V1.")
     v2: bool = setting(True, "Serve Registry API V2, the OCI distribution API.")
-    delete_tags: bool = setting(True, "Let clients delete tags.")
-    delete_manifests: bool = setting(True, "Let clients delete manifests, and with them the tags that point at them.")
-    delete_blobs: bool = setting(True, "Let clients delete blobs.")
+    delete_tags: bool = setting(True, "Allow clients to delete tags.")
+    delete_manifests: bool = setting(
+        True, "Allow clients to delete manifests, which also deletes the tags that point at them."
+    )
+    delete_blobs: bool = setting(True, "Allow clients to delete blobs.")
     immutable_tags: tuple[str, ...] = setting(
         (),
-        "Patterns of tags that never change once they exist, and whose content is not deleted: `v*`, or with "
+        "Patterns of tags that cannot be changed or deleted once they exist, nor the content they need: `v*`, or with "
         "repositories `acme/*:v*`.",
     )
-    upload_ttl: int = setting(
-        604800, "An upload that nobody touched for so long is thrown away.", unit="seconds", minimum=1
+    upload_ttl: int = setting(604800, "Abandoned uploads are deleted after this time.", unit="seconds", minimum=1)
+    upload_purge_interval: int = setting(
+        3600, "Interval between deletions of abandoned uploads.", unit="seconds", minimum=1
     )
-    upload_purge_interval: int = setting(3600, "How often such uploads are looked for.", unit="seconds", minimum=1)
-    max_manifest_bytes: int = setting(4194304, "A larger manifest is refused.", unit="bytes", minimum=1)
+    max_manifest_bytes: int = setting(4194304, "Largest manifest that is accepted.", unit="bytes", minimum=1)
     max_body_memory_bytes: int = setting(
         33554432,
-        "Memory of a worker for manifests and V1 JSON that are being received; requests beyond it wait, then get 503.",
+        "Memory per worker for manifests and V1 JSON being received; further requests wait, then get 503.",
         unit="bytes",
         minimum=1048576,
     )
     check_index_children: bool = setting(
-        False, "Refuse an index whose manifests are not here yet; BuildKit's caches list layers instead."
+        False, "Reject an index whose manifests are missing. Breaks BuildKit cache manifests, which list layers."
     )
-    max_page_entries: int = setting(1000, "Names on one page of a list, at most.", unit="entries", minimum=1)
+    max_page_entries: int = setting(1000, "Largest page of a list.", unit="entries", minimum=1)
 
-    standalone: bool = setting(True, "V1: be the index too; `false` asks `index_endpoint` whether a token is good.")
-    index_endpoint: str = setting("https://index.docker.io", "V1: the index to ask.")
-    disable_token_auth: bool = setting(False, "V1: check no token at all, because somebody in front does.")
+    standalone: bool = setting(True, "V1: act as the index too; `false` validates tokens at `index_endpoint`.")
+    index_endpoint: str = setting("https://index.docker.io", "V1: URL of the index.")
+    disable_token_auth: bool = setting(False, "V1: skip token checks because a proxy authenticates requests.")
     privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
-        None, "V1: file with the RSA public key (PEM) of those who may do everything without a token."
+        None, "V1: PEM file of the RSA public key; requests signed with its private key need no token."
     )
     registry_endpoints: str | None = setting(
-        None, "V1: value of X-Docker-Endpoints; the request's own host when unset."
+        None, "V1: value of X-Docker-Endpoints. The Host of the request when unset."
     )
     serve_private: bool = setting(
-        False, "Serve private repositories to everyone; while it is false they are hidden from everyone."
+        False, "V1: serve private repositories to everyone; `false` hides them from everyone."
     )
     max_unpacked_layer_bytes: int = setting(
-        68719476736, "V1: a layer that expands to more is not read.", unit="bytes", minimum=1
+        68719476736, "V1: largest unpacked size of a layer whose files are listed.", unit="bytes", minimum=1
     )
     max_layer_ratio: int = setting(
-        1100, "V1: a layer that expands to more than 1 GiB and to more than so many times its size is not read.",
+        1100, "V1: largest compression ratio of a layer that unpacks to more than 1 GiB.",
         unit="times", minimum=1,
     )  # fmt: skip
-    max_layer_seconds: int = setting(
-        300, "V1: a layer that takes more processor time is not read.", unit="seconds", minimum=1
-    )
+    max_layer_seconds: int = setting(300, "V1: CPU time for reading a layer.", unit="seconds", minimum=1)
 
     v1_platform: str = setting(
-        "linux/amd64", "V1: which image of an index it sees, as `os/architecture` or `os/architecture/variant`."
+        "linux/amd64",
+        "V1: platform that V1 clients get from an index, as `os/architecture` or `os/architecture/variant`.",
     )
 
     search_backend: str | None = setting(
-        None, "What indexes the repositories for searching: `sqlalchemy`, or the name of a module. Off when unset."
+        None, "Search index: `sqlalchemy`, or the name of a module. Search is off when unset."
     )
     sqlalchemy_index_database: str | None = setting(
         None,
-        "URL of its database. When unset: SQLite, in the store's own folder where that is on a local disk (ext4, XFS,"
-        " Btrfs), else in `/tmp/docker-registry.db`.",
+        "URL of the search database. When unset: SQLite in the store's own folder if that is on a local disk (ext4,"
+        " XFS, Btrfs), else in `/tmp/docker-registry.db`.",
     )
     mirroring: Mirroring = field(default_factory=Mirroring)
     cache: Cache = field(default_factory=Cache)
@@ -253,7 +265,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     _check_names(flavor, storage, given, {**general, **optional})
     values = {**_values(flavor, general.values(), given), "storage": storage}
     options = _values(flavor, optional.values(), given)
-    _warn_of_what_is_to_come(flavor, {name: value for name, value in values.items() if value != general[name].default})
+    _warn_about_unserved(flavor, {name: value for name, value in values.items() if value != general[name].default})
     config = fill(
         Config,
         values,
@@ -263,7 +275,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         driver_options=MappingProxyType({row.keyword: options.get(row.name, row.default) for row in optional.values()}),
     )
     if not config.v1 and not config.v2:
-        raise ConfigError(f"{flavor}: v1 and v2 are both false, so that nothing would be served")
+        raise ConfigError(f"{flavor}: v1 and v2 are both false: enable at least one API")
     return config
 
 
@@ -285,19 +297,19 @@ def _check_names(flavor: Flavor, storage: str, given: Mapping[str, Any], known: 
         if flavor.look_up(given[name]) is not None:
             ignored.append(f"{name} ({why})")
     if ignored:
-        logger.warning("%s: ignored, as it means nothing any more: %s", flavor, ", ".join(ignored))
+        logger.warning("%s: ignored retired settings: %s", flavor, ", ".join(ignored))
 
 
-def _warn_of_what_is_to_come(flavor: Flavor, changed: Iterable[str]) -> None:
+def _warn_about_unserved(flavor: Flavor, changed: Iterable[str]) -> None:
     unserved = [name for name in changed if name.startswith(NOT_SERVED_YET)]
     if unserved:
-        logger.warning("%s: set, but not served by this version yet: %s", flavor, ", ".join(unserved))
+        logger.warning("%s: settings without effect in this version: %s", flavor, ", ".join(unserved))
 
 
 def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
     word = without_value(name)
     if word != name:
-        return f"{word} must be followed by a colon and a blank"
+        return f"{word} must be followed by a colon and a space"
     inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
     if inside:
         return f"{name} must be a section with {', '.join(inside)}"

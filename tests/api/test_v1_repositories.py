@@ -107,7 +107,7 @@ class TestAPush:
     )
     def test_must_go_to_a_name_in_the_grammar(self, docker, name):
         answer = docker.ask("PUT", f"/repositories/{name}/images", data="[]")
-        assert (400, "The repository name is not valid.") == error(answer)
+        assert (400, "The repository name is invalid.") == error(answer)
 
 
 class TestTheListOfImages:
@@ -183,7 +183,7 @@ class TestATag:
     @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
     def test_must_be_in_the_grammar(self, docker, name, tag, method):
         answer = docker.ask(method, f"/repositories/{name}/tags/{tag}", data=f'"{IMAGE.text}"')
-        assert (400, "The tag is not valid.") == error(answer)
+        assert (400, "The tag is invalid.") == error(answer)
 
     def test_of_a_repository_that_is_not_there_is_not_found(self, docker):
         name = unique("v1")

@@ -134,4 +134,4 @@ class TestTheDocumentation:
 
         assert "| `loglevel` | `debug` `info` `warn` `warning` `error` `critical` | `info` |" in tables
         assert "| `n` | rows | `3` |  | How many. Secret. |" in tables
-        assert "### With `storage: none`\n\nNo more.\n" in tables
+        assert "### With `storage: none`\n\nNo further settings.\n" in tables

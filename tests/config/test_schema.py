@@ -164,8 +164,8 @@ class TestAMistake:
             ("there is no setting smtp_hots; did you mean email_exceptions.smtp_host?", "smtp_hots: a"),
             ("there is no setting zzzzzzzzz", "zzzzzzzzz: a"),
             ("there is no setting zzzzzzzzz", "zzzzzzzzz:"),
-            ("cache.password must be followed by a colon and a blank", "cache: {password:s3cret}"),
-            ("cache.password must be followed by a colon and a blank", "cache: {password=s3cret}"),
+            ("cache.password must be followed by a colon and a space", "cache: {password:s3cret}"),
+            ("cache.password must be followed by a colon and a space", "cache: {password=s3cret}"),
             ("there is no setting None", "~: a"),
             ("mirroring must be a section with source, source_index, tags_cache_ttl", "mirroring: true"),
             ("mirroring must be a section with source, source_index, tags_cache_ttl", "mirroring: [a]"),
@@ -179,7 +179,7 @@ class TestAMistake:
                 "loglevel must be one of debug, info, warn, warning, error, critical",
                 "loglevel: loud",
             ),
-            ("v1 and v2 are both false, so that nothing would be served", "{v1: false, v2: false}"),
+            ("v1 and v2 are both false: enable at least one API", "{v1: false, v2: false}"),
         ],
     )
     def test_stops_the_start_with_one_sentence(self, refused, expected, text):
@@ -219,7 +219,7 @@ class TestANameOfTheOldDays:
             "debug (loglevel: debug tells more), boto_debug (loglevel: debug tells more), "
             "cors.resources (CORS works the same way everywhere), issue (no page shows it)"
         )
-        sentence = f"{path}, flavor dev: ignored, as it means nothing any more: {ignored}"
+        sentence = f"{path}, flavor dev: ignored retired settings: {ignored}"
         assert [sentence] == [record.getMessage() for record in caplog.records]
         assert [logging.WARNING] == [record.levelno for record in caplog.records]
 
@@ -242,7 +242,7 @@ class TestWhatIsStillToBeBuilt:
     def test_is_answered_by_a_warning_when_somebody_sets_it(self, load, caplog, path):
         load("dev: {storage: memory, standalone: false, mirroring: {source: h}}")
 
-        sentence = f"{path}, flavor dev: set, but not served by this version yet: standalone, mirroring.source"
+        sentence = f"{path}, flavor dev: settings without effect in this version: standalone, mirroring.source"
         assert [sentence] == [record.getMessage() for record in caplog.records]
 
 

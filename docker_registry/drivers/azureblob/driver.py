@@ -31,27 +31,27 @@ class AzureBlobDriver(VersionedObjectDriver[Entry]):
     _objects: AzureContainer
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "", "What every blob's name begins with."),
-        Setting("azure_storage_account_name", help="The storage account."),
-        Setting("azure_storage_account_key", help="One of its two keys.", secret=True),
-        Setting("azure_storage_container", str, "registry", "The container; it must be there."),
-        Setting("azure_use_https", bool, True, "Use TLS; an endpoint without it is then refused."),
-        Setting("azure_endpoint", help="URL of the blob service, where it is not `NAME.blob.core.windows.net`."),
+        Setting("storage_path", str, "", "Prefix of all blob names."),
+        Setting("azure_storage_account_name", help="Name of the storage account."),
+        Setting("azure_storage_account_key", help="Key of the storage account.", secret=True),
+        Setting("azure_storage_container", str, "registry", "Name of the container, which must exist."),
+        Setting("azure_use_https", bool, True, "Use TLS; endpoints without TLS are rejected."),
+        Setting("azure_endpoint", help="URL of the blob service, if it is not `NAME.blob.core.windows.net`."),
         Setting(
             "azure_connection_string",
-            help="Name, key (or a shared access signature) and endpoint in one, in place of the settings above.",
+            help="Name, key (or shared access signature) and endpoint in one string; replaces the settings above.",
             secret=True,
         ),
-        Setting("azure_timeout", int, 60, "How long Azure may be silent.", unit="seconds", minimum=1),
+        Setting("azure_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
         Setting(
             "azure_block_bytes",
             int,
             16777216,
-            "Size of the blocks of larger files, 50000 at most; every upload needs twice as much memory.",
+            "Block size of large files (at most 50000 blocks); every upload needs twice this memory.",
             unit="bytes",
             minimum=65536,
         ),
-        Setting("azure_redirect_seconds", int, 1200, "How long a signed URL is good.", unit="seconds", minimum=1),
+        Setting("azure_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
     )
 
     def __init__(

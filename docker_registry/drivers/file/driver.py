@@ -61,13 +61,13 @@ class FileDriver(StorageDriver):
     """Stores files under paths in a folder."""
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "./registry-data", help="The folder that keeps everything; `~` is expanded."),
+        Setting("storage_path", str, "./registry-data", help="Root folder of the store; `~` is expanded."),
         Setting(
             "storage_page_cache",
             str,
             "pulls",
-            help="Which large files stay in the memory of the kernel when they were used: those of `pulls`, `all`, that"
-            " is those of pushes too, or `none`, so that they drive out nothing else.",
+            help="Large files that stay in the page cache after use: pulled ones (`pulls`), pulled and pushed ones"
+            " (`all`), or `none`.",
             choices=("pulls", "all", "none"),
         ),
     )

@@ -36,26 +36,26 @@ class GcsDriver(VersionedObjectDriver[Entry]):
     _objects: GcsBucket
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "/registry", "What every object's name begins with."),
-        Setting("gcs_bucket", help="The bucket; it must be there."),
-        Setting("boto_bucket", help="Another name of `gcs_bucket`."),
+        Setting("storage_path", str, "/registry", "Prefix of all object names."),
+        Setting("gcs_bucket", help="Name of the bucket, which must exist."),
+        Setting("boto_bucket", help="Alias of `gcs_bucket`."),
         Setting(
             "gcs_credentials_file",
             Path,
             None,
-            "JSON key of a service account; without it google-auth looks for credentials.",
+            "JSON key file of a service account. When unset, google-auth finds the credentials.",
         ),
-        Setting("gcs_endpoint", help="URL of a store that is not Google's."),
-        Setting("gcs_timeout", int, 60, "How long Google may be silent.", unit="seconds", minimum=1),
+        Setting("gcs_endpoint", help="URL of a compatible store other than Google's."),
+        Setting("gcs_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
         Setting(
             "gcs_chunk_bytes",
             int,
             16777216,
-            "Size of the chunks of larger files, in steps of 262144; every upload needs twice as much memory.",
+            "Chunk size of large files, a multiple of 262144; every upload needs twice this memory.",
             unit="bytes",
             minimum=upload.CHUNK_UNIT_BYTES,
         ),
-        Setting("gcs_redirect_seconds", int, 1200, "How long a signed URL is good.", unit="seconds", minimum=1),
+        Setting("gcs_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
     )
 
     def __init__(

@@ -32,44 +32,47 @@ class SwiftDriver(ObjectDriver[Entry]):
     _objects: SwiftContainer
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "/registry", "What every object's name begins with."),
-        Setting("swift_authurl", help="Address of Keystone (`…/v3`), or of TempAuth (`…/auth/v1.0`)."),
+        Setting("storage_path", str, "/registry", "Prefix of all object names."),
+        Setting("swift_authurl", help="URL of Keystone (`…/v3`) or TempAuth (`…/auth/v1.0`)."),
         Setting(
             "swift_auth_version",
-            help="How to ask for a token; judged by the address when unset.",
+            help="Version of the authentication API. Derived from the URL when unset.",
             choices=("1", "2", "3"),
         ),
-        Setting("swift_container", help="The container; it is created when it is not there."),
-        Setting("swift_user", help="User name, with TempAuth `account:user`."),
-        Setting("swift_password", help="Its password.", secret=True),
-        Setting("swift_tenant_name", help="Keystone: the project."),
-        Setting("swift_region_name", help="Keystone: the region, where there are several."),
+        Setting("swift_container", help="Name of the container; created if missing."),
+        Setting("swift_user", help="User name; `account:user` for TempAuth."),
+        Setting("swift_password", help="Password.", secret=True),
+        Setting("swift_tenant_name", help="Keystone: project."),
+        Setting("swift_region_name", help="Keystone: region, if there are several."),
         Setting("swift_user_domain", str, "Default", "Keystone: domain of the user."),
         Setting("swift_project_domain", str, "Default", "Keystone: domain of the project."),
         Setting(
             "swift_endpoint_type",
             str,
             "public",
-            "Keystone: which address of Swift.",
+            "Keystone: type of the Swift endpoint.",
             choices=("public", "internal", "admin"),
         ),
-        Setting("swift_cacert", help="File with the certificates (PEM) that sign those of Swift and Keystone."),
-        Setting("swift_insecure", bool, False, "Trust every certificate."),
-        Setting("swift_timeout", int, 60, "How long Swift may be silent.", unit="seconds", minimum=1),
+        Setting(
+            "swift_cacert",
+            help="PEM file of the certificate authorities that sign the certificates of Swift and Keystone.",
+        ),
+        Setting("swift_insecure", bool, False, "Skip the verification of certificates."),
+        Setting("swift_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
         Setting(
             "swift_segment_bytes",
             int,
             16777216,
-            "Size of the segments of larger files; every upload needs twice as much memory.",
+            "Segment size of large files; every upload needs twice this memory.",
             unit="bytes",
             minimum=1048576,
         ),
         Setting(
             "swift_temp_url_key",
-            help="Key for signed URLs, given to the container; with `storage_redirect`.",
+            help="Key that signs URLs for `storage_redirect`; it is set on the container.",
             secret=True,
         ),
-        Setting("swift_temp_url_seconds", int, 1200, "How long a signed URL is good.", unit="seconds", minimum=1),
+        Setting("swift_temp_url_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
     )
 
     def __init__(

@@ -159,7 +159,7 @@ class TestALayer:
 
         monkeypatch.setattr(driver, "stream_read", fail)
         report = migrate(driver)
-        assert ({images[0].text: "The store cannot be reached for now."}, 1) == (report.failed, report.migrated)
+        assert ({images[0].text: "The store is temporarily unavailable."}, 1) == (report.failed, report.migrated)
         monkeypatch.undo()
         assert (1, {}) == ((report := migrate(driver)).migrated, report.failed)
 
