@@ -113,6 +113,25 @@ class StorageDriver(ABC):
         content = self.get_content(path)
         return Versioned(content, hashlib.sha256(content).hexdigest())
 
+    def find(self, path: str) -> bytes | None:
+        """
+        Return all bytes of a small file as :meth:`get_content` does; None if it does not exist.
+
+        By default this and the other ``find`` methods call the method that raises PathNotFound. A driver that can
+        detect a missing file at lower cost overrides them.
+        """
+        try:
+            return self.get_content(path)
+        except PathNotFound:
+            return None
+
+    def find_versioned(self, path: str) -> Versioned | None:
+        """Return all bytes of a small file and their version as :meth:`get_versioned` does; None if it is missing."""
+        try:
+            return self.get_versioned(path)
+        except PathNotFound:
+            return None
+
     @abstractmethod
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
@@ -188,6 +207,13 @@ class StorageDriver(ABC):
         """Return a file's size in bytes."""
         return self.stat(path).size
 
+    def find_size(self, path: str) -> int | None:
+        """Return a file's size in bytes as :meth:`get_size` does; None if it does not exist."""
+        try:
+            return self.get_size(path)
+        except PathNotFound:
+            return None
+
     @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Rename a file, atomically for readers of *target*, replacing any existing file there."""
@@ -234,6 +260,19 @@ class StorageDriver(ABC):
         Raises:
             PathNotFound: the path does not exist.
         """
+
+    def discard(self, path: str) -> bool:
+        """
+        Remove a file, or a folder with all its content, as :meth:`remove` does.
+
+        Returns:
+            Whether the path existed.
+        """
+        try:
+            self.remove(path)
+        except PathNotFound:
+            return False
+        return True
 
     def remove_if_match(self, path: str, version: str) -> None:
         """

@@ -104,12 +104,19 @@ class CachedDriver(StorageDriver):
 
     def get_content(self, path: str) -> bytes:
         """See :class:`StorageDriver`."""
+        content = self.find(path)
+        if content is None:
+            raise PathNotFound(path=path)
+        return content
+
+    def find(self, path: str) -> bytes | None:
+        """See :class:`StorageDriver`."""
         found = self._look(_CONTENT, path)
         if found.value is not None:
             return found.value
         with _spoiled_by_trouble():
-            content = self.driver.get_content(path)
-        if len(content) <= self._max_bytes:
+            content = self.driver.find(path)
+        if content is not None and len(content) <= self._max_bytes:
             self._tell(_CONTENT, path, found, content, _lifetime(path))
         else:
             dependencies.spoil()
@@ -117,12 +124,22 @@ class CachedDriver(StorageDriver):
 
     def get_size(self, path: str) -> int:
         """See :class:`StorageDriver`."""
+        size = self.find_size(path)
+        if size is None:
+            raise PathNotFound(path=path)
+        return size
+
+    def find_size(self, path: str) -> int | None:
+        """See :class:`StorageDriver`."""
         found = self._look(_SIZE, path)
         if found.value is not None and found.value.isdigit():
             return int(found.value)
         with _spoiled_by_trouble():
-            size = self.driver.get_size(path)
-        self._tell(_SIZE, path, found, b"%d" % size, _SECONDS)
+            size = self.driver.find_size(path)
+        if size is None:
+            dependencies.spoil()
+        else:
+            self._tell(_SIZE, path, found, b"%d" % size, _SECONDS)
         return size
 
     def exists(self, path: str) -> bool:
@@ -157,6 +174,11 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         dependencies.spoil()
         return self.driver.get_versioned(path)
+
+    def find_versioned(self, path: str) -> Versioned | None:
+        """See :class:`StorageDriver`."""
+        dependencies.spoil()
+        return self.driver.find_versioned(path)
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
@@ -272,6 +294,11 @@ class CachedDriver(StorageDriver):
         with self._removed(path):
             self.driver.remove(path)
 
+    def discard(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        with self._removed(path):
+            return self.driver.discard(path)
+
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
         with self._removed(path):
@@ -361,7 +388,7 @@ def _facts(path: str) -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def _spoiled_by_trouble() -> Iterator[None]:
-    """Make the response uncacheable if the store raises an error, including PathNotFound: absence is not cached."""
+    """Make the response uncacheable if the store raises an error."""
     try:
         yield
     except StorageError:

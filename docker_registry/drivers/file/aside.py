@@ -3,8 +3,7 @@ The staging folder: files that are being written, and files and folders that are
 
 Each entry has a unique name in one of sixteen subfolders, which may lie far apart on the disk
 (:mod:`~docker_registry.drivers.file.spreading`). The file system chooses the location of a subfolder by its name, so
-each store uses its own random names. Creating a file can take ten times as long where many files were just removed, so
-a new file goes into a subfolder where the last creation was fast. Leftovers of dead processes are removed by age.
+each store uses its own random names. Leftovers of dead processes are removed by age.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 import os
 import re
 import secrets
-import time
 from collections import deque
 from contextlib import suppress
 from typing import Final
@@ -32,9 +30,6 @@ _PART: Final = re.compile(f"[0-9a-f]{{{_PART_CHARACTERS}}}")
 #: The names of staged files and folders, in the subfolders or, written by older versions, beside them.
 _OURS: Final = re.compile("[0-9a-f]{32}")
 
-#: The number of subfolders drawn at random for a new file; the fastest of them is used.
-_DRAWN: Final = 4
-
 logger = logging.getLogger(__name__)
 
 
@@ -49,7 +44,6 @@ class Aside:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.parts: list[str] = []
-        self._seconds: dict[str, float] = {}  # duration of the last file creation, by subfolder
         self._left: deque[str] = deque()
 
     def prepare(self) -> None:
@@ -60,18 +54,14 @@ class Aside:
             os.mkdir(self.parts[-1])
 
     def new(self) -> str:
-        """Return an unused path in a fast subfolder."""
+        """Return an unused path in one of the subfolders."""
         name = secrets.token_hex(16)
-        drawn = [self.parts[int(digit, 16)] for digit in name[:_DRAWN]]
-        return f"{min(drawn, key=lambda part: self._seconds.get(part, 0.0))}/{name}"
+        return f"{self.parts[int(name[0], 16)]}/{name}"
 
     def create(self, mode: int = SHARED) -> tuple[str, int]:
         """Create a file; return its path in the file system and its descriptor."""
         place = self.new()
-        began = time.perf_counter()
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        self._seconds[place.rpartition("/")[0]] = time.perf_counter() - began
-        return place, fd
+        return place, os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
 
     def write(self, content: Bytes, *, sync: bool = False, mode: int = SHARED) -> str:
         """

@@ -57,6 +57,12 @@ class Carrier:
                     call(finish)
                 self._checkpoint_later()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the current batch has contents that are not published yet."""
+        changes = together.present()
+        return changes is not None and changes.is_waiting
+
     def put(self, path: str, content: Bytes, if_match: str | None, *, may_wait: bool = False) -> None:
         """
         Put a small content, at once or as part of the current batch.

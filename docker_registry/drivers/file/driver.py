@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -31,17 +32,17 @@ from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, check_path
+from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.carrier import Carrier
 from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.journal import Journal
-from docker_registry.drivers.file.known import Known
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.modes import restrict_keys
 from docker_registry.drivers.file.mount_session import superblock_id
+from docker_registry.drivers.file.os_errors import translated
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
 from docker_registry.drivers.file.replay import Replay
@@ -85,7 +86,6 @@ class FileDriver(StorageDriver):
             StorageError: the folder cannot be created or written to, or is not a folder.
         """
         self._tree = Tree(storage_path)
-        self._known = Known(self._tree)
         self._aside = Aside(f"{self._tree.reserved}/aside")
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
@@ -140,12 +140,28 @@ class FileDriver(StorageDriver):
 
     def get_content(self, path: str) -> bytes:
         """See :class:`StorageDriver`."""
-        with self._tree.errors(path):
-            fd, size = self._tree.open_file(check_path(path))
-            try:
-                return read_whole(fd, size)
-            finally:
-                close_now(fd)
+        content = self.find(path)
+        if content is None:
+            raise PathNotFound(path=path)
+        return content
+
+    def find(self, path: str) -> bytes | None:
+        """See :class:`StorageDriver`."""
+        opened = self._tree.find_file(check_path(path))
+        if opened is None:
+            return None
+        fd, size = opened
+        try:
+            return read_whole(fd, size)
+        except OSError as error:
+            raise translated(path, error) from None
+        finally:
+            close_now(fd)
+
+    def find_versioned(self, path: str) -> Versioned | None:
+        """See :class:`StorageDriver`."""
+        content = self.find(path)
+        return None if content is None else Versioned(content, hashlib.sha256(content).hexdigest())
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
@@ -164,7 +180,7 @@ class FileDriver(StorageDriver):
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        found = self._known.find(check_path(path))
+        found = self._tree.find(check_path(path))
         if found is None or not stat.S_ISDIR(found.st_mode):
             return found is not None
         try:
@@ -175,10 +191,15 @@ class FileDriver(StorageDriver):
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        found = self._known.find(check_path(path))
-        if found is None or not stat.S_ISREG(found.st_mode):
+        found = self._find_file(path)
+        if found is None:
             raise PathNotFound(path=path)
         return Stat(path, found.st_size, found.st_mtime)
+
+    def find_size(self, path: str) -> int | None:
+        """See :class:`StorageDriver`."""
+        found = self._find_file(path)
+        return None if found is None else found.st_size
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
@@ -268,8 +289,8 @@ class FileDriver(StorageDriver):
 
     def is_shared(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        found = self._known.find(check_path(path))
-        return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+        found = self._find_file(path)
+        return found is not None and found.st_nlink > 1
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
@@ -304,6 +325,14 @@ class FileDriver(StorageDriver):
         with self._tree.errors(path):
             self._carry_out(self._changes.remove, check_path(path))
 
+    def discard(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        # A content of the current batch may not be published yet: only the removal itself publishes it.
+        is_published = self._carrier is None or not self._carrier.is_waiting
+        if is_published and self._tree.find(check_path(path)) is None:
+            return False
+        return super().discard(path)
+
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
         try:
@@ -319,6 +348,11 @@ class FileDriver(StorageDriver):
             return sum(run_in_thread(aside.remove_leftovers, before) for aside in (self._aside, self._short_aside))
 
     # ---------------------------------------------------------------------------------------- in this thread
+
+    def _find_file(self, path: str) -> os.stat_result | None:
+        """Return the metadata of a file; None if the path does not exist or is a folder."""
+        found = self._tree.find(check_path(path))
+        return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def _walk(self, path: str, way: set[tuple[int, int]]) -> Iterator[Stat]:
         try:

@@ -21,6 +21,9 @@ from docker_registry.drivers.file import libc
 _OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 
+#: Returned by :func:`open_straight` instead of a descriptor: the path does not exist.
+MISSING: Final = -1
+
 #: A flag that openat2 rejects together with O_PATH, where it has no effect.
 _MEANINGLESS: Final = os.O_NONBLOCK
 
@@ -39,11 +42,9 @@ def open_straight(place: str, flags: int) -> int | None:
         flags: as for :func:`os.open`; a new file gets the mode 0644.
 
     Returns:
-        A descriptor; None if the path contains a link, or if this cannot be determined: then open the file with
-        :func:`os.open` and check its real path.
-
-    Raises:
-        FileNotFoundError: the path does not exist, or the folder of a file to be created does not.
+        A descriptor; :data:`MISSING` if the path does not exist, or the folder of a file to be created does not; None
+        if the path contains a link, or if this cannot be determined: then open the file with :func:`os.open` and check
+        its real path.
     """
     openat2 = _openat2()
     if openat2 is None:
@@ -51,9 +52,7 @@ def open_straight(place: str, flags: int) -> int | None:
     fd = openat2(_OPENAT2, libc.AT_FDCWD, os.fsencode(place), _how(flags), ctypes.sizeof(_How))
     if fd >= 0:
         return fd
-    if ctypes.get_errno() == errno.ENOENT:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
-    return None
+    return MISSING if ctypes.get_errno() == errno.ENOENT else None
 
 
 @lru_cache(maxsize=16)

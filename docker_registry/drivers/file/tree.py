@@ -24,7 +24,7 @@ from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
 from docker_registry.drivers.file.renaming import rename_unwritten
-from docker_registry.drivers.file.straight import open_straight
+from docker_registry.drivers.file.straight import MISSING, open_straight
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
@@ -77,6 +77,13 @@ class Tree:
         Raises:
             StorageError: a symbolic link leads out of the root.
         """
+        fd = self._open(path, flags)
+        if fd == MISSING:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.place(path))
+        return fd
+
+    def _open(self, path: str, flags: int) -> int:
+        """Open a file or folder as :meth:`open` does, but return MISSING if openat2 finds that it does not exist."""
         place = self.place(path)
         flags |= os.O_NONBLOCK  # opening a pipe in the tree must not block the worker
         fd = open_straight(place, flags)
@@ -94,19 +101,39 @@ class Tree:
 
     def open_file(self, path: str) -> tuple[int, int]:
         """Open a file and return its descriptor and size; raises PathNotFound for anything else."""
-        fd = self.open(path, os.O_RDONLY)
+        opened = self.find_file(path)
+        if opened is None:
+            raise PathNotFound(path=path)
+        return opened
+
+    def find_file(self, path: str) -> tuple[int, int] | None:
+        """
+        Open a file and return its descriptor and size; None if the path does not exist or is no file.
+
+        Raises:
+            StorageError: it cannot be opened.
+        """
+        try:
+            fd = self._open(path, os.O_RDONLY)
+        except OSError as error:
+            self.note_absence(path, error)
+            return None
+        if fd == MISSING:
+            self._note_missing(path)
+            return None
         try:
             found = os.fstat(fd)
             dependencies.note(self.place(path), found)
-            if not stat.S_ISREG(found.st_mode):
-                raise PathNotFound(path=path)
         except BaseException:
             close_now(fd)
             raise
+        if not stat.S_ISREG(found.st_mode):
+            close_now(fd)
+            return None
         return fd, found.st_size
 
     def look(self, path: str) -> os.stat_result:
-        """Return the metadata of a path."""
+        """Return the metadata of a path; raises FileNotFoundError if it does not exist."""
         fd = self.open(path, os.O_PATH)
         try:
             found = os.fstat(fd)
@@ -123,10 +150,17 @@ class Tree:
             StorageError: this cannot be determined.
         """
         try:
-            return self.look(path)
+            fd = self._open(path, os.O_PATH)
         except OSError as error:
             self.note_absence(path, error)
             return None
+        if fd == MISSING:
+            self._note_missing(path)
+            return None
+        found = os.fstat(fd)
+        close_now(fd)
+        dependencies.note(self.place(path), found)
+        return found
 
     def names(self, path: str) -> Iterator[str]:
         """
@@ -223,11 +257,8 @@ class Tree:
             Whether it was created; otherwise call :meth:`bring`, which handles more cases or raises the error.
         """
         place = self.place(path)
-        try:
-            fd = open_straight(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except FileNotFoundError:  # its folder does not exist
-            return False
-        if fd is None:
+        fd = open_straight(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        if fd is None or fd == MISSING:  # MISSING: its folder does not exist
             return False
         is_here = os.fstat(fd).st_dev == self._device
         close_now(fd)
@@ -256,7 +287,8 @@ class Tree:
             yield
         except OSError as error:
             if not may_miss:
-                self._check_root(path, error)
+                if error.errno in NOT_THERE:
+                    self._check_root(path)
                 raise translated(path, error) from None
             self.note_absence(path, error)
             raise PathNotFound(path=path) from None
@@ -268,13 +300,16 @@ class Tree:
         Raises:
             StorageError: *error* says something else.
         """
-        self._check_root(path, error)
         if error.errno not in NOT_THERE:
             raise translated(path, error) from None
+        self._note_missing(path)
+
+    def _note_missing(self, path: str) -> None:
+        self._check_root(path)
         dependencies.note(self.place(path), None)
 
-    def _check_root(self, path: str, error: OSError) -> None:
-        if error.errno in NOT_THERE and not os.path.isdir(self.reserved):
+    def _check_root(self, path: str) -> None:
+        if not os.path.isdir(self.reserved):
             raise self._gone(path) from None
 
     def _clear(self, path: str) -> None:

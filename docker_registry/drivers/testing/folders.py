@@ -37,6 +37,26 @@ class Folders:
                 driver.move(path, "y")
             assert not driver.exists(path)
 
+    def test_a_missing_file_is_not_found_without_an_error(self, driver: StorageDriver) -> None:
+        driver.put_content("a/b", b"content")
+        for path in ("x", "a", "a/x", "a/b/x", "a/b/x/y"):
+            assert [None] * 3 == [find(path) for find in (driver.find, driver.find_versioned, driver.find_size)]
+        assert (b"content", 7) == (driver.find("a/b"), driver.find_size("a/b"))
+        assert driver.get_versioned("a/b") == driver.find_versioned("a/b")
+
+    def test_a_path_is_discarded_once(self, driver: StorageDriver) -> None:
+        for path in ("a/b", "c/d/e", "c/f"):
+            driver.put_content(path, b"content")
+        assert [False, False, True, False] == [driver.discard(path) for path in ("x", "a/x", "a/b", "a/b")]
+        assert [True, False] == [driver.discard("c"), driver.discard("c")]
+        assert [] == list(driver.walk())
+
+    def test_a_content_of_the_same_batch_is_discarded(self, driver: StorageDriver) -> None:
+        with driver.together():
+            driver.put_content("a/b", b"content")
+            assert driver.discard("a/b")
+        assert not driver.exists("a/b")
+
     def test_a_folder_is_no_file(self, driver: StorageDriver) -> None:
         driver.put_content("a/b/c", b"")
         for verb in (driver.get_content, driver.stat, driver.get_size, driver.stream_read, driver.touch):

@@ -40,6 +40,9 @@ class Paths:
         verbs: tuple[Callable[[], object], ...] = (
             lambda: driver.get_content(path),
             lambda: driver.get_versioned(path),
+            lambda: driver.find(path),
+            lambda: driver.find_versioned(path),
+            lambda: driver.find_size(path),
             lambda: driver.put_content(path, b""),
             lambda: list(driver.stream_read(path)),
             lambda: driver.stream_write(path, [b""]),
@@ -48,6 +51,7 @@ class Paths:
             lambda: driver.move(path, "x"),
             lambda: driver.touch(path),
             lambda: driver.remove(path),
+            lambda: driver.discard(path),
             *(() if path == "" else (lambda: list(driver.list_directory(path)), lambda: list(driver.walk(path)))),
         )
         for verb in verbs:
@@ -68,6 +72,9 @@ class Errors:
             lambda: broken_driver.stream_write("a", [b"content"]),
             lambda: broken_driver.get_content("a"),
             lambda: broken_driver.get_versioned("a"),
+            lambda: broken_driver.find("a"),
+            lambda: broken_driver.find_versioned("a"),
+            lambda: broken_driver.find_size("a"),
             lambda: list(broken_driver.stream_read("a")),
             lambda: broken_driver.exists("a"),
             lambda: broken_driver.stat("a"),
@@ -77,6 +84,7 @@ class Errors:
             lambda: broken_driver.move("a", "b"),
             lambda: broken_driver.touch("a"),
             lambda: broken_driver.remove("a"),
+            lambda: broken_driver.discard("a"),
         )
         for verb in verbs:
             with pytest.raises(StorageError) as raised:

@@ -233,21 +233,8 @@ class TestTheReservedFolder:
         names = [{Path(part).name for part in one._aside.parts} for one in (driver, other)]
         assert [16, 16, 32] == [len(names[0]), len(names[1]), len(names[0] | names[1])]
 
-    def test_has_files_made_where_that_is_quick(self, driver, monkeypatch):
-        slow, made, make = set(driver._aside.parts[::2]), [], os.open
-
-        def make_slowly(place, flags, *more, **further):
-            part = os.path.dirname(place)
-            if part in driver._aside.parts:
-                made.append(part)
-                time.sleep(0.002 if part in slow else 0)
-            return make(place, flags, *more, **further)
-
-        monkeypatch.setattr(os, "open", make_slowly)
-        for number in range(300):
-            driver.stream_write(f"{number}", [b"content"])
-        assert {*driver._aside.parts} == {*made}
-        assert sum(part in slow for part in made[200:]) < 25
+    def test_spreads_new_files_over_its_folders(self, driver):
+        assert set(driver._aside.parts) == {os.path.dirname(driver._aside.new()) for _ in range(1000)}
 
     def test_has_those_of_two_who_begin_it_at_once(self, driver, store):
         more = Path(driver._aside.parts[0]).parent / "ffffffff"
