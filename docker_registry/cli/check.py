@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Final
 
 from docker_registry import __version__
@@ -14,19 +15,33 @@ if TYPE_CHECKING:
 
 
 def run(_: argparse.Namespace) -> int:
-    """Check the effective configuration."""
-    return check(load_config())
+    """Check what the server checks when it starts; the server may be running."""
+    from docker_registry import services
+    from docker_registry.server import launch
+
+    launch.check_environment(os.environ)
+    launch.check_address(os.environ, may_be_in_use=True)
+    uid, gid = launch.owner(os.environ)
+    config = load_config()
+    folder = services.storage_folder(config)
+    if folder is not None:
+        launch.give_folder(folder, uid, gid)
+    launch.become(uid, gid)
+    return check(config)
 
 
 def check(config: Config) -> int:
     """
-    Build all services, write, read and remove a file in the store, and print a summary.
+    Check gunicorn's options, build all services, write, read and remove a file in the store, and print a summary.
 
     Raises:
-        ConfigError, StorageError: as for :func:`docker_registry.services.build`, or the store cannot be written.
+        ConfigError, StorageError: gunicorn rejects an option, :func:`docker_registry.services.build` fails, or the
+            store cannot be written.
     """
     from docker_registry import services
+    from docker_registry.server import launch
 
+    launch.check_options(os.environ)
     with services.build(config) as built:
         try:
             built.registry.probe()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 
+from docker_registry.config import legacy
 from docker_registry.config.flavors import merge, variable
 from docker_registry.config.schema import NOT_SERVED_YET, Config
 from docker_registry.settings import TYPES, Section, Setting, flatten, rows
@@ -54,6 +55,35 @@ def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[
         own = _table(declared, variables) if declared else "No further settings.\n"
         parts.append(f"### With `storage: {driver}`\n\n{own}")
     return "\n".join(parts)
+
+
+def reference_of_0_7_1(driver_settings: Mapping[str, Iterable[Setting]]) -> str:
+    """
+    Render the table of the settings of docker-registry 0.7.1 in Markdown: which part serves each, or why none does.
+
+    Args:
+        driver_settings: settings by name of the driver that declares them.
+    """
+    general = {row.name for row in rows(Config)}
+    drivers = {driver: {row.name for row in declared} for driver, declared in driver_settings.items()}
+    lines = ["| Setting | Variable | In this version |", "| --- | --- | --- |"]
+    for name, environment in legacy.SETTINGS_OF_0_7_1.items():
+        served_by = [f"`{driver}`" for driver, names in drivers.items() if name in names]
+        if name in general:
+            status = "not served yet" if name.startswith(NOT_SERVED_YET) else "served"
+        elif served_by:
+            status = f"served with the driver {', '.join(served_by)}"
+        else:
+            status = f"ignored: {_why_ignored(name)}"
+        lines.append(f"| `{name}` | {f'`{environment}`' if environment else ''} | {status} |")
+    return "\n".join(lines) + "\n"
+
+
+def _why_ignored(name: str) -> str:
+    """Return why no part serves a setting of 0.7.1."""
+    replaced = [reasons[name] for reasons in legacy.REPLACED.values() if name in reasons]
+    abandoned = [reason for prefix, reason in legacy.ABANDONED.items() if name.startswith(prefix)]
+    return next(iter([*replaced, *abandoned]), "") or legacy.RETIRED[name]
 
 
 def _table(declared: Iterable[Setting], variables: Mapping[str, str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import shlex
 import socket
@@ -96,8 +99,30 @@ def give_folder(folder: Path, uid: int, gid: int) -> None:
         raise ConfigError(f"{folder} cannot be made: {error.strerror}.") from None
 
 
-def check_address(environ: Mapping[str, str]) -> None:
+def check_options(environ: Mapping[str, str]) -> None:
     """
+    Raises:
+        ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``.
+    """
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    arguments, said = sys.argv, io.StringIO()
+    sys.argv = _arguments(environ)
+    try:
+        with contextlib.redirect_stderr(said):
+            WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry")
+    except SystemExit:
+        problem = said.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
+        raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
+    finally:
+        sys.argv = arguments
+
+
+def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) -> None:
+    """
+    Args:
+        may_be_in_use: accept an address that another process listens on, such as the running server.
+
     Raises:
         ConfigError: the address is unavailable or already in use.
     """
@@ -108,6 +133,8 @@ def check_address(environ: Mapping[str, str]) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found)
     except OSError as error:
+        if may_be_in_use and error.errno == errno.EADDRINUSE:
+            return
         raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
 
 
@@ -130,10 +157,15 @@ def run(environ: Mapping[str, str]) -> int:
     from gunicorn.app.wsgiapp import WSGIApplication
 
     open_files.allow_many()
-    options = shlex.split(environ.get("GUNICORN_OPTS", ""))
-    sys.argv = ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
+    sys.argv = _arguments(environ)
     WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
     return 0
+
+
+def _arguments(environ: Mapping[str, str]) -> list[str]:
+    """Return the command line of gunicorn."""
+    options = shlex.split(environ.get("GUNICORN_OPTS", ""))
+    return ["docker-registry", "--config", str(gunicorn_config()), *options, APPLICATION]
 
 
 def gunicorn_config() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -120,13 +121,29 @@ class TestTheEnvironment:
             ("GUNICORN_GRACEFUL_TIMEOUT", "1.5"),
             ("GUNICORN_SILENT_TIMEOUT", "soon"),
             ("GUNICORN_OPTS", "'"),
+            ("GUNICORN_OPTS", "--wrokers 3"),
+            ("GUNICORN_OPTS", "--workers many"),
+            ("GUNICORN_USER", "no-such-user"),
         ],
     )
     def test_must_make_sense(self, run, name, value):
         assert name in sentence(run("serve", **{name: value}))
 
-    def test_must_name_an_address_of_this_machine(self, run):
-        assert "192.0.2.1 port" in sentence(run("serve", REGISTRY_HOST="192.0.2.1"))
+    @pytest.mark.parametrize(
+        ("name", "value"), [("REGISTRY_PORT", "99999"), ("GUNICORN_WORKERS", "0"), ("GUNICORN_OPTS", "--wrokers 3")]
+    )
+    def test_is_checked_without_serving_too(self, run, name, value):
+        assert name in sentence(run("check", **{name: value}))
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    def test_must_name_an_address_of_this_machine(self, run, command):
+        assert "192.0.2.1 port" in sentence(run(command, REGISTRY_HOST="192.0.2.1"))
+
+    def test_may_be_checked_beside_the_server_that_uses_it(self, run):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = str(listener.getsockname()[1])
+            assert 0 == run("check", REGISTRY_PORT=port).returncode
+            assert "cannot be listened on" in sentence(run("serve", REGISTRY_PORT=port))
 
     def test_of_kubernetes_is_not_mistaken_for_a_port(self):
         from docker_registry.server.launch import number
