@@ -58,9 +58,6 @@ ACTIONS: Final = {
     "v2_uploads.start_upload": Action.PUSH,
 }
 
-#: Maximum length of a request id that a proxy sends in X-Request-Id.
-_MAX_ID: Final = 128
-
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
@@ -86,7 +83,7 @@ def principal() -> Principal:
 
 def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
-    return Actor(reason, principal(), request.remote_addr or "", request.headers.get("X-Request-Id", "")[:_MAX_ID])
+    return Actor(reason, principal(), request.remote_addr or "", context_of(request.environ).request_id)
 
 
 def _tag(values: dict[str, object]) -> Tag | None:

@@ -24,8 +24,9 @@ from docker_registry.memory_budget import MemoryBudget
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
 
-#: Limit per system call when sending, so that other greenlets run in between.
-SLICE_BYTES: Final = 4 * 1024 * 1024
+#: Limit per system call when sending, so that other greenlets run in between. A pull of 1 GiB takes 0.7 of the time of
+#: slices of 4 MiB, which exceed the processor's cache; slices of 64 KiB are slower again.
+SLICE_BYTES: Final = 256 * 1024
 
 #: A body, or its first block, up to this size is joined with the head; copying a longer one costs more than a second
 #: send.
@@ -152,12 +153,22 @@ class ClientSocket(socket.socket):
             # connection would continue in plain text.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
-    def receive_head(self) -> bytes | None:
-        """Receive the beginning of the next request; return None if gunicorn has buffered it already."""
+    def receive_head(self, *, takes_turns: bool = False) -> bytes | None:
+        """
+        Receive the beginning of the next request; return None if gunicorn has buffered it already.
+
+        Args:
+            takes_turns: whether other connections whose requests have arrived are served first.
+        """
         self.head = None
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
+        if takes_turns:
+            self._wait_for_turn()
         return bytes(super().recv(_HEAD_BYTES))
+
+    def _wait_for_turn(self) -> None:
+        gevent.sleep(0)  # the next request may be buffered by TLS, so the connection need not become readable
 
     @property
     def has_head(self) -> bool:
@@ -322,6 +333,11 @@ class PlainSocket(ClientSocket):
     """A plain client socket, which can send without blocking."""
 
     _more = plain_socket.MSG_MORE
+
+    def _wait_for_turn(self) -> None:
+        # The event loop learns of all readable connections at once, and resumes each of them in turn. This replaces the
+        # system call that would try to receive before it waits.
+        self._wait(self._read_event)  # type: ignore[attr-defined]
 
     def _send_at_once(self, data: Any, flags: int) -> int:
         try:

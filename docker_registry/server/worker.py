@@ -52,11 +52,11 @@ from docker_registry.time_slices import TimeSlices
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
 
+#: Requests of a lone connection that are answered from the cache in a row before other greenlets run.
+_TURN_REQUESTS: Final = 32
+
 #: Budget for the response bytes that slow clients have not received yet, all clients together.
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
-
-#: Requests of one connection that are answered from the cache in a row before the greenlet yields.
-_TURN_REQUESTS: Final = 32
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
@@ -243,7 +243,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         for turn in itertools.count(1):
             received: bytes | None = b""
             with self._waiting(client):
-                received = client.receive_head()
+                takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
+                received = client.receive_head(takes_turns=takes_turns)
             if received is None:
                 return
             began = time.perf_counter()
@@ -257,8 +258,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False
-            if turn % _TURN_REQUESTS == 0:
-                gevent.sleep(0)
 
     def _send_again(self, client: ClientSocket, answer: Answer) -> None:
         client.settimeout(self.silence_seconds)
