@@ -30,10 +30,22 @@ _SHORT_CHUNK_BYTES: Final = 256
 #: Each further multiple of this length counts a line once more.
 _LONG_LINE_BYTES: Final = 256
 
+#: Chunks of up to 15 bytes are taken out in runs of chunks of the same size, up to this many at a time (about 0.5 ms).
+_MOST_CHUNKS_OF_RUN: Final = 8192
+
+#: This many chunks of a run take as much time as one line otherwise.
+_CHUNKS_PER_LINE: Final = 64
+
 #: Nearly every line is shorter than this, so the search for its end begins with this many bytes.
 _MOST_LINES_BYTES: Final = 32
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+
+#: Runs of chunks, by the size of a chunk.
+_RUNS: Final = {
+    size: re.compile(b"(?:[%x%X]\r\n.{%d}\r\n){2,%d}" % (size, size, size, _MOST_CHUNKS_OF_RUN), re.DOTALL)
+    for size in range(1, 16)
+}
 
 #: RFC 9110, section 5.6: tokens and quoted strings.
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -217,6 +229,7 @@ class ChunkedBody(RequestBody):
         self._framing_work = 0  # lines since the last check, long ones counted several times
         self._content_bytes = 0  # since the last check
         self._left = 0  # bytes left of the current chunk
+        self._size = 0  # of the current chunk, or of the one before
         self._line = bytearray()  # the incomplete framing line
         self._next: Callable[[bytes], None] = self._size_line
         self._trailer_bytes = 0
@@ -240,9 +253,16 @@ class ChunkedBody(RequestBody):
                 position += size
                 self._content_bytes += size
                 continue
-            line_bytes = self._take_line(buffer[position:end])
-            position += line_bytes
-            self._framing_work += 1 + line_bytes // _LONG_LINE_BYTES
+            content, wire_bytes = self._take_run(buffer[position:end]) if self._size in _RUNS else (b"", 0)
+            if content:
+                buffer[filled : filled + len(content)] = content
+                filled += len(content)
+                self._content_bytes += len(content)
+                self._framing_work += 1 + len(content) // self._size // _CHUNKS_PER_LINE
+            else:
+                wire_bytes = self._take_line(buffer[position:end])
+                self._framing_work += 1 + wire_bytes // _LONG_LINE_BYTES
+            position += wire_bytes
             if self._framing_work >= _PAUSE_WORK:
                 self._pause_after_short_chunks()
             if self.complete:
@@ -254,6 +274,18 @@ class ChunkedBody(RequestBody):
         if self._pause is not None and self._content_bytes < self._framing_work * _SHORT_CHUNK_BYTES:
             self._pause()
         self._framing_work = self._content_bytes = 0
+
+    def _take_run(self, block: memoryview) -> tuple[bytes, int]:
+        """Return the content of the run of short chunks at the beginning of *block*, and its length with framing."""
+        size = self._size
+        run = None if self._line or self._next != self._size_line else _RUNS[size].match(block)
+        if run is None:
+            return b"", 0
+        wire, chunk_bytes = run[0], size + len(b"1\r\n\r\n")
+        content = bytearray(len(wire) // chunk_bytes * size)
+        for position in range(size):
+            content[position::size] = wire[len(b"1\r\n") + position :: chunk_bytes]
+        return bytes(content), len(wire)
 
     def _take_line(self, block: memoryview) -> int:
         """Consume the rest of a framing line, or as much as has arrived; return the number of bytes consumed."""
@@ -283,7 +315,7 @@ class ChunkedBody(RequestBody):
                 raise MalformedBody("an extension of a chunk is malformed")
         if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits):
             raise MalformedBody("a chunk has no valid size")
-        self._left = int(digits, 16)
+        self._left = self._size = int(digits, 16)
         self._next = self._after_chunk if self._left else self._trailer_line
 
     def _after_chunk(self, line: bytes) -> None:

@@ -58,11 +58,20 @@ def a_chunked_body(source):
     """A body in chunks: pairs of what it is in the content, and what goes over the wire for that."""
     pieces = []
     for _ in range(source.randint(0, 5)):
+        if source.random() < 0.2:
+            pieces += a_run_of_chunks(source)
         chunk = some_bytes(source, 1, source.choice([1, 3, 20, 90]))
         size = source.choice([b"%x", b"%X", b"0%x", b"%012X"]) % len(chunk)
         pieces += [(b"", size + source.choice(EXTENSIONS) + b"\r\n"), (chunk, chunk), (b"", b"\r\n")]
     last = source.choice([b"0", b"0", b"00", b"000000000000"])
     return [*pieces, (b"", last + source.choice(EXTENSIONS) + b"\r\n" + source.choice(TRAILERS) + b"\r\n")]
+
+
+def a_run_of_chunks(source):
+    """Short chunks of the same size, as pairs like those of a chunked body."""
+    size = source.randint(1, 17)
+    chunks = [some_bytes(source, size, size)[:size] for _ in range(source.randint(1, 20))]
+    return [pair for chunk in chunks for pair in ((b"", b"%x\r\n" % len(chunk)), (chunk, chunk), (b"", b"\r\n"))]
 
 
 def joined(pieces):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from docker_registry.server.request_body import ChunkedBody, LengthBody
-from tests.support.body_readers import CHUNKED, Pieces, read_ours, read_theirs
+from tests.support.body_readers import CHUNKED, Pieces, read_all, read_ours, read_theirs
 
 
 class TestAChunkedBody:
@@ -18,6 +20,16 @@ class TestAChunkedBody:
                     assert (b"good bytes", b"N") == read_ours(
                         CHUNKED, self.WIRE + b"N", [second, first, second], buffer_bytes
                     )
+
+    def test_of_short_chunks_is_decoded_in_runs(self):
+        """The number of pauses counts the work: one for about a millisecond of it."""
+        for size in (1, 15):
+            content, pauses = b"".join(b"%04x" % number for number in range(30_000)), itertools.count()
+            chunks = [content[start : start + size] for start in range(0, len(content), size)]
+            wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+            body = ChunkedBody(Pieces(wire, [8192]), b"", lambda rest: None, pauses.__next__)
+            assert content == read_all(body, 65536)
+            assert next(pauses) <= len(chunks) // 5000
 
     def test_is_incomplete_wherever_it_ends_early(self):
         for end in range(len(self.WIRE)):
