@@ -3,8 +3,11 @@ Long computations on the event loop, divided into short time slices.
 
 Work that grows with stored content, such as processing parsed JSON or sorting directory listings, holds the interpreter
 lock, in whichever native thread it runs, and so blocks all other requests of the worker. Therefore it runs in slices,
-between which the event loop serves other requests. All computations of a process share one schedule: together they
-take at most half of the processor time while other requests need it.
+between which the event loop serves other requests. All computations that share a schedule take turns. While other
+requests need the processor, they get three times as much of it as the computations; otherwise a computation pauses for
+as long as it runs.
+
+What counts is processor time: on a busy machine a slice takes longer than planned, and then so does the pause.
 """
 
 from __future__ import annotations
@@ -16,25 +19,38 @@ from typing import Final, TypeVar
 
 import gevent
 from gevent import monkey
+from gevent.lock import BoundedSemaphore
 
 Item = TypeVar("Item")
 
-#: The length of a slice, and of the pause after it.
-SLICE_SECONDS: Final = 0.004
+#: The length of a slice, and of the shortest pause after it.
+SLICE_SECONDS: Final = 0.002
+
+#: Processor time that other requests get for each second of a computation, if they need it.
+OTHERS_SHARE: Final = 3
+
+#: The longest pause, so that a computation ends even if other requests always need the processor.
+MAX_PAUSE_SECONDS: Final = 0.1
+
+#: Other requests count as idle if they take less than this part of a pause.
+_IDLE_SHARE: Final = 0.125
 
 _RUN_LENGTH: Final = 4096
 
 
 class TimeSlices:
-    """The schedule that all long computations of a process share."""
+    """A schedule that long computations share."""
 
-    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
+    def __init__(self, slice_seconds: float = SLICE_SECONDS, max_pause_seconds: float = MAX_PAUSE_SECONDS) -> None:
         """
         Args:
             slice_seconds: how long a computation runs before it pauses, and at least how long it pauses.
+            max_pause_seconds: how long it pauses at most, while it is its turn.
         """
         self._slice_seconds = slice_seconds
-        self._next_start = 0.0
+        self._max_pause_seconds = max_pause_seconds
+        self._turn: BoundedSemaphore | None = None
+        self._resumed = 0.0  # processor time of this process when a computation last went on
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """
@@ -65,9 +81,24 @@ class TimeSlices:
         return runs[0] if len(runs) == 1 else list(self.pace(merge(*runs)))
 
     def pause(self) -> None:
-        """Wait for the next free slice of the schedule."""
+        """Let other requests run, then wait until it is this computation's turn to go on."""
+        # A computation that paused for the first time began at an unknown time, hence the upper bound.
+        used = min(time.process_time() - self._resumed, 2 * self._slice_seconds)
+        if self._turn is None:
+            self._turn = BoundedSemaphore()
+        with self._turn:
+            enough = time.process_time() + OTHERS_SHARE * used
+            latest = time.monotonic() + self._max_pause_seconds
+            while not self._are_others_idle() and time.process_time() < enough and time.monotonic() < latest:
+                pass
+            self._resumed = time.process_time()
+
+    def _are_others_idle(self) -> bool:
+        """Sleep for the length of a slice, and return whether other requests needed little of that time."""
+        processor, began = time.process_time(), time.monotonic()
         # Sleeping for 0 seconds is not enough: the event loop would not poll for I/O.
-        now = time.monotonic()
-        start = max(now + self._slice_seconds, self._next_start)
-        self._next_start = start + 2 * self._slice_seconds
-        gevent.sleep(start - now)
+        gevent.sleep(self._slice_seconds)
+        waited = time.monotonic() - began
+        if waited > 1.5 * self._slice_seconds:
+            return False  # the event loop was busy, or the machine
+        return time.process_time() - processor < _IDLE_SHARE * waited

@@ -1,0 +1,57 @@
+"""Long computations beside requests, in processor time, so that a busy machine changes nothing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from docker_registry.time_slices import TimeSlices
+from tests.support.gevent_program import under_gevent
+
+PROGRAM = """
+import itertools, sys, time
+from docker_registry.time_slices import TimeSlices
+
+slices = TimeSlices(max_pause_seconds=60)
+spent = {"paced": 0.0, "others": 0.0}
+
+def work(kind, seconds):
+    began = time.thread_time()
+    while time.thread_time() < began + seconds:
+        pass
+    spent[kind] += time.thread_time() - began
+
+def compute():
+    for _ in slices.pace(itertools.count()):
+        work("paced", 0.0002)
+
+def pipeline():
+    while True:
+        work("paced", 0.001)
+        slices.pause()
+
+def answer():
+    while True:
+        work("others", 0.0005)
+        gevent.sleep(0)
+
+started = [gevent.spawn(each) for each in eval(sys.argv[1])]
+while sum(spent.values()) < 0.6:
+    gevent.sleep(0.02)
+print(spent["paced"] / sum(spent.values()))
+"""
+
+
+class TestBesideOtherRequests:
+    @pytest.mark.parametrize("computations", ["[compute]", "[compute] * 5", "[pipeline] * 4", "[compute, pipeline]"])
+    def test_computations_together_get_a_quarter_of_the_processor(self, computations):
+        (share,) = map(float, under_gevent(PROGRAM, f"{computations} + [answer]"))
+        assert 0.02 < share < 0.34
+
+
+class TestSort:
+    def test_sorts_short_and_long_lists(self):
+        for length in (0, 1, 10_000):
+            texts = [str(number) for number in range(length)]
+            assert sorted(texts) == TimeSlices().sort(random.sample(texts, length))
