@@ -9,6 +9,8 @@ RUN pip install --no-cache-dir /usr/src/docker-registry \
 
 # Where registry:2 keeps its data too, so a volume of either one can be mounted here.
 ENV STORAGE_PATH=/var/lib/registry
+# Load balancers need a moment to notice that a container stops.
+ENV REGISTRY_DRAIN_DELAY=5
 WORKDIR /var/lib/registry
 # By number: Kubernetes cannot see that a name is not root (runAsNonRoot).
 USER 999:999

@@ -7,7 +7,7 @@ from dataclasses import fields
 from flask import Flask
 
 from docker_registry import __version__
-from docker_registry.api import authorization, body_memory, cacheable, cors, errors, request_context, status
+from docker_registry.api import authorization, body_memory, cacheable, cors, errors, health, request_context, status
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
 from docker_registry.api.v1 import images as v1_images
@@ -40,6 +40,7 @@ def create_app(services: Services) -> Flask:
     app.register_blueprint(
         status.blueprint(flavor=config.flavor, version=__version__, v1=config.v1, probes=_probes(services))
     )
+    app.register_blueprint(health.blueprint(services.health))
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
     if config.v1:
         _add_v1(app, services, downloads)
@@ -53,6 +54,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     config, registry = services.config, services.registry
     app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
+    app.health = services.health
     request_context.install(app)
     errors.install(app, v2=config.v2)
     body_memory.install(app, services.body_memory)

@@ -21,8 +21,11 @@ _REINDEX_SECONDS: Final = 3600
 
 def start(services: Services) -> None:
     """
-    Run housekeeping now and every ``upload_purge_interval`` seconds, in a greenlet that lives as long as the worker.
+    Watch the health of the worker, and run housekeeping now and every ``upload_purge_interval`` seconds.
+
+    Both run in greenlets that live as long as the worker.
     """
+    gevent.spawn(services.health.watch)
     gevent.spawn(_run, services)
 
 

@@ -22,6 +22,7 @@ from docker_registry.error_reports.report import ErrorReporter
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.error_reports.sentry import SentryReporter
 from docker_registry.exchange import Observer
+from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.redaction import Redactor
 from docker_registry.registry import Registry
@@ -48,6 +49,7 @@ class Services:
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
+        health: whether the store can be read and the worker is stopping.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class Services:
     search_updates: SearchUpdates
     diff_queue: RedisDiffQueue | None
     error_reporting: ErrorReporting
+    health: Health
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -118,6 +121,7 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
             search_updates=search_updates,
             diff_queue=diff_queue,
             error_reporting=error_reporting,
+            health=Health(registry.probe_reading, config.drain_delay),
             _opened=opened.pop_all(),
         )
 

@@ -10,6 +10,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from docker_registry.exchange import Observer
+from docker_registry.health import Health
 
 
 class _NoSessions(SessionInterface):
@@ -33,10 +34,12 @@ class Application(Flask):
 
     Attributes:
         observers: receive each exchange, if the worker reports them.
+        health: to which the worker reports that the server is stopping.
     """
 
     session_interface = _NoSessions()
     observers: Sequence[Observer] = ()
+    health: Health | None = None
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match routes by path alone, ignoring the host; see :class:`Flask`."""

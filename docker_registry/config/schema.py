@@ -166,6 +166,10 @@ class Config:
         "Patterns of tags that cannot be changed or deleted once they exist, nor the content they need: `v*`, or with "
         "repositories `acme/*:v*`.",
     )
+    drain_delay: int = setting(
+        0, "Time after SIGTERM in which connections are still accepted, while `/readyz` answers 503.", unit="seconds",
+        minimum=0,
+    )  # fmt: skip
     upload_ttl: int = setting(604800, "Abandoned uploads are deleted after this time.", unit="seconds", minimum=1)
     upload_purge_interval: int = setting(
         3600, "Interval between deletions of abandoned uploads.", unit="seconds", minimum=1

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import StorageError
+from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
@@ -177,6 +177,18 @@ class Registry:
         if self.driver.get_content(path) != path.encode():
             raise StorageError("The store does not return what was written.")
         self.driver.remove(path)
+
+    def probe_reading(self) -> None:
+        """
+        Check that the store can be read.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        try:
+            self.driver.get_content(layout.probe("none"))
+        except PathNotFound:  # the usual case: such a file exists only while another process probes
+            pass
 
     def run_housekeeping(self, upload_ttl_seconds: float) -> tuple[int, int]:
         """

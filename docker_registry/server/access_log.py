@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from gunicorn.glogging import Logger
 
 from docker_registry.exchange import Exchange, Observer
+
+registry_logger = logging.getLogger("docker_registry")
+
+#: Beginnings of the routes that orchestrators request every few seconds; logged at level debug only.
+_HEALTH_CHECKS: Final = ("health.", "status.show_status")
 
 
 def escape(text: str) -> str:
@@ -44,6 +50,8 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def _write(self, exchange: Exchange) -> None:
         if not exchange.method:  # an unparsable request; the error log contains it
+            return
+        if exchange.route.startswith(_HEALTH_CHECKS) and not registry_logger.isEnabledFor(logging.DEBUG):
             return
         micros = int(exchange.seconds * 1_000_000)
         path, _, query = exchange.target.partition("?")

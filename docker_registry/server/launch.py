@@ -149,16 +149,17 @@ def load() -> None:
 
     import gunicorn.app.wsgiapp  # noqa: F401
 
+    import docker_registry.server.master
     import docker_registry.server.worker  # noqa: F401
 
 
 def run(environ: Mapping[str, str]) -> int:
     """Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``."""
-    from gunicorn.app.wsgiapp import WSGIApplication
+    from docker_registry.server.master import RegistryApplication
 
     open_files.allow_many()
     sys.argv = _arguments(environ)
-    WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
+    RegistryApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
     return 0
 
 

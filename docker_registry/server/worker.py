@@ -38,6 +38,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from docker_registry import client_presence, dependencies, open_files
 from docker_registry.alone import answering
 from docker_registry.environment import number
+from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.server import lingering_close
 from docker_registry.server.access_log import AccessLog
@@ -87,6 +88,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._slices = TimeSlices()
         self._repeats = ResponseCache() if self._may_repeat() else None
         self._observation = Observation()
+        self._health: Health | None = None
 
     def patch(self) -> None:
         """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
@@ -119,8 +121,18 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._end_connections_at_the_end)
         super().run()
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
+        stopping = getattr(self.app, "stopping", b"\0")
+        if self._health is None or not stopping[0] or sig != signal.SIGTERM or self._is_draining:
+            super().handle_exit(sig, frame)
+            return
+        self._health.is_draining = True
+        gevent.spawn_later(self._health.drain_delay_seconds, super().handle_exit, sig, frame)
+
     def _observe(self) -> None:
-        """Report exchanges to the access log and to the observers of the application."""
+        """Report exchanges to the access log and to the observers of the application, and know its health."""
+        self._health = getattr(self.wsgi, "health", None)
         log = self.log.observer() if isinstance(self.log, AccessLog) else None
         for observer in (*filter(None, [log]), *getattr(self.wsgi, "observers", ())):
             self._observation.add(observer)
@@ -175,7 +187,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
         sock.unreader = req.unreader
-        should_close, is_last = req.should_close, lingering_close.asks_to_close(req.headers)
+        should_close = req.should_close
+        is_last = self._is_draining or lingering_close.asks_to_close(req.headers)
         # Evaluated when the response head is sent, which must state whether the client may reuse the connection.
         req.should_close = lambda: (
             is_last or should_close() or sock.is_ended or body.left_bytes > lingering_close.DRAIN_BYTES
@@ -248,7 +261,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if received is None:
                 return
             began = time.perf_counter()
-            answer = self._repeats.find(received) if self._repeats is not None and self.alive else None
+            answer = self._repeats.find(received) if self._repeats and self._may_answer_again else None
             if answer is None:
                 client.give_head(received)
                 return
@@ -258,6 +271,16 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False
+
+    @property
+    def _is_draining(self) -> bool:
+        """Whether the server stops but still accepts connections."""
+        return self._health is not None and self._health.is_draining
+
+    @property
+    def _may_answer_again(self) -> bool:
+        """Whether cached responses may be sent: not while the server stops, because they keep their connection."""
+        return self.alive and not self._is_draining
 
     def _send_again(self, client: ClientSocket, answer: Answer) -> None:
         client.settimeout(self.silence_seconds)

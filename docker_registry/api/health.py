@@ -1,0 +1,43 @@
+"""Routes by which orchestrators and load balancers check a worker; without credentials, and not logged at info."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from docker_registry.api.v1.responses import answer
+from docker_registry.health import Health
+
+
+def blueprint(health: Health) -> Blueprint:
+    """Build the blueprint."""
+    bp = Blueprint("health", __name__)
+
+    @bp.get("/livez")
+    def show_liveness() -> Response:
+        """Confirm that the worker answers requests; touches neither the store nor another service."""
+        return answer({"status": "alive"})
+
+    @bp.get("/readyz")
+    def show_readiness() -> Response:
+        """
+        Return whether requests should be sent here; status 503 if not.
+
+        The body is ``{"status": "ready"}`` or ``{"status": "not ready", "problems": {"storage": "…"}}``.
+        """
+        problems = health.problems()
+        if problems:
+            return answer({"status": "not ready", "problems": problems}, 503)
+        return answer({"status": "ready"})
+
+    @bp.get("/startupz")
+    def show_startup() -> Response:
+        """Return whether the store could be read once since the worker was started; status 503 if not."""
+        return answer({"status": "started"}) if health.has_started else answer({"status": "starting"}, 503)
+
+    @bp.get("/debug/health")
+    def show_problems() -> Response:
+        """Return the failed checks by name, as the CNCF distribution registry does; status 503 if there are any."""
+        problems = health.problems()
+        return answer(problems, 503 if problems else 200)
+
+    return bp
