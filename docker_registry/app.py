@@ -16,7 +16,7 @@ from docker_registry.api.v1 import properties as v1_properties
 from docker_registry.api.v1 import pulls as v1_pulls
 from docker_registry.api.v1 import pushes as v1_pushes
 from docker_registry.api.v1 import repositories as v1_repositories
-from docker_registry.api.v1 import responses as v1_answers
+from docker_registry.api.v1 import responses as v1_responses
 from docker_registry.api.v1 import search as v1_search
 from docker_registry.api.v1 import tags as v1_tags
 from docker_registry.api.v1 import users as v1_users
@@ -52,7 +52,7 @@ def create_app(services: Services) -> Flask:
 def _add_hooks(app: Application, services: Services) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
-    app.wsgi_app = v1_answers.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.wsgi_app = v1_responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
     app.health = services.health
     request_context.install(app)
@@ -64,7 +64,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     if registry.driver.notes_provenance:
         cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
-    app.after_request(v1_answers.finish(config.flavor, __version__))
+    app.after_request(v1_responses.common_headers(config.flavor, __version__))
     if config.v2:
         app.after_request(v2_base.announce_version)
 

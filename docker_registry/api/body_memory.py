@@ -11,8 +11,8 @@ from docker_registry.memory_budget import MemoryBudget, Reservation
 from docker_registry.registry.ingest import Body
 
 #: Size of the first block of a body; each further block doubles the total, up to a maximum block size.
-_FIRST_BYTES: Final = 8 * 1024
-_LARGEST_BYTES: Final = 1024 * 1024
+_FIRST_BLOCK_BYTES: Final = 8 * 1024
+_LARGEST_BLOCK_BYTES: Final = 1024 * 1024
 
 _BUDGET: Final = "docker_registry.body_memory"
 
@@ -34,17 +34,17 @@ def read(body: Body, max_bytes: int) -> bytes:
     """
     if (body.length or 0) > max_bytes:
         raise TooLarge(max_bytes=max_bytes)
-    room_bytes = (max_bytes if body.length is None else body.length) + 1  # 1 more, to detect the end or an excess
+    buffer_bytes = (max_bytes if body.length is None else body.length) + 1  # 1 more, to detect the end or an excess
     reservation = _reservation(body)
     blocks: list[memoryview] = []
     size = 0
-    is_over = False
-    while not is_over and size < room_bytes:
-        block_bytes = min(max(size, _FIRST_BYTES), _LARGEST_BYTES, room_bytes - size)
+    has_ended = False
+    while not has_ended and size < buffer_bytes:
+        block_bytes = min(max(size, _FIRST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES, buffer_bytes - size)
         reservation.grow(2 * block_bytes)  # for the block and its copy in the joined result
         block = memoryview(bytearray(block_bytes))
         filled = _fill(body, block)
-        is_over = filled < block_bytes
+        has_ended = filled < block_bytes
         size += filled
         blocks.append(block[:filled])
     if size > max_bytes:

@@ -61,11 +61,11 @@ def parse(header: str | None, size: int) -> tuple[ByteRange, ...]:
     specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]
     if not specs or len(specs) > MAX_RANGES:
         return ()
-    found = [_RANGE.fullmatch(spec) for spec in specs]
-    bounds = [(each[1], each[2]) for each in found if each is not None and each[0] != "-"]
+    matches = [_RANGE.fullmatch(spec) for spec in specs]
+    bounds = [(bound[1], bound[2]) for bound in matches if bound is not None and bound[0] != "-"]
     if len(bounds) < len(specs):
         return ()
-    ranges = [part for part in (_resolve(first, last, size) for first, last in bounds) if part is not None]
+    ranges = list(filter(None, (_resolve(first, last, size) for first, last in bounds)))
     if not ranges:
         raise RangeNotSatisfiable(size=size)
     return _join_overlapping(ranges)
@@ -84,11 +84,11 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
 
 def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
     """Join overlapping ranges; a joined range takes the position of its first member."""
-    joined: list[tuple[int, int, int]] = []  # place, start, end
-    for place, part in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
-        if joined and part.start < joined[-1][2]:
-            before, start, end = joined[-1]
-            joined[-1] = min(before, place), start, max(end, part.end)
+    joined: list[tuple[int, int, int]] = []  # position, start, end
+    for position, byte_range in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
+        if joined and byte_range.start < joined[-1][2]:
+            first_position, start, end = joined[-1]
+            joined[-1] = min(first_position, position), start, max(end, byte_range.end)
         else:
-            joined.append((place, part.start, part.end))
+            joined.append((position, byte_range.start, byte_range.end))
     return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))

@@ -52,12 +52,12 @@ def install(app: Flask, rules: Rules) -> None:
 def _allow(response: Response, rules: Rules) -> None:
     origin = request.headers.get("Origin")
     # With credentials, browsers require their own origin and reject `*`.
-    says_star = _ANY in rules.origins and not rules.supports_credentials
-    if not says_star:
+    allows_any_origin = _ANY in rules.origins and not rules.supports_credentials
+    if not allows_any_origin:
         response.vary.add("Origin")
     if origin is None or not (_ANY in rules.origins or origin in rules.origins):
         return
-    response.headers["Access-Control-Allow-Origin"] = _ANY if says_star else origin
+    response.headers["Access-Control-Allow-Origin"] = _ANY if allows_any_origin else origin
     if rules.supports_credentials:
         response.headers["Access-Control-Allow-Credentials"] = "true"
     if rules.expose_headers:

@@ -16,7 +16,7 @@ from docker_registry.registry.stored_file import StoredFile
 _BLOCK_BYTES: Final = 256 * 1024
 
 #: Smaller files are sent directly: that is faster than a redirect.
-_LEAST_REDIRECTED_BYTES: Final = 64 * 1024
+_MIN_REDIRECTED_BYTES: Final = 64 * 1024
 
 
 class Downloads:
@@ -49,12 +49,12 @@ class Downloads:
         if self._x_accel_prefix is not None and _is_local(file):
             # nginx handles Range itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
-        parts = requests.wanted_parts(file.size, validator)
+        parts = requests.requested_ranges(file.size, validator)
         # Stores ignore a Range header with several ranges (Amazon S3 User Guide, "Downloading objects").
-        if self._redirect and request.method == "GET" and file.size >= _LEAST_REDIRECTED_BYTES and len(parts) < 2:
+        if self._redirect and request.method == "GET" and file.size >= _MIN_REDIRECTED_BYTES and len(parts) < 2:
             url = file.redirect_url()
             if url is not None:  # the client repeats its Range header there
-                return Response(b"", redirect_status, _elsewhere(url, headers))
+                return Response(b"", redirect_status, _redirect_headers(url, headers))
         if len(parts) > 1:
             return _send_parts(file, parts, headers)
         part = parts[0] if parts else ByteRange(0, file.size)
@@ -68,7 +68,7 @@ class Downloads:
         return _send(file, ByteRange(0, file.size), 200, {**headers, "Content-Length": str(file.size)})
 
 
-def _elsewhere(url: str, headers: Mapping[str, str]) -> dict[str, str]:
+def _redirect_headers(url: str, headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a redirect, which must not be cached: the signed URL is valid for minutes only."""
     digest = {name: value for name, value in headers.items() if name == "Docker-Content-Digest"}
     return {**digest, "Location": url, "Cache-Control": "no-store"}
@@ -80,7 +80,7 @@ def _send(file: StoredFile, part: ByteRange, status: int, headers: dict[str, str
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
-        return requests.stream(_Begun(file.read(part.start, part.length)), status, headers)
+        return requests.stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
     opened.seek(part.start)
     return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
 
@@ -93,7 +93,7 @@ def _send_parts(file: StoredFile, parts: Sequence[ByteRange], headers: dict[str,
     opened = file.open() if wrapper and sends_segments else None
     blocks = multipart.blocks(file.read, MAX_GAP_BYTES)
     if wrapper is None or opened is None:
-        return requests.stream(_Begun(blocks), 206, headers)
+        return requests.stream(_EagerBlocks(blocks), 206, headers)
     return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
 
 
@@ -105,7 +105,7 @@ def _is_local(file: StoredFile) -> bool:
     return True
 
 
-class _Begun:
+class _EagerBlocks:
     """Blocks whose first one is read eagerly, so that an error in reading it can still become the response."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:

@@ -25,7 +25,7 @@ from docker_registry.errors import Overloaded, RegistryError
 logger = logging.getLogger(__name__)
 
 #: Status and OCI code by error class. The nearest class in the method resolution order applies.
-ANSWERS: Final[dict[type[RegistryError], tuple[int, str]]] = {
+RESPONSES: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.NameInvalid: (400, "NAME_INVALID"),
     errors.TagInvalid: (400, "MANIFEST_INVALID"),
     errors.DigestInvalid: (400, "DIGEST_INVALID"),
@@ -80,10 +80,10 @@ def install(app: Flask, *, v2: bool) -> None:
     """
     app.config[_SERVES_V2] = v2
     # On the application and not per blueprint: a URL that matches no route belongs to no blueprint.
-    app.register_error_handler(Exception, answer)
+    app.register_error_handler(Exception, to_response)
 
 
-def answer(error: Exception) -> Response:
+def to_response(error: Exception) -> Response:
     """Return the response to an error, in the format of the requested API."""
     if isinstance(error, errors.SizeInvalid) and getattr(request.environ["wsgi.input"], "is_cut_off", False):
         error = Overloaded()  # the worker cut the body off, not the client
@@ -95,13 +95,13 @@ def answer(error: Exception) -> Response:
     return _envelope(500, "UNKNOWN", "Internal error. See the registry log.", {})
 
 
-def find(error: type[RegistryError]) -> tuple[int, str]:
+def status_and_code(error: type[RegistryError]) -> tuple[int, str]:
     """Return the status and the OCI code for an error class."""
-    return next(ANSWERS[base] for base in error.__mro__ if base in ANSWERS)
+    return next(RESPONSES[base] for base in error.__mro__ if base in RESPONSES)
 
 
 def _registry_error(error: RegistryError) -> Response:
-    status, code = find(type(error))
+    status, code = status_and_code(type(error))
     if isinstance(error, errors.Overloaded):
         logger.warning("%s %s: %s", request.method, request.path, error)
     elif status >= 500:

@@ -59,8 +59,8 @@ class PlainBody:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """See :class:`Body`."""
-        wanted = len(buffer) if self.length is None else min(len(buffer), self.length - self._size)
-        block = self._read(wanted) if wanted else b""
+        size = len(buffer) if self.length is None else min(len(buffer), self.length - self._size)
+        block = self._read(size) if size else b""
         self._size += len(block)
         if not block:
             # A truncated chunked body raises, so this is its regular end; any other must have reached its length.
@@ -68,12 +68,12 @@ class PlainBody:
         buffer[: len(block)] = block
         return len(block)
 
-    def _read(self, wanted: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         try:
-            block: bytes = self._stream.read(wanted)
+            block: bytes = self._stream.read(size)
         except (OSError, ParseException):  # the client disconnected, or its chunks are malformed
             if self._is_cut_off:
                 return b""
             self._is_cut_off = True
-            return self._read(wanted)  # the bytes of this block that gunicorn had received before the error
+            return self._read(size)  # the bytes of this block that gunicorn had received before the error
         return block

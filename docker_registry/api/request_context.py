@@ -1,4 +1,4 @@
-"""Notes what observers of requests want to know: route, repository, reference, digest (see exchange.py)."""
+"""Records what observers of requests receive: route, repository, reference and digest (see exchange.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def install(app: Flask) -> None:
     """Install the hooks that fill the context of every request; before all hooks that may reject it."""
 
     @app.url_value_preprocessor
-    def note_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+    def record_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
         context = context_of(request.environ)
         context.route = endpoint or ""
         if values:
@@ -27,7 +27,7 @@ def install(app: Flask) -> None:
             context.digest = str(values.get("digest", ""))
 
     @app.after_request
-    def note_digest(response: Response) -> Response:
+    def record_digest(response: Response) -> Response:
         digest = response.headers.get("Docker-Content-Digest")
         if digest is not None:
             context_of(request.environ).digest = digest

@@ -111,7 +111,7 @@ def chunk_range() -> ChunkRange:
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 
-def wanted_parts(size: int, validator: str) -> tuple[ByteRange, ...]:
+def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
     """
     Return the ranges of the content that the client requests; an empty tuple means the whole content.
 
@@ -145,10 +145,10 @@ def tag_condition() -> Condition | None:
         return None
 
     def holds(current: Digest | None) -> bool:
-        there = current is not None
-        if match and not (there and str(current) in match):
+        exists = current is not None
+        if match and not (exists and str(current) in match):
             return False
-        return not (none_match and there and none_match.contains_weak(str(current)))
+        return not (none_match and exists and none_match.contains_weak(str(current)))
 
     return holds
 
@@ -190,10 +190,10 @@ def page(max_entries: int) -> PageRequest:
     Raises:
         PageInvalid: ``n`` is not a whole number of at least 0.
     """
-    wanted = request.args.get("n")
-    if wanted is not None and not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
-        raise PageInvalid(n=wanted[:64])
-    return PageRequest(max_entries if wanted is None else min(int(wanted), max_entries), request.args.get("last", ""))
+    text = request.args.get("n")
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise PageInvalid(n=text[:64])
+    return PageRequest(max_entries if text is None else min(int(text), max_entries), request.args.get("last", ""))
 
 
 def link_next(response: Response, **query: str | int | Sequence[str]) -> Response:

@@ -10,7 +10,7 @@ from typing import Final
 import gevent
 from flask import Blueprint, Response
 
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe
     @bp.get("/")
     def show_banner() -> Response:
         """Return name, flavor and version."""
-        return answer(f"docker-registry server ({flavor}) (v{version})")
+        return json_response(f"docker-registry server ({flavor}) (v{version})")
 
     @bp.get("/_ping")
     def ping() -> Response:
         """Confirm that the registry is running and that it needs no separate index."""
-        return answer(True, headers={"X-Docker-Registry-Standalone": "True"})
+        return json_response(True, headers={"X-Docker-Registry-Standalone": "True"})
 
     @bp.get("/_status")
     def show_status() -> Response:
@@ -53,7 +53,7 @@ def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe
         """
         failures = _try_all(probes)
         document = {"host": socket.gethostname(), "services": sorted(probes), "failures": failures}
-        return answer(document, 503 if failures else 200)
+        return json_response(document, 503 if failures else 200)
 
     if v1:
         bp.add_url_rule("/v1/_ping", view_func=ping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docker_registry import errors
-from docker_registry.api.errors import ANSWERS, find
+from docker_registry.api.errors import RESPONSES, status_and_code
 
 #: OCI Distribution Specification, "Error Codes".
 CODES = {
@@ -34,12 +34,12 @@ def classes(base=errors.RegistryError):
 class TestTheTable:
     @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
     def test_has_an_answer_for_every_error(self, error):
-        status, code = find(error)
+        status, code = status_and_code(error)
         assert 400 <= status < 600
         assert code.replace("_", "").isupper()
 
     def test_holds_codes_of_the_specification_alone(self):
-        assert set() == {code for status, code in ANSWERS.values() if status < 500 and code} - CODES
+        assert set() == {code for status, code in RESPONSES.values() if status < 500 and code} - CODES
 
     @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
     def test_has_a_sentence_for_every_error(self, error):

@@ -76,7 +76,7 @@ class TestTheDescription:
 
     def test_names_every_code_of_errors(self):
         # Errors of API V1 alone have a row, and never get out below /v2/; their codes are among these too.
-        codes = {code for _, code in errors.ANSWERS.values()} | set(errors._HTTP_CODES.values())
+        codes = {code for _, code in errors.RESPONSES.values()} | set(errors._HTTP_CODES.values())
         assert codes == set(DOCUMENT["components"]["schemas"]["Code"]["enum"])
 
     def test_explains_every_code_of_errors(self):

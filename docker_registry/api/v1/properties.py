@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.errors import BodyInvalid, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
@@ -30,7 +30,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.get("/v1/repositories/<path:repository>/properties")
     def get_properties(repository: ImageRepositoryName) -> Response:
         """Return whether a repository is private: ``{"access": "private"}`` or ``{"access": "public"}``."""
-        return answer({"access": "private" if private_repositories.is_private(repository) else "public"})
+        return json_response({"access": "private" if private_repositories.is_private(repository) else "public"})
 
     @bp.put("/v1/repositories/<path:repository>/properties")
     def put_properties(repository: ImageRepositoryName) -> Response:
@@ -41,7 +41,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         if private and not private_repositories.is_private(repository):
             registry.image_tags.check_hideable(repository)
         private_repositories.set_private(repository, private=private)
-        return answer(True)
+        return json_response(True)
 
     return bp
 

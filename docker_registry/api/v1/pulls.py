@@ -5,7 +5,14 @@ from __future__ import annotations
 from flask import Response
 
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v1.responses import LAST_MODIFIED, answer, is_unmodified, lasting, stored, streamed
+from docker_registry.api.v1.responses import (
+    LAST_MODIFIED,
+    cache_headers,
+    is_unmodified,
+    json_response,
+    stored_json,
+    streamed_json,
+)
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.images import Image
@@ -21,37 +28,39 @@ class Pulls:
     def json(self, image_id: ImageId) -> Response:
         """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
         image = self._registry.images.get(image_id)
-        return self._unmodified(image_id) or _describe(stored(image.payload, self._lasting(image_id)), image)
+        return self._not_modified(image_id) or _describe(
+            stored_json(image.payload, self._cache_headers(image_id)), image
+        )
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
         _, file = self._registry.images.find_layer(image_id)
-        headers = {**self._lasting(image_id), "Content-Type": "application/octet-stream"}
-        return self._unmodified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
+        headers = {**self._cache_headers(image_id), "Content-Type": "application/octet-stream"}
+        return self._not_modified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""
         self._registry.images.check(image_id)
         ancestry = self._registry.images.ancestry(image_id)
-        return self._unmodified(image_id) or answer(ancestry, headers=self._lasting(image_id))
+        return self._not_modified(image_id) or json_response(ancestry, headers=self._cache_headers(image_id))
 
     def files(self, image_id: ImageId) -> Response:
         """Return the list of files in an image's layer."""
         files = self._registry.image_files.files(image_id)
-        return self._unmodified(image_id) or streamed(files, self._lasting(image_id))
+        return self._not_modified(image_id) or streamed_json(files, self._cache_headers(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
         """Return the changes that an image makes to its ancestors; an empty body until they are computed."""
         diff = self._registry.image_files.diff(image_id)
         if diff is None:
-            return stored(b"")
-        return self._unmodified(image_id) or streamed(diff, self._lasting(image_id))
+            return stored_json(b"")
+        return self._not_modified(image_id) or streamed_json(diff, self._cache_headers(image_id))
 
-    def _lasting(self, image_id: ImageId) -> dict[str, str]:
-        return lasting(is_private=self._registry.private_repositories.is_private_image(image_id))
+    def _cache_headers(self, image_id: ImageId) -> dict[str, str]:
+        return cache_headers(is_private=self._registry.private_repositories.is_private_image(image_id))
 
-    def _unmodified(self, image_id: ImageId) -> Response | None:
-        return Response(status=304, headers=self._lasting(image_id)) if is_unmodified() else None
+    def _not_modified(self, image_id: ImageId) -> Response | None:
+        return Response(status=304, headers=self._cache_headers(image_id)) if is_unmodified() else None
 
 
 def _describe(response: Response, image: Image) -> Response:

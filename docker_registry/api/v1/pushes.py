@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.pushes import Checksum
@@ -32,13 +32,13 @@ def blueprint(registry: Registry) -> Blueprint:
     def put_json(image_id: ImageId) -> Response:
         """Start the push of an image."""
         registry.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
-        return answer(True)
+        return json_response(True)
 
     @bp.put("/v1/images/<image_id>/layer")
     def put_layer(image_id: ImageId) -> Response:
         """Receive an image's layer."""
         registry.image_pushes.put_layer(image_id, requests.body())
-        return answer(True)
+        return json_response(True)
 
     @bp.put("/v1/images/<image_id>/checksum")
     def put_checksum(image_id: ImageId) -> Response:
@@ -51,12 +51,12 @@ def blueprint(registry: Registry) -> Blueprint:
         )
         registry.image_pushes.put_checksum(image_id, checksum)
         registry.image_files.ask_for_diff(image_id)
-        return answer(True)
+        return json_response(True)
 
     return bp
 
 
 def _sends_payload_checksum(user_agent: str) -> bool:
     """Return whether the client is a Docker that computes the payload checksum correctly."""
-    found = _DOCKER_VERSION.match(user_agent)
-    return found is not None and (int(found[1]), int(found[2])) >= _FIRST_WITH_PAYLOAD_CHECKSUM
+    match = _DOCKER_VERSION.match(user_agent)
+    return match is not None and (int(match[1]), int(match[2])) >= _FIRST_WITH_PAYLOAD_CHECKSUM

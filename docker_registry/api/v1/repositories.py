@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
-from docker_registry.api.v1.responses import answer, nothing, stored
+from docker_registry.api.v1.responses import json_response, no_content, stored_json
 from docker_registry.errors import Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.access import Action
@@ -35,35 +35,35 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         """Record the images that a push is going to upload, and return a write token."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
         registry.private_repositories.claim(repository)
-        return answer("", headers=_token(repository, "write"))
+        return json_response("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
     def put_images(repository: ImageRepositoryName) -> Response:
         """Record the images that a push has uploaded."""
         registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
-        return nothing(_token(repository, "write"))
+        return no_content(_token(repository, "write"))
 
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
         """List all images that were pushed to the repository, and return a read token."""
-        return stored(registry.image_tags.list_images(repository), _token(repository, "read"))
+        return stored_json(registry.image_tags.list_images(repository), _token(repository, "read"))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:
         """Return a token for deleting the repository."""
-        return nothing(_token(repository, "delete"))
+        return no_content(_token(repository, "delete"))
 
     @bp.put("/v1/repositories/<path:repository>/auth")
     def authorize(repository: ImageRepositoryName) -> Response:  # noqa: ARG001 - the repository is not checked
         """Answer OK; or, if the body is an image list, start a push to a repository named ``…/auth``."""
         body = requests.read_body(_MAX_LIST_BYTES)
         if not body.lstrip().startswith(b"["):
-            return answer("OK")
-        called_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
-        called_auth = registry.access.resolve(principal(), Action.PUSH, called_auth)
-        registry.image_repositories.put_images(called_auth, body)
-        registry.private_repositories.claim(called_auth)
-        return answer("", headers=_token(called_auth, "write"))
+            return json_response("OK")
+        repository_named_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
+        repository_named_auth = registry.access.resolve(principal(), Action.PUSH, repository_named_auth)
+        registry.image_repositories.put_images(repository_named_auth, body)
+        registry.private_repositories.claim(repository_named_auth)
+        return json_response("", headers=_token(repository_named_auth, "write"))
 
     @bp.delete("/v1/repositories/<path:repository>")
     @bp.delete("/v1/repositories/<path:repository>/tags")
@@ -72,7 +72,7 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         if not delete:
             raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete_repository(repository)
-        return answer(True)
+        return json_response(True)
 
     def _token(repository: ImageRepositoryName, access: Access) -> dict[str, str]:
         token = registry.tokens.make(repository, access)

@@ -15,42 +15,42 @@ from docker_registry.registry.v1.stored_results import Answer
 #: Constant Last-Modified of images, which never change; clients may send it in If-Range.
 LAST_MODIFIED: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
-_YEAR: Final = timedelta(days=365)
+_CACHE_LIFETIME: Final = timedelta(days=365)
 
 NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
 
 JSON: Final = "application/json"
 
 
-def answer(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response in the format of 0.7.1: sorted keys, spaces after commas and colons, ASCII, no newline."""
     return Response(json.dumps(document, sort_keys=True), status, headers, content_type=JSON)
 
 
-def nothing(headers: dict[str, str] | None = None) -> Response:
+def no_content(headers: dict[str, str] | None = None) -> Response:
     """Return a 204 response."""
     return Response(status=204, headers=headers, content_type=JSON)
 
 
-def stored(content: bytes, headers: dict[str, str] | None = None) -> Response:
+def stored_json(content: bytes, headers: dict[str, str] | None = None) -> Response:
     """Return a response with JSON exactly as stored."""
     return Response(content, 200, headers, content_type=JSON)
 
 
-def streamed(kept: Answer, headers: dict[str, str] | None = None) -> Response:
+def streamed_json(content: Answer, headers: dict[str, str] | None = None) -> Response:
     """Return a response that streams JSON, which may be too long for memory."""
-    blocks = () if request.method == "HEAD" else kept.read()
-    headers = {**(headers or {}), "Content-Length": str(kept.size), "Content-Type": JSON}
+    blocks = () if request.method == "HEAD" else content.read()
+    headers = {**(headers or {}), "Content-Length": str(content.size), "Content-Type": JSON}
     return requests.stream(blocks, 200, headers)
 
 
-def lasting(*, is_private: bool) -> dict[str, str]:
+def cache_headers(*, is_private: bool) -> dict[str, str]:
     """Return the cache headers of immutable content; private content must not be cached."""
     if is_private:
         return dict(NOT_CACHED)
     return {
-        "Cache-Control": f"public, max-age={int(_YEAR.total_seconds())}",
-        "Expires": http_date(datetime.now(timezone.utc) + _YEAR),
+        "Cache-Control": f"public, max-age={int(_CACHE_LIFETIME.total_seconds())}",
+        "Expires": http_date(datetime.now(timezone.utc) + _CACHE_LIFETIME),
         "Last-Modified": LAST_MODIFIED,
     }
 
@@ -60,7 +60,7 @@ def is_unmodified() -> bool:
     return "If-Modified-Since" in request.headers and "If-None-Match" not in request.headers
 
 
-def finish(flavor: str, version: str) -> Any:
+def common_headers(flavor: str, version: str) -> Any:
     """Return a hook that adds the headers that every response carries."""
 
     def add_headers(response: Response) -> Response:

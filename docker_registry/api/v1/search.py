@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api.authorization import principal
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
 from docker_registry.registry.names import ImageRepositoryName, RepositoryName
@@ -37,25 +37,25 @@ def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blu
         """
         has_pages = "page" in request.args or "page_size" in request.args
         size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
-        found = index.search(
+        page = index.search(
             request.args.get("q", ""),
             page=max(_number("page", 1), 1),
             page_size=min(max(size, 1), MAX_PAGE_SIZE),
             private=serve_private,
         )
-        found = _visible(found, access)
-        return answer(_document(found) | (_paging(found) if has_pages else {}))
+        page = _visible(page, access)
+        return json_response(_document(page) | (_paging(page) if has_pages else {}))
 
     return bp
 
 
-def _visible(found: Page, access: Access) -> Page:
+def _visible(page: Page, access: Access) -> Page:
     """Return the page without repositories that the client may not see."""
     if access.pull_filter(principal()) is None:
-        return found
-    results = tuple(result for result in found.results if _may_pull(result.name, access))
-    hidden = len(found.results) - len(results)
-    return replace(found, results=results, num_results=found.num_results - hidden)
+        return page
+    results = tuple(result for result in page.results if _may_pull(result.name, access))
+    hidden = len(page.results) - len(results)
+    return replace(page, results=results, num_results=page.num_results - hidden)
 
 
 def _may_pull(name: str, access: Access) -> bool:
@@ -72,10 +72,10 @@ def _name(text: str) -> Repository:
         return RepositoryName.parse(text)
 
 
-def _document(found: Page) -> dict[str, Any]:
+def _document(page: Page) -> dict[str, Any]:
     return {
-        "query": found.query,
-        "num_results": found.num_results,
+        "query": page.query,
+        "num_results": page.num_results,
         "results": [
             {
                 "name": result.name,
@@ -84,13 +84,13 @@ def _document(found: Page) -> dict[str, Any]:
                 "is_official": result.is_official,
                 "is_automated": result.is_automated,
             }
-            for result in found.results
+            for result in page.results
         ],
     }
 
 
-def _paging(found: Page) -> dict[str, Any]:
-    return {"page": found.page, "page_size": found.page_size, "num_pages": found.num_pages}
+def _paging(page: Page) -> dict[str, Any]:
+    return {"page": page.page, "page_size": page.page_size, "num_pages": page.num_pages}
 
 
 def _number(key: str, default: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.errors import BodyInvalid, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -16,7 +16,7 @@ from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 _MAX_ID_BYTES: Final = 1024
 
 #: Products in a User-Agent, ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``, and the recorded keys.
-_CLIENT_WORDS: Final = {
+_CLIENT_KEYS: Final = {
     "docker": "docker_version",
     "go": "docker_go_version",
     "arch": "arch",
@@ -24,7 +24,7 @@ _CLIENT_WORDS: Final = {
     "os": "os",
 }
 _LOWER_CASE: Final = frozenset({"arch", "kernel", "os"})
-_MAX_WORD: Final = 256
+_MAX_VALUE_LENGTH: Final = 256
 
 
 def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
@@ -40,12 +40,12 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
         """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
-        return answer(registry.image_tags.list(repository))
+        return json_response(registry.image_tags.list(repository))
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return the image id of a tag."""
-        return answer(str(registry.image_tags.get(repository, tag)))
+        return json_response(str(registry.image_tags.get(repository, tag)))
 
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
@@ -53,7 +53,7 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
         registry.image_tags.put(repository, tag, image_id, _client())
         registry.private_repositories.reveal(repository, image_id)
-        return answer(True)
+        return json_response(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")
     def delete_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
@@ -61,17 +61,17 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         if not delete:
             raise Unsupported("Deletion is switched off.")
         registry.image_tags.delete(repository, tag)
-        return answer(True)
+        return json_response(True)
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")
     def get_tag_json(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return what is recorded about the push of a tag."""
-        return answer(registry.image_tags.get_note(repository, tag))
+        return json_response(registry.image_tags.get_note(repository, tag))
 
     @bp.get("/v1/repositories/<path:repository>/json")
     def get_repository_json(repository: ImageRepositoryName) -> Response:
         """Return what is recorded about the latest push of tag ``latest``."""
-        return answer(registry.image_tags.get_repository_note(repository))
+        return json_response(registry.image_tags.get_repository_note(repository))
 
     return bp
 
@@ -88,6 +88,8 @@ def _read_id() -> ImageId:
 
 def _client() -> dict[str, str]:
     """Return the client's versions and platform from its User-Agent; malformed parts are ignored."""
-    words = (word.partition("/") for word in request.headers.get("User-Agent", "").split())
-    said = {_CLIENT_WORDS[key]: value[:_MAX_WORD] for key, slash, value in words if slash and key in _CLIENT_WORDS}
-    return {key: value.lower() if key in _LOWER_CASE else value for key, value in said.items()}
+    products = (product.partition("/") for product in request.headers.get("User-Agent", "").split())
+    fields = {
+        _CLIENT_KEYS[key]: value[:_MAX_VALUE_LENGTH] for key, slash, value in products if slash and key in _CLIENT_KEYS
+    }
+    return {key: value.lower() if key in _LOWER_CASE else value for key, value in fields.items()}

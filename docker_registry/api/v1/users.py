@@ -12,7 +12,7 @@ from typing import Final
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import answer, nothing
+from docker_registry.api.v1.responses import json_response, no_content
 from docker_registry.errors import JsonInvalid
 
 _MAX_USER_BYTES: Final = 64 * 1024
@@ -25,7 +25,7 @@ def blueprint() -> Blueprint:
     @bp.get("/v1/users")
     def log_in() -> Response:
         """Accept the credentials."""
-        return answer("OK")
+        return json_response("OK")
 
     @bp.post("/v1/users")
     def create_user() -> Response:
@@ -34,11 +34,11 @@ def blueprint() -> Blueprint:
             json.loads(requests.read_body(_MAX_USER_BYTES).decode("utf-8"))
         except (ValueError, RecursionError):
             raise JsonInvalid from None
-        return answer("User Created", 201)
+        return json_response("User Created", 201)
 
     @bp.put("/v1/users/<username>")
     def update_user(username: str) -> Response:  # noqa: ARG001 - there are no users to update
         """Report that the account was updated."""
-        return nothing()
+        return no_content()
 
     return bp

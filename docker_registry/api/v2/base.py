@@ -36,18 +36,18 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
     @bp.get("/v2/_catalog")
     def list_repositories() -> Response:
         """List the repositories, page by page."""
-        wanted = requests.page(max_page_entries)
-        page = registry.repositories.page(wanted.count, wanted.last, principal=principal())
-        return _listed({"repositories": page.names}, page, wanted)
+        page_request = requests.page(max_page_entries)
+        page = registry.repositories.page(page_request.count, page_request.last, principal=principal())
+        return _page_response({"repositories": page.names}, page, page_request)
 
     @bp.get("/v2/<path:name>/tags/list")
     def list_tags(name: RepositoryName) -> Response:
         """List the tags of a repository, page by page (end-8)."""
         repository = registry.repositories.resolve(name)
         registry.repositories.check(repository)
-        wanted = requests.page(max_page_entries)
-        page = registry.tags.page(repository, wanted.count, wanted.last)
-        return _listed({"name": str(name), "tags": page.names}, page, wanted)
+        page_request = requests.page(max_page_entries)
+        page = registry.tags.page(repository, page_request.count, page_request.last)
+        return _page_response({"name": str(name), "tags": page.names}, page, page_request)
 
     return bp
 
@@ -64,6 +64,6 @@ def announce_version(response: Response) -> Response:
     return response
 
 
-def _listed(content: dict[str, object], page: Page, wanted: requests.PageRequest) -> Response:
+def _page_response(content: dict[str, object], page: Page, page_request: requests.PageRequest) -> Response:
     response = jsonify(content)
-    return requests.link_next(response, n=wanted.count, last=page.names[-1]) if page.more else response
+    return requests.link_next(response, n=page_request.count, last=page.names[-1]) if page.more else response

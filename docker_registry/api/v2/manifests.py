@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v2.responses import changed
+from docker_registry.api.v2.responses import with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.manifests import Pushed
@@ -30,8 +30,8 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
         """Serve a manifest exactly as it was pushed (end-3)."""
         manifest = registry.manifests.get(registry.repositories.resolve(name), reference)
         descriptor = manifest.descriptor
-        must_fit = isinstance(reference, Tag) and not manifest.is_made_here
-        if must_fit and not requests.accepts(descriptor.media_type):
+        must_be_accepted = isinstance(reference, Tag) and not manifest.is_made_here
+        if must_be_accepted and not requests.accepts(descriptor.media_type):
             raise ManifestUnknown(
                 "The manifest is of a type that the client does not accept.", type=descriptor.media_type
             )
@@ -76,4 +76,4 @@ def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
         headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
     if pushed.missing:
         headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
-    return changed(201, f"/v2/{name}/manifests/{digest}", headers)
+    return with_location(201, f"/v2/{name}/manifests/{digest}", headers)

@@ -30,18 +30,18 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
 
         Never 404: neither the repository nor the manifest need exist.
         """
-        wanted = _artifact_types()
+        artifact_types = _artifact_types()
         page = registry.referrers.page(
             registry.repositories.resolve(name),
             digest,
             max_entries=max_page_entries,
             last=request.args.get("last", ""),
-            artifact_types=wanted,
+            artifact_types=artifact_types,
         )
         response = Response(_index(page.entries), content_type=OCI_INDEX)
         query = {}
-        if wanted:
-            query["artifactType"] = sorted(wanted)
+        if artifact_types:
+            query["artifactType"] = sorted(artifact_types)
             response.headers["OCI-Filters-Applied"] = "artifactType"
         if page.last is not None:
             requests.link_next(response, **query, last=page.last)
@@ -56,8 +56,8 @@ def _artifact_types() -> frozenset[str]:
 
     Media types contain no spaces, so a space is a plus sign that the client did not escape.
     """
-    texts = (text.strip().replace(" ", "+").lower() for text in request.args.getlist("artifactType"))
-    return frozenset(filter(None, texts))
+    types = (text.strip().replace(" ", "+").lower() for text in request.args.getlist("artifactType"))
+    return frozenset(filter(None, types))
 
 
 def _index(entries: Sequence[bytes]) -> bytes:

@@ -6,7 +6,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 
-class _Bare(Response):
+class _PlainResponse(Response):
     """A response whose headers are sent unchanged, without the cost of Werkzeug's corrections."""
 
     default_mimetype = None
@@ -16,7 +16,7 @@ class _Bare(Response):
         return self.headers
 
 
-def changed(status: int, location: str, headers: dict[str, str]) -> Response:
+def with_location(status: int, location: str, headers: dict[str, str]) -> Response:
     """
     Return the response to a successful change.
 
@@ -25,4 +25,4 @@ def changed(status: int, location: str, headers: dict[str, str]) -> Response:
         location: path of the result, in ASCII; without scheme and host, which may differ behind a proxy.
         headers: additional headers.
     """
-    return _Bare(status=status, headers={"Content-Length": "0", "Location": location, **headers})
+    return _PlainResponse(status=status, headers={"Content-Length": "0", "Location": location, **headers})

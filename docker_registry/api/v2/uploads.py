@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor
-from docker_registry.api.v2.responses import changed
+from docker_registry.api.v2.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry import Registry
 from docker_registry.registry.blobs import Blob
@@ -28,7 +28,7 @@ def blueprint(registry: Registry) -> Blueprint:
         if "digest" in request.args:
             return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        response = _goes_on(name, registry.uploads.start(name, algorithm))
+        response = _upload_accepted(name, registry.uploads.start(name, algorithm))
         if registry.driver.min_chunk_bytes is not None:  # a recommendation: smaller chunks are accepted too
             response.headers["OCI-Chunk-Min-Length"] = str(registry.driver.min_chunk_bytes)
         return response
@@ -36,15 +36,15 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.patch("/v2/<path:name>/blobs/uploads/<upload_id>")
     def append_chunk(name: RepositoryName, upload_id: str) -> Response:
         """Append the next bytes to an upload (end-5)."""
-        part = requests.chunk_range()
-        upload = registry.uploads.append(name, upload_id, requests.body(), part.start, part.length)
-        return _goes_on(name, upload)
+        chunk = requests.chunk_range()
+        upload = registry.uploads.append(name, upload_id, requests.body(), chunk.start, chunk.length)
+        return _upload_accepted(name, upload)
 
     @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
     def commit_upload(name: RepositoryName, upload_id: str) -> Response:
         """Append the last bytes, verify the digest and publish the blob (end-6)."""
-        digest, part = requests.digest_parameter(), requests.chunk_range()
-        blob = registry.uploads.commit(name, upload_id, digest, requests.body(), part.start, part.length)
+        digest, chunk = requests.digest_parameter(), requests.chunk_range()
+        blob = registry.uploads.commit(name, upload_id, digest, requests.body(), chunk.start, chunk.length)
         return _created(name, blob)
 
     @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
@@ -74,11 +74,11 @@ def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
         return None  # fall back to an upload ("Mounting a blob from another repository")
 
 
-def _goes_on(name: RepositoryName, upload: Upload) -> Response:
+def _upload_accepted(name: RepositoryName, upload: Upload) -> Response:
     headers = _progress(upload)
     if request.headers.get("User-Agent", "").startswith("ollama/"):
         headers["Docker-Upload-Location"] = _absolute(_location(name, upload))
-    return changed(202, _location(name, upload), headers)
+    return with_location(202, _location(name, upload), headers)
 
 
 def _absolute(path: str) -> str:
@@ -88,8 +88,8 @@ def _absolute(path: str) -> str:
     The scheme is taken from X-Forwarded-Proto if a proxy sets it. A client that forges it, or the host, only misleads
     itself.
     """
-    told = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
-    return f"{told if told in ('http', 'https') else request.scheme}://{request.host}{path}"
+    forwarded_scheme = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return f"{forwarded_scheme if forwarded_scheme in ('http', 'https') else request.scheme}://{request.host}{path}"
 
 
 def _location(name: RepositoryName, upload: Upload) -> str:
@@ -102,4 +102,4 @@ def _progress(upload: Upload) -> dict[str, str]:
 
 def _created(name: RepositoryName, blob: Blob) -> Response:
     # containerd rejects a 201 without the digest.
-    return changed(201, f"/v2/{name}/blobs/{blob.digest}", {"Docker-Content-Digest": str(blob.digest)})
+    return with_location(201, f"/v2/{name}/blobs/{blob.digest}", {"Docker-Content-Digest": str(blob.digest)})
