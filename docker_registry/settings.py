@@ -138,7 +138,7 @@ class Setting:
         return tuple(self._convert_section(item, section, f"item {number}") for number, item in enumerate(raw, 1))
 
     def _convert_section(self, raw: Mapping[str, Any], section: Section, place: str) -> Any:
-        declared = {row.name: row for row in rows(section)}
+        declared = {setting.name: setting for setting in settings_of(section)}
         values = {}
         for name, given in flatten(raw, declared):
             if name not in declared:
@@ -149,7 +149,7 @@ class Setting:
                 values[name] = declared[name].convert(given)
             except ValueError as error:
                 raise ValueError(f"is wrong in {place}: {name} {error}") from None
-        missing = [name for name, row in declared.items() if row.default is MISSING and name not in values]
+        missing = [name for name, setting in declared.items() if setting.default is MISSING and name not in values]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)} (in {place})")
         return fill(section, values)
@@ -196,17 +196,17 @@ def setting(
     Args:
         default: ``dataclasses.MISSING`` where each item of a list of sections must set it.
     """
-    row = {"help": help, "unit": unit, "secret": secret, "choices": choices, "minimum": minimum}
-    return field(default=default, metadata=row)
+    metadata = {"help": help, "unit": unit, "secret": secret, "choices": choices, "minimum": minimum}
+    return field(default=default, metadata=metadata)
 
 
-def rows(declaration: type, prefix: str = "") -> Iterator[Setting]:
+def settings_of(declaration: type, prefix: str = "") -> Iterator[Setting]:
     """Yield every setting that a dataclass and its sections (nested dataclasses) declare with :func:`setting`."""
     types = get_type_hints(declaration)
     for entry in fields(declaration):
         annotation = types[entry.name]
         if is_dataclass(annotation):
-            yield from rows(annotation, f"{prefix}{entry.name}.")  # type: ignore[arg-type] # a class, not an instance
+            yield from settings_of(annotation, f"{prefix}{entry.name}.")  # type: ignore[arg-type] # a class, not an instance
         elif entry.metadata:
             kind, section = _plain_type(annotation), _item_section(annotation)
             yield Setting(prefix + entry.name, kind, entry.default, section=section, **entry.metadata)
@@ -239,7 +239,7 @@ def flatten(tree: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> 
     known = tuple(known)
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        is_section = any(row.startswith(f"{name}.") for row in known)
+        is_section = any(known_name.startswith(f"{name}.") for known_name in known)
         if not is_section:
             yield name, value
         elif isinstance(value, dict):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docker_registry.settings import Setting, fill, flatten, rows, setting
+from docker_registry.settings import Setting, fill, flatten, setting, settings_of
 
 
-def refusal(row: Setting, raw: object) -> str:
+def refusal(setting: Setting, raw: object) -> str:
     with pytest.raises(ValueError) as caught:
-        row.convert(raw)
+        setting.convert(raw)
     assert caught.value.__cause__ is None
     return str(caught.value)
 
@@ -66,10 +66,10 @@ class TestNumbers:
         assert "must be a number" == refusal(Setting("rate", float), text)
 
     def test_below_the_minimum_is_refused(self):
-        row = Setting("port", int, minimum=1)
+        setting = Setting("port", int, minimum=1)
 
-        assert 1 == row.convert("1")
-        assert "must be a whole number, at least 1" == refusal(row, "0")
+        assert 1 == setting.convert("1")
+        assert "must be a whole number, at least 1" == refusal(setting, "0")
 
 
 class TestDurationsAndSizes:
@@ -109,13 +109,13 @@ class TestAListOfSections:
         hosts: Mapping[str, str] = setting(None, "Names.")
 
     @pytest.fixture
-    def row(self):
+    def setting(self):
         return Setting("upstreams", list, section=self.Upstream)
 
-    def test_is_read_item_by_item(self, row):
+    def test_is_read_item_by_item(self, setting):
         expected = (self.Upstream(url="a"), self.Upstream(url="b", ttl=3600))
 
-        assert expected == row.convert([{"url": "a"}, {"url": "b", "ttl": "1h", "password": None}])
+        assert expected == setting.convert([{"url": "a"}, {"url": "b", "ttl": "1h", "password": None}])
 
     @pytest.mark.parametrize(
         ("message", "raw"),
@@ -127,8 +127,8 @@ class TestAListOfSections:
             ("is wrong in item 1: ttl must be a whole number of seconds", [{"url": "a", "ttl": "s3cret"}]),
         ],
     )
-    def test_names_the_item_that_is_wrong(self, row, message, raw):
-        assert message == refusal(row, raw)
+    def test_names_the_item_that_is_wrong(self, setting, message, raw):
+        assert message == refusal(setting, raw)
 
 
 class TestAMap:
@@ -189,8 +189,8 @@ class TestPath:
 class TestARefusal:
     @pytest.mark.parametrize("raw", ["s3cret", ["s3cret", {}], {"s3cret": "s3cret"}])
     @pytest.mark.parametrize("row", [Setting("x", bool), Setting("x", int), Setting("x", float), TestChoices.ROW])
-    def test_never_shows_the_value_since_it_may_be_a_secret_in_the_wrong_place(self, row, raw):
-        assert "s3cret" not in refusal(row, raw)
+    def test_never_shows_the_value_since_it_may_be_a_secret_in_the_wrong_place(self, setting, raw):
+        assert "s3cret" not in refusal(setting, raw)
 
     @pytest.mark.parametrize(("kind", "raw"), [(list, "[s3cret"), (list, {"s3cret": "x"}), (Path, "~s3cret")])
     def test_of_a_list_or_a_path_does_not_show_it_either(self, kind, raw):
@@ -227,13 +227,13 @@ class TestADeclaration:
             Setting("key", str, None, "Opens the door.", secret=True),
             Setting("section.host", str, None, "Where it is."),
             Setting("section.ports", list, ("1",), "Which ones."),
-        ] == list(rows(Declared))
+        ] == list(settings_of(Declared))
 
     def test_may_have_lists_of_sections_and_maps(self):
         upstream = TestAListOfSections.Upstream
 
         assert [("upstreams", list, upstream), ("hosts", dict, None)] == [
-            (row.name, row.type, row.section) for row in rows(TestAListOfSections.Declared)
+            (setting.name, setting.type, setting.section) for setting in settings_of(TestAListOfSections.Declared)
         ]
 
     def test_is_filled_by_dotted_names_and_keeps_its_defaults(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from docker_registry.api.v1.responses import answer
+from docker_registry.api.v1.responses import json_response
 from docker_registry.health import Health
 
 
@@ -15,7 +15,7 @@ def blueprint(health: Health) -> Blueprint:
     @bp.get("/livez")
     def show_liveness() -> Response:
         """Confirm that the worker answers requests; touches neither the store nor another service."""
-        return answer({"status": "alive"})
+        return json_response({"status": "alive"})
 
     @bp.get("/readyz")
     def show_readiness() -> Response:
@@ -26,18 +26,20 @@ def blueprint(health: Health) -> Blueprint:
         """
         problems = health.problems()
         if problems:
-            return answer({"status": "not ready", "problems": problems}, 503)
-        return answer({"status": "ready"})
+            return json_response({"status": "not ready", "problems": problems}, 503)
+        return json_response({"status": "ready"})
 
     @bp.get("/startupz")
     def show_startup() -> Response:
         """Return whether the store could be read once since the worker was started; status 503 if not."""
-        return answer({"status": "started"}) if health.has_started else answer({"status": "starting"}, 503)
+        return (
+            json_response({"status": "started"}) if health.has_started else json_response({"status": "starting"}, 503)
+        )
 
     @bp.get("/debug/health")
     def show_problems() -> Response:
         """Return the failed checks by name, as the CNCF distribution registry does; status 503 if there are any."""
         problems = health.problems()
-        return answer(problems, 503 if problems else 200)
+        return json_response(problems, 503 if problems else 200)
 
     return bp

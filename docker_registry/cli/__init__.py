@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command_parser = subparsers.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(command_parser)
         command_parser.set_defaults(run=command.run)
-    chosen = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        return int(getattr(chosen, "run", serve.run)(chosen))
+        return int(getattr(parsed, "run", serve.run)(parsed))
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
         return CANNOT_RUN

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from docker_registry.registry.maintenance.copy_report import CopyReport
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Back up the store and print a report; may be interrupted and repeated."""
     from docker_registry import services
     from docker_registry.registry.maintenance.backup import Backup
@@ -23,12 +23,12 @@ def run(chosen: argparse.Namespace) -> int:
 
     driver = services.open_store(load_config())
     line = ProgressLine(sys.stderr)
-    backup = Backup(driver, BackupFolder(Path(chosen.folder)), verify_all=chosen.verify, progress=line.show)
+    backup = Backup(driver, BackupFolder(Path(arguments.folder)), verify_all=arguments.verify, progress=line.show)
     try:
         report = backup.run()
     finally:
         line.end()
-    return print_report(report, as_json=chosen.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def print_report(report: CopyReport, *, as_json: bool) -> int:

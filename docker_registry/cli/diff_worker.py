@@ -40,8 +40,8 @@ def run(_: argparse.Namespace) -> int:
             raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
         start_logging(config.loglevel)
         worker = DiffWorker(built.registry, built.diff_queue)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, lambda *_: worker.stop())
         worker.run()
     return 0
 
@@ -62,17 +62,17 @@ class DiffWorker:
         """Process the queue until :meth:`stop` is called; pause and retry when Redis or the store is unavailable."""
         while not self._is_stopped:
             try:
-                self._work()
+                self._compute_next()
             except StorageUnavailable as error:
                 logger.warning("tried again in %.0f seconds: %s", _RETRY_SECONDS, error)
                 time.sleep(_RETRY_SECONDS)
 
-    def _work(self) -> None:
+    def _compute_next(self) -> None:
         image_id = self._queue.pop(_WAIT_SECONDS)
         if image_id is None:
             return
         try:
-            self._registry.image_files.work_out_diff(image_id)
+            self._registry.image_files.compute_diff(image_id)
         except StorageUnavailable:
             self._queue.push(image_id)
             raise

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from docker_registry.registry.v1.migration import Report
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Convert the layers and print a report; may be interrupted, repeated, and run beside the server."""
     from docker_registry import services
     from docker_registry.registry.v1.migration import Migration
@@ -21,17 +21,17 @@ def run(chosen: argparse.Namespace) -> int:
     bar = ProgressBar(sys.stderr, "images")
     with services.build(load_config()) as built:
         registry = built.registry
-        report = Migration(registry.driver, registry.images, dry_run=chosen.dry_run).run(bar.show)
+        report = Migration(registry.driver, registry.images, dry_run=arguments.dry_run).run(bar.show)
     bar.end()
-    for line in _lines(report, dry_run=chosen.dry_run):
+    for line in _lines(report, dry_run=arguments.dry_run):
         print(line)
     return INCOMPLETE if report.failed else 0
 
 
 def _lines(report: Report, *, dry_run: bool) -> list[str]:
-    would = "would become" if dry_run else "became"
+    verb = "would become" if dry_run else "became"
     lines = [
-        f"{report.migrated} layers {would} blobs ({report.migrated_bytes} bytes; {report.shared} were stored already)",
+        f"{report.migrated} layers {verb} blobs ({report.migrated_bytes} bytes; {report.shared} were stored already)",
         f"{report.blobs} layers were blobs before",
         f"{len(report.unfinished)} images have to be pushed again: the push did not end, or the layer is damaged",
         *(f"  {image_id}" for image_id in report.unfinished),
@@ -40,7 +40,7 @@ def _lines(report: Report, *, dry_run: bool) -> list[str]:
     ]
     if report.failed:
         lines.append(f"{len(report.failed)} images could not be migrated; run this again")
-        lines += [f"  {image_id}: {why}" for image_id, why in report.failed.items()]
+        lines += [f"  {image_id}: {reason}" for image_id, reason in report.failed.items()]
     return lines
 
 

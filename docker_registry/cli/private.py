@@ -9,13 +9,13 @@ from typing import Final
 from docker_registry.cli.command import Command, load_config
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` or ``clear``."""
-    names = _clear(chosen.name) if chosen.action == "clear" else _list()
-    if chosen.json:
-        print(json.dumps({"cleared" if chosen.action == "clear" else "repositories": names}))
-    elif chosen.action == "clear":
-        print(f"{chosen.name} is public")
+    names = _clear(arguments.name) if arguments.action == "clear" else _list()
+    if arguments.json:
+        print(json.dumps({"cleared" if arguments.action == "clear" else "repositories": names}))
+    elif arguments.action == "clear":
+        print(f"{arguments.name} is public")
     else:
         print("".join(f"{name}\n" for name in names), end="")
     return 0

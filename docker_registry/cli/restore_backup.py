@@ -12,7 +12,7 @@ from docker_registry.cli.command import Command, load_config
 from docker_registry.cli.progress import ProgressLine
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Restore a backup and print a report; may be interrupted and repeated."""
     from docker_registry import services
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -20,13 +20,13 @@ def run(chosen: argparse.Namespace) -> int:
 
     driver = services.open_store(load_config())
     line = ProgressLine(sys.stderr)
-    folder = BackupFolder(Path(chosen.folder))
-    restoration = Restoration(driver, folder, overwrite=chosen.overwrite, progress=line.show)
+    folder = BackupFolder(Path(arguments.folder))
+    restoration = Restoration(driver, folder, overwrite=arguments.overwrite, progress=line.show)
     try:
         report = restoration.run()
     finally:
         line.end()
-    return print_report(report, as_json=chosen.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ COMMON: Final = "common"
 DEFAULT_FLAVOR: Final = "dev"
 
 _ENV: Final = "_env:"
-_UNGUESSED: Final = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+_RESOLVED_TAGS: Final = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Flavor:
         A variable that is set but empty overrides DEFAULT, so that an operator can unset the value.
         """
         if isinstance(raw, list):
-            found = [self.look_up(item) for item in raw]
-            return [item for item in found if item is not None]
+            items = [self.look_up(item) for item in raw]
+            return [item for item in items if item is not None]
         if isinstance(raw, dict):
             return {key: self.look_up(value) for key, value in raw.items()}
         name = variable(raw)
@@ -83,9 +83,9 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
     flavors = read(path)
     name = environ.get("SETTINGS_FLAVOR") or DEFAULT_FLAVOR
     if name not in flavors:
-        there = ", ".join(flavors) or "none: flavors are sections at the outermost level of the file"
+        available = ", ".join(flavors) or "none: flavors are sections at the outermost level of the file"
         raise ConfigError(
-            f"{path} has no flavor {name} (SETTINGS_FLAVOR; there is {there})"
+            f"{path} has no flavor {name} (SETTINGS_FLAVOR; there is {available})"
             + did_you_mean(name, {flavor: flavor for flavor in flavors})
         )
     return Flavor(path, name, merge(flavors.get(COMMON, {}), flavors[name]), environ)
@@ -94,17 +94,17 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
 def folder() -> Path:
     """Return the folder of the sample configuration: inside an installed package, or ``config/`` of a clone."""
     package = Path(__file__).parent.parent
-    installed = package / "sample"
-    return installed if installed.is_dir() else package.parent / "config"
+    sample_folder = package / "sample"
+    return sample_folder if sample_folder.is_dir() else package.parent / "config"
 
 
 def locate(environ: Mapping[str, str]) -> Path:
     """Return the path of the configuration file, whether or not the file exists."""
-    named = environ.get("DOCKER_REGISTRY_CONFIG")
-    if named:
-        return folder() / Path(named).expanduser()
-    own = folder() / "config.yml"
-    return own if own.exists() else folder() / SAMPLE
+    configured = environ.get("DOCKER_REGISTRY_CONFIG")
+    if configured:
+        return folder() / Path(configured).expanduser()
+    local_file = folder() / "config.yml"
+    return local_file if local_file.exists() else folder() / SAMPLE
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -124,7 +124,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         loader = _TextLoader(content)
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not good YAML: {_without_content(error)}") from None
+        raise ConfigError(f"{path} is not good YAML: {_describe_error(error)}") from None
     if not isinstance(tree, dict):
         return {}
     # An empty flavor (`dev:`) consists of `common` alone.
@@ -132,12 +132,12 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return {name: flavor for name, flavor in flavors.items() if isinstance(name, str) and isinstance(flavor, dict)}
 
 
-def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *lower* overridden by *upper*: sections in both are merged, other values of *upper* replace."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *base* overridden by *override*: sections in both are merged, other values of *override* replace."""
+    merged = dict(base)
+    for key, value in override.items():
+        base_value = merged.get(key)
+        merged[key] = merge(base_value, value) if isinstance(base_value, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -166,7 +166,7 @@ class _TextLoader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
-        first: [(tag, pattern) for tag, pattern in resolvers if tag in _UNGUESSED]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _RESOLVED_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -184,7 +184,7 @@ class _TextLoader(yaml.SafeLoader):
         return node
 
 
-def _without_content(error: yaml.YAMLError) -> str:
+def _describe_error(error: yaml.YAMLError) -> str:
     """Return the error and its line without quoting the file, whose line may hold a password."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return "it holds characters that are not UTF-8 text"

@@ -148,7 +148,7 @@ REPLACED: Final = {
 }
 
 
-def why_ignored(name: str, storage: str) -> str | None:
+def reason_ignored(name: str, storage: str) -> str | None:
     """
     Return why an undeclared setting may be ignored; None if it is unknown.
 

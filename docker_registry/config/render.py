@@ -12,7 +12,7 @@ import yaml
 from docker_registry.config import legacy
 from docker_registry.config.flavors import merge, variable
 from docker_registry.config.schema import NOT_SERVED_YET, Config
-from docker_registry.settings import TYPES, Section, Setting, flatten, rows
+from docker_registry.settings import TYPES, Section, Setting, flatten, settings_of
 
 MASK: Final = "********"
 
@@ -29,8 +29,8 @@ def render(config: Config) -> str:
     Secrets and passwords in URLs are masked.
     """
     tree = _tree(Config, config)
-    for row in config.driver_settings:
-        tree = merge(tree, _nested(row, config.driver_options[row.keyword]))
+    for setting in config.driver_settings:
+        tree = merge(tree, _nested(setting, config.driver_options[setting.keyword]))
     content = yaml.safe_dump({config.flavor: tree}, sort_keys=False, allow_unicode=True, width=1000)
     return f"# {config.path}, flavor {config.flavor}\n{content}"
 
@@ -43,17 +43,17 @@ def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[
         driver_settings: settings by name of the driver that declares them.
         sample: the flavors of the sample configuration, from which the environment variable of each setting is taken.
     """
-    general = tuple(rows(Config))
+    general = tuple(settings_of(Config))
     variables = {
-        name: found
+        name: name_in_sample
         for tree in sample.values()
-        for name, raw in flatten(tree, [row.name for row in general])
-        if (found := variable(raw))
+        for name, raw in flatten(tree, [setting.name for setting in general])
+        if (name_in_sample := variable(raw))
     }
     parts = [f"### General\n\n{_table(general, variables)}"]
     for driver, declared in driver_settings.items():
-        own = _table(declared, variables) if declared else "No further settings.\n"
-        parts.append(f"### With `storage: {driver}`\n\n{own}")
+        table = _table(declared, variables) if declared else "No further settings.\n"
+        parts.append(f"### With `storage: {driver}`\n\n{table}")
     return "\n".join(parts)
 
 
@@ -64,8 +64,8 @@ def reference_of_0_7_1(driver_settings: Mapping[str, Iterable[Setting]]) -> str:
     Args:
         driver_settings: settings by name of the driver that declares them.
     """
-    general = {row.name for row in rows(Config)}
-    drivers = {driver: {row.name for row in declared} for driver, declared in driver_settings.items()}
+    general = {setting.name for setting in settings_of(Config)}
+    drivers = {driver: {setting.name for setting in declared} for driver, declared in driver_settings.items()}
     lines = ["| Setting | Variable | In this version |", "| --- | --- | --- |"]
     for name, environment in legacy.SETTINGS_OF_0_7_1.items():
         served_by = [f"`{driver}`" for driver, names in drivers.items() if name in names]
@@ -88,13 +88,13 @@ def _why_ignored(name: str) -> str:
 
 def _table(declared: Iterable[Setting], variables: Mapping[str, str]) -> str:
     lines = ["| Setting | Type | Default | Variable in the sample | Meaning |", "| --- | --- | --- | --- | --- |"]
-    for row in declared:
-        name = f"`{variables[row.name]}`" if row.name in variables else ""
-        kind = " ".join(f"`{choice}`" for choice in row.choices) or row.unit or TYPES[row.type]
-        meaning = f"{row.help} Secret." if row.secret else row.help
-        if row.name.startswith(NOT_SERVED_YET):
+    for setting in declared:
+        name = f"`{variables[setting.name]}`" if setting.name in variables else ""
+        kind = " ".join(f"`{choice}`" for choice in setting.choices) or setting.unit or TYPES[setting.type]
+        meaning = f"{setting.help} Secret." if setting.secret else setting.help
+        if setting.name.startswith(NOT_SERVED_YET):
             meaning += " *Not served by this version yet.*"
-        lines.append(f"| `{row.name}` | {kind} | {_default(row.default)} | {name} | {meaning} |")
+        lines.append(f"| `{setting.name}` | {kind} | {_default(setting.default)} | {name} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,18 +106,18 @@ def _default(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _nested(row: Setting, value: Any) -> dict[str, Any]:
+def _nested(setting: Setting, value: Any) -> dict[str, Any]:
     """Nest one value in its sections, with secrets masked."""
-    value = _plain(row, value)
-    for name in reversed(row.name.split(".")):
+    value = _plain(setting, value)
+    for name in reversed(setting.name.split(".")):
         value = {name: value}
     return dict(value)
 
 
-def _plain(row: Setting, value: Any) -> Any:
-    if row.section is not None:
-        return [_tree(row.section, item) for item in value or ()]
-    if row.secret and value:
+def _plain(setting: Setting, value: Any) -> Any:
+    if setting.section is not None:
+        return [_tree(setting.section, item) for item in value or ()]
+    if setting.secret and value:
         return MASK
     if isinstance(value, tuple):
         return [_masked(item) for item in value]
@@ -129,13 +129,13 @@ def _plain(row: Setting, value: Any) -> Any:
 def _tree(section: Section, values: object) -> dict[str, Any]:
     """Return the settings of a section and of its nested sections, with secrets masked."""
     tree: dict[str, Any] = {}
-    for row in rows(section):
+    for setting in settings_of(section):
         value = values
-        for name in row.name.split("."):
+        for name in setting.name.split("."):
             value = getattr(value, name)
-        tree = merge(tree, _nested(row, value))
+        tree = merge(tree, _nested(setting, value))
     return tree
 
 
 def _masked(text: str) -> str:
-    return _PASSWORDS.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
+    return _PASSWORDS.sub(lambda match: f"{match[1] or match[2]}{MASK}", text)

@@ -20,7 +20,7 @@ from docker_registry import drivers
 from docker_registry.config import legacy
 from docker_registry.config.flavors import DEFAULT_FLAVOR, Flavor, did_you_mean, read_flavor, variable
 from docker_registry.errors import ConfigError
-from docker_registry.settings import Setting, fill, flatten, rows, setting, without_value
+from docker_registry.settings import Setting, fill, flatten, setting, settings_of, without_value
 
 logger = logging.getLogger(__name__)
 
@@ -232,13 +232,14 @@ class Config:
 
 def secret_values(config: Config) -> frozenset[str]:
     """Return the values of all secret settings, which must appear in no log and no report."""
-    found = {value for row in rows(Config) if row.secret for value in [_look_up(config, row.name)] if value}
-    for row in config.driver_settings:
-        value = config.driver_options.get(row.keyword)
-        if row.section is not None:
-            secret = [field.name for field in rows(row.section) if field.secret]
-            found |= {text for item in value or () for name in secret if (text := _look_up(item, name))}
-        elif row.secret and value:
+    secrets = (definition.name for definition in settings_of(Config) if definition.secret)
+    found = {value for name in secrets if (value := _look_up(config, name))}
+    for definition in config.driver_settings:
+        value = config.driver_options.get(definition.keyword)
+        if definition.section is not None:
+            secret_names = [field.name for field in settings_of(definition.section) if field.secret]
+            found |= {text for item in value or () for name in secret_names if (text := _look_up(item, name))}
+        elif definition.secret and value:
             found.add(value)
     return frozenset(map(str, found))
 
@@ -261,7 +262,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         ConfigError: the configuration is invalid; the message is one sentence that says where and how.
     """
     flavor = read_flavor(os.environ if environ is None else environ)
-    general = {row.name: row for row in rows(Config)}
+    general = {definition.name: definition for definition in settings_of(Config)}
     storage = _values(flavor, [general["storage"]], flavor.tree).get("storage", Config.storage)
     storage = legacy.DRIVER_NAMES.get(storage, storage)
     optional = _driver_settings(flavor, storage)
@@ -276,7 +277,9 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         flavor=flavor.name,
         path=flavor.path,
         driver_settings=tuple(optional.values()),
-        driver_options=MappingProxyType({row.keyword: options.get(row.name, row.default) for row in optional.values()}),
+        driver_options=MappingProxyType(
+            {definition.keyword: options.get(definition.name, definition.default) for definition in optional.values()}
+        ),
     )
     if not config.v1 and not config.v2:
         raise ConfigError(f"{flavor}: v1 and v2 are both false: enable at least one API")
@@ -285,7 +288,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
 
 def _driver_settings(flavor: Flavor, storage: str) -> dict[str, Setting]:
     try:
-        return {row.name: row for row in drivers.load(storage).settings}
+        return {definition.name: definition for definition in drivers.load(storage).settings}
     except ConfigError as error:
         raise ConfigError(f"{flavor}: {error}") from error
 
@@ -295,11 +298,11 @@ def _check_names(flavor: Flavor, storage: str, given: Mapping[str, Any], known: 
     for name in given:
         if name in known:
             continue
-        why = legacy.why_ignored(name, storage)
-        if why is None:
+        reason = legacy.reason_ignored(name, storage)
+        if reason is None:
             raise ConfigError(f"{flavor}: {_wrong_name(name, known)}")
         if flavor.look_up(given[name]) is not None:
-            ignored.append(f"{name} ({why})")
+            ignored.append(f"{name} ({reason})")
     if ignored:
         logger.warning("%s: ignored retired settings: %s", flavor, ", ".join(ignored))
 
@@ -311,27 +314,27 @@ def _warn_about_unserved(flavor: Flavor, changed: Iterable[str]) -> None:
 
 
 def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:
-    word = without_value(name)
-    if word != name:
-        return f"{word} must be followed by a colon and a space"
-    inside = [row.removeprefix(f"{name}.") for row in known if row.startswith(f"{name}.")]
-    if inside:
-        return f"{name} must be a section with {', '.join(inside)}"
+    bare_name = without_value(name)
+    if bare_name != name:
+        return f"{bare_name} must be followed by a colon and a space"
+    members = [known_name.removeprefix(f"{name}.") for known_name in known if known_name.startswith(f"{name}.")]
+    if members:
+        return f"{name} must be a section with {', '.join(members)}"
     # A bare `smtp_host` should suggest `email_exceptions.smtp_host`.
-    nearest = {row.rpartition(".")[2]: row for row in reversed(tuple(known))} | {row: row for row in known}
+    nearest = {each.rpartition(".")[2]: each for each in reversed(tuple(known))} | {each: each for each in known}
     return f"there is no setting {name}{did_you_mean(name, nearest)}"
 
 
 def _values(flavor: Flavor, declared: Iterable[Setting], given: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
-    for row in declared:
-        raw = given.get(row.name)
-        found = flavor.look_up(raw)
-        if found is None:
+    for definition in declared:
+        raw = given.get(definition.name)
+        text = flavor.look_up(raw)
+        if text is None:
             continue
         try:
-            values[row.name] = row.convert(found)
+            values[definition.name] = definition.convert(text)
         except ValueError as error:
-            source = f" (from {variable(raw)})" if variable(raw) else ""
-            raise ConfigError(f"{flavor}: {row.name}{source} {error}") from None
+            variable_note = f" (from {variable(raw)})" if variable(raw) else ""
+            raise ConfigError(f"{flavor}: {definition.name}{variable_note} {error}") from None
     return values

@@ -112,11 +112,11 @@ class CpuPool:
                 yield from process.run(json.dumps(request).encode(), source)
                 is_reusable = True
             except RegistryError:
-                is_reusable = process.is_in_step
+                is_reusable = process.is_between_jobs
                 raise
             finally:
                 if is_reusable:
-                    self._keep(process)
+                    self._make_idle(process)
                 else:
                     process.end()
         finally:
@@ -141,9 +141,9 @@ class CpuPool:
             logger.error("a process for reading layers cannot be started: %s", error)
             raise Overloaded from None
 
-    def _keep(self, process: _Process) -> None:
+    def _make_idle(self, process: _Process) -> None:
         self._idle.append(process)
-        process.ending = gevent.spawn_later(IDLE_SECONDS, self._end_idle, process)
+        process.idle_timer = gevent.spawn_later(IDLE_SECONDS, self._end_idle, process)
 
     def _end_idle(self, process: _Process) -> None:
         if process in self._idle:
@@ -157,31 +157,31 @@ class _Process:
 
     Attributes:
         is_in_step: whether the protocol is between jobs, so that another one may begin.
-        ending: greenlet that ends the process when it stays idle.
+        idle_timer: greenlet that ends the process when it stays idle.
     """
 
-    ending: gevent.Greenlet[..., None] | None = None
+    idle_timer: gevent.Greenlet[..., None] | None = None
 
     def __init__(self, module: str, max_memory_bytes: int) -> None:
-        self.is_in_step = True
-        self._connection, theirs = gevent.socket.socketpair()
-        with theirs:
+        self.is_between_jobs = True
+        self._connection, child_end = gevent.socket.socketpair()
+        with child_end:
             arguments = (json.dumps(sys.path), module, str(_NICE), str(max_memory_bytes))
             self._pid = _posix_spawn(
                 sys.executable,
                 (sys.executable, "-c", _PROGRAM, *arguments),
                 os.environ,
                 file_actions=(
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, child_end.fileno(), 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 ),
             )
 
     def run(self, request: bytes, source: Source) -> Iterator[bytes]:
         """Run a job and yield its output."""
-        if self.ending is not None:
-            self.ending.kill(block=False)
-        self.is_in_step = False
+        if self.idle_timer is not None:
+            self.idle_timer.kill(block=False)
+        self.is_between_jobs = False
         feeder = _Feeder(self._connection, request, source, self._kill)
         try:
             while True:
@@ -197,7 +197,7 @@ class _Process:
             raise Overloaded from None
         finally:
             feeder.kill()
-        self.is_in_step = True
+        self.is_between_jobs = True
         if kind == frames.ERROR:
             raise parse_error(content)
 
@@ -245,12 +245,12 @@ class _Feeder:
         self.error: Exception | None = None
         self._connection = connection
         self._abort = abort
-        self._is_wanted = True
+        self._is_sending = True
         self._greenlet = gevent.spawn(self._run, request, source)
 
     def stop(self) -> None:
         """End the input after the current frame; the process discards input that it does not need."""
-        self._is_wanted = False
+        self._is_sending = False
         self._greenlet.join()
         if self.error is not None:
             raise self.error
@@ -264,10 +264,10 @@ class _Feeder:
             self._send(frames.JOB, request)
             for part in source:
                 for block in part:
-                    if not self._is_wanted:
+                    if not self._is_sending:
                         break
                     self._send_block(block)
-                if not self._is_wanted:
+                if not self._is_sending:
                     break
                 self._send(frames.END_OF_PART, b"")
             self._send(frames.END, b"")

@@ -58,13 +58,13 @@ class _Server:
         self._jobs = jobs
         self._kind = frames.END
         self._is_transferring = False
-        self._is_late = False
+        self._is_overdue = False
 
     def serve(self) -> None:
         """Run the next job and send its output."""
         self._kind, content = self._receive()
         request = json.loads(content)
-        signal.signal(signal.SIGPROF, self._refuse)
+        signal.signal(signal.SIGPROF, self._on_time_limit)
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
         try:
             for block in self._jobs[request["job"]](request["arguments"], self._parts()):
@@ -79,7 +79,7 @@ class _Server:
     def _end(self, error: RegistryError | None) -> None:
         """Send the outcome and discard the input that the job did not read."""
         signal.setitimer(signal.ITIMER_PROF, 0)
-        self._is_late = False
+        self._is_overdue = False
         if error is None:
             self._send(frames.DONE, b"")
         else:
@@ -99,14 +99,14 @@ class _Server:
             yield content
             self._kind, content = self._receive()
 
-    def _refuse(self, *_: object) -> None:
+    def _on_time_limit(self, *_: object) -> None:
         """Handle the expiry of the time limit: end the job at once, or after the frame being transferred."""
-        self._is_late = True
+        self._is_overdue = True
         if not self._is_transferring:
             self._check_time()
 
     def _check_time(self) -> None:
-        if self._is_late:
+        if self._is_overdue:
             raise TooLarge("The layer takes longer to read than this registry allows.")
 
     @contextmanager

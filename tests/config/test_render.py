@@ -12,7 +12,7 @@ from docker_registry import drivers
 from docker_registry.config import flavors
 from docker_registry.config.render import reference, render
 from docker_registry.config.schema import Cache, Config, Cors, Mirroring, load_config
-from docker_registry.settings import Setting, rows, setting
+from docker_registry.settings import Setting, setting, settings_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -21,11 +21,11 @@ class TestTheEffectiveConfiguration:
     def test_has_every_setting_with_its_type(self):
         shown = yaml.safe_load(render(Config(cors=Cors(origins=("a", "b")))))["dev"]
 
-        for row in rows(Config):
+        for definition in settings_of(Config):
             value = shown
-            for name in row.name.split("."):
+            for name in definition.name.split("."):
                 value = value[name]
-            assert value is None or isinstance(value, row.type), row.name
+            assert value is None or isinstance(value, definition.type), definition.name
         assert ["a", "b"] == shown["cors"]["origins"]
         assert shown["standalone"] is True
 

@@ -13,7 +13,7 @@ import pytest
 from docker_registry.config import flavors
 from docker_registry.config.schema import Config, load_config
 from docker_registry.errors import ConfigError
-from docker_registry.settings import flatten, rows
+from docker_registry.settings import flatten, settings_of
 
 #: A driver as somebody else would ship it: a module, and the line by which an installed package names it.
 THIRD_PARTY = """
@@ -344,7 +344,7 @@ class TestTheSample:
             assert storage == config.storage
 
     def test_has_every_setting_of_the_registry(self, load):
-        names = [row.name for row in rows(Config)]
+        names = [setting.name for setting in settings_of(Config)]
         there = {name for flavor in ("common", "memory") for name, _ in flatten(SAMPLE[flavor], names)}
 
         assert set(names) == there

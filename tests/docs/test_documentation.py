@@ -16,7 +16,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.server.launch import NUMBERS
 from docker_registry.services import build
-from docker_registry.settings import rows
+from docker_registry.settings import settings_of
 from tests.support.processes import find, free_port, running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ class TestTheDocumentation:
             re.findall(r"`(\w+)`", OPERATIONS)
         )
 
-    @pytest.mark.parametrize("setting", [row.name for row in rows(Config)])
+    @pytest.mark.parametrize("setting", [setting.name for setting in settings_of(Config)])
     def test_leads_to_every_setting(self, setting):
         assert f"`{setting}`" in SETTINGS
         assert "docs/settings.md" in README

@@ -290,5 +290,5 @@ class TestAMistakeAtTheStart:
 class TestASettingOfThePast:
     @pytest.mark.parametrize("name", ["gs_access_key", "gs_secret_key", "gs_secure", "oauth2"])
     def test_is_answered_with_what_to_use_today(self, name):
-        assert re.search("gcs_credentials_file|gcs_endpoint", legacy.why_ignored(name, "gcs"))
-        assert "the driver s3 does not take it" == legacy.why_ignored(name, "s3")
+        assert re.search("gcs_credentials_file|gcs_endpoint", legacy.reason_ignored(name, "gcs"))
+        assert "the driver s3 does not take it" == legacy.reason_ignored(name, "s3")

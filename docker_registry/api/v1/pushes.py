@@ -50,7 +50,7 @@ def blueprint(registry: Registry) -> Blueprint:
             is_payload_decisive=_sends_payload_checksum(headers.get("User-Agent", "")),
         )
         registry.image_pushes.put_checksum(image_id, checksum)
-        registry.image_files.ask_for_diff(image_id)
+        registry.image_files.request_diff(image_id)
         return json_response(True)
 
     return bp

@@ -104,11 +104,13 @@ class GlanceDriver(StorageDriver):
             region=glance_region_name or swift.get("swift_region_name"),
             interface=swift.get("swift_endpoint_type", "public"),
         )
-        kind = drivers.load(storage_alternate)
-        given = {**swift, "storage_path": storage_path}
-        takes = {row.keyword: row.default for row in kind.settings}
-        options = {name: default if given.get(name) is None else given[name] for name, default in takes.items()}
-        self._alternate = kind(**options)
+        driver_class = drivers.load(storage_alternate)
+        settings = {**swift, "storage_path": storage_path}
+        defaults = {setting.keyword: setting.default for setting in driver_class.settings}
+        options = {
+            name: default if settings.get(name) is None else settings[name] for name, default in defaults.items()
+        }
+        self._alternate = driver_class(**options)
         # A layer's version is that of its pointer, so layers support what the alternate supports.
         self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc]
         self.supports_remove_if_match = self._alternate.supports_remove_if_match  # type: ignore[misc]

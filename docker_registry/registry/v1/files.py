@@ -86,14 +86,14 @@ class ImageFiles:
         unread = sum(self._images.find_stored_layer(each)[1].size for each in chain if self._known_record(each) is None)
         if unread > self._max_diff_bytes:
             raise DiffUnavailable(bytes=unread, max_bytes=self._max_diff_bytes)
-        return self.work_out_diff(image_id)
+        return self.compute_diff(image_id)
 
-    def ask_for_diff(self, image_id: ImageId) -> None:
+    def request_diff(self, image_id: ImageId) -> None:
         """Queue the diff of an image before it is requested; do nothing without a queue."""
         if self._queue is not None:
             self._queue.push(image_id)
 
-    def work_out_diff(self, image_id: ImageId) -> Answer:
+    def compute_diff(self, image_id: ImageId) -> Answer:
         """
         Compute and store the difference between an image and its ancestors.
 

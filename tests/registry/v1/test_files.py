@@ -155,7 +155,7 @@ class TestADiffWithAQueue:
         push(registry, BASE, TOP)
         assert None is registry.image_files.diff(TOP.id)
         assert [TOP.id] == queue
-        registry.image_files.work_out_diff(TOP.id)
+        registry.image_files.compute_diff(TOP.id)
         assert registry.image_files.diff(TOP.id)
         assert [TOP.id] == queue
 
@@ -165,5 +165,5 @@ class TestADiffWithAQueue:
         assert [] == queue
 
     def test_is_asked_for_before_anybody_wants_it(self, registry, queue):
-        registry.image_files.ask_for_diff(TOP.id)
+        registry.image_files.request_diff(TOP.id)
         assert [TOP.id] == queue
