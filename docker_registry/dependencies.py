@@ -13,6 +13,7 @@ Only responses that depend on nothing but the request and these dependencies are
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -59,15 +60,18 @@ class Dependencies:
         is_whole: whether all dependencies could be recorded.
         is_cacheable: whether the application has declared the response cacheable.
         witness: validator of the dependencies that are not files, if there are any.
+        until: expiry of the response, on the monotonic clock.
     """
 
-    __slots__ = ("_files", "is_cacheable", "is_whole", "witness")
+    __slots__ = ("_files", "_versions", "is_cacheable", "is_whole", "until", "witness")
 
     def __init__(self) -> None:
         self.is_whole = True
         self.is_cacheable = False
         self.witness: Witness | None = None
+        self.until = math.inf
         self._files: dict[str, Signature] = {}
+        self._versions: list[tuple[Callable[[], object], object]] = []
 
     def is_current(self) -> bool:
         """Return whether all dependencies are unchanged."""
@@ -80,16 +84,35 @@ class Dependencies:
             except OSError:
                 return False
             else:
-                if signature != _sign(found):
+                if signature != signature_of(found):
                     return False
+        for version, recorded in self._versions:
+            if version() != recorded:
+                return False
         return self.witness is None or (self.witness.is_whole and self.witness.is_current())
 
     def note(self, place: str, found: os.stat_result | None) -> None:
         """Record a file with its status, or as missing; a file that cannot be tracked clears `is_whole`."""
-        signature = None if found is None else _sign(found)
+        signature = None if found is None else signature_of(found)
         is_ambiguous = found is not None and may_change_unnoticed(found)
         if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
             self.is_whole = False
+
+    def note_version(self, version: Callable[[], object]) -> None:
+        """Record the current value of a version; see :func:`depend_on_version`."""
+        self._versions.append((version, version()))
+
+    def release(self, signature: Signature) -> str | None:
+        """
+        Remove a file that the caller will check itself.
+
+        Returns:
+            Its path; None if no file with this signature was recorded.
+        """
+        place = next((place for place, known in self._files.items() if known == signature), None)
+        if place is not None:
+            del self._files[place]
+        return place
 
 
 _collecting: ContextVar[Dependencies | None] = ContextVar("provenance", default=None)
@@ -167,5 +190,31 @@ def offer() -> None:
         provenance.is_cacheable = True
 
 
-def _sign(found: os.stat_result) -> Signature:
+def expire(at: float) -> None:
+    """
+    Limit the time in which the current response may be cached.
+
+    Args:
+        at: on the monotonic clock (:func:`time.monotonic`); the earliest of several applies.
+    """
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.until = min(provenance.until, at)
+
+
+def depend_on_version(version: Callable[[], object]) -> None:
+    """
+    Make the current response depend on something in memory, such as the rules of an access policy.
+
+    Args:
+        version: returns a value that changes whenever cached responses may no longer be sent; called for each response
+            from the cache, so it must take less than a microsecond.
+    """
+    provenance = _collecting.get()
+    if provenance is not None:
+        provenance.note_version(version)
+
+
+def signature_of(found: os.stat_result) -> Signature:
+    """Return what identifies a state of a file."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

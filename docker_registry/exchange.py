@@ -119,11 +119,14 @@ class RequestIds:
         """Return a new id."""
         return f"{self._prefix}{next(self._numbers):08x}"
 
+    def adopt(self, request_id: str) -> str:
+        """Return the id that a client or proxy has sent if it is valid, else a new one."""
+        return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else self.new()
+
     def begin(self, environ: MutableMapping[str, Any], began: float = 0.0) -> RequestContext:
         """Put a new context into the WSGI environment of a request, and return it."""
-        request_id = environ.get("HTTP_X_REQUEST_ID", "")
         context = environ[CONTEXT] = RequestContext(
-            request_id if _REQUEST_ID.fullmatch(request_id) else self.new(),
+            self.adopt(environ.get("HTTP_X_REQUEST_ID", "")),
             trace_id(environ.get("HTTP_TRACEPARENT", "")),
             began,
         )

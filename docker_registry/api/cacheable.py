@@ -28,6 +28,10 @@ def install(app: Flask) -> None:
 
     @app.after_request
     def offer(response: Response) -> Response:
-        if response.status_code in (200, 304) and request.endpoint in _ENDPOINTS and request.method in ("GET", "HEAD"):
+        if (
+            response.status_code in (200, 206, 304)
+            and request.endpoint in _ENDPOINTS
+            and request.method in ("GET", "HEAD")
+        ):
             dependencies.offer()
         return response

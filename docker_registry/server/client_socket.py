@@ -13,16 +13,19 @@ import socket as plain_socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
 from typing import Any, Final
 
 import gevent
 from gevent import socket, ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
+from docker_registry.dependencies import signature_of
 from docker_registry.exchange import Exchange
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
+from docker_registry.server.response_cache import FileSlice
 
 #: Limit per system call when sending, so that other greenlets run in between. A pull of 1 GiB takes 0.7 of the time of
 #: slices of 4 MiB, which exceed the processor's cache; slices of 64 KiB are slower again.
@@ -86,6 +89,7 @@ class ClientSocket(socket.socket):
     _ahead: bytes | None = None
     _head_bytes: int | None = None
     _copy: bytearray | None = None
+    _copied_file: FileSlice | None = None
     _holds_next = False
     _held = b""
     _activity = Activity.WAITING
@@ -208,12 +212,16 @@ class ClientSocket(socket.socket):
 
     def begin_copy(self) -> None:
         """Copy everything that is sent until :meth:`end_copy`."""
-        self._copy = bytearray()
+        self._copy, self._copied_file = bytearray(), None
 
-    def end_copy(self) -> bytes | None:
-        """Return the bytes sent since :meth:`begin_copy`; None if they exceed MAX_COPY_BYTES or include a file."""
+    def end_copy(self) -> tuple[bytes | None, FileSlice | None]:
+        """
+        Return what was sent since :meth:`begin_copy`: bytes, and the part of a file that followed them, if any.
+
+        The bytes are None if they exceed MAX_COPY_BYTES, or if something was sent that cannot be sent again.
+        """
         copied, self._copy = self._copy, None
-        return None if copied is None else bytes(copied)
+        return None if copied is None else bytes(copied), self._copied_file
 
     def begin_answer(self) -> None:
         """Hold back the next send, which is the response head, to join it with the one after it."""
@@ -229,7 +237,7 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of *data*, preceded by the response head if that was held back."""
         if self._copy is not None:
-            if len(self._copy) + len(data) > MAX_COPY_BYTES:
+            if len(self._copy) + len(data) > MAX_COPY_BYTES or self._copied_file is not None:
                 self._copy = None
             else:
                 self._copy += data
@@ -260,12 +268,16 @@ class ClientSocket(socket.socket):
         Raises:
             OSError: the client disconnected or stopped reading, or the file is shorter than announced.
         """
-        self._copy = None
         segments = getattr(file, "segments", None)
         if segments is None:
+            fd = file.fileno()
+            if count is None:
+                count = os.fstat(fd).st_size - offset
+            self._copy_file(file, offset, count)
             if self._held:
                 self._send_ahead(b"")
-            return self._send_part(file, offset, count)
+            return self._send_part(fd, offset, count)
+        self._copy = None
         sent = 0
         pending = b""
         for segment in segments():
@@ -275,7 +287,7 @@ class ClientSocket(socket.socket):
             self._send_ahead(pending)
             self.file_bytes += len(pending)
             pending = b""
-            sent += self._send_part(file, *segment)
+            sent += self._send_part(file.fileno(), *segment)
         self._send_all(pending, 0)
         self.file_bytes += len(pending)
         return sent
@@ -285,13 +297,30 @@ class ClientSocket(socket.socket):
         head, self._held = self._held, b""
         super().sendall(head + data, self._more)
 
-    def _send_part(self, file: Any, offset: int, count: int | None) -> int:
-        source, target = file.fileno(), self.fileno()
-        left = os.fstat(source).st_size - offset if count is None else count
+    def _copy_file(self, file: Any, offset: int, count: int) -> None:
+        if self._copy is None:
+            return
+        if type(file) is not FileIO or self._copied_file is not None:  # another class may act when the file is closed
+            self._copy = None
+        else:
+            self._copied_file = FileSlice(signature_of(os.fstat(file.fileno())), offset, count)
+
+    def send_file_slice(self, head: bytes, fd: int, part: FileSlice) -> None:
+        """
+        Send a response head and a part of a file.
+
+        Raises:
+            OSError: as for :meth:`sendfile`.
+        """
+        super().sendall(head, self._more)
+        self._send_part(fd, part.offset, part.length)
+
+    def _send_part(self, source: int, offset: int, count: int) -> int:
+        target = self.fileno()
         sent = 0
-        while sent < left:
+        while sent < count:
             try:
-                size = os.sendfile(target, source, offset + sent, min(left - sent, SLICE_BYTES))
+                size = os.sendfile(target, source, offset + sent, min(count - sent, SLICE_BYTES))
             except BlockingIOError:
                 self._is_sending = True
                 try:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from docker_registry.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds
+from docker_registry.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds, trace_id
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
+from docker_registry.server.response_cache import Hit
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +80,16 @@ class Observation:
             sock.exchange = exchange
         self._tell(exchange)
 
-    def report_cached(self, cached: Exchange | None, client: str, began: float) -> None:
+    def report_cached(self, hit: Hit, client: ClientSocket, began: float) -> None:
         """
         Report a request that was answered from the response cache.
 
         Args:
-            cached: the exchange from which the response was cached.
-            client: address of the client.
             began: when the request was received, in seconds of :func:`time.perf_counter`.
         """
+        cached, head = hit.response.exchange, hit.head
         if cached is None or not self._observers:
             return
-        seconds = time.perf_counter() - began
         self._tell(
             Exchange(
                 cached.method,
@@ -100,19 +99,19 @@ class Observation:
                 cached.digest,
                 cached.status,
                 0,
-                cached.bytes_out,
-                seconds,
-                seconds,
+                cached.bytes_out if hit.fd is None else client.file_bytes,
+                time.perf_counter() - began,
+                client.answered_at - began,
                 cached.principal,
-                self._ids.new(),
-                cached.trace_id,
+                self._ids.adopt(head.header(b"x-request-id")),
+                trace_id(head.header(b"traceparent")),
                 True,
-                client,
-                cached.user_agent,
+                client.address,
+                head.header(b"user-agent"),
                 cached.upstream,
                 cached.target,
                 cached.protocol,
-                cached.referrer,
+                head.header(b"referer"),
                 cached.user,
             )
         )

@@ -47,7 +47,7 @@ from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
-from docker_registry.server.response_cache import Answer, ResponseCache
+from docker_registry.server.response_cache import Hit, ResponseCache
 from docker_registry.time_slices import TimeSlices
 
 #: Methods whose responses may be cached.
@@ -229,7 +229,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if isinstance(client, ClientSocket):
             client.begin_copy()
         super().handle_error(req, client, addr, exc)
-        if isinstance(client, ClientSocket) and (answer := client.end_copy()):
+        if isinstance(client, ClientSocket) and (answer := client.end_copy()[0]):
             status = answer[len("HTTP/1.1 ") :][:3]
             self._observation.report_refused(req or getattr(exc, "req", None), client.address, int(status))
         if self.alive and isinstance(client, ClientSocket):
@@ -247,9 +247,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             with dependencies.collected() as made_of:
                 super().handle_request(listener_name, req, sock, addr)
         finally:
-            answer = sock.end_copy()
-        if answer is not None:
-            self._repeats.keep(head, answer, made_of, sock.exchange)
+            sent, file = sock.end_copy()
+        if sent is not None:
+            self._repeats.keep(head, sent, made_of, sock.exchange, file)
 
     def _answer_again(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""
@@ -261,13 +261,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if received is None:
                 return
             began = time.perf_counter()
-            answer = self._repeats.find(received) if self._repeats and self._may_answer_again else None
-            if answer is None:
+            hit = self._repeats.find(received) if self._repeats and self._may_answer_again else None
+            if hit is None:
                 client.give_head(received)
                 return
             answering.note(client.fileno())
-            self._send_again(client, answer)
-            self._observation.report_cached(answer.exchange, client.address, began)
+            try:
+                self._send_again(client, hit)
+            finally:
+                self._observation.report_cached(hit, client, began)
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False
@@ -282,12 +284,21 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Whether cached responses may be sent: not while the server stops, because they keep their connection."""
         return self.alive and not self._is_draining
 
-    def _send_again(self, client: ClientSocket, answer: Answer) -> None:
+    def _send_again(self, client: ClientSocket, hit: Hit) -> None:
         client.settimeout(self.silence_seconds)
+        client.answered_at = time.perf_counter()
+        file = hit.response.file
         try:
-            client.sendall(answer.now())
+            if hit.fd is None or file is None:
+                client.sendall(hit.response.now())
+            else:
+                client.begin(Activity.WORKING)
+                client.send_file_slice(hit.response.now(), hit.fd, file)
         except TimeoutError:
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        finally:
+            if hit.fd is not None:
+                os.close(hit.fd)
         client.settimeout(None)
 
     def _may_repeat(self) -> bool:

@@ -13,9 +13,11 @@ import time
 import pytest
 import requests
 
-from docker_registry.dependencies import Dependencies
+from docker_registry import dependencies
+from docker_registry.dependencies import Dependencies, signature_of
 from docker_registry.server import response_cache
-from docker_registry.server.response_cache import ENTRY_BYTES, ResponseCache
+from docker_registry.server.cache_key import IRRELEVANT, UNIQUE, parse_head
+from docker_registry.server.response_cache import ENTRY_BYTES, FileSlice, ResponseCache
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
@@ -38,7 +40,7 @@ class TestAnAnswer:
     def test_is_given_again_with_a_new_date(self):
         kept = ResponseCache()
         kept.keep(REQUEST, ANSWER, offered())
-        again = kept.find(REQUEST).now()
+        again = kept.find(REQUEST).response.now()
         assert ANSWER[-23:] == again[-23:]
         assert ANSWER[:23] == again[:23]
         assert abs(time.time() - time.mktime(time.strptime(_date_of(again), "%a, %d %b %Y %H:%M:%S GMT"))) < 90000
@@ -79,6 +81,26 @@ class TestAnAnswer:
         (tmp_path / "a").unlink()
         assert kept.find(REQUEST) is None
 
+    def test_is_forgotten_when_a_version_changes(self):
+        versions, kept = [1], ResponseCache()
+        with dependencies.collected() as collected:
+            dependencies.depend_on_version(lambda: versions[0])
+            dependencies.offer()
+        kept.keep(REQUEST, ANSWER, collected)
+        assert kept.find(REQUEST) is not None
+        versions[0] = 2
+        assert kept.find(REQUEST) is None
+
+    def test_is_forgotten_when_it_expires(self):
+        kept = ResponseCache()
+        for seconds in (5, -1):
+            with dependencies.collected() as collected:
+                dependencies.expire(time.monotonic() + 100)
+                dependencies.expire(time.monotonic() + seconds)
+                dependencies.offer()
+            kept.keep(REQUEST, ANSWER, collected)
+            assert (seconds > 0) == (kept.find(REQUEST) is not None)
+
     def test_is_forgotten_after_a_while(self, monkeypatch):
         kept = ResponseCache()
         kept.keep(REQUEST, ANSWER, offered())
@@ -89,13 +111,104 @@ class TestAnAnswer:
         assert kept.find(REQUEST) is None
 
     def test_makes_room_for_others(self):
-        kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + len(REQUEST) + len(ANSWER) + 10))
+        kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + 2 * len(REQUEST) + len(ANSWER) + 10))
         requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
         for one in requested:
             kept.keep(one, ANSWER, offered())
             kept.find(requested[0])
         found = [one for one in requested if kept.find(one) is not None]
         assert (requested[0], requested[-9:]) == (found[0], found[1:])
+
+
+class TestTheKeyOfARequest:
+    def test_lacks_headers_that_cannot_change_the_response(self):
+        kept = ResponseCache()
+        kept.keep(REQUEST, ANSWER, offered())
+        for number in range(20):
+            lines = [
+                f"X-Request-ID: {number}", f"User-Agent: client/{number}", "traceparent: 00-1-2-3",
+                "Accept-Encoding: gzip", f"X-Forwarded-For: 10.0.0.{number}",
+            ]  # fmt: skip
+            assert kept.find(head_of("/", *lines)) is not None
+        assert len(kept._by_request) == 1
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "Accept: */*", "Authorization: Bearer x", "Range: bytes=0-1", "If-None-Match: *", "Origin: http://x",
+            "X-Unknown: 1", "X-Forwarded-Proto: https", "User-Agent: docker/1.9.1", "User-Agent: Go-http-client/1.1",
+            "Cookie: a=b", "X-Request-Id: 1\n", "X-Request-Id: 1\nTransfer-Encoding: chunked", "X-Request-Id: \0",
+            "X-Request-Id: 1\r\nX-Request-Id: 2", "X-Request-Id : 1", "X-Request-Id: 1\r\n continued",
+            "X-Request-Id", "Content-Length: 0", "Connection: close",
+        ],
+    )  # fmt: skip
+    def test_has_all_others(self, line):
+        kept = ResponseCache()
+        kept.keep(REQUEST, ANSWER, offered())
+        assert kept.find(head_of("/")) is not None
+        assert (kept.find(head_of("/", line)) is not None) == (line == "X-Request-Id")
+
+    def test_separates_the_parts_of_the_request(self):
+        first = parse_head(head_of("/", "Accept: a")).key
+        others = [head_of("/", "Accept: a", method="HEAD"), head_of("/?"), head_of("/", "Accept:", "a"), REQUEST]
+        assert first not in [parse_head(other).key for other in others]
+
+
+class TestABodyInAFile:
+    HEAD = ANSWER[: -len(b"ok")]
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        file = tmp_path / "file"
+        file.write_bytes(b"ok")
+        os.utime(file, (1, 1))
+        time.sleep(SETTLED_SECONDS)
+        return file
+
+    @pytest.fixture
+    def kept(self, file):
+        kept, collected = ResponseCache(), offered()
+        collected.note(str(file), file.stat())
+        kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, 2))
+        return kept
+
+    def test_is_opened_again(self, kept):
+        for _ in range(3):
+            hit = kept.find(REQUEST)
+            assert b"ok" == os.read(hit.fd, 9)
+            os.close(hit.fd)
+
+    @pytest.mark.parametrize("change", ["replace", "overwrite", "truncate", "remove", "touch", "fifo", "link"])
+    def test_is_not_sent_when_it_has_changed(self, kept, file, change):
+        other = file.with_name("other")
+        if change == "replace":
+            other.write_bytes(b"OK")
+            os.utime(other, (1, 1))
+            other.replace(file)
+        elif change in ("overwrite", "truncate"):
+            with file.open("r+b") as opened:
+                opened.write(b"OK")
+                opened.truncate(2 if change == "overwrite" else 0)
+            os.utime(file, (1, 1))
+        elif change == "touch":
+            os.utime(file)
+        else:
+            file.rename(other)
+            if change == "fifo":
+                os.mkfifo(file)
+            elif change == "link":  # the same inode, but the rename has changed its change time
+                file.symlink_to(other)
+        before = len(os.listdir("/proc/self/fd"))
+        assert (None, before) == (kept.find(REQUEST), len(os.listdir("/proc/self/fd")))
+        assert not kept._entries and not kept._by_request and not kept._bytes
+
+    def test_is_not_kept_if_nobody_recorded_the_file_or_the_length_differs(self, file):
+        for records, length in ((False, 2), (True, 1)):
+            kept, collected = ResponseCache(), offered()
+            if records:
+                collected.note(str(file), file.stat())
+            kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, length))
+            assert kept.find(REQUEST) is None
 
 
 def _date_of(answer):
@@ -205,6 +318,12 @@ REPEATED = [
     head_of(MANIFEST, "User-Agent: docker/1.9.1 go/go1.4.2"),
     head_of(f"/v2/acme/web/manifests/{DIGEST}"),
     head_of(f"/v2/acme/web/blobs/{LAYER}", method="HEAD"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", "Range: bytes=3-200"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", "Range: bytes=-7"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", "Range: bytes=1-", f'If-Range: "{LAYER}"'),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", "Range: bytes=1-", 'If-Range: "other"'),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", f'If-None-Match: "{LAYER}"'),
     head_of(f"/v1/images/{OLD.text}/json"),
     head_of(f"/v1/images/{OLD.text}/ancestry"),
     head_of("/v1/repositories/acme/old/tags"),
@@ -213,7 +332,8 @@ REPEATED = [
 NOT_REPEATED = [
     head_of("/v2/acme/web/manifests/none"),
     head_of("/v2/acme/web/tags/list"),
-    head_of(f"/v2/acme/web/blobs/{LAYER}"),
+    head_of(f"/v2/acme/web/blobs/{LAYER}", "Range: bytes=9999999-"),
+    head_of("/v2/acme/web/blobs/sha256:" + 64 * "0"),
     head_of("/_ping"),
     head_of(MANIFEST, "Accept: application/vnd.docker.distribution.manifest.list.v2+json"),
 ]
@@ -245,6 +365,20 @@ class TestARequestThatWasAnswered:
         for number in range(3):
             connection.ask(head_of(MANIFEST, f"X-Test: byte {number}"))
         assert 3 == asked()
+
+    @pytest.mark.parametrize(
+        "requested", [*REPEATED, *NOT_REPEATED], ids=lambda one: one.partition(b" HTTP")[0].decode()
+    )
+    def test_has_the_same_response_whatever_its_omitted_headers_are(self, slow, pushed, requested):
+        """If the application reads one of them, it must become part of the key."""
+        names = sorted(UNIQUE | IRRELEVANT - ({b"user-agent"} if b"User-Agent" in requested else set()))
+        lines = b"".join(b"%b: 1\r\n" % name for name in names)
+        with Connection(slow) as connection:
+            assert connection.ask(requested) == connection.ask(requested[:-2] + lines + b"\r\n")
+
+    def test_is_answered_again_behind_a_proxy(self, connection, asked):
+        answers = [connection.ask(head_of(MANIFEST, f"X-Request-Id: {n}", f"User-Agent: a/{n}")) for n in range(5)]
+        assert ([answers[0]] * 5, True) == (answers, asked() <= 1)
 
     def test_is_answered_in_its_turn_when_it_comes_with_others(self, connection):
         known, other = head_of(MANIFEST), head_of("/v2/")
@@ -308,6 +442,28 @@ class TestAChange:
                     assert b" 200 " in connection.ask(requested)[0][0][:13]
                 client.request("DELETE", "/v2/acme/web/manifests/short-lived", 202)
                 assert b" 404 " in connection.ask(requested)[0][0][:13]
+
+    def test_that_removes_a_blob_or_damages_its_file_is_seen(self, connection, slow, store):
+        content = os.urandom(300_000)
+        digest = digest_of(content)
+        requested = head_of(f"/v2/acme/blob/blobs/{digest}")
+        file = store / f"docker/registry/v2/blobs/sha256/{digest[7:9]}/{digest[7:]}/data"
+        with Client(slow.url) as client:
+            for change in ("delete", "replace", "remove"):
+                client.push_blob("acme/blob", content, "put")
+                time.sleep(SETTLED_SECONDS)
+                for _ in range(3):
+                    assert content == connection.ask(requested)[0][1]
+                if change == "delete":
+                    client.request("DELETE", f"/v2/acme/blob/blobs/{digest}", 202)
+                    assert b" 404 " in connection.ask(requested)[0][0][:13]
+                elif change == "replace":
+                    file.with_name("new").write_bytes(content[:-1])
+                    file.with_name("new").replace(file)
+                    assert content[:-1] == connection.ask(requested)[0][1]
+                else:
+                    file.unlink()
+                    assert b" 404 " in connection.ask(requested)[0][0][:13]
 
     def test_that_makes_a_repository_private_is_seen(self, connection, slow):
         with Docker(slow.url) as docker:

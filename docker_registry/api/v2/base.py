@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
+from docker_registry.old_clients import is_old_client
 from docker_registry.registry import Registry
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
-
-#: User agents of Docker up to 1.11, whose support of API V2 is incomplete, but which use it if they see its version
-#: header. Without the header each of them chooses the protocol that it supports best.
-_OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
 
 
 def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
@@ -59,7 +53,7 @@ def announce_version(response: Response) -> Response:
             response.vary.add("User-Agent")
         else:  # the same result, without building a header set
             response.headers.add("Vary", "User-Agent")
-        if not _OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
+        if not is_old_client(request.headers.get("User-Agent", "")):
             response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
     return response
 
