@@ -7,7 +7,18 @@ from dataclasses import fields
 from flask import Flask
 
 from docker_registry import __version__
-from docker_registry.api import authorization, body_memory, cacheable, cors, errors, health, request_context, status
+from docker_registry.api import (
+    access_control,
+    authorization,
+    body_memory,
+    cacheable,
+    cors,
+    errors,
+    health,
+    request_context,
+    status,
+)
+from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
 from docker_registry.api.v1 import images as v1_images
@@ -25,7 +36,9 @@ from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
 from docker_registry.api.v2 import referrers as v2_referrers
 from docker_registry.api.v2 import uploads as v2_uploads
+from docker_registry.config.schema import Config
 from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.errors import ConfigError
 from docker_registry.services import Services
 
 
@@ -60,6 +73,8 @@ def _add_hooks(app: Application, services: Services) -> None:
     body_memory.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
+    if services.access_control is not None:
+        access_control.install(app, services.access_control, _origin(config), registry.repositories.has_content)
     authorization.install(app, registry.access, registry.private_repositories)
     if registry.driver.notes_provenance:
         cacheable.install(app)
@@ -67,6 +82,17 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.after_request(v1_responses.common_headers(config.flavor, __version__))
     if config.v2:
         app.after_request(v2_base.announce_version)
+
+
+def _origin(config: Config) -> ClientOrigin:
+    """
+    Raises:
+        ConfigError: a trusted proxy is neither an address nor a network.
+    """
+    try:
+        return ClientOrigin(config.trusted_proxies, config.external_url)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}") from None
 
 
 def _probes(services: Services) -> dict[str, status.Probe]:

@@ -27,6 +27,9 @@ The errors of the registry.
     ├── TagChanged              the tag does not meet the condition of the request
     ├── TagImmutable            the tag may not change
     │   └── ContentImmutable    an immutable tag depends on the content
+    ├── Unauthorized            the credentials are missing, malformed or wrong
+    ├── Denied                  the client is known, and may not do this
+    ├── TooManyAttempts         too many logins failed
     ├── Unsupported             the operation is disabled or not supported
     │   └── ConditionUnsupported  the store does not support conditional changes
     ├── ClientLeft              the client disconnected while its response was computed
@@ -228,6 +231,35 @@ class TagImmutable(RegistryError):
 
 class ContentImmutable(TagImmutable):
     """An immutable tag needs this content, so it cannot be deleted."""
+
+
+class Unauthorized(RegistryError):
+    """Authentication is required."""
+
+    def __init__(self, sentence: str | None = None, *, error: str | None = None, **detail: object) -> None:
+        """
+        Args:
+            error: the error code of RFC 6750, such as ``invalid_token``, for the challenge; None if the client sent no
+                token.
+        """
+        super().__init__(sentence, **detail)
+        self.error = error
+
+
+class Denied(RegistryError):
+    """Access is denied."""
+
+
+class TooManyAttempts(RegistryError):
+    """Too many logins failed. Try again later."""
+
+    def __init__(self, sentence: str | None = None, *, retry_after_seconds: int) -> None:
+        """
+        Args:
+            retry_after_seconds: time until the next attempt is allowed.
+        """
+        super().__init__(sentence)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unsupported(RegistryError):

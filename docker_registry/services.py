@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, final
 
 from docker_registry import __version__, drivers
+from docker_registry.auth.access_control import AccessControl
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
@@ -44,6 +45,7 @@ class Services:
     The parts of a registry; a context manager that closes them.
 
     Attributes:
+        access_control: checks every request; None in a registry without users.
         observers: receive each exchange that a worker reports.
         body_memory: memory budget for request bodies that are held in memory.
         search_updates: keeps *search_index* up to date while the registry changes.
@@ -54,6 +56,7 @@ class Services:
 
     config: Config
     registry: Registry
+    access_control: AccessControl | None
     body_memory: MemoryBudget
     search_index: SearchIndex
     search_updates: SearchUpdates
@@ -116,6 +119,7 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
         return Services(
             config=config,
             registry=registry,
+            access_control=_restrict(config, registry),
             body_memory=MemoryBudget(config.max_body_memory_bytes),
             search_index=search_index,
             search_updates=search_updates,
@@ -235,6 +239,20 @@ def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiff
         v1_platform=config.v1_platform,
         diff_queue=diff_queue,
     )
+
+
+def has_access_control(config: Config) -> bool:
+    """Return whether a registry knows users or rules, so that not everyone may do everything."""
+    return config.auth.htpasswd is not None or config.auth.rules is not None
+
+
+def _restrict(config: Config, registry: Registry) -> AccessControl | None:
+    """Apply the configured access control to a registry."""
+    if not has_access_control(config):
+        return None
+    control = AccessControl(registry.access.policy, htpasswd_file=config.auth.htpasswd, rules_file=config.auth.rules)
+    registry.access.policy = control.policy
+    return control
 
 
 def _redis_place(section: Redis) -> connection.RedisAddress:

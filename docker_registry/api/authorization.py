@@ -11,10 +11,12 @@ from typing import Final
 
 from flask import Flask, request
 
+from docker_registry.errors import Denied, Unauthorized
 from docker_registry.exchange import context_of
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
-from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.tags import TagGuard
 from docker_registry.registry.v1.private_repositories import PrivateRepositories
 
 #: The action of each route that names a repository or an image.
@@ -58,6 +60,9 @@ ACTIONS: Final = {
     "v2_uploads.start_upload": Action.PUSH,
 }
 
+#: Where access control puts the principal of a request, in the WSGI environment.
+PRINCIPAL: Final = "docker_registry.principal"
+
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
@@ -77,8 +82,48 @@ def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
 
 
 def principal() -> Principal:
-    """Return the principal of the current request; without authentication, always the anonymous one."""
-    return ANONYMOUS
+    """Return the principal of the current request; without access control, always the anonymous one."""
+    found: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
+    return found
+
+
+def is_restricted() -> bool:
+    """Return whether access control applies to the current request."""
+    return PRINCIPAL in request.environ
+
+
+def overwrite_guard(access: Access, name: RepositoryName) -> TagGuard | None:
+    """
+    Return the guard of a push by the current client; None if it may move every tag of the repository.
+
+    The guard raises :class:`Unauthorized` or :class:`Denied` when the push would move a tag that the client may not
+    overwrite.
+    """
+    if not is_restricted():
+        return None
+
+    def check(tag: Tag, current: Digest | None, new: Digest) -> None:
+        if current not in (None, new):
+            check_overwrite(access, name, tag)
+
+    return check
+
+
+def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag) -> None:
+    """
+    Check that the current client may overwrite an existing tag.
+
+    Raises:
+        Unauthorized, Denied: it may not.
+    """
+    client = principal()
+    if not access.policy.allows(client, Action.OVERWRITE, name, tag):
+        if client.name == ANONYMOUS.name:
+            raise Unauthorized
+        raise Denied(
+            f"{client.name} may not overwrite the tag {tag} in the repository {name}.",
+            user=client.name, action=Action.OVERWRITE.value, repository=str(name), tag=str(tag),
+        )  # fmt: skip
 
 
 def actor(reason: Reason) -> Actor:

@@ -50,6 +50,9 @@ RESPONSES: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.RangeNotSatisfiable: (416, "SIZE_INVALID"),
     errors.TagChanged: (412, "DENIED"),
     errors.TagImmutable: (409, "DENIED"),
+    errors.Unauthorized: (401, "UNAUTHORIZED"),
+    errors.Denied: (403, "DENIED"),
+    errors.TooManyAttempts: (429, "TOOMANYREQUESTS"),
     errors.ConditionUnsupported: (501, "UNSUPPORTED"),
     errors.Unsupported: (405, "UNSUPPORTED"),
     errors.ClientLeft: (400, "UNSUPPORTED"),  # the client has disconnected and receives nothing
@@ -116,6 +119,8 @@ def _registry_error(error: RegistryError) -> Response:
         response.headers["Content-Range"] = f"bytes */{error.size}"
         if not _is_v2():
             response.set_data(b"")  # Docker may resume a layer that is already complete
+    elif isinstance(error, errors.TooManyAttempts):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
     elif status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response

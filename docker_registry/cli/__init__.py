@@ -9,6 +9,7 @@ from typing import Final
 
 from docker_registry import __version__
 from docker_registry.cli import (
+    access,
     backup,
     check,
     diff_worker,
@@ -18,6 +19,7 @@ from docker_registry.cli import (
     reindex,
     restore_backup,
     serve,
+    user,
 )
 from docker_registry.cli.command import CANNOT_RUN, Command
 from docker_registry.errors import RegistryError
@@ -30,6 +32,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     migrate.COMMAND,
     reindex.COMMAND,
     private.COMMAND,
+    user.COMMAND,
+    access.COMMAND,
     backup.COMMAND,
     restore_backup.COMMAND,
     diff_worker.COMMAND,

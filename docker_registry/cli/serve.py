@@ -42,6 +42,13 @@ def run(_: argparse.Namespace) -> int:
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)
+    if not services.has_access_control(config) and not launch.is_loopback(os.environ):
+        print(
+            f"docker-registry: warning: anyone who reaches {launch.bind_address(os.environ)} may pull, push, overwrite "
+            "and delete, since neither auth.htpasswd nor auth.rules is set",
+            file=sys.stderr,
+            flush=True,
+        )
     return status or launch.run(os.environ)
 
 

@@ -110,6 +110,20 @@ class EmailExceptions:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Auth:
+    """Access control; the registry is open to everyone unless `htpasswd` or `rules` is set."""
+
+    htpasswd: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "File of users with bcrypt hashes, in the format of Apache's htpasswd. Reloaded when it changes."
+    )
+    rules: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None,
+        "YAML file of access rules. Without it users may do everything, and anonymous clients nothing. Reloaded when "
+        "it changes.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Cors:
     """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
 
@@ -185,6 +199,17 @@ class Config:
         False, "Reject an index whose manifests are missing. Breaks BuildKit cache manifests, which list layers."
     )
     max_page_entries: int = setting(1000, "Largest page of a list.", unit="entries", minimum=1)
+
+    auth: Auth = field(default_factory=Auth)
+    external_url: str | None = setting(
+        None, "URL under which clients reach the registry, such as `https://registry.example.com`. When unset: scheme "
+        "and host of each request.",
+    )  # fmt: skip
+    trusted_proxies: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        "Addresses and networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are "
+        "believed.",
+    )
 
     standalone: bool = setting(True, "V1: act as the index too; `false` validates tokens at `index_endpoint`.")
     index_endpoint: str = setting("https://index.docker.io", "V1: URL of the index.")

@@ -67,6 +67,16 @@ class AccessPolicy(Protocol):
         """Record what is needed to keep content hidden after it is deleted from a repository."""
         ...
 
+    def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:
+        """
+        Return prefixes such that every repository from which a principal may pull begins with one; None for no limit.
+        """
+        ...
+
+    def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:
+        """Return a predicate for the tags of a repository that a principal may pull; None if it may pull all."""
+        ...
+
 
 class OpenPolicy:
     """Allows every action except ``ADMIN`` to every principal."""
@@ -85,6 +95,14 @@ class OpenPolicy:
 
     def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
         """See :class:`AccessPolicy`."""
+
+    def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:  # noqa: ARG002
+        """See :class:`AccessPolicy`."""
+        return None
+
+    def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:  # noqa: ARG002
+        """See :class:`AccessPolicy`."""
+        return None
 
 
 class Access:

@@ -8,7 +8,7 @@ folders without a version, every request lists the folder.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,3 +141,16 @@ def cut(
     start = bisect_right(names, last) if last else 0
     there = tuple(islice(filter(exists, pace(islice(names, start, None))), count + 1))
     return Page(there[:count], len(there) > count)
+
+
+def with_prefixes(names: Sequence[str], prefixes: Iterable[str]) -> Sequence[str]:
+    """Return the names of a sorted list that begin with one of some prefixes, without looking at the others."""
+    found: list[str] = []
+    end = 0
+    for prefix in sorted(prefixes):
+        if not prefix:
+            return names
+        start = bisect_left(names, prefix, lo=end)
+        end = bisect_left(names, prefix[:-1] + chr(ord(prefix[-1]) + 1), lo=start)
+        found += names[start:end]
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from docker_registry.registry.names import Descriptor, Digest, Reference, Reposi
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.stored_file import StoredFile
-from docker_registry.registry.tags import Condition, Tags
+from docker_registry.registry.tags import Condition, TagGuard, Tags
 
 #: Memory for the media types of large manifests that another server stored without recording their media types.
 _MEDIA_TYPES_BYTES: Final = 1024 * 1024
@@ -145,6 +145,7 @@ class Manifests:
         content_type: str | None,
         tags: Sequence[Tag] = (),
         condition: Condition | None = None,
+        guard: TagGuard | None = None,
     ) -> Pushed:
         """
         Store a manifest and set its tags (end-7a, end-7b).
@@ -155,6 +156,7 @@ class Manifests:
             tags: additional tags to set.
             condition: a precondition. If *reference* is a tag, it is checked for the current target of every tag. If
                 *reference* is a digest, it is checked for that digest if the repository has it, else for None.
+            guard: called before a tag moves; atomic with the change where the driver supports conditional writes.
 
         Raises:
             TooLarge: the payload exceeds ``max_manifest_bytes``.
@@ -166,7 +168,7 @@ class Manifests:
             Overloaded: the manifest is large, and other large manifests use the worker's memory.
         """
         with self._json_budget.reserve(payload):
-            return self._put(name, reference, payload, content_type, tags, condition)
+            return self._put(name, reference, payload, content_type, tags, condition, guard)
 
     def _put(
         self,
@@ -176,6 +178,7 @@ class Manifests:
         content_type: str | None,
         tags: Sequence[Tag],
         condition: Condition | None,
+        guard: TagGuard | None,
     ) -> Pushed:
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
@@ -184,7 +187,8 @@ class Manifests:
         missing = self._check_references(name, document)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
-        self._check_tags(name, tags, digest, tag_condition)
+        conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition) for tag in tags}
+        self._check_tags(name, conditions, digest)
         if name.is_hidden:  # the same error as in a repository that has none of the blobs
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
@@ -198,8 +202,8 @@ class Manifests:
                     is_new = self._blobs.put(payload, digest).is_new
                     self._referrers.put(name, descriptor, document)
                     is_linked = self._link(name, digest, document, is_new=is_new)
-                    for tag in tags:
-                        self._tags.point(name, tag, digest, tag_condition, is_new=is_new, are_noted=are_noted)
+                    for tag, each in conditions.items():
+                        self._tags.point(name, tag, digest, each, is_new=is_new, are_noted=are_noted)
                 break
             except PreconditionFailed:  # another request changed a tag concurrently
                 if tag_condition is not None:
@@ -327,11 +331,28 @@ class Manifests:
             raise TagChanged("The manifest is not what the request expects.", digest=str(digest))
         return digest
 
-    def _check_tags(
-        self, name: RepositoryName, tags: Sequence[Tag], digest: Digest, condition: Condition | None
-    ) -> None:
+    def _guarded(
+        self, guard: TagGuard | None, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
+    ) -> Condition | None:
+        """Return a condition that also calls the guard of a tag."""
+        if guard is None:
+            return condition
+        check: TagGuard = guard
+        if not self._driver.supports_if_match:
+            check(tag, self._tags.find(name, tag), digest)
+            return condition
+
+        def holds(current: Digest | None) -> bool:
+            if condition is not None and not condition(current):
+                return False
+            check(tag, current, digest)
+            return True
+
+        return holds
+
+    def _check_tags(self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest) -> None:
         """Raise the error that setting the tags would raise now."""
-        for tag in tags:
+        for tag, condition in tags.items():
             self._tags.check(name, tag, digest, condition)
         short = self._repositories.find_short(name)
         if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name

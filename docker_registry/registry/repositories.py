@@ -23,7 +23,7 @@ from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.listing_cache import Page, cut
+from docker_registry.registry.listing_cache import Page, cut, with_prefixes
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.v1.repositories import ImageRepositories
 
@@ -53,12 +53,13 @@ class Repositories:
 
     def exists(self, name: RepositoryName) -> bool:
         """Return whether a repository exists in either API."""
-        if self._has_content(name):
+        if self.has_content(name):
             return True
         old_name = name_mapping.image_repository(name)
         return old_name is not None and self._image_repositories.exists(old_name)
 
-    def _has_content(self, name: RepositoryName) -> bool:
+    def has_content(self, name: RepositoryName) -> bool:
+        """Return whether a repository has content of API V2."""
         return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))
 
     def resolve(self, name: RepositoryName) -> RepositoryName:
@@ -68,7 +69,7 @@ class Repositories:
         That is ``foo`` for ``library/foo`` if V2 has no ``library/foo`` and API V1 has that repository; otherwise the
         name itself.
         """
-        if name_mapping.short(name) is None or self._has_content(name):
+        if name_mapping.short(name) is None or self.has_content(name):
             return name
         return self.find_short(name) or name
 
@@ -100,6 +101,9 @@ class Repositories:
         if not self._is_whole:
             self.adopt()
         names = self._catalog.names()
+        prefixes = None if with_hidden else self._access.policy.pull_prefixes(principal)
+        if prefixes is not None:
+            names = with_prefixes(names, prefixes)
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)

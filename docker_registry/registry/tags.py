@@ -32,6 +32,10 @@ from docker_registry.registry.tag_back_references import TagBackReferences
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]
 
+#: Raises an error if a tag may not be moved, given the tag, the digest that it points at (None if the tag does not
+#: exist), and the new one.
+TagGuard = Callable[[Tag, Digest | None, Digest], None]
+
 #: Age after which the reservation of an immutable tag is considered abandoned by a process that died.
 _RESERVED_SECONDS: Final = 60.0
 
@@ -360,9 +364,20 @@ class Tags:
         """Return all tags of a repository in ASCII order; empty if the repository does not exist."""
         return tuple(Tag(tag) for tag in self.names(name) if self._exists(name, tag))
 
-    def page(self, name: RepositoryName, count: int, last: str = "") -> Page:
-        """Return at most *count* tags of a repository after *last*, in ASCII order."""
-        return cut(self.names(name), count, last, lambda tag: self._exists(name, tag), self._listings.pace)
+    def page(
+        self, name: RepositoryName, count: int, last: str = "", may_list: Callable[[str], bool] | None = None
+    ) -> Page:
+        """
+        Return at most *count* tags of a repository after *last*, in ASCII order.
+
+        Args:
+            may_list: leave out the tags for which this is false.
+        """
+
+        def is_listed(tag: str) -> bool:
+            return (may_list is None or may_list(tag)) and self._exists(name, tag)
+
+        return cut(self.names(name), count, last, is_listed, self._listings.pace)
 
     def pointing_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """

@@ -10,6 +10,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,15 @@ def bind_address(environ: Mapping[str, str]) -> str:
     """Return the address to listen on in gunicorn's format: ``127.0.0.1:5000``, ``[::1]:5000``."""
     host, port = address(environ)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(environ: Mapping[str, str]) -> bool:
+    """Return whether only this machine can reach the address to listen on."""
+    host, _ = address(environ)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def owner(environ: Mapping[str, str]) -> tuple[int, int]:

@@ -15,10 +15,11 @@ PACKAGE = ROOT / "docker_registry"
 #: What each module or package at the top level may import of the project.
 IMPORTS = {
     "wsgi": {"app", "config.schema", "errors", "housekeeping", "logs", "services"},
-    "cli": {"app", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
-    "app": {"api", "drivers", "services"},
+    "cli": {"app", "auth", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
+    "app": {"api", "config.schema", "drivers", "errors", "services"},
     "housekeeping": {"errors", "registry", "services"},
     "services": {
+        "auth",
         "config.schema",
         "drivers",
         "error_reports",
@@ -31,6 +32,7 @@ IMPORTS = {
     "config": {"config", "drivers", "errors", "settings"},
     "api": {
         "api",
+        "auth",
         "dependencies",
         "error_reports.report",
         "errors",
@@ -40,6 +42,7 @@ IMPORTS = {
         "old_clients",
         "registry",
     },
+    "auth": {"auth", "concurrency", "dependencies", "errors", "registry.access", "registry.actor", "registry.names"},
     "registry": {
         "client_presence",
         "concurrency",

@@ -7,12 +7,15 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api.authorization import principal
+from docker_registry.api.authorization import is_restricted, principal
 from docker_registry.api.v1.responses import json_response
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
 from docker_registry.registry.names import ImageRepositoryName, RepositoryName
-from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, SearchIndex
+from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, Result, SearchIndex
+
+#: Matches of a query that are examined for a client that may not pull from every repository.
+_MAX_MATCHES: Final = 1000
 
 _MAX_NUMBER: Final = 10**9
 
@@ -37,16 +40,30 @@ def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blu
         """
         has_pages = "page" in request.args or "page_size" in request.args
         size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
-        page = index.search(
-            request.args.get("q", ""),
-            page=max(_number("page", 1), 1),
-            page_size=min(max(size, 1), MAX_PAGE_SIZE),
-            private=serve_private,
-        )
-        page = _visible(page, access)
+        query, number, size = request.args.get("q", ""), max(_number("page", 1), 1), min(max(size, 1), MAX_PAGE_SIZE)
+        if is_restricted() and access.pull_filter(principal()) is not None:
+            page = _pullable(index, access, query, number, size)
+        else:
+            private = serve_private or is_restricted()
+            page = _visible(index.search(query, page=number, page_size=size, private=private), access)
         return json_response(_document(page) | (_paging(page) if has_pages else {}))
 
     return bp
+
+
+def _pullable(index: SearchIndex, access: Access, query: str, page: int, size: int) -> Page:
+    """
+    Return a page of the repositories that the client may pull, counted without the others.
+
+    Only the first :data:`_MAX_MATCHES` matches are examined.
+    """
+    results: list[Result] = []
+    for number in range(1, _MAX_MATCHES // MAX_PAGE_SIZE + 1):
+        found = index.search(query, page=number, page_size=MAX_PAGE_SIZE, private=True)
+        results += [result for result in found.results if _may_pull(result.name, access)]
+        if number * MAX_PAGE_SIZE >= found.num_results:
+            break
+    return Page(query, page, size, len(results), tuple(results[(page - 1) * size : page * size]))
 
 
 def _visible(page: Page, access: Access) -> Page:

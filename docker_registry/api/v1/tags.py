@@ -7,9 +7,9 @@ from typing import Final
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api import requests
+from docker_registry.api import authorization, requests
 from docker_registry.api.v1.responses import json_response
-from docker_registry.errors import BodyInvalid, Unsupported
+from docker_registry.errors import BodyInvalid, ImageTagUnknown, Unsupported
 from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 
@@ -40,7 +40,9 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
         """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
-        return json_response(registry.image_tags.list(repository))
+        tags = registry.image_tags.list(repository)
+        may_list = registry.access.policy.tag_filter(authorization.principal(), repository)
+        return json_response(tags if may_list is None else {tag: tags[tag] for tag in filter(may_list, tags)})
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
@@ -51,6 +53,8 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Point a tag at an image."""
         image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
+        if authorization.is_restricted():
+            _check_overwrite(registry, repository, tag, image_id)
         registry.image_tags.put(repository, tag, image_id, _client())
         registry.private_repositories.reveal(repository, image_id)
         return json_response(True)
@@ -74,6 +78,22 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         return json_response(registry.image_tags.get_repository_note(repository))
 
     return bp
+
+
+def _check_overwrite(registry: Registry, repository: ImageRepositoryName, tag: Tag, image_id: ImageId) -> None:
+    """
+    Raises:
+        Unauthorized, Denied: the tag exists and points at another image, and the client may not overwrite it.
+    """
+    try:
+        current = registry.image_tags.get(repository, tag)
+    except ImageTagUnknown as error:
+        if error.sentence == ImageTagUnknown().sentence:  # else the tag exists, but V1 cannot represent its target
+            return
+    else:
+        if current.value == image_id.value:
+            return
+    authorization.check_overwrite(registry.access, repository, tag)
 
 
 def _read_id() -> ImageId:

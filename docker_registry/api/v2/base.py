@@ -40,7 +40,8 @@ def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
         repository = registry.repositories.resolve(name)
         registry.repositories.check(repository)
         page_request = requests.page(max_page_entries)
-        page = registry.tags.page(repository, page_request.count, page_request.last)
+        may_list = registry.access.policy.tag_filter(principal(), name)
+        page = registry.tags.page(repository, page_request.count, page_request.last, may_list)
         return _page_response({"name": str(name), "tags": page.names}, page, page_request)
 
     return bp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api import requests
+from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.v2.responses import with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
@@ -53,7 +53,8 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifests.max_manifest_bytes)
         condition = requests.tag_condition()
-        pushed = registry.manifests.put(name, reference, payload, requests.content_type(), tags, condition)
+        guard = authorization.overwrite_guard(registry.access, name)
+        pushed = registry.manifests.put(name, reference, payload, requests.content_type(), tags, condition, guard)
         return _created(name, pushed, bool(tags))
 
     @bp.delete("/v2/<path:name>/manifests/<reference>")

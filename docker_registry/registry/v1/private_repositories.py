@@ -88,6 +88,12 @@ class PrivateRepositories:
         if self.is_private(name):
             self._put_missing(image_layout.private_layer(digest))
 
+    def pull_prefixes(self, principal: Principal) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+
+    def tag_filter(self, principal: Principal, name: Repository) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+
     def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
         """
         Return the id of an image, or its hidden form if only private repositories have the image.

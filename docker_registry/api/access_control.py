@@ -1,0 +1,139 @@
+"""
+Access control of every request: authenticates the client, then checks the action of the route.
+
+:data:`~docker_registry.api.authorization.ACTIONS` maps each route with a repository or an image to its action, and
+:data:`WITHOUT_REPOSITORY` every other route to what it requires; a test compares both with the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from flask import Flask, Response, request
+
+from docker_registry import dependencies
+from docker_registry.api.authorization import ACTIONS, PRINCIPAL
+from docker_registry.api.client_origin import ClientOrigin
+from docker_registry.auth.access_control import AccessControl
+from docker_registry.auth.client import Client
+from docker_registry.errors import Unauthorized
+from docker_registry.exchange import context_of
+from docker_registry.registry.access import Action, Name, hide
+from docker_registry.registry.bridge import name_mapping
+from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+
+
+class Requirement(Enum):
+    """
+    What a route without a repository requires.
+
+    ``LISTING`` shows each client what it may pull, and requires that this can be something.
+    """
+
+    NOTHING = "nothing"
+    LOGIN = "login"
+    LISTING = "listing"
+
+
+WITHOUT_REPOSITORY: Final = {
+    "health.show_liveness": Requirement.NOTHING,
+    "health.show_problems": Requirement.NOTHING,
+    "health.show_readiness": Requirement.NOTHING,
+    "health.show_startup": Requirement.NOTHING,
+    "status.ping": Requirement.NOTHING,
+    "status.show_banner": Requirement.NOTHING,
+    "status.show_status": Requirement.NOTHING,
+    "v1_search.search": Requirement.LISTING,
+    "v1_users.create_user": Requirement.LOGIN,
+    "v1_users.log_in": Requirement.LOGIN,
+    "v1_users.update_user": Requirement.LOGIN,
+    "v2_base.check_version": Requirement.LOGIN,
+    "v2_base.list_repositories": Requirement.LISTING,
+}
+
+#: The realm of Basic authentication.
+REALM: Final = "docker-registry"
+
+
+def install(
+    app: Flask,
+    control: AccessControl,
+    origin: ClientOrigin,
+    has_content: Callable[[RepositoryName], bool],
+) -> None:
+    """
+    Install the hooks that check every request and challenge clients without credentials.
+
+    Args:
+        has_content: returns whether a repository of API V2 exists.
+    """
+
+    @app.before_request
+    def check_access() -> None:
+        if request.method == "OPTIONS" or request.endpoint is None:
+            return
+        if control.rules().has_networks:
+            dependencies.spoil()  # the response depends on the client's address
+        client = control.authenticate(request.headers.get("Authorization"), origin.address())
+        request.environ[PRINCIPAL] = client
+        context_of(request.environ).principal = client.name
+        requirement = WITHOUT_REPOSITORY.get(request.endpoint)
+        if requirement is None:
+            _check_names(control, client, has_content)
+        elif requirement is Requirement.LOGIN:
+            control.check_known(client)
+        elif requirement is Requirement.LISTING and client.is_anonymous and not control.policy.pull_prefixes(client):
+            raise Unauthorized
+
+    @app.after_request
+    def challenge(response: Response) -> Response:
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}"'
+        return response
+
+
+def _check_names(control: AccessControl, client: Client, has_content: Callable[[RepositoryName], bool]) -> None:
+    values, action = request.view_args or {}, ACTIONS[request.endpoint or ""]
+    for key, value in values.items():
+        if isinstance(value, RepositoryName | ImageRepositoryName):
+            tags: list[Tag | None] = [*_tags(values)]
+            for tag in tags or [None]:
+                control.check(client, action, value, tag)
+            if action in (Action.PULL, Action.DELETE):
+                values[key] = _without_other_content(control, client, action, value, has_content)
+        elif isinstance(value, ImageId):
+            control.check_everywhere(client, action)
+
+
+def _tags(values: dict[str, object]) -> list[Tag]:
+    """Return the tags of the current request: in its path, and of a manifest that is pushed by its digest."""
+    tags = [value for value in values.values() if isinstance(value, Tag)]
+    if request.endpoint == "v2_manifests.put_manifest":
+        tags += [Tag.parse(text) for text in request.args.getlist("tag")]
+    return tags
+
+
+def _without_other_content(
+    control: AccessControl,
+    client: Client,
+    action: Action,
+    name: Name,
+    has_content: Callable[[RepositoryName], bool],
+) -> Name:
+    """
+    Return a name under which a client reaches no other repository that it may not see.
+
+    API V2 shows the content of V1's ``foo`` under ``library/foo``, and V1 shows tags of V2's ``library/foo`` under
+    ``foo``, where they have none of their own (:mod:`docker_registry.registry.bridge.name_mapping`).
+    """
+    if isinstance(name, ImageRepositoryName):
+        other = name_mapping.fallback(name)
+        if other is not None and has_content(other):
+            control.check(client, action, other)
+        return name
+    other = name_mapping.short(name)
+    if other is None or control.policy.allows(client, action, other) or has_content(name):
+        return name
+    return hide(name)

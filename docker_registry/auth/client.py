@@ -1,0 +1,42 @@
+"""The client of a request, as access control sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from docker_registry.registry.actor import Principal
+
+Address = IPv4Address | IPv6Address
+
+#: The name of clients that present no credentials.
+ANONYMOUS_NAME: Final = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Client(Principal):
+    """
+    A client whose credentials have been checked.
+
+    Attributes:
+        groups: groups that its identity provider reports, in addition to those in the rules file.
+        address: its network address; None if unknown.
+    """
+
+    groups: frozenset[str] = frozenset()
+    address: Address | None = None
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the client presented no credentials."""
+        return self.name == ANONYMOUS_NAME
+
+
+def parse_address(text: str | None) -> Address | None:
+    """Return a network address, IPv4 also if it is mapped into IPv6; None if the text is not an address."""
+    try:
+        address = ip_address((text or "").partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,120 @@
+"""
+Verification of passwords.
+
+bcrypt is slow on purpose, so it runs in a native thread, one password at a time. A correct password is remembered for
+five minutes: as a keyed hash, valid only for the stored hash that it matched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import bcrypt
+
+from docker_registry.auth.attempts import Attempts
+from docker_registry.auth.client import Address
+from docker_registry.auth.htpasswd import COST, MAX_PASSWORD_BYTES
+from docker_registry.concurrency import run_in_thread
+from docker_registry.errors import Overloaded, TooManyAttempts
+
+#: Time for which a correct password is remembered.
+REMEMBERED_SECONDS: Final = 300.0
+
+#: Number of correct passwords that are remembered, about 3 MB.
+MAX_REMEMBERED: Final = 10_000
+
+#: Requests that may wait for their password to be verified; more are answered 503.
+MAX_WAITING: Final = 64
+
+
+class Passwords:
+    """Verifies passwords against bcrypt hashes."""
+
+    def __init__(self, users: Callable[[], Mapping[str, bytes]], now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            users: returns the current hashes, by user name.
+            now: a monotonic clock; returns seconds.
+        """
+        self._users = users
+        self._now = now
+        self._attempts = Attempts(now)
+        self._key = secrets.token_bytes(32)
+        self._remembered: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._turn = threading.Lock()
+        self._waiting = 0
+        # Verified for users that do not exist, so that they take the same time.
+        self._decoy = bcrypt.hashpw(secrets.token_hex(16).encode(), bcrypt.gensalt(4))[7:]
+
+    def verify(self, name: str, password: str, address: Address | None) -> bool:
+        """
+        Return whether a user has this password.
+
+        Args:
+            address: of the client; failed logins are limited by account and network.
+
+        Raises:
+            TooManyAttempts: there were too many failed logins; nothing was hashed.
+            Overloaded: too many passwords are waiting to be verified.
+        """
+        users = self._users()
+        stored = users.get(name)
+        content = password.encode("utf-8", "surrogateescape")
+        mark = hmac.digest(self._key, name.encode() + b"\0" + content, hashlib.sha256)
+        if stored is not None and self._remembers(mark, stored):
+            return True
+        self._check_attempts(name, address)
+        with self._one_at_a_time():
+            if stored is not None and self._remembers(mark, stored):  # verified for another request meanwhile
+                return True
+            self._check_attempts(name, address)
+            is_right = run_in_thread(_check, content, stored or self._decoy_for(users)) and stored is not None
+            if not is_right:
+                self._attempts.fail(name, address)
+                return False
+        if stored is not None:
+            self._remember(mark, stored)
+        return True
+
+    def _check_attempts(self, name: str, address: Address | None) -> None:
+        wait = self._attempts.wait_seconds(name, address)
+        if wait:
+            raise TooManyAttempts(retry_after_seconds=wait)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded
+        self._waiting += 1
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._waiting -= 1
+
+    def _remembers(self, mark: bytes, stored: bytes) -> bool:
+        found = self._remembered.get(mark)
+        return found is not None and found[0] == stored and self._now() < found[1]
+
+    def _remember(self, mark: bytes, stored: bytes) -> None:
+        self._remembered.pop(mark, None)
+        self._remembered[mark] = (stored, self._now() + REMEMBERED_SECONDS)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _decoy_for(self, users: Mapping[str, bytes]) -> bytes:
+        """Return a hash that costs as much as the first user's."""
+        cost = next(iter(users.values()), b"$2b$%02d$" % COST)[4:6]
+        return b"$2b$" + cost + b"$" + self._decoy
+
+
+def _check(content: bytes, stored: bytes) -> bool:
+    return bcrypt.checkpw(content[:MAX_PASSWORD_BYTES], stored)  # bcrypt reads no more, and its library demands this

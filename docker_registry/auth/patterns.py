@@ -1,0 +1,92 @@
+"""
+Patterns of repositories and tags in access rules.
+
+``*`` matches within a path component, ``**`` across components, ``${user}`` is the name of the requesting user.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+_USER: Final = "${user}"
+_PARTS: Final = re.compile(r"(\*\*|\*|\$\{user\})")
+
+#: Characters of the literal parts: those of names and tags of either API.
+_LITERAL: Final = re.compile(r"[A-Za-z0-9._/-]*")
+
+#: Each further wildcard multiplies the time to find out that a long name does not match.
+MAX_WILDCARDS: Final = 4
+
+#: What a user name must look like to stand for a path component.
+_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """
+    One pattern.
+
+    Attributes:
+        text: as the operator wrote it.
+        prefix: the whole path components before the first wildcard, such as ``acme/`` for ``acme/*``; may be empty.
+            Every name that matches a pattern without ``${user}`` there begins with it.
+    """
+
+    text: str
+    prefix: str
+    _expression: re.Pattern[str] = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """
+        Parse a pattern.
+
+        Raises:
+            ValueError: the pattern is empty or contains other characters; the message is the end of a sentence that
+                begins with the pattern.
+        """
+        literals = _PARTS.split(text)[::2]
+        if not text or not all(map(_LITERAL.fullmatch, literals)):
+            raise ValueError("may only contain letters, digits, . _ - / and the wildcards *, ** and ${user}")
+        if "***" in text:
+            raise ValueError("contains ***; use * or **")
+        if text.count("*") - text.count("**") > MAX_WILDCARDS:
+            raise ValueError(f"contains more than {MAX_WILDCARDS} wildcards")
+        first = literals[0]
+        is_literal = first == text
+        return cls(text, first if is_literal else first[: first.rfind("/") + 1], _compile(text))
+
+    @property
+    def matches_all(self) -> bool:
+        """Whether every name matches."""
+        return self.text == "**"
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether the pattern contains ``${user}``."""
+        return _USER in self.text
+
+    def for_user(self, user: str | None) -> Pattern | None:
+        """
+        Return the pattern with ``${user}`` replaced; None if the user is anonymous or its name cannot be in a path.
+        """
+        if not self.needs_user:
+            return self
+        return None if user is None else _replaced(self.text, user)
+
+    def matches(self, text: str) -> bool:
+        """Return whether a name or tag matches; ``${user}`` must have been replaced."""
+        return self._expression.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def _replaced(text: str, user: str) -> Pattern | None:
+    return Pattern.parse(text.replace(_USER, user)) if _COMPONENT.fullmatch(user) else None
+
+
+def _compile(text: str) -> re.Pattern[str]:
+    wildcards = {"*": "[^/]*", "**": ".*"}
+    return re.compile("".join(wildcards.get(part) or re.escape(part) for part in _PARTS.split(text)))

@@ -1,0 +1,79 @@
+"""The access policy of a registry with users: rules, and what private repositories of API V1 hide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from docker_registry.auth.client import Client
+from docker_registry.auth.rules import Rule, Rules
+from docker_registry.registry.access import AccessPolicy, Action, Repository
+from docker_registry.registry.actor import Principal
+from docker_registry.registry.names import LIBRARY, Digest, ImageRepositoryName, RepositoryName, Tag
+
+
+class RulesPolicy:
+    """Allows what a rule allows; private repositories stay hidden from anonymous clients."""
+
+    def __init__(self, rules: Callable[[], Rules], unrestricted: AccessPolicy) -> None:
+        """
+        Args:
+            rules: returns the current rules.
+            unrestricted: the policy without users, applied to anonymous clients in addition.
+        """
+        self._rules = rules
+        self._unrestricted = unrestricted
+
+    def rule(self, client: Client, action: Action, name: Repository, tag: Tag | None = None) -> Rule | None:
+        """Return a rule that allows an action; None if it is denied. Does not look at private repositories."""
+        return self._rules().find(client, action, canonical(name), None if tag is None else str(tag))
+
+    def allows_everywhere(self, client: Client, action: Action) -> bool:
+        """Return whether a client may perform an action in every repository."""
+        return self._rules().allows_everywhere(client, action)
+
+    # ------------------------------------------------------------------------------------------------- policy
+
+    def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        client = as_client(principal)
+        if name.is_hidden or self.rule(client, action, name, tag) is None:
+            return False
+        return not client.is_anonymous or self._unrestricted.allows(principal, action, name, tag)
+
+    def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        client = as_client(principal)
+        if not self._rules().allows_everywhere(client, Action.PULL):
+            return None
+        return self._unrestricted.hidden_repositories(principal) if client.is_anonymous else ()
+
+    def hides_content(self, principal: Principal, digest: Digest) -> bool:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        return self._unrestricted.hides_content(principal, digest)
+
+    def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        self._unrestricted.before_deletion(name, digest)
+
+    def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        return self._rules().pull_prefixes(as_client(principal))
+
+    def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        rules, client, text = self._rules(), as_client(principal), canonical(name)
+        if not rules.restricts_tags(client, text):
+            return None
+        return lambda tag: rules.find(client, Action.PULL, text, tag) is not None
+
+
+def canonical(name: Repository) -> str:
+    """Return the name of a repository for rules: that of API V2, where V1's ``library/foo`` is ``foo``."""
+    if isinstance(name, ImageRepositoryName) and name.namespace == LIBRARY and "/" not in name.name:
+        return name.name
+    return str(name)
+
+
+def as_client(principal: Principal) -> Client:
+    """Return a principal as a client; one that access control did not authenticate has no groups and no address."""
+    return principal if isinstance(principal, Client) else Client(principal.name)

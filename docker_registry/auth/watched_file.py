@@ -1,0 +1,94 @@
+"""A file of the operator that is reloaded when it changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from docker_registry import dependencies
+from docker_registry.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
+
+#: A larger file is rejected: it cannot have been written by hand, and parsing it would stop other requests.
+MAX_BYTES: Final = 16 * 1024 * 1024
+
+_Signature = tuple[int, int, int, int, int]
+
+
+class WatchedFile(Generic[Content]):
+    """
+    The parsed content of a file, current at every call of :meth:`get`.
+
+    The path is followed through symbolic links at each check, so replacing a link (as Kubernetes does with mounted
+    secrets) reloads the file too. A version that cannot be used is logged once, and the last usable one stays in force.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[bytes, Path], Content]) -> None:
+        """
+        Read the file.
+
+        Args:
+            parse: converts the bytes of the file, given its path for messages; raises :class:`ConfigError`.
+
+        Raises:
+            ConfigError: the file cannot be read or used.
+        """
+        self.path = path
+        self._parse = parse
+        self._bytes = b""
+        self._signature: _Signature | None = None
+        self._failure = ""
+        self._content: Content
+        self.version = 0
+        self._load()
+
+    def get(self) -> Content:
+        """Return the current content, and record the file as a dependency of the current response."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            dependencies.spoil()
+            self._complain(f"{self.path} cannot be read: {error.strerror}")
+            return self._content
+        dependencies.note(str(self.path), found)
+        if _sign(found) != self._signature:
+            try:
+                self._load()
+            except ConfigError as error:
+                dependencies.spoil()
+                self._complain(str(error))
+        return self._content
+
+    def _load(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from None
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{self.path} is larger than {MAX_BYTES // 1024**2} MiB")
+        if self.version == 0 or content != self._bytes:
+            self._content = self._parse(content, self.path)
+            self._bytes = content
+            self.version += 1
+            if self.version > 1:
+                logger.info("%s was reloaded", self.path)
+        # A file that changed within the last tick of the clock may change again without a new signature.
+        self._signature = None if dependencies.may_change_unnoticed(found) else _sign(found)
+        self._failure = ""
+
+    def _complain(self, sentence: str) -> None:
+        if sentence != self._failure:
+            logger.error("%s; the last usable version stays in force", sentence)
+            self._failure = sentence
+
+
+def _sign(found: os.stat_result) -> _Signature:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

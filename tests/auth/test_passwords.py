@@ -1,0 +1,163 @@
+"""Passwords are verified slowly once, then remembered; failures are limited."""
+
+from __future__ import annotations
+
+import bcrypt
+import pytest
+
+from docker_registry.auth import attempts, credentials, passwords
+from docker_registry.auth.attempts import Attempts
+from docker_registry.auth.client import parse_address
+from docker_registry.auth.passwords import Passwords
+from docker_registry.errors import TooManyAttempts, Unauthorized
+
+HERE, THERE = parse_address("192.0.2.1"), parse_address("192.0.2.2")
+
+
+def hashed(password):
+    return bcrypt.hashpw(password, bcrypt.gensalt(4))
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def users():
+    return {"alice": hashed(b"right"), "bob": hashed(b"other")}
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """The hashes against which bcrypt was run."""
+    found = []
+
+    def checkpw(password, stored):
+        found.append(stored)
+        return original(password, stored)
+
+    original = bcrypt.checkpw
+    monkeypatch.setattr(passwords.bcrypt, "checkpw", checkpw)
+    return found
+
+
+@pytest.fixture
+def verify(users, clock, checks):
+    return Passwords(lambda: users, clock).verify
+
+
+class TestAPassword:
+    def test_is_right_or_wrong(self, verify):
+        assert verify("alice", "right", HERE)
+        assert not verify("alice", "wrong", HERE)
+        assert not verify("alice", "other", HERE)
+        assert not verify("alice", "", HERE)
+        assert not verify("bob", "right", HERE)
+
+    def test_is_hashed_once_in_five_minutes(self, verify, clock, checks):
+        assert all(verify("alice", "right", HERE) for _ in range(10))
+        assert 1 == len(checks)
+        clock.seconds += passwords.REMEMBERED_SECONDS + 1
+        assert verify("alice", "right", HERE)
+        assert 2 == len(checks)
+
+    def test_is_forgotten_when_the_user_changes_it_or_goes(self, verify, users):
+        assert verify("alice", "right", HERE)
+        users["alice"] = hashed(b"new")
+        assert not verify("alice", "right", HERE)
+        assert verify("alice", "new", HERE)
+        del users["alice"]
+        assert not verify("alice", "new", HERE)
+
+    def test_of_an_unknown_user_costs_one_hash_of_the_same_cost(self, verify, users, checks):
+        assert not verify("mallory", "x", HERE)
+        (decoy,) = checks
+        assert users["alice"][:7] == decoy[:7]
+
+    @pytest.mark.parametrize("password", ["ä" * 40, "x" * 70_000, "\udcff"])
+    def test_may_be_anything(self, verify, password):
+        assert not verify("alice", password, HERE)
+
+    def test_is_remembered_in_bounded_memory(self, verify, users, monkeypatch):
+        monkeypatch.setattr(passwords, "MAX_REMEMBERED", 1)
+        assert verify("alice", "right", HERE)
+        assert verify("bob", "other", HERE)
+        assert verify("alice", "right", HERE)
+
+
+class TestFailedLogins:
+    def test_are_refused_beyond_the_limit_without_hashing(self, verify, checks, clock):
+        for _ in range(attempts.ACCOUNT_FAILURES):
+            assert not verify("alice", "wrong", HERE)
+        for _ in range(3):
+            with pytest.raises(TooManyAttempts) as raised:
+                verify("alice", "wrong", HERE)
+        assert attempts.ACCOUNT_FAILURES == len(checks)
+        assert 0 < raised.value.retry_after_seconds <= attempts.FORGIVEN_EVERY_SECONDS + 1
+        clock.seconds += raised.value.retry_after_seconds
+        assert verify("alice", "right", HERE)
+
+    def test_lock_nobody_out_elsewhere(self, verify):
+        for _ in range(attempts.ACCOUNT_FAILURES):
+            verify("alice", "wrong", HERE)
+        assert verify("alice", "right", THERE)
+        assert verify("alice", "right", HERE)  # remembered, so it is no guess
+
+    def test_of_many_accounts_are_limited_by_network(self, verify, checks):
+        with pytest.raises(TooManyAttempts):
+            for number in range(1000):
+                verify(f"user{number}", "guess", HERE)
+        assert attempts.NETWORK_FAILURES == len(checks)
+        assert not verify("user1", "guess", THERE)
+
+    def test_count_for_a_whole_ipv6_network(self, clock):
+        counted = Attempts(clock)
+        for number in range(attempts.ACCOUNT_FAILURES):
+            counted.fail("alice", parse_address(f"2001:db8::{number:x}"))
+        assert counted.wait_seconds("alice", parse_address("2001:db8::ffff"))
+        assert not counted.wait_seconds("alice", parse_address("2001:db8:0:1::1"))
+        assert not counted.wait_seconds("alice", None)
+
+    def test_are_counted_in_bounded_memory(self, clock):
+        counted = Attempts(clock)
+        for number in range(attempts.MAX_ENTRIES + 100):
+            counted.fail(f"user{number}" + "x" * 1000, HERE)
+        assert len(counted._until) <= attempts.MAX_ENTRIES
+
+
+class TestAnAuthorizationHeader:
+    @pytest.mark.parametrize("header", [None, "", " ", "Basic Og==", "Bearer QQ==", "Basic", "Bearer", "Basic "])
+    def test_without_credentials_is_anonymous(self, header):
+        assert credentials.parse(header) is None
+
+    @pytest.mark.parametrize(
+        ("header", "name", "password"),
+        [
+            ("Basic YWxpY2U6cHc=", "alice", "pw"),
+            ("basic   YWxpY2U6cHc=", "alice", "pw"),
+            ("Basic YWxpY2U6YTpi", "alice", "a:b"),
+            ("Basic YTr/", "a", "\udcff"),
+            ("Basic Ong=", "", "x"),
+        ],
+    )
+    def test_has_a_name_and_a_password(self, header, name, password):
+        assert credentials.Basic(name, password) == credentials.parse(header)
+        assert password not in repr(credentials.parse(header)) or password == "a:b"
+
+    @pytest.mark.parametrize(
+        "header",
+        ["Basic x", "Basic YWxpY2U=", "Basic YWxpY2U6cHc=,Basic YWxpY2U6cHc=", "Basic YQA6Yg==", "Basic é", "Digest x",
+         "Bearer a b", "Bearer a,b", "Negotiate", "Basic " + "A" * 65536, "\t\x00"],
+    )  # fmt: skip
+    def test_that_is_malformed_is_refused(self, header):
+        with pytest.raises(Unauthorized):
+            credentials.parse(header)

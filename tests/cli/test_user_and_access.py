@@ -1,0 +1,128 @@
+"""``docker-registry user`` and ``docker-registry access check``."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import bcrypt
+import pytest
+
+from docker_registry.auth import htpasswd
+from docker_registry.cli import main
+from tests.support.access import COST, RULES, write_users
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with users and rules, and a configuration that names them."""
+    (tmp_path / "rules.yml").write_text(RULES)
+    write_users(tmp_path / "users", "alice", "bob")
+    auth = f"{{htpasswd: {tmp_path / 'users'}, rules: {tmp_path / 'rules.yml'}}}"
+    (tmp_path / "config.yml").write_text(f"dev: {{storage: memory, auth: {auth}}}")
+    monkeypatch.setenv("DOCKER_REGISTRY_CONFIG", str(tmp_path / "config.yml"))
+    monkeypatch.delenv("SETTINGS_FLAVOR", raising=False)
+    monkeypatch.setattr(htpasswd, "COST", COST)
+    return tmp_path
+
+
+@pytest.fixture
+def says(monkeypatch):
+    return lambda text: monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def users(folder):
+    return htpasswd.parse((folder / "users").read_bytes(), folder / "users")
+
+
+class TestTheUserCommand:
+    def test_lists(self, folder, capsys):
+        assert 0 == main(["user", "list"])
+        assert "alice\nbob\n" == capsys.readouterr().out
+        assert 0 == main(["user", "list", "--json"])
+        assert {"users": ["alice", "bob"]} == json.loads(capsys.readouterr().out)
+
+    def test_adds_changes_and_removes(self, folder, capsys, says):
+        says("secret ä\n")
+        assert 0 == main(["user", "add", "carol"])
+        assert bcrypt.checkpw("secret ä".encode(), users(folder)["carol"])
+        says("other")
+        assert 0 == main(["user", "passwd", "carol"])
+        assert bcrypt.checkpw(b"other", users(folder)["carol"])
+        assert 0 == main(["user", "remove", "alice"])
+        assert {"bob", "carol"} == set(users(folder))
+        assert "secret" not in capsys.readouterr().out
+
+    def test_makes_the_file(self, folder, says):
+        (folder / "users").unlink()
+        says("secret")
+        assert 0 == main(["user", "add", "carol"])
+        assert ["carol"] == list(users(folder))
+
+    @pytest.mark.parametrize(
+        ("arguments", "password"),
+        [
+            (["add", "alice"], "x"),
+            (["add", "a/b"], "x"),
+            (["add", "anonymous"], "x"),
+            (["add", "carol"], ""),
+            (["add", "carol"], "x" * 73),
+            (["passwd", "carol"], "x"),
+            (["remove", "carol"], ""),
+        ],
+    )
+    def test_refuses_with_one_sentence_and_changes_nothing(self, folder, capsys, says, arguments, password):
+        before = (folder / "users").read_bytes()
+        says(password + "\n")
+        assert 2 == main(["user", *arguments])
+        out, err = capsys.readouterr()
+        assert ("", 1) == (out, len(err.splitlines()))
+        assert before == (folder / "users").read_bytes()
+
+    def test_refuses_a_broken_file(self, folder, capsys, says):
+        (folder / "users").write_text("alice:secret\n")
+        says("x")
+        assert 2 == main(["user", "add", "carol"])
+        assert "line 1" in capsys.readouterr().err
+        assert "alice:secret\n" == (folder / "users").read_text()
+
+    def test_needs_a_file(self, folder, capsys):
+        (folder / "config.yml").write_text("dev: {storage: memory}")
+        assert 2 == main(["user", "list"])
+        assert "auth.htpasswd" in capsys.readouterr().err
+
+
+class TestTheAccessCommand:
+    @pytest.mark.parametrize(
+        ("arguments", "status", "sentence"),
+        [
+            (["alice", "push", "acme/web:v1"], 0, "allowed: the rule in line 5"),
+            (["alice", "push", "acme/web:latest"], 1, "denied: no rule allows it"),
+            (["anonymous", "pull", "public/web"], 0, "allowed: the rule in line 6"),
+            (["carol", "push", "carol/x"], 0, "allowed: the rule in line 7; the htpasswd file has no such user"),
+        ],
+    )
+    def test_explains(self, folder, capsys, arguments, status, sentence):
+        assert status == main(["access", "check", *arguments])
+        assert f"{sentence}\n" == capsys.readouterr().out
+
+    def test_prints_json(self, folder, capsys):
+        assert 0 == main(["access", "check", "alice", "push", "acme/web:v1", "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert (True, 5) == (found["allowed"], found["line"])
+
+    @pytest.mark.parametrize("arguments", [["alice", "push", "Acme"], ["alice", "push", "a", "--address", "x"]])
+    def test_refuses_what_is_not_valid(self, folder, capsys, arguments):
+        assert 2 == main(["access", "check", *arguments])
+        assert 1 == len(capsys.readouterr().err.splitlines())
+
+    def test_explains_the_default_without_rules(self, folder, capsys):
+        (folder / "config.yml").write_text(f"dev: {{storage: memory, auth: {{htpasswd: {folder / 'users'}}}}}")
+        assert 0 == main(["access", "check", "alice", "admin", "x"])
+        assert 1 == main(["access", "check", "anonymous", "pull", "x"])
+        assert "no rules file" in capsys.readouterr().out
+
+    def test_needs_access_control(self, folder, capsys):
+        (folder / "config.yml").write_text("dev: {storage: memory}")
+        assert 2 == main(["access", "check", "alice", "pull", "x"])
+        assert "no access control" in capsys.readouterr().err

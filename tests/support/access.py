@@ -1,0 +1,46 @@
+"""Users and rules for servers with access control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import bcrypt
+
+#: Costs 1 ms and not 70: what is tested is not bcrypt.
+COST = 4
+
+#: Every user's password is his name with this before it.
+PASSWORD = "pw-"
+
+RULES = """
+groups: {dev: [alice, bob]}
+rules:
+  - {repositories: ["acme/**"], who: ["@dev"], allow: [pull]}
+  - {repositories: ["acme/**"], tags: ["v*"], who: [alice], allow: [push]}
+  - {repositories: ["public/**"], who: [anonymous], allow: [pull]}
+  - {repositories: ["${user}/**"], who: [authenticated], allow: [pull, push, overwrite, delete]}
+  - {repositories: ["tags/web"], tags: ["v*"], who: [bob], allow: [pull]}
+  - {repositories: ["**"], who: [root], allow: [pull, push, overwrite, delete, admin]}
+"""
+
+USERS = ("alice", "bob", "root")
+
+
+def write_users(path: Path, *names: str) -> Path:
+    """Write a file of users."""
+    path.write_text("".join(f"{name}:{hashed(PASSWORD + name)}\n" for name in names))
+    return path
+
+
+def hashed(password: str) -> str:
+    """Return the bcrypt hash of a password."""
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
+
+
+def settings(folder: Path, rules: str = RULES, users: tuple[str, ...] = USERS) -> Mapping[str, str]:
+    """Write users and rules into a folder, and return the variables that make a server use them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rules.yml").write_text(rules)
+    write_users(folder / "users", *users)
+    return {"REGISTRY_AUTH_HTPASSWD": str(folder / "users"), "REGISTRY_AUTH_RULES": str(folder / "rules.yml")}
