@@ -7,7 +7,8 @@ between which the event loop serves other requests. All computations that share 
 requests need the processor, they get three times as much of it as the computations; otherwise a computation pauses for
 as long as it runs.
 
-What counts is processor time: on a busy machine a slice takes longer than planned, and then so does the pause.
+On a busy machine a slice takes longer than planned, because the worker waits for the processor. The pause is then
+longer too; otherwise the computations would get most of the little processor time that the worker has.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ Item = TypeVar("Item")
 #: The length of a slice, and of the shortest pause after it.
 SLICE_SECONDS: Final = 0.002
 
-#: Processor time that other requests get for each second of a computation, if they need it.
+#: The pause after a slice, as a multiple of the time that the slice took, while other requests need the processor.
 OTHERS_SHARE: Final = 3
 
-#: The longest pause, so that a computation ends even if other requests always need the processor.
-MAX_PAUSE_SECONDS: Final = 0.1
+#: A slice counts as longer than planned up to this multiple.
+_LONGEST_SLICE: Final = 8
 
-#: Other requests count as idle if they take less than this part of a pause.
-_IDLE_SHARE: Final = 0.125
+#: Other requests need the processor if they use at least this part of the time.
+_BUSY_SHARE: Final = 0.125
 
 _RUN_LENGTH: Final = 4096
 
@@ -41,16 +42,14 @@ _RUN_LENGTH: Final = 4096
 class TimeSlices:
     """A schedule that long computations share."""
 
-    def __init__(self, slice_seconds: float = SLICE_SECONDS, max_pause_seconds: float = MAX_PAUSE_SECONDS) -> None:
+    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
         """
         Args:
             slice_seconds: how long a computation runs before it pauses, and at least how long it pauses.
-            max_pause_seconds: how long it pauses at most, while it is its turn.
         """
         self._slice_seconds = slice_seconds
-        self._max_pause_seconds = max_pause_seconds
         self._turn: BoundedSemaphore | None = None
-        self._resumed = 0.0  # processor time of this process when a computation last went on
+        self._resumed = 0.0  # when a computation last went on
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """
@@ -62,12 +61,12 @@ class TimeSlices:
         if not monkey.is_module_patched("threading"):
             yield from items
             return
-        end = time.monotonic() + self._slice_seconds
+        began = time.monotonic()
         for item in items:
             yield item
-            if time.monotonic() > end:
-                self.pause()
-                end = time.monotonic() + self._slice_seconds
+            if time.monotonic() > began + self._slice_seconds:
+                self.pause(began)
+                began = time.monotonic()
 
     def sort(self, texts: Iterable[str]) -> list[str]:
         """Return texts in sorted order; sorts long inputs in runs and merges them, because list.sort cannot pause."""
@@ -80,25 +79,28 @@ class TimeSlices:
         runs[-1].sort()
         return runs[0] if len(runs) == 1 else list(self.pace(merge(*runs)))
 
-    def pause(self) -> None:
-        """Let other requests run, then wait until it is this computation's turn to go on."""
-        # A computation that paused for the first time began at an unknown time, hence the upper bound.
-        used = min(time.process_time() - self._resumed, 2 * self._slice_seconds)
+    def pause(self, began: float | None = None) -> None:
+        """
+        Let other requests run, then wait until it is this computation's turn to go on.
+
+        Args:
+            began: when the slice began that ends now, on the monotonic clock; None when a computation last went on.
+        """
+        took = time.monotonic() - (self._resumed if began is None else began)
+        took = max(self._slice_seconds, min(took, _LONGEST_SLICE * self._slice_seconds))
         if self._turn is None:
             self._turn = BoundedSemaphore()
         with self._turn:
-            enough = time.process_time() + OTHERS_SHARE * used
-            latest = time.monotonic() + self._max_pause_seconds
-            while not self._are_others_idle() and time.process_time() < enough and time.monotonic() < latest:
+            end = time.monotonic() + OTHERS_SHARE * took
+            while self._are_others_busy() and time.monotonic() < end:
                 pass
-            self._resumed = time.process_time()
+            self._resumed = time.monotonic()
 
-    def _are_others_idle(self) -> bool:
-        """Sleep for the length of a slice, and return whether other requests needed little of that time."""
+    def _are_others_busy(self) -> bool:
+        """Sleep for the length of a slice, and return whether other requests needed the processor meanwhile."""
         processor, began = time.process_time(), time.monotonic()
         # Sleeping for 0 seconds is not enough: the event loop would not poll for I/O.
         gevent.sleep(self._slice_seconds)
         waited = time.monotonic() - began
-        if waited > 1.5 * self._slice_seconds:
-            return False  # the event loop was busy, or the machine
-        return time.process_time() - processor < _IDLE_SHARE * waited
+        # After a longer sleep than planned, other requests may still be waiting for the event loop.
+        return waited > 1.5 * self._slice_seconds or time.process_time() - processor > _BUSY_SHARE * waited

@@ -13,7 +13,7 @@ PROGRAM = """
 import itertools, sys, time
 from docker_registry.time_slices import TimeSlices
 
-slices = TimeSlices(max_pause_seconds=60)
+slices = TimeSlices()
 spent = {"paced": 0.0, "others": 0.0}
 
 def work(kind, seconds):
