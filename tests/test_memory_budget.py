@@ -39,7 +39,7 @@ class TestABudget:
         second = taken(budget, 1)
         assert not second.ready()
         first.release()
-        assert 1 == second.get(timeout=1).size_bytes == budget.used_bytes
+        assert 1 == second.get(timeout=10).size_bytes == budget.used_bytes
 
     def test_that_stays_used_up_refuses(self):
         budget = MemoryBudget(1000, wait_seconds=0.2)
@@ -47,7 +47,7 @@ class TestABudget:
         began = time.monotonic()
         with pytest.raises(Overloaded):
             growing.grow(1)
-        assert 0.2 <= time.monotonic() - began < 1
+        assert 0.2 <= time.monotonic() - began < 10
         assert (1000, 10) == (budget.used_bytes, growing.size_bytes)
         held.release()
         growing.grow(1)
@@ -93,7 +93,7 @@ class TestSmallReservations:
         gevent.sleep(0)
         assert (False, True) == (large.ready(), small.ready())
         small.get().release()
-        assert 6400 == large.get(timeout=1).size_bytes
+        assert 6400 == large.get(timeout=10).size_bytes
 
 
 class TestARevocableReservation:
@@ -129,12 +129,12 @@ class TestARevocableReservation:
         held = budget.open(5120, revoke=lambda: gevent.spawn(held.release))
         with pytest.raises(Overloaded), gevent.Timeout(0.3, Overloaded):
             budget.open(11)
-        with gevent.Timeout(0.3), budget.reserve(10):
+        with gevent.Timeout(10), budget.reserve(10):
             assert held.is_revoked
 
     def test_does_not_wait_on_when_it_is_revoked(self):
         """Those that hold everything together and want more would otherwise wait for each other."""
-        budget = MemoryBudget(6400, wait_seconds=5)
+        budget = MemoryBudget(6400, wait_seconds=60)
         refused = []
 
         def take_more():
@@ -147,7 +147,7 @@ class TestARevocableReservation:
             finally:
                 reservation.release()
 
-        with gevent.Timeout(3):
+        with gevent.Timeout(30):
             gevent.joinall([gevent.spawn(take_more) for _ in range(64)])
         assert 0 == budget.used_bytes
         assert 0 < len(refused) < 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from docker_registry.cpu_pool.pool import CpuPool
 from docker_registry.errors import LayerFormatUnsupported
 from tests.support import cpu_jobs
 from tests.support.gevent_program import under_gevent
+from tests.support.timing import wait_until
 
 IMPORTS = """
 import os, time, sys
@@ -18,6 +18,7 @@ from docker_registry import client_presence, errors
 from docker_registry.cpu_pool.pool import CpuPool
 from tests.support import cpu_jobs
 from tests.support.processes import children
+from tests.support.timing import wait_until
 
 def pool(**options):
     return CpuPool("tests.support.cpu_jobs", cpu_jobs.JOBS, **options)
@@ -28,12 +29,8 @@ def refused(run):
     except errors.RegistryError as error:
         return type(error).__name__
 
-def ends(seconds=5):
-    deadline = time.monotonic() + seconds
-    while children(os.getpid()):
-        if time.monotonic() > deadline:
-            return False
-        gevent.sleep(0.02)
+def ends():
+    wait_until(lambda: not children(os.getpid()))
     return True
 """
 
@@ -68,17 +65,16 @@ print(first == second != os.getpid(), children(os.getpid()) == [first])
 
     def test_leaves_the_event_loop_alone(self):
         program = """
-waits = []
+turns = []
 def tick():
     while True:
-        began = time.monotonic()
         gevent.sleep(0.01)
-        waits.append(time.monotonic() - began)
+        turns.append(1)
 gevent.spawn(tick)
 print(refused(pool(max_seconds=1).run("spin", {})))
-print(len(waits) > 30, sorted(waits)[len(waits) // 2] < 0.03)
+print(len(turns) > 10)  # a hundred where the machine has time; at most one if the job ran in the event loop
 """
-        assert ["TooLarge", "True", "True"] == under_gevent(IMPORTS + program)
+        assert ["TooLarge", "True"] == under_gevent(IMPORTS + program)
 
     def test_is_refused_when_it_takes_more_memory(self):
         assert ["TooLarge"] == under_gevent(IMPORTS + 'print(refused(pool().run("grow", {})))')
@@ -145,7 +141,4 @@ print(ends(), one.result("pid", {}) > 0)
 print(pool().result("pid", {}))
 """
         (pid,) = under_gevent(IMPORTS + program)
-        deadline = time.monotonic() + 5
-        while Path(f"/proc/{pid}").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from docker_registry import logs
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.processes import free_port
 from tests.support.servers.registry import ROOT, Server
+from tests.support.timing import wait_until
 
 CONTENT = os.urandom(30_000_000)
 DIGEST = digest_of(CONTENT)
@@ -36,10 +38,8 @@ class TestSigterm:
     def test_stops_an_idle_server_at_once(self, server):
         with requests.Session() as session:
             session.get(f"{server.url}/v2/", timeout=20)  # its connection stays open
-            started = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
-        assert time.monotonic() - started < 4
+            server.process.wait(20)  # a transfer would have an hour to end
         assert 0 == server.process.returncode
 
     def test_lets_a_transfer_end_and_takes_no_new_one(self, server):
@@ -77,14 +77,12 @@ class TestAWorkerThatIsKilled:
     def test_is_replaced(self, server):
         for worker in server.worker_pids():
             os.kill(worker, signal.SIGKILL)
-        for _ in range(100):
-            try:
-                assert 200 == requests.get(f"{server.url}/v2/", timeout=5).status_code
-                break
-            except requests.RequestException:
-                time.sleep(0.1)
-        else:
-            pytest.fail("no worker came back")
+
+        def answers():
+            with contextlib.suppress(requests.RequestException):
+                return 200 == requests.get(f"{server.url}/v2/", timeout=5).status_code
+
+        wait_until(answers)
 
 
 class TestTheMaster:
@@ -176,9 +174,7 @@ class TestTheLog:
         for user in (f"me{forged}", "me\r\x1b[2J", "me\u2028\u202e\x85"):
             requests.get(f"{server.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
         requests.get(f"{server.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
-        deadline = time.monotonic() + 10
-        while "/v2/last" not in server.log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: "/v2/last" in server.log.read_text())
         lines = server.log.read_text().split("\n")
         assert all(line.isprintable() for line in lines)
         assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
@@ -195,9 +191,7 @@ class TestTheLog:
     def test_names_every_request_once(self, server):
         requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
         line = '"GET /v2/a/tags/list HTTP/1.1" 404'
-        deadline = time.monotonic() + 10
-        while line not in server.log.read_text() and time.monotonic() < deadline:  # it is written after the answer
-            time.sleep(0.05)
+        wait_until(lambda: line in server.log.read_text())  # it is written after the answer
         assert 1 == server.log.read_text().count(line)
 
     def test_names_none_where_nobody_wants_to_know(self, tmp_path):

@@ -22,6 +22,7 @@ from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -412,8 +413,12 @@ class TestARequestThatWasAnswered:
     def test_has_a_line_in_the_access_log_each_time(self, connection, server):
         for _ in range(4):
             connection.ask(head_of(MANIFEST, "User-Agent: test of the log"))
-        time.sleep(0.1)  # a line is written when the answer is on its way
-        lines = [line for line in server.log.read_text().splitlines() if "test of the log" in line]
+
+        def logged():
+            return [line for line in server.log.read_text().splitlines() if "test of the log" in line]
+
+        wait_until(lambda: len(logged()) >= 4)  # a line is written when the response is on its way
+        lines = logged()
         assert 4 == len(lines)
         assert 1 == len({re.sub(r"\[.*?\]", "", line) for line in lines})
         assert f'127.0.0.1 - -  "GET {MANIFEST} HTTP/1.1" 200 ' in re.sub(r"\[.*?\]", "", lines[-1])

@@ -14,6 +14,7 @@ import requests
 
 from tests.support.clients.v2 import digest_of
 from tests.support.servers.registry import Server
+from tests.support.timing import quickest, wait_until
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = digest_of(CONTENT)
@@ -58,12 +59,12 @@ def start_upload(server, name="a"):
 
 def size_of_upload(server, location):
     """How many bytes an upload has, once they are there."""
-    for _ in range(50):
+
+    def received():
         answer = requests.get(server.url + location, timeout=20)
-        if answer.headers["Range"] != "0-0":
-            break
-        time.sleep(0.1)
-    return int(answer.headers["Range"].partition("-")[2]) + 1
+        return int(answer.headers["Range"].partition("-")[2])
+
+    return wait_until(received) + 1
 
 
 BLOB = f"/v2/a/blobs/{DIGEST}"
@@ -128,9 +129,7 @@ class TestAFile:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(get(BLOB))
         time.sleep(0.3)
-        started = time.monotonic()
         assert CONTENT == requests.get(server.url + BLOB, timeout=20).content
-        assert time.monotonic() - started < 5
         assert CONTENT == answer_of(connection)[2]
 
     def test_may_lose_its_client_in_the_middle(self, server, connect):
@@ -193,21 +192,21 @@ class TestAConnection:
     def test_of_a_client_that_sends_byte_by_byte_does_not_slow_others_down(self, server, connect):
         connection, upload = connect(), start_upload(server)
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n".encode())
-        for _ in range(12):
+        for _ in range(12):  # a request that waited for the body would wait for ever
             connection.sendall(b"x")
-            started = time.monotonic()
             assert CONTENT == requests.get(server.url + BLOB, timeout=20).content
-            assert time.monotonic() - started < 2
-            time.sleep(0.1)
         assert 202 == answer_of(connection)[0]
 
     def test_that_finds_out_late_that_it_wanted_tls_is_answered_in_milliseconds(self, connect):
-        connection = connect()
+        connections = [connect() for _ in range(5)]
         time.sleep(1)
-        started = time.monotonic()
-        connection.sendall(b"\x16")
-        assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
-        assert time.monotonic() - started < 0.5
+
+        def find_out():
+            connection = connections.pop()
+            connection.sendall(b"\x16")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
+
+        assert quickest(find_out, len(connections)) < 0.5
 
     def test_is_used_for_one_request_after_the_other(self, connect):
         connection = connect()
@@ -240,12 +239,13 @@ class TestAConnection:
         assert [201, 200] == [answer_of(shared)[0] for _ in range(2)]
 
     def test_of_a_tls_client_is_answered_in_plain_text_and_closed_at_once(self, connect):
-        connection = connect()
-        started = time.monotonic()
-        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
-        # What Go's clients look for before they turn to plain HTTP, `docker manifest --insecure` for one.
-        assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
-        assert time.monotonic() - started < 1
+        def ask():
+            connection = connect()
+            connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
+            # What Go's clients look for before they turn to plain HTTP, `docker manifest --insecure` for one.
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
+
+        assert quickest(ask) < 1
 
     def test_that_expects_it_is_told_to_continue(self, connect):
         connection = connect()
@@ -265,7 +265,7 @@ class TestAConnection:
     def test_that_is_idle_does_not_keep_others_from_theirs(self, server, connect):
         for _ in range(100):
             connect()
-        assert 200 == requests.get(f"{server.url}/v2/", timeout=5).status_code
+        assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
 
 
 class _Shared:
@@ -338,7 +338,7 @@ class TestAClientThatFallsSilent:
         started = time.monotonic()
         assert 400 == answer_of(connection)[0]
         assert b"" == connection.recv(1)
-        assert 0.8 < time.monotonic() - started < 4
+        assert 0.8 < time.monotonic() - started
         assert 2 == size_of_upload(impatient, upload)
 
     def test_while_it_receives_is_given_up_without_ado(self, impatient, connect):
@@ -367,7 +367,6 @@ class TestABodyThatNobodyWants:
     def test_is_answered_without_being_read(self, connect):
         connection = connect()
         head = f"PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 30}\r\n\r\n"
-        started = time.monotonic()
         connection.sendall(head.encode() + bytes(200_000))
         status, headers, _ = answer_of(connection)
         assert (413, "close") == (status, headers["Connection"])
@@ -375,7 +374,6 @@ class TestABodyThatNobodyWants:
             assert b"" == connection.recv(1)
         except ConnectionResetError:
             pass
-        assert time.monotonic() - started < 5
 
     def test_is_read_away_when_it_is_short(self, connect):
         connection = connect()
@@ -418,9 +416,7 @@ class TestManyConnections:
                 connection = connect(narrow)
                 connection.sendall(get("/v2/"))
                 assert 200 == answer_of(connection)[0]
-            started = time.monotonic()
-            assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code
-            assert time.monotonic() - started < 2
+            assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code  # they could stay for 75 seconds
 
     def test_leave_no_file_and_no_connection_behind(self, server, connect):
         worker = server.worker_pids()[0]
@@ -452,11 +448,7 @@ class TestManyConnections:
             thread.start()
         for thread in threads:
             thread.join()
-        for _ in range(100):
-            if files() <= before:
-                break
-            time.sleep(0.1)
-        assert files() <= before
+        wait_until(lambda: files() <= before, lambda: (before, files()))
 
 
 class TestARequestHead:

@@ -185,7 +185,7 @@ class TestTheDisk:
             thread.start()
         for thread in threads:
             thread.join()
-        assert 2 <= len(began) <= 3
+        assert 2 <= len(began) < len(threads)
         for thread in written:  # each has waited for one that began after it had written
             assert any(written[thread] <= sync and sync + 0.1 <= ended[thread] for sync in began)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import random
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -123,13 +122,11 @@ class TestABomb:
     def test_stops_at_the_bound(self, compression):
         # Members one after the other: as good as one of a gigabyte, and quickly made.
         bomb = COMPRESS[compression](bytes(1 << 24)) * 64
-        started = time.monotonic()
         decompressor = Decompressor(max_bytes=1 << 20)
         with pytest.raises(TooLarge):
             for piece in decompressor.feed(bomb):
                 assert len(piece) <= 256 * 1024
         assert (1 << 20) + 1 == decompressor.size
-        assert time.monotonic() - started < 5
 
     @EVERY
     def test_may_be_exactly_as_large_as_the_bound(self, compression):

@@ -66,8 +66,8 @@ class TestAWorkerThatWaits:
         pusher = threading.Timer(3, queue.push, [FIRST])
         pusher.start()
         started = time.monotonic()
-        assert FIRST == queue.pop(30)
-        assert time.monotonic() - started < 10
+        assert FIRST == queue.pop(60)
+        assert time.monotonic() - started < 50
         pusher.join()
 
 
@@ -99,7 +99,7 @@ class TestARedisThatIsAway:
             queue.push(FIRST)
             with pytest.raises(StorageUnavailable):
                 queue.ping()
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 30
         assert str(FIRST) in caplog.text
 
     def test_is_told_to_workers_and_to_the_status(self, nowhere):
