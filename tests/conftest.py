@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.support.leftovers import unmount_leftovers
+
 
 def pytest_configure(config):
-    """Leave out what takes minutes, unless the command line chooses by markers itself."""
+    """
+    Leave out what takes minutes, unless the command line chooses by markers itself.
+
+    A run that is told to terminate stops what it has started, as after an interrupt by the keyboard.
+    """
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.dont_write_bytecode:  # a server that compiles all modules takes an eighth more time to start
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".cache" / "pycache")
+    if not hasattr(config, "workerinput"):
+        unmount_leftovers(Path(config.option.basetemp) if config.option.basetemp else None)

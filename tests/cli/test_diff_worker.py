@@ -7,7 +7,6 @@ import itertools
 import json
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.support.clients.v1 import Docker, done
 from tests.support.layers import tar
 from tests.support.servers.redis import redis_server  # noqa: F401 - a fixture
 from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 _numbers = itertools.count(4_000_000)
@@ -64,12 +64,8 @@ def diff(docker, text):
     return json.loads(answer.content)
 
 
-def wait_for(docker, text, seconds=30):
-    deadline = time.monotonic() + seconds
-    while (found := diff(docker, text)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
+def wait_for(docker, text):
+    return wait_until(lambda: diff(docker, text))
 
 
 class TestADiff:
@@ -84,10 +80,7 @@ class TestADiff:
         with worker(server):
             text = push(docker, tar("a"))
             kept = server.store / "images" / text
-            deadline = time.monotonic() + 30
-            while not list(kept.glob("_changes*")):
-                assert time.monotonic() < deadline, sorted(kept.iterdir())
-                time.sleep(0.1)
+            wait_until(lambda: list(kept.glob("_changes*")), lambda: sorted(kept.iterdir()))
             assert {"a"} == set(diff(docker, text)["created"])
 
     def test_of_what_is_no_tar_stops_no_worker(self, server, docker):
@@ -112,14 +105,11 @@ class TestAWorker:
         with worker(server) as process:
             wait_for(docker, push(docker, tar("a")))
             process.send_signal(end)
-            assert 0 == process.wait(15)
+            assert 0 == process.wait(60)
 
     def test_waits_for_a_redis_that_is_away(self, server):
         with worker(server, CACHE_REDIS_PORT=str(processes.free_port())) as process:
-            deadline = time.monotonic() + 20
-            while "tried again" not in process.log.read_text():
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(lambda: "tried again" in process.log.read_text())
             assert process.poll() is None
             assert "Traceback" not in process.log.read_text()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.clients.v1 import Docker, done
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 CLIENTS = 64
@@ -145,7 +145,4 @@ class TestClientsAtOnce:
 
 def assert_found(docker, query, number):
     """Wait until the index, which is told beside the pushes, knows what it should."""
-    deadline = time.monotonic() + 30
-    while (found := docker.get(f"/search?q={query}").json()["num_results"]) != number:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
+    wait_until(lambda: number == docker.get(f"/search?q={query}").json()["num_results"])

@@ -28,6 +28,7 @@ from tests.support.clients import programs
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.multipart import parts_of
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 
 #: Of nothing, of one byte, of pages and a little more or less, and more than the kernel sends in one go.
 SIZES = [0, 1, 100, 4095, 4096, 65537, 300_001, 5 * 1024 * 1024 + 17]
@@ -245,7 +246,7 @@ class TestEveryPartOfAFile:
             connections = [stack.enter_context(Connection(server)) for server in servers]
             connections.append(stack.enter_context(Connection(servers[0], receive_bytes=4096)))
 
-            @bounded(150)
+            @bounded(50)
             @given(st.lists(requests_for_parts(), min_size=1, max_size=3), st.booleans())
             def run(cases, is_pipelined):
                 answers = [ask(connection, cases, is_pipelined) for connection in connections]
@@ -267,7 +268,7 @@ class TestSeveralPartsOfAFile:
             connections = [stack.enter_context(Connection(server)) for server in servers]
             connections.append(stack.enter_context(Connection(servers[0], receive_bytes=4096)))
 
-            @bounded(60)
+            @bounded(25)
             @given(requests_for_several_parts())
             def run(case):
                 wanted, parts = case
@@ -287,10 +288,8 @@ class TestSeveralPartsOfAFile:
         with Connection(servers[0]) as connection:
             connection.send(Wanted("GET", CONTENTS[-1], ("Range: bytes=0-1,100000-200000", "User-Agent: several")))
             _, headers, body = connection.receive("GET")
-        deadline = time.monotonic() + 10
-        while "several" not in (log := servers[0].log.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        (line,) = [line for line in log.splitlines() if "several" in line]
+        wait_until(lambda: "several" in servers[0].log.read_text())
+        (line,) = [line for line in servers[0].log.read_text().splitlines() if "several" in line]
         assert len(body) == int(headers["Content-Length"])
         assert f" 206 {len(body)} " in line
 
@@ -329,11 +328,7 @@ class TestAClientThatGoesAway:
                     leaving.socket.recv(source.choice([1, 1000, 100_000]))
                     if source.random() < 0.5:  # by a reset
                         leaving.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            for _ in range(100):
-                if (now := open_files(server)) == before:
-                    break
-                time.sleep(0.1)
-            assert before == now
+            wait_until(lambda: before == open_files(server), lambda: (before, open_files(server)))
             connection.send(whole)
             assert CONTENTS[-1] == connection.receive("GET")[2]
         assert "Traceback" not in server.log.read_text()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,18 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def bound(command: Sequence[str | Path]) -> list[str | Path]:
+    """
+    Return a command whose process is terminated when the tests' process ends, however that happens.
+
+    The kernel binds it to the thread that starts it, so a process that another thread starts is not bound.
+    """
+    setpriv = find("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return list(command)
+    return [setpriv, "--pdeathsig", "TERM", "--", *command]
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
@@ -54,7 +67,7 @@ def running(
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            bound(command),
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,

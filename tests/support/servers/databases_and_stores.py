@@ -73,9 +73,9 @@ class DatabaseServer:
         """Start the server and wait until it answers."""
         self._log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
-            self.command(), stdout=self._log, stderr=self._log, cwd=self.folder, **self.identity()
+            processes.bound(self.command()), stdout=self._log, stderr=self._log, cwd=self.folder, **self.identity()
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the database server does not start: {(self.folder / 'log').read_text()[-2000:]}")

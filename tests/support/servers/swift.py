@@ -1,4 +1,9 @@
-"""A real Swift on free ports of loopback: one of each server, one copy of everything, users of TempAuth."""
+"""
+A real Swift on free ports of loopback: one of each server, one copy of everything, users of TempAuth.
+
+Its servers wait for each other for a minute. By default half a second without an answer makes the only copy
+unavailable, which happens on a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +45,9 @@ recon_cache_path = {folder}/cache
 log_address = /dev/null
 log_level = WARNING
 db_preallocation = off
+conn_timeout = 60
+node_timeout = 60
+container_update_timeout = 60
 [pipeline:main]
 pipeline = {service}-server
 [app:{service}-server]
@@ -60,10 +68,18 @@ pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempur
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+conn_timeout = 60
+node_timeout = 60
+recoverable_node_timeout = 60
+error_suppression_limit = 1000000
 allow_account_management = true
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{memcached}
+connect_timeout = 60
+io_timeout = 60
+pool_timeout = 60
+error_suppression_limit = 1000000
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = testing .admin
