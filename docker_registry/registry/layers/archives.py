@@ -134,7 +134,7 @@ class Expansion:
     def update(self, block: Bytes) -> None:
         """Process the next stored block; no reference to it is kept."""
         if self._error is None:
-            self._pass(self._decompressor.feed(block))
+            self._feed_sinks(self._decompressor.feed(block))
 
     def finish(self) -> Compression:
         """
@@ -147,7 +147,7 @@ class Expansion:
             LayerFormatUnsupported, TooLarge: the first error that the decompressor or a sink raised.
         """
         if self._error is None:
-            self._pass(self._decompressor.finish())
+            self._feed_sinks(self._decompressor.finish())
         if self._error is not None:
             raise self._error
         for sink in self._sinks:
@@ -155,7 +155,7 @@ class Expansion:
         assert self._decompressor.compression is not None
         return self._decompressor.compression
 
-    def _pass(self, pieces: Iterator[Bytes]) -> None:
+    def _feed_sinks(self, pieces: Iterator[Bytes]) -> None:
         try:
             for piece in pieces:
                 for sink in self._sinks:

@@ -62,13 +62,13 @@ def sniff(beginning: bytes) -> Compression | None:
         return "zstd"
     if beginning[1:4] == b"\x2a\x4d\x18" and 0x50 <= beginning[0] <= 0x5F:  # skippable frame, section 3.1.2
         return "zstd"
-    if _begins_tar(beginning):
+    if _is_tar(beginning):
         return "tar"
     # lzma has no signature. It is checked last because a tar whose first file is named "]" begins with the same bytes.
     return "lzma" if beginning.startswith(b"\x5d\0\0") else None
 
 
-def _begins_tar(beginning: bytes) -> bool:
+def _is_tar(beginning: bytes) -> bool:
     return len(beginning) >= BLOCK_BYTES and (not any(beginning) or is_header(beginning[:BLOCK_BYTES]))
 
 
@@ -119,7 +119,7 @@ _CODECS: Final[Mapping[Compression, Callable[[int], _Codec]]] = {
     ),
 }
 
-_REFUSALS: Final = (zlib.error, OSError, lzma.LZMAError, zstd.ZstdError)
+_CODEC_ERRORS: Final = (zlib.error, OSError, lzma.LZMAError, zstd.ZstdError)
 
 
 class Decompressor:
@@ -169,7 +169,7 @@ class Decompressor:
             self._beginning += block
             if len(self._beginning) < BLOCK_BYTES:
                 return
-            block = self._settle()
+            block = self._detect()
         yield from self._expand(block)
 
     def finish(self) -> Iterator[Bytes]:
@@ -181,11 +181,11 @@ class Decompressor:
             TooLarge: as in :meth:`feed`.
         """
         if self.compression is None:
-            yield from self._expand(self._settle())
+            yield from self._expand(self._detect())
         if self._codec is not None:
             raise LayerFormatUnsupported(reason="it is cut off", compression=self.compression)
 
-    def _settle(self) -> bytes:
+    def _detect(self) -> bytes:
         beginning = bytes(self._beginning)
         self._beginning.clear()
         self.compression = sniff(beginning[:BLOCK_BYTES])
@@ -197,11 +197,11 @@ class Decompressor:
         if self.compression == "tar":
             if self._meter is not None:
                 self._meter.check(self._stored_bytes, self.size)
-            yield self._counted(block)
+            yield self._count(block)
             return
-        fed = memoryview(block)
-        for start in range(0, len(fed), _FED_BYTES):
-            yield from self._decompress(bytes(fed[start : start + _FED_BYTES]))
+        view = memoryview(block)
+        for start in range(0, len(view), _FED_BYTES):
+            yield from self._decompress(bytes(view[start : start + _FED_BYTES]))
 
     def _decompress(self, rest: bytes) -> Iterator[Bytes]:
         while True:
@@ -212,7 +212,7 @@ class Decompressor:
                 self._codec = self._next_member()
             piece = self._step(self._codec, rest)
             if piece:
-                yield self._counted(piece)
+                yield self._count(piece)
             rest = b""
             if self._codec.eof:
                 rest, self._codec = self._codec.unused_data, None
@@ -230,13 +230,13 @@ class Decompressor:
         if self._meter is not None:  # even if there is no output, as with a million empty members
             self._meter.check(self._stored_bytes, self.size)
         # One byte beyond the limit is enough to detect that it is exceeded.
-        wanted = _PIECE_BYTES if self._max_bytes is None else min(_PIECE_BYTES, self._max_bytes - self.size + 1)
+        max_length = _PIECE_BYTES if self._max_bytes is None else min(_PIECE_BYTES, self._max_bytes - self.size + 1)
         try:
-            return codec.decompress(block, wanted)
-        except _REFUSALS as refusal:
-            raise LayerFormatUnsupported(reason=str(refusal), compression=self.compression) from None
+            return codec.decompress(block, max_length)
+        except _CODEC_ERRORS as error:
+            raise LayerFormatUnsupported(reason=str(error), compression=self.compression) from None
 
-    def _counted(self, piece: Bytes) -> Bytes:
+    def _count(self, piece: Bytes) -> Bytes:
         self.size += len(piece)
         if self._max_bytes is not None and self.size > self._max_bytes:
             raise TooLarge("The layer expands to more than this registry reads.", max_bytes=self._max_bytes)

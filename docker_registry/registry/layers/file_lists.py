@@ -26,7 +26,7 @@ MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
 MAX_NAME_BYTES: Final = 16 * 1024
 
 _WHITEOUT: Final = ".wh."
-_BOOKKEEPING: Final = ".wh..wh."
+_AUFS_METADATA: Final = ".wh..wh."
 _OPAQUE: Final = ".wh..wh..opq"
 
 _FOLDER: Final = "d"
@@ -200,7 +200,7 @@ class FileLister:
         folder, slash, base = name.rpartition("/")
         if base == _OPAQUE:
             self._opaque.add(folder.strip("/"))
-        if any(part.startswith(_BOOKKEEPING) for part in name.split("/")):
+        if any(part.startswith(_AUFS_METADATA) for part in name.split("/")):
             return
         deleted = base.startswith(_WHITEOUT) and base != _WHITEOUT
         if deleted:
@@ -286,16 +286,16 @@ def diff(chain: Iterable[FileList]) -> Diff:
     """
     layers = iter(chain)
     top = next(layers)
-    own = _by_path(top)
+    top_entries = _by_path(top)
     parent = next(layers, None)
     if parent is None:
-        return Diff({}, {}, _changes(own.values()))
+        return Diff({}, {}, _changes(top_entries.values()))
     below = _visible((parent, *layers))
-    kept = {path: entry for path, entry in own.items() if not entry.deleted}
+    present = {path: entry for path, entry in top_entries.items() if not entry.deleted}
     return Diff(
-        deleted=_changes([*_hidden(top, kept, below), *(entry for entry in own.values() if entry.deleted)]),
-        changed=_changes(entry for path, entry in kept.items() if path in below),
-        created=_changes(entry for path, entry in kept.items() if path not in below),
+        deleted=_changes([*_hidden(top, present, below), *(entry for entry in top_entries.values() if entry.deleted)]),
+        changed=_changes(entry for path, entry in present.items() if path in below),
+        created=_changes(entry for path, entry in present.items() if path not in below),
     )
 
 
@@ -310,31 +310,31 @@ def _by_path(layer: FileList) -> dict[str, Entry]:
 
 def _visible(layers: Iterable[FileList]) -> dict[str, Entry]:
     """Overlay layers, given nearest first, and return the entries visible from the top."""
-    found: dict[str, Entry] = {}
-    closed: set[str] = set()  # paths whose content in deeper layers is hidden
+    visible: dict[str, Entry] = {}
+    covered: set[str] = set()  # paths whose content in deeper layers is hidden
     for layer in layers:
         entries = _by_path(layer)
-        found |= {
+        visible |= {
             path: entry
             for path, entry in entries.items()
-            if path not in found and not any(folder in closed for folder in _folders(path))
+            if path not in visible and not any(folder in covered for folder in _folders(path))
         }
-        closed |= _whiteouts(layer) | layer.opaque
+        covered |= _whiteouts(layer) | layer.opaque
         # A file here hides a directory in deeper layers, even if a nearer layer has a directory at this path again.
-        closed.update(path for path, entry in entries.items() if entry.type != _FOLDER)
-    return {path: entry for path, entry in found.items() if not entry.deleted}
+        covered.update(path for path, entry in entries.items() if entry.type != _FOLDER)
+    return {path: entry for path, entry in visible.items() if not entry.deleted}
 
 
-def _hidden(top: FileList, kept: Mapping[str, Entry], below: Mapping[str, Entry]) -> Iterator[Entry]:
+def _hidden(top: FileList, present: Mapping[str, Entry], below: Mapping[str, Entry]) -> Iterator[Entry]:
     """
     Yield the entries that a layer deletes implicitly: those in its opaque directories and in directories it replaces.
 
     Only the topmost are yielded: like a whiteout, a deleted directory stands for everything in it.
     """
-    anew = top.opaque | (_whiteouts(top) & kept.keys())
-    gone = {path for path in below if path not in kept and any(folder in anew for folder in _folders(path))}
-    for path in gone:
-        if not any(folder in gone for folder in _folders(path)):
+    replaced = top.opaque | (_whiteouts(top) & present.keys())
+    hidden = {path for path in below if path not in present and any(folder in replaced for folder in _folders(path))}
+    for path in hidden:
+        if not any(folder in hidden for folder in _folders(path)):
             yield below[path]._replace(deleted=True)
 
 

@@ -63,7 +63,7 @@ class Meter:
 
     def __init__(self, limits: LayerLimits) -> None:
         self._limits = limits
-        self._ends = time.thread_time() + limits.max_seconds
+        self._deadline = time.thread_time() + limits.max_seconds
 
     def check(self, stored_bytes: int, unpacked_bytes: int) -> None:
         """
@@ -79,5 +79,5 @@ class Meter:
         limits = self._limits
         if unpacked_bytes > max(MIN_RATIO_BYTES, stored_bytes * limits.max_ratio):
             raise TooLarge("The layer expands further than this registry reads.", max_ratio=limits.max_ratio)
-        if time.thread_time() > self._ends:
+        if time.thread_time() > self._deadline:
             raise TooLarge("The layer takes longer to read than this registry allows.", max_seconds=limits.max_seconds)

@@ -40,8 +40,8 @@ _KEYWORDS: Final = frozenset({*_TEXTS, b"uid", b"gid", b"mtime", b"size", b"GNU.
 
 #: Offset of the byte that is set if the map of an old GNU sparse file continues in another block: in the header, and in
 #: each further block.
-MAP_GOES_ON: Final = 482
-MAP_GOES_ON_AGAIN: Final = 504
+MAP_CONTINUES_FLAG: Final = 482
+BLOCK_CONTINUES_FLAG: Final = 504
 
 _USTAR: Final = b"ustar\0"
 
@@ -84,11 +84,11 @@ class Member:
 def is_header(block: bytes) -> bool:
     """Return whether 512 bytes have a valid header checksum, over unsigned or (old writers) signed bytes."""
     try:
-        claimed = _number(block[_CHECKSUM])
+        stored_sum = _number(block[_CHECKSUM])
     except LayerFormatUnsupported:
         return False
     rest = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
-    return claimed == sum(rest) or claimed == sum(byte - 256 if byte > 127 else byte for byte in rest)
+    return stored_sum == sum(rest) or stored_sum == sum(byte - 256 if byte > 127 else byte for byte in rest)
 
 
 def parse(block: bytes) -> Member:
@@ -152,24 +152,24 @@ def apply(member: Member, records: Records) -> Member:
 
     An empty value leaves the field of the header in effect (POSIX, "pax Extended Header"). An invalid number becomes 0.
     """
-    told = {keyword: value for keyword, value in records.items() if value}
-    if not told:
+    overrides = {keyword: value for keyword, value in records.items() if value}
+    if not overrides:
         return member
-    changes: dict[str, Any] = {field: told[keyword] for keyword, field in _TEXTS.items() if keyword in told}
-    if b"uid" in told:
-        changes["uid"] = _integer(told[b"uid"])
-    if b"gid" in told:
-        changes["gid"] = _integer(told[b"gid"])
-    if b"mtime" in told:
-        changes["mtime"] = Decimal(told[b"mtime"].decode()) if _TIME.fullmatch(told[b"mtime"]) else Decimal(0)
-    if b"size" in told:
-        changes["size"] = size = max(_integer(told[b"size"]), 0)
+    changes: dict[str, Any] = {field: overrides[keyword] for keyword, field in _TEXTS.items() if keyword in overrides}
+    if b"uid" in overrides:
+        changes["uid"] = _integer(overrides[b"uid"])
+    if b"gid" in overrides:
+        changes["gid"] = _integer(overrides[b"gid"])
+    if b"mtime" in overrides:
+        changes["mtime"] = Decimal(overrides[b"mtime"].decode()) if _TIME.fullmatch(overrides[b"mtime"]) else Decimal(0)
+    if b"size" in overrides:
+        changes["size"] = size = max(_integer(overrides[b"size"]), 0)
         changes["stored"] = 0 if member.type in WITHOUT_CONTENT else size
     for keyword in _REAL_SIZES:
-        if keyword in told:
-            changes["size"] = _integer(told[keyword])
-    if b"GNU.sparse.name" in told:
-        changes["name"] = told[b"GNU.sparse.name"]
+        if keyword in overrides:
+            changes["size"] = _integer(overrides[keyword])
+    if b"GNU.sparse.name" in overrides:
+        changes["name"] = overrides[b"GNU.sparse.name"]
     return replace(member, **changes)
 
 

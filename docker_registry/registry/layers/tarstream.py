@@ -43,15 +43,15 @@ _GLOBAL: Final = b"g"
 #: Types of headers that describe other members; X is the pre-standard extended header of Solaris.
 _EXTENSIONS: Final = frozenset({*_LONG_NAMES, _GLOBAL, b"x", b"X"})
 
-_Taker = Callable[[memoryview], None]
+_Receiver = Callable[[memoryview], None]
 
 #: The next bytes that the parser needs: their number (not 0), and the callable that receives them as they arrive, or
 #: None to buffer them until all have arrived.
-_Wish = tuple[int, _Taker | None]
+_Request = tuple[int, _Receiver | None]
 
 #: A coroutine of the parser: it yields requests for bytes, is sent the buffered bytes, and returns its result.
 _Result = TypeVar("_Result")
-_Steps = Generator[_Wish, bytes, _Result]
+_Steps = Generator[_Request, bytes, _Result]
 
 
 class Visitor(Protocol):
@@ -76,11 +76,11 @@ class TarReader:
         self._max_members = max_members
         self._max_extension_bytes = FREE_EXTENSION_BYTES
         self._text_bytes = 0
-        self._between = True
+        self._is_between_members = True
         self._ended = False
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self._steps = self._read()
-        self._count, self._taker = next(self._steps)
+        self._count, self._receiver = next(self._steps)
 
     @property
     def has_ended(self) -> bool:
@@ -99,10 +99,10 @@ class TarReader:
         while rest and not self._ended:
             part, rest = rest[: self._count], rest[self._count :]
             self._count -= len(part)
-            if self._taker is None:
-                self._kept += part
+            if self._receiver is None:
+                self._buffer += part
             else:
-                self._taker(part)
+                self._receiver(part)
             while not self._count and not self._ended:
                 self._step()
 
@@ -113,40 +113,40 @@ class TarReader:
         Raises:
             LayerFormatUnsupported: the archive is truncated.
         """
-        if not self._ended and (not self._between or self._kept):
+        if not self._ended and (not self._is_between_members or self._buffer):
             raise LayerFormatUnsupported(reason="the tar is cut off")
 
     def _step(self) -> None:
-        kept = bytes(self._kept)
-        self._kept.clear()
+        buffered = bytes(self._buffer)
+        self._buffer.clear()
         try:
-            self._count, self._taker = self._steps.send(kept)
+            self._count, self._receiver = self._steps.send(buffered)
         except StopIteration:
             self._ended = True
 
     def _read(self) -> _Steps[None]:
         """Parse the archive; a coroutine, written as if all bytes were available."""
-        common: dict[bytes, bytes] = {}
+        global_records: dict[bytes, bytes] = {}
         members = 0
         while True:
-            own: dict[bytes, bytes] = {}
+            member_records: dict[bytes, bytes] = {}
             extensions = _Extensions(self._max_extension_bytes)
-            self._between = True
+            self._is_between_members = True
             header = yield from self._header()
             while header is not None and header.type in _EXTENSIONS:
                 extensions.count(header)
                 content = yield from self._extension(header)
-                (common if header.type == _GLOBAL else own).update(_records(header.type, content))
+                (global_records if header.type == _GLOBAL else member_records).update(_records(header.type, content))
                 header = yield from self._header()
             if header is None:
-                if own:
+                if member_records:
                     raise LayerFormatUnsupported(reason="an extended header of the tar belongs to no member")
                 return
             members += 1
             if members > self._max_members:
                 raise TooLarge("The layer has more members than this registry reads.", max_members=self._max_members)
             self._max_extension_bytes += MEAN_EXTENSION_BYTES - extensions.size_bytes
-            records = common | own
+            records = global_records | member_records
             self._text_bytes += sum(map(len, records.values()))
             if self._text_bytes > MAX_TEXT_BYTES:
                 raise TooLarge("The names in the layer are longer than this registry reads.", max_bytes=MAX_TEXT_BYTES)
@@ -155,14 +155,14 @@ class TarReader:
     def _header(self) -> _Steps[Member | None]:
         """Parse the next header and skip the map of a sparse file; return None at the end of the archive."""
         block = yield BLOCK_BYTES, None
-        self._between = False
+        self._is_between_members = False
         if not any(block):
             return None
         header = tar_headers.parse(block)
-        goes_on = header.type == SPARSE and block[tar_headers.MAP_GOES_ON]
-        while goes_on:
+        continues = header.type == SPARSE and block[tar_headers.MAP_CONTINUES_FLAG]
+        while continues:
             block = yield BLOCK_BYTES, None
-            goes_on = block[tar_headers.MAP_GOES_ON_AGAIN]
+            continues = block[tar_headers.BLOCK_CONTINUES_FLAG]
         return header
 
     def _extension(self, header: Member) -> _Steps[bytes]:
@@ -173,11 +173,11 @@ class TarReader:
         for visitor in self._visitors:
             visitor.member(member)
         if member.stored:
-            yield member.stored, self._show
+            yield member.stored, self._pass_content
             if padding := _padding(member.stored):
-                yield padding, _drop
+                yield padding, _discard
 
-    def _show(self, block: memoryview) -> None:
+    def _pass_content(self, block: memoryview) -> None:
         for visitor in self._visitors:
             visitor.content(block)
 
@@ -222,5 +222,5 @@ def _padding(size: int) -> int:
     return -size % BLOCK_BYTES
 
 
-def _drop(block: memoryview) -> None:
+def _discard(block: memoryview) -> None:
     """Discard padding."""

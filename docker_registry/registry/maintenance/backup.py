@@ -25,7 +25,7 @@ from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1 import image_layout
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
-_MAX_TRIES: Final = 10
+_MAX_ATTEMPTS: Final = 10
 
 Snapshot = dict[str, bytes]
 
@@ -64,25 +64,25 @@ class Backup:
         with self._folder.writing():
             self._folder.set_complete(is_complete=False)
             flags = self._read(store_paths.FLAGS)
-            old_tags = self._read_below(image_layout.REPOSITORIES)
+            v1_tags = self._read_below(image_layout.REPOSITORIES)
             names = set()
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
                 self._copy_repository(name)
             for path in self._children(image_layout.IMAGES):
                 self._copy_image(path)
-            rest = self._read_rest()
-            for found in self._driver.walk(layout.BLOBS):
-                digest = store_paths.blob_digest(found.path)
+            other_files = self._read_other_files()
+            for file in self._driver.walk(layout.BLOBS):
+                digest = store_paths.blob_digest(file.path)
                 if digest is not None:
                     self._copy_blob(digest)
             # Last, so that content pushed while a repository was private is not public in the backup.
-            marks = (found.path for found in self._driver.walk(image_layout.REPOSITORIES))
-            old_tags |= self._read(path for path in marks if path.endswith("/_private"))
+            private_markers = (file.path for file in self._driver.walk(image_layout.REPOSITORIES))
+            v1_tags |= self._read(path for path in private_markers if path.endswith("/_private"))
             self._remove_repositories(names)
             self._write(
-                old_tags | rest | flags,
-                [path for path in self._folder.walk() if self._is_of_the_rest(path)],
+                v1_tags | other_files | flags,
+                [path for path in self._folder.walk() if self._is_other_file(path)],
             )
             self._folder.set_complete(is_complete=True)
         return self._report
@@ -99,7 +99,7 @@ class Backup:
                 yield from self._repositories(child)
 
     def _copy_repository(self, name: RepositoryName) -> None:
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             snapshot = self._read_repository(name)
             dangling = [path for path in snapshot if store_paths.is_tag(path) and not _has_target(name, path, snapshot)]
             if not dangling:
@@ -111,13 +111,13 @@ class Backup:
             digest = store_paths.linked_digest(path)
             if digest is None or "/tags/" in path:
                 continue
-            is_there = self._copy_blob(digest)
+            is_copied = self._copy_blob(digest)
             if "/revisions/" in path:
-                self._check_manifest(name, digest, is_there=is_there)
+                self._check_manifest(name, digest, is_copied=is_copied)
         existing = [
-            found
-            for found in self._folder.walk(layout.repository(name))
-            if found.removeprefix(f"{layout.repository(name)}/").startswith("_")
+            existing_path
+            for existing_path in self._folder.walk(layout.repository(name))
+            if existing_path.removeprefix(f"{layout.repository(name)}/").startswith("_")
         ]
         self._write(snapshot, existing)
 
@@ -129,15 +129,15 @@ class Backup:
         folders = [path for path in self._children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")]
         for folder in sorted(folders, key=lambda path: path == layout.layers(name)):
             if folder == layout.manifests(name):
-                others = (found for found in self._driver.walk(folder) if not _is_in(found.path, tags, revisions))
-                snapshot |= self._read_found(found for found in others if not store_paths.is_flag(found.path))
+                others = (file for file in self._driver.walk(folder) if not _is_in(file.path, tags, revisions))
+                snapshot |= self._read_files(file for file in others if not store_paths.is_flag(file.path))
             else:
                 snapshot |= self._read_below(folder)
         return snapshot
 
-    def _check_manifest(self, name: RepositoryName, digest: Digest, *, is_there: bool) -> None:
+    def _check_manifest(self, name: RepositoryName, digest: Digest, *, is_copied: bool) -> None:
         path = layout.revision_link(name, digest)
-        payload = self._folder.read(layout.blob_data(digest)) if is_there else None
+        payload = self._folder.read(layout.blob_data(digest)) if is_copied else None
         if payload is None:
             self._report.add_damage(path, "the bytes of the manifest are missing or damaged")
             return
@@ -151,23 +151,23 @@ class Backup:
 
     def _remove_repositories(self, names: set[str]) -> None:
         """Remove the repositories from the backup that the store does not have."""
-        gone = []
+        removed = []
         for path in self._folder.walk(layout.REPOSITORIES):
-            name, found, _ = path.removeprefix(f"{layout.REPOSITORIES}/").partition("/_")
-            if found and name not in names:
-                gone.append(path)
-        self._write({}, gone)
+            name, separator, _ = path.removeprefix(f"{layout.REPOSITORIES}/").partition("/_")
+            if separator and name not in names:
+                removed.append(path)
+        self._write({}, removed)
 
     # ------------------------------------------------------------------------------------------------ images
 
     def _copy_image(self, path: str) -> None:
-        mark = f"{path}/_inprogress"
-        was_marked = self._driver.exists(mark)
-        found = list(self._driver.walk(path))
-        if was_marked and mark not in {file.path for file in found}:  # its push ended in between
-            found = list(self._driver.walk(path))
-        layers = [file for file in found if file.path == f"{path}/layer"]
-        snapshot = self._read_found(file for file in found if file not in layers)
+        marker = f"{path}/_inprogress"
+        was_marked = self._driver.exists(marker)
+        files = list(self._driver.walk(path))
+        if was_marked and marker not in {file.path for file in files}:  # its push ended in between
+            files = list(self._driver.walk(path))
+        layers = [file for file in files if file.path == f"{path}/layer"]
+        snapshot = self._read_files(file for file in files if file not in layers)
         digest = store_paths.layer_digest(snapshot.get(f"{path}/_blob", b""))
         has_blob = digest is not None and self._copy_blob(digest)
         for layer in layers:
@@ -219,7 +219,7 @@ class Backup:
             try:
                 blocks = self._driver.stream_read(target)
             except PathNotFound:
-                blocks = self._driver.stream_read(self._aliased(digest))
+                blocks = self._driver.stream_read(self._legacy_layer_path(digest))
             self._report.count(self._folder.write(target, verified(blocks, digest)))
         except PathNotFound:
             return False
@@ -228,7 +228,7 @@ class Backup:
             return False
         return True
 
-    def _aliased(self, digest: Digest) -> str:
+    def _legacy_layer_path(self, digest: Digest) -> str:
         """Return the path of the legacy layer of API V1 that holds the bytes of a blob."""
         _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
         if not path.startswith(f"{image_layout.IMAGES}/"):
@@ -237,27 +237,33 @@ class Backup:
 
     # ------------------------------------------------------------------------------------------- small files
 
-    def _read_rest(self) -> Snapshot:
+    def _read_other_files(self) -> Snapshot:
         """Read the files that belong to no repository, image or blob; the catalog last."""
-        apart = {layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES, *store_paths.FLAGS}
-        above = {"docker", "docker/registry", layout.ROOT}
+        excluded = {
+            layout.BLOBS,
+            layout.REPOSITORIES,
+            image_layout.IMAGES,
+            image_layout.REPOSITORIES,
+            *store_paths.FLAGS,
+        }
+        parents = {"docker", "docker/registry", layout.ROOT}
         snapshot: Snapshot = {}
         for folder in ("", "docker", "docker/registry", layout.ROOT):
             for path in sorted(self._children(folder), key=lambda path: path == layout.CATALOG):
-                if path not in above and path not in apart:
+                if path not in parents and path not in excluded:
                     snapshot |= self._read_below(path) or self._read([path])
         return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
 
-    def _is_of_the_rest(self, path: str) -> bool:
+    def _is_other_file(self, path: str) -> bool:
         return not _is_in(path, layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES)
 
     def _read_below(self, path: str) -> Snapshot:
-        return self._read_found(self._driver.walk(path))
+        return self._read_files(self._driver.walk(path))
 
-    def _read_found(self, found: Iterator[Stat] | list[Stat]) -> Snapshot:
+    def _read_files(self, files: Iterator[Stat] | list[Stat]) -> Snapshot:
         """Return the content of files; links named after their digest and empty files are not read."""
         snapshot: Snapshot = {}
-        for file in found:
+        for file in files:
             digest = store_paths.linked_digest(file.path)
             if digest is not None:
                 snapshot |= {file.path: str(digest).encode()} if store_paths.belongs(file.path) else {}

@@ -34,8 +34,8 @@ class BackupFolder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._own = root / _RESERVED / "backup"
-        self._new = self._own / "new"
+        self._state_folder = root / _RESERVED / "backup"
+        self._temporary = self._state_folder / "new"
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -47,8 +47,8 @@ class BackupFolder:
         """
         with _translated(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._own.mkdir(parents=True, exist_ok=True)
-            with (self._own / "lock").open("ab") as lock:
+            self._state_folder.mkdir(parents=True, exist_ok=True)
+            with (self._state_folder / "lock").open("ab") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -58,13 +58,13 @@ class BackupFolder:
     def set_complete(self, *, is_complete: bool) -> None:
         """Record durably whether the backup is complete, after syncing everything written before."""
         os.sync()
-        self._write(self._own / "state.json", [json.dumps({"isComplete": is_complete}).encode()], sync=True)
+        self._write(self._state_folder / "state.json", [json.dumps({"isComplete": is_complete}).encode()], sync=True)
 
     @property
     def is_complete(self) -> bool:
         """Whether the last backup into this directory completed; True for a tree copied by another program."""
         try:
-            return bool(json.loads((self._own / "state.json").read_bytes())["isComplete"])
+            return bool(json.loads((self._state_folder / "state.json").read_bytes())["isComplete"])
         except FileNotFoundError:
             return True
         except (ValueError, KeyError, TypeError):
@@ -78,21 +78,21 @@ class BackupFolder:
     def size(self, path: str) -> int | None:
         """Return the size of a file in bytes; None if it does not exist."""
         try:
-            found = self._place(path).stat()
+            status = self._full_path(path).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
         try:
-            return self._place(path).read_bytes()
+            return self._full_path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """Yield the blocks of a file."""
-        with self._place(path).open("rb") as file:
+        with self._full_path(path).open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 yield block
 
@@ -100,35 +100,35 @@ class BackupFolder:
         """Write a small file; return False if it already has this content."""
         if self.read(path) == content:
             return False
-        self._write(self._place(path), [content], sync=False)
+        self._write(self._full_path(path), [content], sync=False)
         return True
 
     def write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """Write a file durably and return its size in bytes; if *blocks* raises, the old file remains."""
-        return self._write(self._place(path), blocks, sync=True)
+        return self._write(self._full_path(path), blocks, sync=True)
 
     def link(self, source: str, target: str) -> None:
         """Create a hard link to a file."""
-        old, new = self._place(source), self._place(target)
-        if new.exists() and new.samefile(old):
+        source_path, target_path = self._full_path(source), self._full_path(target)
+        if target_path.exists() and target_path.samefile(source_path):
             return
-        self._new.unlink(missing_ok=True)
-        os.link(old, self._new)
-        new.parent.mkdir(parents=True, exist_ok=True)
-        self._new.replace(new)
+        self._temporary.unlink(missing_ok=True)
+        os.link(source_path, self._temporary)
+        target_path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary.replace(target_path)
 
-    def is_linked(self, one: str, other: str) -> bool:
+    def is_linked(self, path: str, other_path: str) -> bool:
         """Return whether two paths are hard links to the same file."""
         try:
-            return self._place(one).samefile(self._place(other))
+            return self._full_path(path).samefile(self._full_path(other_path))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def remove(self, path: str) -> None:
         """Remove a file and the parent directories that become empty."""
-        place = self._place(path)
-        place.unlink(missing_ok=True)
-        for folder in place.parents:
+        file = self._full_path(path)
+        file.unlink(missing_ok=True)
+        for folder in file.parents:
             if folder == self._root:
                 break
             try:
@@ -138,40 +138,40 @@ class BackupFolder:
 
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths of all files below a directory; of the whole backup by default."""
-        top = self._place(path) if path else self._root
+        top = self._full_path(path) if path else self._root
         for folder, folders, files in os.walk(top):
             if Path(folder) == self._root:
                 folders[:] = [name for name in folders if name not in (_RESERVED, "lost+found")]
             prefix = Path(folder).relative_to(self._root).as_posix()
             for name in files:
-                found = name if prefix == "." else f"{prefix}/{name}"
+                found_path = name if prefix == "." else f"{prefix}/{name}"
                 try:
-                    yield check_path(found)
+                    yield check_path(found_path)
                 except PathInvalid:  # not a valid path in a store
                     continue
 
-    def _place(self, path: str) -> Path:
+    def _full_path(self, path: str) -> Path:
         return self._root / check_path(path)
 
-    def _write(self, place: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
+    def _write(self, target: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
         size = 0
-        self._new.unlink(missing_ok=True)  # may be a hard link to a blob, if a command died while linking
-        with _translated(place), self._new.open("xb") as file:
+        self._temporary.unlink(missing_ok=True)  # may be a hard link to a blob, if a command died while linking
+        with _translated(target), self._temporary.open("xb") as file:
             for block in blocks:
                 file.write(block)
                 size += len(block)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        with _translated(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self._new.replace(place)
+        with _translated(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.replace(target)
         return size
 
 
 @contextmanager
-def _translated(place: Path) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{place} cannot be written: {error.strerror}") from None
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from None

@@ -47,8 +47,8 @@ class Restoration:
         self._folder = folder
         self._overwrite = overwrite
         self._report = CopyReport(progress)
-        self._since: float | None = None  # start of the interrupted restoration that this run resumes
-        self._is_fresh = False
+        self._started: float | None = None  # start of the interrupted restoration that this run resumes
+        self._was_empty = False
 
     def run(self) -> CopyReport:
         """
@@ -64,10 +64,10 @@ class Restoration:
             digest = store_paths.blob_digest(path)
             if digest is not None and path == layout.blob_data(digest):
                 self._restore_blob(path, digest)
-        small = [path for path in paths if store_paths.blob_digest(path) is None or path.endswith("/alias")]
-        for start in range(0, len(small), _BATCH_FILES):
+        small_files = [path for path in paths if store_paths.blob_digest(path) is None or path.endswith("/alias")]
+        for start in range(0, len(small_files), _BATCH_FILES):
             with self._driver.together():
-                for path in small[start : start + _BATCH_FILES]:
+                for path in small_files[start : start + _BATCH_FILES]:
                     self._restore_file(path)
         self._end(set(paths))
         return self._report
@@ -84,16 +84,16 @@ class Restoration:
 
     def _begin(self) -> None:
         try:
-            self._is_fresh = self._driver.get_content(_RESTORING) == b"empty"
-            self._since = self._driver.stat(_RESTORING).modified
+            self._was_empty = self._driver.get_content(_RESTORING) == b"empty"
+            self._started = self._driver.stat(_RESTORING).modified
             return
         except PathNotFound:
             pass
-        tops = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES)
-        self._is_fresh = not any(self._driver.exists(top) for top in tops)
-        if not self._is_fresh and not self._overwrite:
+        folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES)
+        self._was_empty = not any(self._driver.exists(folder) for folder in folders)
+        if not self._was_empty and not self._overwrite:
             raise ConfigError("The store is not empty: pass --overwrite to replace what the backup has too.")
-        self._driver.put_content(_RESTORING, b"empty" if self._is_fresh else b"overwrite")
+        self._driver.put_content(_RESTORING, b"empty" if self._was_empty else b"overwrite")
 
     def _end(self, paths: set[str]) -> None:
         # Remove flags that the backup lacks: a flag that was true of the previous content may be false of the
@@ -107,12 +107,12 @@ class Restoration:
 
     def _restore_blob(self, path: str, digest: Digest) -> None:
         try:
-            found = self._driver.stat(path)
+            existing = self._driver.stat(path)
         except PathNotFound:
-            found = None
-        is_ours = found is not None and self._since is not None and found.modified > self._since
-        is_whole = found is not None and found.size == self._folder.size(path)
-        if is_whole and (is_ours or is_intact(self._driver, path, digest)):
+            existing = None
+        is_restored = existing is not None and self._started is not None and existing.modified > self._started
+        has_full_size = existing is not None and existing.size == self._folder.size(path)
+        if has_full_size and (is_restored or is_intact(self._driver, path, digest)):
             self._report.count(None)
             return
         try:
@@ -133,9 +133,9 @@ class Restoration:
             self._restore_layer(path)
             return
         content = self._folder.read(path)
-        if content is None or (store_paths.is_flag(path) and not self._is_fresh and not self._driver.exists(path)):
+        if content is None or (store_paths.is_flag(path) and not self._was_empty and not self._driver.exists(path)):
             return
-        if not self._is_fresh or self._since is not None:
+        if not self._was_empty or self._started is not None:
             try:
                 if self._driver.get_content(path) == content:
                     self._report.count(None)
@@ -158,7 +158,7 @@ class Restoration:
             self._driver.link(blob, path)
             return
         try:
-            if self._driver.get_size(path) == self._folder.size(path) and self._since is not None:
+            if self._driver.get_size(path) == self._folder.size(path) and self._started is not None:
                 self._report.count(None)
                 return
         except PathNotFound:

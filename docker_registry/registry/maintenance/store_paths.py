@@ -14,7 +14,7 @@ from docker_registry.registry.v1.layer_links import LayerLink
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, and unfinished uploads.
 #: The flag of the index of private repositories is excluded so that the next start rebuilds the index from the private
 #: marks, which are copied last.
-_LEFT_OUT: Final = re.compile(
+_EXCLUDED: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/private-is-complete|_leases/.*|_probes/.*|_uploads/.*|_restoring)"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{image_layout.IMAGES}/[^/]+/_received/.*"
@@ -29,7 +29,7 @@ FLAGS: Final = (layout.CATALOG_IS_WHOLE,)
 
 def belongs(path: str) -> bool:
     """Return whether a file is part of a backup."""
-    return _LEFT_OUT.fullmatch(path) is None
+    return _EXCLUDED.fullmatch(path) is None
 
 
 def linked_digest(path: str) -> Digest | None:

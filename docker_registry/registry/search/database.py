@@ -31,7 +31,7 @@ from sqlalchemy.pool import QueuePool
 
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 #: Maps the backend in the URL to the SQLAlchemy driver that is used and the extra that installs it.
 _DRIVERS: Final = {
@@ -56,7 +56,7 @@ _CONNECT_ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
 }
 
 #: Longest wait, seconds, for SQLite's lock and for another process that creates the tables.
-_PATIENCE_SECONDS: Final = 60
+_MAX_WAIT_SECONDS: Final = 60
 
 #: Longest pause before a transaction that found SQLite locked is retried, seconds.
 _PAUSE_SECONDS: Final = 0.05
@@ -86,7 +86,7 @@ class Database:
         self._url = _parse(database_url)
         self._engine = _engine(self._url)
 
-    def read(self, work: Callable[[Connection], Answer]) -> Answer:
+    def read(self, work: Callable[[Connection], Value]) -> Value:
         """
         Run a transaction that only reads.
 
@@ -96,11 +96,11 @@ class Database:
         """
         return self._run(work, "BEGIN")
 
-    def write(self, work: Callable[[Connection], Answer]) -> Answer:
+    def write(self, work: Callable[[Connection], Value]) -> Value:
         """Run a transaction that writes. Raises the same errors as :meth:`read`."""
         return self._run(work, "BEGIN IMMEDIATE")
 
-    def write_alone(self, work: Callable[[Connection], Answer]) -> Answer:
+    def write_exclusively(self, work: Callable[[Connection], Value]) -> Value:
         """
         Run a transaction that excludes all other calls of this method, across processes and hosts.
 
@@ -109,7 +109,7 @@ class Database:
         if self._engine.dialect.name == "postgresql":
             return self.write(lambda connection: _with_advisory_lock(connection, work))
         if self._engine.dialect.name == "mysql":
-            return self._run(lambda keeper: self._with_named_lock(keeper, work), None)
+            return self._run(lambda lock_connection: self._with_named_lock(lock_connection, work), None)
         # In WAL mode readers and writers do not wait for each other. The mode is stored in the database file.
         self._run(lambda connection: connection.execute(text("PRAGMA journal_mode = WAL")).all(), None)
         return self.write(work)
@@ -120,11 +120,11 @@ class Database:
 
     def __str__(self) -> str:
         """Describe the database for error messages, without user and password."""
-        where = f" on {self._url.host}" if self._url.host else ""
-        return f"the {self._url.get_backend_name()} database {self._url.database or ''}{where}"
+        host = f" on {self._url.host}" if self._url.host else ""
+        return f"the {self._url.get_backend_name()} database {self._url.database or ''}{host}"
 
-    def _run(self, work: Callable[[Connection], Answer], begin: str | None) -> Answer:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _run(self, work: Callable[[Connection], Value], begin: str | None) -> Value:
+        deadline = time.monotonic() + _MAX_WAIT_SECONDS
         while True:
             try:
                 with self._engine.connect() as connection:
@@ -138,14 +138,14 @@ class Database:
                     raise StorageUnavailable(f"{self} is busy") from None
             time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - spreads out the waiting transactions
 
-    def _with_named_lock(self, keeper: Connection, work: Callable[[Connection], Answer]) -> Answer:
+    def _with_named_lock(self, lock_connection: Connection, work: Callable[[Connection], Value]) -> Value:
         # Held on a connection of its own: MySQL commits the transaction implicitly with every CREATE TABLE.
-        if keeper.execute(select(func.get_lock(_LOCK_NAME, _PATIENCE_SECONDS))).scalar() != 1:
+        if lock_connection.execute(select(func.get_lock(_LOCK_NAME, _MAX_WAIT_SECONDS))).scalar() != 1:
             raise StorageUnavailable(f"{self} is locked by somebody who makes its tables")
         try:
             return self.write(work)
         finally:
-            keeper.execute(select(func.release_lock(_LOCK_NAME)))
+            lock_connection.execute(select(func.release_lock(_LOCK_NAME)))
 
     def _is_busy(self, error: SQLAlchemyError) -> bool:
         sqlite = self._engine.dialect.name == "sqlite"
@@ -156,13 +156,15 @@ class Database:
         reason = reason.partition("\n")[0]
         if self._url.password:
             reason = reason.replace(self._url.password, "***")
-        lost = isinstance(error, PoolTimeoutError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
-        away = isinstance(error, (OperationalError, InterfaceError)) and self._engine.dialect.name != "sqlite"
-        return (StorageUnavailable if lost or away else StorageError)(f"{self} failed: {reason}")
+        disconnected = isinstance(error, PoolTimeoutError) or (
+            isinstance(error, DBAPIError) and error.connection_invalidated
+        )
+        unreachable = isinstance(error, (OperationalError, InterfaceError)) and self._engine.dialect.name != "sqlite"
+        return (StorageUnavailable if disconnected or unreachable else StorageError)(f"{self} failed: {reason}")
 
 
-def _with_advisory_lock(connection: Connection, work: Callable[[Connection], Answer]) -> Answer:
-    connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE_SECONDS}s'"))
+def _with_advisory_lock(connection: Connection, work: Callable[[Connection], Value]) -> Value:
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_MAX_WAIT_SECONDS}s'"))
     connection.execute(select(func.pg_advisory_xact_lock(_LOCK_NUMBER)))
     return work(connection)
 
@@ -199,14 +201,14 @@ def _engine(url: URL) -> Engine:
     if backend == "sqlite":
         if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
             _make_private(engine, url.database)
-        event.listen(engine, "connect", _leave_transactions_to_us)
+        event.listen(engine, "connect", _disable_implicit_transactions)
         event.listen(engine, "begin", _begin)
         if url.database and Path(url.database).is_absolute():
-            _follow_file(engine, Path(url.database))
+            _reconnect_on_replacement(engine, Path(url.database))
     return engine
 
 
-def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+def _disable_implicit_transactions(connection: Any, _record: object) -> None:
     # Python's sqlite3 begins a transaction at the first write, which leaves earlier reads outside of the transaction.
     connection.isolation_level = None
 
@@ -231,7 +233,7 @@ def _make_private(engine: Engine, path: str) -> None:
     event.listen(engine, "do_connect", make)
 
 
-def _follow_file(engine: Engine, path: Path) -> None:
+def _reconnect_on_replacement(engine: Engine, path: Path) -> None:
     """Drop connections to a file that was removed or replaced: SQLite would keep using the unlinked file."""
 
     def remember(_connection: object, record: Any) -> None:
@@ -247,7 +249,7 @@ def _follow_file(engine: Engine, path: Path) -> None:
 
 def _file(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -176,16 +176,16 @@ def load(search_backend: str | None) -> type[SearchIndex]:
         from docker_registry.registry.search.sql import SqlIndex
 
         return SqlIndex
-    found = getattr(_import(search_backend), "Index", None)
-    if not (isinstance(found, type) and issubclass(found, SearchIndex)):
+    index_class = getattr(_import(search_backend), "Index", None)
+    if not (isinstance(index_class, type) and issubclass(index_class, SearchIndex)):
         raise ConfigError(
             f"search_backend: the module {search_backend} has no class Index that inherits from {__name__}.SearchIndex"
         )
-    if isabstract(found):
+    if isabstract(index_class):
         raise ConfigError(
-            f"search_backend: {search_backend}.Index has no {', '.join(sorted(found.__abstractmethods__))}"
+            f"search_backend: {search_backend}.Index has no {', '.join(sorted(index_class.__abstractmethods__))}"
         )
-    return found
+    return index_class
 
 
 def open_index(search_backend: str | None, database_url: str, look_up: LookUp | None = None) -> SearchIndex:
@@ -204,8 +204,8 @@ def open_index(search_backend: str | None, database_url: str, look_up: LookUp | 
     Raises:
         ConfigError: as for :func:`load`, or *database_url* is invalid.
     """
-    found = load(search_backend)
-    return found(database_url, look_up) if search_backend == SQLALCHEMY else found()  # type: ignore[call-arg]
+    index_class = load(search_backend)
+    return index_class(database_url, look_up) if search_backend == SQLALCHEMY else index_class()  # type: ignore[call-arg]
 
 
 def _import(name: str) -> ModuleType:

@@ -56,7 +56,7 @@ MAX_DESCRIPTION: Final = 1000
 _OLD_COLUMNS: Final = {"id", "name", "description"}
 
 #: How many times an old server may have URL-quoted a name; unquoting more often could change the name.
-_QUOTED_AT_MOST: Final = 2
+_MAX_QUOTINGS: Final = 2
 
 METADATA: Final = MetaData()
 
@@ -112,15 +112,15 @@ def prepare(connection: Connection, look_up: LookUp | None) -> None:
         ConfigError: a newer version created these tables.
     """
     METADATA.create_all(connection)
-    found = connection.execute(select(INDEX.c.schema)).scalar()
-    if found is None:
-        take_over(connection, look_up)
+    schema = connection.execute(select(INDEX.c.schema)).scalar()
+    if schema is None:
+        import_entries(connection, look_up)
         connection.execute(insert(INDEX).values(id=1, schema=SCHEMA, generation=1, complete=False))
-    elif found > SCHEMA:
+    elif schema > SCHEMA:
         raise ConfigError("the search database belongs to a newer version of docker-registry; name another one")
 
 
-def take_over(connection: Connection, look_up: LookUp | None) -> None:
+def import_entries(connection: Connection, look_up: LookUp | None) -> None:
     """Copy the repositories from the tables of an older version, except those that *look_up* does not find."""
     entries = {entry.name: entry for entry in _old_entries(connection, look_up)}
     present = set(connection.execute(select(REPOSITORY.c.name)).scalars())
@@ -155,7 +155,7 @@ def storable(text: str) -> str:
 
 def plain_name(quoted: str) -> str:
     """Return the client's name of a repository from the quoted form of an old server: ``a/b%252Fc`` is ``a/b/c``."""
-    for _ in range(_QUOTED_AT_MOST):
+    for _ in range(_MAX_QUOTINGS):
         quoted = unquote(quoted)
     return quoted
 

@@ -36,7 +36,7 @@ from docker_registry.registry.search.database import Database
 from docker_registry.registry.search.index import DEFAULT_PAGE_SIZE, Entry, LookUp, Page, Result, SearchIndex
 from docker_registry.registry.search.schema import INDEX, REPOSITORY, fold, prepare, row
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class SqlIndex(SearchIndex):
 
     def search(self, query: str, *, page: int = 1, page_size: int = DEFAULT_PAGE_SIZE, private: bool = False) -> Page:
         """See :class:`SearchIndex`."""
-        wanted = _Search(fold(query.strip()), private)
+        sql_search = _Search(fold(query.strip()), private)
         offset = min((page - 1) * page_size, _MAX_OFFSET)
-        count, results = self._read(lambda connection: wanted.page(connection, offset, page_size))
+        count, results = self._read(lambda connection: sql_search.page(connection, offset, page_size))
         return Page(query, page, page_size, count, results)
 
     def reindex(self, entries: Iterable[Entry]) -> int:
@@ -125,13 +125,13 @@ class SqlIndex(SearchIndex):
         """See :class:`SearchIndex`."""
         self._database.close()
 
-    def _read(self, work: Callable[[Connection], Answer]) -> Answer:
+    def _read(self, work: Callable[[Connection], Value]) -> Value:
         return self._run(lambda: self._database.read(work))
 
-    def _write(self, work: Callable[[Connection], Answer]) -> Answer:
+    def _write(self, work: Callable[[Connection], Value]) -> Value:
         return self._run(lambda: self._database.write(work))
 
-    def _run(self, transaction: Callable[[], Answer]) -> Answer:
+    def _run(self, transaction: Callable[[], Value]) -> Value:
         try:
             return self._attempt(transaction)
         except StorageError:
@@ -139,9 +139,9 @@ class SqlIndex(SearchIndex):
             self._database.close()
         return self._attempt(transaction)
 
-    def _attempt(self, transaction: Callable[[], Answer]) -> Answer:
+    def _attempt(self, transaction: Callable[[], Value]) -> Value:
         if not self._prepared:
-            self._database.write_alone(lambda connection: prepare(connection, self._look_up))
+            self._database.write_exclusively(lambda connection: prepare(connection, self._look_up))
             self._prepared = True
         return transaction()
 
@@ -152,24 +152,27 @@ class _Search:
     def __init__(self, folded: str, private: bool) -> None:
         visible = true() if private else REPOSITORY.c.private.is_(False)
         # Prefix matches use the primary key; only the other matches need a scan of the table.
-        first = or_(_begins_with(folded), _begins_with(_LIBRARY + folded)) if folded else false()
-        contains = REPOSITORY.c.searchable.contains(folded, autoescape=True) if folded else true()
-        self._first = and_(visible, first)
-        self._rest = and_(visible, contains, not_(first))
+        begins = or_(_begins_with(folded), _begins_with(_LIBRARY + folded)) if folded else false()
+        matches = REPOSITORY.c.searchable.contains(folded, autoescape=True) if folded else true()
+        self._prefix_matches = and_(visible, begins)
+        self._other_matches = and_(visible, matches, not_(begins))
         self._rank = case((REPOSITORY.c.name == folded, 0), (REPOSITORY.c.name == _LIBRARY + folded, 1), else_=2)
 
     def page(self, connection: Connection, offset: int, page_size: int) -> tuple[int, tuple[Result, ...]]:
         """Return the number of matching repositories, and the results of one page."""
-        first = _count(connection, self._first)
-        found = _list(connection, self._first, self._rank, offset, page_size) if offset < first else ()
-        skipped = max(0, offset - first)
-        wanted = page_size - len(found)
-        rest = _list(connection, self._rest, None, skipped, wanted) if wanted else ()
-        if len(rest) < wanted and (rest or not skipped):  # this page holds the last match, so the count is known
-            count = first + skipped + len(rest)
+        prefix_count = _count(connection, self._prefix_matches)
+        prefix_results = (
+            _list(connection, self._prefix_matches, self._rank, offset, page_size) if offset < prefix_count else ()
+        )
+        skipped = max(0, offset - prefix_count)
+        remaining = page_size - len(prefix_results)
+        other_results = _list(connection, self._other_matches, None, skipped, remaining) if remaining else ()
+        # The count is known if this page holds the last match.
+        if len(other_results) < remaining and (other_results or not skipped):
+            count = prefix_count + skipped + len(other_results)
         else:
-            count = first + _count(connection, self._rest)
-        return count, found + rest
+            count = prefix_count + _count(connection, self._other_matches)
+        return count, prefix_results + other_results
 
 
 def _begins_with(text: str) -> ColumnElement[bool]:
@@ -195,9 +198,9 @@ def _lock(connection: Connection) -> int:
 
 
 def _is_known(connection: Connection, entry: Entry) -> bool:
-    wanted = row(entry, generation=0)
-    same = (REPOSITORY.c[name] == wanted[name] for name in ("name", "description", "private"))
-    return _count(connection, and_(*same)) > 0
+    new_row = row(entry, generation=0)
+    equal_columns = (REPOSITORY.c[name] == new_row[name] for name in ("name", "description", "private"))
+    return _count(connection, and_(*equal_columns)) > 0
 
 
 def _put(connection: Connection, entry: Entry) -> None:
@@ -224,10 +227,10 @@ def _begin_generation(connection: Connection) -> int:
 def _replace(connection: Connection, batch: Mapping[str, Entry], generation: int) -> None:
     """Write a batch of a reindexing; rows written by others after the reindexing began are newer and are kept."""
     _lock(connection)
-    these = REPOSITORY.c.name.in_(batch)
+    in_batch = REPOSITORY.c.name.in_(batch)
     older = REPOSITORY.c.generation < generation
-    newer = set(connection.execute(select(REPOSITORY.c.name).where(these, not_(older))).scalars())
-    connection.execute(delete(REPOSITORY).where(these, older))
+    newer = set(connection.execute(select(REPOSITORY.c.name).where(in_batch, not_(older))).scalars())
+    connection.execute(delete(REPOSITORY).where(in_batch, older))
     rows = [row(entry, generation) for entry in batch.values() if entry.name not in newer]
     if rows:
         connection.execute(insert(REPOSITORY), rows)

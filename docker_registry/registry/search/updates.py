@@ -33,21 +33,21 @@ class SearchUpdates:
     """
 
     def __init__(
-        self, index: SearchIndex, look_up: LookUp, *, rest_seconds: float = 0.25, retry_seconds: float = 5.0
+        self, index: SearchIndex, look_up: LookUp, *, min_interval_seconds: float = 0.25, retry_seconds: float = 5.0
     ) -> None:
         """
         Args:
             look_up: reads the entry of a repository from the store.
-            rest_seconds: the shortest time between two updates of one repository.
+            min_interval_seconds: the shortest time between two updates of one repository.
             retry_seconds: the pause after the index or the store could not be reached.
         """
         self._index = index
         self._look_up = look_up
-        self._rest_seconds = rest_seconds
+        self._min_interval_seconds = min_interval_seconds
         self._retry_seconds = retry_seconds
         self._names: dict[str, None] = {}  # an ordered set
-        self._rests: dict[str, float] = {}  # name -> end of its rest on the monotonic clock, the earliest first
-        self._hurry = threading.Event()
+        self._paused_until: dict[str, float] = {}  # name -> monotonic time of its next update, the earliest first
+        self._flushing = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failing = False
@@ -65,7 +65,7 @@ class SearchUpdates:
         # Restores a repository that the index has lost or never had, with its next push.
         events.tag_created.connect(self._on_event, sender)
 
-    def note(self, name: str) -> None:
+    def queue(self, name: str) -> None:
         """Queue an update of a repository."""
         if name in self._names:  # still queued, so the lookup will see this change
             return
@@ -74,53 +74,53 @@ class SearchUpdates:
                 return
             self._names[name] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._tell_all, name="search-updates", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="search-updates", daemon=True)
                 self._thread.start()
 
     def flush(self, timeout_seconds: float = 10.0) -> bool:
         """
-        Wait until all queued updates are written, ignoring rests.
+        Write all queued updates without a pause between them, and wait for that.
 
         Returns:
             True when the queue is empty; False when the timeout expired first.
         """
         deadline = time.monotonic() + timeout_seconds
-        self._hurry.set()
+        self._flushing.set()
         while (thread := self._thread) and time.monotonic() < deadline:
             thread.join(deadline - time.monotonic())
-        self._hurry.clear()
+        self._flushing.clear()
         return self._thread is None
 
     def _on_event(self, _sender: object, *, name: RepositoryName, **_: object) -> None:
-        self.note(str(name))
+        self.queue(str(name))
 
-    def _tell_all(self) -> None:
-        while (next_ := self._next()) is not None:
-            name, seconds = next_
+    def _run(self) -> None:
+        while (item := self._next()) is not None:
+            name, seconds = item
             if name is None:
-                self._hurry.wait(seconds)
-            elif not self._tell(name):
+                self._flushing.wait(seconds)
+            elif not self._update(name):
                 with self._lock:
                     self._names[name] = None
                 time.sleep(self._retry_seconds)
 
     def _next(self) -> tuple[str | None, float] | None:
-        """Take the next name; ``(None, seconds)`` while all queued names rest; None when the queue is empty."""
+        """Take the next name; ``(None, seconds)`` while all queued names must wait; None when the queue is empty."""
         now = time.monotonic()
         with self._lock:
-            for name in [name for name, end in self._rests.items() if end <= now or self._hurry.is_set()]:
-                del self._rests[name]
+            for name in [name for name, end in self._paused_until.items() if end <= now or self._flushing.is_set()]:
+                del self._paused_until[name]
             for name in self._names:
-                if name not in self._rests:
+                if name not in self._paused_until:
                     del self._names[name]
-                    self._rests[name] = now + self._rest_seconds
+                    self._paused_until[name] = now + self._min_interval_seconds
                     return name, 0.0
             if not self._names:
                 self._thread = None
                 return None
-            return None, min(self._rests[name] for name in self._names) - now
+            return None, min(self._paused_until[name] for name in self._names) - now
 
-    def _tell(self, name: str) -> bool:
+    def _update(self, name: str) -> bool:
         """Update one repository in the index; return False when that must be retried."""
         try:
             entry = self._look_up(name)

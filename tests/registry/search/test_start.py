@@ -24,7 +24,7 @@ def start(number, barrier, urls, answers):
         barrier.wait(60)
         try:
             database = Database(url)
-            database.write_alone(lambda connection: prepare(connection, None))  # as opening does, but only once
+            database.write_exclusively(lambda connection: prepare(connection, None))  # as opening does, but only once
             database.close()
             index = open_index("sqlalchemy", url)
             index.put(Entry(f"pushed/n{number}"))

@@ -121,7 +121,7 @@ class TestAPush:
         assert 2 >= len(slow.told)  # while the first was told, all the others became one
 
     def test_soon_after_another_is_told_with_those_that_follow(self, slow, store, driver):
-        updates = SearchUpdates(slow, store.get, rest_seconds=0.5)
+        updates = SearchUpdates(slow, store.get, min_interval_seconds=0.5)
         updates.connect(driver)
         for number in range(50):
             happens(store, events.tag_created, driver, description=str(number))
