@@ -188,7 +188,7 @@ class TestPath:
 
 class TestARefusal:
     @pytest.mark.parametrize("raw", ["s3cret", ["s3cret", {}], {"s3cret": "s3cret"}])
-    @pytest.mark.parametrize("row", [Setting("x", bool), Setting("x", int), Setting("x", float), TestChoices.ROW])
+    @pytest.mark.parametrize("setting", [Setting("x", bool), Setting("x", int), Setting("x", float), TestChoices.ROW])
     def test_never_shows_the_value_since_it_may_be_a_secret_in_the_wrong_place(self, setting, raw):
         assert "s3cret" not in refusal(setting, raw)
 
