@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -16,21 +17,12 @@ from docker_registry.api import (
     errors,
     health,
     request_context,
+    responses,
     status,
 )
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
-from docker_registry.api.v1 import images as v1_images
-from docker_registry.api.v1 import private_images as v1_private_images
-from docker_registry.api.v1 import properties as v1_properties
-from docker_registry.api.v1 import pulls as v1_pulls
-from docker_registry.api.v1 import pushes as v1_pushes
-from docker_registry.api.v1 import repositories as v1_repositories
-from docker_registry.api.v1 import responses as v1_responses
-from docker_registry.api.v1 import search as v1_search
-from docker_registry.api.v1 import tags as v1_tags
-from docker_registry.api.v1 import users as v1_users
 from docker_registry.api.v2 import base as v2_base
 from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
@@ -40,6 +32,15 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import Services
+
+if TYPE_CHECKING:
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+
+def load(config: Config) -> None:
+    """Import the routes that a configuration needs, so that workers share their memory."""
+    if config.v1:
+        import docker_registry.api.v1.routes  # noqa: F401
 
 
 def create_app(services: Services) -> Flask:
@@ -55,8 +56,8 @@ def create_app(services: Services) -> Flask:
     )
     app.register_blueprint(health.blueprint(services.health))
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
-    if config.v1:
-        _add_v1(app, services, downloads)
+    if config.v1 and services.legacy is not None:
+        _add_v1(app, services, services.legacy, downloads)
     if config.v2:
         _add_v2(app, services, downloads)
     return app
@@ -65,7 +66,7 @@ def create_app(services: Services) -> Flask:
 def _add_hooks(app: Application, services: Services) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
-    app.wsgi_app = v1_responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
     app.health = services.health
     request_context.install(app)
@@ -75,11 +76,11 @@ def _add_hooks(app: Application, services: Services) -> None:
         app.before_request(registry.driver.begin_request)
     if services.access_control is not None:
         access_control.install(app, services.access_control, _origin(config), registry.repositories.has_content)
-    authorization.install(app, registry.access, registry.private_repositories)
+    authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     if registry.driver.notes_provenance:
         cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
-    app.after_request(v1_responses.common_headers(config.flavor, __version__))
+    app.after_request(responses.common_headers(config.flavor, __version__))
     if config.v2:
         app.after_request(v2_base.announce_version)
 
@@ -103,22 +104,21 @@ def _probes(services: Services) -> dict[str, status.Probe]:
     return probes
 
 
-def _add_v1(app: Flask, services: Services, downloads: Downloads) -> None:
-    config, registry = services.config, services.registry
-    pulls = v1_pulls.Pulls(registry, downloads)
-    may_delete = config.delete_tags and config.delete_manifests and config.delete_blobs
-    app.register_blueprint(v1_images.blueprint(pulls))
-    app.register_blueprint(v1_private_images.blueprint(pulls, registry.private_repositories))
-    app.register_blueprint(v1_pushes.blueprint(registry))
-    app.register_blueprint(
-        v1_repositories.blueprint(registry, registry_endpoints=config.registry_endpoints, delete=config.delete_tags)
+def _add_v1(app: Flask, services: Services, legacy: LegacyRegistry, downloads: Downloads) -> None:
+    from docker_registry.api.v1 import routes
+
+    config = services.config
+    routes.add(
+        app,
+        services.registry,
+        legacy,
+        downloads,
+        services.search_index,
+        registry_endpoints=config.registry_endpoints,
+        serve_private=config.serve_private,
+        delete_tags=config.delete_tags,
+        may_hide=config.delete_tags and config.delete_manifests and config.delete_blobs,
     )
-    app.register_blueprint(v1_users.blueprint())
-    app.register_blueprint(v1_properties.blueprint(registry, delete=may_delete))
-    app.register_blueprint(
-        v1_search.blueprint(services.search_index, registry.access, serve_private=config.serve_private)
-    )
-    app.register_blueprint(v1_tags.blueprint(registry, delete=config.delete_tags))
 
 
 def _add_v2(app: Flask, services: Services, downloads: Downloads) -> None:

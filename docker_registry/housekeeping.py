@@ -9,7 +9,8 @@ from typing import Final
 import gevent
 
 from docker_registry.errors import RegistryError
-from docker_registry.registry import Registry
+from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import Entry
 from docker_registry.services import Services
 
@@ -42,7 +43,7 @@ def _run(services: Services) -> None:
         gevent.sleep(interval_seconds)
 
 
-def _purge(registry: Registry, upload_ttl_seconds: float) -> None:
+def _purge(registry: OciRegistry, upload_ttl_seconds: float) -> None:
     purged, adopted = registry.run_housekeeping(upload_ttl_seconds)
     logger.info("purged %d abandoned uploads, adopted %d repositories of other servers", purged, adopted)
     registry.driver.remove_leftovers(upload_ttl_seconds)
@@ -52,11 +53,11 @@ def _fill_search_index(services: Services) -> None:
     """Rebuild a search index that lacks repositories because it is new or older than this version."""
     index, registry = services.search_index, services.registry
     if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
-        logger.info("added %d repositories to the search index", index.reindex(_entries(registry)))
+        logger.info("added %d repositories to the search index", index.reindex(_entries(services.search_entries)))
 
 
-def _entries(registry: Registry) -> Iterator[Entry]:
+def _entries(search_entries: SearchEntries) -> Iterator[Entry]:
     """Yield all repositories, and let requests run in between."""
-    for entry in registry.search_entries.all():
+    for entry in search_entries.all():
         gevent.sleep(0)
         yield entry

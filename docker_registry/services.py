@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
 from docker_registry.auth.access_control import AccessControl
@@ -22,17 +22,22 @@ from docker_registry.error_reports.mail import MailReporter, MailServer
 from docker_registry.error_reports.report import ErrorReporter
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.error_reports.sentry import SentryReporter
+from docker_registry.errors import ConfigError
 from docker_registry.exchange import Observer
 from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.redaction import Redactor
-from docker_registry.registry import Registry
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
+from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search import index as search
+from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
-from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
+
+if TYPE_CHECKING:
+    from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 #: The search database of a host without a local disk for its data.
 _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
@@ -46,18 +51,21 @@ class Services:
 
     Attributes:
         access_control: checks every request; None in a registry without users.
+        legacy: the registry of API V1; None where it is not served.
         observers: receive each exchange that a worker reports.
         body_memory: memory budget for request bodies that are held in memory.
         search_updates: keeps *search_index* up to date while the registry changes.
-        diff_queue: the queue of diffs to compute; None without Redis.
+        diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         health: whether the store can be read and the worker is stopping.
     """
 
     config: Config
-    registry: Registry
+    registry: OciRegistry
+    legacy: LegacyRegistry | None
     access_control: AccessControl | None
     body_memory: MemoryBudget
+    search_entries: SearchEntries
     search_index: SearchIndex
     search_updates: SearchUpdates
     diff_queue: RedisDiffQueue | None
@@ -74,6 +82,17 @@ class Services:
     ) -> None:
         self.close()
 
+    def require_legacy(self) -> LegacyRegistry:
+        """
+        Return the registry of API V1.
+
+        Raises:
+            ConfigError: it is not open.
+        """
+        if self.legacy is None:
+            raise ConfigError("This needs API V1, which is not served (v1).")
+        return self.legacy
+
     def close(self) -> None:
         """Close every part, the last one opened first."""
         self._opened.close()
@@ -88,14 +107,19 @@ def load(config: Config) -> None:
     """
     drivers.load(config.storage)
     search.load(config.search_backend)
+    if config.v1:
+        import docker_registry.registry.bridge.bridge
+        import docker_registry.registry.v1.diff_queue
+        import docker_registry.registry.v1.legacy_registry  # noqa: F401
 
 
-def build(config: Config, driver: StorageDriver | None = None) -> Services:
+def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | None = None) -> Services:
     """
     Open all parts that a configuration names.
 
     Args:
         driver: the store; by default the configured one, with its cache.
+        v1: whether to open the registry of API V1; by default if it is served.
 
     Raises:
         ConfigError: the configuration names a part that does not exist or lacks a library, or a part rejects its
@@ -103,15 +127,21 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
         StorageError: the store cannot be used.
     """
     with ExitStack() as opened:
-        diff_queue = open_diff_queue(config)
-        if diff_queue is not None:
-            opened.callback(diff_queue.close)
-        registry = _build_registry(config, driver or open_driver(config), diff_queue)
-        search_index = search.open_index(
-            config.search_backend, search_database(config), registry.search_entries.look_up
+        registry = _open_registry(config, driver or open_driver(config))
+        legacy, diff_queue = None, None
+        if config.v1 if v1 is None else v1:
+            diff_queue = open_diff_queue(config)
+            if diff_queue is not None:
+                opened.callback(diff_queue.close)
+            legacy = _add_legacy(config, registry, diff_queue)
+        search_entries = SearchEntries(
+            registry.repositories,
+            registry.private_repositories,
+            legacy.image_repositories if legacy is not None else None,
         )
+        search_index = search.open_index(config.search_backend, search_database(config), search_entries.look_up)
         opened.callback(search_index.close)
-        search_updates = SearchUpdates(search_index, registry.search_entries.look_up)
+        search_updates = SearchUpdates(search_index, search_entries.look_up)
         if not isinstance(search_index, NullIndex):
             search_updates.connect(registry.driver)
         error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
@@ -120,7 +150,9 @@ def build(config: Config, driver: StorageDriver | None = None) -> Services:
             config=config,
             registry=registry,
             access_control=_restrict(config, registry),
+            legacy=legacy,
             body_memory=MemoryBudget(config.max_body_memory_bytes),
+            search_entries=search_entries,
             search_index=search_index,
             search_updates=search_updates,
             diff_queue=diff_queue,
@@ -189,6 +221,8 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     Raises:
         ConfigError: the library for Redis is not installed.
     """
+    from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
+
     place = _redis_place(config.cache)
     return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
 
@@ -223,21 +257,13 @@ def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:
     return reporters
 
 
-def _build_registry(config: Config, driver: StorageDriver, diff_queue: RedisDiffQueue | None) -> Registry:
-    return Registry(
+def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
+    return OciRegistry(
         driver,
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
         immutable_tags=config.immutable_tags,
-        layer_limits=LayerLimits(
-            max_bytes=config.max_unpacked_layer_bytes,
-            max_ratio=config.max_layer_ratio,
-            max_seconds=config.max_layer_seconds,
-        ),
-        upload_ttl_seconds=config.upload_ttl,
         serve_private=config.serve_private,
-        v1_platform=config.v1_platform,
-        diff_queue=diff_queue,
     )
 
 
@@ -246,13 +272,33 @@ def has_access_control(config: Config) -> bool:
     return config.auth.htpasswd is not None or config.auth.rules is not None
 
 
-def _restrict(config: Config, registry: Registry) -> AccessControl | None:
+def _restrict(config: Config, registry: OciRegistry) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
         return None
     control = AccessControl(registry.access.policy, htpasswd_file=config.auth.htpasswd, rules_file=config.auth.rules)
     registry.access.policy = control.policy
     return control
+
+
+def _add_legacy(config: Config, registry: OciRegistry, diff_queue: RedisDiffQueue | None) -> LegacyRegistry:
+    """Open the registry of API V1 on the same store, and the bridge through which each sees what the other stored."""
+    from docker_registry.registry.bridge.bridge import Bridge
+    from docker_registry.registry.v1.layer_reader import LayerReader
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+    limits = LayerLimits(
+        max_bytes=config.max_unpacked_layer_bytes,
+        max_ratio=config.max_layer_ratio,
+        max_seconds=config.max_layer_seconds,
+    )
+    reader = LayerReader(limits)
+    bridge = Bridge(registry, reader, platform=config.v1_platform)
+    legacy = LegacyRegistry(
+        registry, reader, bridge.images, upload_ttl_seconds=config.upload_ttl, diff_queue=diff_queue
+    )
+    bridge.connect(legacy)
+    return legacy
 
 
 def _redis_place(section: Redis) -> connection.RedisAddress:

@@ -20,8 +20,8 @@ from docker_registry.auth.access_control import AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.errors import Unauthorized
 from docker_registry.exchange import context_of
+from docker_registry.registry import name_mapping
 from docker_registry.registry.access import Action, Name, hide
-from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
 
 

@@ -7,7 +7,7 @@ A name or id that the client may not see is replaced by a hidden one, so the vie
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from flask import Flask, request
 
@@ -17,7 +17,6 @@ from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tags import TagGuard
-from docker_registry.registry.v1.private_repositories import PrivateRepositories
 
 #: The action of each route that names a repository or an image.
 ACTIONS: Final = {
@@ -67,8 +66,21 @@ PRINCIPAL: Final = "docker_registry.principal"
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
 
-def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
-    """Install the hook that resolves the names and ids of every request after parsing."""
+class ImageResolver(Protocol):
+    """Hides images of API V1."""
+
+    def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
+        """Return the id of an image, or its hidden form; optionally also if one of its ancestors is hidden."""
+        ...
+
+
+def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
+    """
+    Install the hook that resolves the names and ids of every request after parsing.
+
+    Args:
+        images: hides images of API V1; None where it is not served.
+    """
 
     @app.before_request
     def resolve_names() -> None:
@@ -77,8 +89,8 @@ def install(app: Flask, access: Access, private: PrivateRepositories) -> None:
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
                 values[key] = access.resolve(principal(), ACTIONS[endpoint], value, _tag(values))
-            elif isinstance(value, ImageId):
-                values[key] = private.resolve_image(value, with_ancestors=endpoint in _ABOUT_ANCESTORS)
+            elif images is not None and isinstance(value, ImageId):
+                values[key] = images.resolve_image(value, with_ancestors=endpoint in _ABOUT_ANCESTORS)
 
 
 def principal() -> Principal:

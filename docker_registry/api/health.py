@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from docker_registry.api.v1.responses import json_response
+from docker_registry.api.responses import json_response
 from docker_registry.health import Health
 
 

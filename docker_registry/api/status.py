@@ -10,7 +10,7 @@ from typing import Final
 import gevent
 from flask import Blueprint, Response
 
-from docker_registry.api.v1.responses import json_response
+from docker_registry.api.responses import json_response
 from docker_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)

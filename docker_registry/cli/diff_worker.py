@@ -12,8 +12,8 @@ from docker_registry.cli.command import Command, load_config
 from docker_registry.errors import ConfigError, RegistryError, StorageUnavailable
 
 if TYPE_CHECKING:
-    from docker_registry.registry import Registry
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+    from docker_registry.registry.v1.files import ImageFiles
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ def run(_: argparse.Namespace) -> int:
     from docker_registry.logs import start_logging
 
     config = load_config()
-    with services.build(config) as built:
+    with services.build(config, v1=True) as built:
         if built.diff_queue is None:
             raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
         start_logging(config.loglevel)
-        worker = DiffWorker(built.registry, built.diff_queue)
+        worker = DiffWorker(built.require_legacy().image_files, built.diff_queue)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())
         worker.run()
@@ -49,8 +49,8 @@ def run(_: argparse.Namespace) -> int:
 class DiffWorker:
     """Takes images from the queue and computes their diffs, one at a time."""
 
-    def __init__(self, registry: Registry, queue: RedisDiffQueue) -> None:
-        self._registry = registry
+    def __init__(self, image_files: ImageFiles, queue: RedisDiffQueue) -> None:
+        self._image_files = image_files
         self._queue = queue
         self._is_stopped = False
 
@@ -72,7 +72,7 @@ class DiffWorker:
         if image_id is None:
             return
         try:
-            self._registry.image_files.compute_diff(image_id)
+            self._image_files.compute_diff(image_id)
         except StorageUnavailable:
             self._queue.push(image_id)
             raise

@@ -19,9 +19,10 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.v1.migration import Migration
 
     bar = ProgressBar(sys.stderr, "images")
-    with services.build(load_config()) as built:
-        registry = built.registry
-        report = Migration(registry.driver, registry.images, dry_run=arguments.dry_run).run(bar.show)
+    with services.build(load_config(), v1=True) as built:
+        report = Migration(built.registry.driver, built.require_legacy().images, dry_run=arguments.dry_run).run(
+            bar.show
+        )
     bar.end()
     for line in _lines(report, dry_run=arguments.dry_run):
         print(line)

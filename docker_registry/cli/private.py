@@ -37,13 +37,14 @@ def _clear(text: str) -> list[str]:
     """
     from docker_registry import services
     from docker_registry.errors import NameUnknown
+    from docker_registry.registry.actor import Actor
     from docker_registry.registry.names import ImageRepositoryName
 
     name = ImageRepositoryName.parse(text)
-    with services.build(load_config()) as built:
+    with services.build(load_config(), v1=True) as built:
         if not built.registry.private_repositories.is_private(name):
             raise NameUnknown("There is no private repository of this name.", name=text)
-        built.registry.private_repositories.set_private(name, private=False)
+        built.require_legacy().private_images.set_private(name, private=False, actor=Actor("cli"))
     return [text]
 
 

@@ -18,7 +18,7 @@ def run(_: argparse.Namespace) -> int:
         if isinstance(built.search_index, NullIndex):
             print("there is no search index: search_backend is not set")
         else:
-            entries = built.registry.search_entries.all()
+            entries = built.search_entries.all()
             print(f"{built.search_index.reindex(entries)} repositories in the search index")
     return 0
 

@@ -25,10 +25,11 @@ def run(_: argparse.Namespace) -> int:
         launch.load()
 
         # Import before the workers are forked, so that they share the memory.
-        from docker_registry import app, housekeeping, services  # noqa: F401
+        from docker_registry import app, services
 
         config = load_config()
         services.load(config)
+        app.load(config)
     finally:
         gc.enable()
     uid, gid = launch.owner(os.environ)

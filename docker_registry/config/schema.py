@@ -168,7 +168,7 @@ class Config:
         None, "Prefix of an internal nginx location for the store; nginx then sends blobs (X-Accel-Redirect)."
     )
 
-    v1: bool = setting(True, "Serve Registry API V1.")
+    v1: bool = setting(True, "Serve Registry API V1, and through API V2 the images that V1 has stored.")
     v2: bool = setting(True, "Serve Registry API V2, the OCI distribution API.")
     delete_tags: bool = setting(True, "Allow clients to delete tags.")
     delete_manifests: bool = setting(

@@ -113,9 +113,9 @@ class Access:
         policy: the policy to apply; may be replaced before the first request.
     """
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, policy: AccessPolicy) -> None:
         self._driver = driver
-        self.policy: AccessPolicy = OpenPolicy()
+        self.policy = policy
 
     def resolve(self, principal: Principal, action: Action, name: Name, tag: Tag | None = None) -> Name:
         """Return the name of a repository, or its hidden form if the policy denies the action."""

@@ -34,7 +34,14 @@ class Actor:
     client_address: str = ""
     request_id: str = ""
 
+    def __str__(self) -> str:
+        where = f" at {self.client_address}" if self.client_address else ""
+        return f"{self.principal.name}{where} ({self.reason}{self.request_id and f', request {self.request_id}'})"
+
 
 #: The actor of changes for which the caller names none: an anonymous client.
 ANONYMOUS_PUSH: Final = Actor("push")
 ANONYMOUS_DELETE: Final = Actor("delete")
+
+#: The actor of housekeeping.
+GARBAGE_COLLECTION: Final = Actor("gc", Principal("docker-registry"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound
@@ -12,7 +14,10 @@ from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.sources import BlobSource, Origin
 from docker_registry.registry.stored_file import StoredFile
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +29,53 @@ class Blob:
         size: bytes.
         path: storage path of the bytes.
         is_new: whether :meth:`Blobs.put` has just created it; False from all other methods.
+        origin: says how far to trust a blob that a source had; None if the store had it.
     """
 
     digest: Digest
     size: int
     path: str
     is_new: bool = field(default=False, compare=False)
+    origin: Origin | None = field(default=None, compare=False)
 
 
 class Blobs:
     """Stores and finds the blobs of the registry."""
 
-    def __init__(self, driver: StorageDriver, repositories: Repositories, access: Access) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        repositories: Repositories,
+        access: Access,
+        sources: Sequence[BlobSource] = (),
+    ) -> None:
         """
         Args:
             access: decides from which repositories a client may mount blobs.
+            sources: have blobs of repositories without a link to them.
         """
         self._driver = driver
         self._repositories = repositories
         self._access = access
+        self._sources = sources
 
     def stat(self, name: RepositoryName, digest: Digest) -> Blob:
         """
         Find a blob of a repository.
 
         Raises:
-            BlobUnknown: the repository has no link to it, or its bytes are missing.
+            BlobUnknown: neither the repository nor a source has it, or its bytes are missing.
         """
         if not self._driver.exists(layout.layer_link(name, digest)):
-            raise BlobUnknown(name=str(name), digest=str(digest))
+            return self._get_elsewhere(name, digest)
         return self.stat_anywhere(digest)
+
+    def _get_elsewhere(self, name: RepositoryName, digest: Digest) -> Blob:
+        for source in self._sources:
+            found = source.get(name, digest)
+            if found is not None:
+                return replace(found.value, origin=found.origin)
+        raise BlobUnknown(name=str(name), digest=str(digest))
 
     def stat_anywhere(self, digest: Digest) -> Blob:
         """
@@ -97,6 +119,7 @@ class Blobs:
         if not is_allowed:
             raise BlobUnknown(digest=str(digest))
         self.link(name, digest)
+        logger.debug("blob %s was mounted in %s by %s", digest, name, actor)
         return blob
 
     def publish(self, path: str, digest: Digest) -> Blob:

@@ -11,16 +11,21 @@ Events of the registry, as blinker signals.
     events.tag_created.connect(on_push)
 
 The sender is the storage driver of the registry, so a listener can select one of several registries. All other
-arguments are keywords with the value types of :mod:`docker_registry.registry.names`. Signals hold listeners by weak
-references: after connecting a bound method, keep a reference to its instance.
+arguments are keywords with the value types of :mod:`docker_registry.registry.names`. A listener with a parameter
+``actor``, or with ``**``, also receives the :class:`~docker_registry.registry.actor.Actor` of the change. Signals
+hold listeners by weak references: after connecting a bound method, keep a reference to its instance.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from blinker import Signal
+
+from docker_registry.registry.actor import Actor
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +46,30 @@ before_put_image_json: Final = Signal(
 )
 
 
-def announce(signal: Signal, sender: object, **what: object) -> None:
+def announce(signal: Signal, sender: object, actor: Actor, **what: object) -> None:
     """
     Call every listener of a signal, after the change was stored.
 
     A listener cannot make the request fail: an exception is logged, and the next listener is called.
+
+    Args:
+        actor: who made the change.
     """
     for listener in signal.receivers_for(sender):
         try:
-            listener(sender, **what)
+            if _has_parameter_actor(listener):
+                listener(sender, actor=actor, **what)
+            else:
+                listener(sender, **what)
         except Exception:
             logger.warning("the listener %r failed", listener, exc_info=True)
+
+
+def _has_parameter_actor(listener: Callable[..., Any]) -> bool:
+    code = getattr(getattr(listener, "__func__", listener), "__code__", None)
+    if code is None:  # not a function: an instance or a partial
+        parameters = inspect.signature(listener).parameters.values()
+        return any(each.name == "actor" or each.kind is each.VAR_KEYWORD for each in parameters)
+    # inspect.signature takes several times as long, and this runs once for each listener of each push.
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return bool(code.co_flags & inspect.CO_VARKEYWORDS) or "actor" in names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import events, layout, manifest_payload
+from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
@@ -28,6 +30,7 @@ from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Condition, TagGuard, Tags
 
@@ -45,13 +48,12 @@ class Manifest:
 
     Attributes:
         payload: the bytes as they were pushed.
-        is_made_here: whether the manifest was generated from the V1 image to which the requested tag points. Such a tag
-            has only one representation, regardless of the client's Accept header.
+        origin: says how far to trust a manifest or tag that a source had; None if the store had both.
     """
 
     payload: bytes
     descriptor: Descriptor
-    is_made_here: bool = False
+    origin: Origin | None = None
 
     @property
     def is_large(self) -> bool:
@@ -90,6 +92,7 @@ class Manifests:
         *,
         max_manifest_bytes: int = 4 * 1024 * 1024,
         check_index_children: bool = False,
+        sources: Sequence[ManifestSource] = (),
     ) -> None:
         """
         Args:
@@ -97,6 +100,7 @@ class Manifests:
             max_manifest_bytes: the maximum size of a manifest in bytes.
             check_index_children: reject an index whose children the repository does not have. Off by default, because
                 the index of BuildKit's cache has layers as children.
+            sources: have manifests of repositories without a link to them.
         """
         self._driver = driver
         self._blobs = blobs
@@ -108,6 +112,7 @@ class Manifests:
         self._media_types: BoundedCache[Digest, str] = BoundedCache(_MEDIA_TYPES_BYTES)
         self._types = ManifestTypes(driver)
         self._check_index_children = check_index_children
+        self._sources = sources
         self.max_manifest_bytes = max_manifest_bytes
 
     def get(self, name: RepositoryName, reference: Reference) -> Manifest:
@@ -115,21 +120,33 @@ class Manifests:
         Return a manifest as it was pushed (end-3).
 
         Raises:
-            ManifestUnknown: the tag does not exist, or the repository does not have the manifest.
+            ManifestUnknown: neither the repository nor a source has the tag or the manifest.
         """
+        origin = None
         if isinstance(reference, Tag):
-            linked = self._tags.find_link(name, reference)
-            digest = linked or self._tags.get(name, reference)
+            digest = self._tags.find_link(name, reference)
+            if digest is None:
+                found = self._tags.get_elsewhere(name, reference)
+                digest, origin = found.value, found.origin
         else:
-            linked = digest = reference
+            digest = reference
         if not self._driver.exists(layout.revision_link(name, digest)):
-            raise ManifestUnknown(name=str(name), reference=str(reference))
+            return self._get_elsewhere(name, digest, reference)
         try:
             payload = self._blobs.get(digest)
         except BlobUnknown:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
         descriptor = Descriptor(self._media_type(name, digest, payload), digest, len(payload))
-        return Manifest(payload, descriptor, is_made_here=linked is None)
+        return Manifest(payload, descriptor, origin)
+
+    def _get_elsewhere(self, name: RepositoryName, digest: Digest, reference: Reference) -> Manifest:
+        for source in self._sources:
+            found = source.get(name, digest)
+            if found is not None:
+                media_type = manifest_payload.stored_media_type(found.value, self._json_budget.pace)[0]
+                descriptor = Descriptor(media_type or manifest_payload.OCI_MANIFEST, digest, len(found.value))
+                return Manifest(found.value, descriptor, found.origin)
+        raise ManifestUnknown(name=str(name), reference=str(reference))
 
     def file(self, manifest: Manifest) -> StoredFile:
         """Return the stored file of a manifest, to stream it to a client."""
@@ -146,6 +163,8 @@ class Manifests:
         tags: Sequence[Tag] = (),
         condition: Condition | None = None,
         guard: TagGuard | None = None,
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
     ) -> Pushed:
         """
         Store a manifest and set its tags (end-7a, end-7b).
@@ -168,7 +187,7 @@ class Manifests:
             Overloaded: the manifest is large, and other large manifests use the worker's memory.
         """
         with self._json_budget.reserve(payload):
-            return self._put(name, reference, payload, content_type, tags, condition, guard)
+            return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
 
     def _put(
         self,
@@ -179,6 +198,7 @@ class Manifests:
         tags: Sequence[Tag],
         condition: Condition | None,
         guard: TagGuard | None,
+        actor: Actor,
     ) -> Pushed:
         if len(payload) > self.max_manifest_bytes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
@@ -213,9 +233,9 @@ class Manifests:
         self._types.keep(name, digest, document)
         self._complete(name, descriptor, document, tags)
         signal = events.repository_created if is_first else events.repository_updated
-        events.announce(signal, self._driver, name=name)
+        events.announce(signal, self._driver, actor, name=name)
         for tag in tags:
-            self._tags.announce(name, tag)
+            self._tags.announce(name, tag, actor)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
@@ -232,7 +252,7 @@ class Manifests:
             elif len(tags) < 2 or not self._tags.restore_missing(name, tags, digest):
                 return
 
-    def delete(self, name: RepositoryName, reference: Reference) -> None:
+    def delete(self, name: RepositoryName, reference: Reference, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a single tag, or a manifest with every tag that points at it (end-9).
 
@@ -243,7 +263,7 @@ class Manifests:
             TagImmutable: the tag, or a tag that points at the manifest, is immutable.
         """
         if isinstance(reference, Tag):
-            self._tags.delete(name, reference)
+            self._tags.delete(name, reference, actor=actor)
             return
         if not self.exists(name, reference):
             raise ManifestUnknown(name=str(name), digest=str(reference))
@@ -251,15 +271,15 @@ class Manifests:
         for tag in pointing:
             self._tags.check_mutable(name, tag)
         for tag in pointing:
-            self._tags.delete_if(name, tag, reference)
+            self._tags.delete_if(name, tag, reference, actor=actor)
         try:
             # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
             self._driver.remove(layout.revision_link(name, reference))
         except PathNotFound:  # deleted by a concurrent request
             raise ManifestUnknown(name=str(name), digest=str(reference)) from None
-        self._sweep(name, reference)
+        self._sweep(name, reference, actor)
 
-    def _sweep(self, name: RepositoryName, digest: Digest) -> None:
+    def _sweep(self, name: RepositoryName, digest: Digest, actor: Actor) -> None:
         """
         Remove the remaining references to a deleted manifest: tags written during the deletion, and its referrer entry.
 
@@ -272,7 +292,7 @@ class Manifests:
 
         try:
             for tag in self._tags.noted_at(name, digest):
-                self._tags.delete_if(name, tag, digest, is_gone)
+                self._tags.delete_if(name, tag, digest, is_gone, actor=actor)
         except TagImmutable:  # the tag was pushed after the deletion had been checked
             self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())
             raise
@@ -287,6 +307,25 @@ class Manifests:
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Return whether a repository has a manifest."""
         return self._driver.exists(layout.revision_link(name, digest))
+
+    def grant(self, name: RepositoryName, digest: Digest) -> bool:
+        """
+        Grant a repository a manifest that is in the store, with its configuration and layers.
+
+        Returns:
+            False when the repository has it already.
+
+        Raises:
+            BlobUnknown: the manifest is not in the store.
+        """
+        link = layout.revision_link(name, digest)
+        if self._driver.exists(link):
+            return False
+        document = json.loads(self._blobs.get(digest))
+        for descriptor in (*document.get("layers", ()), document["config"]):
+            self._blobs.link(name, Digest.parse(descriptor["digest"]))
+        self._driver.put_content(link, str(digest).encode())
+        return True
 
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         if len(payload) > LARGE_BYTES:

@@ -41,6 +41,7 @@ from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
+from docker_registry.registry.sources import ReferrerSource
 from docker_registry.registry.tags import Tags
 
 #: Maximum bytes of the descriptors on a page. Clients reject an index of more than 4 MiB (oras-go, containerd).
@@ -93,11 +94,18 @@ class Referrers:
     """All referrers of the registry."""
 
     def __init__(
-        self, driver: StorageDriver, blobs: Blobs, tags: Tags, listings: ListingCache, json_budget: JsonBudget
+        self,
+        driver: StorageDriver,
+        blobs: Blobs,
+        tags: Tags,
+        listings: ListingCache,
+        json_budget: JsonBudget,
+        sources: Sequence[ReferrerSource] = (),
     ) -> None:
         """
         Args:
             json_budget: limits the memory for large manifests.
+            sources: have further referrers, of which those that the store has too are ignored.
         """
         self._driver = driver
         self._blobs = blobs
@@ -105,6 +113,7 @@ class Referrers:
         self._types = ManifestTypes(driver)
         self._listings = listings
         self._json_budget = json_budget
+        self._sources = sources
         self._children: BoundedCache[Digest, tuple[str, ...]] = BoundedCache(
             _CHILDREN_BYTES, content_bytes=lambda children: _DIGEST_BYTES * len(children)
         )
@@ -149,11 +158,14 @@ class Referrers:
         """
         page = _PageBuilder(max_entries)
         examination = _Examination()
-        for digest, is_kept_here in self._json_budget.pace(self._candidates(name, subject, last)):
+        elsewhere = self._list_elsewhere(name, subject)
+        for digest, is_kept_here in self._json_budget.pace(self._candidates(name, subject, last, elsewhere)):
             if page.examined == _MAX_EXAMINED or examination.read_bytes > _MAX_EXAMINED_BYTES:
                 return page.end(has_more=True)
             if is_kept_here:
                 entry = self._kept_entry(name, subject, digest, artifact_types)
+            elif digest in elsewhere:
+                entry = _filtered(elsewhere[digest], artifact_types)
             else:
                 entry = self._adopted_entry(name, subject, digest, artifact_types, examination)
             if not page.add(digest, entry):
@@ -172,12 +184,22 @@ class Referrers:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _candidates(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[tuple[str, bool]]:
+    def _list_elsewhere(self, name: RepositoryName, subject: Digest) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for source in self._sources:
+            for digest, entry in source.list(name, subject).items():
+                found.setdefault(str(digest), entry)
+        return found
+
+    def _candidates(
+        self, name: RepositoryName, subject: Digest, last: str, elsewhere: Collection[str]
+    ) -> Iterator[tuple[str, bool]]:
         """Yield the candidate digests after *last*, in order, each with whether its descriptor is stored here."""
         kept = zip(self._kept_here(name, subject, last), repeat(True))
         children = zip(_after(self._kept_by_clients(name, subject), last), repeat(False))
         previous = ""
-        for digest, is_kept_here in merge(kept, children, key=lambda each: (each[0], not each[1])):
+        others = zip(_after(sorted(elsewhere), last), repeat(False))
+        for digest, is_kept_here in merge(kept, children, others, key=lambda each: (each[0], not each[1])):
             if digest != previous:
                 previous = digest
                 yield digest, is_kept_here
@@ -363,6 +385,12 @@ def _artifact_type(head: bytes) -> str:
     except ValueError:  # the descriptor is truncated
         pass
     return ""
+
+
+def _filtered(entry: dict[str, Any], artifact_types: Collection[str]) -> bytes | None:
+    """Return a descriptor of a source, serialized; None if it is not of one of the wanted types."""
+    is_wanted = not artifact_types or str(entry.get("artifactType", "")).lower() in artifact_types
+    return _dump(entry) if is_wanted else None
 
 
 def _dump(entry: dict[str, Any]) -> bytes:

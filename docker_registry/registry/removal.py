@@ -7,12 +7,17 @@ content of hidden repositories hidden.
 
 from __future__ import annotations
 
+import logging
+
 from docker_registry.errors import ContentImmutable
 from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS_DELETE, Actor
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, Reference, RepositoryName
+
+logger = logging.getLogger(__name__)
 
 
 class Removal:
@@ -24,7 +29,7 @@ class Removal:
         self._immutable = immutable
         self._access = access
 
-    def delete_blob(self, name: RepositoryName, digest: Digest) -> None:
+    def delete_blob(self, name: RepositoryName, digest: Digest, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a blob from a repository (end-10).
 
@@ -40,8 +45,9 @@ class Removal:
         except ContentImmutable:  # the tag was pushed concurrently, before the blob was deleted
             self._blobs.link(name, digest)
             raise
+        logger.debug("blob %s was deleted from %s by %s", digest, name, actor)
 
-    def delete_manifest(self, name: RepositoryName, reference: Reference) -> None:
+    def delete_manifest(self, name: RepositoryName, reference: Reference, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a single tag, or a manifest with every tag that points at it (end-9).
 
@@ -53,4 +59,4 @@ class Removal:
         if isinstance(reference, Digest):
             self._immutable.check_deletable(name, reference)
             self._access.policy.before_deletion(name, reference)
-        self._manifests.delete(name, reference)
+        self._manifests.delete(name, reference, actor=actor)

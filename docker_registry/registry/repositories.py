@@ -6,57 +6,57 @@ each repository also has an empty file in one flat folder, the catalog, written 
 the repository. Repositories that other servers wrote into the tree lack this file: :meth:`Repositories.adopt` walks
 the tree and adds them, before the first listing of a tree without a catalog, and periodically.
 
-Repositories of API V1 are included, under their names in V2 (:mod:`docker_registry.registry.bridge.name_mapping`).
+Repositories of sources (:mod:`docker_registry.registry.sources`) are included, such as those of API V1.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout
+from docker_registry.registry import layout, name_mapping
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
-from docker_registry.registry.bridge import name_mapping
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.listing_cache import Page, cut, with_prefixes
 from docker_registry.registry.names import RepositoryName
-from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.sources import RepositorySource
 
 #: Minimum age of a catalog entry that may be removed: a younger one may precede a first link that is being written.
 _YOUNG_SECONDS: Final = 3600
 
 
 class Repositories:
-    """The repositories of the registry: a repository exists as soon as it has a blob or manifest, or exists in V1."""
+    """The repositories of the registry: one exists as soon as it has a blob or manifest, or a source has it."""
 
     def __init__(
         self,
         driver: StorageDriver,
         catalog: Catalog,
-        image_repositories: ImageRepositories,
         access: Access,
+        sources: Sequence[RepositorySource] = (),
     ) -> None:
         """
         Args:
             access: decides which repositories clients may see.
+            sources: have further repositories, such as those of API V1.
         """
         self._access = access
         self._driver = driver
         self._catalog = catalog
-        self._image_repositories = image_repositories
+        self._sources = sources
         self._is_whole = False
 
     def exists(self, name: RepositoryName) -> bool:
-        """Return whether a repository exists in either API."""
-        if self.has_content(name):
-            return True
-        old_name = name_mapping.image_repository(name)
-        return old_name is not None and self._image_repositories.exists(old_name)
+        """Return whether a repository exists, in the store or in a source."""
+        return self.has_content(name) or self._exists_elsewhere(name)
+
+    def _exists_elsewhere(self, name: RepositoryName) -> bool:
+        return any(source.exists(name) for source in self._sources)
 
     def has_content(self, name: RepositoryName) -> bool:
         """Return whether a repository has content of API V2."""
@@ -66,18 +66,17 @@ class Repositories:
         """
         Return the repository that a client means by a name.
 
-        That is ``foo`` for ``library/foo`` if V2 has no ``library/foo`` and API V1 has that repository; otherwise the
+        That is ``foo`` for ``library/foo`` if the store has no ``library/foo`` and a source has ``foo``; otherwise the
         name itself.
         """
-        if name_mapping.short(name) is None or self.has_content(name):
+        if not self._sources or name_mapping.short(name) is None or self.has_content(name):
             return name
         return self.find_short(name) or name
 
     def find_short(self, name: RepositoryName) -> RepositoryName | None:
-        """Return ``foo`` for ``library/foo`` if API V1 has that repository; otherwise None."""
-        short = name_mapping.short(name)
-        old_name = name_mapping.image_repository(short) if short is not None else None
-        return short if old_name is not None and self._image_repositories.exists(old_name) else None
+        """Return ``foo`` for ``library/foo`` if a source has that repository; otherwise None."""
+        short = name_mapping.short(name) if self._sources else None
+        return short if short is not None and self._exists_elsewhere(short) else None
 
     def check(self, name: RepositoryName) -> None:
         """
@@ -129,7 +128,7 @@ class Repositories:
         """
         entered = set(self._catalog.names())
         added = 0
-        for name in self._catalog.pace(chain(self.folders(), self._old_names())):
+        for name in self._catalog.pace(chain(self.folders(), *(source.names() for source in self._sources))):
             if str(name) not in entered and self.exists(name):
                 self._catalog.enter(name)
                 entered.add(str(name))
@@ -148,12 +147,6 @@ class Repositories:
                 self._driver.remove(entry)
         except PathNotFound:  # removed by another process
             pass
-
-    def _old_names(self) -> Iterator[RepositoryName]:
-        for old_name in self._image_repositories.names():
-            name = name_mapping.repository(old_name)
-            if name is not None:
-                yield name
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""

@@ -1,8 +1,8 @@
 """
 Tags: names that point at the manifests of a repository.
 
-The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.v1_tag_source` describes how they are
-merged.
+The tags of the store and those of sources form one set, in which the store has precedence;
+:mod:`docker_registry.registry.bridge.v1_sources` describes how it is merged with the tags of API V1.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
@@ -23,10 +24,11 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import conditional_removal, events, layout
-from docker_registry.registry.bridge.v1_tag_source import V1TagSource
+from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listing_cache import ListingCache, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+from docker_registry.registry.sources import Found, TagSource
 from docker_registry.registry.tag_back_references import TagBackReferences
 
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
@@ -44,61 +46,84 @@ class Tags:
     """All tags of the registry."""
 
     def __init__(
-        self, driver: StorageDriver, listings: ListingCache, old: V1TagSource, immutable: ImmutableTags
+        self,
+        driver: StorageDriver,
+        listings: ListingCache,
+        immutable: ImmutableTags,
+        sources: Sequence[TagSource] = (),
     ) -> None:
         """
         Args:
-            old: the tags that API V1 wrote.
             immutable: the patterns of immutable tags.
+            sources: have further tags, such as those of API V1.
         """
         self._driver = driver
         self._listings = listings
-        self._old = old
         self._immutable = immutable
+        self._sources = sources
         self._notes = TagBackReferences(driver, listings)
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """
         Return the digest of the manifest that a tag points at.
 
-        For a tag that only API V1 wrote, a manifest is generated if necessary.
+        For a tag that only a source has, a manifest is generated if necessary.
 
         Raises:
             ManifestUnknown: the tag does not exist.
         """
-        digest = self.find_link(name, tag) or self._old.get(name, tag)
-        if digest is None:
-            raise ManifestUnknown(name=str(name), tag=str(tag))
-        return digest
+        return self.find_link(name, tag) or self.get_elsewhere(name, tag).value
+
+    def get_elsewhere(self, name: RepositoryName, tag: Tag) -> Found[Digest]:
+        """
+        Return the target of a tag that the store does not have.
+
+        Raises:
+            ManifestUnknown: no source has the tag.
+        """
+        for source in self._sources:
+            found = source.get(name, tag)
+            if found is not None:
+                return found
+        raise ManifestUnknown(name=str(name), tag=str(tag))
 
     def find_link(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return the target of a tag that API V2 wrote; None if the tag does not exist or only V1 wrote it."""
+        """Return the target of a tag in the store; None if the tag does not exist or only a source has it."""
         try:
             return _parse(self._driver.get_content(layout.tag_link(name, tag)))
         except PathNotFound:
             return None
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return the target of a tag, or None if it is not known without generating a manifest for a V1 image."""
-        return self.find_link(name, tag) or self._old.find(name, tag)
+        """Return the target of a tag, or None if it is not known without generating a manifest."""
+        return self.find_link(name, tag) or self._find_elsewhere(name, tag)
 
     def names(self, name: RepositoryName) -> Sequence[str]:
-        """Return the names of the tags of both APIs in ASCII order; recently deleted tags may be included."""
-        links, old = self.link_names(name), self._old.names(name)
-        return sorted({*links, *old}) if links and old else links or old
+        """Return the names of all tags in ASCII order, with those of sources; deleted tags may be included shortly."""
+        lists = [self.link_names(name), *(source.names(name) for source in self._sources)]
+        found = [names for names in lists if names]
+        return found[0] if len(found) == 1 else sorted(set().union(*found))
 
     def link_names(self, name: RepositoryName) -> Sequence[str]:
-        """Return the names of the tags of API V2 in ASCII order; recently deleted tags may be included."""
+        """Return the names of the tags in the store in ASCII order; recently deleted tags may be included."""
         if self._driver.walks_by_pages:
             return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
-    def put(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> Digest | None:
+    def put(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None = None,
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
+    ) -> Digest | None:
         """
         Set a tag as :meth:`point` does, and send the event.
 
         Returns:
-            The previous target; None if there was none, or only an image of API V1 without a manifest.
+            The previous target; None if there was none, or only one in a source without a manifest.
 
         Raises:
             TagChanged: *condition* does not hold, or another request changed the tag after it was checked.
@@ -110,12 +135,12 @@ class Tags:
                 if condition is not None:
                     raise TagChanged(name=str(name), tag=str(tag)) from None
                 continue
-            self.announce(name, tag)
+            self.announce(name, tag, actor)
             return previous
 
-    def announce(self, name: RepositoryName, tag: Tag) -> None:
+    def announce(self, name: RepositoryName, tag: Tag, actor: Actor) -> None:
         """Send the event that a tag was set."""
-        events.announce(events.tag_created, self._driver, name=name, tag=tag)
+        events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
 
     def point(
         self,
@@ -136,7 +161,7 @@ class Tags:
             are_noted: the back-references of the repository are known to be complete.
 
         Returns:
-            The previous target; None if there was none, or only an image of API V1 without a manifest.
+            The previous target; None if there was none, or only one in a source without a manifest.
 
         Raises:
             PreconditionFailed: another request changed the tag concurrently. Inside a batch
@@ -148,7 +173,7 @@ class Tags:
         previous, version = self._checked(name, tag, digest, condition)
         if version == ABSENT and self._is_immutable(name, tag):
             version = self._reserve(name, tag)
-            if self._old_target(name, tag) not in (None, digest):  # API V1 wrote the tag before this reservation
+            if self._target_elsewhere(name, tag) not in (None, digest):  # a source got the tag before this reservation
                 self._release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
         self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
@@ -174,27 +199,33 @@ class Tags:
         if self._is_immutable(name, tag):
             raise TagImmutable(name=str(name), tag=str(tag))
 
-    def delete(self, name: RepositoryName, tag: Tag) -> Digest | None:
+    def delete(self, name: RepositoryName, tag: Tag, *, actor: Actor = ANONYMOUS_DELETE) -> Digest | None:
         """
         Delete a tag, but not its manifest.
 
         Returns:
-            The digest that the tag pointed at; None if only API V1 had written it.
+            The digest that the tag pointed at; None if only a source had it.
 
         Raises:
             ManifestUnknown: the tag does not exist.
             TagImmutable: the tag is immutable.
         """
         self.check_mutable(name, tag)
-        was_old = self._old.remove(name, tag)
+        was_elsewhere = self._remove_elsewhere(name, tag)
         link = self._take_link(name, tag)
-        if link is None and not was_old:
+        if link is None and not was_elsewhere:
             raise ManifestUnknown(name=str(name), tag=str(tag))
-        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+        events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
         return None if link is None else _parse(link)
 
     def delete_if(
-        self, name: RepositoryName, tag: Tag, digest: Digest, holds: Callable[[], bool] | None = None
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        holds: Callable[[], bool] | None = None,
+        *,
+        actor: Actor = ANONYMOUS_DELETE,
     ) -> bool:
         """
         Delete a tag if it points at a given manifest.
@@ -214,24 +245,24 @@ class Tags:
 
         while (link := self.find_link(name, tag)) == digest:
             self.check_mutable(name, tag)
-            # Remove a V1 tag of the same name first: it would become visible again. One written later is a new push.
-            self._old.remove(name, tag, lambda: may_go() and self.find_link(name, tag) == digest)
-            taken = self._take_link(name, tag, digest, lambda: may_go() and not self._old.exists(name, tag))
+            # Remove a source's tag of the same name first: it would become visible again. A later one is a new push.
+            self._remove_elsewhere(name, tag, lambda: may_go() and self.find_link(name, tag) == digest)
+            taken = self._take_link(name, tag, digest, lambda: may_go() and not self._exists_elsewhere(name, tag))
             if taken is not None:
-                events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+                events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
                 return True
             if not may_go():
                 return False
-        if link is not None or tag not in self._old.naming(name, digest, (tag,)):
+        if link is not None or tag not in self._pointing_elsewhere(name, digest, (tag,)):
             return False
         self.check_mutable(name, tag)
-        deleted = self._old.remove(name, tag)
+        deleted = self._remove_elsewhere(name, tag)
         if deleted:
-            events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+            events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
         return deleted
 
     def remove_link(self, name: RepositoryName, tag: Tag) -> bool:
-        """Remove the V2 link of a tag; return False if there was none."""
+        """Remove a tag from the store, but not from sources; return False if there was none."""
         return self._take_link(name, tag) is not None
 
     def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
@@ -391,8 +422,8 @@ class Tags:
         names = self.link_names(name)
         named = {*self._notes.tags(name, digest), *self._notes.tags_of_distribution(name, digest, names)}
         found = [tag for tag in map(Tag, sorted(named)) if self.find_link(name, tag) == digest]
-        hidden = [tag for tag in self._old.naming(name, digest) if self.find_link(name, tag) is None]
-        return (*found, *hidden)
+        elsewhere = self._pointing_elsewhere(name, digest)
+        return (*found, *(tag for tag in elsewhere if self.find_link(name, tag) is None))
 
     def noted_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """Return the tags with a back-reference at a manifest; some may point elsewhere by now."""
@@ -408,8 +439,8 @@ class Tags:
         if self._driver.walks_by_pages:
             return True
         if self._is_immutable(name, Tag(tag)):  # the file may be a mere reservation
-            return self.find_link(name, Tag(tag)) is not None or self._old.exists(name, Tag(tag))
-        return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._old.exists(name, Tag(tag))
+            return self.find_link(name, Tag(tag)) is not None or self._exists_elsewhere(name, Tag(tag))
+        return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._exists_elsewhere(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
         return self._immutable.covers(str(name), str(tag))
@@ -425,7 +456,7 @@ class Tags:
             stored = self._driver.get_versioned(layout.tag_link(name, tag))
         except PathNotFound:
             is_decisive = immutable or condition is not None
-            current = self._old_target(name, tag) if is_decisive else self._old.find(name, tag)
+            current = self._target_elsewhere(name, tag) if is_decisive else self._find_elsewhere(name, tag)
             version = ABSENT
         else:
             current, version = _parse(stored.content), stored.version
@@ -435,19 +466,44 @@ class Tags:
             raise TagChanged(name=str(name), tag=str(tag))
         return current, version
 
-    def _old_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
+    # ------------------------------------------------------------------------------------------------ sources
+
+    def _find_elsewhere(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        for source in self._sources:
+            digest = source.find(name, tag)
+            if digest is not None:
+                return digest
+        return None
+
+    def _exists_elsewhere(self, name: RepositoryName, tag: Tag) -> bool:
+        return any(source.exists(name, tag) for source in self._sources)
+
+    def _pointing_elsewhere(
+        self, name: RepositoryName, digest: Digest, tags: Sequence[Tag] | None = None
+    ) -> Iterator[Tag]:
+        return chain.from_iterable(source.pointing_at(name, digest, tags) for source in self._sources)
+
+    def _remove_elsewhere(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        removed = [source.remove(name, tag, holds) for source in self._sources]
+        return any(removed)
+
+    def _target_elsewhere(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """
-        Return the target of a tag of API V1; None if it does not exist or V2 cannot represent its image.
+        Return the target of a tag of a source; None if it does not exist or has no manifest.
 
         Raises:
-            TagImmutable: V2 cannot represent the image, and the tag is immutable.
+            TagImmutable: the tag has no manifest and is immutable.
         """
-        try:
-            return self._old.get(name, tag)
-        except ManifestUnknown:
-            if self._is_immutable(name, tag):
-                raise TagImmutable(name=str(name), tag=str(tag)) from None
-            return None
+        for source in self._sources:
+            try:
+                found = source.get(name, tag)
+            except ManifestUnknown:
+                if self._is_immutable(name, tag):
+                    raise TagImmutable(name=str(name), tag=str(tag)) from None
+                return None
+            if found is not None:
+                return found.value
+        return None
 
 
 def _parse(link: bytes) -> Digest | None:

@@ -11,18 +11,25 @@ and published only if the digest matches.
 from __future__ import annotations
 
 import hashlib
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
+from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, DigestInvalid, PathNotFound, RangeInvalid, SizeInvalid, UploadUnknown
 from docker_registry.registry import layout
+from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, GARBAGE_COLLECTION, Actor
 from docker_registry.registry.blobs import Blob, Blobs
 from docker_registry.registry.ingest import Body, Intake, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
 from docker_registry.time_slices import TimeSlices
+
+logger = logging.getLogger(__name__)
+
+_COMMITTED: Final = "blob %s was pushed to %s by %s"
 
 
 class Uploads:
@@ -122,6 +129,8 @@ class Uploads:
         body: Body,
         start: int | None = None,
         length: int | None = None,
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
     ) -> Blob:
         """
         Turn a session into a blob (end-6).
@@ -147,7 +156,7 @@ class Uploads:
         _check_start(upload, start)
         if self._driver.move_copies and not upload.chunk_count:
             try:
-                blob = self._put_straight(name, digest, body, length)
+                blob = self._put_straight(name, digest, body, length, actor=actor)
             except DigestInvalid:
                 self._sessions.end(upload)
                 raise
@@ -160,9 +169,9 @@ class Uploads:
                 raise SizeInvalid("The body ended early.", size=upload.size)
             if last.size or not upload.chunk_count:
                 upload = upload.plus(last)
-        return self._publish(upload, digest)
+        return self._publish(upload, digest, actor)
 
-    def put(self, name: RepositoryName | None, digest: Digest, body: Body) -> Blob:
+    def put(self, name: RepositoryName | None, digest: Digest, body: Body, *, actor: Actor = ANONYMOUS_PUSH) -> Blob:
         """
         Store a blob in one request (end-4b).
 
@@ -171,16 +180,16 @@ class Uploads:
             SizeInvalid: the body ended early; nothing is kept.
         """
         if self._driver.move_copies:
-            return self._put_straight(name, digest, body)
+            return self._put_straight(name, digest, body, actor=actor)
         upload = Upload(name, str(uuid.uuid4()), digest.algorithm)
         chunk, complete = self._receive(upload, body, None)
         upload = upload.plus(chunk)
         if not complete:
             self._sessions.end(upload)
             raise SizeInvalid("The body ended early.")
-        return self._publish(upload, digest)
+        return self._publish(upload, digest, actor)
 
-    def cancel(self, name: RepositoryName | None, upload_id: str) -> None:
+    def cancel(self, name: RepositoryName | None, upload_id: str, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a session and its bytes (end-14).
 
@@ -188,8 +197,9 @@ class Uploads:
             UploadUnknown: no such session.
         """
         self._sessions.end(self.get(name, upload_id))
+        logger.debug("upload %s was cancelled by %s", upload_id, actor)
 
-    def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
+    def purge(self, name: RepositoryName | None, ttl_seconds: float, *, actor: Actor = GARBAGE_COLLECTION) -> int:
         """
         Delete the abandoned sessions of a repository, including those of other servers.
 
@@ -200,7 +210,10 @@ class Uploads:
         Returns:
             The number of deleted sessions.
         """
-        return self._sessions.purge(name, ttl_seconds)
+        purged = self._sessions.purge(name, ttl_seconds)
+        if purged:
+            logger.debug("%d abandoned uploads to %s were deleted by %s", purged, name, actor)
+        return purged
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -214,15 +227,18 @@ class Uploads:
         complete = intake.complete and length in (None, intake.size)
         return Chunk(name, intake.size, intake.digest, content), complete
 
-    def _put_straight(self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None) -> Blob:
+    def _put_straight(
+        self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None, *, actor: Actor
+    ) -> Blob:
         """Stream a whole blob to its path; it becomes visible only after its digest was verified."""
         intake = Intake(body, digest.algorithm, max_bytes=length)
         self._driver.stream_write(layout.blob_data(digest), _verified(intake, digest, length))
         if name is not None:
             self._blobs.link(name, digest)
+        logger.debug(_COMMITTED, digest, name, actor)
         return self._blobs.stat_anywhere(digest)
 
-    def _publish(self, upload: Upload, digest: Digest) -> Blob:
+    def _publish(self, upload: Upload, digest: Digest, actor: Actor) -> Blob:
         """Verify the bytes of a session, publish them as a blob of the repository, and delete the session."""
         name = upload.name
         try:
@@ -246,6 +262,7 @@ class Uploads:
             if name is not None:
                 self._blobs.link(name, digest)
         self._sessions.end(upload)
+        logger.debug(_COMMITTED, digest, name, actor)
         return blob
 
     def _verified(self, upload: Upload, digest: Digest) -> Chunk:

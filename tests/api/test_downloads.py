@@ -10,10 +10,10 @@ from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageUnavailable
-from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.services import build
 from tests.support.multipart import parts_of
+from tests.support.registries import Registry
 
 NAME = RepositoryName.parse("lab/download")
 CONTENT = b"two blocks"

@@ -15,7 +15,7 @@ from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown, ImageUnknown, UploadUnknown
-from docker_registry.registry import Registry, events
+from docker_registry.registry import events
 from docker_registry.registry.access import MAX_SEARCHED_REPOSITORIES
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -24,6 +24,7 @@ from tests.registry.bridge import both
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
 from tests.support.images import make_image, push
+from tests.support.registries import Registry
 from tests.support.servers.registry import Server
 from tests.support.v1_images import chain, make
 
@@ -238,7 +239,7 @@ class TestADigestOfAPrivateRepository:
         content = b"deleted"
         both.put_blob(registry, content)
         manifest = registry.tags.get(both.NEW, both.V2)
-        registry.private_repositories.set_private(both.OLD, private=True)
+        registry.private_images.set_private(both.OLD, private=True)
         assert 202 == app.delete(f"/v2/acme/web/manifests/{manifest}").status_code
         assert 202 == app.delete(f"/v2/acme/web/blobs/{digest_of(content)}").status_code
         closed = Registry(registry.driver)
@@ -249,7 +250,7 @@ class TestADigestOfAPrivateRepository:
     def test_stays_hidden_when_v1_deletes_the_repository(self, open_app):
         registry, app = open_app(serve_private=True)
         manifest = registry.tags.get(both.NEW, both.V2)
-        registry.private_repositories.set_private(both.OLD, private=True)
+        registry.private_images.set_private(both.OLD, private=True)
         assert 200 == app.delete("/v1/repositories/acme/web/").status_code
         closed = Registry(registry.driver)
         assert 1 == closed.private_repositories.adopt()
@@ -261,7 +262,7 @@ class TestADigestOfAPrivateRepository:
         digest = both.put_blob(registry, b"open", RepositoryName("acme/open"))
         for number in range(MAX_SEARCHED_REPOSITORIES + 1):
             assert registry.access.may_mount(ANONYMOUS, digest)
-            registry.private_repositories.set_private(ImageRepositoryName("many", f"n{number}"), private=True)
+            registry.private_images.set_private(ImageRepositoryName("many", f"n{number}"), private=True)
         assert not registry.access.may_mount(ANONYMOUS, digest)
 
     def test_is_no_part_of_a_manifest(self, client, server):
@@ -355,7 +356,7 @@ class TestTheWorkForARequest:
         services = build(Config(storage="memory"), driver)
         both.push_v2(services.registry, both.layer(1), name=RepositoryName(SECRET), tag=Tag("v1"))
         for text in ("aa/private", SECRET, "zz/private"):
-            services.registry.private_repositories.set_private(ImageRepositoryName.parse(text), private=True)
+            services.legacy.private_images.set_private(ImageRepositoryName.parse(text), private=True)
         app = create_app(services).test_client()
         app.get("/v2/a/tags/list")
 
@@ -399,7 +400,7 @@ class TestAnImageThatFollowsFromV2:
         self.top = registry.image_tags.get(old, both.V2)
         self.base = ImageId(registry.images.ancestry(self.top)[1])
         registry.images.find_layer(self.base)  # verified, and kept
-        registry.private_repositories.set_private(old, private=True)
+        registry.private_images.set_private(old, private=True)
         return registry
 
     def test_is_not_shown_for_a_repository_with_other_layers(self, registry):
@@ -409,7 +410,7 @@ class TestAnImageThatFollowsFromV2:
         top = registry.image_tags.get(both.OLD, both.V2)
         assert str(self.base) == registry.images.ancestry(top)[1]
         for image_id in (self.base, self.top):
-            assert registry.private_repositories.resolve_image(image_id).is_hidden
+            assert registry.private_images.resolve_image(image_id).is_hidden
             with pytest.raises(ImageUnknown):
                 registry.images.find_layer(image_id)
 
@@ -418,5 +419,5 @@ class TestAnImageThatFollowsFromV2:
         both.push_v2(registry, *packed)
         registry.image_tags.get(both.OLD, both.V2)
         registry.images.ancestry(registry.image_tags.get(both.OLD, both.V2))
-        assert not registry.private_repositories.resolve_image(self.base).is_hidden
+        assert not registry.private_images.resolve_image(self.base).is_hidden
         assert packed[0] == b"".join(registry.images.find_layer(self.base)[1].read())

@@ -13,7 +13,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -22,6 +22,7 @@ from tests.support import images, v1_trees
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client
 from tests.support.processes import find
+from tests.support.registries import Registry
 from tests.support.servers.registry import COMMAND, ROOT, Server
 from tests.support.v1_images import chain
 

@@ -8,8 +8,8 @@ import pytest
 
 from docker_registry.cli import main
 from docker_registry.drivers.file import FileDriver
-from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
+from tests.support.registries import Registry
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.delenv("SETTINGS_FLAVOR", raising=False)
     registry = Registry(FileDriver(str(tmp_path / "store")))
     for text in ("acme/secret", "foo", "Acme/Capital"):
-        registry.private_repositories.set_private(ImageRepositoryName.parse(text), private=True)
+        registry.private_images.set_private(ImageRepositoryName.parse(text), private=True)
     return tmp_path / "store"
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from docker_registry.drivers.memory import MemoryDriver
+from tests.support.registries import Registry
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "docker_registry"
@@ -16,15 +20,16 @@ PACKAGE = ROOT / "docker_registry"
 IMPORTS = {
     "wsgi": {"app", "config.schema", "errors", "housekeeping", "logs", "services"},
     "cli": {"app", "auth", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
-    "app": {"api", "config.schema", "drivers", "errors", "services"},
+    "app": {"api", "config.schema", "drivers", "errors", "registry", "services"},
     "housekeeping": {"errors", "registry", "services"},
     "services": {
         "auth",
+        "health",
         "config.schema",
         "drivers",
         "error_reports",
+        "errors",
         "exchange",
-        "health",
         "memory_budget",
         "redaction",
         "registry",
@@ -93,51 +98,66 @@ IMPORTS = {
 
 #: What each module of the domain may import of it.
 DOMAIN = {
-    "names": set(),
-    "layout": {"names"},
-    "ingest": {"buffer_pool", "names"},
-    "buffer_pool": set(),
-    "stored_file": set(),
-    "integrity": {"names"},
-    "blobs": {"access", "actor", "integrity", "layout", "names", "repositories", "stored_file"},
-    "upload_sessions": {"layout", "names"},
-    "uploads": {"blobs", "ingest", "layout", "names", "upload_sessions"},
-    "listing_cache": set(),
-    "tag_back_references": {"layout", "listing_cache", "names"},
-    "tags": {
-        "bridge.v1_tag_source",
-        "conditional_removal",
-        "events",
-        "immutability",
-        "layout",
-        "listing_cache",
-        "names",
-        "tag_back_references",
-    },
-    "media_types": set(),
+    "access": {"actor", "layout", "names"},
+    "actor": set(),
+    "blobs": {"access", "actor", "integrity", "layout", "names", "repositories", "sources", "stored_file"},
     "bounded_cache": set(),
+    "buffer_pool": set(),
+    "catalog": {"conditional_removal", "layout", "listing_cache", "names"},
+    "conditional_removal": set(),
+    "events": {"actor"},
+    "immutability": {"bounded_cache", "json_budget", "manifest_payload", "names"},
+    "ingest": {"buffer_pool", "names"},
+    "integrity": {"names"},
     "json_budget": set(),
     "json_scanner": set(),
+    "keyed_locks": set(),
+    "layout": {"names"},
+    "leases": {"layout"},
+    "legacy_layout": {"layout", "names"},
+    "listing_cache": set(),
     "manifest_keys": {"json_scanner"},
     "manifest_payload": {"json_budget", "json_scanner", "manifest_keys", "media_types", "names"},
-    "manifest_types": {"layout", "names", "manifest_payload"},
+    "manifest_types": {"layout", "manifest_payload", "names"},
     "manifests": {
-        "manifest_types",
+        "actor",
         "blobs",
         "bounded_cache",
         "events",
         "json_budget",
         "keyed_locks",
         "layout",
-        "names",
         "manifest_payload",
+        "manifest_types",
+        "names",
         "referrers",
         "repositories",
+        "sources",
         "stored_file",
         "tags",
     },
-    "immutability": {"bounded_cache", "json_budget", "names", "manifest_payload"},
-    "removal": {"access", "blobs", "immutability", "manifests", "names"},
+    "media_types": set(),
+    "name_mapping": {"names"},
+    "names": set(),
+    "oci_registry": {
+        "access",
+        "blobs",
+        "catalog",
+        "immutability",
+        "json_budget",
+        "layout",
+        "leases",
+        "listing_cache",
+        "manifests",
+        "private_repositories",
+        "referrers",
+        "removal",
+        "repositories",
+        "sources",
+        "tags",
+        "uploads",
+    },
+    "private_repositories": {"access", "actor", "legacy_layout", "listing_cache", "name_mapping", "names"},
     "referrers": {
         "blobs",
         "bounded_cache",
@@ -146,46 +166,75 @@ DOMAIN = {
         "json_scanner",
         "layout",
         "listing_cache",
+        "manifest_payload",
         "manifest_types",
         "names",
-        "manifest_payload",
+        "sources",
         "tags",
     },
-    "repositories": {
-        "access",
+    "removal": {"access", "actor", "blobs", "immutability", "manifests", "names"},
+    "repositories": {"access", "actor", "catalog", "layout", "listing_cache", "name_mapping", "names", "sources"},
+    "sources": {"blobs", "names"},
+    "stored_file": set(),
+    "tag_back_references": {"layout", "listing_cache", "names"},
+    "tags": {
         "actor",
-        "bridge.name_mapping",
-        "catalog",
+        "conditional_removal",
+        "events",
+        "immutability",
         "layout",
         "listing_cache",
         "names",
-        "v1.repositories",
+        "sources",
+        "tag_back_references",
     },
-    "conditional_removal": set(),
-    "leases": {"layout"},
-    "events": set(),
-    "keyed_locks": set(),
-    "catalog": {"conditional_removal", "layout", "listing_cache", "names"},
-    "access": {"actor", "layout", "names"},
-    "actor": set(),
-    "layers.limits": set(),
-    "layers.compression": {"layers.limits", "layers.tar_headers"},
+    "upload_sessions": {"layout", "names"},
+    "uploads": {"actor", "blobs", "ingest", "layout", "names", "upload_sessions"},
     "layers.archives": {"layers.compression", "layers.limits", "names"},
+    "layers.compression": {"layers.limits", "layers.tar_headers"},
+    "layers.file_lists": {"layers.archives", "layers.tar_headers", "layers.tarstream"},
+    "layers.limits": set(),
     "layers.tar_headers": set(),
-    "layers.tarstream": {"layers.archives", "layers.compression", "layers.tar_headers"},
-    "layers.file_lists": {"layers.archives", "layers.compression", "layers.tar_headers", "layers.tarstream"},
-    "layers.tarsum": {"layers.archives", "layers.compression", "layers.tar_headers", "layers.tarstream"},
-    "v1.tag_notes": {"conditional_removal", "names", "v1.image_layout"},
-    "v1.tag_files": {"conditional_removal", "listing_cache", "names", "v1.image_layout"},
-    "v1.image_layout": {"layout", "names"},
-    "v1.layer_links": {
-        "layers.archives",
-        "layers.compression",
-        "layers.limits",
-        "layers.tar_headers",
-        "layers.tarsum",
+    "layers.tarstream": {"layers.tar_headers"},
+    "layers.tarsum": {"layers.archives", "layers.tar_headers", "layers.tarstream"},
+    "v1.derived_source": {"names", "stored_file", "v1.layer_links"},
+    "v1.diff_queue": {"names"},
+    "v1.files": {
+        "keyed_locks",
+        "layers.file_lists",
         "names",
+        "v1.image_layout",
+        "v1.images",
+        "v1.layer_reader",
+        "v1.stored_results",
     },
+    "v1.image_commits": {
+        "integrity",
+        "layout",
+        "legacy_layout",
+        "names",
+        "stored_file",
+        "v1.image_layout",
+        "v1.layer_links",
+        "v1.pending_pushes",
+    },
+    "v1.image_layout": {"layout", "names"},
+    "v1.images": {
+        "access",
+        "actor",
+        "bounded_cache",
+        "keyed_locks",
+        "names",
+        "stored_file",
+        "v1.derived_source",
+        "v1.image_commits",
+        "v1.image_layout",
+        "v1.layer_links",
+        "v1.layer_reader",
+        "v1.legacy_layers",
+        "v1.pending_pushes",
+    },
+    "v1.layer_inspections": {"names", "v1.images"},
     "v1.layer_jobs": {
         "layers.archives",
         "layers.compression",
@@ -197,52 +246,48 @@ DOMAIN = {
         "names",
         "v1.layer_links",
     },
-    "v1.layer_reader": {"layers.limits", "names", "v1.layer_jobs", "v1.layer_links"},
-    "v1.layer_inspections": {"names", "v1.images"},
-    "v1.unpacked_layers": {"keyed_locks", "leases", "names", "stored_file", "v1.layer_reader"},
-    "v1.stored_results": {"names"},
-    "v1.legacy_layers": {"v1.layer_links", "v1.layer_reader"},
-    "v1.pending_pushes": {"names", "v1.image_layout"},
-    "v1.private_repositories": {
-        "access",
-        "actor",
-        "bridge.derived_images",
-        "bridge.name_mapping",
-        "events",
-        "listing_cache",
+    "v1.layer_links": {
+        "layers.archives",
+        "layers.compression",
+        "layers.limits",
+        "layers.tar_headers",
+        "layers.tarsum",
         "names",
+    },
+    "v1.layer_reader": {"layers.limits", "names", "v1.layer_jobs", "v1.layer_links"},
+    "v1.legacy_layers": {"v1.layer_links", "v1.layer_reader"},
+    "v1.legacy_registry": {
+        "oci_registry",
+        "v1.derived_source",
+        "v1.files",
+        "v1.image_commits",
+        "v1.images",
+        "v1.layer_inspections",
+        "v1.layer_reader",
+        "v1.pending_pushes",
+        "v1.private_images",
+        "v1.pushes",
+        "v1.repositories",
+        "v1.tag_files",
+        "v1.tags",
+        "v1.tokens",
+    },
+    "v1.migration": {"integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
+    "v1.pending_pushes": {"names", "v1.image_layout"},
+    "v1.private_images": {
+        "actor",
+        "events",
+        "legacy_layout",
+        "names",
+        "private_repositories",
+        "v1.derived_source",
         "v1.image_layout",
         "v1.images",
         "v1.repositories",
         "v1.tag_files",
     },
-    "v1.images": {
-        "access",
-        "actor",
-        "bounded_cache",
-        "bridge.derived_images",
-        "keyed_locks",
-        "layout",
-        "names",
-        "stored_file",
-        "v1.image_commits",
-        "v1.image_layout",
-        "v1.layer_links",
-        "v1.layer_reader",
-        "v1.legacy_layers",
-        "v1.pending_pushes",
-    },
-    "v1.image_commits": {
-        "integrity",
-        "layout",
-        "names",
-        "stored_file",
-        "v1.image_layout",
-        "v1.layer_links",
-        "v1.pending_pushes",
-    },
-    "v1.staged_layers": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
     "v1.pushes": {
+        "actor",
         "events",
         "ingest",
         "json_scanner",
@@ -254,118 +299,162 @@ DOMAIN = {
         "v1.layer_inspections",
         "v1.layer_links",
         "v1.layer_reader",
-        "v1.staged_layers",
         "v1.pending_pushes",
+        "v1.staged_layers",
     },
     "v1.repositories": {
-        "bridge.name_mapping",
+        "actor",
         "catalog",
         "events",
         "json_budget",
         "json_scanner",
+        "legacy_layout",
+        "name_mapping",
         "names",
         "v1.image_layout",
     },
+    "v1.staged_layers": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
+    "v1.stored_results": {"names"},
+    "v1.tag_files": {"conditional_removal", "legacy_layout", "listing_cache", "names", "v1.image_layout"},
+    "v1.tag_notes": {"conditional_removal", "legacy_layout", "names", "v1.image_layout"},
     "v1.tags": {
         "access",
         "actor",
-        "bridge.derived_images",
-        "bridge.derived_manifests",
-        "bridge.name_mapping",
-        "catalog",
         "events",
         "immutability",
         "layout",
+        "manifests",
+        "name_mapping",
         "names",
         "tags",
+        "v1.derived_source",
         "v1.images",
         "v1.repositories",
         "v1.tag_files",
         "v1.tag_notes",
     },
     "v1.tokens": {"names", "v1.image_layout"},
-    "v1.files": {
-        "keyed_locks",
-        "layers.file_lists",
-        "names",
-        "v1.image_layout",
-        "v1.images",
-        "v1.stored_results",
-        "v1.layer_reader",
-    },
-    "v1.diff_queue": {"names"},
-    "v1.migration": {"integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
-    "bridge.image_sources": {
-        "bounded_cache",
-        "bridge.conversion",
-        "json_budget",
-        "json_scanner",
-        "layout",
-        "names",
-        "manifest_payload",
-    },
-    "bridge.name_mapping": {"names"},
-    "bridge.derived_manifests": {
-        "access",
-        "actor",
-        "blobs",
-        "bridge.conversion",
+    "bridge.bridge": {
         "bridge.derived_images",
-        "keyed_locks",
-        "layout",
-        "leases",
-        "names",
-        "stored_file",
-        "v1.image_layout",
-        "v1.images",
-        "v1.layer_links",
-        "v1.unpacked_layers",
+        "bridge.derived_manifests",
+        "bridge.unpacked_layers",
+        "bridge.v1_sources",
+        "oci_registry",
+        "v1.layer_reader",
+        "v1.legacy_registry",
     },
+    "bridge.conversion": {"bridge.go_json", "bridge.image_structure", "names"},
     "bridge.derived_images": {
         "bounded_cache",
         "bridge.image_sources",
+        "bridge.unpacked_layers",
         "json_budget",
         "keyed_locks",
         "layers.tar_headers",
         "layout",
         "names",
         "stored_file",
+        "v1.derived_source",
         "v1.image_layout",
         "v1.layer_links",
         "v1.layer_reader",
-        "v1.unpacked_layers",
     },
-    "bridge.v1_tag_source": {"bridge.derived_manifests", "bridge.name_mapping", "names", "v1.tag_files"},
+    "bridge.derived_manifests": {
+        "access",
+        "actor",
+        "blobs",
+        "bridge.conversion",
+        "bridge.derived_images",
+        "bridge.unpacked_layers",
+        "keyed_locks",
+        "layout",
+        "leases",
+        "manifests",
+        "names",
+        "stored_file",
+        "v1.image_layout",
+        "v1.images",
+        "v1.layer_links",
+    },
     "bridge.go_json": set(),
-    "bridge.image_structure": {"bridge.go_json"},
-    "bridge.conversion": {"bridge.go_json", "bridge.image_structure", "names"},
-    "search.entries": {"names", "repositories", "search.index", "v1.private_repositories", "v1.repositories"},
-    "maintenance.backup_folder": set(),
-    "maintenance.copy_report": {"names"},
-    "maintenance.store_paths": {"layout", "names", "v1.image_layout", "v1.layer_links"},
-    "maintenance.backup": {
+    "bridge.image_sources": {
+        "bounded_cache",
+        "bridge.conversion",
+        "json_budget",
+        "json_scanner",
         "layout",
-        "maintenance.backup_folder",
-        "maintenance.copy_report",
-        "maintenance.store_paths",
-        "names",
         "manifest_payload",
-        "v1.image_layout",
-    },
-    "maintenance.restoration": {
-        "integrity",
-        "layout",
-        "maintenance.backup_folder",
-        "maintenance.copy_report",
-        "maintenance.store_paths",
         "names",
-        "v1.image_layout",
     },
-    "search.index": {"search.sql"},
+    "bridge.image_structure": {"bridge.go_json"},
+    "bridge.unpacked_layers": {"keyed_locks", "leases", "names", "stored_file", "v1.layer_reader"},
+    "bridge.v1_sources": {
+        "bridge.derived_manifests",
+        "name_mapping",
+        "names",
+        "sources",
+        "v1.repositories",
+        "v1.tag_files",
+    },
     "search.database": set(),
+    "search.entries": {"names", "private_repositories", "repositories", "search.index"},
+    "search.index": {"search.sql"},
     "search.schema": {"names", "search.index"},
     "search.sql": {"search.database", "search.index", "search.schema"},
     "search.updates": {"events", "names", "search.index"},
+    "maintenance.backup": {
+        "layout",
+        "legacy_layout",
+        "maintenance.backup_folder",
+        "maintenance.copy_report",
+        "maintenance.store_paths",
+        "manifest_payload",
+        "names",
+        "v1.image_layout",
+    },
+    "maintenance.backup_folder": set(),
+    "maintenance.copy_report": {"names"},
+    "maintenance.restoration": {
+        "integrity",
+        "layout",
+        "legacy_layout",
+        "maintenance.backup_folder",
+        "maintenance.copy_report",
+        "maintenance.store_paths",
+        "names",
+        "v1.image_layout",
+    },
+    "maintenance.store_paths": {"layout", "legacy_layout", "names", "v1.image_layout", "v1.layer_links"},
+}
+
+#: What each part of the domain may import of the others; "" is the core, which knows OCI alone.
+PARTS = {
+    "": {""},
+    "layers": {"", "layers"},
+    "v1": {"", "layers", "v1"},
+    "bridge": {"", "bridge", "layers", "v1"},
+    "search": {"", "search"},
+    "maintenance": {"", "bridge", "maintenance", "v1"},
+}
+
+#: The methods by which requests change the registry; each takes an Actor.
+CHANGES = {
+    "blobs.mount",
+    "image_pushes.put_checksum",
+    "image_repositories.put_images",
+    "image_tags.delete",
+    "image_tags.delete_repository",
+    "image_tags.put",
+    "manifests.delete",
+    "manifests.put",
+    "private_images.set_private",
+    "removal.delete_blob",
+    "removal.delete_manifest",
+    "tags.delete",
+    "tags.put",
+    "uploads.cancel",
+    "uploads.commit",
+    "uploads.put",
 }
 
 #: What each driver may import of the others. A driver knows no other one; Glance uses Swift.
@@ -401,10 +490,35 @@ def imports(path):
     return {name.removeprefix("docker_registry.") for name in found if name.startswith("docker_registry.")}
 
 
+def name(path):
+    """Return the name of a module without the name of the package; a package has the name of its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def resolved(path):
+    """Return the modules that a module imports when it is itself imported: not in functions, nor for types only."""
+    known = {name(each) for each in modules()}
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("docker_registry."):
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}".removeprefix("docker_registry.")
+                while target and target not in known:
+                    target = target.rpartition(".")[0]
+                if target and target != name(path):
+                    yield target
+
+
 def module(found):
     """Return the module of the domain that an import refers to."""
     name = found.removeprefix("registry.")
     return next((known for known in DOMAIN if name == known or name.startswith(f"{known}.")), name)
+
+
+def part(name):
+    """Return the part of the domain that a module belongs to; "" is the core."""
+    return name.rpartition(".")[0]
 
 
 def top_level(path):
@@ -435,6 +549,11 @@ class TestTheDomain:
         inside = {module(found) for found in imports(path) if found.startswith("registry.")}
         assert inside <= DOMAIN[name]
 
+    @pytest.mark.parametrize("name", DOMAIN)
+    def test_imports_only_parts_below_its_own(self, name):
+        for imported in DOMAIN[name]:
+            assert part(imported) in PARTS[part(name)], imported
+
     def test_is_listed_here_module_by_module(self):
         domain = PACKAGE / "registry"
         found = {path.relative_to(domain).with_suffix("") for path in domain.rglob("*.py") if path.stem != "__init__"}
@@ -442,11 +561,58 @@ class TestTheDomain:
 
     def test_needs_neither_the_web_framework_nor_a_cloud(self):
         program = (
-            "import sys, docker_registry.registry; "
+            "import sys, docker_registry.registry.oci_registry; "
             "print(sorted({'flask', 'werkzeug', 'gunicorn', 'boto3', 'redis', 'sqlalchemy'} & set(sys.modules)))"
         )
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
         assert "[]\n" == done.stdout
+
+
+class TestARegistryWithoutApiV1:
+    def test_imports_nothing_of_it(self):
+        program = (
+            "import sys; "
+            "from docker_registry import app, services; "
+            "from docker_registry.config.schema import Config; "
+            "from docker_registry.drivers.memory import MemoryDriver; "
+            "config = Config(storage='memory', v1=False); "
+            "services.load(config); app.load(config); "
+            "client = app.create_app(services.build(config)).test_client(); "
+            "assert client.get('/v2/').status_code == 200; "
+            "assert client.get('/v1/_ping').status_code == 404; "
+            "parts = ('docker_registry.registry.v1', 'docker_registry.registry.bridge', 'docker_registry.api.v1'); "
+            "print([name for name in sys.modules if name.startswith(parts)])"
+        )
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ("[]\n", "") == (done.stdout, done.stderr)
+
+
+class TestTheApi:
+    @pytest.mark.parametrize("path", sorted((PACKAGE / "api").rglob("*.py")), ids=lambda path: path.stem)
+    def test_names_the_actor_of_every_change(self, path):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            method = ast.unparse(node.func).rpartition("registry.")[2].rpartition("legacy.")[2]
+            if method in CHANGES:
+                assert "actor" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+
+    def test_is_checked_for_methods_that_exist(self):
+        registry = Registry(MemoryDriver())
+        for method in CHANGES:
+            service, _, name = method.partition(".")
+            assert "actor" in inspect.signature(getattr(getattr(registry, service), name)).parameters
+
+
+class TestNoModule:
+    def test_imports_itself_in_a_circle(self):
+        graph = {name(path): {*resolved(path)} for path in modules()}
+        while True:  # remove the modules that import none of the others, until only circles are left
+            free = {each for each, imported in graph.items() if not imported}
+            if not free:
+                break
+            graph = {each: imported - free for each, imported in graph.items() if each not in free}
+        assert {} == graph
 
 
 class TestTheDrivers:

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from docker_registry.drivers.file import FileDriver
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.names import RepositoryName
 from tests.support.clients.v2 import WAYS, Client, cut, digest_of
 from tests.support.images import make_image, make_index, pull, push
+from tests.support.registries import Registry
 from tests.support.servers.registry import Server
 
 CLIENTS = 32

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry
 from docker_registry.registry.names import RepositoryName
+from tests.support.registries import Registry
 from tests.support.servers.databases_and_stores import mariadb, postgresql, sqlite  # noqa: F401 - fixtures
 
 NAME = RepositoryName.parse("acme/web")

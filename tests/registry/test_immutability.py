@@ -8,10 +8,10 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown, ContentImmutable, ManifestUnknown, TagImmutable
-from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import descriptor, layer, push_v1, push_v2, put_blob
 from tests.registry.conftest import NAME
+from tests.support.registries import Registry
 from tests.support.v1_images import make, push
 
 FOO, LIBRARY_FOO = RepositoryName("foo"), RepositoryName("library/foo")

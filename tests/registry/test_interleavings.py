@@ -24,12 +24,12 @@ from docker_registry.errors import (
     ImageTagUnknown,
     ManifestUnknown,
 )
-from docker_registry.registry import Registry
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.manifest_payload import OCI_MANIFEST
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import descriptor, layer, make_v2, put_blob
 from tests.support.interleaving import ALL, Request, Schedule, StoppingDriver, copied, sample, schedules
+from tests.support.registries import Registry
 from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.v1_images import chain, push
 

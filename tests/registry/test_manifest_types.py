@@ -7,11 +7,12 @@ import json
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.manifest_payload import DOCKER_MANIFEST, OCI_MANIFEST
 from docker_registry.registry.names import Digest
 from tests.registry.conftest import NAME
 from tests.registry.test_manifests import LATEST, descriptor, image
+from tests.support.registries import Registry
 
 
 class InterruptedDriver(MemoryDriver):

@@ -6,11 +6,12 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, TooLarge
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.manifest_payload import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.names import Digest, Tag
 from tests.registry.conftest import NAME, OTHER
+from tests.support.registries import Registry
 
 LATEST = Tag("latest")
 

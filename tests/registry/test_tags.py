@@ -4,10 +4,11 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagChanged, TagImmutable
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import push_v1
 from tests.registry.conftest import NAME
+from tests.support.registries import Registry
 from tests.support.v1_images import make
 
 LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")

@@ -13,12 +13,13 @@ from docker_registry.errors import (
     StorageFull,
     UploadUnknown,
 )
-from docker_registry.registry import Registry, ingest, layout
+from docker_registry.registry import ingest, layout
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest
 from docker_registry.registry.upload_sessions import MAX_LISTED, Upload
 from docker_registry.registry.uploads import Uploads
 from tests.registry.conftest import NAME, OTHER, Clock
+from tests.support.registries import Registry
 
 
 class CutOff:

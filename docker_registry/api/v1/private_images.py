@@ -8,10 +8,10 @@ from docker_registry.api import requests
 from docker_registry.api.v1.pulls import Pulls
 from docker_registry.errors import ImageUnknown
 from docker_registry.registry.names import ImageId
-from docker_registry.registry.v1.private_repositories import PrivateRepositories
+from docker_registry.registry.v1.private_images import PrivateImages
 
 
-def blueprint(pulls: Pulls, private: PrivateRepositories) -> Blueprint:
+def blueprint(pulls: Pulls, private: PrivateImages) -> Blueprint:
     """Build the blueprint."""
     bp = Blueprint("v1_private_images", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)

@@ -8,22 +8,23 @@ from typing import Final
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import json_response
+from docker_registry.api.authorization import actor
+from docker_registry.api.responses import json_response
 from docker_registry.errors import BodyInvalid, Unsupported
-from docker_registry.registry import Registry
 from docker_registry.registry.names import ImageRepositoryName
+from docker_registry.registry.private_repositories import PrivateRepositories
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 _MAX_BYTES: Final = 64 * 1024
 
 
-def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+def blueprint(legacy: LegacyRegistry, private_repositories: PrivateRepositories, *, delete: bool) -> Blueprint:
     """
     Build the blueprint.
 
     Args:
         delete: whether clients may delete tags, manifests and blobs, and therefore may hide repositories.
     """
-    private_repositories = registry.private_repositories
     bp = Blueprint("v1_properties", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
@@ -39,8 +40,8 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         if private and not delete:
             raise Unsupported("Deletion is switched off, and with it hiding a repository.")
         if private and not private_repositories.is_private(repository):
-            registry.image_tags.check_hideable(repository)
-        private_repositories.set_private(repository, private=private)
+            legacy.image_tags.check_hideable(repository)
+        legacy.private_images.set_private(repository, private=private, actor=actor("push"))
         return json_response(True)
 
     return bp

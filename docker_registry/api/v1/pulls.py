@@ -5,59 +5,53 @@ from __future__ import annotations
 from flask import Response
 
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v1.responses import (
-    LAST_MODIFIED,
-    cache_headers,
-    is_unmodified,
-    json_response,
-    stored_json,
-    streamed_json,
-)
-from docker_registry.registry import Registry
+from docker_registry.api.responses import json_response
+from docker_registry.api.v1.responses import LAST_MODIFIED, cache_headers, is_unmodified, stored_json, streamed_json
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.images import Image
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 
 class Pulls:
     """Builds the responses to pulls. Existence is checked before conditions such as If-Modified-Since."""
 
-    def __init__(self, registry: Registry, downloads: Downloads) -> None:
-        self._registry = registry
+    def __init__(self, legacy: LegacyRegistry, downloads: Downloads) -> None:
+        self._legacy = legacy
         self._downloads = downloads
 
     def json(self, image_id: ImageId) -> Response:
         """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
-        image = self._registry.images.get(image_id)
+        image = self._legacy.images.get(image_id)
         return self._not_modified(image_id) or _describe(
             stored_json(image.payload, self._cache_headers(image_id)), image
         )
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
-        _, file = self._registry.images.find_layer(image_id)
+        _, file = self._legacy.images.find_layer(image_id)
         headers = {**self._cache_headers(image_id), "Content-Type": "application/octet-stream"}
         return self._not_modified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""
-        self._registry.images.check(image_id)
-        ancestry = self._registry.images.ancestry(image_id)
+        self._legacy.images.check(image_id)
+        ancestry = self._legacy.images.ancestry(image_id)
         return self._not_modified(image_id) or json_response(ancestry, headers=self._cache_headers(image_id))
 
     def files(self, image_id: ImageId) -> Response:
         """Return the list of files in an image's layer."""
-        files = self._registry.image_files.files(image_id)
+        files = self._legacy.image_files.files(image_id)
         return self._not_modified(image_id) or streamed_json(files, self._cache_headers(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
         """Return the changes that an image makes to its ancestors; an empty body until they are computed."""
-        diff = self._registry.image_files.diff(image_id)
+        diff = self._legacy.image_files.diff(image_id)
         if diff is None:
             return stored_json(b"")
         return self._not_modified(image_id) or streamed_json(diff, self._cache_headers(image_id))
 
     def _cache_headers(self, image_id: ImageId) -> dict[str, str]:
-        return cache_headers(is_private=self._registry.private_repositories.is_private_image(image_id))
+        return cache_headers(is_private=self._legacy.private_images.is_private_image(image_id))
 
     def _not_modified(self, image_id: ImageId) -> Response | None:
         return Response(status=304, headers=self._cache_headers(image_id)) if is_unmodified() else None

@@ -8,9 +8,10 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import json_response
-from docker_registry.registry import Registry
+from docker_registry.api.authorization import actor
+from docker_registry.api.responses import json_response
 from docker_registry.registry.names import ImageId
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 from docker_registry.registry.v1.pushes import Checksum
 
 #: Limit for the JSON of an image; the largest realistic configuration has a few hundred kilobytes.
@@ -23,7 +24,7 @@ _DOCKER_VERSION: Final = re.compile(r"docker/(\d{1,4})\.(\d{1,4})(?!\d)", re.ASC
 _FIRST_WITH_PAYLOAD_CHECKSUM: Final = (0, 10)
 
 
-def blueprint(registry: Registry) -> Blueprint:
+def blueprint(legacy: LegacyRegistry) -> Blueprint:
     """Build the blueprint."""
     bp = Blueprint("v1_pushes", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
@@ -31,13 +32,13 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.put("/v1/images/<image_id>/json")
     def put_json(image_id: ImageId) -> Response:
         """Start the push of an image."""
-        registry.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
+        legacy.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/layer")
     def put_layer(image_id: ImageId) -> Response:
         """Receive an image's layer."""
-        registry.image_pushes.put_layer(image_id, requests.body())
+        legacy.image_pushes.put_layer(image_id, requests.body())
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/checksum")
@@ -49,8 +50,8 @@ def blueprint(registry: Registry) -> Blueprint:
             headers.get("X-Docker-Checksum"),
             is_payload_decisive=_sends_payload_checksum(headers.get("User-Agent", "")),
         )
-        registry.image_pushes.put_checksum(image_id, checksum)
-        registry.image_files.request_diff(image_id)
+        legacy.image_pushes.put_checksum(image_id, checksum, actor=actor("push"))
+        legacy.image_files.request_diff(image_id)
         return json_response(True)
 
     return bp

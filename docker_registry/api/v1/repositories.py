@@ -7,23 +7,25 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import principal
-from docker_registry.api.v1.responses import json_response, no_content, stored_json
+from docker_registry.api.authorization import actor, principal
+from docker_registry.api.responses import json_response
+from docker_registry.api.v1.responses import no_content, stored_json
 from docker_registry.errors import Unsupported
-from docker_registry.registry import Registry
-from docker_registry.registry.access import Action
+from docker_registry.registry.access import Access, Action
 from docker_registry.registry.names import ImageRepositoryName
-from docker_registry.registry.v1.tokens import Access
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+from docker_registry.registry.v1.tokens import Access as TokenAccess
 
 #: Limit for an image list; ten thousand images take one megabyte.
 _MAX_LIST_BYTES: Final = 8 * 1024 * 1024
 
 
-def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: bool) -> Blueprint:
+def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str | None, delete: bool) -> Blueprint:
     """
     Build the blueprint.
 
     Args:
+        access: decides about names that are not a parameter of the route.
         registry_endpoints: value of X-Docker-Endpoints; None for the host of the request.
         delete: whether repositories may be deleted.
     """
@@ -33,20 +35,20 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
     @bp.put("/v1/repositories/<path:repository>")
     def begin_push(repository: ImageRepositoryName) -> Response:
         """Record the images that a push is going to upload, and return a write token."""
-        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
-        registry.private_repositories.claim(repository)
+        legacy.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES), actor=actor("push"))
+        legacy.private_images.claim(repository)
         return json_response("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
     def put_images(repository: ImageRepositoryName) -> Response:
         """Record the images that a push has uploaded."""
-        registry.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES))
+        legacy.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES), actor=actor("push"))
         return no_content(_token(repository, "write"))
 
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
         """List all images that were pushed to the repository, and return a read token."""
-        return stored_json(registry.image_tags.list_images(repository), _token(repository, "read"))
+        return stored_json(legacy.image_tags.list_images(repository), _token(repository, "read"))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:
@@ -60,9 +62,9 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         if not body.lstrip().startswith(b"["):
             return json_response("OK")
         repository_named_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
-        repository_named_auth = registry.access.resolve(principal(), Action.PUSH, repository_named_auth)
-        registry.image_repositories.put_images(repository_named_auth, body)
-        registry.private_repositories.claim(repository_named_auth)
+        repository_named_auth = access.resolve(principal(), Action.PUSH, repository_named_auth)
+        legacy.image_repositories.put_images(repository_named_auth, body, actor=actor("push"))
+        legacy.private_images.claim(repository_named_auth)
         return json_response("", headers=_token(repository_named_auth, "write"))
 
     @bp.delete("/v1/repositories/<path:repository>")
@@ -71,11 +73,11 @@ def blueprint(registry: Registry, *, registry_endpoints: str | None, delete: boo
         """Delete a repository and all its tags."""
         if not delete:
             raise Unsupported("Deletion is switched off.")
-        registry.image_tags.delete_repository(repository)
+        legacy.image_tags.delete_repository(repository, actor=actor("delete"))
         return json_response(True)
 
-    def _token(repository: ImageRepositoryName, access: Access) -> dict[str, str]:
-        token = registry.tokens.make(repository, access)
+    def _token(repository: ImageRepositoryName, access: TokenAccess) -> dict[str, str]:
+        token = legacy.tokens.make(repository, access)
         return {
             "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
             "X-Docker-Token": token,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api.authorization import is_restricted, principal
-from docker_registry.api.v1.responses import json_response
+from docker_registry.api.responses import json_response
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
 from docker_registry.registry.names import ImageRepositoryName, RepositoryName

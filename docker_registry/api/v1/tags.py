@@ -8,10 +8,11 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
-from docker_registry.api.v1.responses import json_response
+from docker_registry.api.responses import json_response
 from docker_registry.errors import BodyInvalid, ImageTagUnknown, Unsupported
-from docker_registry.registry import Registry
+from docker_registry.registry.access import Access
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 _MAX_ID_BYTES: Final = 1024
 
@@ -27,11 +28,12 @@ _LOWER_CASE: Final = frozenset({"arch", "kernel", "os"})
 _MAX_VALUE_LENGTH: Final = 256
 
 
-def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
+def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Blueprint:
     """
     Build the blueprint.
 
     Args:
+        access: decides which tags a client may see and move.
         delete: whether tags may be deleted.
     """
     bp = Blueprint("v1_tags", __name__)
@@ -40,23 +42,23 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
         """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
-        tags = registry.image_tags.list(repository)
-        may_list = registry.access.policy.tag_filter(authorization.principal(), repository)
+        tags = legacy.image_tags.list(repository)
+        may_list = access.policy.tag_filter(authorization.principal(), repository)
         return json_response(tags if may_list is None else {tag: tags[tag] for tag in filter(may_list, tags)})
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return the image id of a tag."""
-        return json_response(str(registry.image_tags.get(repository, tag)))
+        return json_response(str(legacy.image_tags.get(repository, tag)))
 
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Point a tag at an image."""
-        image_id = registry.private_repositories.resolve_image(_read_id(), with_ancestors=True)
+        image_id = legacy.private_images.resolve_image(_read_id(), with_ancestors=True)
         if authorization.is_restricted():
-            _check_overwrite(registry, repository, tag, image_id)
-        registry.image_tags.put(repository, tag, image_id, _client())
-        registry.private_repositories.reveal(repository, image_id)
+            _check_overwrite(legacy, access, repository, tag, image_id)
+        legacy.image_tags.put(repository, tag, image_id, _client(), actor=authorization.actor("push"))
+        legacy.private_images.reveal(repository, image_id)
         return json_response(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")
@@ -64,36 +66,38 @@ def blueprint(registry: Registry, *, delete: bool) -> Blueprint:
         """Delete a tag."""
         if not delete:
             raise Unsupported("Deletion is switched off.")
-        registry.image_tags.delete(repository, tag)
+        legacy.image_tags.delete(repository, tag, actor=authorization.actor("delete"))
         return json_response(True)
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")
     def get_tag_json(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return what is recorded about the push of a tag."""
-        return json_response(registry.image_tags.get_note(repository, tag))
+        return json_response(legacy.image_tags.get_note(repository, tag))
 
     @bp.get("/v1/repositories/<path:repository>/json")
     def get_repository_json(repository: ImageRepositoryName) -> Response:
         """Return what is recorded about the latest push of tag ``latest``."""
-        return json_response(registry.image_tags.get_repository_note(repository))
+        return json_response(legacy.image_tags.get_repository_note(repository))
 
     return bp
 
 
-def _check_overwrite(registry: Registry, repository: ImageRepositoryName, tag: Tag, image_id: ImageId) -> None:
+def _check_overwrite(
+    legacy: LegacyRegistry, access: Access, repository: ImageRepositoryName, tag: Tag, image_id: ImageId
+) -> None:
     """
     Raises:
         Unauthorized, Denied: the tag exists and points at another image, and the client may not overwrite it.
     """
     try:
-        current = registry.image_tags.get(repository, tag)
+        current = legacy.image_tags.get(repository, tag)
     except ImageTagUnknown as error:
         if error.sentence == ImageTagUnknown().sentence:  # else the tag exists, but V1 cannot represent its target
             return
     else:
         if current.value == image_id.value:
             return
-    authorization.check_overwrite(registry.access, repository, tag)
+    authorization.check_overwrite(access, repository, tag)
 
 
 def _read_id() -> ImageId:

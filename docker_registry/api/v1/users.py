@@ -12,7 +12,8 @@ from typing import Final
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
-from docker_registry.api.v1.responses import json_response, no_content
+from docker_registry.api.responses import json_response
+from docker_registry.api.v1.responses import no_content
 from docker_registry.errors import JsonInvalid
 
 _MAX_USER_BYTES: Final = 64 * 1024

@@ -7,12 +7,12 @@ from flask import Blueprint, Response, jsonify, request
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
 from docker_registry.old_clients import is_old_client
-from docker_registry.registry import Registry
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
+from docker_registry.registry.oci_registry import OciRegistry
 
 
-def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
+def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
     """
     Build the blueprint.
 

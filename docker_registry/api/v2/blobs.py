@@ -5,15 +5,17 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from docker_registry.api import requests
+from docker_registry.api.authorization import actor
 from docker_registry.api.downloads import Downloads
+from docker_registry.api.v2.responses import origin_headers
 from docker_registry.errors import Unsupported
-from docker_registry.registry import Registry
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.oci_registry import OciRegistry
 
 _YEAR_SECONDS = 31536000
 
 
-def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blueprint:
+def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> Blueprint:
     """
     Build the blueprint.
 
@@ -34,6 +36,8 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
             "Docker-Content-Digest": str(digest),
             "ETag": f'"{digest}"',
         }
+        if blob.origin is not None:
+            headers |= origin_headers(blob.origin)
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
         response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
@@ -47,7 +51,7 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete: bool) -> Blue
         """Delete a blob from a repository (end-10)."""
         if not delete:
             raise Unsupported("Deletion is switched off.")
-        registry.removal.delete_blob(name, digest)
+        registry.removal.delete_blob(name, digest, actor=actor("delete"))
         return Response(status=202, headers={"Docker-Content-Digest": str(digest)})
 
     return bp

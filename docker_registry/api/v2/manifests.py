@@ -6,15 +6,15 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v2.responses import with_location
+from docker_registry.api.v2.responses import origin_headers, with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
-from docker_registry.registry import Registry
 from docker_registry.registry.manifests import Pushed
 from docker_registry.registry.media_types import safe_content_type
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
+from docker_registry.registry.oci_registry import OciRegistry
 
 
-def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
+def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool, delete_manifests: bool) -> Blueprint:
     """
     Build the blueprint.
 
@@ -30,7 +30,8 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
         """Serve a manifest exactly as it was pushed (end-3)."""
         manifest = registry.manifests.get(registry.repositories.resolve(name), reference)
         descriptor = manifest.descriptor
-        must_be_accepted = isinstance(reference, Tag) and not manifest.is_made_here
+        origin = manifest.origin
+        must_be_accepted = isinstance(reference, Tag) and not (origin is not None and origin.is_generated)
         if must_be_accepted and not requests.accepts(descriptor.media_type):
             raise ManifestUnknown(
                 "The manifest is of a type that the client does not accept.", type=descriptor.media_type
@@ -41,6 +42,8 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
             "ETag": f'"{descriptor.digest}"',
             "Vary": "Accept",
         }
+        if origin is not None:
+            headers |= origin_headers(origin)
         if requests.is_unmodified(headers["ETag"]):
             return Response(status=304, headers=headers)
         if manifest.is_large:
@@ -53,8 +56,16 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifests.max_manifest_bytes)
         condition = requests.tag_condition()
-        guard = authorization.overwrite_guard(registry.access, name)
-        pushed = registry.manifests.put(name, reference, payload, requests.content_type(), tags, condition, guard)
+        pushed = registry.manifests.put(
+            name,
+            reference,
+            payload,
+            requests.content_type(),
+            tags,
+            condition,
+            authorization.overwrite_guard(registry.access, name),
+            actor=authorization.actor("push"),
+        )
         return _created(name, pushed, bool(tags))
 
     @bp.delete("/v2/<path:name>/manifests/<reference>")
@@ -62,7 +73,9 @@ def blueprint(registry: Registry, downloads: Downloads, *, delete_tags: bool, de
         """Delete a tag, or a manifest with all its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deletion is switched off.")
-        registry.removal.delete_manifest(registry.repositories.resolve(name), reference)
+        registry.removal.delete_manifest(
+            registry.repositories.resolve(name), reference, actor=authorization.actor("delete")
+        )
         return Response(status=202)
 
     return bp

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.registry import Registry
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.oci_registry import OciRegistry
 
 
-def blueprint(registry: Registry, *, max_page_entries: int) -> Blueprint:
+def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
     """
     Build the blueprint.
 

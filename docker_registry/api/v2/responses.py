@@ -1,9 +1,12 @@
-"""Responses of API V2 to successful changes: a Location and no body."""
+"""Responses of API V2: those to successful changes, and headers about content that a source had."""
 
 from __future__ import annotations
 
 from flask import Response
 from werkzeug.datastructures import Headers
+
+from docker_registry import dependencies
+from docker_registry.registry.sources import Origin
 
 
 class _PlainResponse(Response):
@@ -26,3 +29,10 @@ def with_location(status: int, location: str, headers: dict[str, str]) -> Respon
         headers: additional headers.
     """
     return _PlainResponse(status=status, headers={"Content-Length": "0", "Location": location, **headers})
+
+
+def origin_headers(origin: Origin) -> dict[str, str]:
+    """Return the headers about content that a source had; a cached response expires with it."""
+    if origin.expires is not None:
+        dependencies.expire(origin.expires)
+    return {"Warning": f'299 - "{origin.warning}"'} if origin.warning else {}

@@ -8,13 +8,13 @@ from docker_registry.api import requests
 from docker_registry.api.authorization import actor
 from docker_registry.api.v2.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
-from docker_registry.registry import Registry
 from docker_registry.registry.blobs import Blob
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
+from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.upload_sessions import Upload
 
 
-def blueprint(registry: Registry) -> Blueprint:
+def blueprint(registry: OciRegistry) -> Blueprint:
     """Build the blueprint."""
     bp = Blueprint("v2_uploads", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
@@ -26,7 +26,8 @@ def blueprint(registry: Registry) -> Blueprint:
         if mounted:
             return _created(name, mounted)
         if "digest" in request.args:
-            return _created(name, registry.uploads.put(name, requests.digest_parameter(), requests.body()))
+            digest = requests.digest_parameter()
+            return _created(name, registry.uploads.put(name, digest, requests.body(), actor=actor("push")))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
         response = _upload_accepted(name, registry.uploads.start(name, algorithm))
         if registry.driver.min_chunk_bytes is not None:  # a recommendation: smaller chunks are accepted too
@@ -43,8 +44,8 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
     def commit_upload(name: RepositoryName, upload_id: str) -> Response:
         """Append the last bytes, verify the digest and publish the blob (end-6)."""
-        digest, chunk = requests.digest_parameter(), requests.chunk_range()
-        blob = registry.uploads.commit(name, upload_id, digest, requests.body(), chunk.start, chunk.length)
+        digest, chunk, body = requests.digest_parameter(), requests.chunk_range(), requests.body()
+        blob = registry.uploads.commit(name, upload_id, digest, body, chunk.start, chunk.length, actor=actor("push"))
         return _created(name, blob)
 
     @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
@@ -56,13 +57,13 @@ def blueprint(registry: Registry) -> Blueprint:
     @bp.delete("/v2/<path:name>/blobs/uploads/<upload_id>")
     def cancel_upload(name: RepositoryName, upload_id: str) -> Response:
         """Cancel an upload (end-14)."""
-        registry.uploads.cancel(name, upload_id)
+        registry.uploads.cancel(name, upload_id, actor=actor("delete"))
         return Response(status=204)
 
     return bp
 
 
-def _mount(registry: Registry, name: RepositoryName) -> Blob | None:
+def _mount(registry: OciRegistry, name: RepositoryName) -> Blob | None:
     if "mount" not in request.args:
         return None
     try:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,23 +38,21 @@ from docker_registry.errors import (
 from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources
+from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.derived_source import DerivedImage, Permitted
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
 logger = logging.getLogger(__name__)
 
 #: An empty layer as Docker wrote it: only the end-of-archive marker of a tar.
 _EMPTY_LAYER: Final = bytes(2 * BLOCK_BYTES)
-
-#: Returns whether an image may come from a repository.
-Permitted = Callable[[RepositoryName], bool]
 
 #: Memory limits of the caches of a worker: each cache of small facts, and the cache of images.
 _FACTS_BYTES: Final = 8 * 1024 * 1024
@@ -75,22 +73,6 @@ class _Top:
 
     id: ImageId
     children: tuple[Digest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DerivedImage:
-    """
-    A V1 image with a verified layer.
-
-    Attributes:
-        payload: the image's JSON.
-        blob: digest of the stored layer.
-        link: the layer as it is sent to clients of V1: the stored bytes, or their uncompressed tar.
-    """
-
-    payload: bytes
-    blob: Digest
-    link: LayerLink
 
 
 class DerivedImages:

@@ -11,7 +11,6 @@ recompressed, because compressors differ in the bytes that they write.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -29,14 +28,15 @@ from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
+from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Descriptor, Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
-from docker_registry.registry.v1.unpacked_layers import UnpackedLayers
 
 #: Media types of layers that every client of V2 can unpack.
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
@@ -58,6 +58,7 @@ class DerivedManifests:
         leases: Leases,
         access: Access,
         unpacked: UnpackedLayers,
+        manifests: Manifests,
     ) -> None:
         """
         Args:
@@ -70,6 +71,7 @@ class DerivedManifests:
         self._leases = leases
         self._access = access
         self._unpacked = unpacked
+        self._manifests = manifests
         self._at_work = KeyedLocks()
 
     def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
@@ -86,11 +88,11 @@ class DerivedManifests:
             return known
         origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(ANONYMOUS))
         if origin is not None:
-            self.link(name, origin[1])
+            self._manifests.grant(name, origin[1])
             return origin[1]
         with self._at_work.hold(image_id):
             known = self.find(image_id) or self._work_out(name, image_id)
-        self.link(name, known)
+        self._manifests.grant(name, known)
         return known
 
     def find(self, image_id: ImageId) -> Digest | None:
@@ -99,25 +101,6 @@ class DerivedManifests:
             return Digest.parse(self._driver.get_content(image_layout.manifest(self._folder(image_id))).decode())
         except (PathNotFound, DigestInvalid, UnicodeDecodeError):
             return None
-
-    def link(self, name: RepositoryName, digest: Digest) -> bool:
-        """
-        Grant a repository a manifest that is in the store, with its configuration and layers.
-
-        Returns:
-            False when the repository has it already.
-
-        Raises:
-            BlobUnknown: the manifest is not in the store.
-        """
-        link = layout.revision_link(name, digest)
-        if self._driver.exists(link):
-            return False
-        document = json.loads(self._blobs.get(digest))
-        for descriptor in (*document.get("layers", ()), document["config"]):
-            self._blobs.link(name, Digest.parse(descriptor["digest"]))
-        self._driver.put_content(link, str(digest).encode())
-        return True
 
     # ------------------------------------------------------------------------------------------------- steps
 

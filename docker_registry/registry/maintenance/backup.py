@@ -17,7 +17,7 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
-from docker_registry.registry import layout, manifest_payload
+from docker_registry.registry import layout, legacy_layout, manifest_payload
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
@@ -64,7 +64,7 @@ class Backup:
         with self._folder.writing():
             self._folder.set_complete(is_complete=False)
             flags = self._read(store_paths.FLAGS)
-            v1_tags = self._read_below(image_layout.REPOSITORIES)
+            v1_tags = self._read_below(legacy_layout.REPOSITORIES)
             names = set()
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
@@ -77,7 +77,7 @@ class Backup:
                 if digest is not None:
                     self._copy_blob(digest)
             # Last, so that content pushed while a repository was private is not public in the backup.
-            private_markers = (file.path for file in self._driver.walk(image_layout.REPOSITORIES))
+            private_markers = (file.path for file in self._driver.walk(legacy_layout.REPOSITORIES))
             v1_tags |= self._read(path for path in private_markers if path.endswith("/_private"))
             self._remove_repositories(names)
             self._write(
@@ -243,7 +243,7 @@ class Backup:
             layout.BLOBS,
             layout.REPOSITORIES,
             image_layout.IMAGES,
-            image_layout.REPOSITORIES,
+            legacy_layout.REPOSITORIES,
             *store_paths.FLAGS,
         }
         parents = {"docker", "docker/registry", layout.ROOT}

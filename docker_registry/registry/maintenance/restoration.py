@@ -11,7 +11,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
-from docker_registry.registry import layout
+from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -89,7 +89,7 @@ class Restoration:
             return
         except PathNotFound:
             pass
-        folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, image_layout.REPOSITORIES)
+        folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, legacy_layout.REPOSITORIES)
         self._was_empty = not any(self._driver.exists(folder) for folder in folders)
         if not self._was_empty and not self._overwrite:
             raise ConfigError("The store is not empty: pass --overwrite to replace what the backup has too.")
@@ -101,7 +101,7 @@ class Restoration:
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
             self._remove(flag)
-        self._remove(image_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
+        self._remove(legacy_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
         self._remove(_IDENTITY)  # invalidates all caches of the store
         self._remove(_RESTORING)
 

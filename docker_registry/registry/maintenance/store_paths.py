@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import layout
+from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
@@ -82,7 +82,7 @@ def rank(path: str) -> int:
         return 1 if path.endswith("/layer") else 3 if path.endswith("/json") else 2
     if is_flag(path):
         return 9
-    if path.startswith(f"{image_layout.REPOSITORIES}/"):
+    if path.startswith(f"{legacy_layout.REPOSITORIES}/"):
         return 6 if path.endswith("/_private") else 8
     if is_tag(path):
         return 8

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from docker_registry.errors import NameInvalid
 from docker_registry.registry.names import LIBRARY, ImageRepositoryName, RepositoryName
+from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.index import Entry
-from docker_registry.registry.v1.private_repositories import PrivateRepositories
-from docker_registry.registry.v1.repositories import ImageRepositories
 
 _PAGE_SIZE: Final = 1000
+
+
+class ImageRepositories(Protocol):
+    """The repositories of API V1."""
+
+    def exists(self, name: ImageRepositoryName) -> bool:
+        """Return whether API V1 has a repository."""
+        ...
+
+    def names(self) -> Iterator[ImageRepositoryName]:
+        """Yield all repositories."""
+        ...
 
 
 class SearchEntries:
     """Reads repositories from the store as search index entries."""
 
     def __init__(
-        self, repositories: Repositories, image_repositories: ImageRepositories, private: PrivateRepositories
+        self,
+        repositories: Repositories,
+        private: PrivateRepositories,
+        image_repositories: ImageRepositories | None = None,
     ) -> None:
+        """
+        Args:
+            image_repositories: those of API V1; None where it is not served.
+        """
         self._repositories = repositories
         self._image_repositories = image_repositories
         self._private = private
@@ -39,7 +57,8 @@ class SearchEntries:
 
     def all(self) -> Iterator[Entry]:
         """Yield every repository once."""
-        for image_repository in self._image_repositories.names():
+        image_repositories = self._image_repositories.names() if self._image_repositories is not None else ()
+        for image_repository in image_repositories:
             yield Entry(str(image_repository), private=self._private.is_private(image_repository))
         last = ""
         while True:
@@ -52,7 +71,8 @@ class SearchEntries:
             last = page.names[-1]
 
     def _is_image_repository(self, name: str) -> bool:
-        if "/" not in name:  # API V1 calls it library/name and indexes it under that name
+        # API V1 calls a name without a slash library/name and indexes it under that name.
+        if self._image_repositories is None or "/" not in name:
             return False
         try:
             return self._image_repositories.exists(ImageRepositoryName.parse(name))

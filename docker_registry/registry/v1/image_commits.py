@@ -13,7 +13,7 @@ import json
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
@@ -77,7 +77,7 @@ class ImageCommits:
     def protect(self, image_id: ImageId, layer: Digest) -> None:
         """Record that the layer of a private image is private, before its bytes become a blob."""
         if self._driver.exists(image_layout.private_image(image_id)):
-            self._driver.put_content(image_layout.private_layer(layer), b"")
+            self._driver.put_content(legacy_layout.private_layer(layer), b"")
 
     def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """

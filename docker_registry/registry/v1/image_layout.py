@@ -37,26 +37,19 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
 Entries marked ``*`` are extensions of this registry. 0.7.1 ignores them, so it could continue with the tree. Its own
 caches ``_files`` and ``_diff`` are never read: they were wrong below the root folder.
 
-**Quoting.** Slashes in a name are quoted: ``a/b/c`` is stored as ``repositories/a/b%2Fc`` by 0.7.1, and as ``b%252Fc``
-by 0.8.1 and later. Both forms exist, so a name has up to two folders.
+The paths of repositories, and of what marks them as private, are in :mod:`docker_registry.registry.legacy_layout`.
 """
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import quote, unquote
 
-from docker_registry.errors import NameInvalid
 from docker_registry.registry.layout import HIDDEN, ROOT
-from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
+from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag, is_tag
 
 IMAGES: Final = "images"
-REPOSITORIES: Final = "repositories"
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
-PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
-PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
-PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 _TAG: Final = "tag_"
 _FROM: Final = "from-"
@@ -162,32 +155,9 @@ def private_image(image_id: ImageId) -> str:
     return f"{image(image_id)}/_private"
 
 
-def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
-    """Return the possible folders of a repository, that of 0.7.1 first."""
-    quoted = quote(name.name, safe="")
-    folders = dict.fromkeys((quoted, quote(quoted, safe="")))
-    root = f"{HIDDEN}/_repositories" if name.is_hidden else REPOSITORIES
-    return tuple(f"{root}/{name.namespace}/{folder}" for folder in folders)
-
-
-def read_repository_folder(path: str) -> ImageRepositoryName | None:
-    """Return the name of the repository in a folder; None for any other folder."""
-    namespace, _, folder = path.removeprefix(f"{REPOSITORIES}/").partition("/")
-    try:
-        name = ImageRepositoryName.parse(f"{namespace}/{unquote(unquote(folder))}")
-    except NameInvalid:
-        return None
-    return name if path in repository_folders(name) else None
-
-
 def index_images(folder: str) -> str:
     """The file with the list of all images that were ever pushed to a repository."""
     return f"{folder}/_index_images"
-
-
-def private(folder: str) -> str:
-    """The file that marks that a repository is private."""
-    return f"{folder}/_private"
 
 
 def repository_json(folder: str) -> str:
@@ -214,23 +184,3 @@ def read_tag(path: str) -> Tag | None:
     file_name = path.rpartition("/")[2]
     text = file_name.removeprefix(_TAG)
     return Tag(text) if text != file_name and is_tag(text) else None
-
-
-def private_entry(name: ImageRepositoryName) -> str:
-    """The file that lists a private repository, written before the repository becomes private."""
-    return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
-
-
-def private_layer(digest: Digest) -> str:
-    """The file that marks a blob as the layer of a private image, or as deleted from a private repository."""
-    return f"{PRIVATE_LAYERS}/{digest.algorithm}/{digest.hex}"
-
-
-def read_private_entry(file_name: str) -> str | None:
-    """Return the name of the private repository that a file stands for; None for a file of another kind."""
-    name = file_name.replace("+", "/")
-    try:
-        ImageRepositoryName.parse(name)
-    except NameInvalid:
-        return None
-    return name

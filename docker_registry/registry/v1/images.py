@@ -6,7 +6,7 @@ layer is the blob with the committed digest, or a raw file in the image's folder
 is verified and committed when it is first requested (:mod:`docker_registry.registry.v1.legacy_layers`). If a push died
 after everything had arrived, the next request for its image completes it.
 
-An image derived from API V2 (:mod:`docker_registry.registry.bridge.derived_images`) takes precedence over an image that
+An image derived from API V2 (:mod:`docker_registry.registry.v1.derived_source`) takes precedence over an image that
 was pushed under its id.
 """
 
@@ -24,11 +24,11 @@ from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.bridge.derived_images import DerivedImage, DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, legacy_layers
+from docker_registry.registry.v1.derived_source import DerivedImage, DerivedImageSource
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
@@ -67,7 +67,7 @@ class Images:
         driver: StorageDriver,
         decisions: ImageCommits,
         unfinished: PendingPushes,
-        derived: DerivedImages,
+        derived: DerivedImageSource,
         access: Access,
         reader: LayerReader,
         *,
@@ -76,6 +76,7 @@ class Images:
     ) -> None:
         """
         Args:
+            derived: the images that derive from API V2.
             access: decides from which repositories of API V2 an image may come.
             abandoned_after_seconds: age of the mark of a push after which the push counts as abandoned.
             now: the clock, seconds since the Unix epoch.

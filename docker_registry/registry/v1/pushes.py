@@ -31,6 +31,7 @@ from docker_registry.errors import (
     UploadUnknown,
 )
 from docker_registry.registry import events, json_scanner
+from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.ingest import Body, Content
 from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest, ImageId
@@ -146,7 +147,7 @@ class ImagePushes:
             checksums = (f"sha256:{payload_sum.hexdigest()}",)
             self._received.note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
 
-    def put_checksum(self, image_id: ImageId, checksum: Checksum) -> None:
+    def put_checksum(self, image_id: ImageId, checksum: Checksum, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
         Verify the checksum of the staged layer and commit the image.
 
@@ -171,7 +172,7 @@ class ImagePushes:
                 return
             if received is None:
                 raise ChecksumMismatch(id=str(image_id))
-            if self._publish(image_id, received):
+            if self._publish(image_id, received, actor):
                 self._complete(image_id)
                 self._received.discard(received)
                 self._inspections.add(image_id)
@@ -253,14 +254,14 @@ class ImagePushes:
         self._received.keep_tarsum(note, KnownTarSum(text, self._reader.rules))
         return text
 
-    def _publish(self, image_id: ImageId, received: Received) -> bool:
+    def _publish(self, image_id: ImageId, received: Received, actor: Actor) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
         stored = self._decisions.stored(image_id)
         if self._decisions.decided(image_id) is not None:
             return False
         self._decisions.protect(image_id, received.link.digest)
         try:
-            self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""))
+            self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""), actor=actor)
         except (UploadUnknown, DigestInvalid):
             # The upload session and its bytes no longer exist.
             self._received.forget(received)

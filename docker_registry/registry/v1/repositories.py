@@ -1,7 +1,7 @@
 """
 Repositories of API V1: their existence, and the lists of images that were pushed to them.
 
-A name with further slashes may have two folders (:mod:`docker_registry.registry.v1.image_layout`, "Quoting"), which
+A name with further slashes may have two folders (:mod:`docker_registry.registry.legacy_layout`, "Quoting"), which
 form one repository. Reads check both; writes go to an existing folder, or else to the one that 0.7.1 would use.
 """
 
@@ -24,8 +24,8 @@ from docker_registry.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from docker_registry.registry import events, json_scanner
-from docker_registry.registry.bridge import name_mapping
+from docker_registry.registry import events, json_scanner, legacy_layout, name_mapping
+from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NoList
@@ -80,11 +80,11 @@ class ImageRepositories:
 
     def folders(self, name: ImageRepositoryName) -> tuple[str, ...]:
         """Return the existing folders of a repository; empty when it does not exist."""
-        return tuple(folder for folder in image_layout.repository_folders(name) if self._driver.exists(folder))
+        return tuple(folder for folder in legacy_layout.repository_folders(name) if self._driver.exists(folder))
 
     def home(self, name: ImageRepositoryName) -> str:
         """Return the folder for new content of a repository."""
-        possible = image_layout.repository_folders(name)
+        possible = legacy_layout.repository_folders(name)
         if len(possible) == 1:
             return possible[0]
         return next((folder for folder in possible if self._driver.exists(folder)), possible[0])
@@ -119,7 +119,7 @@ class ImageRepositories:
         others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
         return self._merged(*reversed(self._lists(name)), others=others) if others else self.list_images(name)
 
-    def put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
+    def put_images(self, name: ImageRepositoryName, payload: bytes, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
         Add images to a repository's list, creating the repository if necessary.
 
@@ -137,9 +137,9 @@ class ImageRepositories:
             StorageUnavailable: too many concurrent changes of the list.
         """
         with self._json_budget.reserve(payload):
-            self._put_images(name, payload)
+            self._put_images(name, payload, actor)
 
-    def _put_images(self, name: ImageRepositoryName, payload: bytes) -> None:
+    def _put_images(self, name: ImageRepositoryName, payload: bytes, actor: Actor) -> None:
         entries = self._parse(payload)
         known = self.image_ids(name)
         if any(entry["id"] not in known for entry in entries):
@@ -159,9 +159,10 @@ class ImageRepositories:
             except PreconditionFailed:  # changed by a concurrent push
                 continue
             is_new = stored.version == ABSENT
-            events.announce(events.repository_created if is_new else events.repository_updated, self._driver, name=name)
+            signal = events.repository_created if is_new else events.repository_updated
+            events.announce(signal, self._driver, actor, name=name)
             if is_new and str(repository or name) != str(name):  # V2 may have had it already, under its own name
-                events.announce(events.repository_updated, self._driver, name=repository)
+                events.announce(events.repository_updated, self._driver, actor, name=repository)
             return
         raise StorageUnavailable("Too many pushes to one repository at once.", name=str(name))
 
@@ -171,7 +172,7 @@ class ImageRepositories:
         if repository is not None:
             self._catalog.enter(repository)
 
-    def delete(self, name: ImageRepositoryName) -> None:
+    def delete(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete the V1 part of a repository; its images are kept.
 
@@ -180,24 +181,24 @@ class ImageRepositories:
         Raises:
             ImageRepositoryUnknown: API V1 does not have the repository.
         """
-        removed = [self._remove(folder) for folder in image_layout.repository_folders(name)]
+        removed = [self._remove(folder) for folder in legacy_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
         repository = name_mapping.repository(name)
         possible = (repository, name_mapping.fallback(name))
         if any(each is not None and self._catalog.has_content(each) for each in possible):
-            if self._driver.exists(image_layout.private_entry(name)):
-                self._driver.put_content(image_layout.private(self.home(name)), b"")
+            if self._driver.exists(legacy_layout.private_entry(name)):
+                self._driver.put_content(legacy_layout.private(self.home(name)), b"")
         else:
-            self._remove(image_layout.private_entry(name))
+            self._remove(legacy_layout.private_entry(name))
         if repository is not None:
             self._catalog.leave(repository)
-        events.announce(events.repository_deleted, self._driver, name=name)
+        events.announce(events.repository_deleted, self._driver, actor, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:
         """Yield all repositories; needs one folder listing for each namespace."""
-        for namespace in self._list(image_layout.REPOSITORIES):
-            found = {image_layout.read_repository_folder(path): None for path in self._list(namespace)}
+        for namespace in self._list(legacy_layout.REPOSITORIES):
+            found = {legacy_layout.read_repository_folder(path): None for path in self._list(namespace)}
             yield from (name for name in found if name is not None)
 
     # ------------------------------------------------------------------------------------------------- steps

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
-from docker_registry.registry import conditional_removal
+from docker_registry.registry import conditional_removal, legacy_layout
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 
 
 class ImageTagFiles:
-    """Stores one file for each tag, in one of a repository's two possible folders (:mod:`image_layout`, "Quoting")."""
+    """Stores a file for each tag, in one of a repository's two possible folders (:mod:`.legacy_layout`, "Quoting")."""
 
     def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self._driver = driver
@@ -21,7 +21,7 @@ class ImageTagFiles:
 
     def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
         """Return the image that a tag points at; None when it has no readable file."""
-        for folder in image_layout.repository_folders(name):
+        for folder in legacy_layout.repository_folders(name):
             try:
                 content = conditional_removal.unmarked(self._driver.get_content(image_layout.tag(folder, tag)))
                 return ImageId.parse(content.decode().strip())
@@ -31,7 +31,7 @@ class ImageTagFiles:
 
     def names(self, name: ImageRepositoryName) -> Sequence[str]:
         """Return the names of all tags, in ASCII order."""
-        lists = [self._listings.names(folder, _read) for folder in image_layout.repository_folders(name)]
+        lists = [self._listings.names(folder, _read) for folder in legacy_layout.repository_folders(name)]
         found = [tags for tags in lists if tags]
         return found[0] if len(found) == 1 else sorted(set().union(*found))
 
@@ -58,7 +58,7 @@ class ImageTagFiles:
             holds: remove the file only while this returns True; see :func:`.conditional_removal.take_while`.
         """
         removed = [
-            self._remove(image_layout.tag(folder, tag), holds) for folder in image_layout.repository_folders(name)
+            self._remove(image_layout.tag(folder, tag), holds) for folder in legacy_layout.repository_folders(name)
         ]
         return any(removed)
 

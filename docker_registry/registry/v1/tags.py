@@ -1,7 +1,7 @@
 """
 Tags of API V1: names that point at the images of a repository, each with metadata about its last push.
 
-The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.v1_tag_source` describes how they are
+The tags that either API wrote form one set; :mod:`docker_registry.registry.bridge.v1_sources` describes how they are
 merged.
 """
 
@@ -19,15 +19,14 @@ from docker_registry.errors import (
     ImageUnknown,
     TagImmutable,
 )
-from docker_registry.registry import events, layout
+from docker_registry.registry import events, layout, name_mapping
 from docker_registry.registry.access import Access
-from docker_registry.registry.actor import ANONYMOUS
-from docker_registry.registry.bridge import name_mapping
-from docker_registry.registry.bridge.derived_images import DerivedImages
-from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.immutability import ImmutableTags
+from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tags import Tags
+from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
@@ -51,8 +50,8 @@ class ImageTags:
         images: Images,
         files: ImageTagFiles,
         tags: Tags,
-        derived_images: DerivedImages,
-        derived_manifests: DerivedManifests,
+        manifests: Manifests,
+        derived: DerivedImageSource,
         immutable: ImmutableTags,
         access: Access,
         *,
@@ -63,6 +62,7 @@ class ImageTags:
         Args:
             files: the tags that API V1 wrote.
             tags: the tags that API V2 wrote; they take precedence.
+            derived: the images that derive from API V2.
             immutable: the patterns of immutable tags.
             access: decides from which repositories a manifest of API V2 may be linked.
             now: the clock; returns seconds since the Unix epoch.
@@ -74,8 +74,8 @@ class ImageTags:
         self._images = images
         self._files = files
         self._tags = tags
-        self._derived_images = derived_images
-        self._derived_manifests = derived_manifests
+        self._manifests = manifests
+        self._derived = derived
         self._immutable = immutable
         self._access = access
         self._notes = ImageTagNotes(driver)
@@ -115,7 +115,15 @@ class ImageTags:
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         return image_id
 
-    def put(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId, client: Mapping[str, str]) -> None:
+    def put(
+        self,
+        name: ImageRepositoryName,
+        tag: Tag,
+        image_id: ImageId,
+        client: Mapping[str, str],
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
+    ) -> None:
         """
         Set a tag.
 
@@ -135,12 +143,12 @@ class ImageTags:
         if self._is_immutable(name, tag):
             self._create(name, folder, tag, image_id)
         for _ in range(_MAX_TRIES):
-            self._write(name, folder, tag, image_id, note)
-            if self._is_consistent(name, folder, tag, image_id, note):
+            self._write(name, folder, tag, image_id, note, actor)
+            if self._is_consistent(name, folder, tag, image_id, note, actor):
                 break
-        events.announce(events.tag_created, self._driver, name=name, tag=tag)
+        events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
 
-    def delete(self, name: ImageRepositoryName, tag: Tag) -> None:
+    def delete(self, name: ImageRepositoryName, tag: Tag, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a tag, whichever API wrote it.
 
@@ -154,9 +162,9 @@ class ImageTags:
         if not any(removed):
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         self._notes.remove(name, tag, lambda: self._files.find(name, tag) is None)
-        events.announce(events.tag_deleted, self._driver, name=name, tag=tag)
+        events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
 
-    def delete_repository(self, name: ImageRepositoryName) -> None:
+    def delete_repository(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
         Delete a repository and all its tags, whichever API wrote them, but not its images.
 
@@ -168,13 +176,13 @@ class ImageTags:
         for tag in names:
             self._check_mutable(name, Tag(tag), None)
         try:
-            self._repositories.delete(name)
+            self._repositories.delete(name, actor=actor)
         except ImageRepositoryUnknown:
             if not names:
                 raise
         for repository in _repositories(name):
             self._remove_links(repository, names)
-            events.announce(events.repository_updated, self._driver, name=repository)
+            events.announce(events.repository_updated, self._driver, actor, name=repository)
 
     def check_hideable(self, name: ImageRepositoryName) -> None:
         """
@@ -245,7 +253,7 @@ class ImageTags:
         if repository is None or digest is None:
             return None
         try:
-            return self._derived_images.top(repository, digest)
+            return self._derived.top(repository, digest)
         except ImageUnknown as error:
             raise ImageTagUnknown(error.sentence, name=str(repository), tag=str(tag)) from None
 
@@ -256,7 +264,9 @@ class ImageTags:
         except ImageTagUnknown:
             return None
 
-    def _write(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> None:
+    def _write(
+        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes, actor: Actor
+    ) -> None:
         """
         Write a tag and its metadata, and remove the V2 tag that overrides it; for an image derived from V2, set the V2
         tag instead.
@@ -269,36 +279,42 @@ class ImageTags:
         repository = name_mapping.repository(name)
         if repository is None:
             return
-        origin = self._origin(repository, image_id)
+        origin = self._origin(repository, image_id, actor)
         if origin is not None:
-            self._write_link(repository, tag, image_id, origin[1])
+            self._write_link(repository, tag, image_id, origin[1], actor)
         elif self._tags.remove_link(repository, tag):
             self._files.put(folder, tag, image_id)
             self._notes.put(folder, tag, note)
 
-    def _origin(self, repository: RepositoryName, image_id: ImageId) -> tuple[RepositoryName, Digest] | None:
+    def _origin(
+        self, repository: RepositoryName, image_id: ImageId, actor: Actor
+    ) -> tuple[RepositoryName, Digest] | None:
         """Return the repository and digest of the V2 image whose top V1 image this is; None if there is none."""
-        return self._derived_images.manifest(image_id, repository, self._access.pull_filter(ANONYMOUS))
+        return self._derived.manifest(image_id, repository, self._access.pull_filter(actor.principal))
 
-    def _write_link(self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest) -> None:
+    def _write_link(
+        self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest, actor: Actor
+    ) -> None:
         """Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top."""
         linked = self._tags.find_link(repository, tag) if self._is_linked(repository, tag, image_id) else None
         if linked is not None:
-            self._tags.put(repository, tag, linked)
+            self._tags.put(repository, tag, linked, actor=actor)
             if self._driver.exists(layout.revision_link(repository, linked)):
                 return
-        self._derived_manifests.link(repository, digest)
-        self._tags.put(repository, tag, digest)
-        while self._derived_manifests.link(repository, digest):  # the manifest was deleted concurrently
+        self._manifests.grant(repository, digest)
+        self._tags.put(repository, tag, digest, actor=actor)
+        while self._manifests.grant(repository, digest):  # the manifest was deleted concurrently
             self._tags.restore(repository, tag, digest)
 
-    def _is_consistent(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes) -> bool:
+    def _is_consistent(
+        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes, actor: Actor
+    ) -> bool:
         """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
         written += [content == note for content in self._notes.contents(folder, tag)]
         repository = name_mapping.repository(name)
         if repository is not None:
-            origin = self._origin(repository, image_id)
+            origin = self._origin(repository, image_id, actor)
             written.append(self._tags.find_link(repository, tag) == (None if origin is None else origin[1]))
         return all(written) or not any(written)
 

@@ -12,7 +12,6 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import ImageExists, ImageTagUnknown, ImageUnknown
-from docker_registry.registry import Registry
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -37,6 +36,7 @@ from tests.registry.bridge.both import (
 )
 from tests.registry.bridge.test_conversion import GOLDEN, PUSHED
 from tests.support import v1_trees
+from tests.support.registries import Registry
 from tests.support.v1_images import loads, make
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import BlobUnknown, ManifestUnknown
-from docker_registry.registry import Registry
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
@@ -34,6 +33,7 @@ from tests.registry.bridge.both import (
 from tests.registry.bridge.test_conversion import GOLDEN, IMAGE_IDS
 from tests.support import v1_trees
 from tests.support.layers import member, tar
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, pulled
 
 

@@ -15,10 +15,10 @@ from docker_registry.errors import (
     TagChanged,
     TagImmutable,
 )
-from docker_registry.registry import Registry
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import NEW, OLD, V1, V2, config_of, layer, make_v2, push_v1, push_v2, v1_image
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make
 
 OLD_FOO, FOO, LIBRARY_FOO = ImageRepositoryName.parse("foo"), RepositoryName("foo"), RepositoryName("library/foo")
@@ -243,18 +243,18 @@ class TestAPrivateRepository:
     def test_hides_what_v2_pushed_to_it_from_v1(self, registry):
         push_v2(registry, layer(1))
         top = v1_image(registry, OLD, V2)
-        assert not registry.private_repositories.is_private_image(top)
-        registry.private_repositories.set_private(OLD, private=True)
-        assert registry.private_repositories.is_private_image(top)
+        assert not registry.private_images.is_private_image(top)
+        registry.private_images.set_private(OLD, private=True)
+        assert registry.private_images.is_private_image(top)
         assert not registry.access.may_pull(ANONYMOUS, NEW)
 
     def test_hides_nothing_that_a_public_one_has_too(self, registry):
         push_v2(registry, layer(1))
         push_v2(registry, layer(1), name=RepositoryName("acme/public"))
-        registry.private_repositories.set_private(OLD, private=True)
-        assert registry.private_repositories.is_private_image(v1_image(registry, OLD, V2))
+        registry.private_images.set_private(OLD, private=True)
+        assert registry.private_images.is_private_image(v1_image(registry, OLD, V2))
         top = v1_image(registry, ImageRepositoryName.parse("acme/public"), V2)
-        assert not registry.private_repositories.is_private_image(top)
+        assert not registry.private_images.is_private_image(top)
 
 
 class Died(BaseException):

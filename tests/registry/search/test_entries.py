@@ -11,7 +11,7 @@ from docker_registry.registry.search.index import Entry
 def image_repository(registry, text, *, private=False):
     registry.image_repositories.put_images(ImageRepositoryName.parse(text), b"[]")
     if private:
-        registry.private_repositories.set_private(ImageRepositoryName.parse(text), private=True)
+        registry.private_images.set_private(ImageRepositoryName.parse(text), private=True)
 
 
 def repository(registry, text):

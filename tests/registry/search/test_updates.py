@@ -10,6 +10,7 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageUnavailable
 from docker_registry.registry import events
+from docker_registry.registry.actor import ANONYMOUS_PUSH
 from docker_registry.registry.names import RepositoryName, Tag
 from docker_registry.registry.search.index import Entry, SearchIndex, open_index
 from docker_registry.registry.search.updates import SearchUpdates
@@ -70,7 +71,7 @@ def happens(store, signal, driver, name=NAME, **entry):
     else:
         store[str(name)] = Entry(str(name), **entry)
     tag = {"tag": Tag.parse("latest")} if signal is events.tag_created else {}
-    events.announce(signal, driver, name=name, **tag)
+    events.announce(signal, driver, ANONYMOUS_PUSH, name=name, **tag)
 
 
 class TestARepository:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from docker_registry.errors import DiffUnavailable, ImageUnfinished, ImageUnknown, LayerFormatUnsupported, TooLarge
-from docker_registry.registry import Registry
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.v1.files import ImageFiles
 from docker_registry.registry.v1.layer_reader import LayerReader
 from tests.support.layers import COMPRESS, member, tar
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, loads, make, push, store_raw
 
 BASE = make(1, layer=tar(member("etc/keep", content=b"a"), member("etc/drop", content=b"b")))

@@ -9,9 +9,9 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown
-from docker_registry.registry import Registry
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import ImageId
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, pulled, push, store_raw
 
 IMAGE = make(1)

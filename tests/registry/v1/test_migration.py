@@ -9,13 +9,14 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnfinished, StorageUnavailable
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1.migration import Migration
 from tests.registry.conftest import NAME
 from tests.registry.v1.test_races import Death, dying
 from tests.support import v1_trees
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, pulled, push, store_raw
 
 

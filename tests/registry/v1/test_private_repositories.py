@@ -9,13 +9,13 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
-from docker_registry.registry import Registry, events
+from docker_registry.registry import events, legacy_layout
 from docker_registry.registry.access import Action
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
-from docker_registry.registry.v1 import image_layout
 from tests.support import v1_trees
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, push, store_raw
 
 PUBLIC = ImageRepositoryName.parse("acme/web")
@@ -47,7 +47,7 @@ def store_tree(driver):
 
 def is_hidden(registry, subject):
     if isinstance(subject, ImageId):
-        return registry.private_repositories.resolve_image(subject).is_hidden
+        return registry.private_images.resolve_image(subject).is_hidden
     return registry.access.resolve(ANONYMOUS, Action.PULL, subject).is_hidden
 
 
@@ -74,7 +74,7 @@ class TestAnOldTreeWithAPrivateRepository:
         everything = Registry(driver, serve_private=True)
         assert not is_hidden(everything, SECRET)
         assert [] == hidden(everything, BASE, OWN, OPEN)
-        assert everything.private_repositories.is_private_image(OWN.id)
+        assert everything.private_images.is_private_image(OWN.id)
 
     def test_hides_the_repository_of_api_v2_with_that_name(self, registry):
         assert is_hidden(registry, RepositoryName.parse("acme/secret"))
@@ -110,14 +110,14 @@ class TestANameOfApiV2:
     def test_is_missing_in_the_catalog_when_it_is_hidden(self, registry):
         for text in ("acme/secret", "acme/web"):
             registry.blobs.link(RepositoryName.parse(text), Digest.of(b""))
-        registry.private_repositories.set_private(SECRET, private=True)
+        registry.private_images.set_private(SECRET, private=True)
         assert ("acme/web",) == registry.repositories.page(10).names
         assert ("acme/secret", "acme/web") == registry.repositories.page(10, with_hidden=True).names
 
     def test_is_no_source_of_mounts_when_it_is_hidden(self, registry):
         content, digest = b"secret", Digest.of(b"secret")
         registry.uploads.put(RepositoryName.parse("acme/secret"), digest, Content(content))
-        registry.private_repositories.set_private(SECRET, private=True)
+        registry.private_images.set_private(SECRET, private=True)
         with pytest.raises(BlobUnknown):
             registry.blobs.mount(RepositoryName.parse("acme/web"), digest, RepositoryName.parse("acme/secret"))
 
@@ -128,7 +128,7 @@ class TestARepositoryThatBecomesPrivate:
         push(registry, BASE, OWN, OPEN)
         registry.image_repositories.put_images(SECRET, listed(BASE, OWN))
         registry.image_repositories.put_images(PUBLIC, listed(BASE, OPEN))
-        registry.private_repositories.set_private(SECRET, private=True)
+        registry.private_images.set_private(SECRET, private=True)
         return registry
 
     def test_is_hidden_at_once_from_every_worker(self, registry, driver):
@@ -140,7 +140,7 @@ class TestARepositoryThatBecomesPrivate:
         assert b"" == driver.get_content("repositories/acme/secret/_private")
 
     def test_shows_itself_and_its_images_when_it_becomes_public(self, registry, driver):
-        registry.private_repositories.set_private(SECRET, private=False)
+        registry.private_images.set_private(SECRET, private=False)
         for each in (registry, Registry(driver)):
             assert not is_hidden(each, SECRET)
             assert [] == hidden(each, BASE, OWN, OPEN)
@@ -153,18 +153,18 @@ class TestARepositoryThatBecomesPrivate:
     def test_takes_nothing_from_a_public_one_that_gets_its_image(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
-        everything.private_repositories.reveal(PUBLIC, OWN.id)
+        everything.private_images.reveal(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 
     def test_shows_nothing_by_a_tag_of_its_own(self, driver, registry):
-        registry.private_repositories.reveal(SECRET, OWN.id)
+        registry.private_images.reveal(SECRET, OWN.id)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
 
     def test_hides_what_is_pushed_to_it_afterwards(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         late = make(4, BASE)
         everything.image_repositories.put_images(SECRET, listed(BASE, late))
-        everything.private_repositories.claim(SECRET)
+        everything.private_images.claim(SECRET)
         push(everything, late)
         assert [OWN, late] == hidden(Registry(driver), BASE, OWN, OPEN, late)
         with pytest.raises(BlobUnknown):
@@ -174,7 +174,7 @@ class TestARepositoryThatBecomesPrivate:
     def test_claims_nothing_when_it_is_public(self, driver, registry):
         late = make(4, BASE)
         registry.image_repositories.put_images(PUBLIC, listed(BASE, late))
-        registry.private_repositories.claim(PUBLIC)
+        registry.private_images.claim(PUBLIC)
         assert [] == hidden(registry, late)
 
     def test_is_announced(self, driver, registry):
@@ -184,7 +184,7 @@ class TestARepositoryThatBecomesPrivate:
             heard.append(name)
 
         with events.repository_updated.connected_to(hear):
-            registry.private_repositories.set_private(PUBLIC, private=True)
+            registry.private_images.set_private(PUBLIC, private=True)
         assert [PUBLIC, RepositoryName("acme/web")] == heard
 
 
@@ -196,7 +196,7 @@ class TestARepositoryInTwoFolders:
         driver.put_content(f"repositories/a/{folder}/_private", b"")
         registry = Registry(driver)
         assert is_hidden(registry, DEEP)
-        registry.private_repositories.set_private(DEEP, private=False)
+        registry.private_images.set_private(DEEP, private=False)
         assert not is_hidden(Registry(driver), DEEP)
         assert 0 == Registry(driver).private_repositories.adopt()
 
@@ -213,7 +213,7 @@ class TestAdopting:
 
     def test_leaves_files_that_name_no_repository(self, driver):
         store_tree(driver)
-        driver.put_content(f"{image_layout.PRIVATE_REPOSITORIES}/No Name", b"")
+        driver.put_content(f"{legacy_layout.PRIVATE_REPOSITORIES}/No Name", b"")
         registry = Registry(driver)
         assert 1 == registry.private_repositories.adopt()
         assert ["acme/secret"] == registry.private_repositories.canonical_names()
@@ -221,4 +221,4 @@ class TestAdopting:
     def test_costs_one_look_where_nothing_is_private(self, driver):
         registry = Registry(driver)
         assert [] == hidden(registry, BASE)
-        assert not registry.private_repositories.is_private_image(BASE.id)
+        assert not registry.private_images.is_private_image(BASE.id)

@@ -20,7 +20,7 @@ from docker_registry.errors import (
     SizeInvalid,
     Unsupported,
 )
-from docker_registry.registry import Registry, events
+from docker_registry.registry import events
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.names import Digest, ImageId
@@ -28,6 +28,7 @@ from docker_registry.registry.v1.pushes import Checksum
 from tests.registry.conftest import NAME
 from tests.registry.test_uploads import CutOff
 from tests.support.layers import tar
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, pulled, push
 
 IMAGE = make(1)

@@ -17,8 +17,8 @@ from docker_registry.errors import (
     ImageUnfinished,
     ImageUnknown,
 )
-from docker_registry.registry import Registry
 from docker_registry.registry.ingest import Content
+from tests.support.registries import Registry
 from tests.support.v1_images import make, pulled, push, store_raw
 
 #: What may be said to a client whose push was overtaken.

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
-from docker_registry.registry import Registry, events
+from docker_registry.registry import events
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from tests.support.registries import Registry
 from tests.support.v1_images import chain, push
 
 NAME = ImageRepositoryName.parse("acme/web")

@@ -7,13 +7,14 @@ import pytest
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import Registry, layout
+from docker_registry.registry import layout
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest
 from docker_registry.registry.v1 import image_layout
 from docker_registry.services import build
 from tests.registry.bridge.both import OLD, V2, as_is, layer, push_v2, v1_image
 from tests.support.multipart import parts_of
+from tests.support.registries import Registry
 
 PACKED, PLAIN = layer(1, zstd.compress), layer(1, as_is)
 

@@ -1,5 +1,5 @@
 """
-Access to the tags of API V1 for API V2.
+Repositories and tags of API V1 as sources of API V2.
 
 Both APIs share one set of tags per repository. A tag file of V2 takes precedence over the file of V1. Therefore V1
 writes its own file and then removes that of V2; V2 only writes its own; and a deletion removes the file of V1 first. If
@@ -9,6 +9,7 @@ any of these is interrupted, the tag still has either its old or its new value, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from docker_registry.errors import (
     ImageInvalid,
@@ -18,10 +19,34 @@ from docker_registry.errors import (
     ManifestUnknown,
     TooLarge,
 )
-from docker_registry.registry.bridge import name_mapping
+from docker_registry.registry import name_mapping
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
+from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
+
+#: A manifest derived from an image of API V1.
+_GENERATED: Final = Origin(is_generated=True)
+
+
+class V1RepositorySource:
+    """Finds repositories of API V1 by their names in API V2."""
+
+    def __init__(self, repositories: ImageRepositories) -> None:
+        self._repositories = repositories
+
+    def exists(self, name: RepositoryName) -> bool:
+        """Return whether API V1 has a repository."""
+        image_repository = name_mapping.image_repository(name)
+        return image_repository is not None and self._repositories.exists(image_repository)
+
+    def names(self) -> Iterator[RepositoryName]:
+        """Yield all repositories of API V1 that have a name in API V2."""
+        for image_repository in self._repositories.names():
+            name = name_mapping.repository(image_repository)
+            if name is not None:
+                yield name
 
 
 class V1TagSource:
@@ -31,7 +56,7 @@ class V1TagSource:
         self._files = files
         self._manifests = manifests
 
-    def get(self, name: RepositoryName, tag: Tag) -> Digest | None:
+    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
         """
         Return the manifest of the image that a tag points at, deriving it if necessary; None when there is no such tag.
 
@@ -42,7 +67,7 @@ class V1TagSource:
         if image_id is None:
             return None
         try:
-            return self._manifests.get(name, image_id)
+            return Found(self._manifests.get(name, image_id), _GENERATED)
         except (ImageUnknown, ImageUnfinished, ImageInvalid, LayerFormatUnsupported, TooLarge) as error:
             raise ManifestUnknown(
                 f"The image of this tag cannot be shown by API V2. {error.sentence}", id=str(image_id)
@@ -59,10 +84,10 @@ class V1TagSource:
 
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of all tags, in ASCII order."""
-        old_name = name_mapping.image_repository(name)
-        return self._files.names(old_name) if old_name is not None else ()
+        image_repository = name_mapping.image_repository(name)
+        return self._files.names(image_repository) if image_repository is not None else ()
 
-    def naming(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
+    def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
         """
         Yield the tags whose image a manifest was derived from.
 
@@ -81,9 +106,9 @@ class V1TagSource:
         Args:
             holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
         """
-        old_name = name_mapping.image_repository(name)
-        return old_name is not None and self._files.remove(old_name, tag, holds)
+        image_repository = name_mapping.image_repository(name)
+        return image_repository is not None and self._files.remove(image_repository, tag, holds)
 
     def _image(self, name: RepositoryName, tag: Tag) -> ImageId | None:
-        old_name = name_mapping.image_repository(name)
-        return self._files.find(old_name, tag) if old_name is not None else None
+        image_repository = name_mapping.image_repository(name)
+        return self._files.find(image_repository, tag) if image_repository is not None else None

@@ -1,0 +1,125 @@
+"""The registry of the OCI Distribution Specification on one store, independent of HTTP and of API V1."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import PathNotFound, StorageError
+from docker_registry.registry import layout
+from docker_registry.registry.access import Access
+from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.catalog import Catalog
+from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.listing_cache import ListingCache
+from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.private_repositories import PrivateRepositories
+from docker_registry.registry.referrers import Referrers
+from docker_registry.registry.removal import Removal
+from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.sources import Sources
+from docker_registry.registry.tags import Tags
+from docker_registry.registry.uploads import Uploads
+from docker_registry.time_slices import TimeSlices
+
+
+class OciRegistry:
+    """
+    A registry on one store.
+
+    Each attribute is the service for a noun of the specification, such as ``blobs``, ``manifests`` or ``tags``.
+
+    Attributes:
+        sources: parts that are asked for what the store does not have.
+        access: applies the access policy: :class:`PrivateRepositories`, until it is replaced.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        *,
+        max_manifest_bytes: int = 4 * 1024 * 1024,
+        check_index_children: bool = False,
+        immutable_tags: Sequence[str] = (),
+        serve_private: bool = False,
+    ) -> None:
+        """
+        Args:
+            max_manifest_bytes, check_index_children: see :class:`Manifests`.
+            immutable_tags: patterns of immutable tags; see :class:`ImmutableTags`.
+            serve_private: see :class:`PrivateRepositories`.
+        """
+        self.driver = driver
+        self.sources = Sources()
+        self.slices = TimeSlices()
+        self.json_budget = JsonBudget(self.slices)
+        self.listings = ListingCache(driver, self.slices)
+        self.catalog = Catalog(driver, self.listings)
+        self.leases = Leases(driver)
+        self.private_repositories = PrivateRepositories(driver, self.listings, serve_private=serve_private)
+        self.access = Access(driver, self.private_repositories)
+        self.repositories = Repositories(driver, self.catalog, self.access, self.sources.repositories)
+        self.blobs = Blobs(driver, self.repositories, self.access, self.sources.blobs)
+        self.uploads = Uploads(driver, self.blobs, slices=self.slices)
+        self.immutable_tags = ImmutableTags(immutable_tags)
+        self.tags = Tags(driver, self.listings, self.immutable_tags, self.sources.tags)
+        self.referrers = Referrers(
+            driver, self.blobs, self.tags, self.listings, self.json_budget, self.sources.referrers
+        )
+        self.manifests = Manifests(
+            driver,
+            self.blobs,
+            self.tags,
+            self.referrers,
+            self.repositories,
+            self.json_budget,
+            max_manifest_bytes=max_manifest_bytes,
+            check_index_children=check_index_children,
+            sources=self.sources.manifests,
+        )
+        self.immutable_content = ImmutableContent(
+            self.immutable_tags, self.tags, self.blobs.get, self.manifests.exists, self.json_budget
+        )
+        self.removal = Removal(self.blobs, self.manifests, self.immutable_content, self.access)
+
+    def probe(self) -> None:
+        """
+        Check that the store works by writing, reading and removing a file.
+
+        Raises:
+            StorageError: an operation failed, or the store returned other content.
+        """
+        path = layout.probe(secrets.token_hex(8))
+        self.driver.put_content(path, path.encode())
+        if self.driver.get_content(path) != path.encode():
+            raise StorageError("The store does not return what was written.")
+        self.driver.remove(path)
+
+    def probe_reading(self) -> None:
+        """
+        Check that the store can be read.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        try:
+            self.driver.get_content(layout.probe("none"))
+        except PathNotFound:  # the usual case: such a file exists only while another process probes
+            pass
+
+    def run_housekeeping(self, upload_ttl_seconds: float) -> tuple[int, int]:
+        """
+        Delete abandoned uploads, and add repositories that other servers wrote to the catalog.
+
+        Args:
+            upload_ttl_seconds: minimum time since the last change of an upload, with or without a repository.
+
+        Returns:
+            The number of deleted uploads and the number of added repositories.
+        """
+        purged = self.uploads.purge(None, upload_ttl_seconds)
+        purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in self.repositories.folders())
+        return purged, self.repositories.adopt()

@@ -1,0 +1,175 @@
+"""
+Private repositories: the access policy of a registry without users.
+
+API V1 lets clients make a repository private. It then contains the file ``_private``, and is hidden in both APIs. Each
+private repository also has an entry in one flat directory, so that requests need no search. Trees of old servers have
+no entries; :meth:`PrivateRepositories.adopt` creates them before the first response.
+
+This module only reads which repositories are private, and also applies where API V1 is not served.
+:mod:`docker_registry.registry.v1.private_images` changes it, and hides the images of private repositories.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import NameInvalid, PathNotFound
+from docker_registry.registry import legacy_layout, name_mapping
+from docker_registry.registry.access import Action, Repository
+from docker_registry.registry.actor import Principal
+from docker_registry.registry.listing_cache import ListingCache
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+
+#: Time for which entries are cached in memory if the driver cannot detect changes of a directory cheaply.
+_CACHE_SECONDS = 5.0
+
+
+class PrivateRepositories:
+    """
+    Knows which repositories are private, and hides them unless ``serve_private`` is set.
+
+    Attributes:
+        serve_private: whether private repositories are served to every client.
+        mark_images: marks the images that only the given repositories have; called for the private repositories that
+            :meth:`adopt` finds. None where API V1 is not served: then the marks of images count as incomplete.
+    """
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        listings: ListingCache,
+        *,
+        serve_private: bool = False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            now: a monotonic clock; returns seconds.
+        """
+        self._driver = driver
+        self._listings = listings
+        self.serve_private = serve_private
+        self.mark_images: Callable[[Iterable[ImageRepositoryName]], None] | None = None
+        self._now = now
+        self._is_adopted = False
+        self._are_images_marked = False
+        self._cached: tuple[float, Sequence[str]] | None = None
+        self._hidden: tuple[Sequence[str], tuple[RepositoryName, ...]] = ((), ())
+
+    # ------------------------------------------------------------------------------------------------ policy
+
+    def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:  # noqa: ARG002
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        return action is not Action.ADMIN and (self.serve_private or not self.is_private(name))
+
+    def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName]:  # noqa: ARG002
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        names = () if self.serve_private else self.names()
+        if names is not self._hidden[0]:
+            self._hidden = (names, tuple(each for name in names for each in oci_names(name)))
+        return self._hidden[1] if names else ()
+
+    def hides_content(self, principal: Principal, digest: Digest) -> bool:  # noqa: ARG002
+        """See :class:`~docker_registry.registry.access.AccessPolicy`; hides all content while marks are incomplete."""
+        return self._driver.exists(legacy_layout.private_layer(digest)) or not self._are_images_marked
+
+    def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        path = legacy_layout.private_layer(digest)
+        if self.is_private(name) and not self._driver.exists(path):
+            self._driver.put_content(path, b"")
+
+    def pull_prefixes(self, principal: Principal) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+
+    def tag_filter(self, principal: Principal, name: Repository) -> None:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+
+    # ------------------------------------------------------------------------------------------------- state
+
+    def is_private(self, name: Repository) -> bool:
+        """Return whether a repository is private, given its name in either API."""
+        private = self.names()
+        if not private or name.is_hidden:
+            return False
+        try:
+            return _contains(private, str(ImageRepositoryName.parse(str(name))))
+        except NameInvalid:  # no repository of API V1 can have that name
+            return False
+
+    def names(self) -> Sequence[str]:
+        """Return the API V1 names of all private repositories, sorted."""
+        if not self._is_adopted:
+            if self._driver.exists(legacy_layout.PRIVATE_IS_COMPLETE):
+                self._is_adopted = self._are_images_marked = True
+            else:
+                self.adopt()
+        if type(self._driver).folder_version is not StorageDriver.folder_version:
+            return self.read_entries()
+        if self._cached is None or self._now() - self._cached[0] > _CACHE_SECONDS:
+            self._cached = (self._now(), self.read_entries())
+        return self._cached[1]
+
+    def canonical_names(self) -> list[str]:
+        """Return the canonical names of all private repositories, sorted: those in V2, or in V1 if V2 has none."""
+        names = map(ImageRepositoryName.parse, self.names())
+        return sorted(str(name_mapping.repository(name) or name) for name in names)
+
+    def read_entries(self) -> Sequence[str]:
+        """Return the names in the directory of entries, without any cache in memory."""
+        return self._listings.names(legacy_layout.PRIVATE_REPOSITORIES, legacy_layout.read_private_entry)
+
+    def forget(self) -> None:
+        """Read the entries again at the next access."""
+        self._cached = None
+
+    def adopt(self) -> int:
+        """
+        Find all private repositories by walking the tree, rebuild their entries, and mark their images.
+
+        Returns:
+            The number of private repositories.
+        """
+        private = {}
+        is_empty = True
+        for stat in self._driver.walk(legacy_layout.REPOSITORIES):
+            is_empty = False
+            folder, _, file_name = stat.path.rpartition("/")
+            name = legacy_layout.read_repository_folder(folder) if file_name == "_private" else None
+            if name is not None:
+                private[str(name)] = name
+        for name in private.values():
+            self._driver.put_content(legacy_layout.private_entry(name), b"")
+        self.forget()
+        for gone in set(self.read_entries()) - private.keys():
+            try:
+                self._driver.remove(legacy_layout.private_entry(ImageRepositoryName.parse(gone)))
+            except PathNotFound:  # removed by another process
+                pass
+        if self.mark_images is not None:
+            self.mark_images(private.values())
+            if not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
+                self._driver.put_content(legacy_layout.PRIVATE_IS_COMPLETE, b"")
+            self._are_images_marked = True
+        self.forget()
+        self._is_adopted = True
+        return len(private)
+
+
+def oci_names(name: str) -> list[RepositoryName]:
+    """Return the repositories of API V2 that are hidden together with a private repository of API V1."""
+    try:
+        image_repository = ImageRepositoryName.parse(name)
+    except NameInvalid:  # not an entry of this registry
+        return []
+    possible = (name_mapping.repository(image_repository), name_mapping.fallback(image_repository))
+    return [each for each in possible if each is not None]
+
+
+def _contains(names: Sequence[str], name: str) -> bool:
+    """Return whether a sorted list of names contains a name."""
+    position = bisect_left(names, name)
+    return position < len(names) and names[position] == name

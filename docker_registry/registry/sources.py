@@ -1,0 +1,137 @@
+"""
+Sources: parts that are asked for content that the store does not have.
+
+The core of the registry first looks into the store, then asks its sources in order; the first that has the content
+answers. With no source, nothing more is looked up. Today the bridge to API V1 is a source of tags and repositories;
+a mirror of another registry, or a trash, would be others.
+
+A source never overrides the store: what the store has, no source is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+
+if TYPE_CHECKING:
+    from docker_registry.registry.blobs import Blob
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """
+    How far content of a source may be trusted.
+
+    Attributes:
+        is_generated: whether the content was generated for this request, so that it has only one representation.
+        expires: when the source must be asked again, on the monotonic clock (:func:`time.monotonic`); None if the
+            answer is final.
+        warning: a text for the client, sent as a ``Warning`` header (RFC 7234, section 5.5); empty for none.
+    """
+
+    is_generated: bool = False
+    expires: float | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """Content that a source has."""
+
+    value: T
+    origin: Origin = Origin()
+
+
+class TagSource(Protocol):
+    """A source of tags."""
+
+    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+        """
+        Return the target of a tag, and store or generate its manifest if necessary; None when there is no such tag.
+
+        Raises:
+            ManifestUnknown: the tag exists, but has no manifest; the message explains why.
+        """
+        ...
+
+    def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return the target of a tag; None when there is none, or its manifest would have to be generated."""
+        ...
+
+    def exists(self, name: RepositoryName, tag: Tag) -> bool:
+        """Return whether there is a tag."""
+        ...
+
+    def names(self, name: RepositoryName) -> Sequence[str]:
+        """Return the names of all tags of a repository, in ASCII order."""
+        ...
+
+    def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
+        """
+        Yield the tags that point at a manifest.
+
+        Args:
+            tags: the tags to check; None for all.
+        """
+        ...
+
+    def remove(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        """
+        Remove a tag; return False when none was removed.
+
+        Args:
+            holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
+        """
+        ...
+
+
+class ManifestSource(Protocol):
+    """A source of manifests."""
+
+    def get(self, name: RepositoryName, digest: Digest) -> Found[bytes] | None:
+        """Return the verified payload of a manifest; None when the source does not have it."""
+        ...
+
+
+class BlobSource(Protocol):
+    """A source of blobs."""
+
+    def get(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
+        """Return a blob whose bytes can be read from the store by now; None when the source does not have it."""
+        ...
+
+
+class ReferrerSource(Protocol):
+    """A source of referrers."""
+
+    def list(self, name: RepositoryName, subject: Digest) -> Mapping[Digest, dict[str, Any]]:
+        """Return the descriptors of the referrers of a manifest, as in the ``manifests`` of an index, by digest."""
+        ...
+
+
+class RepositorySource(Protocol):
+    """A source of repositories."""
+
+    def exists(self, name: RepositoryName) -> bool:
+        """Return whether there is a repository."""
+        ...
+
+    def names(self) -> Iterator[RepositoryName]:
+        """Yield all repositories, to be listed in the catalog."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The sources of a registry, in the order in which they are asked; add them before the first request."""
+
+    tags: list[TagSource] = field(default_factory=list)
+    manifests: list[ManifestSource] = field(default_factory=list)
+    blobs: list[BlobSource] = field(default_factory=list)
+    referrers: list[ReferrerSource] = field(default_factory=list)
+    repositories: list[RepositorySource] = field(default_factory=list)

@@ -1,0 +1,163 @@
+"""
+Private images of API V1: making repositories private, and hiding the images that only private repositories have.
+
+Images do not belong to repositories: an image that only private repositories have is marked with
+``images/<id>/_private``. Its layer has an entry of its own, because the layer is a blob as well. An image derived from
+API V2 is as visible as the V2 repositories that have its layer. Trees of old servers have no marks;
+:meth:`.PrivateRepositories.adopt` creates them before the first response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ImageUnknown, PathNotFound
+from docker_registry.registry import events, legacy_layout
+from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from docker_registry.registry.private_repositories import PrivateRepositories, oci_names
+from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.derived_source import DerivedImageSource
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.tag_files import ImageTagFiles
+
+
+class PrivateImages:
+    """Makes repositories private or public, and hides images unless ``serve_private`` is set."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        private: PrivateRepositories,
+        repositories: ImageRepositories,
+        tags: ImageTagFiles,
+        images: Images,
+        derived: DerivedImageSource,
+    ) -> None:
+        """
+        Args:
+            private: knows which repositories are private.
+            derived: the images that derive from API V2.
+        """
+        self._driver = driver
+        self._private = private
+        self._repositories = repositories
+        self._tags = tags
+        self._images = images
+        self._derived = derived
+        private.mark_images = self._mark
+
+    def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
+        """
+        Return the id of an image, or its hidden form if only private repositories have the image.
+
+        Args:
+            with_ancestors: also hide the image if only private repositories have one of its ancestors.
+        """
+        if self._private.serve_private or not self._private.names():
+            return image_id
+        ids = self._parsed(self._below(image_id)) if with_ancestors else [image_id]
+        return replace(image_id, is_hidden=True) if any(map(self.is_private_image, ids)) else image_id
+
+    def is_private_image(self, image_id: ImageId) -> bool:
+        """Return whether only private repositories have an image, regardless of ``serve_private``."""
+        if (
+            not self._private.names()
+            or self._derived.find(image_id, lambda name: not self._private.is_private(name)) is not None
+        ):
+            return False
+        if self._driver.exists(image_layout.private_image(image_id)):
+            return True
+        return self._derived.is_known(image_id) and not self._driver.exists(image_layout.image_json(image_id))
+
+    def set_private(self, name: ImageRepositoryName, *, private: bool, actor: Actor = ANONYMOUS_PUSH) -> None:
+        """Make a repository, which need not exist yet, private or public; do nothing for a hidden name."""
+        if name.is_hidden:
+            return
+        self._private.names()  # adopts repositories that old servers made private
+        if private:
+            self._driver.put_content(legacy_layout.private(self._repositories.home(name)), b"")
+            self._driver.put_content(legacy_layout.private_entry(name), b"")
+            self._mark([name])
+        else:
+            for folder in legacy_layout.repository_folders(name):
+                self._remove(legacy_layout.private(folder))
+            self._remove(legacy_layout.private_entry(name))
+            self._unmark(self._ids(name))
+        self._private.forget()
+        for each in (name, *oci_names(str(name))):
+            events.announce(events.repository_updated, self._driver, actor, name=each)
+
+    def claim(self, name: ImageRepositoryName) -> None:
+        """Mark the listed images of a private repository that have not been pushed yet as private."""
+        if self._private.is_private(name):
+            for image_id in self._parsed(self._repositories.image_ids(name)):
+                if not self._images.exists(image_id):
+                    self._driver.put_content(image_layout.private_image(image_id), b"")
+
+    def reveal(self, name: ImageRepositoryName, image_id: ImageId) -> None:
+        """Make an image that a public repository has tagged public, with all its ancestors."""
+        if self._private.names() and not self._private.is_private(name):
+            self._unmark(self._images.ancestry_anywhere(image_id))
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _mark(self, names: Iterable[ImageRepositoryName]) -> None:
+        """Mark the images of private repositories that no public repository has."""
+        candidates = set().union(*map(self._ids, names))
+        if not candidates:
+            return
+        entries = set(self._private.read_entries())
+        for name in self._repositories.names():
+            if str(name) not in entries:
+                candidates -= self._ids(name)
+        for image_id in self._parsed(candidates):
+            self._put_missing(image_layout.private_image(image_id))
+            layer = self._images.find_digest(image_id)
+            if layer is not None:
+                self._put_missing(legacy_layout.private_layer(layer))
+
+    def _unmark(self, ids: Iterable[str]) -> None:
+        for image_id in self._parsed(ids):
+            if self._remove(image_layout.private_image(image_id)):
+                layer = self._images.find_digest(image_id)
+                if layer is not None:
+                    self._remove(legacy_layout.private_layer(layer))
+
+    def _ids(self, name: ImageRepositoryName) -> set[str]:
+        """Return the ids of all images of a repository."""
+        ids = self._repositories.image_ids(name)
+        found = (self._tags.find(name, Tag(tag)) for tag in self._tags.names(name))
+        tagged = {str(image_id) for image_id in found if image_id is not None}
+        for image_id in self._parsed(tagged - ids):  # lists of images already contain the ancestors
+            ids.update(self._below(image_id))
+        return ids
+
+    def _below(self, image_id: ImageId) -> Sequence[str]:
+        try:
+            return self._images.ancestry_anywhere(image_id)
+        except ImageUnknown:
+            return (str(image_id),)
+
+    def _parsed(self, ids: Iterable[str]) -> list[ImageId]:
+        found = []
+        for text in ids:
+            try:
+                found.append(ImageId.parse(text))
+            except ImageUnknown:
+                continue
+        return found
+
+    def _put_missing(self, path: str) -> None:
+        if not self._driver.exists(path):
+            self._driver.put_content(path, b"")
+
+    def _remove(self, path: str) -> bool:
+        try:
+            self._driver.remove(path)
+        except PathNotFound:
+            return False
+        return True

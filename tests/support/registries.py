@@ -1,0 +1,51 @@
+"""A registry of both APIs on one store, as the application assembles it, with all services in one place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.registry.bridge.bridge import Bridge
+from docker_registry.registry.layers.limits import LayerLimits
+from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.search.entries import SearchEntries
+from docker_registry.registry.v1.files import DiffQueue
+from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+
+class Registry(OciRegistry):
+    """An OCI registry with the services of API V1 as further attributes."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        *,
+        layer_limits: LayerLimits | None = None,
+        upload_ttl_seconds: float = 7 * 24 * 3600,
+        v1_platform: str = "linux/amd64",
+        diff_queue: DiffQueue | None = None,
+        now: Callable[[], float] = time.time,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            options: those of :class:`OciRegistry`.
+        """
+        super().__init__(driver, **options)
+        reader = LayerReader(layer_limits)
+        bridge = Bridge(self, reader, platform=v1_platform)
+        self.legacy = LegacyRegistry(
+            self, reader, bridge.images, upload_ttl_seconds=upload_ttl_seconds, diff_queue=diff_queue, now=now
+        )
+        bridge.connect(self.legacy)
+        self.tokens = self.legacy.tokens
+        self.images = self.legacy.images
+        self.image_files = self.legacy.image_files
+        self.image_repositories = self.legacy.image_repositories
+        self.private_images = self.legacy.private_images
+        self.image_pushes = self.legacy.image_pushes
+        self.image_tags = self.legacy.image_tags
+        self.search_entries = SearchEntries(self.repositories, self.private_repositories, self.image_repositories)
