@@ -14,9 +14,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from docker_registry import open_files
-from docker_registry.environment import NUMBERS, number
 from docker_registry.errors import ConfigError
+from docker_registry.server import open_files
+from docker_registry.server.environment import NUMBERS, number
 from docker_registry.server.monkey_patch import patch_master
 
 APPLICATION: Final = "docker_registry.wsgi:application"

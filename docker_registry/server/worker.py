@@ -35,15 +35,15 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import client_presence, dependencies, open_files
+from docker_registry import client_presence, dependencies
 from docker_registry.alone import answering
-from docker_registry.environment import number
 from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
-from docker_registry.server import lingering_close
+from docker_registry.server import lingering_close, open_files
 from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
 from docker_registry.server.connections import Activity, Connections
+from docker_registry.server.environment import number
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
@@ -86,7 +86,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         )
         self._unsent = MemoryBudget(_UNSENT_BYTES)
         self._slices = TimeSlices()
-        self._repeats = ResponseCache() if self._may_repeat() else None
+        self._cache = ResponseCache() if self._may_cache() else None
         self._observation = Observation()
         self._health: Health | None = None
 
@@ -239,7 +239,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
         """Answer through the application and cache the response if possible."""
         head = sock.head
-        if self._repeats is None or head is None or req.body.length != 0 or req.method not in _SAFE:
+        if self._cache is None or head is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
             return
         sock.begin_copy()
@@ -249,9 +249,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             sent, file = sock.end_copy()
         if sent is not None:
-            self._repeats.keep(head, sent, made_of, sock.exchange, file)
+            self._cache.keep(head, sent, made_of, sock.exchange, file)
 
-    def _answer_again(self, client: ClientSocket) -> None:
+    def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""
         for turn in itertools.count(1):
             received: bytes | None = b""
@@ -261,13 +261,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if received is None:
                 return
             began = time.perf_counter()
-            hit = self._repeats.find(received) if self._repeats and self._may_answer_again else None
+            hit = self._cache.find(received) if self._cache and self._may_use_cache else None
             if hit is None:
                 client.give_head(received)
                 return
             answering.note(client.fileno())
             try:
-                self._send_again(client, hit)
+                self._send_cached(client, hit)
             finally:
                 self._observation.report_cached(hit, client, began)
             self.nr += 1
@@ -280,11 +280,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         return self._health is not None and self._health.is_draining
 
     @property
-    def _may_answer_again(self) -> bool:
+    def _may_use_cache(self) -> bool:
         """Whether cached responses may be sent: not while the server stops, because they keep their connection."""
         return self.alive and not self._is_draining
 
-    def _send_again(self, client: ClientSocket, hit: Hit) -> None:
+    def _send_cached(self, client: ClientSocket, hit: Hit) -> None:
         client.settimeout(self.silence_seconds)
         client.answered_at = time.perf_counter()
         file = hit.response.file
@@ -301,7 +301,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 os.close(hit.fd)
         client.settimeout(None)
 
-    def _may_repeat(self) -> bool:
+    def _may_cache(self) -> bool:
         """
         Return whether responses may be served from the cache.
 
@@ -321,8 +321,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> Iterator[None]:
         """Wait for the next request on a connection that the response cache cannot answer."""
         client = self._clients.get(gevent.getcurrent())
-        if client is not None and self._repeats is not None:
-            self._answer_again(client)
+        if client is not None and self._cache is not None:
+            self._answer_from_cache(client)
             if client.has_head:
                 yield
                 return

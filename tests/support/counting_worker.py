@@ -28,7 +28,7 @@ class CountingWorker(RegistryWorker):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._repeats = ResponseCache(self.KEPT_BYTES)
+        self._cache = ResponseCache(self.KEPT_BYTES)
 
     def run(self):
         gevent.signal_handler(signal.SIGUSR2, self._count)

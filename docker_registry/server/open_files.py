@@ -1,22 +1,22 @@
-"""How many files a worker may open, and how many connections fit into that."""
+"""The limit of open files of a worker, and the number of connections that fit into it."""
 
 from __future__ import annotations
 
 import resource
 from typing import Final
 
-#: Files that a process may open, where the system allows it; many systems start with 1024.
+#: The soft limit of open files is raised to this, if the system allows it; the default is often 1024.
 MAX_OPEN_FILES: Final = 65536
 
-#: A connection that pulls or pushes needs its socket, a file, and for moments a folder.
+#: A transfer needs its socket, a file, and sometimes a folder.
 _FILES_PER_CONNECTION: Final = 3
 
-#: Files that a worker needs besides: listeners, logs, journal, connections to databases.
+#: Other files of a worker: listeners, logs, journal, connections to databases.
 _OTHER_FILES: Final = 128
 
 
 def allow_many() -> None:
-    """Let this process and its children open many files, as far as the system allows."""
+    """Raise the limit of open files for this process and its children, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""The environment variables of the server that are whole numbers."""
+"""Environment variables of the server that are whole numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBERS: Final = {
     "GUNICORN_SILENT_TIMEOUT": 0,
 }
 
-#: What Kubernetes puts into every container when a service is called ``registry``: not meant for us.
+#: Kubernetes sets REGISTRY_PORT to such a URL in every container of a namespace with a service called ``registry``.
 _KUBERNETES: Final = "tcp://"
 
 
