@@ -87,6 +87,7 @@ class ClientSocket(socket.socket):
     greenlet: gevent.Greenlet[Any, Any] | None = None
     unsent: MemoryBudget | None = None
     _ahead: bytes | None = None
+    _has_received = False
     _head_bytes: int | None = None
     _copy: bytearray | None = None
     _copied_file: FileSlice | None = None
@@ -162,13 +163,15 @@ class ClientSocket(socket.socket):
         Receive the beginning of the next request; return None if gunicorn has buffered it already.
 
         Args:
-            takes_turns: whether other connections whose requests have arrived are served first.
+            takes_turns: whether other connections whose requests have arrived are served first. The first request of a
+                connection is received at once, because a connection that waits counts as idle and may be closed.
         """
         self.head = None
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
-        if takes_turns:
+        if takes_turns and self._has_received:
             self._wait_for_turn()
+        self._has_received = True
         return bytes(super().recv(_HEAD_BYTES))
 
     def _wait_for_turn(self) -> None:
