@@ -85,7 +85,7 @@ class Brief:
         began = time.monotonic()
         if not self._requests.is_one_alone or began < self._slow_until:
             return run_in_thread(function, *args)
-        dependencies.spoil()  # as in a thread: reads that serve a write must not make a response cacheable
+        dependencies.make_uncacheable()  # as in a thread: reads that serve a write must not make a response cacheable
         try:
             return function(*args)
         finally:

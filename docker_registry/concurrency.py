@@ -60,7 +60,7 @@ def start_in_thread(function: Callable[..., Result], *args: Any) -> Callable[[],
         A callable that waits for the function and returns its result or raises its error. If the greenlet is killed
         or times out meanwhile, the callable still waits for the function and raises the interruption afterwards.
     """
-    dependencies.spoil()  # reads in another thread are not recorded
+    dependencies.make_uncacheable()  # reads in another thread are not recorded
     outcome: _Outcome[Result] = _Outcome()
     finished = gevent.get_hub().threadpool.spawn(outcome.work_out, function, args)
 

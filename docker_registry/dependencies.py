@@ -38,18 +38,18 @@ _SECOND_NANOSECONDS: Final = 10**9
 _MAX_FILES: Final = 64
 
 
-class Witness(Protocol):
+class Validator(Protocol):
     """A validator: records the dependencies of a response that are not files, and checks them."""
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all of these dependencies could be recorded."""
 
     def is_current(self) -> bool:
         """Return whether all of them are unchanged; may block."""
 
 
-W = TypeVar("W", bound=Witness)
+V = TypeVar("V", bound=Validator)
 
 
 class Dependencies:
@@ -57,48 +57,48 @@ class Dependencies:
     The dependencies of one response.
 
     Attributes:
-        is_whole: whether all dependencies could be recorded.
+        is_complete: whether all dependencies could be recorded.
         is_cacheable: whether the application has declared the response cacheable.
-        witness: validator of the dependencies that are not files, if there are any.
+        validator: validator of the dependencies that are not files, if there are any.
         until: expiry of the response, on the monotonic clock.
     """
 
-    __slots__ = ("_files", "_versions", "is_cacheable", "is_whole", "until", "witness")
+    __slots__ = ("_files", "_versions", "is_cacheable", "is_complete", "until", "validator")
 
     def __init__(self) -> None:
-        self.is_whole = True
+        self.is_complete = True
         self.is_cacheable = False
-        self.witness: Witness | None = None
+        self.validator: Validator | None = None
         self.until = math.inf
         self._files: dict[str, Signature] = {}
         self._versions: list[tuple[Callable[[], object], object]] = []
 
     def is_current(self) -> bool:
         """Return whether all dependencies are unchanged."""
-        for place, signature in self._files.items():
+        for path, signature in self._files.items():
             try:
-                found = os.stat(place)
+                status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 if signature is not None:
                     return False
             except OSError:
                 return False
             else:
-                if signature != signature_of(found):
+                if signature != signature_of(status):
                     return False
         for version, recorded in self._versions:
             if version() != recorded:
                 return False
-        return self.witness is None or (self.witness.is_whole and self.witness.is_current())
+        return self.validator is None or (self.validator.is_complete and self.validator.is_current())
 
-    def note(self, place: str, found: os.stat_result | None) -> None:
-        """Record a file with its status, or as missing; a file that cannot be tracked clears `is_whole`."""
-        signature = None if found is None else signature_of(found)
-        is_ambiguous = found is not None and may_change_unnoticed(found)
-        if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(place, signature) != signature:
-            self.is_whole = False
+    def record(self, path: str, status: os.stat_result | None) -> None:
+        """Record a file with its status, or as missing; a file that cannot be tracked clears `is_complete`."""
+        signature = None if status is None else signature_of(status)
+        is_ambiguous = status is not None and may_change_unnoticed(status)
+        if is_ambiguous or len(self._files) >= _MAX_FILES or self._files.setdefault(path, signature) != signature:
+            self.is_complete = False
 
-    def note_version(self, version: Callable[[], object]) -> None:
+    def record_version(self, version: Callable[[], object]) -> None:
         """Record the current value of a version; see :func:`depend_on_version`."""
         self._versions.append((version, version()))
 
@@ -109,27 +109,27 @@ class Dependencies:
         Returns:
             Its path; None if no file with this signature was recorded.
         """
-        place = next((place for place, known in self._files.items() if known == signature), None)
-        if place is not None:
-            del self._files[place]
-        return place
+        path = next((path for path, recorded in self._files.items() if recorded == signature), None)
+        if path is not None:
+            del self._files[path]
+        return path
 
 
-_collecting: ContextVar[Dependencies | None] = ContextVar("provenance", default=None)
+_collecting: ContextVar[Dependencies | None] = ContextVar("dependencies", default=None)
 
 
 @contextmanager
 def collected() -> Iterator[Dependencies]:
     """Collect the dependencies of the response that this greenlet computes within the context."""
-    provenance = Dependencies()
-    token = _collecting.set(provenance)
+    dependencies = Dependencies()
+    token = _collecting.set(dependencies)
     try:
-        yield provenance
+        yield dependencies
     finally:
         _collecting.reset(token)
 
 
-def may_change_unnoticed(found: os.stat_result) -> bool:
+def may_change_unnoticed(status: os.stat_result) -> bool:
     """
     Return whether a file or folder could still change without a change of its timestamps.
 
@@ -137,25 +137,25 @@ def may_change_unnoticed(found: os.stat_result) -> bool:
     needed, and a file system may mix both, as ext3 converted to ext4 does. Only ctime counts, because programs can set
     mtime to any value.
     """
-    is_whole = found.st_ctime_ns % _SECOND_NANOSECONDS == 0
-    tick = WHOLE_SECONDS_TICK_NANOSECONDS if is_whole else CLOCK_TICK_NANOSECONDS
-    return time.time_ns() - found.st_ctime_ns < tick
+    has_whole_seconds = status.st_ctime_ns % _SECOND_NANOSECONDS == 0
+    tick = WHOLE_SECONDS_TICK_NANOSECONDS if has_whole_seconds else CLOCK_TICK_NANOSECONDS
+    return time.time_ns() - status.st_ctime_ns < tick
 
 
-def note(place: str, found: os.stat_result | None) -> None:
+def record(path: str, status: os.stat_result | None) -> None:
     """
     Record a file as a dependency of the current response.
 
     Args:
-        place: its path in the file system.
-        found: its status; None if it does not exist.
+        path: its path in the file system.
+        status: its status; None if it does not exist.
     """
-    provenance = _collecting.get()
-    if provenance is not None:
-        provenance.note(place, found)
+    dependencies = _collecting.get()
+    if dependencies is not None:
+        dependencies.record(path, status)
 
 
-def witness(kind: type[W], make: Callable[[], W]) -> W | None:
+def validator(kind: type[V], make: Callable[[], V]) -> V | None:
     """
     Return the validator of the current response.
 
@@ -165,29 +165,29 @@ def witness(kind: type[W], make: Callable[[], W]) -> W | None:
     Returns:
         None if nothing is being collected, or the response is uncacheable already.
     """
-    provenance = _collecting.get()
-    if provenance is None or not provenance.is_whole:
+    dependencies = _collecting.get()
+    if dependencies is None or not dependencies.is_complete:
         return None
-    if provenance.witness is None:
-        provenance.witness = make()
-    if isinstance(provenance.witness, kind):
-        return provenance.witness
-    provenance.is_whole = False  # two stacked stores: no validator covers both
+    if dependencies.validator is None:
+        dependencies.validator = make()
+    if isinstance(dependencies.validator, kind):
+        return dependencies.validator
+    dependencies.is_complete = False  # two stacked stores: no validator covers both
     return None
 
 
-def spoil() -> None:
+def make_uncacheable() -> None:
     """Mark the current response as uncacheable: it depends on something untrackable."""
-    provenance = _collecting.get()
-    if provenance is not None:
-        provenance.is_whole = False
+    dependencies = _collecting.get()
+    if dependencies is not None:
+        dependencies.is_complete = False
 
 
-def offer() -> None:
+def declare_cacheable() -> None:
     """Mark the current response as cacheable: it depends only on its request and the recorded dependencies."""
-    provenance = _collecting.get()
-    if provenance is not None:
-        provenance.is_cacheable = True
+    dependencies = _collecting.get()
+    if dependencies is not None:
+        dependencies.is_cacheable = True
 
 
 def expire(at: float) -> None:
@@ -197,9 +197,9 @@ def expire(at: float) -> None:
     Args:
         at: on the monotonic clock (:func:`time.monotonic`); the earliest of several applies.
     """
-    provenance = _collecting.get()
-    if provenance is not None:
-        provenance.until = min(provenance.until, at)
+    dependencies = _collecting.get()
+    if dependencies is not None:
+        dependencies.until = min(dependencies.until, at)
 
 
 def depend_on_version(version: Callable[[], object]) -> None:
@@ -210,11 +210,11 @@ def depend_on_version(version: Callable[[], object]) -> None:
         version: returns a value that changes whenever cached responses may no longer be sent; called for each response
             from the cache, so it must take less than a microsecond.
     """
-    provenance = _collecting.get()
-    if provenance is not None:
-        provenance.note_version(version)
+    dependencies = _collecting.get()
+    if dependencies is not None:
+        dependencies.record_version(version)
 
 
-def signature_of(found: os.stat_result) -> Signature:
+def signature_of(status: os.stat_result) -> Signature:
     """Return what identifies a state of a file."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -13,7 +13,7 @@ from docker_registry.auth.access_control import AccessControl
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
-from docker_registry.drivers.cache.circuit_breaker import PATIENCE_SECONDS, Circuit
+from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.store_identity import StoreIdentity
@@ -199,8 +199,8 @@ def open_driver(config: Config) -> StorageDriver:
     place = _redis_place(config.cache_lru)
     if not place.is_set:
         return driver
-    redis = connection.connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
-    cache = LeasedCache(redis, Circuit(redis, str(place)), StoreIdentity(driver))
+    redis = connection.connect(place, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+    cache = LeasedCache(redis, CircuitBreaker(redis, str(place)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
 

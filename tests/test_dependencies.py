@@ -56,7 +56,7 @@ CHANGES = {
 class TestAFileThatWasLookedAt:
     def test_counts_as_long_as_it_stays(self, driver, look):
         found = collect(lambda: look(driver, "a/b"))
-        assert (True, True) == (found.is_whole, found.is_current())
+        assert (True, True) == (found.is_complete, found.is_current())
         driver.put_content("a/x", b"another")
         assert found.is_current()
 
@@ -73,7 +73,7 @@ class TestAFileThatWasLookedAt:
 
     def test_counts_as_missing_until_it_is_there(self, driver, look):
         found = collect(lambda: look(driver, "n/e/w"))
-        assert (True, True) == (found.is_whole, found.is_current())
+        assert (True, True) == (found.is_complete, found.is_current())
         driver.put_content("n/e/x", b"")
         assert found.is_current()
         driver.put_content("n/e/w", b"")
@@ -81,26 +81,26 @@ class TestAFileThatWasLookedAt:
 
     def test_is_not_known_while_it_is_too_young(self, driver, look):
         driver.put_content("a/b", b"new")
-        assert not collect(lambda: look(driver, "a/b")).is_whole
+        assert not collect(lambda: look(driver, "a/b")).is_complete
 
 
 class TestAFolderThatWasLookedAt:
     def test_counts_as_long_as_nothing_comes_or_goes(self, driver):
         found = collect(lambda: driver.folder_version("a"))
-        assert (True, True) == (found.is_whole, found.is_current())
+        assert (True, True) == (found.is_complete, found.is_current())
         driver.remove("a/c")
         assert not found.is_current()
 
     def test_counts_also_when_it_is_not_there(self, driver):
         found = collect(lambda: driver.folder_version("x"))
-        assert (True, True) == (found.is_whole, found.is_current())
+        assert (True, True) == (found.is_complete, found.is_current())
         driver.put_content("x/y", b"")
         assert not found.is_current()
 
     def test_spoils_all_when_it_is_listed_or_searched(self, driver):
-        assert not collect(lambda: list(driver.list_directory("a"))).is_whole
-        assert not collect(lambda: driver.exists("a")).is_whole
-        assert not collect(lambda: list(driver.walk("a"))).is_whole
+        assert not collect(lambda: list(driver.list_directory("a"))).is_complete
+        assert not collect(lambda: driver.exists("a")).is_complete
+        assert not collect(lambda: list(driver.walk("a"))).is_complete
 
 
 class TestWhatCannotBeNoted:
@@ -110,14 +110,14 @@ class TestWhatCannotBeNoted:
             os.utime(driver._tree.place("a/b"), (1, 1))
             driver.get_content("a/b")
 
-        assert not collect(look_twice).is_whole
+        assert not collect(look_twice).is_complete
 
     def test_are_too_many_files(self, driver):
-        assert not collect(lambda: [driver.exists(f"x/{number}") for number in range(100)]).is_whole
+        assert not collect(lambda: [driver.exists(f"x/{number}") for number in range(100)]).is_complete
 
     def test_is_what_another_thread_does(self, driver, monkeypatch):
         monkeypatch.setattr("docker_registry.concurrency.monkey.is_module_patched", lambda _: True)
-        assert not collect(lambda: run_in_thread(int)).is_whole
+        assert not collect(lambda: run_in_thread(int)).is_complete
 
     def test_is_nothing_when_nobody_asks(self, driver):
         assert b"content" == driver.get_content("a/b")

@@ -13,7 +13,7 @@ pytest.importorskip("redis", reason="redis is not installed")
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.base import StorageDriver, Versioned
-from docker_registry.drivers.cache.circuit_breaker import Circuit
+from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -110,7 +110,7 @@ def open_host(store, redis_server):
         redis = connect(
             RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
         )
-        cache = LeasedCache(redis, Circuit(redis, "the test", patience_seconds=60), lambda: identity)
+        cache = LeasedCache(redis, CircuitBreaker(redis, "the test", max_wait_seconds=60), lambda: identity)
         driver = CachedDriver(store, cache) if is_cached else store
         app = create_app(build(Config(storage="memory"), driver)).test_client()
         app.get("/v2/none/tags/list")  # what a process asks once in its life

@@ -75,7 +75,7 @@ def install(
         if request.method == "OPTIONS" or request.endpoint is None:
             return
         if control.rules().has_networks:
-            dependencies.spoil()  # the response depends on the client's address
+            dependencies.make_uncacheable()  # the response depends on the client's address
         client = control.authenticate(request.headers.get("Authorization"), origin.address())
         request.environ[PRINCIPAL] = client
         context_of(request.environ).principal = client.name

@@ -27,11 +27,11 @@ def install(app: Flask) -> None:
     """Install the hook that marks responses as cacheable; only for a driver that records dependencies."""
 
     @app.after_request
-    def offer(response: Response) -> Response:
+    def declare_cacheable(response: Response) -> Response:
         if (
             response.status_code in (200, 206, 304)
             and request.endpoint in _ENDPOINTS
             and request.method in ("GET", "HEAD")
         ):
-            dependencies.offer()
+            dependencies.declare_cacheable()
         return response

@@ -53,15 +53,15 @@ class WatchedFile(Generic[Content]):
         try:
             found = self.path.stat()
         except OSError as error:
-            dependencies.spoil()
+            dependencies.make_uncacheable()
             self._complain(f"{self.path} cannot be read: {error.strerror}")
             return self._content
-        dependencies.note(str(self.path), found)
+        dependencies.record(str(self.path), found)
         if _sign(found) != self._signature:
             try:
                 self._load()
             except ConfigError as error:
-                dependencies.spoil()
+                dependencies.make_uncacheable()
                 self._complain(str(error))
         return self._content
 

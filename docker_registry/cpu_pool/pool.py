@@ -99,7 +99,7 @@ class CpuPool:
             TooLarge: the job exceeded its limit of time or memory.
             RegistryError: the error that the job or reading *source* raised.
         """
-        dependencies.spoil()  # reads of the job are not recorded
+        dependencies.make_uncacheable()  # reads of the job are not recorded
         if not monkey.is_module_patched("threading"):
             yield from self._jobs[job](arguments, iter(source))
             return

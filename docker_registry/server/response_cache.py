@@ -187,7 +187,7 @@ class ResponseCache:
             sent: all bytes of the response, or only its head if the body is in *file*.
             file: the part of a file that was sent as the body.
         """
-        if not dependencies.is_cacheable or not dependencies.is_whole or (head := parse_head(request)) is None:
+        if not dependencies.is_cacheable or not dependencies.is_complete or (head := parse_head(request)) is None:
             return
         place = "" if file is None else dependencies.release(file.signature)
         start = sent.find(_DATE, 0, sent.find(_END)) + len(_DATE)

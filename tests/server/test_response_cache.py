@@ -68,13 +68,13 @@ class TestAnAnswer:
         kept = ResponseCache()
         kept.keep(REQUEST, ANSWER, Dependencies())
         spoiled = offered()
-        spoiled.is_whole = False
+        spoiled.is_complete = False
         kept.keep(REQUEST, ANSWER, spoiled)
         assert kept.find(REQUEST) is None
 
     def test_is_forgotten_when_its_files_change(self, tmp_path):
         provenance, kept = offered(), ResponseCache()
-        provenance.note(str(tmp_path / "a"), None)
+        provenance.record(str(tmp_path / "a"), None)
         kept.keep(REQUEST, ANSWER, provenance)
         assert kept.find(REQUEST) is not None
         (tmp_path / "a").write_bytes(b"")
@@ -86,7 +86,7 @@ class TestAnAnswer:
         versions, kept = [1], ResponseCache()
         with dependencies.collected() as collected:
             dependencies.depend_on_version(lambda: versions[0])
-            dependencies.offer()
+            dependencies.declare_cacheable()
         kept.keep(REQUEST, ANSWER, collected)
         assert kept.find(REQUEST) is not None
         versions[0] = 2
@@ -98,7 +98,7 @@ class TestAnAnswer:
             with dependencies.collected() as collected:
                 dependencies.expire(time.monotonic() + 100)
                 dependencies.expire(time.monotonic() + seconds)
-                dependencies.offer()
+                dependencies.declare_cacheable()
             kept.keep(REQUEST, ANSWER, collected)
             assert (seconds > 0) == (kept.find(REQUEST) is not None)
 
@@ -169,7 +169,7 @@ class TestABodyInAFile:
     @pytest.fixture
     def kept(self, file):
         kept, collected = ResponseCache(), offered()
-        collected.note(str(file), file.stat())
+        collected.record(str(file), file.stat())
         kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, 2))
         return kept
 
@@ -207,7 +207,7 @@ class TestABodyInAFile:
         for records, length in ((False, 2), (True, 1)):
             kept, collected = ResponseCache(), offered()
             if records:
-                collected.note(str(file), file.stat())
+                collected.record(str(file), file.stat())
             kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, length))
             assert kept.find(REQUEST) is None
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 #: Total wait time of all calls of one request, not counting the normal duration of each call.
-PATIENCE_SECONDS: Final = 0.1
+MAX_WAIT_SECONDS: Final = 0.1
 #: Normal duration of a call, which does not use up wait time.
-_GOOD_CALL_SECONDS: Final = 0.005
+_NORMAL_CALL_SECONDS: Final = 0.005
 
 #: Outside of requests, as in commands and housekeeping, this many seconds of wait time are restored per second.
 _RECOVERY: Final = 0.1
@@ -35,93 +35,95 @@ _RECOVERY: Final = 0.1
 PAUSE_SECONDS: Final = 5.0
 
 
-class Away(Exception):
+class Unavailable(Exception):
     """Redis cannot be used for now."""
 
 
-class Full(Exception):
+class OutOfMemory(Exception):
     """Redis is out of memory: it rejects new entries, but entries can be read and deleted."""
 
 
-class Circuit:
+class CircuitBreaker:
     """A circuit breaker for one Redis, shared by all greenlets or threads of a process."""
 
     def __init__(
         self,
         redis: Redis,
-        place: str,
+        address: str,
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         """
         Args:
-            place: address of Redis, for log messages.
-            patience_seconds: total wait time of one request.
+            address: address of Redis, for log messages.
+            max_wait_seconds: total wait time of one request.
             pause_seconds: how long the circuit stays open after a failure before a trial.
         """
         self._redis = redis
-        self._place = place
+        self._address = address
         self._pause_seconds = pause_seconds
-        self._patience = _Patience(patience_seconds)
+        self._wait_time = _WaitTime(max_wait_seconds)
         self._retry_at: float | None = None
         self._was_full = False
 
-    def call(self, work: Callable[[Redis], Answer]) -> Answer:
+    def call(self, work: Callable[[Redis], Result]) -> Result:
         """
         Run *work* with the Redis client and return its result.
 
         Raises:
-            Away: the call failed, or the circuit is open.
-            Full: Redis is out of memory.
+            Unavailable: the call failed, or the circuit is open.
+            OutOfMemory: Redis is out of memory.
         """
         from redis.exceptions import RedisError
 
         is_trial = self._retry_at is not None
         if self._retry_at is not None:
             if time.monotonic() < self._retry_at:
-                raise Away
+                raise Unavailable
             self._retry_at = time.monotonic() + self._pause_seconds  # other calls fail while this one is the trial
-        started, worked = time.monotonic(), time.process_time()
+        started, cpu_started = time.monotonic(), time.process_time()
         try:
-            with _deadline(self._patience.left()):
-                answer = work(self._redis)
+            with _deadline(self._wait_time.remaining()):
+                result = work(self._redis)
         except (RedisError, OSError) as error:
-            if _says_full(error):
-                self._note_full(True)
-                raise Full from None
-            self._patience.spend(time.monotonic() - started)
+            if _is_out_of_memory(error):
+                self._set_full(True)
+                raise OutOfMemory from None
+            self._wait_time.spend(time.monotonic() - started)
             self._open(_reason(error))
-            raise Away from None
+            raise Unavailable from None
         # Do not count the CPU time of this process: while it computes, it cannot read the response.
-        seconds = time.monotonic() - started - (time.process_time() - worked)
-        if not self._patience.spend(seconds) and seconds > _GOOD_CALL_SECONDS:
+        seconds = time.monotonic() - started - (time.process_time() - cpu_started)
+        if not self._wait_time.spend(seconds) and seconds > _NORMAL_CALL_SECONDS:
             self._open("it is too slow")
         elif is_trial:  # another call may have started before the failure, so its success proves nothing
             self._close()
-        return answer
+        return result
 
     def begin_request(self) -> None:
         """Restore the wait time of this greenlet or thread at the start of a request."""
-        self._patience.begin()
+        self._wait_time.begin()
 
-    def note_room(self) -> None:
+    def record_stored(self) -> None:
         """Record that Redis has stored a new entry, so it is not out of memory."""
         if self._was_full:
-            self._note_full(False)
+            self._set_full(False)
 
-    def _note_full(self, is_full: bool) -> None:
+    def _set_full(self, is_full: bool) -> None:
         if is_full and not self._was_full:
-            logger.warning("the Redis at %s is full and takes nothing new; should it evict (allkeys-lru)?", self._place)
+            logger.warning(
+                "the Redis at %s is full and takes nothing new; should it evict (allkeys-lru)?", self._address
+            )
         elif not is_full:
-            logger.info("the Redis at %s has room again", self._place)
+            logger.info("the Redis at %s has room again", self._address)
         self._was_full = is_full
 
     def _open(self, reason: str) -> None:
         if self._retry_at is None:
             logger.warning(
                 "the Redis at %s cannot be used: %s; the store is asked instead, and it again every %g seconds",
-                self._place,
+                self._address,
                 reason,
                 self._pause_seconds,
             )
@@ -132,33 +134,33 @@ class Circuit:
     def _close(self) -> None:
         if self._retry_at is not None:
             self._retry_at = None
-            logger.info("the Redis at %s is back", self._place)
+            logger.info("the Redis at %s is back", self._address)
 
 
-class _Patience(threading.local):
+class _WaitTime(threading.local):
     """Remaining wait time of the current thread, or under gevent of the current greenlet."""
 
     def __init__(self, seconds: float) -> None:
-        self._most = self._left = seconds
+        self._total = self._remaining = seconds
         self._recovery = _RECOVERY
         self._seen = time.monotonic()
 
     def begin(self) -> None:
         """Restore the full wait time, and stop the gradual recovery, which applies outside of requests only."""
-        self._left = self._most
+        self._remaining = self._total
         self._recovery = 0.0
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Return how many seconds the next call may take."""
         now = time.monotonic()
-        self._left = min(self._left + (now - self._seen) * self._recovery, self._most)
+        self._remaining = min(self._remaining + (now - self._seen) * self._recovery, self._total)
         self._seen = now
-        return max(self._left, _GOOD_CALL_SECONDS)
+        return max(self._remaining, _NORMAL_CALL_SECONDS)
 
     def spend(self, seconds: float) -> bool:
         """Subtract the duration of a call, in seconds; return whether any wait time is left."""
-        self._left = max(self._left - max(seconds - _GOOD_CALL_SECONDS, 0), 0)
-        return self._left > 0
+        self._remaining = max(self._remaining - max(seconds - _NORMAL_CALL_SECONDS, 0), 0)
+        return self._remaining > 0
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def _deadline(seconds: float) -> Iterator[None]:
         timeout.close()
 
 
-def _says_full(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     from redis.exceptions import OutOfMemoryError
 
     return isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error)

@@ -59,48 +59,52 @@ class RedisAddress:
         return f"{self.host}:{self.port}"
 
 
-def connect(place: RedisAddress, section: str, *, timeout_seconds: float, answer_seconds: float | None = None) -> Redis:
+def connect(
+    address: RedisAddress, section: str, *, timeout_seconds: float, response_seconds: float | None = None
+) -> Redis:
     """
     Create a client that connects on first use and never retries a command.
 
     Args:
         section: section of the configuration, for error messages.
         timeout_seconds: timeout of connecting and of every response.
-        answer_seconds: timeout of every response, if it differs.
+        response_seconds: timeout of every response, if it differs.
 
     Raises:
         ConfigError: the address is contradictory or malformed, or redis-py is not installed.
     """
-    given = [name for name in ("host", "url", "sentinels") if getattr(place, name)]
-    if len(given) > 1:
-        raise ConfigError(f"{section}.{given[0]} and {section}.{given[1]} are both set; one says where the Redis is")
+    addresses = [name for name in ("host", "url", "sentinels") if getattr(address, name)]
+    if len(addresses) > 1:
+        raise ConfigError(
+            f"{section}.{addresses[0]} and {section}.{addresses[1]} are both set; one says where the Redis is"
+        )
     try:
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ModuleNotFoundError:
         raise ConfigError(
-            f"{section}.{given[0]}: the library for Redis is missing; pip install docker-registry[redis]"
+            f"{section}.{addresses[0]}: the library for Redis is missing; pip install docker-registry[redis]"
         ) from None
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout_seconds,
-        "socket_timeout": answer_seconds or timeout_seconds,
+        "socket_timeout": response_seconds or timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
     }
-    who = {"username": place.username, "password": place.password}
-    who = {name: value for name, value in who.items() if value}
-    if place.url:
-        return _from_url(place.url, section, place.tls_ca, {**who, **options})
-    options |= {**who, "db": place.db, **_tls(place)}
-    if place.sentinels:
-        return _master(place, section, options)
-    return Redis(place.host or "", place.port, **options)
+    credentials = {"username": address.username, "password": address.password}
+    credentials = {name: value for name, value in credentials.items() if value}
+    if address.url:
+        return _from_url(address.url, section, address.tls_ca, {**credentials, **options})
+    options |= {**credentials, "db": address.db, **_tls(address)}
+    if address.sentinels:
+        return _master(address, section, options)
+    return Redis(address.host or "", address.port, **options)
 
 
-def _tls(place: RedisAddress) -> dict[str, Any]:
-    if not place.tls:
+def _tls(address: RedisAddress) -> dict[str, Any]:
+    if not address.tls:
         return {}
-    return {"ssl": True, "ssl_ca_certs": str(place.tls_ca) if place.tls_ca else None}
+    return {"ssl": True, "ssl_ca_certs": str(address.tls_ca) if address.tls_ca else None}
 
 
 def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, Any]) -> Redis:
@@ -116,15 +120,15 @@ def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, An
         ) from None
 
 
-def _master(place: RedisAddress, section: str, options: dict[str, Any]) -> Redis:
+def _master(address: RedisAddress, section: str, options: dict[str, Any]) -> Redis:
     from redis.sentinel import Sentinel
 
-    own = {name: value for name, value in options.items() if name not in ("db", "username", "password")}
+    sentinel_options = {name: value for name, value in options.items() if name not in ("db", "username", "password")}
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py lacks these annotations
-        [_address(text, section) for text in place.sentinels],
-        sentinel_kwargs={**own, "password": place.sentinel_password},
+        [_address(text, section) for text in address.sentinels],
+        sentinel_kwargs={**sentinel_options, "password": address.sentinel_password},
     )
-    master: Redis = sentinel.master_for(place.sentinel_service, **options)  # type: ignore[no-untyped-call]
+    master: Redis = sentinel.master_for(address.sentinel_service, **options)  # type: ignore[no-untyped-call]
     return master
 
 

@@ -25,8 +25,8 @@ from typing import BinaryIO, Final
 
 from docker_registry import dependencies
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path, folders_above
-from docker_registry.drivers.cache.leased import Found, LeasedCache
-from docker_registry.drivers.cache.validator import CacheValidator, Lists
+from docker_registry.drivers.cache.leased import LeasedCache, Lookup
+from docker_registry.drivers.cache.validator import CacheValidator, LatestListings
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Larger contents are not cached.
@@ -38,8 +38,8 @@ _SECONDS: Final = 60
 _FOLDER_SECONDS: Final = 5
 
 #: Paths of blobs, whose content never changes, and of short-lived files, which are not cached.
-_LASTING: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
-_PASSING: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
+_IMMUTABLE: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
+_SHORT_LIVED: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
 
 _CONTENT: Final = "content"
 _SIZE: Final = "size"
@@ -48,7 +48,7 @@ _FOLDER: Final = "folder"
 
 #: The entries that this greenlet has changed inside :meth:`CachedDriver.together`, whose changes may become visible
 #: only at the end of the block; None outside of such a block.
-_unseen: ContextVar[set[tuple[str, str]] | None] = ContextVar("unseen", default=None)
+_batch_changes: ContextVar[set[tuple[str, str]] | None] = ContextVar("batch_changes", default=None)
 
 
 class CachedDriver(StorageDriver):
@@ -64,7 +64,7 @@ class CachedDriver(StorageDriver):
         self._cache = cache
         self._max_bytes = max_bytes
         self._has_folder_versions = type(driver).folder_version is not StorageDriver.folder_version
-        self._lists = Lists()
+        self._listings = LatestListings()
 
     def begin_request(self) -> None:
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
@@ -111,15 +111,15 @@ class CachedDriver(StorageDriver):
 
     def find(self, path: str) -> bytes | None:
         """See :class:`StorageDriver`."""
-        found = self._look(_CONTENT, path)
-        if found.value is not None:
-            return found.value
-        with _spoiled_by_trouble():
+        lookup = self._look_up(_CONTENT, path)
+        if lookup.value is not None:
+            return lookup.value
+        with _uncacheable_on_error():
             content = self.driver.find(path)
         if content is not None and len(content) <= self._max_bytes:
-            self._tell(_CONTENT, path, found, content, _lifetime(path))
+            self._store(_CONTENT, path, lookup, content, _lifetime(path))
         else:
-            dependencies.spoil()
+            dependencies.make_uncacheable()
         return content
 
     def get_size(self, path: str) -> int:
@@ -131,123 +131,123 @@ class CachedDriver(StorageDriver):
 
     def find_size(self, path: str) -> int | None:
         """See :class:`StorageDriver`."""
-        found = self._look(_SIZE, path)
-        if found.value is not None and found.value.isdigit():
-            return int(found.value)
-        with _spoiled_by_trouble():
+        lookup = self._look_up(_SIZE, path)
+        if lookup.value is not None and lookup.value.isdigit():
+            return int(lookup.value)
+        with _uncacheable_on_error():
             size = self.driver.find_size(path)
         if size is None:
-            dependencies.spoil()
+            dependencies.make_uncacheable()
         else:
-            self._tell(_SIZE, path, found, b"%d" % size, _SECONDS)
+            self._store(_SIZE, path, lookup, b"%d" % size, _SECONDS)
         return size
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        found = self._look(_PRESENCE, path)
-        if found.value is not None:
+        lookup = self._look_up(_PRESENCE, path)
+        if lookup.value is not None:
             return True
-        with _spoiled_by_trouble():
-            is_there = self.driver.exists(path)
-        if is_there:
-            self._tell(_PRESENCE, path, found, b"", _SECONDS)
+        with _uncacheable_on_error():
+            exists = self.driver.exists(path)
+        if exists:
+            self._store(_PRESENCE, path, lookup, b"", _SECONDS)
         else:
-            dependencies.spoil()
-        return is_there
+            dependencies.make_uncacheable()
+        return exists
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
-        if not _LASTING.fullmatch(path):
-            dependencies.spoil()
+        if not _IMMUTABLE.fullmatch(path):
+            dependencies.make_uncacheable()
             return self.driver.stream_read(path, offset, length)
-        found = self._look(_CONTENT, path)
-        if found.value is not None:
-            content = found.value[offset : None if length is None else offset + length]
+        lookup = self._look_up(_CONTENT, path)
+        if lookup.value is not None:
+            content = lookup.value[offset : None if length is None else offset + length]
             return iter([content] if content else [])
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         blocks = self.driver.stream_read(path, offset, length)
-        if found.lease is None or offset or length == 0:
+        if lookup.lease is None or offset or length == 0:
             return blocks
-        return self._kept(path, found.lease, blocks)
+        return self._caching(path, lookup.lease, blocks)
 
     def get_versioned(self, path: str) -> Versioned:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.get_versioned(path)
 
     def find_versioned(self, path: str) -> Versioned | None:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.find_versioned(path)
 
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.stat(path)
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
-        return self._lists.seen(path, self.driver.list_directory(path))
+        dependencies.make_uncacheable()
+        return self._listings.recorded(path, self.driver.list_directory(path))
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
         if self._has_folder_versions:
             return self.driver.folder_version(path)
-        found = self._cache.look(_FOLDER, check_path(path, root=True))
-        version = found.value
+        lookup = self._cache.look_up(_FOLDER, check_path(path, root=True))
+        version = lookup.value
         if version is None:
             # The lease itself is the version: every change of the folder breaks it.
-            version = found.lease
+            version = lookup.lease
             if version is None or not self._cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
-                dependencies.spoil()
+                dependencies.make_uncacheable()
                 return None
-        listed = self._lists.at(path, version)
-        witness = self._witness()
-        if witness is not None:
-            witness.note_list(found, listed)
+        listing = self._listings.at_version(path, version)
+        validator = self._validator()
+        if validator is not None:
+            validator.record_listing(lookup, listing)
         return version.decode("ascii", "backslashreplace")
 
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.walk(path)
 
     def open_file(self, path: str) -> BinaryIO | None:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.open_file(path)
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return self.driver.content_redirect_url(path)
 
     # ----------------------------------------------------------------------------------------------- writing
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
-        with self._changed(path):
+        with self._invalidating(path):
             self.driver.put_content(path, content, if_match=if_match)
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._changed(path):
+        with self._invalidating(path):
             self.driver.replace_content(path, content, version)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        with self._changed(path):
+        with self._invalidating(path):
             return self.driver.stream_write(path, blocks)
 
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._changed(target), self._removed(source):
+        with self._invalidating(target), self._invalidating_removal(source):
             self.driver.move(source, target)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
-        with self._changed(target):
+        with self._invalidating(target):
             return self.driver.link(source, target)
 
     def is_shared(self, path: str) -> bool:
@@ -256,7 +256,7 @@ class CachedDriver(StorageDriver):
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """See :class:`StorageDriver`."""
-        with self._changed(path):
+        with self._invalidating(path):
             self.driver.repair(path, blocks)
 
     @cached_property
@@ -268,16 +268,16 @@ class CachedDriver(StorageDriver):
     @contextmanager
     def together(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
-        if _unseen.get() is not None:
+        if _batch_changes.get() is not None:
             yield
             return
         changed: set[tuple[str, str]] = set()
-        token = _unseen.set(changed)
+        token = _batch_changes.set(changed)
         try:
             with self.driver.together():
                 yield
         finally:
-            _unseen.reset(token)
+            _batch_changes.reset(token)
             if changed:
                 self._cache.break_leases(changed)
 
@@ -286,22 +286,22 @@ class CachedDriver(StorageDriver):
         try:
             self.driver.touch(path)
         except PathNotFound:  # removed without invalidation, so the cache may still say that the path exists
-            self._forget_removed(path)
+            self._invalidate_removed(path)
             raise
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._removed(path):
+        with self._invalidating_removal(path):
             self.driver.remove(path)
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        with self._removed(path):
+        with self._invalidating_removal(path):
             return self.driver.discard(path)
 
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._removed(path):
+        with self._invalidating_removal(path):
             self.driver.remove_if_match(path, version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
@@ -310,38 +310,38 @@ class CachedDriver(StorageDriver):
 
     # ------------------------------------------------------------------------------------------------- inside
 
-    def _look(self, fact: str, path: str) -> Found:
+    def _look_up(self, fact: str, path: str) -> Lookup:
         """Look up a fact, and record it as a dependency if it is known."""
         check_path(path)
-        found = Found() if _PASSING.fullmatch(path) else self._cache.look(fact, path)
-        if found.value is not None:
-            self._note(found, found.value)
-        return found
+        lookup = Lookup() if _SHORT_LIVED.fullmatch(path) else self._cache.look_up(fact, path)
+        if lookup.value is not None:
+            self._record(lookup, lookup.value)
+        return lookup
 
-    def _tell(self, fact: str, path: str, found: Found, value: bytes, seconds: float | None) -> None:
+    def _store(self, fact: str, path: str, lookup: Lookup, value: bytes, seconds: float | None) -> None:
         """
         Cache a fact that was read from the store, and record it as a dependency.
 
         If it cannot be cached, it cannot be confirmed later either, so the response becomes uncacheable.
 
         Args:
-            found: the result of the lookup, with the lease to fill.
+            lookup: the result of the lookup, with the lease to fill.
             seconds: lifetime of the entry; None for no limit.
         """
-        if found.lease is not None and self._cache.fill(fact, path, found.lease, value, seconds):
-            self._note(found, value)
+        if lookup.lease is not None and self._cache.fill(fact, path, lookup.lease, value, seconds):
+            self._record(lookup, value)
         else:
-            dependencies.spoil()
+            dependencies.make_uncacheable()
 
-    def _note(self, found: Found, value: bytes) -> None:
-        witness = self._witness()
-        if witness is not None:
-            witness.note(found, value)
+    def _record(self, lookup: Lookup, value: bytes) -> None:
+        validator = self._validator()
+        if validator is not None:
+            validator.record(lookup, value)
 
-    def _witness(self) -> CacheValidator | None:
-        return dependencies.witness(CacheValidator, lambda: CacheValidator(self._cache))
+    def _validator(self) -> CacheValidator | None:
+        return dependencies.validator(CacheValidator, lambda: CacheValidator(self._cache))
 
-    def _kept(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    def _caching(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the blocks of a file, and cache its content if it is small and was read completely."""
         content: bytes | None = b""
         for block in blocks:
@@ -352,33 +352,33 @@ class CachedDriver(StorageDriver):
             self._cache.fill(_CONTENT, path, lease, content, _lifetime(path))
 
     @contextmanager
-    def _changed(self, path: str) -> Iterator[None]:
+    def _invalidating(self, path: str) -> Iterator[None]:
         """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
-        entries = [*_facts(check_path(path)), *self._lists_above(path)]
+        entries = [*_facts(check_path(path)), *self._folder_versions_above(path)]
         self._cache.break_leases(entries)
         try:
             yield
         finally:
             self._cache.break_leases(entries)
-            unseen = _unseen.get()
-            if unseen is not None:
-                unseen.update(entries)
+            batch_changes = _batch_changes.get()
+            if batch_changes is not None:
+                batch_changes.update(entries)
 
     @contextmanager
-    def _removed(self, path: str) -> Iterator[None]:
+    def _invalidating_removal(self, path: str) -> Iterator[None]:
         check_path(path)
-        self._forget_removed(path)
+        self._invalidate_removed(path)
         try:
             yield
         finally:
-            self._forget_removed(path)
+            self._invalidate_removed(path)
 
-    def _forget_removed(self, path: str) -> None:
+    def _invalidate_removed(self, path: str) -> None:
         """Invalidate a removed path, all paths below it, and the existence and versions of the folders above it."""
         above = [(_PRESENCE, folder) for folder in folders_above(path)]
-        self._cache.break_leases([*_facts(path), *above, *self._lists_above(path)], folder=path)
+        self._cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
 
-    def _lists_above(self, path: str) -> list[tuple[str, str]]:
+    def _folder_versions_above(self, path: str) -> list[tuple[str, str]]:
         return [] if self._has_folder_versions else [(_FOLDER, folder) for folder in ("", *folders_above(path))]
 
 
@@ -387,14 +387,14 @@ def _facts(path: str) -> tuple[tuple[str, str], ...]:
 
 
 @contextmanager
-def _spoiled_by_trouble() -> Iterator[None]:
+def _uncacheable_on_error() -> Iterator[None]:
     """Make the response uncacheable if the store raises an error."""
     try:
         yield
     except StorageError:
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         raise
 
 
 def _lifetime(path: str) -> float | None:
-    return None if _LASTING.fullmatch(path) else _SECONDS
+    return None if _IMMUTABLE.fullmatch(path) else _SECONDS

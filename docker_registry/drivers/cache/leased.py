@@ -28,13 +28,13 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.cache.circuit_breaker import Away, Circuit, Full
+from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker, OutOfMemory, Unavailable
 from docker_registry.drivers.cache.pending_invalidations import PendingInvalidations
 
 if TYPE_CHECKING:
     from redis import Redis
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 #: Lifetime of a lease: a value that is read from the store later than this after the first lookup is not cached.
 _LEASE_MILLISECONDS: Final = 10_000
@@ -109,7 +109,7 @@ return redis.sha1hex(table.concat(found)) == ARGV[1] and 1 or 0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Lookup:
     """
     The result of a lookup.
 
@@ -133,7 +133,7 @@ class Found:
 class LeasedCache:
     """The cache of one store in Redis, shared by any number of processes."""
 
-    def __init__(self, redis: Redis, circuit: Circuit, identity: Callable[[], str | None]) -> None:
+    def __init__(self, redis: Redis, circuit: CircuitBreaker, identity: Callable[[], str | None]) -> None:
         """
         Args:
             identity: returns the store's identity, which separates it from other stores in the same Redis; None while
@@ -144,26 +144,26 @@ class LeasedCache:
         self._look = redis.register_script(_LOOK)
         self._fill = redis.register_script(_FILL)
         self._confirm = redis.register_script(_CONFIRM)
-        self._debts = PendingInvalidations(redis)
+        self._pending = PendingInvalidations(redis)
 
     def begin_request(self) -> None:
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
         self._circuit.begin_request()
 
-    def look(self, fact: str, path: str) -> Found:
+    def look_up(self, fact: str, path: str) -> Lookup:
         """Return the cached value of a fact about a path, or a lease to fill it; neither if Redis is unavailable."""
         prefix = self._prefix()
         if prefix is None:
-            return Found()
+            return Lookup()
         keys = _entry_and_generations(prefix, fact, path)
         try:
-            answer = self._call(lambda _: self._look(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
-        except (Away, Full):
-            return Found()
-        told, generations = answer[0], dict(zip(keys[1:], answer[1].split(b" "), strict=True))
-        if told[:1] == b"V":
-            return Found(told[1:], None, generations, keys[0])
-        return Found(None, told[1:], generations, keys[0])
+            reply = self._call(lambda _: self._look(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
+        except (Unavailable, OutOfMemory):
+            return Lookup()
+        value, generations = reply[0], dict(zip(keys[1:], reply[1].split(b" "), strict=True))
+        if value[:1] == b"V":
+            return Lookup(value[1:], None, generations, keys[0])
+        return Lookup(None, value[1:], generations, keys[0])
 
     def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
@@ -182,9 +182,9 @@ class LeasedCache:
         keys = _entry_and_generations(prefix, fact, path)
         try:
             is_filled = self._call(lambda _: self._fill(keys, [lease, value, int((seconds or 0) * 1000)]))
-        except (Away, Full):
+        except (Unavailable, OutOfMemory):
             return False
-        self._circuit.note_room()
+        self._circuit.record_stored()
         return bool(is_filled)
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
@@ -200,7 +200,7 @@ class LeasedCache:
         self._circuit.begin_request()
         try:
             return bool(self._call(lambda _: self._confirm(keys, [total, *rest])))
-        except (Away, Full):
+        except (Unavailable, OutOfMemory):
             return False
 
     def break_leases(self, entries: Iterable[tuple[str, str]], folder: str | None = None) -> None:
@@ -222,16 +222,16 @@ class LeasedCache:
         try:
             self._call(lambda redis: redis.delete(*keys))
         except BaseException as error:  # also if this greenlet is killed
-            self._debts.add(keys, f"{prefix}:g:")
-            if not isinstance(error, Away | Full):
+            self._pending.add(keys, f"{prefix}:g:")
+            if not isinstance(error, Unavailable | OutOfMemory):
                 raise
 
-    def _call(self, work: Callable[[Redis], Answer]) -> Answer:
-        def paid(redis: Redis) -> Answer:
-            self._debts.pay()
+    def _call(self, work: Callable[[Redis], Result]) -> Result:
+        def flush_and_work(redis: Redis) -> Result:
+            self._pending.flush()
             return work(redis)
 
-        return self._circuit.call(paid)
+        return self._circuit.call(flush_and_work)
 
     def _prefix(self) -> str | None:
         identity = self._identity()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import gevent
 from gevent import monkey
 
-from docker_registry.drivers.cache.circuit_breaker import Away
+from docker_registry.drivers.cache.circuit_breaker import Unavailable
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -31,8 +31,8 @@ class PendingInvalidations:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._keys: set[str] = set()
-        self._is_paying = False
-        self._in_background: gevent.Greenlet[[], None] | None = None
+        self._is_flushing = False
+        self._retries: gevent.Greenlet[[], None] | None = None
 
     def add(self, keys: Iterable[str], everything: str) -> None:
         """
@@ -44,32 +44,32 @@ class PendingInvalidations:
         self._keys.update(keys)
         if len(self._keys) > _MAX_KEYS:
             self._keys = {everything}
-        if monkey.is_module_patched("socket") and not self._in_background:  # a finished greenlet is falsy
-            self._in_background = gevent.spawn(self._keep_trying)
+        if monkey.is_module_patched("socket") and not self._retries:  # a finished greenlet is falsy
+            self._retries = gevent.spawn(self._retry)
 
-    def pay(self) -> None:
+    def flush(self) -> None:
         """
         Delete the pending keys, if there are any.
 
         Raises:
-            Away: another greenlet or thread is already deleting them.
+            Unavailable: another greenlet or thread is already deleting them.
             RedisError, OSError: Redis is still unreachable; the keys remain pending.
         """
-        if self._is_paying:
-            raise Away
+        if self._is_flushing:
+            raise Unavailable
         if not self._keys:
             return
         keys, self._keys = self._keys, set()
-        self._is_paying = True
+        self._is_flushing = True
         try:
             self._redis.delete(*keys)
         except BaseException:
             self._keys |= keys
             raise
         finally:
-            self._is_paying = False
+            self._is_flushing = False
 
-    def _keep_trying(self) -> None:
+    def _retry(self) -> None:
         from redis.exceptions import RedisError
 
         pause = _FIRST_PAUSE_SECONDS
@@ -77,6 +77,6 @@ class PendingInvalidations:
             gevent.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             try:
-                self.pay()
-            except (RedisError, OSError, Away):
+                self.flush()
+            except (RedisError, OSError, Unavailable):
                 continue

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, TypeVar
 
-from docker_registry.drivers.cache.leased import Found, LeasedCache, sum_of
+from docker_registry.drivers.cache.leased import LeasedCache, Lookup, sum_of
 from docker_registry.errors import PathNotFound
 
 #: A response with more keys costs as much to confirm as to compute, or too much memory to keep.
@@ -30,7 +30,7 @@ K = TypeVar("K")
 
 
 @dataclass(slots=True)
-class Listed:
+class Listing:
     """
     A listing of a folder.
 
@@ -48,66 +48,66 @@ class CacheValidator:
     Records and confirms the dependencies of one response.
 
     Attributes:
-        is_whole: whether all dependencies were recorded; otherwise the response is uncacheable.
+        is_complete: whether all dependencies were recorded; otherwise the response is uncacheable.
     """
 
     def __init__(self, cache: LeasedCache) -> None:
-        self.is_whole = True
+        self.is_complete = True
         self._cache = cache
-        self._held: dict[str, bytes] = {}
-        self._lists: dict[str, tuple[Found, Listed]] = {}
+        self._entries: dict[str, bytes] = {}
+        self._listings: dict[str, tuple[Lookup, Listing]] = {}
         self._total = b""
 
-    def note(self, found: Found, value: bytes) -> None:
+    def record(self, lookup: Lookup, value: bytes) -> None:
         """Record a fact that was looked up or filled."""
-        self._hold(found.key, found.entry(value))
-        self._add_generations(found)
+        self._add_entry(lookup.key, lookup.entry(value))
+        self._add_generations(lookup)
 
-    def note_list(self, found: Found, listed: Listed) -> None:
+    def record_listing(self, lookup: Lookup, listing: Listing) -> None:
         """Record a listing of a folder."""
-        if self._lists.setdefault(found.key, (found, listed))[1] is not listed:
-            self.is_whole = False
-        self._add_generations(found)
+        if self._listings.setdefault(lookup.key, (lookup, listing))[1] is not listing:
+            self.is_complete = False
+        self._add_generations(lookup)
 
     def is_current(self) -> bool:
         """Return whether all dependencies are unchanged; this takes one request to Redis."""
-        self._total = self._total or sum_of(self._held.values())
-        rest = [found.entry(listed.version) for found, listed in self._lists.values()]
-        return self._cache.confirm([*self._held, *self._lists], self._total, rest)
+        self._total = self._total or sum_of(self._entries.values())
+        rest = [lookup.entry(listing.version) for lookup, listing in self._listings.values()]
+        return self._cache.confirm([*self._entries, *self._listings], self._total, rest)
 
-    def _add_generations(self, found: Found) -> None:
-        for key, generation in found.generations.items():
-            self._hold(sys.intern(key), generation)  # thousands of responses share these keys
+    def _add_generations(self, lookup: Lookup) -> None:
+        for key, generation in lookup.generations.items():
+            self._add_entry(sys.intern(key), generation)  # thousands of responses share these keys
 
-    def _hold(self, key: str, value: bytes) -> None:
-        if self._held.setdefault(key, value) != value or len(self._held) > _MAX_KEYS:
-            self.is_whole = False
+    def _add_entry(self, key: str, value: bytes) -> None:
+        if self._entries.setdefault(key, value) != value or len(self._entries) > _MAX_KEYS:
+            self.is_complete = False
 
 
-class Lists:
+class LatestListings:
     """The latest listings of this process, by folder; the oldest of more than 1000 are evicted."""
 
     def __init__(self) -> None:
         self._versions: dict[str, bytes] = {}
-        self._read: dict[str, Listed] = {}
+        self._listings_read: dict[str, Listing] = {}
 
-    def at(self, path: str, version: bytes) -> Listed:
+    def at_version(self, path: str, version: bytes) -> Listing:
         """Return the listing of a folder at its current version; one without names if that version is new."""
-        listed = self._read.get(path)
-        if listed is not None and listed.version == version:
-            return listed
+        listing = self._listings_read.get(path)
+        if listing is not None and listing.version == version:
+            return listing
         _put(self._versions, path, version)
-        return Listed(version)
+        return Listing(version)
 
-    def seen(self, path: str, found: Iterator[str]) -> Iterator[str]:
+    def recorded(self, path: str, listing: Iterator[str]) -> Iterator[str]:
         """Yield the paths of a listing as it is read, and store it with the version that the folder had before."""
         version = self._versions.get(path)
         if version is None:
-            yield from found
+            yield from listing
             return
         paths = []
         try:
-            for item in found:
+            for item in listing:
                 paths.append(item)
                 yield item
         except PathNotFound:  # store a missing folder as an empty listing
@@ -117,15 +117,15 @@ class Lists:
 
     def _add(self, path: str, version: bytes, paths: list[str]) -> None:
         names = sha256("\0".join(sorted(paths)).encode()).digest()
-        listed = self._read.get(path)
-        if listed is not None and listed.names == names:
-            listed.version = version
+        listing = self._listings_read.get(path)
+        if listing is not None and listing.names == names:
+            listing.version = version
         else:
-            _put(self._read, path, Listed(version, names))
+            _put(self._listings_read, path, Listing(version, names))
 
 
-def _put(kept: dict[str, K], path: str, value: K) -> None:
-    kept.pop(path, None)
-    while len(kept) >= _MAX_LISTS:
-        del kept[next(iter(kept))]
-    kept[path] = value
+def _put(latest: dict[str, K], path: str, value: K) -> None:
+    latest.pop(path, None)
+    while len(latest) >= _MAX_LISTS:
+        del latest[next(iter(latest))]
+    latest[path] = value

@@ -221,7 +221,7 @@ class FileDriver(StorageDriver):
             return NO_FOLDER
         if dependencies.may_change_unnoticed(found):
             return None
-        dependencies.note(place, found)
+        dependencies.record(place, found)
         # Programs that copy trees set the modification time, but cannot set the change time.
         return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 

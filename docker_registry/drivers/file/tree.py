@@ -123,7 +123,7 @@ class Tree:
             return None
         try:
             found = os.fstat(fd)
-            dependencies.note(self.place(path), found)
+            dependencies.record(self.place(path), found)
         except BaseException:
             close_now(fd)
             raise
@@ -139,7 +139,7 @@ class Tree:
             found = os.fstat(fd)
         finally:
             close_now(fd)
-        dependencies.note(self.place(path), found)
+        dependencies.record(self.place(path), found)
         return found
 
     def find(self, path: str) -> os.stat_result | None:
@@ -159,7 +159,7 @@ class Tree:
             return None
         found = os.fstat(fd)
         close_now(fd)
-        dependencies.note(self.place(path), found)
+        dependencies.record(self.place(path), found)
         return found
 
     def names(self, path: str) -> Iterator[str]:
@@ -171,7 +171,7 @@ class Tree:
         """
         with self.folder(path) as fd:
             names = os.listdir(fd)
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         if not path:
             if RESERVED not in names:
                 raise self._gone(path)
@@ -180,7 +180,7 @@ class Tree:
 
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
-        dependencies.spoil()
+        dependencies.make_uncacheable()
         return holds_files(self.place(path))
 
     @contextmanager
@@ -306,7 +306,7 @@ class Tree:
 
     def _note_missing(self, path: str) -> None:
         self._check_root(path)
-        dependencies.note(self.place(path), None)
+        dependencies.record(self.place(path), None)
 
     def _check_root(self, path: str) -> None:
         if not os.path.isdir(self.reserved):

@@ -16,7 +16,7 @@ pytest.importorskip("redis", reason="redis is not installed")
 
 from redis import Redis
 
-from docker_registry.drivers.cache.circuit_breaker import PATIENCE_SECONDS, Away, Circuit
+from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker, Unavailable
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -49,8 +49,8 @@ def host(store):
 
     def make(port, password=PASSWORD):
         place = RedisAddress(host="127.0.0.1", port=port, password=password)
-        redis = connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
-        circuit = Circuit(redis, str(place), pause_seconds=PAUSE_SECONDS)
+        redis = connect(place, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+        circuit = CircuitBreaker(redis, str(place), pause_seconds=PAUSE_SECONDS)
         return CachedDriver(store, LeasedCache(redis, circuit, lambda: identity))
 
     return make
@@ -119,10 +119,10 @@ class TestARedisInTrouble:
         assert is_cached(driver, store)
         begin, end, reason = TROUBLES[trouble]
         begin(server)
-        assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+        assert request(driver) < MAX_WAIT_SECONDS + SLACK_SECONDS
         for _ in range(3):
             time.sleep(PAUSE_SECONDS)
-            assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+            assert request(driver) < MAX_WAIT_SECONDS + SLACK_SECONDS
         assert not is_cached(driver, store)
         (warning,) = lines(caplog)
         assert f"the Redis at 127.0.0.1:{server.port} cannot be used: it {reason}" in warning
@@ -146,7 +146,7 @@ class TestARedisInTrouble:
         circuit = driver._cache._circuit
         circuit.call(lambda _: circuit._open("a test"))
         assert [] == lines(caplog, logging.INFO)
-        with pytest.raises(Away):
+        with pytest.raises(Unavailable):
             circuit.call(lambda redis: redis.ping())
 
     def test_is_none_when_it_is_only_restarted_between_two_requests(self, server, driver, store, caplog):
@@ -176,7 +176,7 @@ class TestANetworkThatSwallowsEverything:
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(silent.getsockname())
-            assert request(host(silent.getsockname()[1])) < PATIENCE_SECONDS + SLACK_SECONDS
+            assert request(host(silent.getsockname()[1])) < MAX_WAIT_SECONDS + SLACK_SECONDS
         assert 1 == len(lines(caplog))
 
 
@@ -209,7 +209,7 @@ class TestARedisThatDawdles:
         assert is_cached(driver, store)
         dawdling.seconds = 0.03
         for _ in range(3):
-            assert request(driver) < PATIENCE_SECONDS + SLACK_SECONDS
+            assert request(driver) < MAX_WAIT_SECONDS + SLACK_SECONDS
         (warning,) = lines(caplog)
         assert "it is too slow" in warning or "in time" in warning
 
@@ -248,8 +248,8 @@ class TestAMasterThatDies:
                 sentinel_password=PASSWORD,
                 password=PASSWORD,
             )
-            redis = connect(place, "cache_lru", timeout_seconds=PATIENCE_SECONDS)
-            circuit = Circuit(redis, str(place), pause_seconds=PAUSE_SECONDS)
+            redis = connect(place, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+            circuit = CircuitBreaker(redis, str(place), pause_seconds=PAUSE_SECONDS)
             driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: "store"))
             assert is_cached(driver, store)
             master.kill()

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.drivers.cache.circuit_breaker import Circuit
+from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -32,7 +32,7 @@ def cached(driver, server, identity, **options):
     """A driver as it is in one process: with connections and a circuit of its own."""
     redis = connect(RedisAddress(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
     # Many threads on a busy machine make every call slow; what that costs is the subject of other tests.
-    circuit = Circuit(redis, "the test", patience_seconds=60)
+    circuit = CircuitBreaker(redis, "the test", max_wait_seconds=60)
     return CachedDriver(driver, LeasedCache(redis, circuit, lambda: identity), **options)
 
 

@@ -61,7 +61,7 @@ def collect(work):
 
 def is_good(found):
     """Tell what the fast path would: anybody may keep it, and it can be confirmed."""
-    return found.is_whole and found.is_current()
+    return found.is_complete and found.is_current()
 
 
 #: What looks at one file, in each way that the cache knows.
@@ -117,10 +117,10 @@ class TestAFileThatWasLookedUp:
         store.meanwhile.append(lambda: there.put_content("a/b/c", b"another"))
         with dependencies.collected() as found:
             look(here, "a/b/c")
-        assert not found.is_whole
+        assert not found.is_complete
 
     def test_is_not_noted_when_it_is_not_there(self, here, look):
-        assert not collect(lambda: look(here, "a/none")).is_whole
+        assert not collect(lambda: look(here, "a/none")).is_complete
 
     def test_counts_no_more_when_its_time_is_over(self, here, look, monkeypatch):
         monkeypatch.setattr(cache_driver, "_SECONDS", 0.5)
@@ -160,15 +160,15 @@ VERBS = {
 class TestWhatTheCacheDoesNotKnow:
     @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
     def test_is_not_noted(self, here, verb):
-        assert not collect(lambda: verb(here)).is_whole
+        assert not collect(lambda: verb(here)).is_complete
 
     def test_is_not_noted_where_the_store_versions_its_folders(self, tmp_path, redis_server, identity):
         assert not cached(FileDriver(str(tmp_path)), redis_server, identity).notes_provenance
 
     def test_is_not_noted_of_two_caches_at_once(self, store, redis_server, identity, here):
         class Another(CachedDriver):
-            def _witness(self):
-                return dependencies.witness(int, int)
+            def _validator(self):
+                return dependencies.validator(int, int)
 
         another = Another(store, here._cache)
 
@@ -176,7 +176,7 @@ class TestWhatTheCacheDoesNotKnow:
             here.exists("a")
             another.exists("a")
 
-        assert not collect(look).is_whole
+        assert not collect(look).is_complete
 
 
 class TestAListOfAFolder:

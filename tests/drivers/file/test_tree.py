@@ -63,7 +63,7 @@ class TestFind:
         for path in ("a/file", "a/missing"):
             with dependencies.collected() as recorded:
                 tree.find(path)
-            assert recorded.is_whole and recorded.is_current()
+            assert recorded.is_complete and recorded.is_current()
             (store / path).write_bytes(b"more content")
             assert not recorded.is_current()
 

@@ -48,7 +48,7 @@ class TestTwoChangesInTheSameSecond:
         driver.put_content("file", b"new")
         assert ["first", "second"] == listings.names("folder", str)
         assert version is None
-        assert not made_of.is_whole
+        assert not made_of.is_complete
 
     def test_are_trusted_once_the_second_is_over(self, driver):
         driver.put_content("folder/file", b"1")
@@ -57,7 +57,7 @@ class TestTwoChangesInTheSameSecond:
         with dependencies.collected() as made_of:
             driver.get_content("folder/file")
         assert version is not None
-        assert made_of.is_whole and made_of.is_current()
+        assert made_of.is_complete and made_of.is_current()
         driver.remove("folder/file")
         driver.put_content("folder/other", b"1")
         time.sleep(2.2)
