@@ -69,6 +69,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
     app.health = services.health
+    app.log_format, app.trusted_proxies = config.log_format, services.trusted_proxies
     request_context.install(app)
     errors.install(app, v2=config.v2)
     body_memory.install(app, services.body_memory)

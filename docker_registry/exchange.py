@@ -106,6 +106,7 @@ class RequestContext:
     digest: str = ""
     principal: str = ""
     upstream: str = ""
+    client: str = ""
 
 
 @dataclass(slots=True)

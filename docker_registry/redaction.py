@@ -32,6 +32,9 @@ _PATTERNS: Final = (
 )
 
 
+_QUERY_SECRETS: Final = re.compile(rf"(?P<kept>(?:^|&){_NAMES}=)[^&]*", re.IGNORECASE)
+
+
 class Redactor:
     """Replaces known secrets, credentials of HTTP, passwords in URLs and signed query parameters by a mask."""
 
@@ -57,6 +60,12 @@ class Redactor:
         for pattern in _PATTERNS:
             text = pattern.sub(_mask, text)
         return text
+
+
+def redact_query(target: str) -> str:
+    """Return path and query of a request, with values of parameters that look like secrets masked."""
+    path, mark, query = target.partition("?")
+    return f"{path}?{_QUERY_SECRETS.sub(_mask, query)}" if mark else target
 
 
 def _mask(found: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
+from docker_registry.audit import AuditLog
 from docker_registry.auth.access_control import AccessControl
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
@@ -34,6 +35,7 @@ from docker_registry.registry.search import index as search
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
+from docker_registry.trusted_proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
@@ -57,6 +59,7 @@ class Services:
         search_updates: keeps *search_index* up to date while the registry changes.
         diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
+        trusted_proxies: proxies whose headers tell the client's address.
         health: whether the store can be read and the worker is stopping.
     """
 
@@ -71,6 +74,7 @@ class Services:
     diff_queue: RedisDiffQueue | None
     error_reporting: ErrorReporting
     health: Health
+    trusted_proxies: TrustedProxies
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -146,6 +150,9 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             search_updates.connect(registry.driver)
         error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
         opened.callback(error_reporting.close)
+        observers: list[Observer] = []
+        if config.audit_log:
+            observers.append(AuditLog(config.audit_log))
         return Services(
             config=config,
             registry=registry,
@@ -158,6 +165,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             diff_queue=diff_queue,
             error_reporting=error_reporting,
             health=Health(registry.probe_reading, config.drain_delay),
+            observers=tuple(observers),
+            trusted_proxies=TrustedProxies(config.trusted_proxies),
             _opened=opened.pop_all(),
         )
 

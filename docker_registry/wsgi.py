@@ -17,7 +17,7 @@ _CANNOT_BOOT = 3
 
 try:
     _config = load_config(os.environ)
-    start_logging(_config.loglevel)
+    start_logging(_config.loglevel, _config.log_format)
     _services = build(_config)
     _services.error_reporting.watch()
     application = create_app(_services)

@@ -140,7 +140,8 @@ def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, 
 
 def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
-    return Actor(reason, principal(), request.remote_addr or "", context_of(request.environ).request_id)
+    context = context_of(request.environ)
+    return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)
 
 
 def _tag(values: dict[str, object]) -> Tag | None:

@@ -11,6 +11,7 @@ from werkzeug.routing import MapAdapter
 
 from docker_registry.exchange import Observer
 from docker_registry.health import Health
+from docker_registry.trusted_proxies import TrustedProxies
 
 
 class _NoSessions(SessionInterface):
@@ -34,11 +35,15 @@ class Application(Flask):
 
     Attributes:
         observers: receive each exchange, if the worker reports them.
+        log_format: format of the access log.
+        trusted_proxies: proxies whose headers tell the client's address.
         health: to which the worker reports that the server is stopping.
     """
 
     session_interface = _NoSessions()
     observers: Sequence[Observer] = ()
+    log_format: str = "text"
+    trusted_proxies: TrustedProxies | None = None
     health: Health | None = None
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:

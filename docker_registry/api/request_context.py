@@ -31,4 +31,15 @@ def install(app: Flask) -> None:
         digest = response.headers.get("Docker-Content-Digest")
         if digest is not None:
             context_of(request.environ).digest = digest
+        if response.status_code >= 400:
+            _name_request(response)
         return response
+
+
+def _name_request(response: Response) -> None:
+    """Add the request id and the trace to an error, so that its client can tell which request failed."""
+    context = context_of(request.environ)
+    if context.request_id:
+        response.headers["X-Request-Id"] = context.request_id
+    if context.trace_id:
+        response.headers["Traceparent"] = request.headers["Traceparent"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from docker_registry import __version__
 from docker_registry.cli.command import Command, load_config
 from docker_registry.errors import StorageError
+from docker_registry.logs import log_line
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
@@ -30,9 +31,12 @@ def run(_: argparse.Namespace) -> int:
     return check(config)
 
 
-def check(config: Config) -> int:
+def check(config: Config, log_format: str = "text") -> int:
     """
     Check gunicorn's options, build all services, write, read and remove a file in the store, and print a summary.
+
+    Args:
+        log_format: of the summary.
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, :func:`docker_registry.services.build` fails, or the
@@ -48,7 +52,7 @@ def check(config: Config) -> int:
         except StorageError as error:
             raise StorageError(f"The store cannot be written: {error}") from None
         for line in _lines(config, len(built.registry.private_repositories.names())):
-            print(line)
+            print(log_line(line, log_format))
     return 0
 
 

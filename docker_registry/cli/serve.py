@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Final
 from docker_registry.cli.check import check
 from docker_registry.cli.command import CANNOT_RUN, Command, load_config
 from docker_registry.errors import RegistryError
+from docker_registry.logs import log_line
 
 
 def run(_: argparse.Namespace) -> int:
@@ -39,18 +41,17 @@ def run(_: argparse.Namespace) -> int:
 
     def check_as_worker() -> int:
         launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
-        return check(config)
+        return check(config, config.log_format)
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)
     if not services.has_access_control(config) and not launch.is_loopback(os.environ):
-        print(
+        warning = (
             f"docker-registry: warning: anyone who reaches {launch.bind_address(os.environ)} may pull, push, overwrite "
-            "and delete, since neither auth.htpasswd nor auth.rules is set",
-            file=sys.stderr,
-            flush=True,
+            "and delete, since neither auth.htpasswd nor auth.rules is set"
         )
-    return status or launch.run(os.environ)
+        print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)
+    return status or launch.run(os.environ, lambda: load_config().log_format)
 
 
 def _run_in_child(work: Callable[[], int]) -> int:

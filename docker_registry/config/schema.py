@@ -160,6 +160,11 @@ class Config:
         "info", "Lowest level that is logged.", choices=("debug", "info", "warn", "warning", "error", "critical")
     )
 
+    log_format: str = setting("text", "Format of all logs.", choices=("text", "json"))
+    audit_log: str | None = setting(
+        None, "File to which refusals, logins and changes are appended as JSON; `-` for standard output."
+    )
+
     storage: str = setting("file", "Storage driver: `file`, `memory`, `s3`, or any other installed driver.")
     storage_redirect: bool = setting(
         False, "Redirect blob downloads to signed URLs of the store, if its driver supports them."
@@ -207,8 +212,8 @@ class Config:
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = setting(
         ("127.0.0.1", "::1"),
-        "Addresses and networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are "
-        "believed.",
+        "Addresses and networks of proxies whose `X-Forwarded-For`, `Forwarded`, `X-Forwarded-Proto` and "
+        "`X-Forwarded-Host` are believed.",
     )
 
     standalone: bool = setting(True, "V1: act as the index too; `false` validates tokens at `index_endpoint`.")

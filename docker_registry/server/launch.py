@@ -9,7 +9,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -163,13 +163,18 @@ def load() -> None:
     import docker_registry.server.worker  # noqa: F401
 
 
-def run(environ: Mapping[str, str]) -> int:
-    """Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``."""
+def run(environ: Mapping[str, str], log_format: Callable[[], str]) -> int:
+    """
+    Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``.
+
+    Args:
+        log_format: returns the configured format of log messages.
+    """
     from docker_registry.server.master import RegistryApplication
 
     open_files.allow_many()
     sys.argv = _arguments(environ)
-    RegistryApplication("%(prog)s [OPTIONS]", prog="docker-registry").run()
+    RegistryApplication("%(prog)s [OPTIONS]", "docker-registry", log_format).run()
     return 0
 
 

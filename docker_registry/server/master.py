@@ -8,11 +8,13 @@ workers through one byte of shared memory, so that only a server that stops drai
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from collections.abc import Callable
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
+
+from docker_registry.server.access_log import FORMAT
 
 
 class RegistryArbiter(Arbiter):  # type: ignore[misc]
@@ -41,6 +43,16 @@ class RegistryApplication(WSGIApplication, _RunsRegistryArbiter):  # type: ignor
         stopping: one byte, shared with the workers; not zero once the server is stopping.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, usage: str, prog: str, log_format: Callable[[], str]) -> None:
+        """
+        Args:
+            log_format: reads the format of log messages from the configuration, also at a reload.
+        """
         self.stopping = mmap.mmap(-1, 1)
-        super().__init__(*args, **kwargs)
+        self._log_format = log_format
+        super().__init__(usage, prog=prog)
+
+    def load_config(self) -> None:
+        """Read gunicorn's configuration; see gunicorn."""
+        super().load_config()
+        self.cfg.__dict__[FORMAT] = self._log_format()

@@ -11,6 +11,7 @@ from docker_registry.exchange import CONTEXT, Exchange, Observer, RequestContext
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.response_cache import Hit
+from docker_registry.trusted_proxies import TrustedProxies
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ class Observation:
     """The observers of a worker, and how exchanges are described to them."""
 
     def __init__(self) -> None:
+        self._proxies = TrustedProxies(())
         self._observers: list[Observer] = []
         self._ids = RequestIds()
 
@@ -28,11 +30,18 @@ class Observation:
         """Add an observer."""
         self._observers.append(observer)
 
+    def trust(self, proxies: TrustedProxies) -> None:
+        """Take the addresses of clients from the headers of these proxies."""
+        self._proxies = proxies
+
     def around(self, application: Application) -> Application:
         """Return an application that puts a :class:`RequestContext` into the environment of each request."""
 
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            self._ids.begin(environ, time.perf_counter())
+            context = self._ids.begin(environ, time.perf_counter())
+            context.client = environ.get("REMOTE_ADDR", "")
+            if self._proxies:
+                context.client = self._proxies.client_of(context.client, _forwarded(environ))
             return application(environ, start_response)
 
         return observed
@@ -68,7 +77,7 @@ class Observation:
             request_id=context.request_id,
             trace_id=context.trace_id,
             is_cached=False,
-            client=environ.get("REMOTE_ADDR", ""),
+            client=context.client,
             user_agent=environ.get("HTTP_USER_AGENT", ""),
             upstream=context.upstream,
             target=environ.get("RAW_URI", ""),
@@ -90,6 +99,10 @@ class Observation:
         cached, head = hit.response.exchange, hit.head
         if cached is None or not self._observers:
             return
+        address = client.address
+        if self._proxies:
+            forwarded = head.header(b"x-forwarded-for") or head.header(b"forwarded")
+            address = self._proxies.client_of(address, forwarded)
         self._tell(
             Exchange(
                 cached.method,
@@ -106,7 +119,7 @@ class Observation:
                 self._ids.adopt(head.header(b"x-request-id")),
                 trace_id(head.header(b"traceparent")),
                 True,
-                client.address,
+                address,
                 head.header(b"user-agent"),
                 cached.upstream,
                 cached.target,
@@ -156,3 +169,8 @@ class Observation:
                 observer(exchange)
             except Exception:  # an observer must not affect the response
                 logger.exception("An observer of requests failed")
+
+
+def _forwarded(environ: dict[str, Any]) -> str:
+    """Return the header that names the client behind a proxy."""
+    return str(environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED", ""))

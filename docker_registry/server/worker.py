@@ -25,7 +25,7 @@ import os
 import signal
 import socket as plain_socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from docker_registry import client_presence, dependencies
 from docker_registry.alone import answering
+from docker_registry.exchange import Observer
 from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
 from docker_registry.server import lingering_close, open_files
@@ -88,6 +89,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._slices = TimeSlices()
         self._cache = ResponseCache() if self._may_cache() else None
         self._observation = Observation()
+        self._observers: Sequence[Observer] = ()
         self._health: Health | None = None
 
     def patch(self) -> None:
@@ -119,7 +121,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if self.cfg.is_ssl:
             self._defer_handshakes()
         gevent.spawn(self._end_connections_at_the_end)
-        super().run()
+        try:
+            super().run()
+        finally:
+            if isinstance(self.log, AccessLog):
+                self.log.finish()
+            self._close_observers()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
@@ -133,8 +140,14 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def _observe(self) -> None:
         """Report exchanges to the access log and to the observers of the application, and know its health."""
         self._health = getattr(self.wsgi, "health", None)
-        log = self.log.observer() if isinstance(self.log, AccessLog) else None
-        for observer in (*filter(None, [log]), *getattr(self.wsgi, "observers", ())):
+        log = None
+        if isinstance(self.log, AccessLog):
+            log = self.log.observer(getattr(self.wsgi, "log_format", "text"))
+            self.log.divert()
+        if proxies := getattr(self.wsgi, "trusted_proxies", None):
+            self._observation.trust(proxies)
+        self._observers = getattr(self.wsgi, "observers", ())
+        for observer in (*filter(None, [log]), *self._observers):
             self._observation.add(observer)
         self.wsgi = self._observation.around(self.wsgi)
         hook = self.cfg.post_request
@@ -144,6 +157,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             hook(worker, req, environ, resp)
 
         self.cfg.__dict__["post_request"] = report
+
+    def _close_observers(self) -> None:
+        for observer in self._observers:
+            if hasattr(observer, "close"):
+                observer.close()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""

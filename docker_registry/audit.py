@@ -1,0 +1,82 @@
+"""The audit log: who was refused, who logged in, and who changed what; a stream of its own, one line of JSON each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from docker_registry.errors import ConfigError
+from docker_registry.exchange import Exchange
+from docker_registry.exchange_lines import audit_line
+from docker_registry.line_writer import LineWriter, append_to, write_all
+
+STDOUT: Final = "-"
+
+#: Routes that change tags, manifests, blobs or the visibility of repositories. Chunks of uploads change nothing yet.
+_CHANGES: Final = frozenset(
+    {
+        "v1_properties.put_properties",
+        "v1_pushes.put_checksum",
+        "v1_pushes.put_json",
+        "v1_pushes.put_layer",
+        "v1_repositories.begin_delete",
+        "v1_repositories.delete_repository",
+        "v1_repositories.put_images",
+        "v1_tags.delete_tag",
+        "v1_tags.put_tag",
+        "v2_blobs.delete_blob",
+        "v2_manifests.delete_manifest",
+        "v2_manifests.put_manifest",
+        "v2_uploads.commit_upload",
+    }
+)
+
+#: Routes on which clients present credentials for the first time.
+_LOGINS: Final = frozenset({"v1_users.create_user", "v1_users.login", "v2_base.check_version", "v2_tokens.get_token"})
+
+_METHODS: Final = frozenset({"PUT", "POST", "DELETE"})
+_REFUSED: Final = frozenset({401, 403, 405, 429})
+
+
+class AuditLog:
+    """Writes the audited exchanges of a worker; an observer."""
+
+    def __init__(self, path: str) -> None:
+        """
+        Args:
+            path: of the file, which is only appended to and may be rotated; ``-`` for standard output.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        append = append_to(path)
+        if path == STDOUT:
+            self._writer = LineWriter("audit_log", lambda content: write_all(1, content))
+            return
+        try:
+            append(b"")
+        except OSError as error:
+            raise ConfigError(f"audit_log: {path} cannot be written: {error.strerror}.") from None
+        self._writer = LineWriter("audit_log", append)
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Write the line of an exchange if it is audited."""
+        event = event_of(exchange)
+        if event:
+            self._writer.write(audit_line(exchange, event))
+
+    def close(self) -> None:
+        """Write the remaining lines."""
+        self._writer.close()
+
+
+def event_of(exchange: Exchange) -> str:
+    """Return the kind of an audited exchange: ``refusal``, ``login`` or ``change``; empty for others."""
+    if exchange.status in _REFUSED:
+        # A client without credentials is challenged first; that is no refusal.
+        is_challenge = exchange.status == 401 and not exchange.user and exchange.route in _LOGINS
+        return "" if is_challenge else "refusal"
+    if exchange.status >= 400:
+        return ""
+    if exchange.method in _METHODS and exchange.route in _CHANGES:
+        return "change"
+    return "login" if exchange.user and exchange.route in _LOGINS else ""

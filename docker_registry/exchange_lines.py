@@ -1,0 +1,63 @@
+"""
+Exchanges as lines of JSON, for the access log and the audit log.
+
+Texts from clients are bounded, and escaped by JSON; values of query parameters that look like secrets are masked.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote
+from typing import Final
+
+from docker_registry.exchange import Exchange
+from docker_registry.redaction import redact_query
+
+#: Longer texts from clients are cut.
+MAX_CHARACTERS: Final = 1024
+
+
+def request_line(exchange: Exchange) -> str:
+    """Return the line of the access log for an exchange, with its newline."""
+    return f'{{"time":"{now()}","level":"info","message":{_message(exchange)},{_fields(exchange)}}}\n'
+
+
+def audit_line(exchange: Exchange, event: str) -> str:
+    """
+    Return the line of the audit log for an exchange, with its newline.
+
+    Args:
+        event: ``refusal``, ``login`` or ``change``.
+    """
+    return f'{{"time":"{now()}","level":"info","event":"{event}","message":{_message(exchange)},{_fields(exchange)}}}\n'
+
+
+def now() -> str:
+    """Return the current time in UTC with milliseconds, as in RFC 3339."""
+    seconds = time.time()
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _message(exchange: Exchange) -> str:
+    return quote(f"{exchange.method} {redact_query(exchange.target)[:MAX_CHARACTERS]} {exchange.status}")
+
+
+def _fields(exchange: Exchange) -> str:
+    # Formatting by hand takes a third of the time of json.dumps; a cached response takes some 40 microseconds.
+    return (
+        f'"request_id":"{exchange.request_id}","trace_id":"{exchange.trace_id}",'
+        f'"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}","status":{exchange.status},'
+        f'"bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},"seconds":{exchange.seconds:.6f},'
+        f'"first_byte_seconds":{exchange.first_byte_seconds:.6f},"cached":{"true" if exchange.is_cached else "false"},'
+        f'"client":{quote(exchange.client)},"principal":{quote(exchange.principal or exchange.user)},'
+        f'"repository":{quote(exchange.repository[:MAX_CHARACTERS])},'
+        f'"reference":{quote(exchange.reference[:MAX_CHARACTERS])},"digest":{quote(exchange.digest[:MAX_CHARACTERS])},'
+        f'"upstream":{quote(exchange.upstream)},"user_agent":{quote(exchange.user_agent[:MAX_CHARACTERS])}'
+    )

@@ -1,0 +1,141 @@
+"""Writes log lines outside the event loop: a pipe that hangs or a disk that is full delays and fails no request."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import gevent
+
+from docker_registry.concurrency import close_now, run_in_thread
+
+logger = logging.getLogger(__name__)
+
+#: Lines that wait to be written, in characters; further ones are dropped.
+MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
+
+#: Time that lines are collected before they are written together. A worker that is killed loses as much.
+FLUSH_SECONDS: Final = 0.05
+
+#: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux).
+_BLOCK_BYTES: Final = 4096
+
+#: Time between two messages about lost lines, and the time limit for the last lines of a worker that ends.
+_REPORT_SECONDS: Final = 60.0
+_CLOSE_SECONDS: Final = 1.0
+
+
+class LineWriter:
+    """
+    Collects lines in memory and writes them in a native thread.
+
+    Only in a server worker: it needs the event loop.
+    """
+
+    def __init__(self, name: str, write: Callable[[bytes], object]) -> None:
+        """
+        Args:
+            name: of the log, for messages about lost lines.
+            write: writes bytes; may block and may raise OSError.
+        """
+        self._name = name
+        self._write_bytes = write
+        self._lines: list[str] = []
+        self._characters = 0
+        self._is_scheduled = False
+        self._lost = 0
+        self._reported_at = -_REPORT_SECONDS
+
+    def write(self, line: str) -> None:
+        """
+        Write a line later.
+
+        Args:
+            line: with its newline.
+        """
+        if self._characters > MAX_WAITING_CHARACTERS:
+            self._lost += 1
+            return
+        self._characters += len(line)
+        self._lines.append(line)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            gevent.spawn_later(FLUSH_SECONDS, self._flush)
+
+    def close(self) -> None:
+        """Write the remaining lines, for at most a second."""
+        with suppress(gevent.Timeout), gevent.Timeout(_CLOSE_SECONDS):
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._lines:
+                lines, self._lines = self._lines, []
+                run_in_thread(self._write_lines, lines)
+                self._characters -= sum(map(len, lines))
+        finally:
+            self._is_scheduled = False
+        now = time.monotonic()
+        if self._lost and now - self._reported_at >= _REPORT_SECONDS:
+            logger.warning("%s: %d lines were lost", self._name, self._lost)
+            self._lost, self._reported_at = 0, now
+
+    def _write_lines(self, lines: list[str]) -> None:
+        block: list[bytes] = []
+        size = 0
+        for line in lines:
+            encoded = line.encode(errors="backslashreplace")
+            if size + len(encoded) > _BLOCK_BYTES and block:
+                self._write_block(block)
+                block, size = [], 0
+            block.append(encoded)
+            size += len(encoded)
+        self._write_block(block)
+
+    def _write_block(self, block: list[bytes]) -> None:
+        try:
+            self._write_bytes(b"".join(block))
+        except (OSError, ValueError, AttributeError):  # the last two: the stream is being reopened
+            self._lost += len(block)
+
+
+class LineStream(io.TextIOBase):
+    """A text stream over a :class:`LineWriter`, for log handlers."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def write(self, text: str) -> int:
+        """Write text that ends with a newline."""
+        self._writer.write(text)
+        return len(text)
+
+
+def append_to(path: str) -> Callable[[bytes], object]:
+    """Return a function that appends to a file and opens it anew each time, so that the file may be rotated."""
+
+    def append(content: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(descriptor, content)
+        finally:
+            close_now(descriptor)
+
+    return append
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """
+    Write bytes to a descriptor, blocking.
+
+    Raises:
+        OSError: they could not be written, or only in part.
+    """
+    while content:
+        content = content[os.write(descriptor, content) :]

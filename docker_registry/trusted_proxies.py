@@ -1,0 +1,97 @@
+"""The addresses of clients behind trusted proxies."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from docker_registry.errors import ConfigError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: Longer headers are ignored: a chain has a few addresses.
+_MAX_CHARACTERS: Final = 1024
+
+#: The node of ``for=`` in the header Forwarded (RFC 7239, section 4).
+_FORWARDED_FOR: Final = re.compile(
+    r'(?:^|[;,\s])for=(?:"\[?([0-9a-f:.]+)\]?(?::\d+)?"|([0-9.]+)(?::\d+)?)', re.IGNORECASE
+)
+
+
+def _parse(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(f"trusted_proxies: {text} must be an address or a network, such as 10.0.0.0/8.") from None
+
+
+class TrustedProxies:
+    """
+    Finds the address of a client in X-Forwarded-For or Forwarded, which any client can send.
+
+    Each proxy appends the address that it sees. Read from the right, the first address that is no trusted proxy is the
+    client; everything to the left of it was written by that client.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """
+        Args:
+            texts: addresses and networks of proxies. A client of a Unix socket is always trusted.
+
+        Raises:
+            ConfigError: a text is neither an address nor a network.
+        """
+        self._networks = tuple(map(_parse, texts))
+        self._is_trusted = lru_cache(maxsize=1024)(self._look_up)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def client_of(self, peer: str, forwarded: str) -> str:
+        """
+        Return the address of a client.
+
+        Args:
+            peer: address of the other end of the connection; empty for a Unix socket.
+            forwarded: value of X-Forwarded-For or Forwarded.
+        """
+        if not forwarded or len(forwarded) > _MAX_CHARACTERS or not self._is_trusted(peer):
+            return peer
+        client = peer
+        for address in reversed(_addresses(forwarded)):
+            try:
+                client = str(ipaddress.ip_address(address))
+            except ValueError:
+                return client
+            if not self._is_trusted(client):
+                return client
+        return client
+
+    def _look_up(self, address: str) -> bool:
+        if not address:
+            return True
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+            parsed = parsed.ipv4_mapped
+        return any(parsed in network for network in self._networks)
+
+
+def _addresses(forwarded: str) -> list[str]:
+    """Return the addresses in a header, without ports."""
+    if "=" in forwarded:
+        return [quoted or plain for quoted, plain in _FORWARDED_FOR.findall(forwarded)]
+    found = []
+    for part in forwarded.split(","):
+        text = part.strip()
+        if text.startswith("["):
+            text = text[1:].partition("]")[0]
+        elif text.count(":") == 1:
+            text = text.partition(":")[0]
+        found.append(text)
+    return found

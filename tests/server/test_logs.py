@@ -1,0 +1,130 @@
+"""The logs: one line for each request, whatever becomes of the log, and nothing secret in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+import requests
+
+from docker_registry import services
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
+from docker_registry.trusted_proxies import TrustedProxies
+from tests.support.clients.v2 import Client
+from tests.support.servers.registry import Server
+
+FIELDS = """
+    time level message request_id trace_id method route status bytes_in bytes_out seconds first_byte_seconds cached
+    client principal repository reference digest upstream user_agent
+"""
+MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+TYPE = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def lines_of(path, last):
+    """Return the lines of a log once it contains a text."""
+    deadline = time.monotonic() + 20
+    while last not in path.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class TestALogAsJson:
+    def test_has_one_line_for_each_request_and_an_audit_beside_it(self, tmp_path):
+        audit = tmp_path / "audit.log"
+        environment = {
+            "REGISTRY_LOG_FORMAT": "json",
+            "REGISTRY_AUDIT_LOG": str(audit),
+            "REGISTRY_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8",
+            "REGISTRY_DELETE_TAGS": "false",
+        }
+        with Server(tmp_path / "store", **environment) as server, requests.Session() as session:
+            url = f"{server.url}/v2/acme/web/manifests/v1"
+            forwarded = {"X-Forwarded-For": "192.0.2.7, 198.51.100.1, 10.1.2.3"}
+            assert 201 == session.put(url, data=MANIFEST, headers={**TYPE, **forwarded}, timeout=20).status_code
+            time.sleep(0.3)  # files that changed just now make no cached response
+            for _ in range(3):
+                session.get(url, headers={"User-Agent": 'a\tb\x85"', "Authorization": "Basic czNjcmV0"}, timeout=20)
+            trace = {"Traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "X-Request-Id": "mine", "Cookie": "s3cret=1"}
+            error = session.get(f"{server.url}/v2/acme/web/manifests/none?token=s3cret&n=1", headers=trace, timeout=20)
+            assert 405 == session.delete(url, auth=("me", "s3cret"), timeout=20).status_code
+            audited = lines_of(audit, "refusal")
+            lines = lines_of(server.log, '"method":"DELETE"')
+
+        assert ("mine", trace["Traceparent"]) == (error.headers["X-Request-Id"], error.headers["Traceparent"])
+        text = server.log.read_text() + audit.read_text()
+        assert [] == [secret for secret in ("s3cret", "czNj", "Basic") if secret in text.replace("token=********", "")]
+        assert any("Booting worker" in line["message"] for line in lines)
+        logged = [line for line in lines if "method" in line and line["repository"]]
+        assert set(FIELDS.split()) == set(logged[0])
+        assert ["PUT", "GET", "GET", "GET", "GET", "DELETE"] == [line["method"] for line in logged]
+        assert len(logged) == len({line["request_id"] for line in logged})
+        put, *gets, missing, _ = logged
+        assert (201, "198.51.100.1", len(MANIFEST)) == (put["status"], put["client"], put["bytes_in"])
+        assert [True, 'a\tb\x85"', "127.0.0.1"] == [gets[-1][name] for name in ("cached", "user_agent", "client")]
+        assert gets[0]["digest"] == gets[-1]["digest"] != ""
+        assert len(MANIFEST) == gets[0]["bytes_out"]
+        assert ("mine", TRACE, 404) == (missing["request_id"], missing["trace_id"], missing["status"])
+        assert "GET /v2/acme/web/manifests/none?token=********&n=1 404" == missing["message"]
+        events = [(line["event"], line["method"], line["client"], line["reference"]) for line in audited]
+        assert [("change", "PUT", "198.51.100.1", "v1"), ("refusal", "DELETE", "127.0.0.1", "v1")] == events
+        assert "me" == audited[-1]["principal"] or "anonymous" == audited[-1]["principal"]
+
+
+class TestALogThatCannotBeWritten:
+    def test_fails_no_request(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # which never reads
+        logs = {"GUNICORN_ACCESS_LOG_FILE": str(pipe), "REGISTRY_AUDIT_LOG": "/dev/full"}
+        with Server(tmp_path / "store", **logs) as server, Client(server.url) as client:
+            for turn in range(200):
+                answer = client.session.get(f"{server.url}/v2/", headers={"User-Agent": "x" * 2000}, timeout=20)
+                assert 200 == answer.status_code
+                if turn == 100:  # more than a pipe holds
+                    os.close(reader)
+            put = client.session.put(f"{server.url}/v2/a/manifests/v1", data=MANIFEST, headers=TYPE, timeout=20)
+            assert 201 == put.status_code
+            deadline = time.monotonic() + 20
+            while "lines were lost" not in server.log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert "audit_log: 1 lines were lost" in server.log.read_text()
+
+
+class TestAnAddressBehindProxies:
+    @pytest.mark.parametrize(
+        ("expected", "peer", "header"),
+        [
+            ("203.0.113.9", "203.0.113.9", "192.0.2.1"),  # not trusted: may write what it likes
+            ("192.0.2.1", "10.0.0.1", "192.0.2.1"),
+            ("192.0.2.1", "10.0.0.1", "6.6.6.6, 192.0.2.1, 10.0.0.2"),
+            ("192.0.2.1", "::ffff:10.0.0.1", "192.0.2.1:4711"),
+            ("2001:db8::1", "10.0.0.1", "[2001:db8::1]:4711"),
+            ("2001:db8::1", "10.0.0.1", 'for=192.0.2.1, for="[2001:db8::1]:4711";proto=https'),
+            ("10.0.0.1", "10.0.0.1", "unknown"),
+            ("10.0.0.1", "10.0.0.1", "192.0.2.1, junk"),
+            ("10.0.0.1", "10.0.0.1", ""),
+            ("192.0.2.1", "", "192.0.2.1"),
+            ("10.0.0.1", "10.0.0.1", "192.0.2.1," * 1000),
+        ],
+    )
+    def test_is_the_first_that_is_no_proxy(self, expected, peer, header):
+        assert expected == TrustedProxies(["10.0.0.0/8"]).client_of(peer, header)
+
+    def test_is_that_of_the_connection_by_default(self):
+        assert "10.0.0.1" == TrustedProxies([]).client_of("10.0.0.1", "192.0.2.1")
+
+
+class TestAMistake:
+    @pytest.mark.parametrize(
+        ("expected", "settings"),
+        [("trusted_proxies: 10.0.0", {"trusted_proxies": ("10.0.0",)}), ("audit_log", {"audit_log": "/no/x"})],
+    )
+    def test_stops_the_start(self, expected, settings):
+        with pytest.raises(ConfigError, match=expected):
+            services.build(Config(storage="memory", **settings), MemoryDriver())
