@@ -69,7 +69,7 @@ _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 class ImageResolver(Protocol):
     """Hides images of API V1."""
 
-    def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
+    def resolve_image(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
         """Return the id of an image, or its hidden form; optionally also if one of its ancestors is hidden."""
         ...
 
@@ -90,7 +90,8 @@ def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
             if isinstance(value, RepositoryName | ImageRepositoryName):
                 values[key] = access.resolve(principal(), ACTIONS[endpoint], value, _tag(values))
             elif images is not None and isinstance(value, ImageId):
-                values[key] = images.resolve_image(value, with_ancestors=endpoint in _ABOUT_ANCESTORS)
+                with_ancestors = endpoint in _ABOUT_ANCESTORS
+                values[key] = images.resolve_image(value, principal=principal(), with_ancestors=with_ancestors)
 
 
 def principal() -> Principal:

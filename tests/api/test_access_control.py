@@ -244,6 +244,18 @@ class TestAPrivateRepository:
         assert "public/secret" in alice.repositories()
 
 
+class TestAnImageOfApiV1:
+    def test_that_derives_from_v2_or_is_private_is_served_to_users_who_may_pull_it(self, root, bob, anonymous):
+        push(root, "root/own", "v1", IMAGE)
+        image_id = root.session.get(f"{root.url}/v1/repositories/root/own/tags/v1", timeout=30).json()
+        body = {"access": "private"}
+        assert 200 == status(root, "PUT", "/v1/repositories/root/own/properties", json=body)
+        for path in ("json", "layer", "ancestry", "files", "diff"):
+            assert 200 == status(root, "GET", f"/v1/images/{image_id}/{path}"), path
+            assert 403 == status(bob, "GET", f"/v1/images/{image_id}/{path}"), path
+            assert 401 == status(anonymous, "GET", f"/v1/images/{image_id}/{path}"), path
+
+
 class TestTheNamesOfOneRepositoryInBothApis:
     """API V1 and API V2 show `foo` under `library/foo` too."""
 

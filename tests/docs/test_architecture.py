@@ -208,6 +208,7 @@ DOMAIN = {
     "v1.derived_source": {"names", "stored_file", "v1.layer_links"},
     "v1.diff_queue": {"names"},
     "v1.files": {
+        "actor",
         "keyed_locks",
         "layers.file_lists",
         "names",
@@ -283,6 +284,7 @@ DOMAIN = {
     "v1.migration": {"integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
     "v1.pending_pushes": {"names", "v1.image_layout"},
     "v1.private_images": {
+        "access",
         "actor",
         "events",
         "legacy_layout",
@@ -449,6 +451,7 @@ PARTS = {
 CHANGES = {
     "blobs.mount",
     "image_pushes.put_checksum",
+    "image_pushes.put_json",
     "image_repositories.put_images",
     "image_tags.delete",
     "image_tags.delete_repository",

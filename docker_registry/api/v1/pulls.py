@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Response
 
+from docker_registry.api.authorization import principal
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import json_response
 from docker_registry.api.v1.responses import LAST_MODIFIED, cache_headers, is_unmodified, stored_json, streamed_json
@@ -21,31 +22,31 @@ class Pulls:
 
     def json(self, image_id: ImageId) -> Response:
         """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
-        image = self._legacy.images.get(image_id)
+        image = self._legacy.images.get(image_id, principal=principal())
         return self._not_modified(image_id) or _describe(
             stored_json(image.payload, self._cache_headers(image_id)), image
         )
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
-        _, file = self._legacy.images.find_layer(image_id)
+        _, file = self._legacy.images.find_layer(image_id, principal=principal())
         headers = {**self._cache_headers(image_id), "Content-Type": "application/octet-stream"}
         return self._not_modified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""
-        self._legacy.images.check(image_id)
-        ancestry = self._legacy.images.ancestry(image_id)
+        self._legacy.images.check(image_id, principal=principal())
+        ancestry = self._legacy.images.ancestry(image_id, principal=principal())
         return self._not_modified(image_id) or json_response(ancestry, headers=self._cache_headers(image_id))
 
     def files(self, image_id: ImageId) -> Response:
         """Return the list of files in an image's layer."""
-        files = self._legacy.image_files.files(image_id)
+        files = self._legacy.image_files.files(image_id, principal=principal())
         return self._not_modified(image_id) or streamed_json(files, self._cache_headers(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
         """Return the changes that an image makes to its ancestors; an empty body until they are computed."""
-        diff = self._legacy.image_files.diff(image_id)
+        diff = self._legacy.image_files.diff(image_id, principal=principal())
         if diff is None:
             return stored_json(b"")
         return self._not_modified(image_id) or streamed_json(diff, self._cache_headers(image_id))

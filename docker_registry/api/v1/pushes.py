@@ -32,7 +32,7 @@ def blueprint(legacy: LegacyRegistry) -> Blueprint:
     @bp.put("/v1/images/<image_id>/json")
     def put_json(image_id: ImageId) -> Response:
         """Start the push of an image."""
-        legacy.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES))
+        legacy.image_pushes.put_json(image_id, requests.read_body(_MAX_JSON_BYTES), actor=actor("push"))
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/layer")

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DiffUnavailable
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layers.file_lists import TRAILER_BYTES, read_trailer
 from docker_registry.registry.names import Digest, ImageId
@@ -32,7 +33,7 @@ class DiffQueue(Protocol):
 
 
 class ImageFiles:
-    """File lists and diffs of all images."""
+    """File lists and diffs of all images; what *principal* means is described at :class:`Images`."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class ImageFiles:
         self._max_diff_bytes = max_diff_bytes
         self._at_work = KeyedLocks()
 
-    def files(self, image_id: ImageId) -> Answer:
+    def files(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Answer:
         """
         Return the file list of an image as JSON.
 
@@ -65,10 +66,10 @@ class ImageFiles:
             TooLarge: the layer exceeds a limit.
             Overloaded: too many layers are being read.
         """
-        record = self._record(image_id)
+        record = self._record(image_id, principal)
         return record.head(read_trailer(record.tail(TRAILER_BYTES)))
 
-    def diff(self, image_id: ImageId) -> Answer | None:
+    def diff(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Answer | None:
         """
         Return the difference between an image and its ancestors as JSON; None if it was queued for computation.
 
@@ -76,24 +77,28 @@ class ImageFiles:
             DiffUnavailable: there is no queue, and the layers to read exceed *max_diff_bytes*.
             ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
-        known = self._known_diff(image_id)
+        known = self._known_diff(image_id, principal)
         if known is not None:
             return known
         if self._queue is not None:
             self._queue.push(image_id)
             return None
-        chain = self._chain(image_id)
-        unread = sum(self._images.find_stored_layer(each)[1].size for each in chain if self._known_record(each) is None)
+        chain = self._chain(image_id, principal)
+        unread = sum(
+            self._images.find_stored_layer(each, principal=principal)[1].size
+            for each in chain
+            if self._known_record(each, principal) is None
+        )
         if unread > self._max_diff_bytes:
             raise DiffUnavailable(bytes=unread, max_bytes=self._max_diff_bytes)
-        return self.compute_diff(image_id)
+        return self.compute_diff(image_id, principal=principal)
 
     def request_diff(self, image_id: ImageId) -> None:
         """Queue the diff of an image before it is requested; do nothing without a queue."""
         if self._queue is not None:
             self._queue.push(image_id)
 
-    def compute_diff(self, image_id: ImageId) -> Answer:
+    def compute_diff(self, image_id: ImageId, *, principal: Principal | None = None) -> Answer:
         """
         Compute and store the difference between an image and its ancestors.
 
@@ -101,40 +106,42 @@ class ImageFiles:
             ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
         with self._at_work.hold(("diff", image_id)):
-            known = self._known_diff(image_id)
+            known = self._known_diff(image_id, principal)
             if known is not None:
                 return known
-            records = [self._record(ancestor) for ancestor in self._chain(image_id)]
+            records = [self._record(ancestor, principal) for ancestor in self._chain(image_id, principal)]
             return self._kept.keep(
                 image_layout.changes(self._images.folder(image_id)),
-                self._digest(image_id),
+                self._digest(image_id, principal),
                 lambda: self._reader.diff(record.read() for record in records),
             )
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _chain(self, image_id: ImageId) -> list[ImageId]:
-        self._images.check(image_id)
-        return [ImageId.parse(ancestor) for ancestor in self._images.ancestry(image_id)]
+    def _chain(self, image_id: ImageId, principal: Principal | None) -> list[ImageId]:
+        self._images.check(image_id, principal=principal)
+        return [ImageId.parse(ancestor) for ancestor in self._images.ancestry(image_id, principal=principal)]
 
-    def _digest(self, image_id: ImageId) -> Digest:
-        return self._images.find_stored_layer(image_id)[0].digest
+    def _digest(self, image_id: ImageId, principal: Principal | None) -> Digest:
+        return self._images.find_stored_layer(image_id, principal=principal)[0].digest
 
-    def _record(self, image_id: ImageId) -> Answer:
+    def _record(self, image_id: ImageId, principal: Principal | None) -> Answer:
         """Return the record of an image's files (:class:`~docker_registry.registry.layers.file_lists.FileList`)."""
-        known = self._known_record(image_id)
+        known = self._known_record(image_id, principal)
         if known is not None:
             return known
         with self._at_work.hold(("files", image_id)):
-            known = self._known_record(image_id)
+            known = self._known_record(image_id, principal)
             if known is not None:
                 return known
-            link, file = self._images.find_stored_layer(image_id)
+            link, file = self._images.find_stored_layer(image_id, principal=principal)
             path = image_layout.file_list(self._images.folder(image_id))
             return self._kept.keep(path, link.digest, lambda: self._reader.list(file.read()))
 
-    def _known_record(self, image_id: ImageId) -> Answer | None:
-        record = self._kept.find(image_layout.file_list(self._images.folder(image_id)), self._digest(image_id))
+    def _known_record(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
+        record = self._kept.find(
+            image_layout.file_list(self._images.folder(image_id)), self._digest(image_id, principal)
+        )
         if record is None:
             return None
         try:
@@ -143,5 +150,5 @@ class ImageFiles:
             return None
         return record
 
-    def _known_diff(self, image_id: ImageId) -> Answer | None:
-        return self._kept.find(image_layout.changes(self._images.folder(image_id)), self._digest(image_id))
+    def _known_diff(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
+        return self._kept.find(image_layout.changes(self._images.folder(image_id)), self._digest(image_id, principal))

@@ -22,13 +22,13 @@ from typing import Final
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.access import Access
-from docker_registry.registry.actor import ANONYMOUS
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, legacy_layers
-from docker_registry.registry.v1.derived_source import DerivedImage, DerivedImageSource
+from docker_registry.registry.v1.derived_source import DerivedImage, DerivedImageSource, Permitted
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
@@ -60,7 +60,12 @@ class Image:
 
 
 class Images:
-    """Reads the images of API V1, pushed or derived from V2."""
+    """
+    Reads the images of API V1, pushed or derived from V2.
+
+    An image that derives from V2 must come from a repository that the given *principal* may pull from; None stands for
+    the registry itself, which may read all.
+    """
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class Images:
             return True
         return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
 
-    def get(self, image_id: ImageId) -> Image:
+    def get(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Image:
         """
         Return an image.
 
@@ -108,7 +113,7 @@ class Images:
             ImageUnknown: the image does not exist.
             ImageUnfinished: a push of the image is not finished.
         """
-        derived = self._find_derived(image_id)
+        derived = self._find_derived(image_id, principal)
         if derived is not None:
             return Image(derived.payload, derived.link.size, derived.link.checksums)
         payload = self._check_pushed(image_id)
@@ -117,22 +122,21 @@ class Images:
             return Image(payload, link.size, link.checksums)
         return Image(payload, self._size(image_layout.layer(image_id)), self._checksums(image_id))
 
-    def check(self, image_id: ImageId) -> bytes:
+    def check(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bytes:
         """
         Return an image's JSON.
 
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
-        derived = self._find_derived(image_id)
+        derived = self._find_derived(image_id, principal)
         return derived.payload if derived is not None else self._check_pushed(image_id)
 
-    def _find_derived(self, image_id: ImageId) -> DerivedImage | None:
-        return (
-            self._derived.find(image_id, self._access.pull_filter(ANONYMOUS))
-            if self._derived.is_known(image_id)
-            else None
-        )
+    def _find_derived(self, image_id: ImageId, principal: Principal | None) -> DerivedImage | None:
+        return self._derived.find(image_id, self._permitted(principal)) if self._derived.is_known(image_id) else None
+
+    def _permitted(self, principal: Principal | None) -> Permitted | None:
+        return None if principal is None else self._access.pull_filter(principal)
 
     def _check_pushed(self, image_id: ImageId) -> bytes:
         if self._unfinished.is_marked(image_id) and not self._heal(image_id):
@@ -141,7 +145,7 @@ class Images:
             raise ImageUnfinished(id=str(image_id))
         return self._decisions.get_json(image_id)
 
-    def ancestry(self, image_id: ImageId) -> tuple[str, ...]:
+    def ancestry(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> tuple[str, ...]:
         """
         Return the ids of an image and all its ancestors, newest first, even while the image is being pushed.
 
@@ -149,7 +153,7 @@ class Images:
             ImageUnknown: the image does not exist.
         """
         is_derived = self._derived.is_known(image_id)
-        derived = self._derived.ancestry(image_id, self._access.pull_filter(ANONYMOUS)) if is_derived else None
+        derived = self._derived.ancestry(image_id, self._permitted(principal)) if is_derived else None
         return derived if derived is not None else self._pushed_ancestry(image_id)
 
     def ancestry_anywhere(self, image_id: ImageId) -> tuple[str, ...]:
@@ -171,7 +175,7 @@ class Images:
                 return pending.ancestry
         raise ImageUnknown(id=str(image_id))
 
-    def find_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
+    def find_layer(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> tuple[LayerLink, StoredFile]:
         """
         Return an image's verified layer, and the file to send to clients of V1.
 
@@ -180,21 +184,25 @@ class Images:
             ImageUnfinished: a push of the image is not finished, or its layer is damaged and must be pushed again.
             Overloaded: the layer must be verified first, and too many layers are being read.
         """
-        derived, link, stored = self._find(image_id)
+        derived, link, stored = self._find(image_id, principal)
         return link, stored if derived is None else self._derived.sent_file(derived, stored)
 
-    def find_stored_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
+    def find_stored_layer(
+        self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS
+    ) -> tuple[LayerLink, StoredFile]:
         """
         Return an image's verified layer and its stored file, which clients of V1 may be unable to decompress.
 
         Raises:
             ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
         """
-        _, link, file = self._find(image_id)
+        _, link, file = self._find(image_id, principal)
         return link, file
 
-    def _find(self, image_id: ImageId) -> tuple[DerivedImage | None, LayerLink, StoredFile]:
-        derived = self._find_derived(image_id)
+    def _find(
+        self, image_id: ImageId, principal: Principal | None
+    ) -> tuple[DerivedImage | None, LayerLink, StoredFile]:
+        derived = self._find_derived(image_id, principal)
         if derived is not None and (stored := self._derived.stored_file(image_id, derived)) is not None:
             return derived, derived.link, stored
         payload = self._check_pushed(image_id)
@@ -207,7 +215,7 @@ class Images:
             raise ImageUnknown(id=str(image_id))
         return None, link, file
 
-    def inspect_layer(self, image_id: ImageId) -> LayerLink:
+    def inspect_layer(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> LayerLink:
         """
         Return an image's layer with its format and diff id; reads the layer the first time.
 
@@ -217,11 +225,11 @@ class Images:
         Raises:
             ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
         """
-        link, _ = self.find_stored_layer(image_id)
+        link, _ = self.find_stored_layer(image_id, principal=principal)
         if self._is_inspected(link):
             return link
         with self._verifying.hold(image_id):
-            link, file = self.find_stored_layer(image_id)
+            link, file = self.find_stored_layer(image_id, principal=principal)
             if self._is_inspected(link):  # by a concurrent request
                 return link
             stored = self._decisions.stored(image_id)
@@ -246,9 +254,9 @@ class Images:
         link = self._decisions.known(image_id)
         return link.digest if link is not None else None
 
-    def is_whole(self, image_id: ImageId) -> bool:
+    def is_whole(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bool:
         """Return whether an image is complete, so that clients need not push it."""
-        if self._find_derived(image_id) is not None or self._decisions.decided(image_id) is not None:
+        if self._find_derived(image_id, principal) is not None or self._decisions.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False

@@ -57,7 +57,13 @@ class LegacyRegistry:
         self.image_files = ImageFiles(driver, self.images, reader, queue=diff_queue)
         self.image_repositories = ImageRepositories(driver, oci.catalog, oci.json_budget)
         self.private_images = PrivateImages(
-            driver, oci.private_repositories, self.image_repositories, self.tag_files, self.images, derived
+            driver,
+            oci.private_repositories,
+            self.image_repositories,
+            self.tag_files,
+            self.images,
+            derived,
+            oci.access,
         )
         self.image_pushes = ImagePushes(
             driver,

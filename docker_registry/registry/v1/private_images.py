@@ -15,7 +15,8 @@ from dataclasses import replace
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown, PathNotFound
 from docker_registry.registry import events, legacy_layout
-from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
+from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.private_repositories import PrivateRepositories, oci_names
 from docker_registry.registry.v1 import image_layout
@@ -26,7 +27,7 @@ from docker_registry.registry.v1.tag_files import ImageTagFiles
 
 
 class PrivateImages:
-    """Makes repositories private or public, and hides images unless ``serve_private`` is set."""
+    """Makes repositories private or public, and hides the images of private ones."""
 
     def __init__(
         self,
@@ -36,11 +37,13 @@ class PrivateImages:
         tags: ImageTagFiles,
         images: Images,
         derived: DerivedImageSource,
+        access: Access,
     ) -> None:
         """
         Args:
             private: knows which repositories are private.
             derived: the images that derive from API V2.
+            access: says whether anything is hidden from a principal.
         """
         self._driver = driver
         self._private = private
@@ -48,16 +51,20 @@ class PrivateImages:
         self._tags = tags
         self._images = images
         self._derived = derived
+        self._access = access
         private.mark_images = self._mark
 
-    def resolve_image(self, image_id: ImageId, *, with_ancestors: bool = False) -> ImageId:
+    def resolve_image(
+        self, image_id: ImageId, *, principal: Principal = ANONYMOUS, with_ancestors: bool = False
+    ) -> ImageId:
         """
         Return the id of an image, or its hidden form if only private repositories have the image.
 
         Args:
+            principal: images are hidden from it unless it may pull from all repositories.
             with_ancestors: also hide the image if only private repositories have one of its ancestors.
         """
-        if self._private.serve_private or not self._private.names():
+        if self._access.pull_filter(principal) is None:
             return image_id
         ids = self._parsed(self._below(image_id)) if with_ancestors else [image_id]
         return replace(image_id, is_hidden=True) if any(map(self.is_private_image, ids)) else image_id

@@ -11,9 +11,8 @@ remaining steps of a committed image, so a crash loses nothing that was acknowle
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
@@ -31,7 +30,7 @@ from docker_registry.errors import (
     UploadUnknown,
 )
 from docker_registry.registry import events, json_scanner
-from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
+from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.ingest import Body, Content
 from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest, ImageId
@@ -69,6 +68,14 @@ class Checksum:
     is_payload_decisive: bool = False
 
 
+class ResolveImage(Protocol):
+    """Returns the id of an image, or its hidden form if a principal may not see the image."""
+
+    def __call__(self, image_id: ImageId, *, principal: Principal) -> ImageId:
+        """Return the id."""
+        ...
+
+
 class ImagePushes:
     """Pushes of all V1 images."""
 
@@ -79,7 +86,7 @@ class ImagePushes:
         images: Images,
         decisions: ImageCommits,
         unfinished: PendingPushes,
-        resolve: Callable[[ImageId], ImageId],
+        resolve: ResolveImage,
         reader: LayerReader,
         inspections: LayerInspections,
     ) -> None:
@@ -97,7 +104,7 @@ class ImagePushes:
         self._reader = reader
         self._inspections = inspections
 
-    def put_json(self, image_id: ImageId, payload: bytes) -> None:
+    def put_json(self, image_id: ImageId, payload: bytes, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
         Start the push of an image.
 
@@ -110,7 +117,7 @@ class ImagePushes:
             ImageExists: the image has already been pushed completely.
         """
         document = _parse(image_id, payload)
-        ancestry = self._ancestry(image_id, document.get("parent"))
+        ancestry = self._ancestry(image_id, document.get("parent"), actor.principal)
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
         if image_id.is_hidden:  # the next request fails because no push has started
             return
@@ -206,7 +213,7 @@ class ImagePushes:
                 raise
         return list(payloads)
 
-    def _ancestry(self, image_id: ImageId, parent: object) -> tuple[str, ...]:
+    def _ancestry(self, image_id: ImageId, parent: object, principal: Principal) -> tuple[str, ...]:
         """
         Return the ids of an image and all its ancestors, newest first.
 
@@ -216,8 +223,8 @@ class ImagePushes:
         if not parent:
             return (str(image_id),)
         try:
-            parent_id = self._resolve(ImageId.parse(str(parent)))
-            below = self._images.ancestry(parent_id)
+            parent_id = self._resolve(ImageId.parse(str(parent)), principal=principal)
+            below = self._images.ancestry(parent_id, principal=principal)
         except ImageUnknown:
             raise ParentUnknown(parent=str(parent)[:64]) from None
         if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # no cycles
