@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -12,6 +11,7 @@ from tests.support.clients.v1 import Docker, done, error
 from tests.support.clients.v2 import Client, Refused
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import chain, make
 
 BASE, OWN = chain(2, first=700)
@@ -92,9 +92,7 @@ class TestAPrivateRepository:
         assert 202 == Client(servers[0].url).session.post(url).status_code
 
     def test_is_not_found_by_a_search(self, docker, insider):
-        deadline = time.monotonic() + 20
-        while docker.get("/search?q=acme").json()["num_results"] != 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: docker.get("/search?q=acme").json()["num_results"] == 1)
         names = [result["name"] for result in docker.get("/search?q=acme").json()["results"]]
         assert ["acme/web"] == names
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.support.clients.v1 import Docker, done, error
 from tests.support.clients.v2 import Client
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 IMAGE = make(600)
@@ -40,10 +39,11 @@ def names(answer):
 
 def wait_for(docker, expected, query=""):
     """Wait until the index, which is told beside the pushes, knows what it should."""
-    deadline = time.monotonic() + 20
-    while sorted(names(docker.get(f"/search?q={query}"))) != sorted(expected):
-        assert time.monotonic() < deadline, names(docker.get(f"/search?q={query}"))
-        time.sleep(0.05)
+
+    def found():
+        return sorted(names(docker.get(f"/search?q={query}")))
+
+    wait_until(lambda: found() == sorted(expected), found)
 
 
 class TestASearch:

@@ -217,7 +217,7 @@ def walk(server, examples, steps):
 
 class TestRandomWalks:
     def test_always_get_the_answer_that_the_oracle_knows(self, server):
-        walk(server, 25, 40)
+        walk(server, 12, 40)
 
     @pytest.mark.slow
     def test_of_tens_of_thousands_of_steps(self, server):

@@ -23,6 +23,7 @@ from tests.support.servers.nginx import running_nginx
 from tests.support.servers.redis import redis_server
 from tests.support.servers.registry import Server
 from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.timing import wait_until
 from tests.support.v1_images import chain
 
 __all__ = ["postgresql", "redis_server", "seaweedfs"]
@@ -129,10 +130,5 @@ class TestTwoHosts:
         with Client(hosts[0].url) as client:
             push(client, name, "v1", make_image(name, layers=1, layer_bytes=100))
         with OldDocker(hosts[1].url) as old:
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                found = [each["name"] for each in old.get("/search", params={"q": name}).json()["results"]]
-                if found:
-                    break
-                time.sleep(0.1)
-        assert [name] == found
+            found = wait_until(lambda: old.get("/search", params={"q": name}).json()["results"])
+        assert [name] == [each["name"] for each in found]

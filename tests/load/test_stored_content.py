@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from pathlib import Path
 
 import pytest
 import requests
@@ -15,7 +13,9 @@ from docker_registry.registry import layout
 from docker_registry.registry.manifest_payload import OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.referrers import fallback_tag
+from tests.support.processes import memory_bytes
 from tests.support.servers.registry import Server
+from tests.support.timing import Latency
 
 NAME = RepositoryName("acme/large")
 SUBJECT = Digest.of(b"subject")
@@ -77,30 +77,13 @@ def old(server):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def others(server):
+def others(server, tmp_path_factory):
     """Another client, who is served in time during all tests."""
-    latencies, is_over = [], threading.Event()
     host = server.url.removesuffix("/v2/acme/large")
-
-    def ask():
-        with requests.Session() as session:
-            while not is_over.wait(0.01) or len(latencies) < 200:
-                start = time.monotonic()
-                session.get(f"{host}/v2/")
-                latencies.append(time.monotonic() - start)
-
-    other = threading.Thread(target=ask)
-    other.start()
-    yield
-    is_over.set()
-    other.join()
-    assert MAX_LATENCY_SECONDS > sorted(latencies)[len(latencies) * 99 // 100]
-    assert MAX_MEMORY_BYTES > max(map(peak_memory_bytes, server.worker_pids()))
-
-
-def peak_memory_bytes(pid):
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024
+    with Server(tmp_path_factory.mktemp("idle") / "store") as idle, Latency(host, idle.url) as latency:
+        yield
+    latency.assert_below(MAX_LATENCY_SECONDS)
+    assert MAX_MEMORY_BYTES > max(memory_bytes(pid, "VmHWM") for pid in server.worker_pids())
 
 
 def at_once(work, count=4):

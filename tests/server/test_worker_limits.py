@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 
 import pytest
@@ -16,6 +16,7 @@ import requests
 
 from tests.support.clients.v2 import digest_of
 from tests.support.servers.registry import COMMAND, Server
+from tests.support.timing import wait_until
 
 #: A silent client is given up after a second, and keep-alive ends after two.
 IMPATIENT = "-k tests.support.impatient_worker.ImpatientWorker --keep-alive 2"
@@ -36,14 +37,13 @@ class TlsServer(Server):
     """A server of which is known that it answers, though not in plain text."""
 
     def _wait(self):
-        deadline = time.monotonic() + 20
-        while True:
-            try:
+        def answers():
+            with suppress(OSError):
                 hello(self).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.1)
+                return True
+            return False
+
+        wait_until(answers, self.log.read_text)
 
 
 def hello(server):
@@ -106,15 +106,14 @@ def patch(location, length=1_000_000, content=b"x"):
     return f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + content
 
 
-def ends_within(connection, least, most):
-    """Tell whether the server closes a connection in time."""
+def seconds_until_closed(connection):
+    """Wait until the server closes a connection; a patient worker would do so after 30 seconds or more."""
+    connection.settimeout(20)
     began = time.monotonic()
-    try:
+    with suppress(ConnectionResetError, ssl.SSLError):
         while connection.recv(65536):
             pass
-    except (ConnectionResetError, ssl.SSLError):
-        pass
-    return least < time.monotonic() - began < most
+    return time.monotonic() - began
 
 
 class TestASilentClient:
@@ -122,30 +121,31 @@ class TestASilentClient:
 
     def test_that_does_not_begin_is_closed(self, server):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-            assert ends_within(connection, 1, 5)
+            assert 0.5 < seconds_until_closed(connection)
 
     def test_that_does_not_end_its_handshake_or_head_is_closed(self, server):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(b"\x16\x03\x01\x02" if server.url.startswith("https") else b"GET /v2/ HTT")
-            assert ends_within(connection, 1, 5)
+            assert 0.5 < seconds_until_closed(connection)
 
     def test_in_a_head_is_closed(self, server, connect):
         connection = connect(server)
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: ")
-        assert ends_within(connection, 1, 5)
+        assert 0.5 < seconds_until_closed(connection)
 
     def test_between_requests_is_closed(self, server, connect):
         connection = connect(server)
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert 200 == answer_of(connection)[0]
-        assert ends_within(connection, 1, 5)
+        assert 0.5 < seconds_until_closed(connection)
 
     def test_in_a_body_is_refused(self, server, connect):
         connection = connect(server)
         connection.sendall(patch(start_upload(connection)))
+        connection.settimeout(20)
         began = time.monotonic()
         assert 400 == answer_of(connection)[0]
-        assert 0.5 < time.monotonic() - began < 5
+        assert 0.5 < time.monotonic() - began
 
     def test_that_does_not_read_is_closed(self, server, connect):
         content = bytes(20_000_000)
@@ -199,10 +199,8 @@ class TestAClientThatSendsWithoutRest:
         sending.start()
         try:
             time.sleep(0.5)
-            for _ in range(5):
-                began = time.monotonic()
+            for _ in range(5):  # a client that waited for the end of the flood would wait for ever
                 assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
-                assert time.monotonic() - began < 2
         finally:
             over.set()
             sending.join()
@@ -227,7 +225,7 @@ class TestTls:
     def test_refuses_plain_text_and_goes_on(self, tls_server):
         with socket.create_connection(("127.0.0.1", tls_server.port), timeout=10) as connection:
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert ends_within(connection, -1, 2)
+            seconds_until_closed(connection)
         hello(tls_server).close()
         assert "Traceback" not in tls_server.log.read_text()
 
@@ -239,24 +237,25 @@ class TestAWorkerThatRunsOutOfConnections:
             connection = connect(narrow)
             slow.append(connection)
             connection.sendall(patch(start_upload(connection)))
-        began = time.monotonic()
-        assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code
-        assert time.monotonic() - began < 5
+        assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code  # stalled bodies end after 30 seconds
         status, headers, content = answer_of(slow[0])
         assert (503, "5", True) == (status, headers["Retry-After"], b"TOOMANYREQUESTS" in content)
 
     def test_keeps_what_came_of_a_longer_body(self, narrow, connect):
         connection = connect(narrow)
         location = start_upload(connection)
-        connection.sendall(patch(location, content=bytes(100_000)))
-        time.sleep(8)  # by then it is slow
+        connection.sendall(patch(location, content=bytes(70_000)))
+        time.sleep(5)  # by then it is slow
         for _ in range(40):
             other = connect(narrow)
-            other.sendall(patch(location))
+            other.sendall(patch(start_upload(other)))
         status, headers, content = answer_of(connection)
         assert (503, "5") == (status, headers["Retry-After"]), content
-        kept = requests.get(narrow.url + location, timeout=20)
-        assert "0-99999" == kept.headers["Range"]
+
+        def kept():
+            return requests.get(narrow.url + location, timeout=20).headers["Range"]
+
+        wait_until(lambda: kept() == "0-69999", kept, 20)
 
 
 class TestTheLimitOfAnAddress:
@@ -270,8 +269,7 @@ class TestTheLimitOfAnAddress:
             assert (429, "5") == (answer.status_code, answer.headers["Retry-After"])
             assert "TOOMANYREQUESTS" == answer.json()["errors"][0]["code"]
             connection.close()
-            time.sleep(0.5)
-            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+            wait_until(lambda: requests.get(f"{server.url}/v2/", timeout=20).status_code == 200)
 
 
 class TestSigterm:
@@ -281,14 +279,14 @@ class TestSigterm:
             connection.sendall(patch(start_upload(connection)))
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            while server.process.poll() is None and time.monotonic() - began < 20:
+            while server.process.poll() is None and time.monotonic() - began < 60:
                 time.sleep(0.3)
                 try:
                     connection.sendall(b"x")
                 except OSError:
                     break
             server.process.wait(20)
-            assert 1 < time.monotonic() - began < 10
+            assert 1 < time.monotonic() - began < 30
 
 
 class TestTheLimitOfOpenFiles:
