@@ -11,15 +11,8 @@ import requests
 
 from docker_registry.alone import Answering, Brief
 from tests.support import processes
+from tests.support.clock import Clock
 from tests.support.gevent_program import ROOT, under_gevent
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -76,8 +69,15 @@ class TestARequest:
         assert not answering.is_one_alone
 
 
+#: Calls take the time by which they turn a clock.
 BRIEF = """
+from types import SimpleNamespace
+from docker_registry import alone
 from docker_registry.alone import Answering, Brief
+now = [1000.0]
+def take(seconds):
+    now[0] += seconds
+alone.time = SimpleNamespace(monotonic=lambda: now[0])
 answering = Answering()
 brief = Brief(answering)
 answering.begin(7)
@@ -96,7 +96,7 @@ class TestABriefCall:
     def test_is_made_in_a_thread_after_three_in_a_row_have_taken_long(self):
         program = """
 for seconds in (0.01, 0.01, 0, 0.01, 0.01, 0.01):
-    brief.call(native_sleep, seconds)
+    brief.call(take, seconds)
     print(brief._slow_until > 0)
 print(brief.call(this_thread) == this_thread())
 """
@@ -105,7 +105,7 @@ print(brief.call(this_thread) == this_thread())
     def test_that_fails_counts_as_well_and_raises_what_it_raises(self):
         program = """
 def fail():
-    native_sleep(0.01)
+    take(0.01)
     raise LookupError
 for _ in range(3):
     try:

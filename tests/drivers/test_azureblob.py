@@ -15,10 +15,10 @@ pytest.importorskip("azure.storage.blob", reason="azure-storage-blob is not inst
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
 from docker_registry.drivers.azureblob.driver import AzureBlobDriver
-from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.drivers.testing.races import race
-from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
+from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
+from tests.drivers.object_stores import ForeignStoreSuite, LostResponseSuite, lose_first_response
 from tests.support import processes
 from tests.support.servers.azurite import KEY, NAME, OTHER_KEY, run_azurite
 from tests.support.servers.fault_proxy import FaultProxy
@@ -181,7 +181,7 @@ def client(azurite, options):
         yield client.get_container_client(options["azure_storage_container"])
 
 
-class TestAChangeWhoseAnswerIsLost:
+class TestAChangeWhoseAnswerIsLost(LostResponseSuite):
     """Azure has done it, and is asked again."""
 
     @pytest.fixture
@@ -194,49 +194,26 @@ class TestAChangeWhoseAnswerIsLost:
 
     @pytest.fixture
     def lost(self, driver, monkeypatch):
-        def lost(change):
-            faults = ["unheard"]
-            monkeypatch.setattr(self.proxy, "_choose", lambda: faults.pop() if faults else "")
-            change()
-            assert [] == faults
-
-        return lost
-
-    def test_is_done_under_its_condition(self, driver, lost):
-        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
-        version = driver.get_versioned("a").version
-        lost(lambda: driver.put_content("a", b"2", if_match=version))
-        assert b"2" == driver.get_content("a")
-
-    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
-        driver.put_content("a", b"theirs")
-        with pytest.raises(PreconditionFailed):
-            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
-
-    def test_is_done_without_one(self, driver, lost):
-        driver.put_content("a", b"content")
-        lost(lambda: driver.touch("a"))
-        lost(lambda: driver.move("a", "b"))
-        lost(lambda: driver.remove("b"))
-        assert not driver.exists("b")
+        return lose_first_response(self.proxy, monkeypatch)
 
 
-class TestAContainerOfAnotherRegistry:
-    def test_is_served_with_its_root_directory(self, driver, client):
+class TestAContainerOfAnotherRegistry(ForeignStoreSuite):
+    @pytest.fixture
+    def put(self, client):
+        return client.upload_blob
+
+    @pytest.fixture
+    def open_driver(self, options):
+        return lambda path: AzureBlobDriver(**{**options, "storage_path": path})
+
+    def test_is_served_with_its_large_files(self, driver, client):
         blob = client.get_blob_client("registry/docker/registry/v2/blobs/x")
         blob.create_append_blob()  # as registry:2 writes large ones
         blob.append_block(b"con")
         blob.append_block(b"tent")
         assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
-        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
         driver.move("docker/registry/v2/blobs/x", "y")
         assert b"content" == driver.get_content("y")
-
-    def test_is_served_without_one(self, options, client):
-        client.upload_blob("docker/registry/v2/blobs/x", b"content")
-        driver = AzureBlobDriver(**{**options, "storage_path": ""})
-        assert ["docker"] == list(driver.list_directory())
-        driver.close()
 
 
 class TestALongFolder:

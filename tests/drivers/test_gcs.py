@@ -17,10 +17,10 @@ pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not 
 pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not installed")
 
 from docker_registry.config import legacy
-from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.gcs.driver import GcsDriver
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import ConfigError, PreconditionFailed, StorageError, StorageUnavailable
+from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
+from tests.drivers.object_stores import BrokenReadSuite, ForeignStoreSuite, LostResponseSuite, lose_first_response
 from tests.support import processes
 from tests.support.servers.fault_proxy import FaultProxy
 from tests.support.servers.gcs import make_service_account, run_gcs
@@ -105,7 +105,7 @@ class TestAnUpload:
             driver.close()
 
 
-class TestAReadThatBreaksOff:
+class TestAReadThatBreaksOff(BrokenReadSuite):
     @pytest.fixture
     def proxy(self, gcs):
         with CuttingProxy(gcs.port) as proxy:
@@ -122,34 +122,8 @@ class TestAReadThatBreaksOff:
     def large(self):
         return bytes(range(256)) * 12_289
 
-    def test_goes_on_where_it_was(self, driver, proxy, large):
-        driver.stream_write("a", [large])
-        proxy.cut_after = 900 * KIB
-        assert large == b"".join(driver.stream_read("a"))
-        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
-        assert 6 <= proxy.cuts
 
-    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
-        driver.stream_write("a", [large])
-        proxy.cut_after = 900 * KIB
-        blocks = driver.stream_read("a")
-        next(blocks)
-        driver.put_content("a", b"new" * len(large))
-        with pytest.raises(StorageError, match="replaced"):
-            list(blocks)
-
-    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large, monkeypatch):
-        monkeypatch.setattr("time.sleep", lambda _: None)
-        driver.stream_write("a", [large])
-        proxy.cut_after = 900 * KIB
-        blocks = driver.stream_read("a")
-        next(blocks)
-        proxy.cut_after = 10
-        with pytest.raises(StorageUnavailable):
-            list(blocks)
-
-
-class TestAChangeWhoseAnswerIsLost:
+class TestAChangeWhoseAnswerIsLost(LostResponseSuite):
     """Google has done it, and is asked again."""
 
     @pytest.fixture
@@ -162,45 +136,17 @@ class TestAChangeWhoseAnswerIsLost:
 
     @pytest.fixture
     def lost(self, driver, monkeypatch):
-        def lost(change):
-            faults = ["unheard"]
-            monkeypatch.setattr(self.proxy, "_choose", lambda: faults.pop() if faults else "")
-            change()
-            assert [] == faults
-
-        return lost
-
-    def test_is_done_under_its_condition(self, driver, lost):
-        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
-        version = driver.get_versioned("a").version
-        lost(lambda: driver.put_content("a", b"2", if_match=version))
-        assert b"2" == driver.get_content("a")
-
-    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
-        driver.put_content("a", b"theirs")
-        with pytest.raises(PreconditionFailed):
-            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
-
-    def test_is_done_without_one(self, driver, lost):
-        driver.put_content("a", b"content")
-        lost(lambda: driver.touch("a"))
-        lost(lambda: driver.move("a", "b"))
-        lost(lambda: driver.remove("b"))
-        assert not driver.exists("b")
+        return lose_first_response(self.proxy, monkeypatch)
 
 
-class TestABucketOfAnotherRegistry:
-    def test_is_served_with_its_root_directory(self, driver, gcs, options):
-        gcs.put(options["gcs_bucket"], "registry/docker/registry/v2/blobs/x", b"content")
-        gcs.put(options["gcs_bucket"], "elsewhere", b"content")
-        assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
-        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
+class TestABucketOfAnotherRegistry(ForeignStoreSuite):
+    @pytest.fixture
+    def put(self, gcs, options):
+        return lambda path, content: gcs.put(options["gcs_bucket"], path, content)
 
-    def test_is_served_without_one(self, gcs, options):
-        gcs.put(options["gcs_bucket"], "docker/registry/v2/blobs/x", b"content")
-        driver = GcsDriver(**{**options, "storage_path": "/"})
-        assert ["docker"] == list(driver.list_directory())
-        driver.close()
+    @pytest.fixture
+    def open_driver(self, options):
+        return lambda path: GcsDriver(**{**options, "storage_path": path})
 
 
 class TestALongList:

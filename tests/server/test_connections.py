@@ -5,23 +5,16 @@ from __future__ import annotations
 import pytest
 
 from docker_registry.server.connections import Activity, Connections
+from tests.support.clock import Clock
 
 
 class Client:
-    def __init__(self, activity=Activity.WAITING, since=0.0, moved=0, address="10.0.0.1"):
+    def __init__(self, activity=Activity.WAITING, since=900.0, moved=0, address="10.0.0.1"):
         self.activity, self.active_since, self.moved_bytes, self.address = activity, since, moved, address
         self.ended = 0
 
     def end(self):
         self.ended += 1
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -35,7 +28,7 @@ def connections(clock):
     return Connections(3, clock=clock)
 
 
-def transfer(moved, since=0.0):
+def transfer(moved, since=900.0):
     return Client(Activity.TRANSFERRING, since, moved)
 
 
@@ -50,25 +43,25 @@ class TestMakingRoom:
         assert [0, 0] == self.fill(connections, Client(), transfer(0))
 
     def test_ends_idle_ones_first_the_longest_idle_before_the_others(self, connections):
-        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(since=50), Client(since=60))
+        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(since=950), Client(since=960))
 
     def test_ends_a_connection_that_lingers_before_a_transfer(self, connections):
-        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(Activity.LINGERING, 99.9), transfer(0))
+        assert [0, 1, 0] == self.fill(connections, transfer(0), Client(Activity.LINGERING, 999.9), transfer(0))
 
     def test_ends_the_slowest_transfer(self, connections):
         assert [0, 1, 0] == self.fill(connections, transfer(1000), transfer(999), transfer(1000))
 
     def test_judges_a_transfer_by_its_average(self, connections):
         """A client that paused for a minute after 100 MB is not slow."""
-        assert [0, 0, 1] == self.fill(connections, transfer(10**8), transfer(10**8), transfer(100, since=98))
+        assert [0, 0, 1] == self.fill(connections, transfer(10**8), transfer(10**8), transfer(100, since=998))
 
     def test_spares_idle_ones_of_this_second_as_long_as_there_is_a_slow_transfer(self, connections):
-        assert [0, 0, 1] == self.fill(connections, Client(since=99.5), Client(since=99.5), transfer(0))
-        assert [1, 0, 0] == self.fill(Connections(3, clock=Clock()), *(Client(since=99.5 + n / 10) for n in range(3)))
+        assert [0, 0, 1] == self.fill(connections, Client(since=999.5), Client(since=999.5), transfer(0))
+        assert [1, 0, 0] == self.fill(Connections(3, clock=Clock()), *(Client(since=999.5 + n / 10) for n in range(3)))
 
     @pytest.mark.parametrize(
         "kept",
-        [transfer(10**7), transfer(0, since=99.5), Client(Activity.WORKING)],
+        [transfer(10**7), transfer(0, since=999.5), Client(Activity.WORKING)],
         ids=["fast", "young", "working"],
     )
     def test_never_ends_what_is_not_slow(self, connections, kept):

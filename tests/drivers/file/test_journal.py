@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_registry.drivers.base import ABSENT
@@ -780,10 +780,18 @@ class TestACrashOfTheHostInTheMiddle:
         assert calls > 3
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, data):
-    store = tmp_path / str(uuid.uuid4())
+@pytest.mark.parametrize("examples", [30, pytest.param(1000, marks=pytest.mark.slow)])
+def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(st.data())
+    def run(data):
+        lose_what_was_not_acknowledged(tmp_path / str(uuid.uuid4()), data)
+
+    run()
+
+
+def lose_what_was_not_acknowledged(store, data):
+    """Change a store by two processes, and end them and the host in between."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         host, model = Host(store, monkeypatch), Model()
         processes = [host.process(), host.process()]

@@ -14,11 +14,11 @@ pytest.importorskip("boto3", reason="boto3 is not installed")
 from botocore.awsrequest import AWSResponse
 from urllib3.response import HTTPResponse
 
-from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.s3 import bucket, multipart
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from tests.drivers.object_stores import BrokenReadSuite, LostResponseSuite
 from tests.support.clients import programs
 from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
 from tests.support.servers.truncating_proxy import CuttingProxy
@@ -337,7 +337,7 @@ class ThroughTheProxy:
         driver.close()
 
 
-class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
+class TestAChangeWhoseAnswerIsLost(ThroughTheProxy, LostResponseSuite):
     """S3 has done it, and is asked again."""
 
     @pytest.fixture
@@ -350,23 +350,6 @@ class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
             assert 1 == proxy.cuts
 
         return lost
-
-    def test_is_done_under_its_condition(self, driver, lost):
-        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
-        version = driver.get_versioned("a").version
-        lost(lambda: driver.put_content("a", b"2", if_match=version))
-        assert b"2" == driver.get_content("a")
-
-    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
-        driver.put_content("a", b"theirs")
-        with pytest.raises(PreconditionFailed):
-            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
-
-    def test_is_done_without_one(self, driver, lost):
-        lost(lambda: driver.put_content("a", b"content"))
-        lost(lambda: driver.touch("a"))
-        lost(lambda: driver.remove("a"))
-        assert not driver.exists("a")
 
     def test_completes_a_large_file(self, driver, lost, proxy, large, client):
         def blocks():
@@ -382,31 +365,8 @@ class TestAChangeWhoseAnswerIsLost(ThroughTheProxy):
         assert 1 == proxy.cuts
 
 
-class TestAReadThatBreaksOff(ThroughTheProxy):
-    def test_goes_on_where_it_was(self, driver, proxy, large):
-        driver.stream_write("a", [large])
-        proxy.cut_after = 4 * MIB
-        assert large == b"".join(driver.stream_read("a"))
-        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
-        assert 6 <= proxy.cuts
-
-    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
-        driver.stream_write("a", [large])
-        proxy.cut_after = 4 * MIB
-        blocks = driver.stream_read("a")
-        next(blocks)
-        driver.put_content("a", b"new" * len(large))
-        with pytest.raises(StorageError, match="replaced"):
-            list(blocks)
-
-    def test_ends_with_an_error_when_nothing_comes_any_more(self, driver, proxy, large):
-        driver.stream_write("a", [large])
-        proxy.cut_after = MIB
-        blocks = driver.stream_read("a")
-        next(blocks)
-        proxy.cut_after = 10
-        with pytest.raises(StorageUnavailable):
-            list(blocks)
+class TestAReadThatBreaksOff(ThroughTheProxy, BrokenReadSuite):
+    CUT_BYTES = 4 * MIB
 
 
 class TestASignedUrl:

@@ -1,0 +1,111 @@
+"""What the drivers of all object stores promise when a network between them and the store loses something."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.drivers.base import ABSENT
+from docker_registry.errors import PreconditionFailed, StorageError, StorageUnavailable
+
+
+def lose_first_response(proxy, monkeypatch):
+    """
+    Return a function that makes a change, the response to whose first request is lost.
+
+    Args:
+        proxy: the :class:`FaultProxy` between the driver and the store.
+    """
+
+    def lost(change):
+        faults = ["unheard"]
+        monkeypatch.setattr(proxy, "_choose", lambda: faults.pop() if faults else "")
+        change()
+        assert [] == faults
+
+    return lost
+
+
+class LostResponseSuite:
+    """
+    The store makes a change, its response is lost, and the driver sends the request again.
+
+    Subclasses have the fixtures ``driver`` and ``lost``, a function as :func:`lose_first_response` returns it.
+    """
+
+    def test_is_done_under_its_condition(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
+        version = driver.get_versioned("a").version
+        lost(lambda: driver.put_content("a", b"2", if_match=version))
+        assert b"2" == driver.get_content("a")
+
+    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+        driver.put_content("a", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
+
+    def test_is_done_without_one(self, driver, lost):
+        lost(lambda: driver.put_content("a", b"content"))
+        lost(lambda: driver.touch("a"))
+        lost(lambda: driver.move("a", "b"))
+        lost(lambda: driver.remove("b"))
+        assert not driver.exists("a")
+        assert not driver.exists("b")
+
+
+class BrokenReadSuite:
+    """
+    A response breaks off in the middle.
+
+    Subclasses have the fixtures ``driver``, ``proxy``, a :class:`CuttingProxy` between it and the store, and ``large``,
+    a content that several responses of ``CUT_BYTES`` carry.
+    """
+
+    CUT_BYTES = 900 * 1024
+
+    def test_goes_on_where_it_was(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = self.CUT_BYTES
+        assert large == b"".join(driver.stream_read("a"))
+        assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
+        assert 6 <= proxy.cuts
+
+    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
+        driver.stream_write("a", [large])
+        proxy.cut_after = self.CUT_BYTES
+        blocks = driver.stream_read("a")
+        next(blocks)
+        driver.put_content("a", b"new" * len(large))
+        with pytest.raises(StorageError, match="replaced"):
+            list(blocks)
+
+    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large, monkeypatch):
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        driver.stream_write("a", [large])
+        proxy.cut_after = self.CUT_BYTES
+        blocks = driver.stream_read("a")
+        next(blocks)
+        proxy.cut_after = 10
+        with pytest.raises(StorageUnavailable):
+            list(blocks)
+
+
+class ForeignStoreSuite:
+    """
+    What another registry has stored is served.
+
+    Subclasses have the fixtures ``driver``, ``open_driver``, which opens one with a given ``storage_path``, and
+    ``put``, which puts an object as an independent client.
+    """
+
+    def test_is_served_with_its_root_directory(self, driver, put):
+        put("registry/docker/registry/v2/blobs/x", b"content")
+        put("elsewhere", b"content")
+        assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
+        assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
+
+    def test_is_served_without_one(self, open_driver, put):
+        put("docker/registry/v2/blobs/x", b"content")
+        for path in ("", "/"):
+            driver = open_driver(path)
+            assert ["docker"] == list(driver.list_directory())
+            driver.close()
