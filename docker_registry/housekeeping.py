@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Final
 
 import gevent
 
 from docker_registry.errors import RegistryError
 from docker_registry.registry.oci_registry import OciRegistry
-from docker_registry.registry.search.entries import SearchEntries
-from docker_registry.registry.search.index import Entry
 from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
@@ -53,11 +50,4 @@ def _fill_search_index(services: Services) -> None:
     """Rebuild a search index that lacks repositories because it is new or older than this version."""
     index, registry = services.search_index, services.registry
     if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
-        logger.info("added %d repositories to the search index", index.reindex(_entries(services.search_entries)))
-
-
-def _entries(search_entries: SearchEntries) -> Iterator[Entry]:
-    """Yield all repositories, and let requests run in between."""
-    for entry in search_entries.all():
-        gevent.sleep(0)
-        yield entry
+        logger.info("added %d repositories to the search index", index.reindex(services.search_entries.all()))

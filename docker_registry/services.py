@@ -141,6 +141,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         search_entries = SearchEntries(
             registry.repositories,
             registry.private_repositories,
+            registry.slices,
             legacy.image_repositories if legacy is not None else None,
         )
         search_index = search.open_index(config.search_backend, search_database(config), search_entries.look_up)

@@ -101,7 +101,7 @@ class ImmutableContent:
 
     def first_tag(self, name: RepositoryName) -> str | None:
         """Return an immutable tag of a repository; None if it has none."""
-        for tag in self._tags.names(name) if self._immutable else ():
+        for tag in self._budget.pace(self._tags.names(name) if self._immutable else ()):
             if self._immutable.covers(str(name), tag) and self._tags.find(name, Tag(tag)) is not None:
                 return tag
         return None

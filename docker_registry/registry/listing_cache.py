@@ -78,7 +78,8 @@ class ListingCache:
         names = self._sort(name for name in map(read, found) if name is not None)
         self._forget(folder)
         if version is not None:
-            self._keep(folder, _Listing(version, names, sum(map(len, names)) + _NAME_BYTES * len(names)))
+            size_bytes = sum(len(name) + _NAME_BYTES for name in self.pace(names))
+            self._keep(folder, _Listing(version, names, size_bytes))
         return names
 
     def _list(self, folder: str) -> Iterator[str]:

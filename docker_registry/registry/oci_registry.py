@@ -121,5 +121,6 @@ class OciRegistry:
             The number of deleted uploads and the number of added repositories.
         """
         purged = self.uploads.purge(None, upload_ttl_seconds)
-        purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in self.repositories.folders())
+        names = self.slices.pace(self.repositories.folders())
+        purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in names)
         return purged, self.repositories.adopt()

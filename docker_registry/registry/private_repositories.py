@@ -33,6 +33,7 @@ class PrivateRepositories:
 
     Attributes:
         serve_private: whether private repositories are served to every client.
+        pace: wraps an iterable of names so that a long loop over it yields to other requests.
         mark_images: marks the images that only the given repositories have; called for the private repositories that
             :meth:`adopt` finds. None where API V1 is not served: then the marks of images count as incomplete.
     """
@@ -51,6 +52,7 @@ class PrivateRepositories:
         """
         self._driver = driver
         self._listings = listings
+        self.pace = listings.pace
         self.serve_private = serve_private
         self.mark_images: Callable[[Iterable[ImageRepositoryName]], None] | None = None
         self._now = now
@@ -69,7 +71,7 @@ class PrivateRepositories:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         names = () if self.serve_private else self.names()
         if names is not self._hidden[0]:
-            self._hidden = (names, tuple(each for name in names for each in oci_names(name)))
+            self._hidden = (names, tuple(each for name in self.pace(names) for each in oci_names(name)))
         return self._hidden[1] if names else ()
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:  # noqa: ARG002
@@ -115,7 +117,7 @@ class PrivateRepositories:
 
     def canonical_names(self) -> list[str]:
         """Return the canonical names of all private repositories, sorted: those in V2, or in V1 if V2 has none."""
-        names = map(ImageRepositoryName.parse, self.names())
+        names = map(ImageRepositoryName.parse, self.pace(self.names()))
         return sorted(str(name_mapping.repository(name) or name) for name in names)
 
     def read_entries(self) -> Sequence[str]:
@@ -135,7 +137,7 @@ class PrivateRepositories:
         """
         private = {}
         is_empty = True
-        for stat in self._driver.walk(legacy_layout.REPOSITORIES):
+        for stat in self.pace(self._driver.walk(legacy_layout.REPOSITORIES)):
             is_empty = False
             folder, _, file_name = stat.path.rpartition("/")
             name = legacy_layout.read_repository_folder(folder) if file_name == "_private" else None

@@ -151,14 +151,14 @@ class Repositories:
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""
         try:
-            children = list(self._driver.list_directory(path))
+            children = list(self._catalog.pace(self._driver.list_directory(path)))
         except PathNotFound:
             return
         own = any(child.rpartition("/")[2].startswith("_") for child in children)
         name = _parse(path.removeprefix(layout.REPOSITORIES).lstrip("/"))
         if own and name:
             yield name
-        for child in children:
+        for child in self._catalog.pace(children):
             if not child.rpartition("/")[2].startswith("_"):
                 yield from self.folders(child)
 

@@ -8,17 +8,12 @@ tag; so the tags that distribution wrote, whenever that was, are found there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry import layout
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
-
-#: So many tags are looked at before other requests of the worker go on.
-_TAGS_AT_ONCE: Final = 100
 
 
 class TagBackReferences:
@@ -45,14 +40,12 @@ class TagBackReferences:
         """
         if self._driver.walks_by_pages:
             folder = layout.tags(name)
-            for stat in self._driver.walk(folder):
+            for stat in self._listings.pace(self._driver.walk(folder)):
                 tag = stat.path[len(folder) + 1 :].partition("/")[0]
                 if is_tag(tag) and stat.path == layout.tag_history_entry(name, Tag(tag), digest):
                     yield tag
             return
-        for number, tag in enumerate(tags):
-            if number % _TAGS_AT_ONCE == 0:
-                time.sleep(0)  # other requests go on
+        for tag in self._listings.pace(tags):
             if self._driver.exists(layout.tag_history_entry(name, Tag(tag), digest)):
                 yield tag
 
@@ -82,7 +75,7 @@ class TagBackReferences:
 
     def put_all(self, name: RepositoryName, targets: Iterable[tuple[Tag, Digest | None]]) -> None:
         """Note all tags of a repository, each with what it points at."""
-        for tag, digest in targets:
+        for tag, digest in self._listings.pace(targets):
             if digest is not None:
                 self.put(name, tag, digest, are_complete=True)
         self._driver.put_content(layout.tags_are_noted(name), b"")

@@ -393,7 +393,7 @@ class Tags:
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; empty if the repository does not exist."""
-        return tuple(Tag(tag) for tag in self.names(name) if self._exists(name, tag))
+        return tuple(Tag(tag) for tag in self._listings.pace(self.names(name)) if self._exists(name, tag))
 
     def page(
         self, name: RepositoryName, count: int, last: str = "", may_list: Callable[[str], bool] | None = None
@@ -421,7 +421,7 @@ class Tags:
             self.note_all(name)
         names = self.link_names(name)
         named = {*self._notes.tags(name, digest), *self._notes.tags_of_distribution(name, digest, names)}
-        found = [tag for tag in map(Tag, sorted(named)) if self.find_link(name, tag) == digest]
+        found = [tag for tag in self._listings.pace(map(Tag, sorted(named))) if self.find_link(name, tag) == digest]
         elsewhere = self._pointing_elsewhere(name, digest)
         return (*found, *(tag for tag in elsewhere if self.find_link(name, tag) is None))
 

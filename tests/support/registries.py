@@ -48,4 +48,6 @@ class Registry(OciRegistry):
         self.private_images = self.legacy.private_images
         self.image_pushes = self.legacy.image_pushes
         self.image_tags = self.legacy.image_tags
-        self.search_entries = SearchEntries(self.repositories, self.private_repositories, self.image_repositories)
+        self.search_entries = SearchEntries(
+            self.repositories, self.private_repositories, self.slices, self.image_repositories
+        )

@@ -94,7 +94,7 @@ class V1TagSource:
         Args:
             tags: the tags to check; None for all.
         """
-        for tag in map(Tag, self.names(name)) if tags is None else tags:
+        for tag in self._files.pace(map(Tag, self.names(name)) if tags is None else tags):
             image_id = self._image(name, tag)
             if image_id is not None and self._manifests.find(image_id) == digest:
                 yield tag

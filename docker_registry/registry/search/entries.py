@@ -10,6 +10,7 @@ from docker_registry.registry.names import LIBRARY, ImageRepositoryName, Reposit
 from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.index import Entry
+from docker_registry.time_slices import TimeSlices
 
 _PAGE_SIZE: Final = 1000
 
@@ -33,15 +34,18 @@ class SearchEntries:
         self,
         repositories: Repositories,
         private: PrivateRepositories,
+        slices: TimeSlices,
         image_repositories: ImageRepositories | None = None,
     ) -> None:
         """
         Args:
+            slices: time slices for the iteration over all repositories.
             image_repositories: those of API V1; None where it is not served.
         """
         self._repositories = repositories
         self._image_repositories = image_repositories
         self._private = private
+        self._pace = slices.pace
 
     def look_up(self, name: str) -> Entry | None:
         """
@@ -58,12 +62,12 @@ class SearchEntries:
     def all(self) -> Iterator[Entry]:
         """Yield every repository once."""
         image_repositories = self._image_repositories.names() if self._image_repositories is not None else ()
-        for image_repository in image_repositories:
+        for image_repository in self._pace(image_repositories):
             yield Entry(str(image_repository), private=self._private.is_private(image_repository))
         last = ""
         while True:
             page = self._repositories.page(_PAGE_SIZE, last, with_hidden=True)
-            for name in page.names:
+            for name in self._pace(page.names):
                 if not self._is_known_to_v1(name) and not self._is_image_repository(name):
                     yield Entry(name, private=self._is_private(name))
             if not page.more:

@@ -53,6 +53,7 @@ class PrivateImages:
         self._derived = derived
         self._access = access
         private.mark_images = self._mark
+        self._pace = private.pace
 
     def resolve_image(
         self, image_id: ImageId, *, principal: Principal = ANONYMOUS, with_ancestors: bool = False
@@ -101,7 +102,7 @@ class PrivateImages:
     def claim(self, name: ImageRepositoryName) -> None:
         """Mark the listed images of a private repository that have not been pushed yet as private."""
         if self._private.is_private(name):
-            for image_id in self._parsed(self._repositories.image_ids(name)):
+            for image_id in self._pace(self._parsed(self._repositories.image_ids(name))):
                 if not self._images.exists(image_id):
                     self._driver.put_content(image_layout.private_image(image_id), b"")
 
@@ -118,17 +119,17 @@ class PrivateImages:
         if not candidates:
             return
         entries = set(self._private.read_entries())
-        for name in self._repositories.names():
+        for name in self._pace(self._repositories.names()):
             if str(name) not in entries:
                 candidates -= self._ids(name)
-        for image_id in self._parsed(candidates):
+        for image_id in self._pace(self._parsed(candidates)):
             self._put_missing(image_layout.private_image(image_id))
             layer = self._images.find_digest(image_id)
             if layer is not None:
                 self._put_missing(legacy_layout.private_layer(layer))
 
     def _unmark(self, ids: Iterable[str]) -> None:
-        for image_id in self._parsed(ids):
+        for image_id in self._pace(self._parsed(ids)):
             if self._remove(image_layout.private_image(image_id)):
                 layer = self._images.find_digest(image_id)
                 if layer is not None:
@@ -137,7 +138,7 @@ class PrivateImages:
     def _ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids of all images of a repository."""
         ids = self._repositories.image_ids(name)
-        found = (self._tags.find(name, Tag(tag)) for tag in self._tags.names(name))
+        found = (self._tags.find(name, Tag(tag)) for tag in self._pace(self._tags.names(name)))
         tagged = {str(image_id) for image_id in found if image_id is not None}
         for image_id in self._parsed(tagged - ids):  # lists of images already contain the ancestors
             ids.update(self._below(image_id))
@@ -151,7 +152,7 @@ class PrivateImages:
 
     def _parsed(self, ids: Iterable[str]) -> list[ImageId]:
         found = []
-        for text in ids:
+        for text in self._pace(ids):
             try:
                 found.append(ImageId.parse(text))
             except ImageUnknown:

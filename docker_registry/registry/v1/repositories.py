@@ -198,7 +198,8 @@ class ImageRepositories:
     def names(self) -> Iterator[ImageRepositoryName]:
         """Yield all repositories; needs one folder listing for each namespace."""
         for namespace in self._list(legacy_layout.REPOSITORIES):
-            found = {legacy_layout.read_repository_folder(path): None for path in self._list(namespace)}
+            paths = self._json_budget.pace(self._list(namespace))
+            found = {legacy_layout.read_repository_folder(path): None for path in paths}
             yield from (name for name in found if name is not None)
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -256,7 +257,7 @@ class ImageRepositories:
 
     def _list(self, folder: str) -> Sequence[str]:
         try:
-            return sorted(self._driver.list_directory(folder))
+            return self._json_budget.sort(self._driver.list_directory(folder))
         except PathNotFound:
             return ()
 

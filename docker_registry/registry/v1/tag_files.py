@@ -13,11 +13,17 @@ from docker_registry.registry.v1 import image_layout
 
 
 class ImageTagFiles:
-    """Stores a file for each tag, in one of a repository's two possible folders (:mod:`.legacy_layout`, "Quoting")."""
+    """
+    Stores a file for each tag, in one of a repository's two possible folders (:mod:`.legacy_layout`, "Quoting").
+
+    Attributes:
+        pace: wraps an iterable of tags so that a long loop over it yields to other requests.
+    """
 
     def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self._driver = driver
         self._listings = listings
+        self.pace = listings.pace
 
     def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
         """Return the image that a tag points at; None when it has no readable file."""

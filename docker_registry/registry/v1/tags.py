@@ -173,7 +173,7 @@ class ImageTags:
             TagImmutable: the repository has an immutable tag.
         """
         names = self._names(name)
-        for tag in names:
+        for tag in self._pace(names):
             self._check_mutable(name, Tag(tag), None)
         try:
             self._repositories.delete(name, actor=actor)
@@ -191,7 +191,7 @@ class ImageTags:
         Raises:
             TagImmutable: the repository has an immutable tag.
         """
-        for tag in map(Tag, self._names(name)):
+        for tag in self._pace(map(Tag, self._names(name))):
             self._check_mutable(name, tag, None)
 
     def list_images(self, name: ImageRepositoryName) -> bytes:
@@ -238,7 +238,7 @@ class ImageTags:
     def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
         """Yield the names of the tags that API V1 wrote and that no tag of API V2 overrides."""
         repository = name_mapping.repository(name)
-        for tag in self._files.names(name):
+        for tag in self._pace(self._files.names(name)):
             if repository is None or self._tags.find_link(repository, Tag(tag)) is None:
                 yield tag
 
@@ -341,13 +341,13 @@ class ImageTags:
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
         """Remove the V2 links of tags, including those written concurrently, except immutable ones."""
         for _ in range(_MAX_TRIES):
-            for tag in names:
+            for tag in self._pace(names):
                 # An immutable tag was pushed after the deletion had been checked, so it is kept.
                 if not self._immutable.covers(str(repository), tag):
                     self._tags.remove_link(repository, Tag(tag))
             names = [
                 tag
-                for tag in self._tags.link_names(repository)
+                for tag in self._pace(self._tags.link_names(repository))
                 if not self._immutable.covers(str(repository), tag) and self._tags.find_link(repository, Tag(tag))
             ]
             if not names:

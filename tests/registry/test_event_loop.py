@@ -1,0 +1,116 @@
+"""
+What grows with stored content leaves the event loop to other requests.
+
+Each operation runs in a process of its own kind, patched by gevent as a worker is, over a store that other servers
+wrote. A second greenlet measures how much processor time passes before it gets its turn, so the load of the machine
+does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from tests.support.gevent_program import under_gevent
+
+#: Repositories, tags and uploads in the store.
+COUNT = 500
+
+#: Twice as long as what a computation takes at once, and less than each takes that does not pause.
+MAX_TURN_SECONDS = 0.010
+
+PROGRAM = """
+import gc, os, sys, time
+from pathlib import Path
+from docker_registry.drivers.file import FileDriver
+from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry.names import *
+from docker_registry.registry.v1 import image_layout
+from tests.support.registries import Registry
+
+root, count = Path(sys.argv[1]), int(sys.argv[2])
+many, old = RepositoryName("acme/many"), ImageRepositoryName.parse("acme/many")
+digest, image = Digest.of(b"manifest"), "ab" * 32
+
+def write(path, content=b""):
+    place = root / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+
+def names(pattern):
+    return [pattern % number for number in range(count)]
+
+if not root.exists():
+    write(layout.tags_are_noted(many))
+    write(layout.revision_link(many, digest), str(digest).encode())
+    for tag in map(Tag, names("t%d")):
+        write(layout.tag_link(many, tag), str(digest).encode())
+        write(image_layout.tag(legacy_layout.repository_folders(old)[0], tag), image.encode())
+    for name in map(RepositoryName, names("acme/web%d")):
+        write(layout.tag_link(name, Tag("latest")), str(digest).encode())
+        write(layout.catalog_entry(name))
+    for name in map(ImageRepositoryName.parse, names("old/web%d")):
+        write(image_layout.index_images(legacy_layout.repository_folders(name)[0]), b"[]")
+        write(layout.catalog_entry(RepositoryName(str(name))))
+    write(image_layout.index_images(legacy_layout.repository_folders(old)[0]), b"[]")
+    write(legacy_layout.private(legacy_layout.repository_folders(ImageRepositoryName.parse("old/web7"))[0]))
+    for identity in names("%032x"):
+        write(layout.upload_state(many, identity), b"{}")
+
+gc.freeze()
+gc.disable()
+registry = Registry(FileDriver(str(root)), immutable_tags=["none"])
+longest = 0
+
+def serve():
+    global longest
+    while True:
+        gevent.sleep(0.001)
+        before = time.thread_time()
+        gevent.sleep(0.001)
+        longest = max(longest, time.thread_time() - before)
+
+gevent.spawn(serve)
+gevent.sleep(0.01)
+for operation in sys.argv[3:]:
+    longest = 0
+    eval(operation)
+    gevent.sleep(0.01)
+    print(longest)
+"""
+
+OPERATIONS = [
+    "registry.tags.pointing_at(many, Digest.of(b'other'))",
+    "registry.tags.list(many)",
+    "registry.private_repositories.adopt()",
+    "registry.run_housekeeping(1e9)",
+    "list(registry.search_entries.all())",
+    "registry.image_tags.list_images(old)",
+]
+
+
+def test_long_operations_pause(tmp_path):
+    is_writable = os.access("/dev/shm", os.W_OK)  # a disk needs seconds for thousands of files
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if is_writable else tmp_path) as folder:
+        turns = map(float, under_gevent(PROGRAM, f"{folder}/store", str(COUNT), *OPERATIONS))
+        assert [] == [each for each in zip(OPERATIONS, turns, strict=True) if each[1] > MAX_TURN_SECONDS]
+
+
+LISTING = """
+import os, sys
+from docker_registry.drivers.file import FileDriver
+
+threads = []
+driver = FileDriver(sys.argv[1])
+for path, count in (("short", 3), ("long", 2000)):
+    os.mkdir(os.path.join(sys.argv[1], path))
+    for number in range(count):
+        os.mkdir(os.path.join(sys.argv[1], path, f"{number:0100}"))
+sys.addaudithook(lambda event, _: threads.append(this_thread()) if event == "os.listdir" else None)
+for path in ("short", "long"):
+    print(len(list(driver.list_directory(path))), threads.pop() == this_thread())
+"""
+
+
+def test_long_folders_are_listed_in_a_native_thread(tmp_path):
+    assert ["3", "True", "2000", "False"] == under_gevent(LISTING, str(tmp_path))
