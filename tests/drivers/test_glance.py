@@ -31,7 +31,7 @@ class LayersOnly(GlanceDriver):
     def _is_layer(self, path):
         return len(path.rpartition("/")[2].encode()) < 240
 
-    def _may_hold_layers(self, path):
+    def _may_contain_layers(self, path):
         return True
 
 

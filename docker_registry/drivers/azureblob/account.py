@@ -31,7 +31,7 @@ _CONNECTIONS: Final = 256
 READ_BYTES: Final = 2 * 1024 * 1024
 
 _REFUSED: Final = "Azure refuses the credentials (azure_storage_account_name, azure_storage_account_key)"
-_PHRASES: Final = {
+_MESSAGES: Final = {
     "AccountIsDisabled": "The account of azure_storage_account_name is disabled",
     "AuthenticationFailed": _REFUSED,
     "ContainerDisabled": "The container of azure_storage_container is disabled",
@@ -69,7 +69,7 @@ class Account:
     use_https: bool = True
     timeout_seconds: int = 60
 
-    def named_in(self, connection_string: str) -> Account:
+    def with_connection_string(self, connection_string: str) -> Account:
         """
         Return a copy of this account with the name, credentials and endpoint of a connection string.
 
@@ -77,18 +77,18 @@ class Account:
             ConfigError: the connection string has neither an account name nor an endpoint.
         """
         pairs = (part.partition("=") for part in connection_string.strip().strip(";").split(";"))
-        said = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        scheme = said.get("defaultendpointsprotocol", "https")
-        name, endpoint = said.get("accountname"), said.get("blobendpoint")
+        fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        scheme = fields.get("defaultendpointsprotocol", "https")
+        name, endpoint = fields.get("accountname"), fields.get("blobendpoint")
         if name and not endpoint:
-            endpoint = f"{scheme}://{name}.blob.{said.get('endpointsuffix') or 'core.windows.net'}"
+            endpoint = f"{scheme}://{name}.blob.{fields.get('endpointsuffix') or 'core.windows.net'}"
         if not endpoint:
             raise ConfigError("azure_connection_string has neither AccountName nor BlobEndpoint")
         return replace(
             self,
             name=name,
-            key=said.get("accountkey"),
-            signature=said.get("sharedaccesssignature"),
+            key=fields.get("accountkey"),
+            signature=fields.get("sharedaccesssignature"),
             endpoint=endpoint,
             use_https=False,  # the connection string chooses the scheme
         )
@@ -105,7 +105,7 @@ class Account:
         session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
         try:
             return ContainerClient(
-                self._address(),
+                self._account_url(),
                 container,
                 credential=self._credential(),
                 transport=RequestsTransport(session=session, session_owner=False),
@@ -119,7 +119,7 @@ class Account:
         except ValueError:
             raise ConfigError("azure_endpoint is not the URL of a blob service") from None
 
-    def _address(self) -> str:
+    def _account_url(self) -> str:
         if not self.endpoint:
             if not self.name:
                 raise ConfigError("azure_storage_account_name is not set")
@@ -149,7 +149,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except exceptions.HttpResponseError as error:
-        raise in_our_words(code_of(error), error.status_code) from None
+        raise registry_error_of(code_of(error), error.status_code) from None
     except exceptions.DeserializationError:  # truncated headers; this is a ValueError, not an AzureError
         raise StorageUnavailable("An answer of Azure was cut off.") from None
     except (exceptions.AzureError, requests.RequestException, OSError) as error:
@@ -162,10 +162,10 @@ def code_of(error: exceptions.HttpResponseError) -> str:
     return str(getattr(code, "value", code) or "")
 
 
-def in_our_words(code: str, status: int | None) -> StorageError:
+def registry_error_of(code: str, status: int | None) -> StorageError:
     """Return the registry's error for an Azure error response (REST API reference, "Blob Storage error codes")."""
-    if code in _PHRASES:
-        return StorageError(f"{_PHRASES[code]} ({code}).")
+    if code in _MESSAGES:
+        return StorageError(f"{_MESSAGES[code]} ({code}).")
     if code in _CHANGED or (status == 412 and not code):
         return PreconditionFailed()
     if code in _ABSENT or (status == 404 and not code):

@@ -18,14 +18,14 @@ from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobBlock, ContainerClient
 
-from docker_registry.drivers.azureblob.account import READ_BYTES, in_our_words, translated
+from docker_registry.drivers.azureblob.account import READ_BYTES, registry_error_of, translated
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.chunks import chunks
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _WRITTEN: Final = "docker_registry_written"
 _TOUCHED: Final = "docker_registry_touched"
-_DELETED_AT_ONCE: Final = 256
+_DELETE_BATCH: Final = 256
 #: Retries of the request for one block.
 _RESUMES: Final = 3
 _COPY_SECONDS: Final = 3600
@@ -61,16 +61,16 @@ class Entry:
 class AzureContainer:
     """An existing container."""
 
-    def __init__(self, client: ContainerClient, *, listed: str = "") -> None:
+    def __init__(self, client: ContainerClient, *, probe_prefix: str = "") -> None:
         """
         Args:
-            listed: a prefix that is listed to check that the container is usable.
+            probe_prefix: a prefix that is listed to check that the container is usable.
 
         Raises:
             StorageError: the container does not exist or is not accessible.
         """
         self.client = client
-        self.has_any(listed)
+        self.has_any(probe_prefix)
 
     # ---------------------------------------------------------------------------------------------- one blob
 
@@ -105,10 +105,10 @@ class AzureContainer:
         except PathNotFound:
             raise PreconditionFailed from None
         except PreconditionFailed:
-            if not self._has(name, token):  # otherwise an earlier attempt succeeded and its response was lost
+            if not self._has_token(name, token):  # otherwise an earlier attempt succeeded and its response was lost
                 raise
 
-    def _has(self, name: str, token: str) -> bool:
+    def _has_token(self, name: str, token: str) -> bool:
         try:
             return (self.head(name).metadata or {}).get(_WRITTEN) == token
         except PathNotFound:
@@ -127,21 +127,23 @@ class AzureContainer:
             The blob's size in bytes.
         """
         token, size = secrets.token_hex(16), 0
-        staged: list[str] = []
+        block_ids: list[str] = []
         for content in chunks(blocks, block_bytes):
-            if not staged and len(content) < block_bytes:
+            if not block_ids and len(content) < block_bytes:
                 self.put(name, content)
                 return len(content)
             if content:
-                staged.append(f"{token}-{len(staged):05d}")
+                block_ids.append(f"{token}-{len(block_ids):05d}")
                 with translated():
-                    self._blob(name).stage_block(staged[-1], content, length=len(content))
+                    self._blob(name).stage_block(block_ids[-1], content, length=len(content))
                 size += len(content)
         try:
             with translated():
-                self._blob(name).commit_block_list([BlobBlock(one) for one in staged], metadata={_WRITTEN: token})
+                self._blob(name).commit_block_list(
+                    [BlobBlock(block_id) for block_id in block_ids], metadata={_WRITTEN: token}
+                )
         except StorageUnavailable:  # a retried commit fails if an earlier attempt already committed the blocks
-            if not self._has(name, token):
+            if not self._has_token(name, token):
                 raise
         return size
 
@@ -157,14 +159,14 @@ class AzureContainer:
             PreconditionFailed: the blob has another ETag.
         """
         condition = {"etag": version, "match_condition": MatchConditions.IfNotModified} if version else {}
-        repeated: list[object] = []
+        retries: list[object] = []
         try:
             with translated():
                 self._blob(name).delete_blob(
-                    delete_snapshots="include", retry_hook=lambda **attempt: repeated.append(attempt), **condition
+                    delete_snapshots="include", retry_hook=lambda **attempt: retries.append(attempt), **condition
                 )
         except PathNotFound:
-            if not repeated:  # otherwise an earlier attempt deleted it
+            if not retries:  # otherwise an earlier attempt deleted it
                 raise
 
     def copy(self, source: Entry, target: str) -> None:
@@ -228,17 +230,17 @@ class AzureContainer:
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Yield all blobs whose names begin with a prefix."""
-        for row in _rows(self.client.list_blobs(name_starts_with=prefix)):
-            yield _entry(row)
+        for properties in _items(self.client.list_blobs(name_starts_with=prefix)):
+            yield _entry(properties)
 
     def children(self, prefix: str) -> Iterator[Entry]:
         """Yield the blobs and folders directly below a prefix that ends with a slash; each folder is yielded once."""
-        for row in _rows(self.client.walk_blobs(name_starts_with=prefix, delimiter="/")):
-            yield Entry(row.name) if row.name.endswith("/") else _entry(row)
+        for properties in _items(self.client.walk_blobs(name_starts_with=prefix, delimiter="/")):
+            yield Entry(properties.name) if properties.name.endswith("/") else _entry(properties)
 
     def has_any(self, prefix: str) -> bool:
         """Return whether any blob's name begins with a prefix."""
-        return any(True for _ in _rows(self.client.list_blobs(name_starts_with=prefix, results_per_page=1)))
+        return any(True for _ in _items(self.client.list_blobs(name_starts_with=prefix, results_per_page=1)))
 
     def delete_all(self, names: Iterable[str]) -> int:
         """
@@ -248,31 +250,40 @@ class AzureContainer:
             The number of names, including those of missing blobs.
         """
         names, deleted = iter(names), 0
-        while some := list(islice(names, _DELETED_AT_ONCE)):
-            deleted += len(some)
+        while batch := list(islice(names, _DELETE_BATCH)):
+            deleted += len(batch)
             with translated():
-                answers = list(self.client.delete_blobs(*some, delete_snapshots="include", raise_on_any_failure=False))
-            for answer in answers:
-                if answer.status_code >= 400 and answer.status_code != 404:
-                    raise in_our_words(answer.headers.get("x-ms-error-code", ""), answer.status_code)
+                responses = list(
+                    self.client.delete_blobs(*batch, delete_snapshots="include", raise_on_any_failure=False)
+                )
+            for response in responses:
+                if response.status_code >= 400 and response.status_code != 404:
+                    raise registry_error_of(response.headers.get("x-ms-error-code", ""), response.status_code)
         return deleted
 
 
-def _rows(found: Iterable[Any]) -> Iterator[Any]:
-    rows = iter(found)
+def _items(pages: Iterable[Any]) -> Iterator[Any]:
+    items = iter(pages)
     while True:
         with translated():
-            row = next(rows, None)
-        if row is None:
+            item = next(items, None)
+        if item is None:
             return
-        yield row
+        yield item
 
 
-def _entry(row: Any) -> Entry:
-    if row.last_modified is None or row.size is None or not row.etag:
+def _entry(properties: Any) -> Entry:
+    if properties.last_modified is None or properties.size is None or not properties.etag:
         raise StorageUnavailable("An answer of Azure was cut off.")
-    created = row.creation_time.timestamp() if row.creation_time else 0
-    return Entry(row.name, row.size, row.last_modified.timestamp(), row.etag, row.metadata, created)
+    created = properties.creation_time.timestamp() if properties.creation_time else 0
+    return Entry(
+        properties.name,
+        properties.size,
+        properties.last_modified.timestamp(),
+        properties.etag,
+        properties.metadata,
+        created,
+    )
 
 
 class _Reading:
@@ -287,20 +298,20 @@ class _Reading:
 
     def blocks(self, position: int, length: int | None) -> Iterator[bytes]:
         """Yield one empty block when the blob is open, then its content."""
-        block = self._ask(position, READ_BYTES if length is None else min(READ_BYTES, length))
+        block = self._request(position, READ_BYTES if length is None else min(READ_BYTES, length))
         end = self._size if length is None else min(self._size, position + length)
         yield b""
         while block:
             position += len(block)
             yield block
-            block = self._again(position, min(READ_BYTES, end - position)) if position < end else b""
+            block = self._retry(position, min(READ_BYTES, end - position)) if position < end else b""
 
-    def _again(self, position: int, length: int) -> bytes:
+    def _retry(self, position: int, length: int) -> bytes:
         for failures in range(_RESUMES + 1):
             try:
-                return self._ask(position, length)
+                return self._request(position, length)
             except PreconditionFailed:
-                self._follow_a_touch()
+                self._accept_touched_version()
             except PathNotFound:
                 break
             except StorageUnavailable:
@@ -308,30 +319,30 @@ class _Reading:
                     raise
         raise StorageError("The file was replaced or removed while it was read.")
 
-    def _follow_a_touch(self) -> None:
+    def _accept_touched_version(self) -> None:
         """Continue with the current version if it has the same content, as after a touch."""
-        found = self._container.head(self._name)
-        if found.content != self._content:
+        current = self._container.head(self._name)
+        if current.content != self._content:
             raise StorageError("The file was replaced while it was read.")
-        self.etag = found.etag
+        self.etag = current.etag
 
-    def _ask(self, position: int, length: int) -> bytes:
+    def _request(self, position: int, length: int) -> bytes:
         """Read a range of the version that is being read; empty if the range starts beyond the blob's end."""
         blob: Any = self._container.client.get_blob_client(self._name)
-        pinned = {"etag": self.etag, "match_condition": MatchConditions.IfNotModified} if self.etag else {}
+        condition = {"etag": self.etag, "match_condition": MatchConditions.IfNotModified} if self.etag else {}
         with translated():
             try:
-                found = blob.download_blob(offset=position, length=length, **pinned)
+                download = blob.download_blob(offset=position, length=length, **condition)
             except HttpResponseError as error:
                 if error.status_code != 416:
                     raise
-                self._begin(self._container.head(self._name), 0)  # the range starts beyond the blob's end
+                self._start(self._container.head(self._name), 0)  # the range starts beyond the blob's end
                 return b""
-            content: bytes = found.readall()
+            content: bytes = download.readall()
         if not self.etag:
-            self._begin(_entry(found.properties), int(found.properties.content_range.rpartition("/")[2]))
+            self._start(_entry(download.properties), int(download.properties.content_range.rpartition("/")[2]))
         return content
 
-    def _begin(self, entry: Entry, size: int) -> None:
+    def _start(self, entry: Entry, size: int) -> None:
         self.etag, self._size = entry.etag, size
         self._content = ((entry.metadata or {}).get(_WRITTEN), entry.created, size)

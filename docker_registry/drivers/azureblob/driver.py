@@ -83,8 +83,8 @@ class AzureBlobDriver(VersionedObjectDriver[Entry]):
             use_https=azure_use_https,
             timeout_seconds=azure_timeout,
         )
-        self._account = account.named_in(azure_connection_string) if azure_connection_string else account
-        self._objects = AzureContainer(self._account.connect(azure_storage_container), listed=self._root)
+        self._account = account.with_connection_string(azure_connection_string) if azure_connection_string else account
+        self._objects = AzureContainer(self._account.connect(azure_storage_container), probe_prefix=self._root)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""

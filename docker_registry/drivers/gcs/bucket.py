@@ -15,12 +15,12 @@ from urllib.parse import quote
 import google_crc32c
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.gcs.client import Answer, Api, object_path
+from docker_registry.drivers.gcs.client import Api, ApiResponse, object_path
 from docker_registry.drivers.gcs.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _PAGE_KEYS: Final = "1000"
-_DELETED_AT_ONCE: Final = 16
+_DELETE_BATCH: Final = 16
 #: After a successful listing, the bucket is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 _FIELDS: Final = "name,size,updated,generation,crc32c"
@@ -48,19 +48,25 @@ class Entry:
     crc32c: str = ""
 
 
-def entry(row: Mapping[str, Any]) -> Entry:
+def entry(resource: Mapping[str, Any]) -> Entry:
     """Parse an object resource of the JSON API."""
-    updated = datetime.fromisoformat(row["updated"].replace("Z", "+00:00"))
-    return Entry(row["name"], int(row["size"]), updated.timestamp(), str(row["generation"]), row.get("crc32c", ""))
+    updated = datetime.fromisoformat(resource["updated"].replace("Z", "+00:00"))
+    return Entry(
+        resource["name"],
+        int(resource["size"]),
+        updated.timestamp(),
+        str(resource["generation"]),
+        resource.get("crc32c", ""),
+    )
 
 
 class GcsBucket:
     """An existing bucket."""
 
-    def __init__(self, api: Api, name: str, *, listed: str = "") -> None:
+    def __init__(self, api: Api, name: str, *, probe_prefix: str = "") -> None:
         """
         Args:
-            listed: a prefix that is listed to check that the bucket is usable.
+            probe_prefix: a prefix that is listed to check that the bucket is usable.
 
         Raises:
             StorageError: the bucket does not exist or is not accessible.
@@ -68,8 +74,8 @@ class GcsBucket:
         self.api = api
         self.name = name
         self._objects = f"/storage/v1/b/{quote(name, safe='')}/o"
-        self._seen = 0.0
-        self._page(listed, maxResults="1")
+        self._listed_at = 0.0
+        self._page(probe_prefix, maxResults="1")
 
     # -------------------------------------------------------------------------------------------- one object
 
@@ -80,8 +86,8 @@ class GcsBucket:
         Raises:
             PathNotFound: there is no such object.
         """
-        found = self._send("GET", key, params={"fields": _FIELDS})
-        return entry(found.json())
+        response = self._send("GET", key, params={"fields": _FIELDS})
+        return entry(response.json())
 
     def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
@@ -97,23 +103,23 @@ class GcsBucket:
         if if_match and not if_match.isdecimal():
             raise PreconditionFailed
         body = bytes(content)
-        answer = self.api.send(
+        response = self.api.send(
             "POST",
             f"/upload{self._objects}",
             params={"uploadType": "media", "name": key, "fields": _FIELDS, **_condition(if_match)},
             body=body,
             headers={"Content-Type": "application/octet-stream"},
         )
-        if answer.status == 412 and answer.attempts > 1 and self._is(key, body):
+        if response.status == 412 and response.attempts > 1 and self._has_content(key, body):
             return  # an earlier attempt succeeded and its response was lost
-        self.check_upload(answer, len(body), google_crc32c.Checksum(body).digest())
+        self.check_upload(response, len(body), google_crc32c.Checksum(body).digest())
 
-    def check_upload(self, answer: Answer, size: int, crc32c: bytes) -> None:
+    def check_upload(self, response: ApiResponse, size: int, crc32c: bytes) -> None:
         """
         Verify size and checksum of a new object, and delete it if it is damaged.
 
         Args:
-            answer: the response to the upload.
+            response: the response to the upload.
             size: the number of bytes sent.
             crc32c: their CRC32C, 4 bytes in big-endian order.
 
@@ -122,14 +128,14 @@ class GcsBucket:
             StorageError: the response is an error.
         """
         try:
-            made = entry(answer.check().json())
+            created = entry(response.check().json())
         except PathNotFound:
             raise self._no_bucket() from None
-        if made.size != size or (made.crc32c and made.crc32c != base64.b64encode(crc32c).decode()):
-            self.delete(made.name, made.generation)
+        if created.size != size or (created.crc32c and created.crc32c != base64.b64encode(crc32c).decode()):
+            self.delete(created.name, created.generation)
             raise StorageUnavailable("A file was damaged on its way to Google Cloud Storage.")
 
-    def _is(self, key: str, content: bytes) -> bool:
+    def _has_content(self, key: str, content: bytes) -> bool:
         try:
             return self.get(key)[0] == content
         except PathNotFound:
@@ -148,11 +154,13 @@ class GcsBucket:
         """
         if version and not version.isdecimal():
             raise PreconditionFailed
-        answer = self.api.send("DELETE", object_path(self.name, name), params=_condition(version))
-        if answer.status == 404 and answer.attempts == 1:
-            self._look_for_the_bucket()
-        if answer.status != 404 or answer.attempts == 1:  # after a retry, 404 means that an earlier attempt deleted it
-            answer.check()
+        response = self.api.send("DELETE", object_path(self.name, name), params=_condition(version))
+        if response.status == 404 and response.attempts == 1:
+            self._check_bucket()
+        if (
+            response.status != 404 or response.attempts == 1
+        ):  # after a retry, 404 means that an earlier attempt deleted it
+            response.check()
 
     def copy(self, source: Entry, target: str) -> None:
         """
@@ -163,12 +171,12 @@ class GcsBucket:
             PreconditionFailed: the source has another generation.
         """
         params = {"ifSourceGenerationMatch": source.generation, "fields": "done,rewriteToken"}
-        to = f"/rewriteTo{object_path(self.name, target).removeprefix('/storage/v1')}"
+        action = f"/rewriteTo{object_path(self.name, target).removeprefix('/storage/v1')}"
         while True:
-            done = self._send("POST", source.name, to, params=params).json()
-            if done["done"]:
+            progress = self._send("POST", source.name, action, params=params).json()
+            if progress["done"]:
                 return
-            params["rewriteToken"] = done["rewriteToken"]
+            params["rewriteToken"] = progress["rewriteToken"]
 
     def touch(self, key: str) -> None:
         """Update an object's modification time; its generation does not change."""
@@ -180,7 +188,7 @@ class GcsBucket:
     def get(self, key: str) -> tuple[bytes, str]:
         """Return an object's content and its generation."""
         reading = Reading(self.api, object_path(self.name, key))
-        blocks = self._begun(reading, 0, None)
+        blocks = self._open(reading, 0, None)
         return b"".join(blocks), reading.generation
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -195,14 +203,14 @@ class GcsBucket:
             PathNotFound: there is no such object; raised by the call itself.
             StorageError: the object cannot be read, or was replaced or removed; also raised during iteration.
         """
-        return self._begun(Reading(self.api, object_path(self.name, key)), offset, length)
+        return self._open(Reading(self.api, object_path(self.name, key)), offset, length)
 
-    def _begun(self, reading: Reading, offset: int, length: int | None) -> Iterator[bytes]:
+    def _open(self, reading: Reading, offset: int, length: int | None) -> Iterator[bytes]:
         blocks = reading.blocks(offset, length)
         try:
             next(blocks)
         except PathNotFound:
-            self._look_for_the_bucket()
+            self._check_bucket()
             raise
         return blocks
 
@@ -232,12 +240,12 @@ class GcsBucket:
             The number of keys, including those of missing objects.
         """
         keys, deleted = iter(keys), 0
-        with ThreadPoolExecutor(_DELETED_AT_ONCE) as executor:
-            while some := list(islice(keys, int(_PAGE_KEYS))):
-                deleted += len(list(executor.map(self._delete_if_there, some)))
+        with ThreadPoolExecutor(_DELETE_BATCH) as executor:
+            while batch := list(islice(keys, int(_PAGE_KEYS))):
+                deleted += len(list(executor.map(self._delete_if_exists, batch)))
         return deleted
 
-    def _delete_if_there(self, key: str) -> None:
+    def _delete_if_exists(self, key: str) -> None:
         try:
             self.delete(key)
         except PathNotFound:
@@ -257,21 +265,21 @@ class GcsBucket:
             page: dict[str, Any] = self.api.send("GET", self._objects, params=params).check().json()
         except PathNotFound:
             raise self._no_bucket() from None
-        self._seen = time.monotonic()
+        self._listed_at = time.monotonic()
         return page
 
     # ---------------------------------------------------------------------------------------------- requests
 
-    def _send(self, method: str, key: str, action: str = "", **options: Any) -> Answer:
+    def _send(self, method: str, key: str, action: str = "", **options: Any) -> ApiResponse:
         try:
             return self.api.send(method, object_path(self.name, key) + action, **options).check()
         except PathNotFound:
-            self._look_for_the_bucket()
+            self._check_bucket()
             raise
 
-    def _look_for_the_bucket(self) -> None:
+    def _check_bucket(self) -> None:
         """Raise StorageError if the bucket is missing: Google answers 404 for a missing object and bucket alike."""
-        if time.monotonic() > self._seen + _TRUST_SECONDS:
+        if time.monotonic() > self._listed_at + _TRUST_SECONDS:
             self._page("", maxResults="1")
 
     def _no_bucket(self) -> StorageError:

@@ -84,17 +84,17 @@ class Account:
         if "://" not in endpoint:
             endpoint = f"http://{endpoint}"
         if emulator and not self.endpoint:  # an emulator needs no tokens; credentials are used to sign URLs only
-            credentials = self._from_file() if self.credentials_file else None
+            credentials = self._credentials_from_file() if self.credentials_file else None
             session = requests.Session()
         else:
-            credentials = self._from_file() if self.credentials_file else _ambient()
+            credentials = self._credentials_from_file() if self.credentials_file else _default_credentials()
             session = AuthorizedSession(credentials)
         adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return Api(session, endpoint.rstrip("/"), credentials, self.timeout_seconds)
 
-    def _from_file(self) -> Credentials:
+    def _credentials_from_file(self) -> Credentials:
         try:
             credentials: Credentials = service_account.Credentials.from_service_account_file(
                 self.credentials_file, scopes=_SCOPES
@@ -106,7 +106,7 @@ class Account:
         return credentials
 
 
-def _ambient() -> Credentials:
+def _default_credentials() -> Credentials:
     try:
         credentials: Credentials = google.auth.default(scopes=_SCOPES)[0]
     except exceptions.DefaultCredentialsError:
@@ -117,7 +117,7 @@ def _ambient() -> Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """
     A response, and the number of attempts it took.
 
@@ -139,12 +139,12 @@ class Answer:
         except ValueError:
             raise StorageUnavailable("Google answers what is no JSON; maybe a proxy does it.") from None
 
-    def check(self) -> Answer:
+    def check(self) -> ApiResponse:
         """Return this response if its status is below 400, otherwise raise the corresponding error."""
         if self.status < 400:
             return self
         self.response.close()
-        raise in_our_words(self.status)
+        raise registry_error_of(self.status)
 
 
 class Api:
@@ -167,7 +167,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         stream: bool = False,
         attempts: int = _ATTEMPTS,
-    ) -> Answer:
+    ) -> ApiResponse:
         """
         Send a request, and retry it after network errors and the status codes in :data:`RETRIED`.
 
@@ -199,7 +199,7 @@ class Api:
             if response.status_code not in RETRIED or attempt == attempts:
                 break
             response.close()
-        return Answer(response, attempt)
+        return ApiResponse(response, attempt)
 
     def close(self) -> None:
         """Close all connections."""
@@ -228,7 +228,7 @@ def translated() -> Iterator[None]:
         raise StorageUnavailable(f"Google Cloud Storage cannot be reached ({type(error).__name__}).") from None
 
 
-def in_our_words(status: int) -> StorageError:
+def registry_error_of(status: int) -> StorageError:
     """Return the registry's error for a status code (https://cloud.google.com/storage/docs/json_api/v1/status-codes)."""
     if status == 404:
         return PathNotFound()

@@ -84,7 +84,7 @@ class GcsDriver(VersionedObjectDriver[Entry]):
         self._chunk_bytes = gcs_chunk_bytes
         self._redirect_time = timedelta(seconds=gcs_redirect_seconds)
         account = Account(credentials_file=gcs_credentials_file, endpoint=gcs_endpoint, timeout_seconds=gcs_timeout)
-        self._objects = GcsBucket(account.connect(), name, listed=self._root)
+        self._objects = GcsBucket(account.connect(), name, probe_prefix=self._root)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""

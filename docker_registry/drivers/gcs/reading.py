@@ -46,37 +46,37 @@ class Reading:
             StorageError: the object cannot be read further, or was replaced or removed.
         """
         end, failures = "" if length is None else str(position + length - 1), 0
-        left, response = self._ask(position, end)
+        remaining, response = self._request(position, end)
         yield b""
         while True:
             try:
-                while left and (block := response.raw.read(min(_BLOCK_BYTES, left))):
-                    position, left, failures = position + len(block), left - len(block), 0
+                while remaining and (block := response.raw.read(min(_BLOCK_BYTES, remaining))):
+                    position, remaining, failures = position + len(block), remaining - len(block), 0
                     yield block
             except NETWORK_ERRORS:
                 pass
             finally:
                 response.close()
-            if not left:
+            if not remaining:
                 return
             if failures == _RESUMES:
                 raise StorageUnavailable("Google Cloud Storage broke off the reading of a file again and again.")
             failures += 1
             time.sleep(0.1 * 2**failures)
-            left, response = self._ask(position, end)
+            remaining, response = self._request(position, end)
 
-    def _ask(self, position: int, end: str) -> tuple[int, requests.Response]:
+    def _request(self, position: int, end: str) -> tuple[int, requests.Response]:
         """Request a range of the generation that is being read; return its length in bytes and the response."""
         params = {"alt": "media"}
         if self.generation:
             params["ifGenerationMatch"] = self.generation
         headers = {"Range": f"bytes={position}-{end}"} if position or end else {}
-        answer = self._api.send("GET", self._path, params=params, headers=headers, stream=True)
-        if answer.status == 416:  # the range starts beyond the object's end
-            answer.response.close()
-            return 0, answer.response
+        api_response = self._api.send("GET", self._path, params=params, headers=headers, stream=True)
+        if api_response.status == 416:  # the range starts beyond the object's end
+            api_response.response.close()
+            return 0, api_response.response
         try:
-            response = answer.check().response
+            response = api_response.check().response
         except (PathNotFound, PreconditionFailed) as error:
             if self.generation:
                 raise StorageError("The file was replaced or removed while it was read.") from None

@@ -19,7 +19,7 @@ import google_crc32c
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.chunks import chunks
 from docker_registry.drivers.gcs.bucket import GcsBucket
-from docker_registry.drivers.gcs.client import RETRIED, Answer
+from docker_registry.drivers.gcs.client import RETRIED, ApiResponse
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 
 #: The size of every chunk but the last must be a multiple of this.
@@ -27,9 +27,9 @@ CHUNK_UNIT_BYTES: Final = 256 * 1024
 #: Maximum number of consecutive resumes of a chunk that transfer no byte.
 _RESUMES: Final = 5
 #: Status for bytes that do not continue the upload: a request that seemed lost has arrived after all.
-_UNFITTING: Final = 400
+_OUT_OF_SEQUENCE: Final = 400
 #: After these status codes, Google is asked how many bytes have arrived.
-_ASKED: Final = RETRIED | {_UNFITTING}
+_QUERIED: Final = RETRIED | {_OUT_OF_SEQUENCE}
 _RANGE = re.compile(r"bytes=0-([0-9]+)")
 
 
@@ -67,7 +67,7 @@ class _Upload:
         self._size = 0
         self._crc32c = google_crc32c.Checksum()
         try:
-            begun = bucket.api.send(
+            response = bucket.api.send(
                 "POST",
                 f"/upload/storage/v1/b/{quote(bucket.name, safe='')}/o",
                 params={"uploadType": "resumable", "name": key},
@@ -76,7 +76,7 @@ class _Upload:
             ).check()
         except PathNotFound:
             raise StorageError(f"Google Cloud Storage has no bucket {bucket.name} (gcs_bucket), or hides it.") from None
-        self._url = begun.response.headers["Location"]
+        self._url = response.response.headers["Location"]
 
     def send(self, content: bytes) -> None:
         """Send a chunk that is not the last one."""
@@ -84,8 +84,8 @@ class _Upload:
 
     def finish(self, content: bytes) -> int:
         """Send the last chunk, which may be empty, verify the object, and return its size in bytes."""
-        answer = self._send(content, str(self._size + len(content)))
-        self._bucket.check_upload(answer, self._size, self._crc32c.digest())
+        response = self._send(content, str(self._size + len(content)))
+        self._bucket.check_upload(response, self._size, self._crc32c.digest())
         return self._size
 
     def cancel(self) -> None:
@@ -93,55 +93,59 @@ class _Upload:
         with suppress(StorageError):
             self._bucket.api.send("DELETE", self._url, attempts=1)
 
-    def _send(self, content: bytes, total: str) -> Answer:
+    def _send(self, content: bytes, total: str) -> ApiResponse:
         """Send a chunk; resend the bytes that did not arrive until Google has received all of them."""
         start, end, failures = self._size, self._size + len(content), 0
         position = start
         while True:
-            answer = self._put(content[position - start :], position, total)
-            if answer is None or answer.status in _ASKED or (answer.status == 308 and _arrived(answer) == position):
+            response = self._put(content[position - start :], position, total)
+            if (
+                response is None
+                or response.status in _QUERIED
+                or (response.status == 308 and _received_bytes(response) == position)
+            ):
                 failures += 1
                 if failures > _RESUMES:
-                    if answer is not None and answer.status == _UNFITTING:
-                        answer.check()
+                    if response is not None and response.status == _OUT_OF_SEQUENCE:
+                        response.check()
                     raise StorageUnavailable("Google Cloud Storage does not take a file for now.")
                 time.sleep(0.1 * 2**failures)
-                answer = self._ask(total)
-            if answer.status in (200, 201):
+                response = self._request(total)
+            if response.status in (200, 201):
                 break
-            if answer.status != 308:
-                self._gone_or_refused(answer)
-            position = _arrived(answer)
+            if response.status != 308:
+                self._raise_for(response)
+            position = _received_bytes(response)
             if position == end and total == "*":
                 break
             if not start <= position <= end:
                 raise StorageUnavailable("Google Cloud Storage has lost a part of an upload.")
         self._crc32c.update(content)
         self._size = end
-        return answer
+        return response
 
-    def _put(self, content: bytes, position: int, total: str) -> Answer | None:
+    def _put(self, content: bytes, position: int, total: str) -> ApiResponse | None:
         """Send bytes once; return None if there is no response, so that any number of them may have arrived."""
-        said = f"{position}-{position + len(content) - 1}" if content else "*"
-        headers = {"Content-Range": f"bytes {said}/{total}"}
+        span = f"{position}-{position + len(content) - 1}" if content else "*"
+        headers = {"Content-Range": f"bytes {span}/{total}"}
         try:
             return self._bucket.api.send("PUT", self._url, headers=headers, body=content, attempts=1)
         except StorageUnavailable:
             return None
 
-    def _ask(self, total: str) -> Answer:
+    def _request(self, total: str) -> ApiResponse:
         """Query the state of the upload."""
         return self._bucket.api.send("PUT", self._url, headers={"Content-Range": f"bytes */{total}"}, body=b"")
 
-    def _gone_or_refused(self, answer: Answer) -> None:
+    def _raise_for(self, response: ApiResponse) -> None:
         try:
-            answer.check()
+            response.check()
         except PathNotFound:
             raise StorageUnavailable("Google Cloud Storage has forgotten an upload.") from None
-        raise StorageError(f"Google Cloud Storage answers an upload with {answer.status}.")
+        raise StorageError(f"Google Cloud Storage answers an upload with {response.status}.")
 
 
-def _arrived(answer: Answer) -> int:
+def _received_bytes(response: ApiResponse) -> int:
     """Return how many bytes of the object have arrived."""
-    found = _RANGE.fullmatch(answer.response.headers.get("Range", ""))
-    return int(found[1]) + 1 if found else 0
+    match = _RANGE.fullmatch(response.response.headers.get("Range", ""))
+    return int(match[1]) + 1 if match else 0

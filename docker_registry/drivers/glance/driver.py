@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, ClassVar, TypeVar
 from docker_registry import drivers
 from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.glance import pointers
-from docker_registry.drivers.glance.images import GlanceImages, ImageGone
-from docker_registry.drivers.glance.layers import MAX_TRIES, RESERVED, GlanceLayers
+from docker_registry.drivers.glance.images import GlanceImages, ImageMissing
+from docker_registry.drivers.glance.layers import MAX_ATTEMPTS, RESERVED, GlanceLayers
 from docker_registry.drivers.glance.pointers import SUFFIX, Pointer
 from docker_registry.drivers.swift.connections import Account
 from docker_registry.drivers.swift.driver import SwiftDriver
@@ -178,15 +178,15 @@ class GlanceDriver(StorageDriver):
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
         seen = set()
-        for found in self._alternate.list_directory(self._check(path) if path else path):
-            if found == RESERVED:
+        for child in self._alternate.list_directory(self._check(path) if path else path):
+            if child == RESERVED:
                 continue
-            shown = found.removesuffix(SUFFIX)
-            if not self._is_layer(shown):
-                yield found
-            elif shown not in seen:  # a layer may also exist in the alternate, from before Glance was configured
-                seen.add(shown)
-                yield shown
+            layer_path = child.removesuffix(SUFFIX)
+            if not self._is_layer(layer_path):
+                yield child
+            elif layer_path not in seen:  # a layer may also exist in the alternate, from before Glance was configured
+                seen.add(layer_path)
+                yield layer_path
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
@@ -198,12 +198,12 @@ class GlanceDriver(StorageDriver):
         for stat in self._alternate.walk(self._check(path) if path else path):
             if stat.path.startswith(f"{RESERVED}/"):
                 continue
-            shown = stat.path.removesuffix(SUFFIX)
-            pointer = pointers.find(self._alternate, shown) if self._is_layer(shown) else None
+            layer_path = stat.path.removesuffix(SUFFIX)
+            pointer = pointers.find(self._alternate, layer_path) if self._is_layer(layer_path) else None
             if pointer is None:
                 yield stat
-            elif stat.path != shown:
-                yield Stat(shown, pointer.size, stat.modified)
+            elif stat.path != layer_path:
+                yield Stat(layer_path, pointer.size, stat.modified)
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -220,9 +220,9 @@ class GlanceDriver(StorageDriver):
             self.stat(source)
             return
         if self._is_layer(target):
-            pointer = self._layers.shared(source)
+            pointer = self._layers.mark_shared(source)
             if pointer is not None:
-                self._layers.retire_after(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
+                self._layers.replace_by(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
                 return
         self.stream_write(target, self.stream_read(source))
         self.remove(source)
@@ -232,7 +232,7 @@ class GlanceDriver(StorageDriver):
         self._check(source)
         if not self._is_layer(self._check(target)) and not self._is_layer(source):
             return self._alternate.link(source, target)
-        pointer = self._layers.shared(source) if self._is_layer(target) else None
+        pointer = self._layers.mark_shared(source) if self._is_layer(target) else None
         if pointer is None:
             self.stat(source)
             return False
@@ -241,20 +241,20 @@ class GlanceDriver(StorageDriver):
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        gone = list(self._pointers(self._check(path)))
-        for _, pointer in gone:
-            self._layers.loosen(pointer)
-        removed = 0
-        for place in (path + SUFFIX, path) if self._is_layer(path) else (path,):
+        removed_pointers = list(self._pointers(self._check(path)))
+        for _, pointer in removed_pointers:
+            self._layers.tag_unreferenced(pointer)
+        removed_files = 0
+        for stored_path in (path + SUFFIX, path) if self._is_layer(path) else (path,):
             try:
-                self._alternate.remove(place)
-                removed += 1
+                self._alternate.remove(stored_path)
+                removed_files += 1
             except PathNotFound:
                 continue
-        if not removed:
+        if not removed_files:
             raise PathNotFound(path=path)
-        for _, pointer in gone:
-            self._layers.drop(pointer)
+        for _, pointer in removed_pointers:
+            self._layers.delete_image(pointer)
 
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`; the version of a layer is that of its pointer."""
@@ -262,9 +262,9 @@ class GlanceDriver(StorageDriver):
         if pointer is None:
             self._alternate.remove_if_match(path, version)
             return
-        self._layers.loosen(pointer)
+        self._layers.tag_unreferenced(pointer)
         self._alternate.remove_if_match(path + SUFFIX, version)
-        self._layers.drop(pointer)
+        self._layers.delete_image(pointer)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """See :class:`StorageDriver`; deletes unreferenced images, and the leftovers of the alternate."""
@@ -275,8 +275,8 @@ class GlanceDriver(StorageDriver):
     def _is_layer(self, path: str) -> bool:
         return pointers.is_layer(path)
 
-    def _may_hold_layers(self, path: str) -> bool:
-        return pointers.may_hold_layers(path)
+    def _may_contain_layers(self, path: str) -> bool:
+        return pointers.may_contain_layers(path)
 
     def _check(self, path: str) -> str:
         check_path(path)
@@ -293,14 +293,14 @@ class GlanceDriver(StorageDriver):
         pointer = self._find(path)
         if pointer is not None:
             yield path, pointer
-        if self._may_hold_layers(path):
-            yield from pointers.below(self._alternate, path)
+        if self._may_contain_layers(path):
+            yield from pointers.list_below(self._alternate, path)
 
     def _with_pointer(
-        self, path: str, in_glance: Callable[[Pointer], Result], elsewhere: Callable[[str], Result]
+        self, path: str, in_glance: Callable[[Pointer], Result], in_alternate: Callable[[str], Result]
     ) -> Result:
         """
-        Call *in_glance* with the pointer of a path, or *elsewhere* with the path if it has no pointer.
+        Call *in_glance* with the pointer of a path, or *in_alternate* with the path if it has no pointer.
 
         Retried while the pointer changes, because its image may be deleted at any moment.
 
@@ -308,13 +308,13 @@ class GlanceDriver(StorageDriver):
             StorageError: the image of the current pointer does not exist, or the pointer changed too often.
         """
         self._check(path)
-        for _ in range(MAX_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             pointer = self._find(path)
             if pointer is None:
-                return elsewhere(path)
+                return in_alternate(path)
             try:
                 return in_glance(pointer)
-            except (ImageGone, PathNotFound):  # retry if the pointer was replaced or removed meanwhile
+            except (ImageMissing, PathNotFound):  # retry if the pointer was replaced or removed meanwhile
                 if self._find(path) == pointer:
                     raise StorageError("Glance has lost a layer.", path=path) from None
         raise StorageError("A layer was replaced again and again while it was read.", path=path)

@@ -25,13 +25,13 @@ from docker_registry.errors import StorageError, StorageFull, StorageUnavailable
 _BLOCK_BYTES: Final = 256 * 1024
 _RETRIES: Final = 3
 #: Status codes of temporary failures of Glance or a proxy in front of it, which are retried.
-_PASSING: Final = [408, 429, 500, 502, 503, 504]
+_TEMPORARY_STATUSES: Final = [408, 429, 500, 502, 503, 504]
 #: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
 _MAX_NAME: Final = 255
 
 
-class ImageGone(StorageError):
+class ImageMissing(StorageError):
     """The image does not exist in Glance."""
 
 
@@ -52,13 +52,13 @@ class GlanceImages:
         self._session = session
         with _translated():
             try:
-                found = url or session.get_endpoint(service_type="image", region_name=region, interface=interface)
+                endpoint = url or session.get_endpoint(service_type="image", region_name=region, interface=interface)
             except CatalogException:
-                found = None
-        if not found:
+                endpoint = None
+        if not endpoint:
             raise StorageError("Keystone knows no Glance there (glance_region_name, glance_tenant_name, glance_url).")
-        self._url = found.rstrip("/").removesuffix("/v2") + "/v2/images"
-        self._ask("GET", "", params={"limit": 1})
+        self._url = endpoint.rstrip("/").removesuffix("/v2") + "/v2/images"
+        self._request("GET", "", params={"limit": 1})
 
     def add(self, name: str, tag: str, blocks: Iterable[Bytes]) -> tuple[str, int]:
         """
@@ -71,21 +71,21 @@ class GlanceImages:
         Returns:
             The image's ID, and its size in bytes.
         """
-        wanted = {
+        attributes = {
             "name": name[-_MAX_NAME:],
             "container_format": "docker",
             "disk_format": "raw",
             "visibility": "private",
             "tags": [tag],
         }
-        identity: str = self._ask("POST", "", json=wanted).json()["id"]
+        identity: str = self._request("POST", "", json=attributes).json()["id"]
         source = _Source(blocks)
         try:
-            self._fill(identity, source)
-            if self._ask("GET", f"/{identity}").json()["size"] != source.size:
+            self._upload(identity, source)
+            if self._request("GET", f"/{identity}").json()["size"] != source.size:
                 raise StorageUnavailable("Glance does not hold what it was sent.")
         except BaseException:
-            self._forget(identity)
+            self._discard(identity)
             raise
         return identity, source.size
 
@@ -99,7 +99,7 @@ class GlanceImages:
             length: maximum number of bytes; None reads to the end.
 
         Raises:
-            ImageGone: the image does not exist; raised by the call itself.
+            ImageMissing: the image does not exist; raised by the call itself.
             StorageError: the image cannot be read; also raised during iteration.
         """
         end = size if length is None else min(size, offset + length)
@@ -112,22 +112,22 @@ class GlanceImages:
     def remove(self, identity: str) -> None:
         """Delete an image; a missing image is ignored."""
         try:
-            self._ask("DELETE", f"/{identity}")
-        except ImageGone:
+            self._request("DELETE", f"/{identity}")
+        except ImageMissing:
             return
 
     def tag(self, identity: str, tag: str) -> None:
         """Add a tag to an image; a missing image is ignored."""
         try:
-            self._ask("PUT", f"/{identity}/tags/{tag}")
-        except ImageGone:
+            self._request("PUT", f"/{identity}/tags/{tag}")
+        except ImageMissing:
             return
 
     def untag(self, identity: str, tag: str) -> None:
         """Remove a tag from an image; a missing tag or image is ignored."""
         try:
-            self._ask("DELETE", f"/{identity}/tags/{tag}")
-        except ImageGone:
+            self._request("DELETE", f"/{identity}/tags/{tag}")
+        except ImageMissing:
             return
 
     def tagged(self, tag: str, before: float) -> list[str]:
@@ -135,7 +135,7 @@ class GlanceImages:
         found: list[str] = []
         query = {"tag": tag, "limit": "100"}
         while True:
-            page = self._ask("GET", "", params=query).json()["images"]
+            page = self._request("GET", "", params=query).json()["images"]
             if not page:
                 return found
             found += [image["id"] for image in page if _seconds(image["updated_at"]) <= before]
@@ -143,18 +143,18 @@ class GlanceImages:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _ask(self, method: str, path: str, **options: Any) -> Response:
+    def _request(self, method: str, path: str, **options: Any) -> Response:
         with _translated():
             return self._session.request(
                 self._url + path,
                 method,
                 connect_retries=_RETRIES,
                 status_code_retries=_RETRIES,
-                retriable_status_codes=_PASSING,
+                retriable_status_codes=_TEMPORARY_STATUSES,
                 **options,
             )
 
-    def _fill(self, identity: str, source: _Source) -> None:
+    def _upload(self, identity: str, source: _Source) -> None:
         try:
             with _translated():
                 self._session.request(
@@ -169,7 +169,7 @@ class GlanceImages:
                 raise source.error from None
             raise
 
-    def _forget(self, identity: str) -> None:
+    def _discard(self, identity: str) -> None:
         try:
             self.remove(identity)
         except StorageError:  # the image remains tagged, so the sweep deletes it later
@@ -181,21 +181,21 @@ class GlanceImages:
         while True:
             # Always send a Range. If Glance's backend does not support ranges, the status is 200 and the body begins at
             # the first byte: skip to the position.
-            span = {"Range": f"bytes={position}-{end - 1}"}
-            answer = self._ask("GET", f"/{identity}/file", headers=span, stream=True, log=False)
-            with answer:
+            range_header = {"Range": f"bytes={position}-{end - 1}"}
+            response = self._request("GET", f"/{identity}/file", headers=range_header, stream=True, log=False)
+            with response:
                 if not is_open:
                     is_open = True
                     yield b""
-                skipped = position if answer.status_code == 200 else 0
+                skipped = position if response.status_code == 200 else 0
                 try:
-                    for block in answer.iter_content(_BLOCK_BYTES):
-                        some, skipped = block[skipped:], max(0, skipped - len(block))
-                        some = some[: end - position]
-                        position += len(some)
-                        if some:
+                    for block in response.iter_content(_BLOCK_BYTES):
+                        piece, skipped = block[skipped:], max(0, skipped - len(block))
+                        piece = piece[: end - position]
+                        position += len(piece)
+                        if piece:
                             failures = 0
-                            yield some
+                            yield piece
                         if position == end:
                             return
                 except (RequestException, HTTPError, OSError):
@@ -232,20 +232,20 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except NotFound:
-        raise ImageGone from None
+        raise ImageMissing from None
     except HttpError as error:
-        raise _in_our_words(error.http_status) from None
+        raise _registry_error_of(error.http_status) from None
     except (ClientException, RequestException, HTTPError, OSError) as error:
         # Do not include the text of the error: it shows addresses, and sometimes the content of the request.
         raise StorageUnavailable(f"Glance or its Keystone cannot be reached ({type(error).__name__}).") from None
 
 
-def _in_our_words(status: int) -> StorageError:
+def _registry_error_of(status: int) -> StorageError:
     if status in (401, 403):
         return StorageError(f"Glance or its Keystone refuses this user (status {status}).")
     if status in (413, 507):
         return StorageFull("Glance has no room left, or the quota of the project is used up.")
-    if status in _PASSING:
+    if status in _TEMPORARY_STATUSES:
         return StorageUnavailable(f"Glance cannot answer for now (status {status}).")
     return StorageError(f"Glance refuses a request (status {status}).")
 

@@ -23,7 +23,7 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 RESERVED: Final = ".glance"
 _STORE: Final = f"{RESERVED}/store"
 #: Maximum number of attempts when concurrent writers replace the same path.
-MAX_TRIES: Final = 1000
+MAX_ATTEMPTS: Final = 1000
 
 
 class GlanceLayers:
@@ -47,7 +47,7 @@ class GlanceLayers:
         Return an iterator over a layer's blocks; see :meth:`StorageDriver.stream_read`.
 
         Raises:
-            ImageGone: the layer's image does not exist; raised by the call itself.
+            ImageMissing: the layer's image does not exist; raised by the call itself.
         """
         if pointer.image is None:
             return iter(())
@@ -55,7 +55,7 @@ class GlanceLayers:
 
     def upload(self, path: str, blocks: Iterable[Bytes]) -> Pointer:
         """Upload a layer to Glance and return its pointer, which :meth:`replace` publishes."""
-        image, size = self._images.add(path, self._loose(), blocks)
+        image, size = self._images.add(path, self._unreferenced_tag(), blocks)
         return Pointer(image, size)
 
     def replace(self, path: str, pointer: Pointer, if_match: str | None = None) -> None:
@@ -69,26 +69,26 @@ class GlanceLayers:
             PreconditionFailed: the path has another version; the new image was deleted.
             StorageUnavailable: concurrent writers replaced the path too often.
         """
-        old = self._point(path, pointer, if_match)
+        old = self._publish(path, pointer, if_match)
         if pointer.image:
-            self._images.untag(pointer.image, self._loose())
+            self._images.untag(pointer.image, self._unreferenced_tag())
         if old is not None:
             if old.is_shared:
-                self.loosen(old)
-            self.drop(old)
+                self.tag_unreferenced(old)
+            self.delete_image(old)
             return
         try:
             self._alternate.remove(path)  # a layer written before Glance was configured
         except PathNotFound:
             return
 
-    def _point(self, path: str, pointer: Pointer, if_match: str | None) -> Pointer | None:
+    def _publish(self, path: str, pointer: Pointer, if_match: str | None) -> Pointer | None:
         """Publish a pointer and return the one that it replaces, if any."""
-        for _ in range(MAX_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             old = self.find(path)
             version = old.version if old and old.version else ABSENT
             if if_match not in (None, version):
-                self.drop(pointer)
+                self.delete_image(pointer)
                 raise PreconditionFailed(path=path)
             # With conditional puts, exactly one writer replaces each pointer, and so deletes its image.
             expected = version if self._alternate.supports_if_match else None
@@ -99,9 +99,9 @@ class GlanceLayers:
             return old
         raise StorageUnavailable("A layer was replaced again and again.", path=path)
 
-    def shared(self, path: str) -> Pointer | None:
+    def mark_shared(self, path: str) -> Pointer | None:
         """Return a layer's pointer, after marking it as shared; None if the layer is not in Glance."""
-        for _ in range(MAX_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             pointer = self.find(path)
             if pointer is None or pointer.is_shared:
                 return pointer
@@ -114,25 +114,25 @@ class GlanceLayers:
             return shared
         raise StorageError("A layer was replaced again and again.", path=path)
 
-    def retire_after(self, path: str, change: Callable[[], None]) -> None:
+    def replace_by(self, path: str, change: Callable[[], None]) -> None:
         """Run a change that replaces the pointer of a path, then delete the image that it replaced."""
         old = self.find(path)
-        self.loosen(old)
+        self.tag_unreferenced(old)
         change()
         if old is not None:
-            self.drop(old)
+            self.delete_image(old)
 
-    def loosen(self, pointer: Pointer | None) -> None:
+    def tag_unreferenced(self, pointer: Pointer | None) -> None:
         """Tag an image whose pointer is about to be removed, so that the sweep finds it after a crash."""
         if pointer is not None and pointer.image:
-            self._images.tag(pointer.image, self._loose())
+            self._images.tag(pointer.image, self._unreferenced_tag())
 
-    def drop(self, pointer: Pointer) -> None:
+    def delete_image(self, pointer: Pointer) -> None:
         """Delete the image of a removed pointer; an image that may have another pointer is left to the sweep."""
         if pointer.image and not pointer.is_shared:
             self._images.remove(pointer.image)
 
-    def _loose(self) -> str:
+    def _unreferenced_tag(self) -> str:
         """Return this store's tag for unreferenced images; the store's ID is created on first use."""
         if self._tag is None:
             try:
@@ -145,15 +145,15 @@ class GlanceLayers:
 
     def sweep(self, older_than_seconds: float) -> int:
         """Delete unreferenced images that were updated at least *older_than_seconds* ago; return their number."""
-        left = set(self._images.tagged(self._loose(), time.time() - older_than_seconds))
-        named: set[str | None] = set()
+        candidates = set(self._images.tagged(self._unreferenced_tag(), time.time() - older_than_seconds))
+        referenced: set[str | None] = set()
         # Walk twice: the first walk misses a pointer that is moved from a part not yet listed to one already listed.
         for _ in range(2):
-            if left - named:
-                named |= {pointer.image for _, pointer in pointers.below(self._alternate, "")} & left
-        for image in left:
-            if image in named:
-                self._images.untag(image, self._loose())
+            if candidates - referenced:
+                referenced |= {pointer.image for _, pointer in pointers.list_below(self._alternate, "")} & candidates
+        for image in candidates:
+            if image in referenced:
+                self._images.untag(image, self._unreferenced_tag())
             else:
                 self._images.remove(image)
-        return len(left - named)
+        return len(candidates - referenced)

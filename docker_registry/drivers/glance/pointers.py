@@ -25,7 +25,7 @@ from docker_registry.errors import PathNotFound, StorageError
 SUFFIX: Final = ".glance"
 
 _LAYER = re.compile(r"images/[^/]+/layer|docker/registry/v2/blobs/[^/]+/[^/]+/[^/]+/data")
-_AROUND_LAYERS = re.compile(r"images(/[^/]+)?|docker(/registry(/v2(/blobs(/[^/]+){0,3})?)?)?")
+_PARENTS_OF_LAYERS = re.compile(r"images(/[^/]+)?|docker(/registry(/v2(/blobs(/[^/]+){0,3})?)?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ def is_layer(path: str) -> bool:
     return _LAYER.fullmatch(path) is not None
 
 
-def may_hold_layers(folder: str) -> bool:
+def may_contain_layers(folder: str) -> bool:
     """Return whether there may be layers below a folder."""
-    return not folder or _AROUND_LAYERS.fullmatch(folder) is not None
+    return not folder or _PARENTS_OF_LAYERS.fullmatch(folder) is not None
 
 
 def parse(stored: Versioned, path: str) -> Pointer:
@@ -85,7 +85,7 @@ def find(driver: StorageDriver, path: str) -> Pointer | None:
         return None
 
 
-def below(driver: StorageDriver, folder: str) -> Iterator[tuple[str, Pointer]]:
+def list_below(driver: StorageDriver, folder: str) -> Iterator[tuple[str, Pointer]]:
     """Yield the path and the pointer of every layer in Glance below a folder."""
     for stat in driver.walk(folder):
         if stat.path.endswith(SUFFIX):

@@ -12,11 +12,11 @@ from botocore.exceptions import ClientError
 
 from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.s3.client import code_of, content_md5, in_our_words, status_of, translated
+from docker_registry.drivers.s3.client import code_of, content_md5, registry_error_of, status_of, translated
 from docker_registry.drivers.s3.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
-_DELETED_AT_ONCE: Final = 1000
+_DELETE_BATCH: Final = 1000
 #: Pauses between retries of a conditional request that S3 rejected with 409 because of a concurrent one.
 _CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: Pauses between retries of the keys of a multi-object delete that S3 was too busy to delete.
@@ -51,12 +51,12 @@ class Entry:
 class S3Bucket:
     """An existing bucket."""
 
-    def __init__(self, client: Any, name: str, *, written: Mapping[str, str], listed: str = "") -> None:
+    def __init__(self, client: Any, name: str, *, object_options: Mapping[str, str], probe_prefix: str = "") -> None:
         """
         Args:
             client: from :meth:`~.client.Account.connect`.
-            written: request parameters for every object that is created, such as encryption and storage class.
-            listed: a prefix that is listed to check that the bucket is usable.
+            object_options: request parameters for every object that is created, such as encryption and storage class.
+            probe_prefix: a prefix that is listed to check that the bucket is usable.
 
         Raises:
             ConfigError: there are no credentials.
@@ -64,11 +64,11 @@ class S3Bucket:
         """
         self.client = client
         self.name = name
-        self.written = dict(written)
-        self._seen = 0.0
-        answer = self._page(listed, MaxKeys=1)["ResponseMetadata"]["HTTPHeaders"]
+        self.object_options = dict(object_options)
+        self._listed_at = 0.0
+        headers = self._page(probe_prefix, MaxKeys=1)["ResponseMetadata"]["HTTPHeaders"]
         # SeaweedFS lists a folder for minutes after its last object was deleted (SeaweedFS issue 9810).
-        self._shows_empty_folders = answer.get("server", "").startswith("SeaweedFS")
+        self._shows_empty_folders = headers.get("server", "").startswith("SeaweedFS")
 
     # -------------------------------------------------------------------------------------------- one object
 
@@ -81,12 +81,12 @@ class S3Bucket:
         """
         with translated():
             try:
-                found = self.client.head_object(Bucket=self.name, Key=key)
+                metadata = self.client.head_object(Bucket=self.name, Key=key)
             except ClientError as error:
                 if code_of(error) == "404":
-                    self._look_for_the_bucket()
+                    self._check_bucket()
                 raise
-        return Entry(key, found["ContentLength"], found["LastModified"].timestamp(), found["ETag"])
+        return Entry(key, metadata["ContentLength"], metadata["LastModified"].timestamp(), metadata["ETag"])
 
     def put(self, key: str, content: Bytes, *, if_match: str | None = None) -> None:
         """
@@ -101,7 +101,7 @@ class S3Bucket:
         """
         body = content if isinstance(content, bytes | bytearray) else bytes(content)
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
-        options = {**self.written, "ContentMD5": run_in_thread(content_md5, body)}
+        options = {**self.object_options, "ContentMD5": run_in_thread(content_md5, body)}
         try:
             with translated():
                 self._put(key, body, options, condition)
@@ -113,7 +113,7 @@ class S3Bucket:
             try:
                 self.client.put_object(Bucket=self.name, Key=key, Body=body, **options, **condition)
             except ClientError as error:
-                if condition and self._was_mine(error, key, body):
+                if condition and self._succeeded_earlier(error, key, body):
                     return
                 if not condition or pause is None or status_of(error) != 409:
                     raise
@@ -121,7 +121,7 @@ class S3Bucket:
             else:
                 return
 
-    def _was_mine(self, error: ClientError, key: str, body: Bytes) -> bool:
+    def _succeeded_earlier(self, error: ClientError, key: str, body: Bytes) -> bool:
         """Return whether a precondition failed only because an earlier attempt succeeded and its response was lost."""
         if status_of(error) != 412 or not error.response["ResponseMetadata"].get("RetryAttempts"):
             return False
@@ -168,7 +168,7 @@ class S3Bucket:
                 Bucket=self.name,
                 Key=target,
                 CopySource={"Bucket": self.name, "Key": source.name},
-                **self.written,
+                **self.object_options,
                 **options,
             )
 
@@ -216,8 +216,8 @@ class S3Bucket:
         page = self._page(prefix, Delimiter="/")
         while True:
             yield from map(_entry, page.get("Contents", ()))
-            for row in page.get("CommonPrefixes", ()):
-                yield Entry(row["Prefix"])
+            for item in page.get("CommonPrefixes", ()):
+                yield Entry(item["Prefix"])
             if not page.get("IsTruncated"):
                 return
             page = self._page(prefix, Delimiter="/", ContinuationToken=page["NextContinuationToken"])
@@ -227,11 +227,11 @@ class S3Bucket:
         folder, start = None, prefix
         while True:
             page = self._page(prefix, StartAfter=start)
-            for row in page.get("Contents", ()):
-                start = row["Key"]
+            for item in page.get("Contents", ()):
+                start = item["Key"]
                 name, slash, _ = start[len(prefix) :].partition("/")
                 if not slash:
-                    yield _entry(row)
+                    yield _entry(item)
                 elif name != folder:
                     folder = name
                     yield Entry(f"{prefix}{name}/")
@@ -250,7 +250,7 @@ class S3Bucket:
             page: dict[str, Any] = self.client.list_objects_v2(
                 Bucket=self.name, Prefix=prefix, **{"MaxKeys": _PAGE_KEYS, **options}
             )
-        self._seen = time.monotonic()
+        self._listed_at = time.monotonic()
         return page
 
     def delete_all(self, keys: Iterable[str]) -> int:
@@ -261,36 +261,36 @@ class S3Bucket:
             The number of keys, including those of missing objects.
         """
         keys, deleted = iter(keys), 0
-        while some := list(islice(keys, _DELETED_AT_ONCE)):
-            deleted += len(some)
-            self._delete(some)
+        while batch := list(islice(keys, _DELETE_BATCH)):
+            deleted += len(batch)
+            self._delete(batch)
         return deleted
 
     def _delete(self, keys: list[str]) -> None:
         """Delete up to 1000 objects. Retries per-key errors: botocore does not see those inside a 200 response."""
-        refused: dict[str, StorageError] = {}
+        failed: dict[str, StorageError] = {}
         for pause in (0, *_BUSY_PAUSES_SECONDS):
             time.sleep(pause)
             with translated():
-                answer = self.client.delete_objects(
-                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in refused or keys], "Quiet": True}
+                response = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in failed or keys], "Quiet": True}
                 )
-            told = {
-                row["Key"]: in_our_words(ClientError({"Error": row}, "DeleteObjects"))
-                for row in answer.get("Errors", ())
+            errors = {
+                item["Key"]: registry_error_of(ClientError({"Error": item}, "DeleteObjects"))
+                for item in response.get("Errors", ())
             }
-            refused = {key: error for key, error in told.items() if not isinstance(error, PathNotFound)}
-            if not all(isinstance(error, StorageUnavailable) for error in refused.values()):
+            failed = {key: error for key, error in errors.items() if not isinstance(error, PathNotFound)}
+            if not all(isinstance(error, StorageUnavailable) for error in failed.values()):
                 break
-            if not refused:
+            if not failed:
                 return
-        raise next(iter(refused.values()))
+        raise next(iter(failed.values()))
 
-    def _look_for_the_bucket(self) -> None:
+    def _check_bucket(self) -> None:
         """Raise StorageError if the bucket is missing: a HEAD answers 404 for a missing object and bucket alike."""
-        if time.monotonic() > self._seen + _TRUST_SECONDS:
+        if time.monotonic() > self._listed_at + _TRUST_SECONDS:
             self._page("", MaxKeys=1)
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
-    return Entry(row["Key"], row["Size"], row["LastModified"].timestamp(), row["ETag"])
+def _entry(item: Mapping[str, Any]) -> Entry:
+    return Entry(item["Key"], item["Size"], item["LastModified"].timestamp(), item["ETag"])

@@ -59,7 +59,7 @@ _NO_CREDENTIALS: Final = (
 )
 _REFUSED: Final = "S3 refuses the credentials (s3_access_key, s3_secret_key)"
 
-_PHRASES: Final = {
+_MESSAGES: Final = {
     "AccessDenied": "S3 does not let these credentials do that with the bucket of s3_bucket",
     "AllAccessDisabled": "S3 does not let anybody use the bucket of s3_bucket",
     "AuthorizationHeaderMalformed": "S3 knows the bucket in another region (s3_region)",
@@ -85,7 +85,7 @@ _BUSY: Final = {
     "SlowDown",
     "Throttling",
 }
-_MISTAKES: Final = (
+_CONFIG_ERRORS: Final = (
     exceptions.NoCredentialsError,
     exceptions.PartialCredentialsError,
     exceptions.ProfileNotFound,
@@ -131,7 +131,7 @@ class Account:
         """
         if bool(self.access_key) != bool(self.secret_key):
             raise ConfigError("s3_access_key and s3_secret_key belong together: set both, or none")
-        endpoint, region = self._place()
+        endpoint, region = self._endpoint_and_region()
         with translated():
             try:
                 client = _session().create_client(
@@ -157,7 +157,7 @@ class Account:
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
 
-    def _place(self) -> tuple[str | None, str | None]:
+    def _endpoint_and_region(self) -> tuple[str | None, str | None]:
         """Return the endpoint, or None for the default one of the region, and the region."""
         if self.endpoint:
             return self.endpoint, self.region or _default_region()
@@ -205,9 +205,9 @@ def proxy_url(host: str | None, port: int | None, user: str | None, password: st
         port = port or int(_first(files, ("Boto", "proxy_port")) or 0)
         user = user or _first(files, ("Boto", "proxy_user"))
         password = password or _first(files, ("Boto", "proxy_pass"))
-    who = f"{quote(user, safe='')}:{quote(password or '', safe='')}@" if user else ""
+    credentials = f"{quote(user, safe='')}:{quote(password or '', safe='')}@" if user else ""
     scheme, separator, rest = host.rpartition("://")
-    return f"{scheme or 'http'}{separator or '://'}{who}{rest}" + (f":{port}" if port else "")
+    return f"{scheme or 'http'}{separator or '://'}{credentials}{rest}" + (f":{port}" if port else "")
 
 
 @contextmanager
@@ -216,9 +216,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:
-        raise in_our_words(error) from None
-    except _MISTAKES as error:
-        raise _mistake(error) from None
+        raise registry_error_of(error) from None
+    except _CONFIG_ERRORS as error:
+        raise _config_error(error) from None
     except (exceptions.BotoCoreError, *NETWORK_ERRORS) as error:
         raise StorageUnavailable(f"S3 cannot be reached ({type(error).__name__}).") from None
 
@@ -233,7 +233,7 @@ def status_of(error: exceptions.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
-def in_our_words(error: exceptions.ClientError) -> StorageError:
+def registry_error_of(error: exceptions.ClientError) -> StorageError:
     """Return the registry's error for an S3 error response."""
     code, status = code_of(error), status_of(error)
     if code in _ABSENT:
@@ -242,12 +242,12 @@ def in_our_words(error: exceptions.ClientError) -> StorageError:
         return StorageFull("S3 has no room left, or the quota of the bucket is used up.")
     if status == 412 or code == "PreconditionFailed":
         return PreconditionFailed()
-    if code in _PHRASES:
-        return StorageError(f"{_PHRASES[code]} ({code}).")
+    if code in _MESSAGES:
+        return StorageError(f"{_MESSAGES[code]} ({code}).")
     if code in _BUSY or status in (408, 409, 429) or status >= 500:
         return StorageUnavailable(f"S3 cannot answer for now ({code or status}).")
     if status == 403:
-        return StorageError(f"{_PHRASES['AccessDenied']} ({code}).")
+        return StorageError(f"{_MESSAGES['AccessDenied']} ({code}).")
     return StorageError(f"S3 refuses a request ({code or status}).")
 
 
@@ -256,7 +256,7 @@ def content_md5(content: Bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
-def _mistake(error: Exception) -> RegistryError:
+def _config_error(error: Exception) -> RegistryError:
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         return ConfigError(_NO_CREDENTIALS)
     if isinstance(error, exceptions.ParamValidationError):
@@ -282,13 +282,13 @@ def _default_region() -> str:
 
 def _boto_files() -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False)
-    named = os.environ.get("BOTO_CONFIG")
+    configured = os.environ.get("BOTO_CONFIG")
     try:
-        parser.read([named] if named else [Path(path).expanduser() for path in _BOTO_FILES])
+        parser.read([configured] if configured else [Path(path).expanduser() for path in _BOTO_FILES])
     except (configparser.Error, UnicodeDecodeError):
-        raise ConfigError(f"{named or ' or '.join(_BOTO_FILES)} is not a configuration file of boto") from None
+        raise ConfigError(f"{configured or ' or '.join(_BOTO_FILES)} is not a configuration file of boto") from None
     return parser
 
 
-def _first(files: configparser.RawConfigParser, *places: tuple[str, str]) -> str | None:
-    return next((found for place in places if (found := files.get(*place, fallback=""))), None)
+def _first(files: configparser.RawConfigParser, *options: tuple[str, str]) -> str | None:
+    return next((value for option in options if (value := files.get(*option, fallback=""))), None)

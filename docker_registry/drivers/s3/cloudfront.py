@@ -37,28 +37,28 @@ class CloudFront:
             raise ConfigError("cloudfront.base is set, but not both of cloudfront.keyid and cloudfront.keysecret")
         self._base = base.rstrip("/")
         self._seconds = seconds
-        private = _private_key(key)
+        private_key = _private_key(key)
 
         def sign(message: bytes) -> bytes:
-            return private.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - required by CloudFront
+            return private_key.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - required by CloudFront
 
         self._signer = CloudFrontSigner(key_id, sign)
 
     def url(self, key: str) -> str:
         """See :class:`~.signing.Signer`."""
-        until = datetime.now(timezone.utc) + timedelta(seconds=self._seconds)
-        return str(self._signer.generate_presigned_url(f"{self._base}/{quote(key)}", date_less_than=until))
+        expiry = datetime.now(timezone.utc) + timedelta(seconds=self._seconds)
+        return str(self._signer.generate_presigned_url(f"{self._base}/{quote(key)}", date_less_than=expiry))
 
 
 def _private_key(key: str) -> rsa.RSAPrivateKey:
     try:
         # In environment variables, line breaks are often written as \n.
         pem = key.replace("\\n", "\n").encode() if "-----BEGIN" in key else Path(key).expanduser().read_bytes()
-        private = serialization.load_pem_private_key(pem, None)
+        private_key = serialization.load_pem_private_key(pem, None)
     except OSError as error:
         raise ConfigError(f"The file of cloudfront.keysecret cannot be read ({error.strerror})") from None
     except (ValueError, TypeError):
         raise ConfigError("cloudfront.keysecret is not a private key in PEM without a password") from None
-    if not isinstance(private, rsa.RSAPrivateKey):
+    if not isinstance(private_key, rsa.RSAPrivateKey):
         raise ConfigError("cloudfront.keysecret is not an RSA key")
-    return private
+    return private_key

@@ -141,34 +141,34 @@ class S3Driver(VersionedObjectDriver[Entry]):
             timeout_seconds=s3_timeout,
         )
         super().__init__(storage_path)
-        written = _written(s3_encrypt, s3_kms_key, s3_storage_class)
-        self._objects = S3Bucket(account.connect(), name, written=written, listed=self._root)
+        object_options = _object_options(s3_encrypt, s3_kms_key, s3_storage_class)
+        self._objects = S3Bucket(account.connect(), name, object_options=object_options, probe_prefix=self._root)
         self._multipart = Multipart(self._objects, s3_part_bytes)
         self._signer: Signer = S3Signer(self._objects, s3_redirect_seconds)
         if cloudfront_base:
             from docker_registry.drivers.s3.cloudfront import CloudFront
 
             self._signer = CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
-        self._has_conditions: bool | None = None
+        self._has_conditional_puts: bool | None = None
         self._has_conditional_deletes: bool | None = None
-        self._asking = threading.Lock()
+        self._probe_lock = threading.Lock()
 
     @property
     def supports_if_match(self) -> bool:  # type: ignore[override] # known only after probing the store
         """Whether the store supports conditional puts; probed once, on first use."""
-        with self._asking:
-            if self._has_conditions is None:
-                self._has_conditions = self._try_conditions()
-            return self._has_conditions
+        with self._probe_lock:
+            if self._has_conditional_puts is None:
+                self._has_conditional_puts = self._try_conditional_puts()
+            return self._has_conditional_puts
 
-    def _try_conditions(self) -> bool:
+    def _try_conditional_puts(self) -> bool:
         """Create an object, then check that puts with two conditions that do not hold are rejected."""
         key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
         try:
             self._objects.put(key, b"", if_match="")
-            for wrong in ("", '"00000000000000000000000000000000"'):
+            for etag in ("", '"00000000000000000000000000000000"'):
                 try:
-                    self._objects.put(key, b"x", if_match=wrong)
+                    self._objects.put(key, b"x", if_match=etag)
                 except PreconditionFailed:
                     continue
                 return False
@@ -190,7 +190,7 @@ class S3Driver(VersionedObjectDriver[Entry]):
         """
         if not self.supports_if_match:
             return False
-        with self._asking:
+        with self._probe_lock:
             if self._has_conditional_deletes is None:
                 self._has_conditional_deletes = self._try_conditional_deletes()
             return self._has_conditional_deletes
@@ -253,15 +253,15 @@ def _path_style(calling_format: str | None) -> bool | None:
     return _CALLING_FORMATS[name]
 
 
-def _written(encrypt: bool, kms_key: str | None, storage_class: str | None) -> dict[str, str]:
+def _object_options(encrypt: bool, kms_key: str | None, storage_class: str | None) -> dict[str, str]:
     """Return the request parameters for every object that is created."""
-    said = {}
+    options = {}
     if kms_key:
-        said["ServerSideEncryption"] = "aws:kms"
+        options["ServerSideEncryption"] = "aws:kms"
         if kms_key != "aws/s3":
-            said["SSEKMSKeyId"] = kms_key
+            options["SSEKMSKeyId"] = kms_key
     elif encrypt:
-        said["ServerSideEncryption"] = "AES256"
+        options["ServerSideEncryption"] = "AES256"
     if storage_class:
-        said["StorageClass"] = storage_class
-    return said
+        options["StorageClass"] = storage_class
+    return options

@@ -20,14 +20,14 @@ from docker_registry.drivers.s3.client import content_md5, translated
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Maximum number of parts per upload (S3 User Guide, "Amazon S3 multipart upload limits").
-_MOST_PARTS: Final = 10_000
+_MAX_PARTS: Final = 10_000
 #: Parts after this many are larger, so that the file stays below the limit. Some stores require equal parts, so the
 #: first ones all have the same size.
 _EQUAL_PARTS: Final = 9000
-_LARGER: Final = 8
+_GROWTH_FACTOR: Final = 8
 #: Memory budget of one upload: the parts being sent, and one that is being received.
 _UPLOAD_MEMORY_BYTES: Final = 32 * 1024 * 1024
-_COPIES_AT_ONCE: Final = 8
+_CONCURRENT_COPIES: Final = 8
 #: Larger objects are copied in parts: this is faster, required above 5 GiB, and keeps requests below the timeout.
 COPY_PART_BYTES: Final = 64 * 1024 * 1024
 
@@ -44,7 +44,7 @@ class Multipart:
         """
         self._bucket = bucket
         self._part_bytes = part_bytes
-        self._uploads_at_once = max(1, _UPLOAD_MEMORY_BYTES // part_bytes - 1)
+        self._concurrent_uploads = max(1, _UPLOAD_MEMORY_BYTES // part_bytes - 1)
 
     def write(self, key: str, blocks: Iterable[Bytes]) -> int:
         """
@@ -53,18 +53,18 @@ class Multipart:
         Returns:
             The object's size in bytes.
         """
-        used: list[bytearray] = []
-        contents = _joined(blocks, self._part_bytes, used)
+        free_buffers: list[bytearray] = []
+        contents = _joined(blocks, self._part_bytes, free_buffers)
         content = next(contents, bytearray())
         size = len(content)
         if size < self._part_bytes:
             self._bucket.put(key, content)
             return size
-        with _Upload(self._bucket, key, self._uploads_at_once) as upload:
-            upload.send(content, used)
+        with _Upload(self._bucket, key, self._concurrent_uploads) as upload:
+            upload.send(content, free_buffers)
             for content in contents:
                 size += len(content)
-                upload.send(content, used)
+                upload.send(content, free_buffers)
             upload.complete(size)
         return size
 
@@ -79,8 +79,8 @@ class Multipart:
         if source.size <= COPY_PART_BYTES:
             self._bucket.copy(source, target)
             return
-        part_bytes = max(COPY_PART_BYTES, -(-source.size // _MOST_PARTS))
-        with _Upload(self._bucket, target, _COPIES_AT_ONCE) as upload:
+        part_bytes = max(COPY_PART_BYTES, -(-source.size // _MAX_PARTS))
+        with _Upload(self._bucket, target, _CONCURRENT_COPIES) as upload:
             for start in range(0, source.size, part_bytes):
                 upload.copy(source, start, min(start + part_bytes, source.size))
             upload.complete(source.size)
@@ -99,10 +99,10 @@ class Multipart:
         Returns:
             The number of aborted uploads.
         """
-        moment, aborted = time.time() - older_than_seconds, 0
-        for row in list(self._unfinished(prefix)):
-            if row["Initiated"].timestamp() <= moment:
-                _abort(self._bucket, row["Key"], row["UploadId"])
+        cutoff, aborted = time.time() - older_than_seconds, 0
+        for unfinished in list(self._unfinished(prefix)):
+            if unfinished["Initiated"].timestamp() <= cutoff:
+                _abort(self._bucket, unfinished["Key"], unfinished["UploadId"])
                 aborted += 1
         return aborted
 
@@ -120,22 +120,22 @@ class Multipart:
 class _Upload:
     """One multipart upload, aborted at the end of the ``with`` block unless it was completed."""
 
-    def __init__(self, bucket: S3Bucket, key: str, at_once: int) -> None:
+    def __init__(self, bucket: S3Bucket, key: str, concurrency: int) -> None:
         self._bucket = bucket
         self._key = key
-        self._at_once = at_once
+        self._concurrency = concurrency
         self._parts: list[Part] = []
-        self._under_way: deque[Future[Part]] = deque()
+        self._in_flight: deque[Future[Part]] = deque()
         self._is_complete = False
 
     def __enter__(self) -> _Upload:  # noqa: PYI034 - Self is newer than Python 3.10
         # In a server worker these threads are greenlets. The additional one computes the MD5 of the next part.
-        self._threads = ThreadPoolExecutor(self._at_once + 1, "s3-part")
+        self._threads = ThreadPoolExecutor(self._concurrency + 1, "s3-part")
         with translated():
-            begun = self._bucket.client.create_multipart_upload(
-                Bucket=self._bucket.name, Key=self._key, **self._bucket.written
+            response = self._bucket.client.create_multipart_upload(
+                Bucket=self._bucket.name, Key=self._key, **self._bucket.object_options
             )
-        self._place = {"Bucket": self._bucket.name, "Key": self._key, "UploadId": begun["UploadId"]}
+        self._upload_parameters = {"Bucket": self._bucket.name, "Key": self._key, "UploadId": response["UploadId"]}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,15 +143,15 @@ class _Upload:
         self._threads.shutdown(wait=True, cancel_futures=True)
         if not self._is_complete:
             try:
-                _abort(self._bucket, self._key, self._place["UploadId"])
+                _abort(self._bucket, self._key, self._upload_parameters["UploadId"])
             except StorageError:  # the original exception is propagating; sweep() aborts the upload later
                 return
 
-    def send(self, content: bytearray, used: list[bytearray]) -> None:
-        """Upload the next part in the background; the buffer is appended to *used* when it may be reused."""
+    def send(self, content: bytearray, free_buffers: list[bytearray]) -> None:
+        """Upload the next part in the background; the buffer is appended to *free_buffers* when it may be reused."""
         # Compute the MD5 while the previous part is still being sent.
         md5 = self._threads.submit(run_in_thread, content_md5, content)
-        self._start(self._send, content, md5, used)
+        self._start(self._send, content, md5, free_buffers)
 
     def copy(self, source: Entry, start: int, end: int) -> None:
         """Copy the bytes from *start* to before *end* of an object on the server as the next part."""
@@ -164,11 +164,13 @@ class _Upload:
         Args:
             size: the expected size of the object in bytes.
         """
-        while self._under_way:
-            self._parts.append(self._under_way.popleft().result())
+        while self._in_flight:
+            self._parts.append(self._in_flight.popleft().result())
         try:
             with translated():
-                self._bucket.client.complete_multipart_upload(**self._place, MultipartUpload={"Parts": self._parts})
+                self._bucket.client.complete_multipart_upload(
+                    **self._upload_parameters, MultipartUpload={"Parts": self._parts}
+                )
         except PathNotFound:
             # No such upload: either an earlier attempt completed it and its response was lost, or it was aborted.
             if self._bucket.head(self._key).size != size:
@@ -176,25 +178,25 @@ class _Upload:
         self._is_complete = True
 
     def _start(self, work: Callable[..., Part], *args: Any) -> None:
-        number = len(self._parts) + len(self._under_way) + 1
-        if number > _MOST_PARTS:
+        number = len(self._parts) + len(self._in_flight) + 1
+        if number > _MAX_PARTS:
             raise StorageError("The file has more parts than S3 takes; s3_part_bytes must be larger.")
-        if len(self._under_way) == self._at_once:
-            self._parts.append(self._under_way.popleft().result())
-        self._under_way.append(self._threads.submit(work, number, *args))
+        if len(self._in_flight) == self._concurrency:
+            self._parts.append(self._in_flight.popleft().result())
+        self._in_flight.append(self._threads.submit(work, number, *args))
 
-    def _send(self, number: int, content: bytearray, md5: Future[str], used: list[bytearray]) -> Part:
+    def _send(self, number: int, content: bytearray, md5: Future[str], free_buffers: list[bytearray]) -> Part:
         with translated():
             sent = self._bucket.client.upload_part(
-                **self._place, PartNumber=number, Body=content, ContentMD5=md5.result()
+                **self._upload_parameters, PartNumber=number, Body=content, ContentMD5=md5.result()
             )
-        used.append(content)
+        free_buffers.append(content)
         return {"PartNumber": number, "ETag": sent["ETag"]}
 
     def _copy(self, number: int, source: Entry, start: int, end: int) -> Part:
         with translated():
             copied = self._bucket.client.upload_part_copy(
-                **self._place,
+                **self._upload_parameters,
                 PartNumber=number,
                 CopySource={"Bucket": self._bucket.name, "Key": source.name},
                 CopySourceIfMatch=source.etag,
@@ -211,7 +213,7 @@ def _abort(bucket: S3Bucket, key: str, upload_id: str) -> None:
         return
 
 
-def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterator[bytearray]:
+def _joined(blocks: Iterable[Bytes], size: int, free_buffers: list[bytearray]) -> Iterator[bytearray]:
     """
     Regroup blocks into parts of equal size; each is yielded as soon as it is full, and the last may be shorter.
 
@@ -219,25 +221,25 @@ def _joined(blocks: Iterable[Bytes], size: int, used: list[bytearray]) -> Iterat
     have that many.
 
     Args:
-        used: buffers that may be overwritten; reusing them keeps the memory of the process from growing.
+        free_buffers: buffers that may be overwritten; reusing them keeps the memory of the process from growing.
     """
     content, filled, yielded = bytearray(), 0, 0
     for block in blocks:
         rest = memoryview(block)
         while rest:
-            some = rest[: size - filled]
+            piece = rest[: size - filled]
             if filled < len(content):
-                memoryview(content)[filled : filled + len(some)] = some
+                memoryview(content)[filled : filled + len(piece)] = piece
             else:
-                content += some
-            filled += len(some)
-            rest = rest[len(some) :]
+                content += piece
+            filled += len(piece)
+            rest = rest[len(piece) :]
             if filled == size:
                 yield content
                 yielded += 1
                 if yielded == _EQUAL_PARTS:
-                    size *= _LARGER
-                content, filled = used.pop() if used and yielded < _EQUAL_PARTS else bytearray(), 0
+                    size *= _GROWTH_FACTOR
+                content, filled = free_buffers.pop() if free_buffers and yielded < _EQUAL_PARTS else bytearray(), 0
     if filled:
         del content[filled:]
         yield content

@@ -42,27 +42,27 @@ class Reading:
             StorageError: the object cannot be read further, or was replaced or removed.
         """
         end, failures = "" if length is None else str(position + length - 1), 0
-        left, body = self._ask(position, end)
+        remaining, body = self._request(position, end)
         yield b""
         while True:
             try:
-                while left and (block := body.read(_BLOCK_BYTES)):
-                    position, left, failures = position + len(block), left - len(block), 0
+                while remaining and (block := body.read(_BLOCK_BYTES)):
+                    position, remaining, failures = position + len(block), remaining - len(block), 0
                     yield block
             except NETWORK_ERRORS:
                 pass
             finally:
                 if body is not None:
                     body.close()
-            if not left:
+            if not remaining:
                 return
             if failures == _RESUMES:
                 raise StorageUnavailable("S3 broke off the reading of a file again and again.")
             failures += 1
             time.sleep(0.1 * 2**failures)
-            left, body = self._ask(position, end)
+            remaining, body = self._request(position, end)
 
-    def _ask(self, position: int, end: str) -> tuple[int, Any]:
+    def _request(self, position: int, end: str) -> tuple[int, Any]:
         """Request a range of the version that is being read; return its length in bytes and the body."""
         options = {"IfMatch": self.etag} if self.etag else {}
         if position or end:
@@ -70,7 +70,7 @@ class Reading:
         try:
             with translated():
                 try:
-                    found = self._client.get_object(**self._object, **options)
+                    response = self._client.get_object(**self._object, **options)
                 except ClientError as error:
                     if code_of(error) not in ("InvalidRange", "416"):
                         raise
@@ -82,5 +82,5 @@ class Reading:
             if self.etag:
                 raise StorageError("The file was removed while it was read.") from None
             raise
-        self.etag = found["ETag"]
-        return found["ContentLength"], found["Body"]
+        self.etag = response["ETag"]
+        return response["ContentLength"], response["Body"]

@@ -24,6 +24,6 @@ class S3Signer:
 
     def url(self, key: str) -> str:
         """See :class:`Signer`."""
-        place = {"Bucket": self._bucket.name, "Key": key}
+        parameters = {"Bucket": self._bucket.name, "Key": key}
         with translated():
-            return str(self._bucket.client.generate_presigned_url("get_object", place, self._seconds))
+            return str(self._bucket.client.generate_presigned_url("get_object", parameters, self._seconds))

@@ -34,7 +34,7 @@ _LONGEST_PAUSE_SECONDS = 2
 
 _REFUSED = "Swift refuses the user, the password or the project (swift_user, swift_password, swift_tenant_name)."
 
-_PHRASES = {
+_MESSAGES = {
     400: "cannot understand a request",
     403: "does not let this user do that (its rights on swift_container)",
     405: "does not let this user do that (its rights on swift_container)",
@@ -96,7 +96,7 @@ class Account:
             "cacert": self.cacert,
             "insecure": self.insecure,
         }
-        place = {"region_name": self.region, "endpoint_type": self.endpoint_type}
+        os_options = {"region_name": self.region, "endpoint_type": self.endpoint_type}
         if self.uses_keystone:
             session = Identity(
                 authurl=self.authurl,
@@ -110,8 +110,10 @@ class Account:
                 insecure=self.insecure,
                 timeout_seconds=self.timeout_seconds,
             ).session()
-            return lambda: Connection(session=session, os_options=place, **options)
-        return lambda: Connection(self.authurl, self.user, self.password, auth_version="1", os_options=place, **options)
+            return lambda: Connection(session=session, os_options=os_options, **options)
+        return lambda: Connection(
+            self.authurl, self.user, self.password, auth_version="1", os_options=os_options, **options
+        )
 
 
 class Connections:
@@ -122,7 +124,7 @@ class Connections:
         self._idle: deque[Connection] = deque()
 
     @contextmanager
-    def one(self) -> Iterator[Connection]:
+    def acquire(self) -> Iterator[Connection]:
         """Check out a connection for the ``with`` block, and translate exceptions that the block raises."""
         try:
             connection = self._idle.pop()
@@ -151,18 +153,18 @@ def translated() -> Iterator[None]:
     try:
         yield
     except ClientException as error:
-        raise _in_our_words(error.http_status) from None
+        raise _registry_error_of(error.http_status) from None
     except CatalogException:
         raise StorageError(
             "Keystone knows no Swift there (swift_region_name, swift_endpoint_type, swift_tenant_name)."
         ) from None
     except KeystoneHttpError as error:
-        raise (StorageError(_REFUSED) if error.http_status < 500 else _away(error)) from None
+        raise (StorageError(_REFUSED) if error.http_status < 500 else _unavailable(error)) from None
     except (KeystoneError, *NETWORK_ERRORS) as error:
-        raise _away(error) from None
+        raise _unavailable(error) from None
 
 
-def _in_our_words(status: int | None) -> StorageError:
+def _registry_error_of(status: int | None) -> StorageError:
     if status == 404:
         return PathNotFound()
     if status == 401:
@@ -171,9 +173,9 @@ def _in_our_words(status: int | None) -> StorageError:
         return StorageFull("Swift has no room left, or the quota of the account or the container is used up.")
     if not status or status in (408, 429, 498, 499) or status >= 500:
         return StorageUnavailable(f"Swift cannot answer for now (status {status or 'unknown'}).")
-    return StorageError(f"Swift {_PHRASES.get(status, 'refuses a request')} (status {status}).")
+    return StorageError(f"Swift {_MESSAGES.get(status, 'refuses a request')} (status {status}).")
 
 
-def _away(error: Exception) -> StorageUnavailable:
+def _unavailable(error: Exception) -> StorageUnavailable:
     # Do not include the text of the error: it shows addresses, and sometimes the content of the request.
     return StorageUnavailable(f"Swift or its Keystone cannot be reached ({type(error).__name__}).")

@@ -24,7 +24,7 @@ from docker_registry.errors import PathNotFound, StorageError, StorageUnavailabl
 FOLDER_TYPE: Final = "application/directory"
 
 _BLOCK_BYTES: Final = 256 * 1024
-_DELETED_AT_ONCE: Final = 1000
+_DELETE_BATCH: Final = 1000
 #: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
 _KEY_HEADER: Final = "x-container-meta-temp-url-key"
@@ -74,7 +74,7 @@ class SwiftContainer:
         self._connections = connections
         self.name = name
         self._temp_url_key = temp_url_key
-        with connections.one() as connection:
+        with connections.acquire() as connection:
             try:
                 headers = connection.head_container(name)
             except ClientException as error:
@@ -84,7 +84,7 @@ class SwiftContainer:
                 headers = {}
             if temp_url_key and headers.get(_KEY_HEADER) != temp_url_key:
                 connection.post_container(name, {_KEY_HEADER: temp_url_key})
-            self._seen = time.monotonic()
+            self._listed_at = time.monotonic()
             self._url = connection.url
             try:
                 self.capabilities: Mapping[str, Any] = connection.get_capabilities()
@@ -100,9 +100,9 @@ class SwiftContainer:
         Raises:
             PathNotFound: there is no such object, or it is a folder marker.
         """
-        with self._looked_for(), self._connections.one() as connection:
+        with self._container_checked(), self._connections.acquire() as connection:
             headers = connection.head_object(self.name, name)
-        found = Entry(
+        entry = Entry(
             name,
             int(headers["content-length"]),
             float(headers["x-timestamp"]),
@@ -110,9 +110,9 @@ class SwiftContainer:
             headers.get("x-static-large-object", "").lower() == "true",
             headers.get("x-object-manifest"),
         )
-        if found.is_folder:
+        if entry.is_folder:
             raise PathNotFound
-        return found
+        return entry
 
     def put(self, name: str, content: BytesIO, size: int, *, etag: str | None = None, **options: Any) -> str:
         """
@@ -130,18 +130,18 @@ class SwiftContainer:
         content.seek(0)
         options.setdefault("content_type", "application/octet-stream")
         try:
-            with self._connections.one() as connection:
-                written: str = connection.put_object(
+            with self._connections.acquire() as connection:
+                new_etag: str = connection.put_object(
                     self.name, name, content if size else None, content_length=size, etag=etag, **options
                 )
         except PathNotFound:
             raise StorageUnavailable(_GONE) from None
-        return written
+        return new_etag
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object on the server. Of a large object, only the manifest is copied; both share the segments."""
         headers = {"X-Copy-From": quote(f"/{self.name}/{source}")}
-        with self._connections.one() as connection:
+        with self._connections.acquire() as connection:
             connection.put_object(
                 self.name, target, None, content_length=0, headers=headers, query_string="multipart-manifest=get"
             )
@@ -150,7 +150,7 @@ class SwiftContainer:
         """Update an object's modification time."""
         # A POST replaces all metadata; without X-Object-Manifest, a dynamic large object would become empty.
         headers = {"X-Object-Manifest": entry.dynamic_manifest} if entry.dynamic_manifest else {}
-        with self._connections.one() as connection:
+        with self._connections.acquire() as connection:
             connection.post_object(self.name, entry.name, headers)
 
     def delete(self, name: str) -> None:
@@ -160,7 +160,7 @@ class SwiftContainer:
         Raises:
             PathNotFound: there is no such object.
         """
-        with self._connections.one() as connection:
+        with self._connections.acquire() as connection:
             try:
                 connection.delete_object(self.name, name)
             except ClientException as error:
@@ -174,7 +174,7 @@ class SwiftContainer:
         Raises:
             PathNotFound: there is no such object.
         """
-        with self._connections.one() as connection:
+        with self._connections.acquire() as connection:
             _, body = connection.get_object(self.name, name, query_string="multipart-manifest=get")
         parts: list[dict[str, Any]] = json.loads(body)
         return parts
@@ -194,7 +194,7 @@ class SwiftContainer:
             StorageError: the object cannot be read, or was replaced; also raised during iteration.
         """
         stream = self._stream(name, offset, length)
-        with self._looked_for():
+        with self._container_checked():
             next(stream)
         return stream
 
@@ -202,28 +202,30 @@ class SwiftContainer:
         """Yield one empty block when the object is open, then its content."""
         etag, end, failures = None, "" if length is None else str(position + length - 1), 0
         while True:
-            with self._connections.one() as connection:
-                found, left, body = self._ask(connection, name, f"bytes={position}-{end}", etag)
+            with self._connections.acquire() as connection:
+                etag_found, remaining, body = self._request(connection, name, f"bytes={position}-{end}", etag)
                 if etag is None:
-                    etag = found
+                    etag = etag_found
                     yield b""
                 try:
                     for block in body:
-                        position, left, failures = position + len(block), left - len(block), 0
+                        position, remaining, failures = position + len(block), remaining - len(block), 0
                         yield block
                 except NETWORK_ERRORS:
                     connection.close()
-            if left == 0:
+            if remaining == 0:
                 return
             if failures == _RESUMES:
                 raise StorageUnavailable("Swift broke off the reading of a file again and again.")
             failures += 1
             time.sleep(0.1 * 2**failures)
 
-    def _ask(self, connection: Connection, name: str, span: str, etag: str | None) -> tuple[str, int, Iterable[bytes]]:
+    def _request(
+        self, connection: Connection, name: str, byte_range: str, etag: str | None
+    ) -> tuple[str, int, Iterable[bytes]]:
         """Request a range of an object, which must have *etag*; return its ETag, the range's length and the blocks."""
         try:
-            headers, body = connection.get_object(self.name, name, _BLOCK_BYTES, headers={"Range": span})
+            headers, body = connection.get_object(self.name, name, _BLOCK_BYTES, headers={"Range": byte_range})
         except ClientException as error:
             if error.http_status != 416:
                 raise
@@ -236,12 +238,12 @@ class SwiftContainer:
         return headers["etag"], int(headers["content-length"]), body
 
     @contextmanager
-    def _looked_for(self) -> Iterator[None]:
+    def _container_checked(self) -> Iterator[None]:
         """Raise StorageError instead of PathNotFound if the container is missing: Swift answers 404 for both."""
         try:
             yield
         except PathNotFound:
-            if time.monotonic() > self._seen + _TRUST_SECONDS:
+            if time.monotonic() > self._listed_at + _TRUST_SECONDS:
                 for _ in self.entries(""):
                     break
             raise
@@ -257,14 +259,14 @@ class SwiftContainer:
         """
         marker = ""
         while True:
-            with self._connections.one() as connection:
+            with self._connections.acquire() as connection:
                 try:
                     _, page = connection.get_container(self.name, marker, prefix=prefix, delimiter=delimiter)
                 except ClientException as error:
                     if error.http_status != 404:
                         raise
                     raise StorageUnavailable(_GONE) from None
-            self._seen = time.monotonic()
+            self._listed_at = time.monotonic()
             if not page:
                 return
             yield from map(_entry, page)
@@ -287,12 +289,12 @@ class SwiftContainer:
             The number of objects that existed.
         """
         names, deleted = iter(names), 0
-        most = self.capabilities.get("bulk_delete", {}).get("max_deletes_per_request", 0)
-        while some := list(islice(names, min(most, _DELETED_AT_ONCE) or 1)):
-            deleted += self._delete_in_bulk(some) if len(some) > 1 else self._delete_if_there(some[0])
+        max_deletes = self.capabilities.get("bulk_delete", {}).get("max_deletes_per_request", 0)
+        while batch := list(islice(names, min(max_deletes, _DELETE_BATCH) or 1)):
+            deleted += self._delete_in_bulk(batch) if len(batch) > 1 else self._delete_if_exists(batch[0])
         return deleted
 
-    def _delete_if_there(self, name: str) -> int:
+    def _delete_if_exists(self, name: str) -> int:
         try:
             self.delete(name)
         except PathNotFound:
@@ -302,13 +304,13 @@ class SwiftContainer:
     def _delete_in_bulk(self, names: list[str]) -> int:
         lines = "\n".join(quote(f"/{self.name}/{name}") for name in names)
         headers = {"Content-Type": "text/plain", "Accept": "application/json"}
-        with self._connections.one() as connection:
+        with self._connections.acquire() as connection:
             _, body = connection.post_account(headers, query_string="bulk-delete", data=lines.encode())
-        outcome = json.loads(body)
-        if not str(outcome["Response Status"]).startswith("200"):
+        result = json.loads(body)
+        if not str(result["Response Status"]).startswith("200"):
             # Delete one by one, so that the object that failed raises its own error.
-            return sum(self._delete_if_there(name) for name in names)
-        return int(outcome["Number Deleted"])
+            return sum(self._delete_if_exists(name) for name in names)
+        return int(result["Number Deleted"])
 
     # -------------------------------------------------------------------------------------------- signed URLs
 
@@ -320,12 +322,12 @@ class SwiftContainer:
         digests = self.capabilities.get("tempurl", {}).get("allowed_digests", ["sha256"])
         digest = "sha256" if "sha256" in digests else "sha1"
         path = f"{unquote(url.path)}/{self.name}/{name}"  # Swift verifies the signature of the unquoted path
-        signed = generate_temp_url(path, seconds, self._temp_url_key, "GET", digest=digest)
-        return f"{url.scheme}://{url.netloc}{quote(path)}{signed.removeprefix(path)}"
+        signed_path = generate_temp_url(path, seconds, self._temp_url_key, "GET", digest=digest)
+        return f"{url.scheme}://{url.netloc}{quote(path)}{signed_path.removeprefix(path)}"
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
-    if "subdir" in row:
-        return Entry(row["subdir"])
-    modified = datetime.fromisoformat(row["last_modified"]).replace(tzinfo=timezone.utc).timestamp()
-    return Entry(row["name"], row["bytes"], modified, row.get("content_type", ""), "slo_etag" in row)
+def _entry(item: Mapping[str, Any]) -> Entry:
+    if "subdir" in item:
+        return Entry(item["subdir"])
+    modified = datetime.fromisoformat(item["last_modified"]).replace(tzinfo=timezone.utc).timestamp()
+    return Entry(item["name"], item["bytes"], modified, item.get("content_type", ""), "slo_etag" in item)

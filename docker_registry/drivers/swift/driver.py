@@ -141,14 +141,14 @@ class SwiftDriver(ObjectDriver[Entry]):
     def walk(self, path: str = "") -> Iterator[Stat]:
         """See :class:`StorageDriver`."""
         for entry in self._objects.entries(self._prefix(path)):
-            found = None if entry.is_folder else self._path(entry.name)
-            if found is None:
+            file_path = None if entry.is_folder else self._path(entry.name)
+            if file_path is None:
                 continue
             if entry.size:
-                yield Stat(found, entry.size, entry.modified)
+                yield Stat(file_path, entry.size, entry.modified)
                 continue
             try:  # a listing shows size 0 for both an empty file and a dynamic large object
-                yield self.stat(found)
+                yield self.stat(file_path)
             except PathNotFound:  # removed after it was listed
                 continue
 

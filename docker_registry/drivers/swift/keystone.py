@@ -11,7 +11,7 @@ from keystoneauth1.session import Session
 from requests.adapters import HTTPAdapter
 
 #: Size of the connection pool per host. Additional concurrent requests open connections of their own.
-_POOLED = 100
+_POOL_SIZE = 100
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the password
@@ -40,7 +40,7 @@ class Identity:
         """Return a session that greenlets may share."""
         http = requests.Session()
         for scheme in ("http://", "https://"):
-            http.mount(scheme, HTTPAdapter(pool_maxsize=_POOLED))
+            http.mount(scheme, HTTPAdapter(pool_maxsize=_POOL_SIZE))
         verify: bool | str = self.cacert or True
         return Session(
             auth=self._auth(), session=http, verify=False if self.insecure else verify, timeout=self.timeout_seconds

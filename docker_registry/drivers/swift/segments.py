@@ -32,7 +32,7 @@ from docker_registry.errors import PathNotFound, StorageError
 #: Maximum number of segments per manifest, if Swift does not announce it.
 _MANIFEST_SEGMENTS: Final = 1000
 _TYPE: Final = "application/octet-stream"
-_NAMED = re.compile(r";\s*segments=([0-9a-f]+)")
+_SEGMENTS_PARAMETER = re.compile(r";\s*segments=([0-9a-f]+)")
 
 
 class Segments:
@@ -60,13 +60,13 @@ class Segments:
             for block in blocks:
                 rest = memoryview(block)
                 while rest:
-                    room = self._segment_bytes - buffer.tell()
-                    if room == 0:
+                    free_bytes = self._segment_bytes - buffer.tell()
+                    if free_bytes == 0:
                         large.add(buffer)
                         buffer = BytesIO()
                         continue
-                    buffer.write(rest[:room])
-                    rest = rest[room:]
+                    buffer.write(rest[:free_bytes])
+                    rest = rest[free_bytes:]
             size = buffer.tell()
             if not large.size:
                 self._container.put(name, buffer, size, etag=run_in_thread(_md5, buffer))
@@ -74,7 +74,7 @@ class Segments:
             large.add(buffer)
             large.finish()
         except BaseException:
-            large.forget()
+            large.discard()
             raise
         # Without a response, the manifest may or may not have been written, so from here on only the sweep may delete
         # the segments.
@@ -92,31 +92,31 @@ class Segments:
         Returns:
             The number of files whose segments were deleted.
         """
-        unnamed = self._older_than(time.time() - older_than_seconds)
+        unreferenced = self._older_than(time.time() - older_than_seconds)
         # Walk twice: the first walk misses a file that is moved from a part not yet listed to one already listed.
         for _ in range(2):
-            if unnamed:
-                unnamed -= self._named(list_everything())
-        for identity in unnamed:
+            if unreferenced:
+                unreferenced -= self._referenced(list_everything())
+        for identity in unreferenced:
             self._container.delete_all([entry.name for entry in self._container.entries(f"{self._folder}{identity}/")])
-        return len(unnamed)
+        return len(unreferenced)
 
-    def _older_than(self, moment: float) -> set[str]:
+    def _older_than(self, cutoff: float) -> set[str]:
         newest: dict[str, float] = {}
         for entry in self._container.entries(self._folder):
             identity = entry.name[len(self._folder) :].partition("/")[0]
             newest[identity] = max(newest.get(identity, 0), entry.modified)
-        return {identity for identity, modified in newest.items() if modified <= moment}
+        return {identity for identity, modified in newest.items() if modified <= cutoff}
 
-    def _named(self, entries: Iterable[Entry]) -> set[str]:
-        return {identity for entry in entries for identity in self._named_by(entry)}
+    def _referenced(self, entries: Iterable[Entry]) -> set[str]:
+        return {identity for entry in entries for identity in self._references(entry)}
 
-    def _named_by(self, entry: Entry) -> Iterator[str]:
+    def _references(self, entry: Entry) -> Iterator[str]:
         if entry.name.startswith(self._folder):
             return
-        named = _NAMED.search(entry.content_type)
-        if named:
-            yield named[1]
+        match = _SEGMENTS_PARAMETER.search(entry.content_type)
+        if match:
+            yield match[1]
         elif entry.is_static_large:  # its media type was changed: read the manifest
             try:
                 parts = self._container.manifest(entry.name)
@@ -139,15 +139,15 @@ class _LargeObject:
         self._parts: list[dict[str, Any]] = []
         self._manifests: list[dict[str, Any]] = []
         self._count = 0
-        self._under_way: Future[dict[str, Any]] | None = None
+        self._in_flight: Future[dict[str, Any]] | None = None
         self._thread = ThreadPoolExecutor(1, "swift-segment")
-        self._most = container.capabilities.get("slo", {}).get("max_manifest_segments", _MANIFEST_SEGMENTS)
+        self._max_segments = container.capabilities.get("slo", {}).get("max_manifest_segments", _MANIFEST_SEGMENTS)
 
     def add(self, content: BytesIO) -> None:
         """Send the next segment in the background, after the previous one is complete."""
         self.finish()
         self.size += content.tell()
-        self._under_way = self._thread.submit(self._put_segment, content, self._count)
+        self._in_flight = self._thread.submit(self._put_segment, content, self._count)
         self._count += 1
 
     def _put_segment(self, content: BytesIO, number: int) -> dict[str, Any]:
@@ -157,22 +157,22 @@ class _LargeObject:
 
     def finish(self) -> None:
         """Wait for the segment that is being sent."""
-        if self._under_way is None:
+        if self._in_flight is None:
             return
-        under_way, self._under_way = self._under_way, None
-        part = under_way.result()
-        if len(self._parts) == self._most:
-            self._fold()
+        in_flight, self._in_flight = self._in_flight, None
+        part = in_flight.result()
+        if len(self._parts) == self._max_segments:
+            self._write_intermediate_manifest()
         self._parts.append(part)
 
     def publish(self, name: str) -> None:
         """Write the file's manifest."""
         self._thread.shutdown()
         if self._manifests:
-            self._fold()
+            self._write_intermediate_manifest()
         self._put_manifest(name, self._manifests or self._parts)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Delete the segments of an unpublished file; if that fails, the sweep deletes them later."""
         self._thread.shutdown()  # otherwise the segment being sent would arrive after the deletion
         names = [self._segment(number) for number in range(self._count)]
@@ -181,9 +181,9 @@ class _LargeObject:
         except StorageError:
             return
 
-    def _fold(self) -> None:
+    def _write_intermediate_manifest(self) -> None:
         """Write an intermediate manifest of the segments so far, which the file's manifest will reference."""
-        if len(self._manifests) == self._most:
+        if len(self._manifests) == self._max_segments:
             raise StorageError("The file is larger than Swift can keep.")
         name = self._manifest(len(self._manifests))
         etag = self._put_manifest(name, self._parts)
@@ -192,9 +192,9 @@ class _LargeObject:
 
     def _put_manifest(self, name: str, parts: list[dict[str, Any]]) -> str:
         content = json.dumps(parts).encode()
-        named = f"{_TYPE}; segments={self._identity}"
+        content_type = f"{_TYPE}; segments={self._identity}"
         return self._container.put(
-            name, BytesIO(content), len(content), content_type=named, query_string="multipart-manifest=put"
+            name, BytesIO(content), len(content), content_type=content_type, query_string="multipart-manifest=put"
         ).strip('"')
 
     def _segment(self, number: int) -> str:

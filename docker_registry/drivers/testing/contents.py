@@ -152,7 +152,7 @@ class Contents:
         contents = [bytes([number]) * 20_000 for number in range(100)]
         seen: list[bytes] = []
 
-        def look() -> None:
+        def read_often() -> None:
             for _ in range(50):
                 try:
                     seen.append(driver.get_content("a/b"))
@@ -160,7 +160,7 @@ class Contents:
                     continue
 
         writers = [lambda content=content: driver.put_content("a/b", content) for content in contents]
-        assert [] == race(*writers, look, look)
+        assert [] == race(*writers, read_often, read_often)
         assert driver.get_content("a/b") in contents
         assert set(seen) <= set(contents)
 

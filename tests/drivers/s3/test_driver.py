@@ -108,7 +108,7 @@ class TestS3DriverOnMoto(S3Suite):
         driver = S3Driver(**{**options, "s3_bucket": "gone"})
         client.delete_bucket(Bucket="gone")
         client.close()
-        driver._objects._seen = 0
+        driver._objects._listed_at = 0
         yield driver
         driver.close()
 
@@ -182,8 +182,8 @@ class TestAFileThatNearsTheMostParts:
     @pytest.fixture
     def driver(self, options, monkeypatch):
         monkeypatch.setattr(multipart, "_EQUAL_PARTS", 2)
-        monkeypatch.setattr(multipart, "_LARGER", 2)
-        monkeypatch.setattr(multipart, "_MOST_PARTS", 4)
+        monkeypatch.setattr(multipart, "_GROWTH_FACTOR", 2)
+        monkeypatch.setattr(multipart, "_MAX_PARTS", 4)
         driver = S3Driver(**options)
         yield driver
         driver.close()
@@ -399,7 +399,7 @@ class TestABucketThatIsGone:
         client.create_bucket(Bucket="short-lived")
         driver = S3Driver(**{**moto.options(), "s3_bucket": "short-lived"})
         client.delete_bucket(Bucket="short-lived")
-        driver._objects._seen = 0
+        driver._objects._listed_at = 0
         for verb in (driver.exists, driver.stat, driver.get_content, driver.remove):
             with pytest.raises(StorageError) as raised:
                 verb("a")
