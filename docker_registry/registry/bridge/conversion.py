@@ -25,10 +25,10 @@ CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 MAX_LAYERS: Final = 4096
 
 #: Members of a V1 image's JSON that are not copied into a configuration.
-_OF_V1: Final = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
+_V1_ONLY: Final = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
 
 #: Members of a configuration that are not copied into the JSON of a V1 image.
-_OF_V2: Final = ("rootfs", "history", "os.version", "os.features", "parent")
+_V2_ONLY: Final = ("rootfs", "history", "os.version", "os.features", "parent")
 
 
 def to_config(payloads: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
@@ -43,10 +43,11 @@ def to_config(payloads: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
         ValueError: one of the payloads is invalid; Docker could not read it either.
     """
     structures = [ImageStructure(payload) for payload in payloads]
-    newest = structures[-1].to_json() if structures[-1].was_made_by_old_docker else payloads[-1]
-    members = {key: raw for key, raw in go_json.read_map(newest).items() if key not in _OF_V1}
+    newest = structures[-1].to_json() if structures[-1].is_from_old_docker else payloads[-1]
+    members = {key: raw for key, raw in go_json.read_map(newest).items() if key not in _V1_ONLY}
     members["history"] = f"[{','.join(structure.history() for structure in structures)}]"
-    members["rootfs"] = f'{{"type":"layers","diff_ids":[{",".join(go_json.string(str(each)) for each in diff_ids)}]}}'
+    texts = ",".join(go_json.string(str(diff_id)) for diff_id in diff_ids)
+    members["rootfs"] = f'{{"type":"layers","diff_ids":[{texts}]}}'
     return go_json.write_map(members)
 
 
@@ -104,30 +105,30 @@ def to_chain(config: bytes) -> Chain:
     diff_ids = _diff_ids(json.loads(members.get("rootfs", "null")))
     # The id of the newest image comes from the configuration; the chain id of all layers is not used.
     ids = (*_chain_ids(diff_ids)[:-1], ImageId(Digest.of(config).hex))
-    kept = {key: raw for key, raw in members.items() if key not in _OF_V2}
-    kept["id"] = go_json.string(str(ids[-1]))
+    v1_members = {key: raw for key, raw in members.items() if key not in _V2_ONLY}
+    v1_members["id"] = go_json.string(str(ids[-1]))
     if len(ids) > 1:
-        kept["parent"] = go_json.string(str(ids[-2]))
-    return Chain(ids, diff_ids, go_json.write_map(kept))
+        v1_members["parent"] = go_json.string(str(ids[-2]))
+    return Chain(ids, diff_ids, go_json.write_map(v1_members))
 
 
 def _chain_ids(diff_ids: Sequence[Digest]) -> list[ImageId]:
-    found: list[ImageId] = []
+    chain_ids: list[ImageId] = []
     for diff_id in diff_ids:
-        text = hashlib.sha256(f"sha256:{found[-1]} {diff_id}".encode()).hexdigest() if found else diff_id.hex
-        found.append(ImageId(text))
-    return found
+        text = hashlib.sha256(f"sha256:{chain_ids[-1]} {diff_id}".encode()).hexdigest() if chain_ids else diff_id.hex
+        chain_ids.append(ImageId(text))
+    return chain_ids
 
 
 def _diff_ids(rootfs: Any) -> tuple[Digest, ...]:
-    found = rootfs.get("diff_ids", []) if isinstance(rootfs, dict) else None
-    found = [] if isinstance(rootfs, dict) and found is None else found  # Go writes a nil slice as null
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+    texts = rootfs.get("diff_ids", []) if isinstance(rootfs, dict) else None
+    texts = [] if isinstance(rootfs, dict) and texts is None else texts  # Go writes a nil slice as null
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("the configuration has no list of its layers")
-    if len(found) > MAX_LAYERS:
+    if len(texts) > MAX_LAYERS:
         raise ValueError("the image has more layers than any client reads")
     try:
-        diff_ids = tuple(map(Digest.parse, found))
+        diff_ids = tuple(map(Digest.parse, texts))
     except DigestInvalid:
         raise ValueError("the configuration names a layer by no digest") from None
     if any(diff_id.algorithm != "sha256" for diff_id in diff_ids):

@@ -97,10 +97,10 @@ class DerivedImages:
         self._unpacked = unpacked
         self._platform = platform
         self._sources = ImageSources(driver, platform, json_budget)
-        self._at_work = KeyedLocks()
+        self._locks = KeyedLocks()
         self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
-        self._noted: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
-        self._known: BoundedCache[ImageId, DerivedImage] = BoundedCache(
+        self._recorded: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
+        self._verified: BoundedCache[ImageId, DerivedImage] = BoundedCache(
             _IMAGES_BYTES, lambda image: _FACT_BYTES + len(image.payload)
         )
 
@@ -130,7 +130,7 @@ class DerivedImages:
         self._tops.put(manifest, top)
         if not self._has_all(name, top.children):
             raise ImageUnknown("A part of the image is not here.", digest=str(top.children[0]))
-        self._note(top.id, name, manifest)
+        self._record_origin(top.id, name, manifest)
         return top.id
 
     def _stored_top(self, manifest: Digest) -> _Top | None:
@@ -144,21 +144,21 @@ class DerivedImages:
     def _has_all(self, name: RepositoryName, manifests: Sequence[Digest]) -> bool:
         return all(self._driver.exists(layout.revision_link(name, manifest)) for manifest in manifests)
 
-    def _note(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
+    def _record_origin(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
         """Record that a manifest of a repository contains an image."""
         path = image_layout.derived_from(image_id, name, manifest)
-        if self._noted.get(path):
+        if self._recorded.get(path):
             return
         if not self._driver.exists(path):
             document = {"repository": str(name), "manifest": str(manifest)}
             self._driver.put_content(path, json.dumps(document).encode())
-        self._noted.put(path, True)
+        self._recorded.put(path, True)
 
     # ---------------------------------------------------------------------------------------- by their ids
 
     def is_known(self, image_id: ImageId) -> bool:
         """Return whether an id is known to derive from a V2 image."""
-        return image_id in self._known or self._driver.exists(image_layout.derived(image_id))
+        return image_id in self._verified or self._driver.exists(image_layout.derived(image_id))
 
     def origins(self, image_id: ImageId) -> Iterator[tuple[RepositoryName, Digest]]:
         """Yield the repositories and manifests that are known to contain an image."""
@@ -186,11 +186,12 @@ class DerivedImages:
         Returns:
             A repository and its manifest; None when there is none.
         """
-        found = []
-        for name, source in self._permitted_sources(image_id, permitted):
-            if source.chain.ids[-1] == image_id:
-                found.append((name, source.manifest))
-        return min(found, key=lambda each: (each[0] != preferred, str(each[0]), str(each[1])), default=None)
+        candidates = [
+            (name, source.manifest)
+            for name, source in self._permitted_sources(image_id, permitted)
+            if source.chain.ids[-1] == image_id
+        ]
+        return min(candidates, key=lambda found: (found[0] != preferred, str(found[0]), str(found[1])), default=None)
 
     def ancestry(self, image_id: ImageId, permitted: Permitted | None = None) -> tuple[str, ...] | None:
         """
@@ -199,13 +200,13 @@ class DerivedImages:
         Args:
             permitted: restricts the repositories that it may come from; None for all.
         """
-        found = None
+        ancestry = None
         for name, source in self._permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
-            found = source.chain.ancestry(position)
-            for below in source.chain.ids[:position]:
-                self._note(below, name, source.manifest)
-        return found
+            ancestry = source.chain.ancestry(position)
+            for ancestor in source.chain.ids[:position]:
+                self._record_origin(ancestor, name, source.manifest)
+        return ancestry
 
     def find(self, image_id: ImageId, permitted: Permitted | None = None) -> DerivedImage | None:
         """
@@ -216,16 +217,16 @@ class DerivedImages:
         Args:
             permitted: restricts the repositories that it may come from; None for all.
         """
-        known = self._known.get(image_id)
-        if known is None and self._driver.exists(image_layout.derived(image_id)):
-            with self._at_work.hold(image_id):
-                known = self._known.get(image_id) or self._stored(image_id) or self._work_out(image_id, permitted)
-        if known is not None and permitted is not None and not self._is_held(image_id, known, permitted):
-            with self._at_work.hold(image_id):
-                known = self._work_out(image_id, permitted)
-        if known is not None:
-            self._known.put(image_id, known)
-        return known
+        image = self._verified.get(image_id)
+        if image is None and self._driver.exists(image_layout.derived(image_id)):
+            with self._locks.hold(image_id):
+                image = self._verified.get(image_id) or self._stored(image_id) or self._derive(image_id, permitted)
+        if image is not None and permitted is not None and not self._is_readable(image_id, image, permitted):
+            with self._locks.hold(image_id):
+                image = self._derive(image_id, permitted)
+        if image is not None:
+            self._verified.put(image_id, image)
+        return image
 
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
         """Return the stored layer of an image, compressed or not; None when it was removed."""
@@ -277,14 +278,14 @@ class DerivedImages:
             if permitted is None or self._has_all(name, (digest, *source.children)):
                 yield name, source
 
-    def _is_held(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
+    def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
         """Return whether a permitted repository has a link to the verified layer of an image."""
         return any(
             not source.layers or self._driver.exists(layout.layer_link(name, image.blob))
             for name, source in self._permitted_sources(image_id, permitted)
         )
 
-    def _work_out(self, image_id: ImageId, permitted: Permitted | None) -> DerivedImage | None:
+    def _derive(self, image_id: ImageId, permitted: Permitted | None) -> DerivedImage | None:
         for name, source in self._permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
             if permitted is not None and not self._has_layer(name, source, position):
@@ -322,15 +323,15 @@ class DerivedImages:
         try:
             link = self._reader.inspect(payload, stored, as_sent=True).link
         except (LayerFormatUnsupported, TooLarge):
-            self._refuse(image_id, blob)
+            self._record_refusal(image_id, blob)
             return None
         diff_id = source.chain.diff_ids[position] if source.layers else blob
         if link.diff_id != diff_id:
-            self._refuse(image_id, blob)
+            self._record_refusal(image_id, blob)
             return None
         return DerivedImage(payload, blob, link)
 
-    def _refuse(self, image_id: ImageId, blob: Digest) -> None:
+    def _record_refusal(self, image_id: ImageId, blob: Digest) -> None:
         """Record that a blob is not the layer of an image, or exceeds a limit, so that it is not read again."""
         refusal = json.dumps({"rules": self._reader.rules}).encode()
         self._driver.put_content(image_layout.derived_refusal(image_id, blob), refusal)

@@ -72,7 +72,7 @@ class DerivedManifests:
         self._access = access
         self._unpacked = unpacked
         self._manifests = manifests
-        self._at_work = KeyedLocks()
+        self._locks = KeyedLocks()
 
     def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
         """
@@ -83,17 +83,17 @@ class DerivedManifests:
             LayerFormatUnsupported: a layer is not a tar.
             ImageInvalid: the JSON of an image is invalid; Docker could not read it either.
         """
-        known = self.find(image_id)
-        if known is not None and self._driver.exists(layout.revision_link(name, known)):
-            return known
+        digest = self.find(image_id)
+        if digest is not None and self._driver.exists(layout.revision_link(name, digest)):
+            return digest
         origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(ANONYMOUS))
         if origin is not None:
             self._manifests.grant(name, origin[1])
             return origin[1]
-        with self._at_work.hold(image_id):
-            known = self.find(image_id) or self._work_out(name, image_id)
-        self._manifests.grant(name, known)
-        return known
+        with self._locks.hold(image_id):
+            digest = self.find(image_id) or self._derive(name, image_id)
+        self._manifests.grant(name, digest)
+        return digest
 
     def find(self, image_id: ImageId) -> Digest | None:
         """Return the manifest that was derived from an image; None when there is none yet."""
@@ -107,31 +107,31 @@ class DerivedManifests:
     def _folder(self, image_id: ImageId) -> str:
         return self._images.folder(image_id)
 
-    def _work_out(self, name: RepositoryName, image_id: ImageId) -> Digest:
+    def _derive(self, name: RepositoryName, image_id: ImageId) -> Digest:
         """Create a manifest, or wait for another process that is creating it."""
-        work = f"manifest-of-{image_id}"
-        while not self._leases.take(work, _LEASE_SECONDS):
+        lease = f"manifest-of-{image_id}"
+        while not self._leases.take(lease, _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
-            known = self.find(image_id)
-            if known is not None:
-                return known
+            digest = self.find(image_id)
+            if digest is not None:
+                return digest
         try:
-            return self._make(name, image_id, work)
+            return self._create(name, image_id, lease)
         finally:
-            self._leases.release(work)
+            self._leases.release(lease)
 
-    def _make(self, name: RepositoryName, image_id: ImageId, work: str) -> Digest:
+    def _create(self, name: RepositoryName, image_id: ImageId, lease: str) -> Digest:
         self._images.check(image_id)
         payloads, diff_ids, layers = [], [], []
         for ancestor in map(ImageId.parse, reversed(self._images.ancestry(image_id))):
-            self._leases.take(work, _LEASE_SECONDS)
+            self._leases.take(lease, _LEASE_SECONDS)
             payloads.append(self._images.check(ancestor))
             link = self._images.inspect_layer(ancestor)
             if link.diff_id is None:
                 raise LayerFormatUnsupported(id=str(ancestor))
             _, file = self._images.find_layer(ancestor)
             diff_ids.append(link.diff_id)
-            layers.append(self._layer(link, link.diff_id, file))
+            layers.append(self._publish_layer(link, link.diff_id, file))
         try:
             config = to_config(payloads, diff_ids)
         except ValueError as error:
@@ -149,7 +149,7 @@ class DerivedManifests:
         self._driver.put_content(image_layout.manifest(self._folder(image_id)), str(manifest.digest).encode())
         return manifest.digest
 
-    def _layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
+    def _publish_layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
         """Publish a layer as a blob that clients of V2 can unpack, and return its descriptor."""
         if link.media_type in _READABLE:
             self._blobs.lend(link.digest, link.size, file.path)

@@ -97,14 +97,14 @@ def _read_members(text: str, start: int) -> tuple[dict[str, Raw], int]:
 
 
 def _skip(text: str, position: int) -> int:
-    found = _SPACE.match(text, position)
-    return found.end() if found else position
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
-def _expect(mark: str, text: str, position: int) -> int:
+def _expect(character: str, text: str, position: int) -> int:
     position = _skip(text, position)
-    if text[position : position + 1] != mark:
-        raise ValueError(f"{mark} is missing")
+    if text[position : position + 1] != character:
+        raise ValueError(f"{character} is missing")
     return position + 1
 
 
@@ -112,15 +112,15 @@ def _compact(raw: Raw) -> Raw:
     """Remove white space outside of strings from a valid raw value, and escape the characters that Go escapes."""
     pieces = []
     begin = position = 0
-    while found := _BLANKS_OR_QUOTE.search(raw, position):
-        if found[0] == '"':
-            _, position = _DECODER.raw_decode(raw, found.start())
+    while match := _BLANKS_OR_QUOTE.search(raw, position):
+        if match[0] == '"':
+            _, position = _DECODER.raw_decode(raw, match.start())
         else:
-            pieces.append(raw[begin : found.start()])
-            begin = position = found.end()
+            pieces.append(raw[begin : match.start()])
+            begin = position = match.end()
     pieces.append(raw[begin:])
     return "".join(pieces).translate(_ESCAPED)
 
 
-def _escape(found: re.Match[str]) -> str:
-    return _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
+def _escape(match: re.Match[str]) -> str:
+    return _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}"

@@ -34,7 +34,7 @@ _LAYERS: Final = frozenset(
 )
 
 #: Annotation of an index's child that describes another child (BuildKit, "Attestation storage").
-_ABOUT_ANOTHER: Final = "vnd.docker.reference.type"
+_ATTESTATION: Final = "vnd.docker.reference.type"
 
 #: What reading JSON of another structure raises.
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid)
@@ -45,7 +45,7 @@ _MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 _MAX_DEPTH: Final = 3
 
 #: Memory for the images that a worker caches; one with a hundred layers takes about 50 kB.
-_KEPT_BYTES: Final = 16 * 1024 * 1024
+_CACHED_BYTES: Final = 16 * 1024 * 1024
 
 #: Estimated memory for a layer of a cached image: its digests, and the id of its V1 image.
 _LAYER_BYTES: Final = 600
@@ -85,7 +85,7 @@ class ImageSources:
         self._driver = driver
         self._platform = platform
         self._json_budget = json_budget
-        self._kept: BoundedCache[Digest, ImageSource] = BoundedCache(_KEPT_BYTES, content_bytes=_size_bytes)
+        self._cached: BoundedCache[Digest, ImageSource] = BoundedCache(_CACHED_BYTES, content_bytes=_size_bytes)
         self._refused: BoundedCache[Digest, str] = BoundedCache(_REFUSED_BYTES, content_bytes=len)
 
     def get(self, digest: Digest) -> ImageSource:
@@ -98,17 +98,17 @@ class ImageSources:
         refusal = self._refused.get(digest)
         if refusal is not None:
             raise ImageUnknown(refusal)
-        kept = self._kept.get(digest)
-        if kept is None:
+        source = self._cached.get(digest)
+        if source is None:
             try:
-                kept = self._read(digest, _MAX_DEPTH)
+                source = self._read(digest, _MAX_DEPTH)
             except _PartMissing:  # not cached: the part may still be pushed
                 raise
             except ImageUnknown as error:
                 self._refused.put(digest, error.sentence)
                 raise
-            self._kept.put(digest, kept)
-        return kept
+            self._cached.put(digest, source)
+        return source
 
     def _read(self, digest: Digest, depth: int) -> ImageSource:
         payload = self._content(digest)
@@ -119,10 +119,10 @@ class ImageSources:
                 raise ImageUnknown("The image's manifest or configuration cannot be read.") from None
 
     def _interpret(self, digest: Digest, payload: bytes, depth: int) -> ImageSource:
-        told, _ = manifest_payload.stored_media_type(payload)
-        media_type = (told or "").lower()
+        declared, _ = manifest_payload.stored_media_type(payload)
+        media_type = (declared or "").lower()
         if media_type in manifest_payload.INDEXES and depth:
-            child = self._choose(json.loads(payload))
+            child = self._select_platform(json.loads(payload))
             source = self._read(child, depth - 1)
             return replace(source, children=(child, *source.children))
         if media_type not in manifest_payload.IMAGES:
@@ -141,13 +141,14 @@ class ImageSources:
             raise ImageUnknown("The image has another number of layers than its configuration says.")
         return ImageSource(digest, chain, layers)
 
-    def _choose(self, document: Mapping[str, Any]) -> Digest:
+    def _select_platform(self, document: Mapping[str, Any]) -> Digest:
         """Return the child of an index for the configured platform."""
         children = [child for child in document.get("manifests") or () if _is_image(child)]
-        wanted = self._platform.split("/")
+        platform_parts = self._platform.split("/")
         for child in children:
             platform = _member(child, "platform")
-            if [platform.get(key) for key in ("os", "architecture", "variant")][: len(wanted)] == wanted:
+            parts = [platform.get(key) for key in ("os", "architecture", "variant")]
+            if parts[: len(platform_parts)] == platform_parts:
                 return Digest.parse(child["digest"])
         if len(children) == 1 and "platform" not in children[0]:
             return Digest.parse(children[0]["digest"])
@@ -179,8 +180,8 @@ def _size_bytes(source: ImageSource) -> int:
 
 
 def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
-    found: Sequence[Mapping[str, Any]] = document.get("layers") or ()
-    for layer in found:
+    layers: Sequence[Mapping[str, Any]] = document.get("layers") or ()
+    for layer in layers:
         media_type = str(layer.get("mediaType")).lower()
         if media_type in manifest_payload.FOREIGN_LAYERS:
             raise ImageUnknown("The image has a layer that is not distributed with it.")
@@ -188,11 +189,11 @@ def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
             raise ImageUnknown("The image has an encrypted layer.")
         if media_type not in _LAYERS:
             raise ImageUnknown("The image has a layer of a kind that API V1 does not know.", type=media_type[:256])
-    return tuple(Digest.parse(str(layer.get("digest"))) for layer in found)
+    return tuple(Digest.parse(str(layer.get("digest"))) for layer in layers)
 
 
 def _is_image(child: Mapping[str, Any]) -> bool:
-    return _ABOUT_ANOTHER not in _member(child, "annotations")
+    return _ATTESTATION not in _member(child, "annotations")
 
 
 def _member(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

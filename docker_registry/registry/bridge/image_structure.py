@@ -17,7 +17,7 @@ from docker_registry.registry.bridge import go_json
 from docker_registry.registry.bridge.go_json import Number, Raw
 
 #: The creation time of an image without one: Go's zero time.
-_NEVER: Final = "0001-01-01T00:00:00Z"
+_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-](?:[01]\d|2[0-3]):[0-5]\d))", re.ASCII)
 
@@ -39,7 +39,7 @@ class ImageStructure:
         self._fields = _fill(_IMAGE, {key: go_json.read(raw) for key, raw in go_json.read_map(payload).items()})
 
     @property
-    def was_made_by_old_docker(self) -> bool:
+    def is_from_old_docker(self) -> bool:
         """Whether Docker encodes the struct again for this image, instead of passing its JSON through."""
         return _version(self._fields.get("docker_version", "")) < _FIRST_UNCHANGED
 
@@ -61,7 +61,7 @@ class ImageStructure:
 
     @property
     def _created(self) -> str:
-        return str(self._fields.get("created", _NEVER))
+        return str(self._fields.get("created", _ZERO_TIME))
 
 
 # ---------------------------------------------------------------------------------------------------- the fields
@@ -98,17 +98,17 @@ def _read_size(value: Any) -> int:
 
 def _read_time(value: Any) -> str:
     """Normalize a time as Go writes it: RFC 3339, the fraction without trailing zeros."""
-    found = _TIME.fullmatch(_read_text(value))
-    if found is None:
+    match = _TIME.fullmatch(_read_text(value))
+    if match is None:
         raise ValueError("not a time")
-    datetime.fromisoformat(found[1])  # rejects dates such as February 30
-    fraction = (found[2] or "").rstrip("0")
-    offset = found[3] if found[3] and found[3][1:] != "00:00" else "Z"
-    return found[1] + (f".{fraction}" if fraction else "") + offset
+    datetime.fromisoformat(match[1])  # rejects dates such as February 30
+    fraction = (match[2] or "").rstrip("0")
+    offset = match[3] if match[3] and match[3][1:] != "00:00" else "Z"
+    return match[1] + (f".{fraction}" if fraction else "") + offset
 
 
 def _write_time(value: str | None) -> Raw:
-    return f'"{value or _NEVER}"'
+    return f'"{value or _ZERO_TIME}"'
 
 
 def _read_texts(value: Any) -> list[str]:
@@ -202,19 +202,19 @@ _IMAGE: Final[Mapping[str, _Field]] = {
 
 def _fill(declared: Mapping[str, _Field], document: Mapping[str, Any]) -> dict[str, Any]:
     """Decode the members of a document that the struct declares."""
-    by_letters = {name.lower(): name for name in declared}
-    found = {}
+    by_lower_case = {name.lower(): name for name in declared}
+    fields = {}
     for key, value in document.items():
-        name = key if key in declared else by_letters.get(key.lower())
+        name = key if key in declared else by_lower_case.get(key.lower())
         if name is not None and value is not None:
-            found[name] = declared[name][0](value)
-    return found
+            fields[name] = declared[name][0](value)
+    return fields
 
 
-def _write(declared: Mapping[str, _Field], found: Mapping[str, Any]) -> Raw:
+def _write(declared: Mapping[str, _Field], fields: Mapping[str, Any]) -> Raw:
     members = []
     for name, (_, write, is_optional) in declared.items():
-        value = found.get(name)
+        value = fields.get(name)
         if not is_optional or (value or (name == "config" and value is not None)):
             members.append(f'"{name}":{write(value)}')
     return f"{{{','.join(members)}}}"

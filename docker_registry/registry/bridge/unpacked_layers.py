@@ -32,7 +32,7 @@ class UnpackedLayers:
         self._driver = driver
         self._leases = leases
         self._reader = reader
-        self._at_work = KeyedLocks()
+        self._locks = KeyedLocks()
 
     def put(self, layer: StoredFile, diff_id: Digest, path: str) -> int:
         """
@@ -53,7 +53,7 @@ class UnpackedLayers:
         size = self._find(path)
         if size is not None:
             return size
-        with self._at_work.hold(path):
+        with self._locks.hold(path):
             size = self._wait(diff_id, path)
             return size if size is not None else self._unpack(layer, diff_id, path)
 

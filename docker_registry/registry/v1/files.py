@@ -51,10 +51,10 @@ class ImageFiles:
         """
         self._images = images
         self._reader = reader
-        self._kept = StoredResults(driver, reader.rules)
+        self._results = StoredResults(driver, reader.rules)
         self._queue = queue
         self._max_diff_bytes = max_diff_bytes
-        self._at_work = KeyedLocks()
+        self._locks = KeyedLocks()
 
     def files(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Answer:
         """
@@ -105,12 +105,12 @@ class ImageFiles:
         Raises:
             ImageUnknown, ImageUnfinished, LayerFormatUnsupported, TooLarge, Overloaded: as for :meth:`files`.
         """
-        with self._at_work.hold(("diff", image_id)):
+        with self._locks.hold(("diff", image_id)):
             known = self._known_diff(image_id, principal)
             if known is not None:
                 return known
             records = [self._record(ancestor, principal) for ancestor in self._chain(image_id, principal)]
-            return self._kept.keep(
+            return self._results.keep(
                 image_layout.changes(self._images.folder(image_id)),
                 self._digest(image_id, principal),
                 lambda: self._reader.diff(record.read() for record in records),
@@ -130,16 +130,16 @@ class ImageFiles:
         known = self._known_record(image_id, principal)
         if known is not None:
             return known
-        with self._at_work.hold(("files", image_id)):
+        with self._locks.hold(("files", image_id)):
             known = self._known_record(image_id, principal)
             if known is not None:
                 return known
             link, file = self._images.find_stored_layer(image_id, principal=principal)
             path = image_layout.file_list(self._images.folder(image_id))
-            return self._kept.keep(path, link.digest, lambda: self._reader.list(file.read()))
+            return self._results.keep(path, link.digest, lambda: self._reader.list(file.read()))
 
     def _known_record(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
-        record = self._kept.find(
+        record = self._results.find(
             image_layout.file_list(self._images.folder(image_id)), self._digest(image_id, principal)
         )
         if record is None:
@@ -151,4 +151,6 @@ class ImageFiles:
         return record
 
     def _known_diff(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
-        return self._kept.find(image_layout.changes(self._images.folder(image_id)), self._digest(image_id, principal))
+        return self._results.find(
+            image_layout.changes(self._images.folder(image_id)), self._digest(image_id, principal)
+        )

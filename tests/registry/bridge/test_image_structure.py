@@ -80,14 +80,14 @@ class TestATime:
 class TestAnOldDocker:
     @pytest.mark.parametrize("version", ["1.8.2", "1.8", "1.5.0", "0.7.6-dev", "1.8.3-rc1", "", "dev", "1.8.2.9"])
     def test_is_one_below_1_8_3(self, version):
-        assert ImageStructure(json.dumps({"docker_version": version}).encode()).was_made_by_old_docker
+        assert ImageStructure(json.dumps({"docker_version": version}).encode()).is_from_old_docker
 
     @pytest.mark.parametrize("version", ["1.8.3", "1.10.0", "1.8.3.1", "2", "17.05.0-ce"])
     def test_is_none_from_there_on(self, version):
-        assert not ImageStructure(json.dumps({"docker_version": version}).encode()).was_made_by_old_docker
+        assert not ImageStructure(json.dumps({"docker_version": version}).encode()).is_from_old_docker
 
     def test_is_one_that_does_not_say_its_version(self):
-        assert ImageStructure(b"{}").was_made_by_old_docker
+        assert ImageStructure(b"{}").is_from_old_docker
 
 
 class TestAHistory:
