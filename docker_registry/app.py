@@ -9,7 +9,6 @@ from flask import Flask
 
 from docker_registry import __version__
 from docker_registry.api import (
-    access_control,
     authorization,
     body_memory,
     cacheable,
@@ -20,7 +19,6 @@ from docker_registry.api import (
     responses,
     status,
 )
-from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
 from docker_registry.api.v2 import base as v2_base
@@ -34,6 +32,7 @@ from docker_registry.errors import ConfigError
 from docker_registry.services import Services
 
 if TYPE_CHECKING:
+    from docker_registry.auth.access_control import AccessControl
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 
@@ -76,7 +75,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     if services.access_control is not None:
-        access_control.install(app, services.access_control, _origin(config), registry.repositories.has_content)
+        _add_access_control(app, services, services.access_control)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     if registry.driver.notes_provenance:
         cacheable.install(app)
@@ -86,15 +85,27 @@ def _add_hooks(app: Application, services: Services) -> None:
         app.after_request(v2_base.announce_version)
 
 
-def _origin(config: Config) -> ClientOrigin:
+def _add_access_control(app: Application, services: Services, control: AccessControl) -> None:
     """
+    Install access control and its token endpoint.
+
     Raises:
         ConfigError: a trusted proxy is neither an address nor a network.
     """
+    # Not imported by a registry without users: PyJWT and cryptography take time and memory.
+    from docker_registry.api import access_control
+    from docker_registry.api.client_origin import ClientOrigin
+    from docker_registry.api.v2 import token as v2_token
+
+    config = services.config
     try:
-        return ClientOrigin(config.trusted_proxies, config.external_url)
+        origin = ClientOrigin(config.trusted_proxies, config.external_url)
     except ValueError as error:
         raise ConfigError(f"trusted_proxies: {error}") from None
+    has_content = services.registry.repositories.has_content
+    access_control.install(app, control, origin, has_content, challenge=config.auth.challenge)
+    if config.v2 and control.tokens is not None:
+        app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
 
 
 def _probes(services: Services) -> dict[str, status.Probe]:

@@ -34,6 +34,8 @@ def _run(services: Services) -> None:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
                 _purge(services.registry, services.config.upload_ttl)
+                if services.access_control is not None and services.access_control.tokens is not None:
+                    services.access_control.tokens.keep_up()
             _fill_search_index(services)
         except RegistryError as error:
             logger.warning("housekeeping failed and will be retried: %s", error)

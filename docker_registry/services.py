@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
 from docker_registry.audit import AuditLog
-from docker_registry.auth.access_control import AccessControl
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
@@ -38,6 +37,8 @@ from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.trusted_proxies import TrustedProxies
 
 if TYPE_CHECKING:
+    from docker_registry.auth.access_control import AccessControl
+    from docker_registry.auth.tokens import Tokens
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
@@ -282,11 +283,33 @@ def has_access_control(config: Config) -> bool:
     return config.auth.htpasswd is not None or config.auth.rules is not None
 
 
+def open_tokens(config: Config, driver: StorageDriver) -> Tokens:
+    """Return the tokens of a registry, and the keys that sign them."""
+    from docker_registry.auth.tokens import Tokens
+
+    auth = config.auth
+    return Tokens.open(
+        driver,
+        service=auth.service,
+        issuer=auth.issuer,
+        seconds=auth.token_seconds,
+        algorithm=auth.algorithm,
+        rotation_seconds=auth.key_rotation,
+    )
+
+
 def _restrict(config: Config, registry: OciRegistry) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
         return None
-    control = AccessControl(registry.access.policy, htpasswd_file=config.auth.htpasswd, rules_file=config.auth.rules)
+    from docker_registry.auth.access_control import AccessControl  # PyJWT and cryptography take time to import
+
+    control = AccessControl(
+        registry.access.policy,
+        htpasswd_file=config.auth.htpasswd,
+        rules_file=config.auth.rules,
+        tokens=open_tokens(config, registry.driver),
+    )
     registry.access.policy = control.policy
     return control
 

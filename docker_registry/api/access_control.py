@@ -7,6 +7,7 @@ Access control of every request: authenticates the client, then checks the actio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -16,13 +17,14 @@ from flask import Flask, Response, request
 from docker_registry import dependencies
 from docker_registry.api.authorization import ACTIONS, PRINCIPAL
 from docker_registry.api.client_origin import ClientOrigin
+from docker_registry.api.errors import AUTHENTICATION_ERROR
+from docker_registry.auth import scopes
 from docker_registry.auth.access_control import AccessControl
 from docker_registry.auth.client import Client
-from docker_registry.errors import Unauthorized
 from docker_registry.exchange import context_of
 from docker_registry.registry import name_mapping
 from docker_registry.registry.access import Action, Name, hide
-from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 
 
 class Requirement(Enum):
@@ -51,7 +53,12 @@ WITHOUT_REPOSITORY: Final = {
     "v1_users.update_user": Requirement.LOGIN,
     "v2_base.check_version": Requirement.LOGIN,
     "v2_base.list_repositories": Requirement.LISTING,
+    "v2_token.get_token": Requirement.NOTHING,
+    "v2_token.post_token": Requirement.NOTHING,
 }
+
+#: The path of the token endpoint.
+TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 
 #: The realm of Basic authentication.
 REALM: Final = "docker-registry"
@@ -62,13 +69,17 @@ def install(
     control: AccessControl,
     origin: ClientOrigin,
     has_content: Callable[[RepositoryName], bool],
+    *,
+    challenge: str,
 ) -> None:
     """
     Install the hooks that check every request and challenge clients without credentials.
 
     Args:
         has_content: returns whether a repository of API V2 exists.
+        challenge: ``bearer`` or ``basic``.
     """
+    has_tokens = challenge == "bearer"
 
     @app.before_request
     def check_access() -> None:
@@ -77,21 +88,56 @@ def install(
         if control.rules().has_networks:
             dependencies.make_uncacheable()  # the response depends on the client's address
         client = control.authenticate(request.headers.get("Authorization"), origin.address())
-        request.environ[PRINCIPAL] = client
-        context_of(request.environ).principal = client.name
+        if client.grant is not None:
+            dependencies.expire(time.monotonic() + client.grant.expires - time.time())
+        _remember(client)
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
             _check_names(control, client, has_content)
         elif requirement is Requirement.LOGIN:
             control.check_known(client)
-        elif requirement is Requirement.LISTING and client.is_anonymous and not control.policy.pull_prefixes(client):
-            raise Unauthorized
+        elif requirement is Requirement.LISTING:
+            _remember(control.check_listing(client))
 
     @app.after_request
-    def challenge(response: Response) -> Response:
+    def add_challenge(response: Response) -> Response:
         if response.status_code == 401:
-            response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}"'
+            is_bearer = has_tokens and request.path.startswith("/v2") and request.path != TOKEN_PATH
+            response.headers["WWW-Authenticate"] = _bearer(control, origin) if is_bearer else f'Basic realm="{REALM}"'
         return response
+
+
+def _remember(client: Client) -> None:
+    request.environ[PRINCIPAL] = client
+    context_of(request.environ).principal = client.name
+
+
+def _bearer(control: AccessControl, origin: ClientOrigin) -> str:
+    """Return the one challenge of API V2 (RFC 6750, section 3)."""
+    service = "" if control.tokens is None else control.tokens.service
+    parts = [f'realm="{origin.base_url()}{TOKEN_PATH}"', f'service="{service}"']
+    scope = _scope()
+    if scope:
+        parts.append(f'scope="{scope}"')
+    error = request.environ.get(AUTHENTICATION_ERROR)
+    if error:
+        parts.append(f'error="{error}"')
+    return f"Bearer {','.join(parts)}"
+
+
+def _scope() -> str:
+    """Return the scopes that the current request needs; empty if it needs none."""
+    endpoint = request.endpoint or ""
+    if endpoint == "v2_base.list_repositories":
+        return "registry:catalog:*"
+    names = [value for value in (request.view_args or {}).values() if isinstance(value, RepositoryName)]
+    if endpoint not in ACTIONS or not names:
+        return ""
+    wanted = [scopes.needed(ACTIONS[endpoint], str(names[0]))]
+    source = request.args.get("from", "")
+    if endpoint == "v2_uploads.start_upload" and is_repository_name(source):
+        wanted.append(scopes.needed(Action.PULL, source))
+    return " ".join(wanted)
 
 
 def _check_names(control: AccessControl, client: Client, has_content: Callable[[RepositoryName], bool]) -> None:

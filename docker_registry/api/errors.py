@@ -69,6 +69,9 @@ _HTTP_CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 413: "SIZE_INVALID", 4
 #: Errors whose details are not sent to clients, because they may contain paths or the text of exceptions.
 _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 
+#: Key of the error code of RFC 6750 in the WSGI environment, for the challenge.
+AUTHENTICATION_ERROR: Final = "docker_registry.authentication_error"
+
 _SERVES_V2: Final = "SERVES_V2"
 
 #: Seconds after which clients should retry when the store is unavailable or the worker is overloaded.
@@ -120,6 +123,8 @@ def _registry_error(error: RegistryError) -> Response:
         response.headers["Content-Range"] = f"bytes */{error.size}"
         if not _is_v2():
             response.set_data(b"")  # Docker may resume a layer that is already complete
+    elif isinstance(error, errors.Unauthorized):
+        request.environ[AUTHENTICATION_ERROR] = error.error
     elif isinstance(error, errors.TooManyAttempts):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     elif status == 503:

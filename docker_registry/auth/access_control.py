@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from docker_registry.auth import credentials, htpasswd, rules
+from docker_registry.auth import credentials, htpasswd, rules, scopes
 from docker_registry.auth.client import ANONYMOUS_NAME, Address, Client
 from docker_registry.auth.passwords import Passwords
 from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.policy import RulesPolicy, canonical
 from docker_registry.auth.rules import Rule, Rules
+from docker_registry.auth.scopes import Grant, Scope
+from docker_registry.auth.tokens import Tokens
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import Denied, Unauthorized
 from docker_registry.registry.access import AccessPolicy, Action, Repository
-from docker_registry.registry.names import Tag
+from docker_registry.registry.names import Tag, is_repository_name
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,13 @@ _DEFAULT_RULES = Rules(
     [Rule(line=0, repositories=(Pattern.parse("**"),), is_for_authenticated=True, allow=frozenset(Action))]
 )
 
+#: What a client must be allowed, on any tag, for each action in a scope.
+_GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
+    "pull": (Action.PULL,),
+    "push": (Action.PUSH,),
+    "delete": (Action.DELETE,),
+}
+
 
 class AccessControl:
     """
@@ -31,9 +43,17 @@ class AccessControl:
 
     Attributes:
         policy: the access policy of the registry.
+        tokens: issues and verifies tokens; None where only passwords are needed.
     """
 
-    def __init__(self, unrestricted: AccessPolicy, *, htpasswd_file: Path | None, rules_file: Path | None) -> None:
+    def __init__(
+        self,
+        unrestricted: AccessPolicy,
+        *,
+        htpasswd_file: Path | None,
+        rules_file: Path | None,
+        tokens: Tokens | None = None,
+    ) -> None:
         """
         Args:
             unrestricted: the policy of a registry without users.
@@ -47,6 +67,7 @@ class AccessControl:
         self._rules = None if rules_file is None else WatchedFile(rules_file, rules.parse)
         self._passwords = Passwords(self.users)
         self.policy = RulesPolicy(self.rules, unrestricted)
+        self.tokens = tokens
 
     def users(self) -> Mapping[str, bytes]:
         """Return the current bcrypt hashes, by user name."""
@@ -55,6 +76,8 @@ class AccessControl:
     def rules(self) -> Rules:
         """Return the current rules."""
         return _DEFAULT_RULES if self._rules is None else self._rules.get()
+
+    # --------------------------------------------------------------------------------------- authentication
 
     def authenticate(self, header: str | None, address: Address | None) -> Client:
         """
@@ -65,18 +88,88 @@ class AccessControl:
             address: network address of the client.
 
         Raises:
-            Unauthorized: the credentials are malformed or wrong.
+            Unauthorized: the credentials are malformed, wrong or expired.
             TooManyAttempts: too many logins failed.
         """
         given = credentials.parse(header)
         if given is None:
             return Client(ANONYMOUS_NAME, address=address)
-        if not isinstance(given, credentials.Basic):
-            raise Unauthorized("Tokens are not accepted.", error="invalid_token")
-        if not self._passwords.verify(given.name, given.password, address):
-            logger.warning("login failed: user %.64r from %s", given.name, address)
+        if isinstance(given, credentials.Basic):
+            return self.log_in(given.name, given.password, address)
+        return self._verify(given.token, address)
+
+    def log_in(self, name: str, password: str, address: Address | None) -> Client:
+        """
+        Return the user of a name and a password.
+
+        Raises:
+            Unauthorized: the name or the password is wrong.
+            TooManyAttempts: too many logins failed.
+        """
+        if not self._passwords.verify(name, password, address):
+            logger.warning("login failed: user %.64r from %s", name, address)
             raise Unauthorized("The user name or the password is wrong.")
-        return Client(given.name, address=address)
+        return Client(name, address=address)
+
+    def log_in_again(self, refresh_token: str, address: Address | None) -> Client:
+        """
+        Return the user of a refresh token.
+
+        Raises:
+            Unauthorized: the token is unknown, was revoked or has ended.
+        """
+        found = self._tokens().refresh.verify(refresh_token, self.user_version)
+        if found is None:
+            logger.warning("login failed: refresh token from %s", address)
+            raise Unauthorized("The refresh token is not valid.", error="invalid_token")
+        return Client(found.user, address=address)
+
+    def user_version(self, name: str) -> str | None:
+        """Return a text that changes with the password of a user; None if there is no such user."""
+        stored = self.users().get(name)
+        return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
+
+    def _verify(self, text: str, address: Address | None) -> Client:
+        found = self._tokens().access.verify(text)
+        if not found.user:
+            return Client(ANONYMOUS_NAME, address=address, grant=found.grant)
+        if self.user_version(found.user) != found.user_version:
+            raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
+        return Client(found.user, found.groups, address, found.grant)
+
+    def _tokens(self) -> Tokens:
+        if self.tokens is None:
+            raise Unauthorized("Tokens are not accepted.", error="invalid_token")
+        return self.tokens
+
+    # ---------------------------------------------------------------------------------------------- tokens
+
+    def grant(self, client: Client, wanted: Iterable[Scope]) -> Grant:
+        """Return which of the requested scopes a token of a client may have."""
+        granted: dict[str, frozenset[str]] = {}
+        refused: dict[str, frozenset[str]] = {}
+        has_catalog = False
+        for scope in wanted:
+            if scope.type == "registry":
+                has_catalog = has_catalog or (scope.name == "catalog" and self.may_list(client))
+            elif is_repository_name(scope.name):
+                allowed = frozenset(word for word in scope.actions if self._may(client, word, scope.name))
+                granted[scope.name] = allowed
+                refused[scope.name] = frozenset(scope.actions) - allowed
+        return Grant(
+            {name: actions for name, actions in granted.items() if actions},
+            {name: actions for name, actions in refused.items() if actions},
+            has_catalog,
+        )
+
+    def may_list(self, client: Client) -> bool:
+        """Return whether a client may ask for lists of repositories."""
+        return not client.is_anonymous or bool(self.policy.pull_prefixes(client))
+
+    def _may(self, client: Client, word: str, name: str) -> bool:
+        return any(self.policy.may_some(client, action, name) for action in _GRANTED.get(word, ()))
+
+    # ------------------------------------------------------------------------------------------- decisions
 
     def check(self, client: Client, action: Action, name: Repository, tag: Tag | None = None) -> None:
         """
@@ -86,9 +179,13 @@ class AccessControl:
             tag: None for a whole repository, or for content addressed by its digest.
 
         Raises:
-            Unauthorized: the client is anonymous, and anonymous clients may not do this.
+            Unauthorized: the client is anonymous and may not do this, or its token lacks the scope.
             Denied: the client is known and may not do this.
         """
+        if client.grant is not None and not client.grant.covers(action, canonical(name)):
+            if not client.is_anonymous and client.grant.has_refused(action, canonical(name)):
+                self.refuse(client, action, name)
+            raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
         if self.policy.rule(client, action, name, tag) is None:
             self.refuse(client, action, name)
 
@@ -105,10 +202,23 @@ class AccessControl:
     def check_known(self, client: Client) -> None:
         """
         Raises:
-            Unauthorized: the client is anonymous.
+            Unauthorized: the client presented neither a password nor a token.
         """
-        if client.is_anonymous:
+        if client.is_anonymous and client.grant is None:
             raise Unauthorized
+
+    def check_listing(self, client: Client) -> Client:
+        """
+        Check that a client may ask for lists of repositories, and return it without the limits of its token.
+
+        Raises:
+            Unauthorized: the client may pull nothing without a login, or its token lacks the scope.
+        """
+        if client.grant is not None and not client.grant.has_catalog:
+            raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
+        if not self.may_list(client):
+            raise Unauthorized
+        return client if client.grant is None else replace(client, grant=None)
 
     def refuse(self, client: Client, action: Action, name: Repository | None) -> None:
         """
@@ -121,10 +231,16 @@ class AccessControl:
             Unauthorized: the client is anonymous.
             Denied: it is not.
         """
-        self.check_known(client)
+        if client.is_anonymous:
+            raise Unauthorized
         place = "every repository" if name is None else canonical(name)
         logger.warning("denied: user %r, %s, %s", client.name, action.value, place)
         raise Denied(
             f"{client.name} may not {action.value} in {'' if name is None else 'the repository '}{place}.",
             user=client.name, action=action.value, repository=None if name is None else place,
         )  # fmt: skip
+
+
+def parse_scopes(texts: Iterable[str]) -> list[Scope]:
+    """Return the scopes in request parameters; see :func:`docker_registry.auth.scopes.parse`."""
+    return scopes.parse(texts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
+from docker_registry.auth.scopes import Grant
 from docker_registry.registry.actor import Principal
 
 Address = IPv4Address | IPv6Address
@@ -22,10 +23,12 @@ class Client(Principal):
     Attributes:
         groups: groups that its identity provider reports, in addition to those in the rules file.
         address: its network address; None if unknown.
+        grant: what its access token allows at most; None without a token.
     """
 
     groups: frozenset[str] = frozenset()
     address: Address | None = None
+    grant: Grant | None = None
 
     @property
     def is_anonymous(self) -> bool:

@@ -31,6 +31,9 @@ REMEMBERED_SECONDS: Final = 300.0
 #: Number of correct passwords that are remembered, about 3 MB.
 MAX_REMEMBERED: Final = 10_000
 
+#: Time for which a wrong password is remembered: some clients send it twice in a row, and that is one failure.
+WRONG_SECONDS: Final = 30.0
+
 #: Requests that may wait for their password to be verified; more are answered 503.
 MAX_WAITING: Final = 64
 
@@ -48,7 +51,8 @@ class Passwords:
         self._now = now
         self._attempts = Attempts(now)
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._right: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._turn = threading.Lock()
         self._waiting = 0
         # Verified for users that do not exist, so that they take the same time.
@@ -66,23 +70,23 @@ class Passwords:
             Overloaded: too many passwords are waiting to be verified.
         """
         users = self._users()
-        stored = users.get(name)
-        content = password.encode("utf-8", "surrogateescape")
-        mark = hmac.digest(self._key, name.encode() + b"\0" + content, hashlib.sha256)
-        if stored is not None and self._remembers(mark, stored):
-            return True
+        stored, content = users.get(name), password.encode("utf-8", "surrogateescape")
+        expected = stored or b""
+        mark = hmac.digest(self._key, name.encode("utf-8", "replace") + b"\0" + content, hashlib.sha256)
+        known = self._recall(mark, expected)
+        if known is not None:
+            return known
         self._check_attempts(name, address)
         with self._one_at_a_time():
-            if stored is not None and self._remembers(mark, stored):  # verified for another request meanwhile
-                return True
+            known = self._recall(mark, expected)  # another request may have verified it meanwhile
+            if known is not None:
+                return known
             self._check_attempts(name, address)
             is_right = run_in_thread(_check, content, stored or self._decoy_for(users)) and stored is not None
             if not is_right:
                 self._attempts.fail(name, address)
-                return False
-        if stored is not None:
-            self._remember(mark, stored)
-        return True
+            self._remember(self._right if is_right else self._wrong, mark, expected)
+        return is_right
 
     def _check_attempts(self, name: str, address: Address | None) -> None:
         wait = self._attempts.wait_seconds(name, address)
@@ -100,15 +104,20 @@ class Passwords:
         finally:
             self._waiting -= 1
 
-    def _remembers(self, mark: bytes, stored: bytes) -> bool:
-        found = self._remembered.get(mark)
-        return found is not None and found[0] == stored and self._now() < found[1]
+    def _recall(self, mark: bytes, stored: bytes) -> bool | None:
+        """Return whether a password is right, as far as that is remembered for the user's current hash."""
+        for results, is_right in ((self._right, True), (self._wrong, False)):
+            found = results.get(mark)
+            if found is not None and found[0] == stored and self._now() < found[1]:
+                return is_right
+        return None
 
-    def _remember(self, mark: bytes, stored: bytes) -> None:
-        self._remembered.pop(mark, None)
-        self._remembered[mark] = (stored, self._now() + REMEMBERED_SECONDS)
-        while len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
+    def _remember(self, results: OrderedDict[bytes, tuple[bytes, float]], mark: bytes, stored: bytes) -> None:
+        seconds = REMEMBERED_SECONDS if results is self._right else WRONG_SECONDS
+        results.pop(mark, None)
+        results[mark] = (stored, self._now() + seconds)
+        while len(results) > MAX_REMEMBERED:
+            results.popitem(last=False)
 
     def _decoy_for(self, users: Mapping[str, bytes]) -> bytes:
         """Return a hash that costs as much as the first user's."""

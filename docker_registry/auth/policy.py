@@ -27,8 +27,14 @@ class RulesPolicy:
         """Return a rule that allows an action; None if it is denied. Does not look at private repositories."""
         return self._rules().find(client, action, canonical(name), None if tag is None else str(tag))
 
+    def may_some(self, client: Client, action: Action, name: str) -> bool:
+        """Return whether a rule allows a client an action on any tag or content of a repository."""
+        return self._rules().may_some(client, action, name)
+
     def allows_everywhere(self, client: Client, action: Action) -> bool:
-        """Return whether a client may perform an action in every repository."""
+        """Return whether a client may perform an action in every repository; no token allows that."""
+        if client.grant is not None:
+            return False
         return self._rules().allows_everywhere(client, action)
 
     # ------------------------------------------------------------------------------------------------- policy
@@ -36,6 +42,8 @@ class RulesPolicy:
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
+        if client.grant is not None and not client.grant.covers(action, canonical(name)):
+            return False
         if name.is_hidden or self.rule(client, action, name, tag) is None:
             return False
         return not client.is_anonymous or self._unrestricted.allows(principal, action, name, tag)
@@ -43,7 +51,7 @@ class RulesPolicy:
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
-        if not self._rules().allows_everywhere(client, Action.PULL):
+        if client.grant is not None or not self._rules().allows_everywhere(client, Action.PULL):
             return None
         return self._unrestricted.hidden_repositories(principal) if client.is_anonymous else ()
 

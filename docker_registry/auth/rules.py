@@ -125,6 +125,10 @@ class Rules:
                 return rule
         return None
 
+    def may_some(self, client: Client, action: Action, name: str) -> bool:
+        """Return whether a client may perform an action on any tag or content of a repository."""
+        return any(action in rule.allow and rule.is_for(client) for rule in self._about(client, name))
+
     def pull_prefixes(self, client: Client) -> list[str]:
         """Return prefixes such that every repository from which a client may pull begins with one of them."""
         prefixes = set()

@@ -13,12 +13,14 @@ from docker_registry.cli import (
     backup,
     check,
     diff_worker,
+    keys,
     migrate,
     print_config,
     private,
     reindex,
     restore_backup,
     serve,
+    token,
     user,
 )
 from docker_registry.cli.command import CANNOT_RUN, Command
@@ -34,6 +36,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     private.COMMAND,
     user.COMMAND,
     access.COMMAND,
+    token.COMMAND,
+    keys.COMMAND,
     backup.COMMAND,
     restore_backup.COMMAND,
     diff_worker.COMMAND,

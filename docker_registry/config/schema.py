@@ -121,6 +121,16 @@ class Auth:
         "YAML file of access rules. Without it users may do everything, and anonymous clients nothing. Reloaded when "
         "it changes.",
     )
+    challenge: str = setting(
+        "bearer", "How clients are asked to authenticate: by tokens, or by passwords.", choices=("bearer", "basic")
+    )
+    service: str = setting("docker-registry", "Name of this registry in challenges; the audience of its tokens.")
+    issuer: str = setting("docker-registry", "Issuer of its tokens.")
+    token_seconds: int = setting(300, "Life of an access token.", unit="seconds", minimum=60)
+    algorithm: str = setting("ES256", "Algorithm of new keys that sign tokens.", choices=("ES256", "RS256"))
+    key_rotation: int = setting(
+        7776000, "Age at which a signing key is replaced; it stays valid for another day.", unit="seconds", minimum=3600
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

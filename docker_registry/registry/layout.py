@@ -22,6 +22,8 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _leases/<work>                                        * holder and expiry of a lease
       _identity                                             * id of this store, for a cache shared by several
       _probes/<random>                                      * test files that check whether the store is writable
+      _auth/signing-keys                                    * keys that sign access tokens
+      _auth/refresh-tokens/<hash>                           * one file for each refresh token
       _v1/…                                                 * see image_layout
 
 Entries marked ``*`` are extensions of this registry. Distribution ignores them, so either server can continue with the
@@ -42,6 +44,8 @@ REPOSITORIES: Final = f"{ROOT}/repositories"
 #: Prefix of the paths of hidden names. It never holds content, so operations on hidden names find nothing.
 HIDDEN: Final = f"{ROOT}/_hidden"
 CATALOG: Final = f"{ROOT}/_catalog"
+#: Keys and tokens; readable by the owner of the store only, and never served.
+AUTH: Final = f"{ROOT}/_auth"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_NOTE: Final = "tag-"

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "docker_registry"
 IMPORTS = {
     "wsgi": {"app", "config.schema", "errors", "housekeeping", "logs", "services"},
     "cli": {"app", "auth", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
-    "app": {"api", "config.schema", "drivers", "errors", "registry", "services"},
+    "app": {"api", "auth", "config.schema", "drivers", "errors", "registry", "services"},
     "housekeeping": {"errors", "registry", "services"},
     "services": {
         "audit",
@@ -50,7 +50,17 @@ IMPORTS = {
         "registry",
         "trusted_proxies",
     },
-    "auth": {"auth", "concurrency", "dependencies", "errors", "registry.access", "registry.actor", "registry.names"},
+    "auth": {
+        "auth",
+        "concurrency",
+        "dependencies",
+        "drivers.base",
+        "errors",
+        "registry.access",
+        "registry.actor",
+        "registry.layout",
+        "registry.names",
+    },
     "registry": {
         "client_presence",
         "concurrency",

@@ -1,0 +1,205 @@
+"""
+The keys that sign access tokens, kept in the store for all hosts of a registry.
+
+One file holds all of them, replaced by compare-and-swap::
+
+    {"keys": [{"algorithm": "ES256", "created": 1790000000, "pem": "-----BEGIN PRIVATE KEY-----…"}]}
+
+The newest key signs, once it is a minute old, so that every host knows it by then. Older keys verify tokens until a day
+after they were replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from docker_registry.concurrency import run_in_thread
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
+from docker_registry.registry import layout
+
+PATH: Final = f"{layout.AUTH}/signing-keys"
+
+ES256: Final = "ES256"
+RS256: Final = "RS256"
+
+#: A host reads the keys again after this time, or when it meets a token of an unknown key, at most every second.
+REFRESH_SECONDS: Final = 30.0
+_MIN_REFRESH_SECONDS: Final = 1.0
+
+#: Age at which a new key begins to sign, and time for which a replaced one still verifies.
+ANNOUNCED_SECONDS: Final = 60.0
+OVERLAP_SECONDS: Final = 24 * 3600.0
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """
+    A private key.
+
+    Attributes:
+        key_id: in libtrust's form, which distribution 2.8 expects: ``ABCD:EFGH:…``.
+        created: seconds since the Unix epoch.
+    """
+
+    key_id: str
+    algorithm: str
+    created: float
+    private: PrivateKey
+    public: PublicKey
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.key_id})"
+
+    @classmethod
+    def generate(cls, algorithm: str, created: float) -> SigningKey:
+        """Generate a key: P-256 for ES256, RSA of 2048 bits for RS256."""
+        private: PrivateKey = (
+            ec.generate_private_key(ec.SECP256R1())
+            if algorithm == ES256
+            else rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        )
+        return cls(key_id(private.public_key()), algorithm, created, private, private.public_key())
+
+    def store(self) -> dict[str, Any]:
+        """Return the key as it is stored."""
+        pem = self.private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return {"algorithm": self.algorithm, "created": self.created, "pem": pem.decode()}
+
+    @classmethod
+    def load(cls, stored: dict[str, Any]) -> SigningKey:
+        """Read a stored key."""
+        private = serialization.load_pem_private_key(stored["pem"].encode(), None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+            raise TypeError("not an EC or RSA key")
+        public = private.public_key()
+        return cls(key_id(public), stored["algorithm"], float(stored["created"]), private, public)
+
+
+def key_id(public: PublicKey) -> str:
+    """Return the id of a key in libtrust's form: 240 bits of the SHA-256 of its DER, in base32, in groups of four."""
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode()
+    return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+class SigningKeys:
+    """All signing keys of a registry."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        *,
+        algorithm: str = ES256,
+        rotation_seconds: float = 90 * 86400.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            algorithm: of new keys: ``ES256`` or ``RS256``.
+            rotation_seconds: age at which :meth:`rotate_if_due` replaces the newest key.
+            now: the clock; returns seconds since the Unix epoch.
+        """
+        self._driver = driver
+        self._algorithm = algorithm
+        self._rotation_seconds = rotation_seconds
+        self._now = now
+        self._keys: tuple[SigningKey, ...] = ()
+        self._read_at = -REFRESH_SECONDS
+
+    def current(self) -> SigningKey:
+        """
+        Return the key to sign with; generate the first one.
+
+        Raises:
+            StorageError: the store failed.
+        """
+        keys = self.all()
+        old_enough = [key for key in keys if key.created <= self._now() - ANNOUNCED_SECONDS]
+        return old_enough[-1] if old_enough else keys[0]
+
+    def all(self) -> tuple[SigningKey, ...]:
+        """Return all keys that verify tokens, the oldest first; generate the first one."""
+        if not self._keys or self._now() - self._read_at >= REFRESH_SECONDS:
+            self._read()
+        if not self._keys:
+            self._change(lambda keys: keys or (self._new(),))
+        return self._keys
+
+    def find(self, wanted: str) -> SigningKey | None:
+        """Return the key of an id; None if there is none."""
+        for key in self.all():
+            if key.key_id == wanted:
+                return key
+        if self._now() - self._read_at >= _MIN_REFRESH_SECONDS:
+            self._read()
+        return next((key for key in self._keys if key.key_id == wanted), None)
+
+    def rotate(self) -> SigningKey:
+        """Add a new key, which signs from a minute later on, and remove those that were replaced a day ago."""
+        self._change(lambda keys: (*self._unexpired(keys), self._new()))
+        return self._keys[-1]
+
+    def rotate_if_due(self) -> bool:
+        """Add a new key if the newest one is older than the rotation time; return whether one was added."""
+        if self.all()[-1].created > self._now() - self._rotation_seconds:
+            return False
+        self.rotate()
+        return True
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _new(self) -> SigningKey:
+        return run_in_thread(SigningKey.generate, self._algorithm, self._now())
+
+    def _unexpired(self, keys: Sequence[SigningKey]) -> list[SigningKey]:
+        """Return the keys that are in use or were replaced less than a day ago."""
+        since = self._now() - OVERLAP_SECONDS
+        return [key for number, key in enumerate(keys) if number + 1 == len(keys) or keys[number + 1].created >= since]
+
+    def _read(self) -> str:
+        """Read the keys and return the version of their file."""
+        try:
+            found = self._driver.get_versioned(PATH)
+        except PathNotFound:
+            self._keys, version = (), ABSENT
+        else:
+            self._keys, version = _parse(found.content), found.version
+        self._read_at = self._now()
+        return version
+
+    def _change(self, change: Callable[[tuple[SigningKey, ...]], tuple[SigningKey, ...]]) -> None:
+        while True:
+            version = self._read()
+            keys = change(self._keys)
+            if keys == self._keys:
+                return
+            content = json.dumps({"keys": [key.store() for key in keys]}).encode()
+            condition = version if self._driver.supports_if_match else None
+            try:
+                self._driver.put_content(PATH, content, if_match=condition)
+            except PreconditionFailed:  # another worker has changed them
+                continue
+            self._read()
+            return
+
+
+def _parse(content: bytes) -> tuple[SigningKey, ...]:
+    try:
+        return tuple(SigningKey.load(stored) for stored in json.loads(content)["keys"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None

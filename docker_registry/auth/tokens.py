@@ -1,0 +1,53 @@
+"""The tokens of a registry: access tokens, the keys that sign them, and refresh tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from docker_registry.auth.access_tokens import AccessTokens
+from docker_registry.auth.refresh_tokens import RefreshTokens
+from docker_registry.auth.signing_keys import SigningKeys
+from docker_registry.drivers.base import StorageDriver
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """
+    Everything about tokens.
+
+    Attributes:
+        service: the name of this registry in challenges, and the audience of its tokens.
+    """
+
+    service: str
+    keys: SigningKeys
+    access: AccessTokens
+    refresh: RefreshTokens
+
+    @classmethod
+    def open(
+        cls,
+        driver: StorageDriver,
+        *,
+        service: str,
+        issuer: str,
+        seconds: int,
+        algorithm: str,
+        rotation_seconds: float,
+    ) -> Tokens:
+        """
+        Create the parts on a store.
+
+        Args:
+            seconds: life of an access token.
+            algorithm: of new signing keys.
+            rotation_seconds: age at which a signing key is replaced.
+        """
+        keys = SigningKeys(driver, algorithm=algorithm, rotation_seconds=rotation_seconds)
+        access = AccessTokens(keys, issuer=issuer, service=service, seconds=seconds)
+        return cls(service, keys, access, RefreshTokens(driver))
+
+    def keep_up(self) -> None:
+        """Replace the signing key if it is due, and remove refresh tokens that have ended."""
+        self.keys.rotate_if_due()
+        self.refresh.purge()
