@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,23 +18,46 @@ from typing import IO
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.support.processes import free_port, listens, running
-from tests.support.servers.distribution import Distribution, find_distribution, serve_distribution
+from tests.support.servers.distribution import (
+    Distribution,
+    find_distribution,
+    install_distribution_3,
+    serve_distribution,
+)
 from tests.support.servers.nginx import running_nginx
 from tests.support.servers.registry import Server
 
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
 
+#: Where programs that were built stay for the next run.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "docker-registry-bench"
+
 
 class Missing(Exception):
     """A program that a row needs is not installed."""
+
+
+class NamedPeer:
+    """A running registry that the user named; what is pushed there stays."""
+
+    store = None
+    pids: Sequence[int] = ()
+
+    def __init__(self, url: str) -> None:
+        self.url = url
 
 
 class Bench:
     """Everything that rows share; leaves nothing behind."""
 
     def __init__(
-        self, scale: float, workers: int, folder: Path | None, last: contextlib.ExitStack | None = None
+        self,
+        scale: float,
+        workers: int,
+        folder: Path | None,
+        last: contextlib.ExitStack | None = None,
+        named_peer: str | None = None,
     ) -> None:
         """
         Args:
@@ -41,9 +65,11 @@ class Bench:
             workers: of our server; the peers use all cores as they are.
             folder: where stores and contents lie; by default where the system keeps temporary files.
             last: with whose end they are removed; by default with that of the row.
+            named_peer: URL of a running registry to measure instead of those that the bench starts.
         """
         self.scale = scale
         self.workers = workers
+        self.named_peer = named_peer
         self._parent = folder
         self.stack = contextlib.ExitStack()
         self._last = last or self.stack
@@ -69,12 +95,22 @@ class Bench:
         return Server(self.folder / name / "store", workers=self.workers, **quiet, **environment)
 
     @cached_property
-    def peer(self) -> Distribution:
-        """The CNCF distribution registry."""
+    def peer(self) -> Distribution | NamedPeer:
+        """The CNCF distribution registry 2.8, or the registry that the user named."""
+        if self.named_peer is not None:
+            return NamedPeer(self.named_peer)
         program = find_distribution()
         if program is None:
             raise Missing("distribution is not installed (Debian package docker-registry)")
         return self.stack.enter_context(serve_distribution(program, self.folder / "peer/store"))
+
+    @cached_property
+    def peer_3(self) -> Distribution:
+        """The CNCF distribution registry 3, built by Go."""
+        program = install_distribution_3(CACHE)
+        if program is None:
+            raise Missing("distribution 3 is built with Go, which is not installed")
+        return self.stack.enter_context(serve_distribution(program, self.folder / "peer3/store"))
 
     @cached_property
     def nginx(self) -> str:
@@ -82,7 +118,10 @@ class Bench:
         if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
             raise Missing("nginx is not installed (Debian package nginx-light)")
         (self.folder / "nginx").mkdir()
-        locations = f"sendfile on; location /static/ {{ alias {self.static}/; }}"
+        locations = (
+            f"sendfile on; tcp_nopush on; location /static/ {{ alias {self.static}/; }} "
+            f"location /v2/ {{ root {self.static}; }}"
+        )
         return self.stack.enter_context(running_nginx(self.folder / "nginx", [1], locations, workers=self.workers))
 
     @cached_property

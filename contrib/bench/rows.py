@@ -25,6 +25,23 @@ Measure = Callable[[], float]
 Sides = tuple[Measure, Measure]
 
 
+class Rate(float):
+    """
+    Requests per second.
+
+    Attributes:
+        late_ms: 99th percentile of the response times.
+    """
+
+    late_ms: float
+
+    def __new__(cls, value: float, late_ms: float) -> Rate:  # noqa: PYI034 - Self is newer than Python 3.10
+        """Create a rate with its percentile."""
+        rate = super().__new__(cls, value)
+        rate.late_ms = late_ms
+        return rate
+
+
 @dataclass(frozen=True)
 class Row:
     """
@@ -35,6 +52,8 @@ class Row:
         bound: of ours divided by the other's; at least that for rates, at most otherwise.
         unit: of the figures.
         limit: what ours must not exceed by itself.
+        late_bound: at most this, of our 99th percentile divided by the other's.
+        late_limit_ms: what our 99th percentile must not exceed by itself.
     """
 
     name: str
@@ -44,6 +63,8 @@ class Row:
     sides: Callable[[Bench], AbstractContextManager[Sides]]
     bound: float | None = None
     limit: float | None = None
+    late_bound: float | None = None
+    late_limit_ms: float | None = None
 
     @property
     def is_rate(self) -> bool:
@@ -69,13 +90,18 @@ class Outcome:
         """Whether the row is what is asked for."""
         row, bound = self.row, self.row.bound
         kept = bound is None or (self.ratio >= bound if row.is_rate else self.ratio <= bound)
-        return kept and (row.limit is None or statistics.median(self.ours) <= row.limit)
+        kept = kept and (row.limit is None or statistics.median(self.ours) <= row.limit)
+        if row.late_bound is not None:
+            kept = kept and _late(self.ours) <= row.late_bound * _late(self.other)
+        return kept and (row.late_limit_ms is None or _late(self.ours) <= row.late_limit_ms)
 
     def line(self) -> str:
         """Return the row as it is printed, in Markdown."""
         row = self.row
         asked = [] if row.bound is None else [f"{'≥' if row.is_rate else '≤'} {row.bound:g}"]
         asked += [] if row.limit is None else [f"≤ {row.limit:g} {row.unit}"]
+        asked += [] if row.late_bound is None else [f"99 % ≤ {row.late_bound:g} of the other's"]
+        asked += [] if row.late_limit_ms is None else [f"99 % ≤ {row.late_limit_ms:g} ms"]
         cells = [
             row.name, row.work, _spread(self.ours), f"{_spread(self.other)} {row.other}", row.unit,
             f"{self.ratio:.2f}", ", ".join(asked) + ("" if self.holds else " **missed**"),
@@ -123,4 +149,9 @@ def machine() -> str:
 
 def _spread(values: list[float]) -> str:
     digits = 0 if min(values) >= 100 else 2 if max(values) >= 0.1 else 4
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    spread = f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{spread}, 99 %: {_late(values):.1f} ms" if isinstance(values[0], Rate) else spread
+
+
+def _late(values: list[float]) -> float:
+    return statistics.median(value.late_ms for value in values if isinstance(value, Rate))

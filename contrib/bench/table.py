@@ -4,6 +4,10 @@ The whole table of what is asked of our speed, each row beside a peer that is me
 ::
 
     python contrib/bench/table.py [ROW …] [--pairs N] [--scale X] [--workers N] [--folder PATH] [--list]
+    python contrib/bench/table.py blobs-32 mixed small --peer NAME=URL
+
+With ``--peer`` the other side is a running registry at a URL, which must accept pushes without a password; the contents
+stay there. Only rows that can be measured through a URL are available then.
 
 It starts the peers itself, on free ports of loopback: distribution (Debian package docker-registry), nginx, SeaweedFS
 and Redis; the clients are curl, wrk and ab. What is not installed is said, and its rows are left out.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import listings
@@ -21,6 +26,7 @@ import object_stores
 import small_requests
 import transfers
 import whole_server
+import workload
 from bench import Bench, Missing
 from rows import HEAD, machine, measure
 
@@ -30,9 +36,17 @@ ROWS = [
     *small_requests.WRITES,
     *transfers.ROWS,
     *small_requests.READS,
+    *workload.ROWS,
     *listings.ROWS,
     *object_stores.ROWS,
     *whole_server.ROWS,
+]
+
+#: Rows that can be measured beside any registry.
+ANY_PEER = [
+    row
+    for row in (*small_requests.WRITES, *transfers.ROWS, *small_requests.READS, *workload.ROWS)
+    if row.other == transfers.PEER or row in workload.ROWS
 ]
 
 
@@ -44,12 +58,17 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1, help="of everything large (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="of our server (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the stores lie while it runs")
+    parser.add_argument("--peer", metavar="NAME=URL", help="a running registry as the other side")
     parser.add_argument("--list", action="store_true", help="name the rows, and do nothing")
     options = parser.parse_args()
-    unknown = set(options.rows) - {row.name for row in ROWS}
+    name, _, url = (options.peer or "").partition("=")
+    if options.peer and not url.startswith("http://"):
+        parser.error("--peer needs NAME=URL, with an http:// URL")
+    rows = [replace(row, other=name) for row in ANY_PEER] if options.peer else ROWS
+    unknown = set(options.rows) - {row.name for row in rows}
     if unknown:
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
-    chosen = [row for row in ROWS if row.name in (options.rows or [row.name])]
+    chosen = [row for row in rows if row.name in (options.rows or [row.name])]
     if options.list:
         print("\n".join(f"{row.name:16}{row.work}" for row in chosen))
         return 0
@@ -57,8 +76,8 @@ def main() -> int:
     holds = True
     with ExitStack() as last:
         for row in chosen:
-            removed = last if row in small_requests.WRITES else None
-            with Bench(options.scale, options.workers, options.folder, removed) as bench:
+            removed = last if row.name in {each.name for each in small_requests.WRITES} else None
+            with Bench(options.scale, options.workers, options.folder, removed, url or None) as bench:
                 try:
                     outcome = measure(row, bench, options.pairs)
                 except Missing as missing:

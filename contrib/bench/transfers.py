@@ -86,8 +86,10 @@ def push_old(url: str, path: Path) -> None:
     push_old.seconds = time.perf_counter() - began  # type: ignore[attr-defined] # without the client's own hashing
 
 
-def forget(store: Path, digest: str) -> None:
-    """Remove a blob's bytes, so that a disk holds many runs and the next push is a whole one."""
+def forget(store: Path | None, digest: str) -> None:
+    """Remove a blob's bytes from a local store, so that a disk holds many runs."""
+    if store is None:
+        return
     algorithm, _, encoded = digest.partition(":")
     shutil.rmtree(store / "docker/registry/v2/blobs" / algorithm / encoded[:2] / encoded)
 
@@ -104,7 +106,7 @@ def pushes(bench: Bench) -> Iterator[Sides]:
     """One client."""
     path = bench.content(int(1024 * MIB * bench.scale))
 
-    def measure(url: str, store: Path) -> float:
+    def measure(url: str, store: Path | None) -> float:
         digest = renew(path)
         seconds = timed(lambda: push(url, path, digest))
         forget(store, digest)
@@ -118,7 +120,7 @@ def pushes_at_once(bench: Bench) -> Iterator[Sides]:
     """Eight clients."""
     paths = [bench.content(int(128 * MIB * bench.scale), f"content{number}") for number in range(8)]
 
-    def measure(url: str, store: Path) -> float:
+    def measure(url: str, store: Path | None) -> float:
         digests = [renew(path) for path in paths]
         with ThreadPoolExecutor(8) as pool:
             seconds = timed(lambda: list(pool.map(lambda pair: push(url, *pair), zip(paths, digests, strict=True))))

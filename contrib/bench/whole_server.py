@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import listings
-from bench import MIB, Bench
+from bench import MIB, Bench, NamedPeer
 from rows import Row, Sides
 from transfers import PEER, forget, get, push, push_with_tail, renew, timed
 
@@ -46,7 +46,7 @@ def memory(bench: Bench) -> Iterator[Sides]:
     """The most that one of our workers has, and that the peer has, while 32 push and 32 pull."""
     path = bench.content(int(1024 * MIB * bench.scale))
 
-    def measure(server: Server | Distribution) -> float:
+    def measure(server: Server | Distribution | NamedPeer) -> float:
         digest = renew(path)
         push(server.url, path, digest)
         with ThreadPoolExecutor(TRANSFERS) as pool:

@@ -42,9 +42,10 @@ def rows_of(lines):
 
 class TestTheTable:
     def test_has_a_row_of_each_kind(self, run):
-        chosen = ["push", "pull", "manifest"]
+        chosen = ["push", "pull", "manifest", "blobs-4"]
         lines = run("table.py", *chosen)
         assert chosen == list(rows_of(lines))
+        assert 2 == lines[-3].count("99 %: ")
         assert all(ratio > 0 for ratio in rows_of(lines).values())
         assert "our server with 2 workers" in lines[-1]
 
@@ -52,6 +53,23 @@ class TestTheTable:
     def test_has_every_row(self, run):
         known = [line.split()[0] for line in run("table.py", "--list")]
         assert known == list(rows_of(run("table.py")))
+
+
+class TestTheWorkload:
+    def test_has_the_sizes_and_popularities_that_it_promises(self):
+        program = """if True:
+            from collections import Counter
+            from workload import Workload, size_of
+            sizes = [size_of((each + 0.5) / 1000) for each in range(1000)]
+            print(sum(size < 10**6 for size in sizes), sum(size < 10**7 for size in sizes))
+            workload = Workload(0.01)
+            counts = Counter(workload.blobs()).most_common()
+            print(len(workload.layers), counts[0][1] / sum(count for _, count in counts))
+        """
+        done = subprocess.run([sys.executable, "-c", program], cwd=BENCH, capture_output=True, text=True, check=True)
+        below_1_mb, below_10_mb, layers, most_popular = map(float, done.stdout.split())
+        assert (650, 800, 30) == (below_1_mb, below_10_mb, layers)
+        assert 0.47 < most_popular < 0.53
 
 
 class TestTwoCommits:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tests.support.processes import SEARCH_PATH, free_port, listens, running
+from tests.support.processes import SEARCH_PATH, find, free_port, listens, running
+
+VERSION_3: Final = "3.1.1"
+_MODULE_3: Final = "github.com/distribution/distribution/v3/cmd/registry"
+_BUILD_SECONDS: Final = 900
 
 
 def find_distribution() -> str | None:
@@ -19,6 +24,27 @@ def find_distribution() -> str | None:
         if path.is_file() and path.read_bytes()[:4] == b"\x7fELF":
             return str(path)
     return None
+
+
+def install_distribution_3(folder: Path) -> str | None:
+    """
+    Build the peer's current version with Go, unless it is in *folder* already; return the path of its program.
+
+    Returns:
+        None when Go is not installed.
+    """
+    program = folder / f"distribution-{VERSION_3}"
+    go = find("go")
+    if not program.exists():
+        if go is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "GOBIN": str(folder)}
+        subprocess.run(
+            [go, "install", f"{_MODULE_3}@v{VERSION_3}"], env=environment, check=True, timeout=_BUILD_SECONDS
+        )
+        (folder / "registry").rename(program)
+    return str(program)
 
 
 class Distribution:
