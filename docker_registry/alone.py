@@ -63,6 +63,11 @@ class Answering:
         self._noted = now
 
     @property
+    def in_progress(self) -> int:
+        """Number of requests in progress."""
+        return self._count
+
+    @property
     def is_one_alone(self) -> bool:
         """Whether exactly one request is in progress and other connections sent none recently."""
         return self._count == 1 and self._clock() >= self._company_until

@@ -15,6 +15,7 @@ from docker_registry.api import (
     cors,
     errors,
     health,
+    metrics,
     request_context,
     responses,
     status,
@@ -54,6 +55,8 @@ def create_app(services: Services) -> Flask:
         status.blueprint(flavor=config.flavor, version=__version__, v1=config.v1, probes=_probes(services))
     )
     app.register_blueprint(health.blueprint(services.health))
+    if services.metrics is not None and not config.metrics_address:
+        app.register_blueprint(metrics.blueprint(services.metrics))
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
     if config.v1 and services.legacy is not None:
         _add_v1(app, services, services.legacy, downloads)

@@ -31,7 +31,7 @@ _CHANGES: Final = frozenset(
 )
 
 #: Routes on which clients present credentials for the first time.
-_LOGINS: Final = frozenset({"v1_users.create_user", "v1_users.login", "v2_base.check_version", "v2_tokens.get_token"})
+_LOGINS: Final = frozenset({"v1_users.create_user", "v1_users.log_in", "v2_base.check_version", "v2_tokens.get_token"})
 
 _METHODS: Final = frozenset({"PUT", "POST", "DELETE"})
 _REFUSED: Final = frozenset({401, 403, 405, 429})

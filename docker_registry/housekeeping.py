@@ -8,6 +8,7 @@ from typing import Final
 import gevent
 
 from docker_registry.errors import RegistryError
+from docker_registry.metrics import listener
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.services import Services
 
@@ -19,11 +20,15 @@ _REINDEX_SECONDS: Final = 3600
 
 def start(services: Services) -> None:
     """
-    Watch the health of the worker, and run housekeeping now and every ``upload_purge_interval`` seconds.
+    Watch the health of the worker, publish metrics, and run housekeeping every ``upload_purge_interval`` seconds.
 
-    Both run in greenlets that live as long as the worker.
+    All run in greenlets that live as long as the worker.
     """
     gevent.spawn(services.health.watch)
+    if services.metrics is not None:
+        gevent.spawn(services.metrics.publish_forever)
+        if services.config.metrics_address:
+            listener.serve(services.metrics, services.config.metrics_address)
     gevent.spawn(_run, services)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
+from docker_registry.alone import answering
 from docker_registry.audit import AuditLog
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
@@ -26,6 +28,9 @@ from docker_registry.errors import ConfigError
 from docker_registry.exchange import Observer
 from docker_registry.health import Health
 from docker_registry.memory_budget import MemoryBudget
+from docker_registry.metrics import listener
+from docker_registry.metrics.server_metrics import ServerMetrics
+from docker_registry.metrics.shared import FOLDER_VARIABLE
 from docker_registry.redaction import Redactor
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
@@ -61,6 +66,7 @@ class Services:
         diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
+        metrics: of all workers; None if they are off.
         health: whether the store can be read and the worker is stopping.
     """
 
@@ -76,6 +82,7 @@ class Services:
     error_reporting: ErrorReporting
     health: Health
     trusted_proxies: TrustedProxies
+    metrics: ServerMetrics | None = None
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -153,6 +160,10 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
         opened.callback(error_reporting.close)
         observers: list[Observer] = []
+        body_memory = MemoryBudget(config.max_body_memory_bytes)
+        metrics = _open_metrics(config, body_memory)
+        if metrics is not None:
+            observers.append(metrics)
         if config.audit_log:
             observers.append(AuditLog(config.audit_log))
         return Services(
@@ -160,7 +171,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             registry=registry,
             access_control=_restrict(config, registry),
             legacy=legacy,
-            body_memory=MemoryBudget(config.max_body_memory_bytes),
+            body_memory=body_memory,
+            metrics=metrics,
             search_entries=search_entries,
             search_index=search_index,
             search_updates=search_updates,
@@ -236,6 +248,27 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
 
     place = _redis_place(config.cache)
     return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+
+
+def _open_metrics(config: Config, body_memory: MemoryBudget) -> ServerMetrics | None:
+    """
+    Raises:
+        ConfigError: the address of the metrics cannot be used.
+    """
+    if config.metrics_address:
+        listener.open_socket(config.metrics_address).close()
+    elif not config.metrics:
+        return None
+    folder = os.environ.get(FOLDER_VARIABLE)
+
+    def gauges() -> dict[str, float]:
+        return {
+            "in_flight": answering.in_progress,
+            "budget_used": body_memory.used_bytes,
+            "budget_limit": body_memory.limit_bytes,
+        }
+
+    return ServerMetrics(Path(folder) if folder else None, gauges)
 
 
 def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:

@@ -44,6 +44,7 @@ WITHOUT_REPOSITORY: Final = {
     "health.show_problems": Requirement.NOTHING,
     "health.show_readiness": Requirement.NOTHING,
     "health.show_startup": Requirement.NOTHING,
+    "metrics.show_metrics": Requirement.LOGIN,
     "status.ping": Requirement.NOTHING,
     "status.show_banner": Requirement.NOTHING,
     "status.show_status": Requirement.NOTHING,

@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -18,6 +19,7 @@ from docker_registry.logs import log_line
 
 def run(_: argparse.Namespace) -> int:
     """Check the configuration and the store, then serve."""
+    from docker_registry.metrics.shared import FOLDER_VARIABLE, make_folder
     from docker_registry.server import launch
 
     launch.check_environment(os.environ)
@@ -51,7 +53,16 @@ def run(_: argparse.Namespace) -> int:
             "and delete, since neither auth.htpasswd nor auth.rules is set"
         )
         print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)
-    return status or launch.run(os.environ, lambda: load_config().log_format)
+    if status:
+        return status
+    metrics_folder = make_folder(uid, gid)
+    os.environ[FOLDER_VARIABLE] = str(metrics_folder)
+    master = os.getpid()
+    try:
+        return launch.run(os.environ, lambda: load_config().log_format)
+    finally:
+        if os.getpid() == master:  # workers leave by this way, too
+            shutil.rmtree(metrics_folder, ignore_errors=True)
 
 
 def _run_in_child(work: Callable[[], int]) -> int:

@@ -175,6 +175,11 @@ class Config:
         None, "File to which refusals, logins and changes are appended as JSON; `-` for standard output."
     )
 
+    metrics: bool = setting(False, "Serve metrics at `/metrics`; with access control they require a login.")
+    metrics_address: str | None = setting(
+        None, "Serve metrics at `/metrics` of this address, `HOST:PORT`, instead, without access control."
+    )
+
     storage: str = setting("file", "Storage driver: `file`, `memory`, `s3`, or any other installed driver.")
     storage_redirect: bool = setting(
         False, "Redirect blob downloads to signed URLs of the store, if its driver supports them."

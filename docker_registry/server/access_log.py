@@ -25,8 +25,8 @@ FORMAT: Final = "registry_log_format"
 
 registry_logger = logging.getLogger("docker_registry")
 
-#: Beginnings of the routes that orchestrators request every few seconds; logged at level debug only.
-_HEALTH_CHECKS: Final = ("health.", "status.show_status")
+#: Beginnings of the routes that orchestrators and Prometheus request every few seconds; logged at level debug only.
+_HEALTH_CHECKS: Final = ("health.", "metrics.", "status.show_status")
 
 
 def escape(text: str) -> str:

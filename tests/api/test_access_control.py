@@ -31,7 +31,8 @@ ANONYMOUS = None
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("access")
-    with Server(folder / "store", workers=2, SEARCH_BACKEND="sqlalchemy", **settings(folder)) as server:
+    others = {"SEARCH_BACKEND": "sqlalchemy", "REGISTRY_METRICS": "true"}
+    with Server(folder / "store", workers=2, **others, **settings(folder)) as server:
         with as_user(server, "root") as root:
             for name in ("acme/web", "public/web", "alice/own", "bob/own", "tags/web"):
                 push(root, name, "v1", IMAGE)
@@ -368,7 +369,7 @@ class TestAServerThatOthersReach:
 
 class TestEveryRoute:
     def test_has_an_action_or_a_requirement(self):
-        with build(Config(storage="memory"), MemoryDriver()) as services:
+        with build(Config(storage="memory", metrics=True), MemoryDriver()) as services:
             endpoints = {rule.endpoint for rule in create_app(services).url_map.iter_rules()}
         assert endpoints == {*ACTIONS, *WITHOUT_REPOSITORY}
         assert not ACTIONS.keys() & WITHOUT_REPOSITORY.keys()
@@ -377,7 +378,7 @@ class TestEveryRoute:
         """Anonymous: 401, but for what needs nothing; a user without rights: 403."""
         values = {"name": "secret/x", "repository": "secret/x", "image_id": "a" * 64, "reference": "v1", "tag": "v1"}
         values |= {"digest": IMAGE.digest, "upload_id": "6f1f8a35-4d0e-4f0c-9c51-0d5a8f4e2a11", "username": "x"}
-        with build(Config(storage="memory"), MemoryDriver()) as services:
+        with build(Config(storage="memory", metrics=True), MemoryDriver()) as services:
             rules = list(create_app(services).url_map.iter_rules())
         found = {}
         for rule, (user, index) in itertools.product(rules, ((ANONYMOUS, 0), ("bob", 1))):

@@ -19,10 +19,24 @@ PACKAGE = ROOT / "docker_registry"
 #: What each module or package at the top level may import of the project.
 IMPORTS = {
     "wsgi": {"app", "config.schema", "errors", "housekeeping", "logs", "services"},
-    "cli": {"app", "auth", "cli", "config", "errors", "housekeeping", "logs", "registry", "server.launch", "services"},
+    "cli": {
+        "metrics",
+        "app",
+        "auth",
+        "cli",
+        "config",
+        "errors",
+        "housekeeping",
+        "logs",
+        "registry",
+        "server.launch",
+        "services",
+    },
     "app": {"api", "auth", "config.schema", "drivers", "errors", "registry", "services"},
-    "housekeeping": {"errors", "registry", "services"},
+    "housekeeping": {"metrics", "errors", "registry", "services"},
     "services": {
+        "alone",
+        "metrics",
         "audit",
         "auth",
         "health",
@@ -38,6 +52,7 @@ IMPORTS = {
     },
     "config": {"config", "drivers", "errors", "settings"},
     "api": {
+        "metrics",
         "api",
         "auth",
         "dependencies",
@@ -98,6 +113,7 @@ IMPORTS = {
     "settings": {"errors"},
     "error_reports": {"error_reports", "errors", "redaction", "settings"},
     "redaction": set(),
+    "metrics": {"errors", "exchange", "metrics"},
     "trusted_proxies": {"errors"},
     "audit": {"errors", "exchange", "exchange_lines", "line_writer"},
     "exchange_lines": {"exchange", "redaction"},

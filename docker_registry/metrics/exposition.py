@@ -1,0 +1,119 @@
+"""Metrics in the formats of Prometheus and OpenMetrics, under the names that the CNCF distribution registry uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from docker_registry import __version__
+from docker_registry.metrics.recorder import BYTES_BOUNDS, SECONDS_BOUNDS, Labels, Series
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+    from prometheus_client.core import HistogramMetricFamily
+
+
+def expose(
+    series: Mapping[Labels, Series], gauges: Mapping[str, float], workers: int, accept: str
+) -> tuple[bytes, str]:
+    """
+    Return the metrics of a server and their content type.
+
+    Args:
+        gauges: sums over the live workers: ``in_flight``, and ``budget_used`` and ``budget_limit`` in bytes.
+        accept: the header; selects the format.
+    """
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(series, gauges, workers))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Collector:
+    def __init__(self, series: Mapping[Labels, Series], gauges: Mapping[str, float], workers: int) -> None:
+        self._series = series
+        self._gauges = gauges
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics; called by prometheus_client."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        requests = CounterMetricFamily(
+            "registry_http_requests", "Requests that were answered.", labels=("handler", "method", "code")
+        )
+        hits = CounterMetricFamily(
+            "registry_response_cache_hits", "Requests that were answered from the response cache.", labels=("handler",)
+        )
+        for labels, row in self._series.items():
+            requests.add_metric(labels, row.requests)
+        for handler, row in self._by_handler().items():
+            hits.add_metric((handler,), row.cached)
+        yield requests
+        yield hits
+        yield from self._histograms()
+        total = self._sum()
+        yield CounterMetricFamily("registry_received_bytes", "Bytes of request bodies.", value=total.bytes_in)
+        yield CounterMetricFamily("registry_sent_bytes", "Bytes of response bodies.", value=total.bytes_out)
+        yield GaugeMetricFamily(
+            "registry_http_in_flight_requests",
+            "Requests that are being answered.",
+            value=self._gauges.get("in_flight", 0),
+        )
+        used = GaugeMetricFamily("registry_budget_used_bytes", "Memory in use of a limit.", labels=("budget",))
+        used.add_metric(("body_memory",), self._gauges.get("budget_used", 0))
+        limit = GaugeMetricFamily("registry_budget_limit_bytes", "The limit, of all workers.", labels=("budget",))
+        limit.add_metric(("body_memory",), self._gauges.get("budget_limit", 0))
+        yield used
+        yield limit
+        yield GaugeMetricFamily("registry_workers", "Worker processes.", value=self._workers)
+        info = GaugeMetricFamily("registry_build_info", "1, with the version of the registry.", labels=("version",))
+        info.add_metric((__version__,), 1)
+        yield info
+
+    def _histograms(self) -> Iterator[Metric]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        duration = HistogramMetricFamily(
+            "registry_http_request_duration_seconds", "Time to answer a request.", labels=("handler", "method")
+        )
+        by_method: dict[tuple[str, str], Series] = {}
+        for (handler, method, _), row in self._series.items():
+            by_method.setdefault((handler, method), Series()).add(row)
+        for labels, row in by_method.items():
+            _add(duration, labels, SECONDS_BOUNDS, row.seconds_buckets, row.seconds)
+        received = HistogramMetricFamily(
+            "registry_http_request_size_bytes", "Size of request bodies.", labels=("handler",)
+        )
+        sent = HistogramMetricFamily(
+            "registry_http_response_size_bytes", "Size of response bodies.", labels=("handler",)
+        )
+        for handler, row in self._by_handler().items():
+            _add(received, (handler,), BYTES_BOUNDS, row.bytes_in_buckets, row.bytes_in)
+            _add(sent, (handler,), BYTES_BOUNDS, row.bytes_out_buckets, row.bytes_out)
+        yield duration
+        yield received
+        yield sent
+
+    def _by_handler(self) -> dict[str, Series]:
+        found: dict[str, Series] = {}
+        for (handler, _, _), row in self._series.items():
+            found.setdefault(handler, Series()).add(row)
+        return found
+
+    def _sum(self) -> Series:
+        total = Series()
+        for row in self._series.values():
+            total.add(row)
+        return total
+
+
+def _add(
+    family: HistogramMetricFamily, labels: Sequence[str], bounds: Sequence[float], counts: Sequence[int], total: float
+) -> None:
+    names = [*map(str, bounds), "+Inf"]
+    family.add_metric(labels, list(zip(names, accumulate(counts), strict=True)), total)

@@ -1,0 +1,75 @@
+"""The separate address of the metrics; every worker listens there, and answers for all."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from docker_registry.errors import ConfigError
+from docker_registry.metrics.server_metrics import ServerMetrics
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*)):([0-9]{1,5})")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """
+    Parse ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ConfigError("metrics_address must be HOST:PORT, such as 127.0.0.1:9090.")
+    return found[1] or found[2] or "0.0.0.0", int(found[3])  # noqa: S104 - intended
+
+
+def open_socket(text: str) -> socket.socket:
+    """
+    Listen on an address that other workers listen on, too.
+
+    Raises:
+        ConfigError: the address is invalid or cannot be used.
+    """
+    host, port = parse_address(text)
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        listener.listen(64)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ConfigError(f"metrics_address: {text} cannot be listened on: {error.strerror}.") from None
+    return listener
+
+
+def serve(metrics: ServerMetrics, text: str) -> None:
+    """
+    Serve ``/metrics`` on an address, in greenlets.
+
+    Raises:
+        ConfigError: as for :func:`open_socket`.
+    """
+    from gevent.pywsgi import WSGIServer
+
+    WSGIServer(open_socket(text), application(metrics), log=None, error_log=None).start()
+
+
+def application(metrics: ServerMetrics) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """Return a WSGI application that answers ``GET /metrics``."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/metrics" or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+            return []
+        content, content_type = metrics.scrape(environ.get("HTTP_ACCEPT", ""))
+        start_response("200 OK", [("Content-Type", content_type), ("Content-Length", str(len(content)))])
+        return [content]
+
+    return answer

@@ -1,0 +1,116 @@
+"""
+Numbers of all workers in a folder in memory, one file for each worker.
+
+A worker replaces its file every second, so SIGKILL loses at most the last second of its numbers. The file of a worker
+that ended stays, and is counted, until the server ends; files of ended workers are merged into one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from docker_registry.metrics.recorder import Labels, Series
+
+#: Environment variable with the folder that the workers of one server share.
+FOLDER_VARIABLE: Final = "DOCKER_REGISTRY_METRICS_FOLDER"
+
+_PREFIX: Final = "docker-registry-metrics-"
+_ENDED: Final = "ended"
+
+
+def make_folder(uid: int, gid: int) -> Path:
+    """Create the folder of a server that runs as this process, and remove folders of servers that were killed."""
+    memory = Path("/dev/shm")  # noqa: S108 - files in memory; the folder below is private
+    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    for other in parent.glob(f"{_PREFIX}*"):
+        owner = other.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not _lives(int(owner)):
+            shutil.rmtree(other, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    os.chown(folder, uid, gid)
+    return folder
+
+
+class SharedNumbers:
+    """The numbers of all workers of a server."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: created by :func:`make_folder`.
+        """
+        self._folder = folder
+
+    def publish(self, series: Mapping[Labels, Series], gauges: Mapping[str, float]) -> None:
+        """Replace the numbers of this worker."""
+        content = {"series": [[*labels, *row.to_list()] for labels, row in series.items()], "gauges": dict(gauges)}
+        self._replace(str(os.getpid()), json.dumps(content))
+
+    def total(self) -> tuple[dict[Labels, Series], dict[str, float], int]:
+        """
+        Sum the numbers of all workers.
+
+        Returns:
+            Counters, including those of workers that ended; gauges of live workers; the number of live workers.
+        """
+        with self._locked():
+            self._merge_ended()
+            series: dict[Labels, Series] = {}
+            gauges: dict[str, float] = {}
+            workers = 0
+            for path in self._files():
+                _add(series, path)
+                if path.name != _ENDED:
+                    workers += 1
+                    for name, value in json.loads(path.read_text())["gauges"].items():
+                        gauges[name] = gauges.get(name, 0.0) + value
+        return series, gauges, workers
+
+    def _files(self) -> Iterator[Path]:
+        return (path for path in self._folder.iterdir() if path.name.isdecimal() or path.name == _ENDED)
+
+    def _merge_ended(self) -> None:
+        """Merge the files of workers that ended, so that workers that come and go leave nothing behind."""
+        ended = [path for path in self._files() if path.name != _ENDED and not _lives(int(path.name))]
+        if not ended:
+            return
+        series: dict[Labels, Series] = {}
+        for path in (*ended, self._folder / _ENDED):
+            if path.exists():
+                _add(series, path)
+        rows = [[*labels, *row.to_list()] for labels, row in series.items()]
+        self._replace(_ENDED, json.dumps({"series": rows, "gauges": {}}))
+        for path in ended:
+            path.unlink()
+
+    def _replace(self, name: str, content: str) -> None:
+        staged = self._folder / f"{name}.new"
+        staged.write_text(content)
+        staged.replace(self._folder / name)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _add(total: dict[Labels, Series], path: Path) -> None:
+    for handler, method, code, *numbers in json.loads(path.read_text())["series"]:
+        total.setdefault((handler, method, code), Series()).add(Series(*numbers))
+
+
+def _lives(pid: int) -> bool:
+    """Return whether a process runs; a zombie has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,153 @@
+"""The metrics count what clients did, in all workers, also in those that ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as strict_parser
+
+from docker_registry import services
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
+from docker_registry.exchange import Exchange
+from docker_registry.metrics.recorder import Recorder, Series
+from docker_registry.metrics.shared import SharedNumbers
+from tests.support.processes import free_port
+from tests.support.servers.registry import Server
+
+ROOT = Path(__file__).parent.parent.parent
+MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+TYPE = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+def scrape(url, headers=None):
+    """Return the values of all samples, by name and labels, and the types of all families."""
+    answer = requests.get(f"{url}/metrics", headers=headers, timeout=20)
+    assert 200 == answer.status_code
+    parse = (strict_parser if headers else parser).text_string_to_metric_families
+    families = list(parse(answer.text))
+    samples = {(row.name, *sorted(row.labels.items())): row.value for family in families for row in family.samples}
+    return samples, {family.name: family.type for family in families}
+
+
+def requests_by(samples):
+    """Return the number of requests by handler, method and code, without those of the test's own start and scrapes."""
+    found = Counter()
+    for (name, *labels), value in samples.items():
+        row = dict(labels)
+        if name == "registry_http_requests_total" and row["handler"] not in ("other", "base"):
+            found[row["handler"], row["method"], row["code"]] += int(value)
+    return found
+
+
+class TestFourWorkers:
+    def test_count_what_clients_did_also_after_they_ended(self, tmp_path):
+        with Server(tmp_path / "store", workers=4, REGISTRY_METRICS="true") as server:
+            url, done = f"{server.url}/v2/acme/web", Counter()
+
+            def act(turns):
+                for turn in range(turns):
+                    put = requests.put(f"{url}/manifests/v{turn}", data=MANIFEST, headers=TYPE, timeout=20)
+                    done["manifest", "put", str(put.status_code)] += 1
+                    for _ in range(3):
+                        get = requests.get(f"{url}/manifests/v{turn}", timeout=20)
+                        done["manifest", "get", str(get.status_code)] += 1
+                    done[
+                        "blob", "head", str(requests.head(f"{url}/blobs/sha256:{'0' * 64}", timeout=20).status_code)
+                    ] += 1
+                    done["tags", "get", str(requests.get(f"{url}/tags/list", timeout=20).status_code)] += 1
+                    start = requests.post(f"{url}/blobs/uploads/", timeout=20)
+                    done["blob_upload", "post", str(start.status_code)] += 1
+                    get = requests.get(server.url + start.headers["Location"], timeout=20)
+                    done["blob_upload_chunk", "get", str(get.status_code)] += 1
+
+            act(10)
+            requests.request("BREW", f"{server.url}/v2/", timeout=20)
+            time.sleep(1.5)
+            samples, types = scrape(server.url)
+            assert done == requests_by(samples)
+            os.kill(server.worker_pids()[0], signal.SIGKILL)
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(3)
+            act(3)
+            time.sleep(1.5)
+            samples, _ = scrape(server.url, OPENMETRICS)
+            assert done == requests_by(samples)
+            assert 4 == samples["registry_workers",]
+            assert samples["registry_received_bytes_total",] == 13 * len(MANIFEST)
+            assert "method" not in {name for key in samples for name, value in key[1:] if value == "brew"}
+            duration = ("registry_http_request_duration_seconds_count", ("handler", "manifest"), ("method", "get"))
+            assert samples[duration] == 39
+            folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
+            text = (ROOT / "contrib/prometheus/alerts.yml").read_text()
+            text += (ROOT / "contrib/prometheus/dashboard.json").read_text()
+            used = set(re.findall(r"\bregistry_\w+", text))
+            assert set() == used - {key[0] for key in samples}
+            assert {"counter", "gauge", "histogram"} <= set(types.values())
+        assert not folder.exists()
+
+
+class TestASeparateAddress:
+    def test_has_the_metrics_alone(self, tmp_path):
+        port = free_port()
+        with Server(tmp_path / "store", workers=2, REGISTRY_METRICS_ADDRESS=f"127.0.0.1:{port}") as server:
+            samples, _ = scrape(f"http://127.0.0.1:{port}")
+            assert ("registry_workers",) in samples
+            assert 404 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20).status_code
+            assert 404 == requests.get(f"{server.url}/metrics", timeout=20).status_code
+
+    @pytest.mark.parametrize("address", ["here", "127.0.0.1:0", "127.0.0.1:70000", "192.0.2.1:9090"])
+    def test_must_be_one_of_this_host(self, address):
+        with pytest.raises(ConfigError, match="metrics_address"):
+            services.build(Config(storage="memory", metrics_address=address), MemoryDriver())
+
+
+class TestTheFilesOfWorkers:
+    def test_are_merged_once_the_workers_ended(self, tmp_path):
+        series = {("manifest", "get", "200"): Series(requests=2, seconds=0.5)}
+        shared = SharedNumbers(tmp_path)
+        program = (
+            "import os; from docker_registry.metrics.shared import *; from docker_registry.metrics.recorder import *;"
+        )
+        program += "from pathlib import Path; import sys; SharedNumbers(Path(sys.argv[1])).publish("
+        program += "{('manifest', 'get', '200'): Series(requests=3)}, {'in_flight': 9})"
+        for _ in range(2):
+            subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT)
+        shared.publish(series, {"in_flight": 1})
+        for _ in range(2):
+            total, gauges, workers = shared.total()
+            assert (8, {"in_flight": 1.0}, 1) == (total["manifest", "get", "200"].requests, gauges, workers)
+        assert {"ended", str(os.getpid()), "lock"} == {path.name for path in tmp_path.iterdir()}
+
+
+class TestTheRecorder:
+    def test_is_not_filled_by_words_of_clients(self):
+        recorder = Recorder()
+        for number in range(1000):
+            values = {"method": f"M{number}", "route": "", "status": 405, "seconds": 0.1}
+            fields = {name: values.get(name, 0) for name in Exchange._fields}
+            recorder(Exchange(**fields))
+        assert [("other", "other", "405")] == list(recorder.series)
+        assert 1000 == recorder.series["other", "other", "405"].requests
+
+
+class TestTheSamples:
+    def test_are_valid(self):
+        rules = yaml.safe_load((ROOT / "contrib/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
+        assert all({"alert", "expr", "labels", "annotations"} <= set(rule) for rule in rules)
+        panels = json.loads((ROOT / "contrib/prometheus/dashboard.json").read_text())["panels"]
+        assert len(panels) == len({panel["id"] for panel in panels})
