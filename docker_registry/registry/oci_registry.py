@@ -10,7 +10,6 @@ from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
-from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.leases import Leases
@@ -19,7 +18,7 @@ from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.removal import Removal
-from docker_registry.registry.repositories import Repositories
+from docker_registry.registry.repositories import Catalog, Repositories
 from docker_registry.registry.sources import Sources
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads

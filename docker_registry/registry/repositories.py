@@ -18,16 +18,56 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout, name_mapping
+from docker_registry.registry import conditional_removal, layout, name_mapping
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
-from docker_registry.registry.catalog import Catalog
-from docker_registry.registry.listing_cache import Page, cut, with_prefixes
+from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.sources import RepositorySource
 
 #: Minimum age of a catalog entry that may be removed: a younger one may precede a first link that is being written.
 _YOUNG_SECONDS: Final = 3600
+
+
+class Catalog:
+    """
+    The names of all repositories, as candidates: an entry may outlive its repository or precede it.
+
+    Attributes:
+        pace: wraps an iterable of names so that a long loop over it yields to other requests.
+    """
+
+    def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
+        self.pace = listings.pace
+        self._driver = driver
+        self._listings = listings
+
+    def names(self) -> Sequence[str]:
+        """Return all names, in ASCII order."""
+        return self._listings.names(layout.CATALOG, layout.read_catalog_entry)
+
+    def enter(self, name: RepositoryName) -> None:
+        """Add a repository; call this before writing the first link or manifest in it."""
+        entry = layout.catalog_entry(name)
+        if not self._driver.exists(entry):
+            self._driver.put_content(entry, b"")
+
+    def leave(self, name: RepositoryName) -> None:
+        """
+        Remove the entry of a deleted repository, unless API V2 has content in it.
+
+        A concurrent push may rely on an entry that it has just seen. Therefore, on stores where listings check that
+        each repository exists, the entry is kept until it is old and :meth:`Repositories.adopt` removes it. On other
+        stores a repository that is pushed at the same moment may be missing from listings until the next adoption.
+        """
+        if not self._driver.walks_by_pages or self.has_content(name):
+            return
+        if conditional_removal.remove(self._driver, layout.catalog_entry(name)) and self.has_content(name):
+            self.enter(name)
+
+    def has_content(self, name: RepositoryName) -> bool:
+        """Return whether a repository has blobs or manifests of API V2."""
+        return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))
 
 
 class Repositories:
@@ -59,8 +99,8 @@ class Repositories:
         return any(source.exists(name) for source in self._sources)
 
     def has_content(self, name: RepositoryName) -> bool:
-        """Return whether a repository has content of API V2."""
-        return self._driver.exists(layout.layers(name)) or self._driver.exists(layout.manifests(name))
+        """Return whether a repository has content in the store."""
+        return self._catalog.has_content(name)
 
     def resolve(self, name: RepositoryName) -> RepositoryName:
         """

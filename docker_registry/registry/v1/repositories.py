@@ -26,10 +26,10 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, json_scanner, legacy_layout, name_mapping
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
-from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NoList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
+from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1 import image_layout
 from docker_registry.time_slices import TimeSlices
 

@@ -10,9 +10,9 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid, TooLarge
 from docker_registry.registry import events
-from docker_registry.registry.catalog import Catalog
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageRepositoryName
+from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1.repositories import ImageRepositories
 
 NAME = ImageRepositoryName.parse("acme/web")
