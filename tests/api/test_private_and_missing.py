@@ -24,7 +24,7 @@ from tests.registry.bridge import both
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
 from tests.support.images import make_image, push
-from tests.support.registries import Registry
+from tests.support.registries import Registry, both_registries
 from tests.support.servers.registry import Server
 from tests.support.v1_images import chain, make
 
@@ -144,9 +144,10 @@ def open_app():
 
     def make_app(**settings):
         services = build(Config(storage="memory", **settings), MemoryDriver())
-        both.push_v1(services.registry, [make(1)])
-        both.push_v2(services.registry, both.layer(1))
-        return services.registry, create_app(services).test_client()
+        registry = both_registries(services)
+        both.push_v1(registry, [make(1)])
+        both.push_v2(registry, both.layer(1))
+        return registry, create_app(services).test_client()
 
     return make_app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from docker_registry.drivers.base import StorageDriver
@@ -14,6 +15,7 @@ from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.v1.files import DiffQueue
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+from docker_registry.services import Services
 
 
 class Registry(OciRegistry):
@@ -51,3 +53,8 @@ class Registry(OciRegistry):
         self.search_entries = SearchEntries(
             self.repositories, self.private_repositories, self.slices, self.image_repositories
         )
+
+
+def both_registries(services: Services) -> SimpleNamespace:
+    """Return the services of both APIs of an application, in one place."""
+    return SimpleNamespace(**vars(services.registry), **vars(services.require_legacy()))
