@@ -28,16 +28,16 @@ def open_registry(tmp_path_factory):
         yield server
 
 
-class TestWithoutASetting:
+class TestNoConfiguredOrigins:
     @pytest.mark.parametrize("path", ["/v2/", "/v1/_ping", "/v1/repositories/lab/x/tags"])
-    def test_no_page_may_read_anything_but_what_was_open_in_0_7(self, server, session, path):
+    def test_only_routes_that_were_open_in_0_7_are_readable(self, server, session, path):
         answer = session.get(server.url + path, headers={"Origin": ORIGIN})
         assert not [name for name in answer.headers if name.startswith("Access-Control")]
 
 
-class TestWithOrigins:
+class TestConfiguredOrigins:
     @pytest.mark.parametrize("path", ["/v2/", "/v2/nothing", "/v1/_ping", "/v1/search", "/v1/nothing"])
-    def test_their_pages_may_read_every_answer(self, open_registry, session, path):
+    def test_their_pages_may_read_every_response(self, open_registry, session, path):
         headers = session.get(open_registry.url + path, headers={"Origin": ORIGIN}).headers
         assert ORIGIN == headers["Access-Control-Allow-Origin"]
         assert "true" == headers["Access-Control-Allow-Credentials"]
@@ -45,27 +45,27 @@ class TestWithOrigins:
         assert "Origin" in headers["Vary"]
 
     @pytest.mark.parametrize("path", ["/v2/", "/v1/search"])
-    def test_others_may_not(self, open_registry, session, path):
+    def test_other_origins_may_not_read(self, open_registry, session, path):
         for headers in ({"Origin": "https://evil.example.com"}, {"Origin": "null"}, {}):
             answer = session.get(open_registry.url + path, headers=headers)
             assert "Access-Control-Allow-Origin" not in answer.headers
             assert "Origin" in answer.headers["Vary"]
 
-    def test_their_pages_are_told_what_they_may_do(self, open_registry, session):
+    def test_preflight_responses_list_methods_and_headers(self, open_registry, session):
         answer = preflight(session, f"{open_registry.url}/v2/lab/x/manifests/v1", "DELETE")
         assert 200 == answer.status_code
         assert "GET, HEAD, DELETE" == answer.headers["Access-Control-Allow-Methods"]
         assert "Authorization, Accept" == answer.headers["Access-Control-Allow-Headers"]
         assert "600" == answer.headers["Access-Control-Max-Age"]
 
-    def test_others_are_told_nothing(self, open_registry, session):
+    def test_other_origins_get_no_cors_headers(self, open_registry, session):
         answer = preflight(session, f"{open_registry.url}/v2/", origin="https://evil.example.com")
         assert not [name for name in answer.headers if name.startswith("Access-Control")]
 
 
-class TestWithAStar:
+class TestAWildcardOrigin:
     @pytest.mark.parametrize(("credentials", "allowed"), [("false", "*"), ("true", ORIGIN)])
-    def test_all_pages_may_read_every_answer(self, tmp_path, session, credentials, allowed):
+    def test_all_pages_may_read_every_response(self, tmp_path, session, credentials, allowed):
         settings = {"CORS_ORIGINS": "*", "CORS_SUPPORTS_CREDENTIALS": credentials}
         with Server(tmp_path / "store", **settings) as server:
             headers = session.get(f"{server.url}/v2/", headers={"Origin": ORIGIN}).headers

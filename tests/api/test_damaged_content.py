@@ -47,7 +47,7 @@ class TestADamagedBlob:
         assert content == client.get_blob(name, digest)
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_is_repaired_beside_its_image_too(self, client, server, way, size, cut_bytes):
+    def test_is_repaired_together_with_its_image(self, client, server, way, size, cut_bytes):
         name, image = unique("damaged"), make(secrets.randbits(60), layer=os.urandom(size))
         with Docker(server.url) as docker:
             docker.push(name, "latest", image)

@@ -59,13 +59,13 @@ def test_a_file_is_sent_block_by_block(get):
     assert (200, CONTENT, 1) == (answer.status_code, answer.data, driver.closed)
 
 
-def test_a_file_of_which_nothing_comes_is_an_error_like_all(get):
+def test_a_file_that_cannot_be_read_at_all_is_an_error(get):
     driver, answer = get(0)
     assert (503, 1) == (answer.status_code, driver.closed)
     assert answer.json["errors"]
 
 
-def test_a_file_that_breaks_off_later_is_cut_short(get):
+def test_a_file_that_fails_later_is_truncated(get):
     _, answer = get(1)
     assert 200 == answer.status_code
     with pytest.raises(StorageUnavailable):
@@ -101,14 +101,14 @@ class TestSeveralParts:
         driver.reads.clear()
         return driver, lambda text: client.get(f"/v2/{NAME}/blobs/{digest}", headers={"Range": f"bytes={text}"})
 
-    def test_are_sent_here_where_one_part_is_fetched_from_the_store(self, served):
+    def test_are_sent_by_the_registry_while_a_single_part_is_redirected(self, served):
         _, get = served
         assert 307 == get("0-1").status_code
         answer = get("0-1,5-6")
         expected = [(0, self.CONTENT[:2]), (5, self.CONTENT[5:7])]
         assert (206, expected) == (answer.status_code, parts_of(answer.content_type, answer.data))
 
-    def test_that_lie_close_together_are_read_together(self, served):
+    def test_that_are_close_together_are_read_in_one_request(self, served):
         driver, get = served
         answer = get("2900000-2900009,0-9,200000-200009,400000-400009,399990-399999")
         starts = [2_900_000, 0, 200_000, 400_000, 399_990]

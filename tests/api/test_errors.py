@@ -33,14 +33,14 @@ def classes(base=errors.RegistryError):
 
 class TestTheTable:
     @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
-    def test_has_an_answer_for_every_error(self, error):
+    def test_has_a_response_for_every_error(self, error):
         status, code = status_and_code(error)
         assert 400 <= status < 600
         assert code.replace("_", "").isupper()
 
-    def test_holds_codes_of_the_specification_alone(self):
+    def test_uses_only_codes_of_the_specification(self):
         assert set() == {code for status, code in RESPONSES.values() if status < 500 and code} - CODES
 
     @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
-    def test_has_a_sentence_for_every_error(self, error):
+    def test_has_a_message_for_every_error(self, error):
         assert (error.__doc__ or "").strip()

@@ -69,7 +69,7 @@ class TestTheDescription:
         known = {(path, method, view) for path, methods, view in routes() for method in methods - GENERAL_METHODS}
         assert known == described()
 
-    def test_says_of_all_urls_what_is_true_of_all(self):
+    def test_describes_common_responses_for_every_url(self):
         for path, methods, view in routes():
             assert "OPTIONS" in methods, path
             assert ("GET" in methods) == ("HEAD" in methods), view

@@ -61,7 +61,7 @@ class TestTheDescription:
         assert known == {key: ".".join(name.split(".")[:2]) for key, name in described.items()}
         assert len(described) == len(set(described.values()))
 
-    def test_says_of_all_urls_what_is_true_of_all(self):
+    def test_describes_common_responses_for_every_url(self):
         for path, methods, view in routes():
             assert "OPTIONS" in methods, path
             assert ("GET" in methods) == ("HEAD" in methods), view

@@ -70,24 +70,24 @@ class TestTags:
             push(client, "acme/web", tag)
 
     @pytest.mark.parametrize("count", [1, 2, 3, 10])
-    def test_come_in_order_page_by_page(self, client, count):
+    def test_are_listed_in_order_page_by_page(self, client, count):
         found = list(pages(client, f"/v2/acme/web/tags/list?n={count}", "tags"))
         assert TAGS == joined(found)
         assert all(count == len(page) for page in found[:-1])
 
-    def test_are_no_more_than_a_page_whoever_asks_for_more(self, client):
+    def test_never_exceed_the_maximum_page_size(self, client):
         for url in ("/v2/acme/web/tags/list", "/v2/acme/web/tags/list?n=1000"):
             assert [TAGS[:10], TAGS[10:]] == list(pages(client, url, "tags"))
 
-    def test_are_none_when_none_are_wanted(self, client):
+    def test_are_empty_when_n_is_0(self, client):
         assert [[]] == list(pages(client, "/v2/acme/web/tags/list?n=0", "tags"))
 
     @pytest.mark.parametrize("last", ["", "0", "A", "Az", "a.c", "zzz"])
-    def test_go_on_after_whatever_is_named(self, client, last):
+    def test_continue_after_any_given_name(self, client, last):
         found = joined(pages(client, f"/v2/acme/web/tags/list?n=3&last={last}", "tags"))
         assert [tag for tag in TAGS if tag > last] == found
 
-    def test_come_and_go_between_two_pages(self, client):
+    def test_reflect_changes_between_two_pages(self, client):
         found = pages(client, "/v2/acme/web/tags/list?n=4", "tags")
         first = next(found)
         for gone in (first[1], TAGS[5]):
@@ -95,7 +95,7 @@ class TestTags:
         push(client, "acme/web", "Zz")
         assert sorted({*TAGS[4:], "Zz"} - {TAGS[5]}) == joined(found)
 
-    def test_of_a_repository_without_any_are_none(self, client):
+    def test_of_a_repository_without_tags_are_empty(self, client):
         push(client, "acme/none", digest_of(manifest()))
         assert [[]] == list(pages(client, "/v2/acme/none/tags/list", "tags"))
         assert 404 == client.get("/v2/acme/nobody/tags/list").status_code
@@ -110,19 +110,19 @@ class TestRepositories:
             push(client, name, "v1")
 
     @pytest.mark.parametrize("count", [1, 4, 10])
-    def test_come_in_order_page_by_page(self, client, count):
+    def test_are_listed_in_order_page_by_page(self, client, count):
         found = list(pages(client, f"/v2/_catalog?n={count}", "repositories"))
         assert self.NAMES == joined(found)
         assert all(count == len(page) for page in found[:-1])
 
-    def test_go_on_after_whatever_is_named(self, client):
+    def test_continue_after_any_given_name(self, client):
         for last in ("a-", "a/2", "b", "z"):
             found = joined(pages(client, f"/v2/_catalog?n=3&last={last}", "repositories"))
             assert [name for name in self.NAMES if name > last] == found
 
 
 class TestReferrers:
-    def test_come_page_by_page(self, client):
+    def test_are_listed_page_by_page(self, client):
         subject = manifest()
         push(client, "acme/web", "v1", subject)
         about = descriptor(subject, OCI_MANIFEST)

@@ -156,7 +156,7 @@ class TestEveryRoute:
     def test_has_an_action(self):
         assert {endpoint for endpoint, *_ in ROUTES} == set(ACTIONS)
 
-    def test_answers_alike_for_what_is_private_and_what_is_missing(self, server, client):
+    def test_responds_alike_for_private_and_missing_names(self, server, client):
         before, count, differences = tree(server), 0, []
         for number, (endpoint, method, path) in enumerate(cases()):
             for body in BODIES if method in ("PUT", "POST", "PATCH") else [None]:
@@ -183,7 +183,7 @@ class TestEveryRoute:
         assert count > 300
         assert before == tree(server)
 
-    def test_keeps_what_is_private_out_of_lists(self, client, docker):
+    def test_omits_private_repositories_from_lists(self, client, docker):
         listed = client.repositories()
         assert "corp/open" in listed
         assert SECRET not in listed
@@ -193,7 +193,7 @@ class TestEveryRoute:
 
 class TestAnUploadToAPrivateRepository:
     @pytest.mark.parametrize("way", ["streamed", "ranged", "put", "posted"])
-    def test_succeeds_as_to_a_new_one_and_changes_nothing(self, server, client, way):
+    def test_succeeds_as_for_a_new_repository_and_changes_nothing(self, server, client, way):
         before = tree(server)
         digest = client.push_blob(SECRET, b"pushed by a stranger " + way.encode(), way)
         assert not client.has_blob(SECRET, digest)
@@ -266,7 +266,7 @@ class TestADigestOfAPrivateRepository:
             registry.private_images.set_private(ImageRepositoryName("many", f"n{number}"), private=True)
         assert not registry.access.may_mount(ANONYMOUS, digest)
 
-    def test_is_no_part_of_a_manifest(self, client, server):
+    def test_cannot_be_referenced_by_a_manifest(self, client, server):
         answer = client.session.put(
             f"{server.url}/v2/evil/x/manifests/v1", data=IMAGE.manifest, headers={"Content-Type": OCI_MANIFEST}
         )
@@ -282,7 +282,7 @@ class TestADigestOfAPrivateRepository:
 
 
 class TestAnIdOfAPrivateRepository:
-    def test_is_no_parent(self, docker):
+    def test_cannot_be_a_parent(self, docker):
         for parent in (TOP.text, UNKNOWN[7:]):
             image = make(7400, type("Parent", (), {"text": parent, "ancestry": ()}))
             answer = docker.put(f"/images/{image.text}/json", image.payload)
@@ -302,7 +302,7 @@ class TestAnIdOfAPrivateRepository:
 class TestHidingARepository:
     @pytest.mark.parametrize("setting", ["delete_tags", "delete_manifests", "delete_blobs"])
     @pytest.mark.parametrize("name", ["acme/web", "acme/new"])
-    def test_is_refused_while_any_deletion_is_switched_off(self, open_app, setting, name):
+    def test_is_rejected_while_any_deletion_is_disabled(self, open_app, setting, name):
         registry, app = open_app(**{setting: False})
         assert 405 == app.put(f"/v1/repositories/{name}/properties", data='{"access": "private"}').status_code
         assert 200 == app.put(f"/v1/repositories/{name}/properties", data='{"access": "public"}').status_code
@@ -369,17 +369,17 @@ class TestTheWorkForARequest:
         return calls
 
     @pytest.mark.parametrize("path", ["manifests/v1", f"manifests/{UNKNOWN}", "tags/list", f"blobs/{UNKNOWN}"])
-    def test_is_the_same_for_what_is_private_and_what_is_missing(self, app, path):
+    def test_is_the_same_for_private_and_missing_names(self, app, path):
         assert app("GET", f"/v2/{SECRET}/{path}") == app("GET", f"/v2/corp/absent/{path}")
 
-    def test_is_the_same_for_a_mount_of_what_is_private_and_what_is_missing(self, app):
+    def test_is_the_same_for_mounts_of_private_and_missing_blobs(self, app):
         private = digest_of(both.layer(1))
         searched = [
             app("POST", f"/v2/evil/x/blobs/uploads/?mount={digest}").count("exists") for digest in (private, UNKNOWN)
         ]
         assert searched[0] == searched[1] > 0
 
-    def test_is_none_for_a_mount_while_nothing_is_private(self):
+    def test_is_not_needed_for_a_mount_while_nothing_is_private(self):
         driver = Counted()
         services = build(Config(storage="memory"), driver)
         digest = both.put_blob(services.registry, b"open")
@@ -390,7 +390,7 @@ class TestTheWorkForARequest:
         assert 3 >= len(driver.calls)  # whether anything is private, the size, and the link
 
 
-class TestAnImageThatFollowsFromV2:
+class TestAnImageDerivedFromV2:
     """Images of V1 have ids that anyone can work out who knows digests, and the claim proves nothing."""
 
     @pytest.fixture

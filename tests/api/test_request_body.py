@@ -39,7 +39,7 @@ class Gone:
 
 
 class TestABody:
-    def test_of_our_worker_is_taken_as_it_is(self):
+    def test_of_the_registrys_worker_is_used_directly(self):
         stream = ChunkedBody(io.BytesIO(), b"", lambda rest: None)
         assert stream is open_body({"wsgi.input": stream, "HTTP_TRANSFER_ENCODING": "chunked"})
 
@@ -48,7 +48,7 @@ class TestABody:
         stream = io.BytesIO(b"x" * size + b"GET / HTTP/1.1")
         assert (b"x" * size, True) == read({"wsgi.input": stream, "CONTENT_LENGTH": str(size)})
 
-    def test_with_a_length_may_be_cut_off(self):
+    def test_with_a_length_may_be_truncated(self):
         assert (b"abc", False) == read({"wsgi.input": io.BytesIO(b"abc"), "CONTENT_LENGTH": "5"})
 
     def test_without_a_length_is_empty(self):
@@ -56,22 +56,22 @@ class TestABody:
         assert (b"", True) == read({"wsgi.input": io.BytesIO(b"abc"), "CONTENT_LENGTH": ""})
 
     @pytest.mark.parametrize("coding", ["chunked", "Chunked", " chunked\t", "identity, chunked"])
-    def test_in_chunks_ends_where_its_server_says(self, coding):
+    def test_in_chunks_ends_where_the_server_reports_the_end(self, coding):
         assert (b"abcdef", True) == read({"wsgi.input": io.BytesIO(b"abcdef"), "HTTP_TRANSFER_ENCODING": coding})
 
-    def test_in_chunks_may_be_cut_off(self):
+    def test_in_chunks_may_be_truncated(self):
         assert (b"abcdef", False) == read({"wsgi.input": TornChunks(), "HTTP_TRANSFER_ENCODING": "chunked"})
 
     @pytest.mark.parametrize("header", [{"CONTENT_LENGTH": "5"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
-    def test_may_lose_its_client(self, header):
+    def test_of_a_client_that_disconnects_is_incomplete(self, header):
         assert (b"", False) == read({"wsgi.input": Gone(), **header})
 
     @pytest.mark.parametrize("text", ["x", "-1", "1.0", "+5", "٣", "0x5"])
-    def test_of_a_length_that_is_no_number_is_refused(self, text):
+    def test_with_an_invalid_length_is_rejected(self, text):
         with pytest.raises(SizeInvalid):
             open_body({"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": text})
 
     @pytest.mark.parametrize("coding", ["gzip, chunked", "GZIP,chunked", "deflate, chunked", "compress", "x"])
-    def test_in_a_coding_that_nobody_undoes_is_refused(self, coding):
+    def test_in_an_unsupported_coding_is_rejected(self, coding):
         with pytest.raises(Invalid):
             open_body({"wsgi.input": io.BytesIO(), "HTTP_TRANSFER_ENCODING": coding})

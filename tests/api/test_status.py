@@ -30,7 +30,7 @@ def new_registry(tmp_path_factory):
 
 class TestAPing:
     @pytest.mark.parametrize("path", ["/_ping", "/v1/_ping", "/v1/_ping/"])
-    def test_says_that_the_registry_needs_no_index(self, server, session, path):
+    def test_reports_a_standalone_registry(self, server, session, path):
         answer = session.get(server.url + path)
         assert (200, "true", "True") == (
             answer.status_code, answer.text, answer.headers["X-Docker-Registry-Standalone"],
@@ -38,14 +38,14 @@ class TestAPing:
         assert (200, b"") == ((head := session.head(server.url + path)).status_code, head.content)
 
 
-class TestEveryAnswer:
+class TestEveryResponse:
     @pytest.mark.parametrize("path", ["/", "/_ping", "/v1/_ping", "/v1/nothing", "/v2/", "/v2/nothing", "/nothing"])
-    def test_tells_version_and_flavor(self, server, session, path):
+    def test_has_version_and_flavor(self, server, session, path):
         headers = session.get(server.url + path).headers
         assert (__version__, "dev") == (headers["X-Docker-Registry-Version"], headers["X-Docker-Registry-Config"])
 
     @pytest.mark.parametrize("path", ["/", "/_ping", "/v1/_ping", "/v1/nothing", "/_status"])
-    def test_of_the_moment_is_kept_by_no_cache(self, server, session, path):
+    def test_with_changing_content_is_not_cached(self, server, session, path):
         headers = session.get(server.url + path).headers
         assert ("no-cache", "no-cache", "-1") == (headers["Cache-Control"], headers["Pragma"], headers["Expires"])
         assert "application/json" == headers["Content-Type"]
@@ -53,13 +53,13 @@ class TestEveryAnswer:
 
 
 class TestTheBanner:
-    def test_says_what_runs(self, server, session):
+    def test_names_version_and_flavor(self, server, session):
         assert f'"docker-registry server (dev) (v{__version__})"' == session.get(server.url).text
 
 
 class TestTheStatus:
     @pytest.mark.parametrize("path", ["/_status", "/v1/_status"])
-    def test_is_good_without_a_redis_where_none_is_asked_for(self, server, session, path):
+    def test_is_ok_when_redis_is_not_configured(self, server, session, path):
         answer = done(session.get(server.url + path), 200)
         assert {"host": socket.gethostname(), "services": ["storage"], "failures": {}} == answer.json()
 
@@ -67,12 +67,12 @@ class TestTheStatus:
         session.get(f"{server.url}/_status")
         assert not (server.store / "docker/registry/v2/_probes").exists()
 
-    def test_tells_of_a_redis_that_is_there(self, tmp_path, session, redis_server):  # noqa: F811
+    def test_includes_a_configured_redis(self, tmp_path, session, redis_server):  # noqa: F811
         with Server(tmp_path / "store", **redis_server.environment) as server:
             answer = done(session.get(f"{server.url}/_status"), 200)
             assert (["redis", "storage"], {}) == (answer.json()["services"], answer.json()["failures"])
 
-    def test_tells_of_a_redis_that_is_away_while_the_registry_serves(self, tmp_path, session):
+    def test_reports_an_unavailable_redis_while_the_registry_serves(self, tmp_path, session):
         away = {"CACHE_REDIS_HOST": "127.0.0.1", "CACHE_REDIS_PORT": str(free_port())}
         with Server(tmp_path / "store", **away) as server, Docker(server.url) as docker:
             answer = done(session.get(f"{server.url}/_status"), 503)
@@ -85,7 +85,7 @@ class TestTheStatus:
             assert (200, b"") == (diff.status_code, diff.content)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_tells_of_a_store_that_cannot_be_written(self, tmp_path, session):
+    def test_reports_a_store_that_cannot_be_written(self, tmp_path, session):
         with Server(tmp_path / "store") as server:
             server.store.chmod(0o500)
             try:
@@ -93,7 +93,7 @@ class TestTheStatus:
             finally:
                 server.store.chmod(0o700)
 
-    def test_tells_of_a_store_that_is_gone(self, tmp_path, session):
+    def test_reports_a_missing_store(self, tmp_path, session):
         with Server(tmp_path / "store") as server:
             server.store.rename(tmp_path / "elsewhere")
             server.store.write_text("no folder")
@@ -104,7 +104,7 @@ class TestTheStatus:
 class TestARegistryWithoutApiV2:
     @pytest.mark.parametrize("method", ["GET", "POST"])
     @pytest.mark.parametrize("path", ["/v2/", "/v2/lab/x/manifests/v1", "/v2/lab/x/blobs/uploads/"])
-    def test_says_nothing_by_which_old_clients_would_choose_it(self, old_registry, session, method, path):
+    def test_sends_nothing_that_makes_old_clients_choose_it(self, old_registry, session, method, path):
         answer = session.request(method, old_registry.url + path, headers={"User-Agent": "docker/1.12.6"})
         assert 404 == answer.status_code
         assert "Docker-Distribution-Api-Version" not in answer.headers
@@ -115,22 +115,22 @@ class TestARegistryWithoutApiV2:
 
 class TestARegistryWithoutApiV1:
     @pytest.mark.parametrize("path", ["/v1/_ping", "/v1/_status", "/v1/search", "/v1/repositories/x/tags"])
-    def test_has_none_of_its_paths(self, new_registry, session, path):
+    def test_serves_none_of_its_paths(self, new_registry, session, path):
         assert 404 == error(session.get(new_registry.url + path))[0]
 
     @pytest.mark.parametrize("path", ["/_ping", "/_status", "/", "/v2/"])
-    def test_answers_the_others(self, new_registry, session, path):
+    def test_serves_the_other_paths(self, new_registry, session, path):
         assert 200 == session.get(new_registry.url + path).status_code
 
 
-class TestWhereTheRegistryIs:
-    def test_is_what_the_operator_says(self, tmp_path):
+class TestTheRegistryEndpoint:
+    def test_is_the_configured_one(self, tmp_path):
         endpoints = "registry.example.com,registry2.example.com"
         with Server(tmp_path / "store", REGISTRY_ENDPOINTS=endpoints) as server, Docker(server.url) as docker:
             answer = docker.put("/repositories/lab/x/", json.dumps([]))
             assert endpoints == answer.headers["X-Docker-Endpoints"]
 
-    def test_is_the_host_that_was_asked(self, server):
+    def test_defaults_to_the_host_of_the_request(self, server):
         with Docker(server.url) as docker:
             answer = docker.put("/repositories/lab/x/", "[]", headers={"Host": "registry.example.com:8443"})
             assert "registry.example.com:8443" == answer.headers["X-Docker-Endpoints"]

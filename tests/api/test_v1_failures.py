@@ -53,7 +53,7 @@ def is_large(path):
     return path.is_file() and path.stat().st_size > 50_000
 
 
-class TestALayerThatIsCutOff:
+class TestATruncatedLayer:
     """gunicorn ends such a body as if it were whole, and 0.7.1 wrote in place: what had come was served."""
 
     @pytest.mark.parametrize("line", [CHUNKED, "Content-Length: 200000"])
@@ -89,11 +89,11 @@ class TestALayerThatIsCutOff:
             wait_until(lambda: not left(), left)
 
 
-class TestAPushThatDied:
+class TestAnInterruptedPush:
     """0.7.1 left its mark for ever, and answered 400 to every pull."""
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-    def test_is_repeated_at_once_by_anybody(self, docker, server, steps):
+    def test_can_be_repeated_immediately_by_any_client(self, docker, server, steps):
         image = fresh()
         path = f"/images/{image.text}"
         for step in [
@@ -109,7 +109,7 @@ class TestAPushThatDied:
             other.push(name, "v1", image)
             assert [(image.text, image.payload, image.layer)] == other.pull(name, "v1")
 
-    def test_with_another_json_before_is_the_last_that_came(self, docker):
+    def test_keeps_the_json_that_was_pushed_last(self, docker):
         number = next(_numbers)
         first, second = make(number, comment="first"), make(number, comment="second")
         done(docker.put(f"/images/{first.text}/json", first.payload), 200)
@@ -117,7 +117,7 @@ class TestAPushThatDied:
         docker.push_images(second)
         assert second.payload == docker.get(f"/images/{first.text}/json").content
 
-    def test_may_be_what_another_image_stands_on(self, docker):
+    def test_may_be_the_parent_of_another_image(self, docker):
         base = fresh()
         above = fresh(parent=base)
         done(docker.put(f"/images/{base.text}/json", base.payload), 200)
@@ -125,7 +125,7 @@ class TestAPushThatDied:
         docker.push_images(base)
         assert [above.text, base.text] == docker.get(f"/images/{above.text}/ancestry").json()
 
-    def test_blocks_no_pull_when_only_its_mark_is_left(self, docker, server):
+    def test_does_not_block_pulls_when_only_its_marker_is_left(self, docker, server):
         image = fresh()
         docker.push_images(image)
         mark = server.store / "images" / image.text / "_inprogress"
@@ -150,7 +150,7 @@ class TestAnImageThatAnOldServerLeftIncomplete:
         assert names.isdisjoint(answer.headers)
         assert (404, "Image not found") == error(docker.get(f"/images/{image.text}/layer"))
 
-    def test_has_the_checksum_that_was_written_as_a_bare_text(self, docker, server):
+    def test_has_a_checksum_stored_as_plain_text(self, docker, server):
         image = fresh()
         self.write(server, image, layer=image.layer, _checksum=json.dumps(image.payload_sum).encode())
         answer = done(docker.get(f"/images/{image.text}/json"), 200)
@@ -159,7 +159,7 @@ class TestAnImageThatAnOldServerLeftIncomplete:
         )  # fmt: skip
         assert image.layer == docker.get(f"/images/{image.text}/layer").content
 
-    def test_is_not_served_with_a_layer_that_was_cut_off(self, docker, server):
+    def test_is_not_served_with_a_truncated_layer(self, docker, server):
         image = fresh(layer=large(200_000))
         checksum = json.dumps([image.payload_sum]).encode()
         self.write(server, image, layer=image.layer[:100_000], _checksum=checksum)
@@ -172,7 +172,7 @@ class TestTwoPushesOfOneImage:
     """0.7.1 wrote both into one file."""
 
     @pytest.mark.parametrize("is_same", [True, False])
-    def test_end_with_one_good_image(self, docker, server, is_same):
+    def test_result_in_one_intact_image(self, docker, server, is_same):
         number = next(_numbers)
         one = make(number, layer=large(300_000))
         two = one if is_same else make(number, layer=large(300_001))
@@ -194,10 +194,10 @@ class TestTwoPushesOfOneImage:
         assert two.payload_sum == docker.get(f"/images/{two.text}/json").headers["X-Docker-Checksum-Payload"]
 
 
-class TestOneListOfImages:
+class TestAnImageList:
     """0.7.1 read it, added to it, and wrote it, without asking whether another had written meanwhile."""
 
-    def test_loses_nothing_when_many_push_at_once(self, server, docker):
+    def test_loses_nothing_under_concurrent_pushes(self, server, docker):
         name, ids = unique("failures"), [fresh().text for _ in range(24)]
         done(docker.put(f"/repositories/{name}/", "[]"), 200)
 
@@ -212,7 +212,7 @@ class TestOneListOfImages:
         assert {"x"} == {entry["checksum"] for entry in listed}
 
 
-class TestADiskThatIsFull:
+class TestAFullDisk:
     """0.7.1 said that all was well, and served the layer as far as it had been written."""
 
     @pytest.fixture(scope="class")
@@ -222,7 +222,7 @@ class TestADiskThatIsFull:
             yield server
 
     @pytest.mark.parametrize("is_chunked", [True, False])
-    def test_is_told_to_who_pushes_and_nothing_is_served(self, server, is_chunked):
+    def test_fails_the_push_and_serves_nothing(self, server, is_chunked):
         image = fresh(layer=large())
         path = f"/images/{image.text}"
         with Docker(server.url) as docker:
@@ -239,15 +239,15 @@ class TestADiskThatIsFull:
             assert (400, "Checksum mismatch") == error(docker.put(f"{path}/checksum", headers=headers))
         assert [] == [path for path in server.store.rglob("*") if path.stat().st_size > 500_000]
 
-    def test_stops_nothing_that_has_room(self, server):
+    def test_does_not_affect_pushes_that_fit(self, server):
         image = fresh()
         with Docker(server.url) as docker:
             docker.push("lab/x", "v1", image)
             assert [(image.text, image.payload, image.layer)] == docker.pull("lab/x", "v1")
 
 
-class TestAStoreThatIsGone:
-    def test_is_an_error_in_json_that_says_nothing_of_the_inside(self, tmp_path):
+class TestAMissingStore:
+    def test_is_answered_with_a_json_error_without_internals(self, tmp_path):
         image = fresh()
         with Server(tmp_path / "store") as server, Docker(server.url) as docker:
             docker.push("lab/x", "v1", image)
@@ -280,7 +280,7 @@ class TestRedis:
             redis.send_signal(signal.SIGCONT)
 
     @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["is gone", "says nothing"])
-    def test_that_fails_while_the_registry_runs_is_missed_by_nobody(self, tmp_path, redis, end):
+    def test_may_fail_without_failing_requests(self, tmp_path, redis, end):
         environment = {
             "CACHE_REDIS_HOST": "127.0.0.1",
             "CACHE_REDIS_PORT": str(redis.port),
@@ -301,7 +301,7 @@ class TestRedis:
 class TestASearchIndex:
     """With 0.7.1 a push failed when a repository's row was there already, or the database was not."""
 
-    def test_that_knows_a_repository_takes_it_again(self, tmp_path):
+    def test_accepts_a_repository_that_it_already_has(self, tmp_path):
         image = fresh()
         with Server(tmp_path / "store", SEARCH_BACKEND="sqlalchemy") as server, Docker(server.url) as docker:
             for _ in range(3):
@@ -310,7 +310,7 @@ class TestASearchIndex:
             docker.push("lab/again", "v1", image)
             wait_until(lambda: 1 == docker.get("/search?q=again").json()["num_results"])
 
-    def test_that_breaks_stops_no_push(self, tmp_path):
+    def test_may_fail_without_failing_pushes(self, tmp_path):
         image, late = fresh(), fresh()
         with Server(tmp_path / "store", workers=2, SEARCH_BACKEND="sqlalchemy") as server, Docker(server.url) as docker:
             docker.push("lab/x", "v1", image)

@@ -46,7 +46,7 @@ def files_around(server):
     return {path for path in server.store.parent.rglob("*") if own.isdisjoint(path.parts)}
 
 
-class TestAPathThatWalksOut:
+class TestPathTraversal:
     """Ids, tags and names were joined to paths as they came."""
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
@@ -67,7 +67,7 @@ class TestAPathThatWalksOut:
             "/v1/repositories/faults/shared/tags/x{up}/json",
         ],
     )  # fmt: skip
-    def test_leads_nowhere(self, server, image, path, up, method):
+    def test_reads_and_writes_nothing_outside_of_the_store(self, server, image, path, up, method):
         canary = server.store.parent / "canary" / "tag_latest"
         canary.parent.mkdir(exist_ok=True)
         canary.write_text(image.text)
@@ -82,7 +82,7 @@ class TestAPathThatWalksOut:
         assert image.text == canary.read_text()
 
     @pytest.mark.parametrize("name", [b"l\xc3\xa4b/x", b"l\xe4b/x", b"lab/%E2%82%AC", b"lab/x%0Ay", b"lab/%FF%00"])
-    def test_or_has_other_characters_is_refused(self, server, name):
+    def test_with_invalid_characters_is_rejected(self, server, name):
         """0.7.1 crashed on names that are not ASCII; as bare bytes they are no HTTP at all."""
         for method, rest in (("GET", b"/tags"), ("PUT", b""), ("GET", b"/images"), ("DELETE", b"")):
             target = b"/v1/repositories/" + name + rest
@@ -94,7 +94,7 @@ class TestAnId:
 
     @pytest.mark.parametrize("part", ["json", "layer", "checksum"])
     @pytest.mark.parametrize("text", ["x", "0" * 15, "0" * 17, "0" * 63, "0" * 65, "F" * 64, "g" * 64, "sha256:00"])
-    def test_that_is_none_is_not_found_by_who_pushes(self, server, text, part):
+    def test_that_is_invalid_is_not_found_on_push(self, server, text, part):
         body = json.dumps({"id": text}).encode()
         answer = raw_http.ask(server, "PUT", f"/v1/images/{text}/{part}", raw_http.length(body), body=body)
         assert (404, "Image not found") == answer.error
@@ -123,7 +123,7 @@ class TestAClient:
             (f"User-Agent: {'docker/1 ' * 500}",),
         ],
     )
-    def test_may_say_anything_or_nothing_of_itself(self, server, lines):
+    def test_may_send_any_or_no_user_agent(self, server, lines):
         image, name = fresh(), unique("faults")
         path = f"/v1/images/{image.text}"
         tag = json.dumps(image.text).encode()
@@ -145,7 +145,7 @@ class TestABody:
 
     @pytest.mark.parametrize("is_chunked", [False, True])
     @pytest.mark.parametrize("kind", ["", FORM, "Content-Type: multipart/form-data; boundary=x", "Content-Type: x"])
-    def test_of_json_is_read_however_it_is_sent(self, server, image, kind, is_chunked):
+    def test_of_json_is_accepted_in_any_encoding(self, server, image, kind, is_chunked):
         new, name = fresh(), unique("faults")
         for method, target, text, statuses in (
             ("PUT", f"/v1/images/{new.text}/json", new.payload.decode(), {200}),
@@ -166,7 +166,7 @@ class TestABody:
         ]
 
     @pytest.mark.parametrize("kind", ["", FORM])
-    def test_of_a_layer_is_kept_as_it_is(self, server, docker, kind):
+    def test_of_a_layer_is_stored_unchanged(self, server, docker, kind):
         new = fresh(layer=b"a=b&c=%20\r\n" * 100)
         done(docker.put(f"/images/{new.text}/json", new.payload), 200)
         body = raw_http.chunked(new.layer[:1], new.layer[1:]) + raw_http.END
@@ -182,7 +182,7 @@ class TestIfModifiedSince:
 
     @pytest.mark.parametrize("part", ["json", "layer", "ancestry", "files", "diff"])
     @pytest.mark.parametrize("since", [LAST_MODIFIED, "Fri, 01 Jan 2100 00:00:00 GMT", "nonsense"])
-    def test_means_nothing_for_an_image_that_is_not_there(self, docker, part, since):
+    def test_is_ignored_for_a_missing_image(self, docker, part, since):
         for method in ("GET", "HEAD"):
             for text in (fresh().text, "x"):
                 answer = docker.ask(method, f"/images/{text}/{part}", headers={"If-Modified-Since": since})
@@ -201,17 +201,17 @@ class TestARange:
         assert answer.status_code == 200 or (416, "bytes */0") == (answer.status_code, answer.headers["Content-Range"])
 
     @pytest.mark.parametrize("text", ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=0-1", "bytes=-9999"])
-    def test_of_the_only_byte_is_that_byte(self, docker, text):
+    def test_of_the_only_byte_returns_it(self, docker, text):
         new = fresh(layer=b"x")
         docker.push_images(new)
         answer = docker.get(f"/images/{new.text}/layer", headers={"Range": text})
         assert (206, b"x", "bytes 0-0/1") == (answer.status_code, answer.content, answer.headers["Content-Range"])
 
-    def test_is_for_get_alone(self, docker, image):
+    def test_applies_to_get_only(self, docker, image):
         answer = docker.ask("HEAD", f"/images/{image.text}/layer", headers={"Range": "bytes=0-0"})
         assert (200, str(len(image.layer))) == (answer.status_code, answer.headers["Content-Length"])
 
-    def test_of_any_length_is_read(self, docker, image):
+    def test_header_of_any_length_is_parsed(self, docker, image):
         answer = docker.get(f"/images/{image.text}/layer", headers={"Range": f"bytes=0-{'9' * 5000}"})
         assert answer.content == image.layer
         beyond = docker.get(f"/images/{image.text}/layer", headers={"Range": f"bytes={'9' * 4000}-"})
@@ -250,23 +250,23 @@ def lasting(headers):
     return sorted((name, value) for name, value in headers.items() if name not in CHANGING)
 
 
-class TestWhatCanBeRead:
+class TestEveryReadableResource:
     @pytest.mark.parametrize("path", READABLE)
-    def test_has_the_same_answer_with_a_slash_at_its_end(self, server, image, path):
+    def test_has_the_same_response_with_a_trailing_slash(self, server, image, path):
         target, mark, query = path.format(name="faults/shared", id=image.text).partition("?")
         without, slashed = (raw_http.ask(server, "GET", f"{each}{mark}{query}") for each in (target, f"{target}/"))
         assert (200, 200, without.content) == (without.status, slashed.status, slashed.content)
         assert lasting(without.headers) == lasting(slashed.headers)
 
     @pytest.mark.parametrize("path", [*READABLE, "/", "/_ping", "/_status", "/v1/_status", "/v1/nothing"])
-    def test_has_a_head_with_the_same_headers(self, server, image, path):
+    def test_supports_head_with_the_same_headers(self, server, image, path):
         target = path.format(name="faults/shared", id=image.text)
         whole, head = (raw_http.ask(server, method, target) for method in ("GET", "HEAD"))
         assert (whole.status, b"") == (head.status, head.content)
         assert lasting(whole.headers) == lasting(head.headers)
 
     @pytest.mark.parametrize("path", READABLE)
-    def test_tells_its_methods(self, server, image, path):
+    def test_lists_its_methods(self, server, image, path):
         answer = raw_http.ask(server, "OPTIONS", path.format(name="faults/shared", id=image.text))
         assert 200 == answer.status
         assert {"GET", "HEAD", "OPTIONS"} <= set(answer.headers["Allow"].split(", "))
@@ -279,7 +279,7 @@ class TestWhatCanBeRead:
 
 
 class TestAToken:
-    def test_for_reading_may_ask_for_a_head(self, docker, image):
+    def test_for_reading_allows_head(self, docker, image):
         token = docker.get("/repositories/faults/shared/images").headers["X-Docker-Token"]
         for method in ("GET", "HEAD"):
             for text in (token, f"Token {token}"):  # Docker repeats the word
@@ -287,15 +287,15 @@ class TestAToken:
                 assert 200 == answer.status_code
 
     @pytest.mark.parametrize("text", ["Token", "Token x", "Basic", "Basic !!!", "Bearer x", "x" * 4000, "\xff", ""])
-    def test_of_any_kind_keeps_nobody_from_an_open_registry(self, server, image, text):
+    def test_of_any_kind_is_accepted_by_an_open_registry(self, server, image, text):
         for method in ("GET", "HEAD"):
             assert 200 == raw_http.ask(server, method, f"/v1/images/{image.text}/json", f"Authorization: {text}").status
 
-    def test_is_never_the_same_twice(self, docker):
+    def test_is_unique(self, docker):
         tokens = {docker.put("/repositories/faults/shared/", "[]").headers["X-Docker-Token"] for _ in range(20)}
         assert 20 == len(tokens)
 
-    def test_opens_nothing_any_more_when_its_repository_became_private(self, docker):
+    def test_grants_nothing_once_its_repository_is_private(self, docker):
         name, own = unique("faults"), fresh()
         docker.push(name, "v1", own)
         token = docker.get(f"/repositories/{name}/images").headers["X-Docker-Token"]
@@ -307,7 +307,7 @@ class TestAToken:
 
 
 class TestTheLog:
-    def test_holds_no_password_and_no_token(self, tmp_path):
+    def test_contains_no_password_and_no_token(self, tmp_path):
         with Server(tmp_path / "store") as server, Docker(server.url) as docker:
             user = json.dumps({"username": "me", "password": "pass-in-body", "email": "me@example.com"})
             docker.ask("POST", "/users/", data=user)
@@ -339,12 +339,12 @@ class TestAWhiteout:
         files = docker.get(f"/images/{both[1].text}/files").json()
         assert {"a/b/gone": True, "gone": True, "a/opaque/new": False} == {entry[0]: entry[2] for entry in files}
 
-    def test_is_told_in_the_diff(self, docker, both):
+    def test_is_reported_in_the_diff(self, docker, both):
         diff = docker.get(f"/images/{both[1].text}/diff").json()
         assert {"a/b/gone", "gone", "a/opaque/under"} == diff["deleted"].keys()
         assert {"a/opaque/new"} == diff["created"].keys()
 
-    def test_of_an_image_with_nothing_below_is_created(self, docker):
+    def test_of_a_base_image_counts_as_created(self, docker):
         alone = fresh(layer=tar(".wh.x", member("y")))
         docker.push_images(alone)
         diff = docker.get(f"/images/{alone.text}/diff").json()
@@ -352,7 +352,7 @@ class TestAWhiteout:
 
 
 class TestATagThatIsDeleted:
-    def test_takes_with_it_what_was_known_of_the_repository(self, docker, image):
+    def test_also_deletes_what_was_recorded_about_the_repository(self, docker, image):
         name = unique("faults")
         docker.push(name, "latest", image)
         assert "1.5.0" == docker.get(f"/repositories/{name}/json").json()["docker_version"]
@@ -361,8 +361,8 @@ class TestATagThatIsDeleted:
         assert {} == docker.get(f"/repositories/{name}/tags").json()
 
 
-class TestWhereEverybodySeesWhatIsPrivate:
-    def test_private_images_have_a_head_and_a_slash(self, tmp_path):
+class TestServingPrivateRepositories:
+    def test_private_images_support_head_and_a_trailing_slash(self, tmp_path):
         own = fresh()
         with Server(tmp_path / "store", REGISTRY_SERVE_PRIVATE="true") as server, Docker(server.url) as docker:
             docker.push("lab/secret", "v1", own)

@@ -85,8 +85,8 @@ class TestAChainOfImages:
         assert (expected, "application/json") == (answer.text, answer.headers["Content-Type"])
 
 
-class TestAnImageThatIsThere:
-    def test_tells_size_and_checksum_of_its_layer(self, docker, image):
+class TestAnExistingImage:
+    def test_has_headers_for_size_and_checksum_of_its_layer(self, docker, image):
         headers = done(docker.get(f"/images/{image.text}/json"), 200).headers
         assert str(len(image.layer)) == headers["X-Docker-Size"]
         assert image.payload_sum == headers["X-Docker-Checksum-Payload"]
@@ -94,7 +94,7 @@ class TestAnImageThatIsThere:
         assert "application/json" == headers["Content-Type"]
 
     @pytest.mark.parametrize("part", PARTS)
-    def test_may_be_kept_for_a_year_by_everybody(self, docker, image, part):
+    def test_may_be_cached_for_a_year(self, docker, image, part):
         headers = done(docker.get(f"/images/{image.text}/{part}"), 200).headers
         assert ("public, max-age=31536000", LAST_MODIFIED) == (headers["Cache-Control"], headers["Last-Modified"])
         year = parsedate_to_datetime(headers["Expires"]) - parsedate_to_datetime(headers["Date"])
@@ -108,7 +108,7 @@ class TestAnImageThatIsThere:
 
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("slash", ["", "/"])
-    def test_has_a_head_wherever_it_has_a_body(self, docker, image, part, slash):
+    def test_supports_head_wherever_it_has_a_body(self, docker, image, part, slash):
         path = f"/images/{image.text}/{part}{slash}"
         head, whole = docker.ask("HEAD", path), done(docker.get(path), 200)
         assert (200, b"") == (head.status_code, head.content)
@@ -129,14 +129,14 @@ class TestAnImageThatIsThere:
         assert entry[0].startswith("etc/conf-")
         assert ["f", False] == entry[1:3]
 
-    def test_tells_what_it_changes(self, docker, image):
+    def test_returns_its_diff(self, docker, image):
         diff = done(docker.get(f"/images/{image.text}/diff"), 200)
         assert ({}, {}, 1) == (diff.json()["deleted"], diff.json()["changed"], len(diff.json()["created"]))
         assert diff.text.startswith('{"changed": {}, "created": {"etc/conf-')
 
 
 class TestALayer:
-    def test_tells_that_it_has_parts(self, docker, image):
+    def test_announces_byte_ranges(self, docker, image):
         headers = docker.get(f"/images/{image.text}/layer").headers
         assert ("bytes", "application/octet-stream") == (headers["Accept-Ranges"], headers["Content-Type"])
 
@@ -169,7 +169,7 @@ class TestALayer:
     @pytest.mark.parametrize(
         "text", ["bytes={size}-{size}", "bytes={size}-", "bytes=99999999-", "bytes=9-3", "bytes=-0"]
     )
-    def test_has_no_part_beyond_its_end(self, docker, image, text):
+    def test_has_no_range_beyond_its_end(self, docker, image, text):
         size = len(image.layer)
         answer = docker.get(f"/images/{image.text}/layer", headers={"Range": text.format(size=size)})
         assert (416, b"", "0") == (answer.status_code, answer.content, answer.headers["Content-Length"])
@@ -177,11 +177,11 @@ class TestALayer:
         assert "no-cache" == answer.headers["Cache-Control"]
 
     @pytest.mark.parametrize("text", ["bytes=0-1,x", "lines=0-1", "bytes", "bytes=a-b", "bytes=-"])
-    def test_is_sent_whole_where_the_range_means_nothing(self, docker, image, text):
+    def test_is_sent_completely_for_an_invalid_range(self, docker, image, text):
         answer = docker.get(f"/images/{image.text}/layer", headers={"Range": text})
         assert (200, image.layer) == (answer.status_code, answer.content)
 
-    def test_is_resumed_only_where_it_is_the_same(self, docker, image):
+    def test_is_resumed_only_if_it_is_unchanged(self, docker, image):
         path = f"/images/{image.text}/layer"
         assert 206 == docker.get(path, headers={"Range": "bytes=1-", "If-Range": LAST_MODIFIED}).status_code
         assert 200 == docker.get(path, headers={"Range": "bytes=1-", "If-Range": '"x"'}).status_code
@@ -192,7 +192,7 @@ class TestALayer:
         answer = docker.get(f"/images/{image.text}/layer")
         assert (200, b"", "0") == (answer.status_code, answer.content, answer.headers["Content-Length"])
 
-    def test_may_be_no_tar(self, docker):
+    def test_need_not_be_a_tar(self, docker):
         image = fresh(layer=b"no tar" * 1000)
         docker.push_images(image)
         assert image.layer == docker.get(f"/images/{image.text}/layer").content
@@ -200,20 +200,20 @@ class TestALayer:
             assert (400, "Layer format not supported") == error(docker.get(f"/images/{image.text}/{part}"))
 
 
-class TestAnImageThatIsNotThere:
+class TestAMissingImage:
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("headers", [{}, {"If-Modified-Since": LAST_MODIFIED}, {"Range": "bytes=0-"}])
-    def test_is_not_found_whatever_the_client_has(self, docker, part, headers):
+    def test_is_not_found_even_if_the_client_has_cached_it(self, docker, part, headers):
         assert NOT_FOUND == error(docker.get(f"/images/{fresh().text}/{part}", headers=headers))
 
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("text", ["x", "0" * 63, "0" * 65, "A" * 64, "%2e%2e", "..%2F..%2Fetc", "%00"])
-    def test_is_not_found_by_an_id_that_is_none(self, docker, part, text):
+    def test_is_not_found_by_an_invalid_id(self, docker, part, text):
         answer = docker.get(f"/images/{text}/{part}")
         assert 404 == answer.status_code
         assert answer.json()["error"]
 
-    def test_has_no_private_side(self, docker, image):
+    def test_is_not_found_among_private_images(self, docker, image):
         for text in (image.text, fresh().text):
             for part in ("json", "layer", "files"):
                 assert NOT_FOUND == error(docker.get(f"/private_images/{text}/{part}"))
@@ -221,7 +221,7 @@ class TestAnImageThatIsNotThere:
 
 class TestAnImageThatIsBeingPushed:
     @pytest.mark.parametrize("headers", [{}, {"If-Modified-Since": LAST_MODIFIED}])
-    def test_is_unfinished_until_its_checksum_came(self, docker, headers):
+    def test_is_unfinished_until_its_checksum_arrives(self, docker, headers):
         image = fresh()
         path = f"/images/{image.text}"
         done(docker.put(f"{path}/json", image.payload), 200)
@@ -232,7 +232,7 @@ class TestAnImageThatIsBeingPushed:
             assert UNFINISHED == error(docker.get(f"{path}/{part}", headers=headers))
         assert "true" == done(docker.put(f"{path}/json", image.payload), 200).text
 
-    def test_says_what_is_wrong_with_its_json(self, docker):
+    def test_reports_errors_in_its_json(self, docker):
         image = fresh()
         path = f"/images/{image.text}/json"
         for payload, sentence in {
@@ -247,7 +247,7 @@ class TestAnImageThatIsBeingPushed:
         }.items():
             assert (400, sentence) == error(docker.put(path, payload))
 
-    def test_says_what_is_wrong_with_its_checksum(self, docker):
+    def test_reports_errors_in_its_checksum(self, docker):
         image = fresh()
         path = f"/images/{image.text}"
         right = {"X-Docker-Checksum-Payload": image.payload_sum}
@@ -267,11 +267,11 @@ class TestAnImageThatIsBeingPushed:
             payload = image.payload if options else iter([image.payload[:7], image.payload[7:]])
             done(docker.put(f"/images/{image.text}/json", payload, **options), 200)
 
-    def test_may_not_have_a_json_without_end(self, docker):
+    def test_rejects_endless_json(self, docker):
         payload = b'{"id": "%s", "x": "%s"}' % (fresh().text.encode(), b"x" * 5_000_000)
         assert 413 == docker.put(f"/images/{fresh().text}/json", payload).status_code
 
-    def test_may_be_pushed_by_a_client_of_before_0_10(self, docker):
+    def test_may_be_pushed_by_docker_before_0_10(self, docker):
         image = fresh(layer=tar("a", "b"))
         path = f"/images/{image.text}"
         done(docker.put(f"{path}/json", image.payload), 200)
@@ -313,20 +313,20 @@ class TestAnImageThatIsBeingPushed:
                 assert image.layer == docker.get(f"{path}/layer").content
 
 
-class TestAMethodThatIsNotThere:
+class TestAnUnsupportedMethod:
     @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH"])
-    def test_is_refused_with_those_that_are(self, docker, image, method):
+    def test_is_rejected_with_the_supported_ones(self, docker, image, method):
         answer = docker.ask(method, f"/images/{image.text}/json")
         assert 405 == error(answer)[0]
         assert {"GET", "HEAD", "OPTIONS", "PUT"} == set(answer.headers["Allow"].split(", "))
 
-    def test_is_told_to_who_asks_for_options(self, docker, image):
+    def test_is_not_among_the_options(self, docker, image):
         answer = docker.ask("OPTIONS", f"/images/{image.text}/layer")
         assert 200 == answer.status_code
         assert {"GET", "HEAD", "OPTIONS", "PUT"} == set(answer.headers["Allow"].split(", "))
 
 
-class TestAnUrlThatIsNotThere:
+class TestAnUnknownUrl:
     @pytest.mark.parametrize("path", ["/", "/nothing", "/images", "/images/x", "/images/x/y/z", "/repositories"])
     def test_is_answered_in_json(self, docker, path):
         assert 404 == error(docker.get(path))[0]

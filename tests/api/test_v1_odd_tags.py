@@ -81,9 +81,9 @@ ODD = {
 }
 
 
-class TestATagThatApiV1CannotShow:
+class TestATagWithoutAV1Form:
     @pytest.mark.parametrize("odd", ODD)
-    def test_is_left_out_and_the_others_are_pulled(self, docker, client, odd):
+    def test_is_omitted_while_the_others_can_be_pulled(self, docker, client, odd):
         name, image = unique("v1"), make(next(_numbers))
         newer = make_image(name, layers=1)
         payload = ODD[odd](client, name)
@@ -108,7 +108,7 @@ class TestATagThatApiV1CannotShow:
         found = done(docker.get("/search", params={"q": name}), 200).json()["results"]
         assert [name] == [result["name"] for result in found]
 
-    def test_is_all_that_a_repository_has(self, docker, client):
+    def test_may_be_the_only_tag_of_a_repository(self, docker, client):
         name = unique("v1")
         client.put_manifest(name, "sig", ODD["cosign signature"](client, name))
         assert (404, "images not found") == error(docker.get(f"/repositories/{name}/images"))

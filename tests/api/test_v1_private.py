@@ -57,7 +57,7 @@ class TestAPrivateRepository:
             ("GET", "/tags/v1/json", 404, "Tag not found"),
         ],
     )
-    def test_is_not_there_on_api_v1(self, docker, method, path, status, sentence):
+    def test_is_missing_in_api_v1(self, docker, method, path, status, sentence):
         answer = docker.ask(method, f"/repositories/acme/secret{path}", data=json.dumps(LATE.text))
         assert (status, sentence) == error(answer)
 
@@ -65,14 +65,14 @@ class TestAPrivateRepository:
         ("method", "path", "status"),
         [("PUT", "", 200), ("PUT", "/images", 204), ("PUT", "/properties", 200)],
     )
-    def test_is_changed_by_nothing_that_succeeds_for_a_new_one(self, docker, insider, method, path, status):
+    def test_is_not_changed_by_requests_that_succeed_for_a_new_one(self, docker, insider, method, path, status):
         body = '{"access": "public"}' if path == "/properties" else json.dumps([{"id": LATE.text}])
         done(docker.ask(method, f"/repositories/acme/secret{path}", data=body), status)
         assert {"access": "public"} == docker.get("/repositories/acme/secret/properties").json()
         assert {"access": "private"} == insider.get("/repositories/acme/secret/properties").json()
         assert LATE.text not in insider.get("/repositories/acme/secret/images").text
 
-    def test_is_not_there_on_api_v2(self, servers):
+    def test_is_missing_in_api_v2(self, servers):
         client = Client(servers[0].url)
         for path, code in (
             ("tags/list", "NAME_UNKNOWN"),
@@ -86,7 +86,7 @@ class TestAPrivateRepository:
         assert (404, "MANIFEST_BLOB_UNKNOWN") == (refused.value.status, refused.value.code)
         assert "acme/secret" not in client.session.get(f"{servers[0].url}/v2/_catalog").json()["repositories"]
 
-    def test_gives_nothing_to_another_by_a_mount(self, servers):
+    def test_is_not_a_source_of_mounts(self, servers):
         digest = next(iter(make_image(5).blobs))
         url = f"{servers[0].url}/v2/acme/web/blobs/uploads/?mount={digest}&from=acme/secret"
         assert 202 == Client(servers[0].url).session.post(url).status_code
@@ -103,22 +103,22 @@ class TestAPrivateRepository:
         if part in ("json", "layer", "files"):
             assert (404, "Image not found") == error(docker.get(f"/private_images/{OWN.text}/{part}"))
 
-    def test_is_told_at_the_start(self, servers):
+    def test_is_reported_at_startup(self, servers):
         assert "1 private repository: everyone may see them (serve_private)" in servers[1].log.read_text()
 
-    def test_gives_no_image_to_a_tag_of_another(self, docker):
+    def test_has_no_images_that_other_repositories_could_tag(self, docker):
         answer = docker.put("/repositories/acme/web/tags/stolen", json.dumps(OWN.text))
         assert (404, "Image not found") == error(answer)
 
 
-class TestWhereEverybodySeesWhatIsPrivate:
-    def test_it_is_served(self, insider):
+class TestServingPrivateRepositories:
+    def test_they_are_served(self, insider):
         assert [OWN.text] == [text for text, *_ in insider.pull("acme/secret", "v1")][1:]
         assert {"access": "private"} == insider.get("/repositories/acme/secret/properties").json()
         assert {"access": "public"} == insider.get("/repositories/acme/web/properties").json()
 
     @pytest.mark.parametrize("part", ["json", "layer", "files"])
-    def test_it_is_served_on_both_paths_and_never_kept_by_caches(self, insider, part):
+    def test_they_are_served_on_both_paths_and_never_cached(self, insider, part):
         for path in ("images", "private_images"):
             answer = done(insider.get(f"/{path}/{OWN.text}/{part}"), 200)
             assert "no-cache" == answer.headers["Cache-Control"]
@@ -128,17 +128,17 @@ class TestWhereEverybodySeesWhatIsPrivate:
         assert (404, "Image not found") == error(insider.get(f"/private_images/{BASE.text}/json"))
         assert "public" in insider.get(f"/images/{BASE.text}/json").headers["Cache-Control"]
 
-    def test_what_is_pushed_to_it_is_hidden_elsewhere(self, insider, docker):
+    def test_pushes_to_them_are_hidden_elsewhere(self, insider, docker):
         insider.push("acme/secret", "late", LATE)
         assert (404, "Image not found") == error(docker.get(f"/images/{LATE.text}/json"))
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"access": "x"}', b'{"access": 7}', b"\xff"])
-    def test_it_is_made_private_in_these_words_alone(self, insider, body):
+    def test_only_these_values_make_one_private(self, insider, body):
         assert (400, "Invalid data") == error(insider.put("/repositories/acme/web/properties", body))
 
 
 class TestATreeOf071:
-    def test_keeps_its_private_repository_to_itself(self, tmp_path):
+    def test_hides_its_private_repository(self, tmp_path):
         store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store) as server, Docker(server.url) as docker:
             assert "1 private repository: hidden from everyone (serve_private)" in server.log.read_text()

@@ -40,7 +40,7 @@ def token_of(answer):
 
 class TestALogin:
     @pytest.mark.parametrize("slash", ["", "/"])
-    def test_succeeds_for_everybody(self, docker, slash):
+    def test_succeeds_for_all_credentials(self, docker, slash):
         user = json.dumps({"username": "me", "password": "p", "auth": "", "email": "me@example.com"})
         created = docker.ask("POST", f"/users{slash}", data=user)
         assert (201, '"User Created"') == (created.status_code, created.text)
@@ -67,7 +67,7 @@ class TestAPush:
         assert server.url.removeprefix("http://") == answer.headers["X-Docker-Endpoints"]
 
     @pytest.mark.parametrize("slash", ["", "/"])
-    def test_ends_with_a_list_and_makes_no_other_repository(self, docker, name, slash):
+    def test_ends_with_a_list_and_creates_no_other_repository(self, docker, name, slash):
         answer = docker.put(f"/repositories/{name}/images{slash}", "[]")
         assert (204, b"", "application/json") == (answer.status_code, answer.content, answer.headers["Content-Type"])
         assert (name, "write") == token_of(answer)
@@ -93,7 +93,7 @@ class TestAPush:
         assert {"v1": IMAGE.text} == docker.get(f"/repositories/{name}/tags").json()
 
     @pytest.mark.parametrize("path", ["", "/images"])
-    def test_must_bring_a_list_of_images(self, docker, path):
+    def test_requires_an_image_list(self, docker, path):
         name = unique("v1")
         for body in (b"", b"{", b"\xff", b"[" * 10_000):
             assert (400, "Error Decoding JSON") == error(docker.put(f"/repositories/{name}{path}", body))
@@ -105,7 +105,7 @@ class TestAPush:
         "name",
         ["a%2f..%2fb", "%2e%2e%2f%2e%2e/etc", "a%20b", "a/b%00", ".a/b", "%C3%BC/x", "a" * 256, "a/" + "b" * 250],
     )
-    def test_must_go_to_a_name_in_the_grammar(self, docker, name):
+    def test_requires_a_valid_name(self, docker, name):
         answer = docker.ask("PUT", f"/repositories/{name}/images", data="[]")
         assert (400, "The repository name is invalid.") == error(answer)
 
@@ -117,7 +117,7 @@ class TestTheListOfImages:
         assert (name, "read") == token_of(answer)
         assert server.url.removeprefix("http://") == answer.headers["X-Docker-Endpoints"]
 
-    def test_is_first_the_very_bytes_that_were_sent(self, docker):
+    def test_is_initially_the_exact_bytes_that_were_sent(self, docker):
         name, body = unique("v1"), b'[{"id":"%s", "Tag":"v1"}]' % IMAGE.text.encode()
         docker.put(f"/repositories/{name}/", body)
         assert body == docker.get(f"/repositories/{name}/images").content
@@ -128,22 +128,22 @@ class TestTheListOfImages:
         expected = f'[{{"checksum": "a", "id": "{IMAGE.text}"}}]'
         assert expected == docker.get(f"/repositories/{name}/images").text
 
-    def test_of_a_repository_that_is_not_there_is_not_found(self, docker):
+    def test_of_a_missing_repository_is_not_found(self, docker):
         answer = docker.get(f"/repositories/{unique('v1')}/images")
         assert (404, "images not found") == error(answer)
 
-    def test_may_be_read_by_pages_of_other_sites(self, docker, name):
+    def test_may_be_read_by_pages_of_other_origins(self, docker, name):
         for path in (name, unique("v1")):
             headers = docker.get(f"/repositories/{path}/images").headers
             assert ("*", "GET") == (headers["Access-Control-Allow-Origin"], headers["Access-Control-Allow-Methods"])
         assert "Access-Control-Allow-Origin" not in docker.get(f"/repositories/{name}/tags").headers
 
-    def test_is_asked_for_before_a_delete(self, docker, name):
+    def test_can_be_requested_before_a_deletion(self, docker, name):
         answer = docker.ask("DELETE", f"/repositories/{name}/images")
         assert (204, (name, "delete")) == (answer.status_code, token_of(answer))
         assert 200 == docker.get(f"/repositories/{name}/images").status_code
 
-    def test_has_an_authorization_beside_it_that_says_yes(self, docker, name):
+    def test_has_an_authorization_route_that_always_succeeds(self, docker, name):
         assert '"OK"' == done(docker.put(f"/repositories/{name}/auth"), 200).text
 
 
@@ -157,7 +157,7 @@ class TestATag:
         )
 
     @pytest.mark.parametrize("slash", ["", "/"])
-    def test_has_a_head_wherever_it_has_a_body(self, docker, name, slash):
+    def test_supports_head_wherever_it_has_a_body(self, docker, name, slash):
         for path in ("/tags", "/tags/v1", "/tags/v1/json", "/json", "/images", "/properties"):
             answer = docker.ask("HEAD", f"/repositories/{name}{path}{slash}")
             assert (200, b"") == (answer.status_code, answer.content)
@@ -171,33 +171,33 @@ class TestATag:
         assert {"v1": IMAGE.text} == docker.get(f"/repositories/{name}/tags").json()
 
     @pytest.mark.parametrize("body", [b"", b"{", b"7", b"[]", b"null", b"\xff", b"[" * 500])
-    def test_must_be_put_with_a_text(self, docker, name, body):
+    def test_requires_a_string(self, docker, name, body):
         assert (400, "Invalid data") == error(docker.put(f"/repositories/{name}/tags/v2", body))
 
     @pytest.mark.parametrize("text", ["0" * 64, "x", ""])
-    def test_must_name_an_image_that_is_here(self, docker, name, text):
+    def test_requires_an_existing_image(self, docker, name, text):
         answer = docker.put(f"/repositories/{name}/tags/v2", json.dumps(text))
         assert (404, "Image not found") == error(answer)
 
     @pytest.mark.parametrize("tag", [".x", "-x", "a%20b", "%2e%2e", "a%00", "x" * 129, "%C3%BC"])
     @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-    def test_must_be_in_the_grammar(self, docker, name, tag, method):
+    def test_requires_a_valid_tag_name(self, docker, name, tag, method):
         answer = docker.ask(method, f"/repositories/{name}/tags/{tag}", data=f'"{IMAGE.text}"')
         assert (400, "The tag is invalid.") == error(answer)
 
-    def test_of_a_repository_that_is_not_there_is_not_found(self, docker):
+    def test_of_a_missing_repository_is_not_found(self, docker):
         name = unique("v1")
         assert NO_REPOSITORY == error(docker.get(f"/repositories/{name}/tags"))
         assert (404, "Tag not found") == error(docker.get(f"/repositories/{name}/tags/v1"))
 
-    def test_is_missing_in_a_list_of_none(self, docker):
+    def test_is_not_found_in_a_repository_without_tags(self, docker):
         name = unique("v1")
         docker.put(f"/repositories/{name}/", "[]")
         assert "{}" == done(docker.get(f"/repositories/{name}/tags"), 200).text
 
 
-class TestWhatIsKnownOfATag:
-    def test_is_what_docker_said_of_itself(self, docker, name):
+class TestTheRecordedClientOfATag:
+    def test_comes_from_the_user_agent_of_docker(self, docker, name):
         before = int(time.time())
         docker.put(f"/repositories/{name}/tags/latest", f'"{IMAGE.text}"')
         note = docker.get(f"/repositories/{name}/tags/latest/json").json()
@@ -220,30 +220,30 @@ class TestWhatIsKnownOfATag:
             ("docker/", {"docker_version": ""}),
         ],
     )
-    def test_is_what_any_other_client_said(self, docker, name, user_agent, known):
+    def test_comes_from_the_user_agent_of_any_other_client(self, docker, name, user_agent, known):
         path = f"/repositories/{name}/tags/v1"
         done(docker.put(path, f'"{IMAGE.text}"', headers={"User-Agent": user_agent}), 200)
         note = docker.get(f"{path}/json").json()
         note.pop("last_update")
         assert known == note
 
-    def test_is_nothing_where_nothing_was_said(self, docker):
+    def test_is_empty_without_a_user_agent(self, docker):
         expected = (
             '{"arch": "amd64", "docker_go_version": null, "docker_version": null, '
             '"kernel": null, "last_update": null, "os": "linux"}'
         )
         assert expected == docker.get(f"/repositories/{unique('v1')}/json").text
 
-    def test_needs_the_tag(self, docker, name):
+    def test_is_not_found_without_the_tag(self, docker, name):
         assert (404, "Tag not found") == error(docker.get(f"/repositories/{name}/tags/none/json"))
 
-    def test_says_what_the_client_of_these_tests_is(self):
+    def test_describes_the_client_of_these_tests(self):
         assert DOCKER.startswith("docker/1.5.0 ")
 
 
-class TestARepositoryThatIsDeleted:
+class TestADeletedRepository:
     @pytest.mark.parametrize("path", ["", "/", "/tags", "/tags/"])
-    def test_is_gone_with_its_tags_and_its_images_stay(self, docker, name, path):
+    def test_loses_its_tags_while_its_images_stay(self, docker, name, path):
         assert "true" == done(docker.ask("DELETE", f"/repositories/{name}{path}"), 200).text
         assert NO_REPOSITORY == error(docker.ask("DELETE", f"/repositories/{name}{path}"))
         assert NO_REPOSITORY == error(docker.get(f"/repositories/{name}/tags"))
@@ -255,7 +255,7 @@ class TestAWrongMethod:
     @pytest.mark.parametrize(
         ("method", "path"), [("POST", "/images"), ("PATCH", "/tags"), ("POST", "/tags/v1"), ("POST", "/tags/v1/json")]
     )
-    def test_is_refused_in_json(self, docker, name, method, path):
+    def test_is_rejected_in_json(self, docker, name, method, path):
         answer = docker.ask(method, f"/repositories/{name}{path}")
         assert 405 == error(answer)[0]
         assert "GET" in answer.headers["Allow"]

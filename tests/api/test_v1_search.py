@@ -62,36 +62,36 @@ class TestASearch:
         assert ("application/json", "no-cache") == (answer.headers["Content-Type"], answer.headers["Cache-Control"])
 
     @pytest.mark.parametrize("query", ["nothing", "%25", "_", "multi_a", "%27%3B"])
-    def test_takes_the_text_as_it_is(self, docker, query):
+    def test_takes_the_text_literally(self, docker, query):
         assert [] == names(docker.get(f"/search?q={query}"))
 
-    def test_of_nothing_finds_everything(self, docker):
+    def test_for_an_empty_text_finds_everything(self, docker):
         for path in ("/search", "/search?q="):
             assert NAMES == sorted(names(docker.get(path)))
 
-    def test_gives_no_more_than_was_asked_for(self, docker):
+    def test_returns_at_most_the_requested_number(self, docker):
         answer = docker.get("/search?q=multi&n=2").json()
         assert (2, 4) == (len(answer["results"]), answer["num_results"])
         assert "num_pages" not in answer
 
-    def test_gives_pages(self, docker):
+    def test_returns_pages(self, docker):
         pages = [docker.get(f"/search?q=multi&page={page}&page_size=3").json() for page in (1, 2, 3)]
         assert [3, 1, 0] == [len(page["results"]) for page in pages]
         assert [(1, 3, 2), (2, 3, 2), (3, 3, 2)] == [(p["page"], p["page_size"], p["num_pages"]) for p in pages]
 
     @pytest.mark.parametrize("query", ["n=x", "n=-1", "page=1.5", "page_size=%C2%B2", "n=99999999999999999999"])
-    def test_needs_whole_numbers(self, docker, query):
+    def test_requires_whole_numbers(self, docker, query):
         assert 400 == error(docker.get(f"/search?q=multi&{query}"))[0]
 
     @pytest.mark.parametrize("query", ["n=0", "n=101", "page=0", "page=999999999", "page_size=0"])
-    def test_is_content_with_numbers_beyond_the_bounds(self, docker, query):
+    def test_clamps_numbers_beyond_the_bounds(self, docker, query):
         assert 4 == docker.get(f"/search?q=multi&{query}").json()["num_results"]
 
-    def test_may_be_read_by_pages_of_other_sites(self, docker):
+    def test_may_be_read_by_pages_of_other_origins(self, docker):
         headers = docker.get("/search?q=multi").headers
         assert ("*", "GET") == (headers["Access-Control-Allow-Origin"], headers["Access-Control-Allow-Methods"])
 
-    def test_finds_no_more_what_was_deleted(self, docker):
+    def test_does_not_find_deleted_repositories(self, docker):
         docker.push("lab/gone", "v1", IMAGE)
         wait_for(docker, ["lab/gone"], "gone")
         done(docker.ask("DELETE", "/repositories/lab/gone/"), 200)
@@ -99,14 +99,14 @@ class TestASearch:
 
 
 class TestARegistryWithoutAnIndex:
-    def test_finds_nothing_and_takes_every_push(self, tmp_path):
+    def test_finds_nothing_and_accepts_every_push(self, tmp_path):
         with Server(tmp_path / "store", SEARCH_BACKEND="") as server, Docker(server.url) as docker:
             docker.push("lab/multi", "v1", IMAGE)
             assert [] == names(docker.get("/search?q=multi"))
 
 
 class TestAnIndexThatCannotBeReached:
-    def test_makes_no_push_fail(self, tmp_path):
+    def test_does_not_fail_pushes(self, tmp_path):
         url = "postgresql://nobody@127.0.0.1:1/nothing"
         with (
             Server(tmp_path / "store", SEARCH_BACKEND="sqlalchemy", SQLALCHEMY_INDEX_DATABASE=url) as server,

@@ -55,7 +55,7 @@ class TestATreeOfAnOldServer:
     def test_is_served_whole(self, docker, tree):
         assert_served(docker, tree)
 
-    def test_tells_who_pushed_a_tag(self, docker, tree):
+    def test_keeps_the_client_that_pushed_a_tag(self, docker, tree):
         for name, tags in v1_trees.REPOSITORIES[tree].items():
             for tag in tags:
                 note = docker.get(f"/repositories/{name}/tags/{tag}/json").json()
@@ -93,14 +93,14 @@ class TestATreeOfAnOldServer:
             assert image.layer == docker.pull(name, "new")[-1][2]
         assert folders == sorted(path for path in server.store.glob("repositories/*/*"))
 
-    def test_gives_its_tags_back(self, docker, tree):
+    def test_returns_its_tags(self, docker, tree):
         for name, tags in v1_trees.REPOSITORIES[tree].items():
             for tag in {*tags, "new"}:
                 done(docker.ask("DELETE", f"/repositories/{name}/tags/{tag}"), 200)
             assert {} == docker.get(f"/repositories/{name}/tags").json()
             done(docker.ask("DELETE", f"/repositories/{name}/"), 200)
 
-    def test_is_read_by_the_old_server_as_it_was(self, server):
+    def test_can_still_be_read_by_the_old_server(self, server):
         """Everything that 0.7.1 reads is there, in the form that it writes."""
         for folder in (server.store / "images").iterdir():
             assert {"json", "ancestry", "layer", "_checksum"} <= {path.name for path in folder.iterdir()}

@@ -74,7 +74,7 @@ class TestARange:
             ("1023-1023", 1023, 1023),
         ],
     )
-    def test_is_served_as_asked(self, session, url, text, first, last):
+    def test_is_served_as_requested(self, session, url, text, first, last):
         answer = session.get(url, headers={"Range": f"bytes={text}"})
         assert (206, CONTENT[first : last + 1]) == (answer.status_code, answer.content)
         assert f"bytes {first}-{last}/1024" == answer.headers["Content-Range"]
@@ -85,7 +85,7 @@ class TestARange:
         assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
 
     @pytest.mark.parametrize("text", ["bytes=", "bytes=-", "bytes=a-b", "lines=0-5", "bytes=0-1,x", "5-9"])
-    def test_that_says_nothing_is_ignored(self, session, url, text):
+    def test_that_is_malformed_is_ignored(self, session, url, text):
         answer = session.get(url, headers={"Range": text})
         assert (200, CONTENT) == (answer.status_code, answer.content)
 
@@ -151,7 +151,7 @@ class TestARangeOfNothing:
 
 
 class TestDeleting:
-    def test_a_blob_takes_it_from_its_repository_alone(self, session, server):
+    def test_a_blob_removes_it_from_its_repository_only(self, session, server):
         names = unique("delete"), unique("delete")
         for name in names:
             session.post(f"{server.url}/v2/{name}/blobs/uploads/?digest={digest_of(b'x')}", data=b"x")

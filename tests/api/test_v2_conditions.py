@@ -52,12 +52,12 @@ class TestATagThatIsReplacedOnACondition:
         assert (412, "DENIED") == (answer.status_code, code(answer))
         assert image("2") == get().content
 
-    def test_is_made_only_when_it_is_not_there(self, put, get):
+    def test_is_created_only_if_it_is_missing(self, put, get):
         assert 201 == put(note="1", **{"If-None-Match": "*"}).status_code
         assert 412 == put(note="2", **{"If-None-Match": "*"}).status_code
         assert image("1") == get().content
 
-    def test_is_replaced_only_when_it_is_there(self, put, get):
+    def test_is_replaced_only_if_it_exists(self, put, get):
         assert 412 == put(**{"If-Match": "*"}).status_code
         assert 404 == get().status_code
 
@@ -80,12 +80,12 @@ class TestAPullByTag:
     @pytest.mark.parametrize(
         "accept", [OCI, f"{DOCKER}, {OCI}", "*/*", "application/*", "application/json", f"{OCI};q=0.5"]
     )
-    def test_is_served_to_who_can_read_it(self, put, get, accept):
+    def test_is_served_to_clients_that_accept_it(self, put, get, accept):
         put()
         assert 200 == get(Accept=accept).status_code
 
     @pytest.mark.parametrize("accept", [DOCKER, f"{DOCKER}, application/json", INDEX])
-    def test_is_not_found_by_who_cannot(self, put, get, accept):
+    def test_is_not_found_by_clients_that_do_not_accept_it(self, put, get, accept):
         put()
         answer = get(Accept=accept)
         assert (404, "MANIFEST_UNKNOWN") == (answer.status_code, code(answer))
@@ -96,7 +96,7 @@ class TestAPullByTag:
 
 
 class TestAnIndexWithoutItsChildren:
-    def test_is_kept_with_a_warning(self, session, server, name):
+    def test_is_stored_with_a_warning(self, session, server, name):
         child = {"mediaType": OCI, "digest": digest_of(b"child"), "size": 5}
         answer = session.put(
             f"{server.url}/v2/{name}/manifests/x",
@@ -119,7 +119,7 @@ def strict(tmp_path_factory):
         yield server
 
 
-class TestARegistryThatForbids:
+class TestAStrictRegistry:
     @pytest.mark.parametrize("path", ["manifests/latest", f"manifests/{digest_of(b'x')}", f"blobs/{digest_of(b'x')}"])
     def test_deletes_nothing(self, session, strict, path):
         answer = session.delete(f"{strict.url}/v2/a/{path}")
@@ -134,7 +134,7 @@ class TestARegistryThatForbids:
         assert 404 == session.get(f"{url}/{digest_of(image('2'))}").status_code
         assert image("1") == session.get(f"{url}/v1").content
 
-    def test_demands_the_children_of_an_index(self, session, strict):
+    def test_requires_the_children_of_an_index(self, session, strict):
         prepare(session, strict.url, "a")
         payload = json.dumps({"schemaVersion": 2, "manifests": [{"digest": digest_of(b"child"), "size": 1}]})
         answer = session.put(f"{strict.url}/v2/a/manifests/x", data=payload, headers={"Content-Type": INDEX})

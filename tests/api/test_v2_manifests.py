@@ -91,32 +91,32 @@ class TestAManifest:
         answer = put(payload=payload + b" ")
         assert (413, "SIZE_INVALID") == (answer.status_code, code(answer))
 
-    def test_without_end_is_refused(self, put):
+    def test_that_is_endless_is_rejected(self, put):
         assert 413 == put(payload=iter([b" " * 65536] * 100)).status_code
 
-    def test_of_an_index_is_kept_without_its_children(self, put):
+    def test_of_an_index_is_stored_without_its_children(self, put):
         index = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"child")]})
         assert 201 == put(payload=index, content_type=INDEX).status_code
 
 
-class TestAManifestThatCannotBeKept:
-    def test_names_a_blob_that_is_not_there(self, put):
+class TestAnUnacceptableManifest:
+    def test_names_a_missing_blob(self, put):
         payload = image().replace(digest_of(b"layer").encode(), digest_of(b"missing").encode())
         answer = put(payload=payload)
         assert (404, "MANIFEST_BLOB_UNKNOWN") == (answer.status_code, code(answer))
 
     @pytest.mark.parametrize("payload", [b"", b"x", b"[" * 10000, b"\xff", b'{"schemaVersion": 1}'])
-    def test_is_no_manifest(self, put, get, payload):
+    def test_is_not_a_manifest(self, put, get, payload):
         answer = put(payload=payload)
         assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
         assert 404 == get().status_code
 
-    def test_is_another_than_its_digest_says(self, put):
+    def test_does_not_match_its_digest(self, put):
         answer = put(digest_of(b"other"))
         assert (400, "DIGEST_INVALID") == (answer.status_code, code(answer))
 
     @pytest.mark.parametrize("tag", [".x", "-x", "a" * 129, "%C3%A4"])
-    def test_has_a_bad_tag(self, put, tag):
+    def test_has_an_invalid_tag(self, put, tag):
         answer = put(tag)
         assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
 
@@ -127,12 +127,12 @@ class TestDeleting:
         assert 202 == session.delete(f"{server.url}/v2/{name}/manifests/latest").status_code
         assert (404, 200) == (get().status_code, get(digest_of(image())).status_code)
 
-    def test_a_manifest_takes_its_tags_along(self, session, server, put, get, name):
+    def test_a_manifest_deletes_its_tags(self, session, server, put, get, name):
         put()
         assert 202 == session.delete(f"{server.url}/v2/{name}/manifests/{digest_of(image())}").status_code
         assert (404, 404) == (get().status_code, get(digest_of(image())).status_code)
 
-    def test_what_is_not_there_is_unknown(self, session, server, name):
+    def test_missing_content_is_unknown(self, session, server, name):
         for reference in ("latest", digest_of(b"x")):
             answer = session.delete(f"{server.url}/v2/{name}/manifests/{reference}")
             assert (404, "MANIFEST_UNKNOWN") == (answer.status_code, code(answer))
@@ -145,11 +145,11 @@ class TestLists:
             put(tag)
         return ["1", "C", "a", "b"]
 
-    def test_hold_all_tags_in_order(self, session, server, name, tags):
+    def test_contain_all_tags_in_order(self, session, server, name, tags):
         answer = session.get(f"{server.url}/v2/{name}/tags/list")
         assert {"name": name, "tags": tags} == answer.json()
 
-    def test_come_page_by_page(self, session, server, name, tags):
+    def test_are_listed_page_by_page(self, session, server, name, tags):
         found, path = [], f"/v2/{name}/tags/list?n=3"
         while path:
             answer = session.get(server.url + path)
@@ -169,21 +169,21 @@ class TestLists:
             ("last=z", []),
         ],
     )
-    def test_can_be_cut(self, session, server, name, tags, query, expected):
+    def test_can_be_limited(self, session, server, name, tags, query, expected):
         answer = session.get(f"{server.url}/v2/{name}/tags/list?{query}")
         assert (tags if expected is None else expected) == answer.json()["tags"]
         assert "Link" not in answer.headers
 
     @pytest.mark.parametrize("n", ["-1", "x", "1.5", "", "9" * 30])
-    def test_have_no_page_of_no_number(self, session, server, name, tags, n):
+    def test_reject_an_invalid_page_size(self, session, server, name, tags, n):
         answer = session.get(f"{server.url}/v2/{name}/tags/list?n={n}")
         assert (400, "UNSUPPORTED") == (answer.status_code, code(answer))
 
-    def test_of_an_unknown_repository_are_not_there(self, session, server):
+    def test_of_an_unknown_repository_are_not_found(self, session, server):
         answer = session.get(f"{server.url}/v2/not/there/tags/list")
         assert (404, "NAME_UNKNOWN") == (answer.status_code, code(answer))
 
-    def test_hold_the_repositories(self, session, server, name):
+    def test_contain_the_repositories(self, session, server, name):
         assert name in session.get(f"{server.url}/v2/_catalog").json()["repositories"]
         first = session.get(f"{server.url}/v2/_catalog?n=1")
         assert 1 == len(first.json()["repositories"])
@@ -193,7 +193,7 @@ class TestARepositoryName:
     @pytest.mark.parametrize(
         "name", ["tags/list", "a/manifests/b", "blobs/uploads", "a/blobs/uploads/x", "manifests", "v2"]
     )
-    def test_may_hold_the_words_of_the_api(self, session, server, name):
+    def test_may_contain_words_of_the_api(self, session, server, name):
         for content in (b"{}", b"layer"):
             pushed = session.post(f"{server.url}/v2/{name}/blobs/uploads/?digest={digest_of(content)}", data=content)
             assert 201 == pushed.status_code
@@ -213,13 +213,13 @@ class TestARepositoryName:
 
 
 class TestTheEnvelope:
-    def test_answers_what_is_not_there(self, session, server):
+    def test_is_used_for_missing_content(self, session, server):
         for path in ("/v2/x", "/v2/x/y/z", "/v2/_catalog/x"):
             answer = session.get(server.url + path)
             assert 404 == answer.status_code
             assert code(answer)
 
-    def test_answers_a_wrong_method(self, session, server):
+    def test_is_used_for_an_unsupported_method(self, session, server):
         for method, path in (("POST", "/v2/"), ("DELETE", "/v2/_catalog"), ("PATCH", "/v2/x/manifests/latest")):
             answer = session.request(method, server.url + path)
             assert (405, "UNSUPPORTED") == (answer.status_code, code(answer))
@@ -243,7 +243,7 @@ class TestTheVersionHeader:
             "",
         ],
     )
-    def test_is_sent_to_the_clients_of_today(self, session, server, agent):
+    def test_is_sent_to_current_clients(self, session, server, agent):
         answer = session.get(f"{server.url}/v2/", headers={"User-Agent": agent})
         assert (200, "registry/2.0") == (answer.status_code, answer.headers["Docker-Distribution-Api-Version"])
         assert "User-Agent" in answer.headers["Vary"]
@@ -252,7 +252,7 @@ class TestTheVersionHeader:
         "agent",
         ["Go 1.1 package http", "Go-http-client/1.1", "docker/1.6.2 go/go1.4.2", "docker/1.9.1", "docker/1.11.2"],
     )
-    def test_is_kept_from_the_clients_that_choose_wrongly_by_it(self, session, server, agent):
+    def test_is_not_sent_to_clients_that_it_misleads(self, session, server, agent):
         for path in ("/v2/", "/v2/x/manifests/latest"):
             answer = session.get(server.url + path, headers={"User-Agent": agent})
             assert "Docker-Distribution-Api-Version" not in answer.headers
@@ -275,18 +275,18 @@ class TestAMediaType:
             "a/b c",
         ],
     )
-    def test_that_is_none_is_refused(self, put, get, media_type):
+    def test_that_is_invalid_is_rejected(self, put, get, media_type):
         answer = put(payload=json.dumps({"mediaType": media_type}).encode(), content_type=None)
         assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
         assert 404 == get().status_code
 
-    def test_that_is_none_is_refused_in_the_header_too(self, put):
+    def test_that_is_invalid_in_the_header_is_rejected(self, put):
         for text in ("x/\xe9", "text", "a b/c"):
             answer = put(payload=b"{}", content_type=text.encode("latin-1"))
             assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
 
     @pytest.mark.parametrize("media_type", ["text/html", "image/svg+xml", "application/xhtml+xml", "Text/HTML"])
-    def test_of_a_page_is_kept_but_not_served(self, put, get, media_type):
+    def test_of_a_web_page_is_stored_but_not_served(self, put, get, media_type):
         payload = json.dumps({"mediaType": media_type, "x": "<script>"}).encode()
         assert 201 == put(payload=payload, content_type=None).status_code
         answer = get()
@@ -306,14 +306,14 @@ class TestAMediaType:
         assert (payload, spelled) == (get().content, get().headers["Content-Type"])
         assert 200 == get(headers={"Accept": OCI}).status_code
 
-    def test_in_capitals_has_the_rules_of_its_kind(self, put):
+    def test_is_case_insensitive(self, put):
         for document in ({"config": descriptor(b"{}")}, {"layers": []}):
             payload = json.dumps({"schemaVersion": 2, "mediaType": INDEX.upper(), "manifests": [], **document}).encode()
             assert (400, "MANIFEST_INVALID") == (put(payload=payload).status_code, code(put(payload=payload)))
         schema_1 = b'{"mediaType": "application/vnd.docker.distribution.manifest.V1+json"}'
         assert 400 == put(payload=schema_1, content_type=None).status_code
 
-    def test_that_an_earlier_version_kept_is_served_as_something_safe(self, session, server, put, get, name):
+    def test_that_an_earlier_version_stored_is_served_as_a_safe_type(self, session, server, put, get, name):
         store = server.store / "docker/registry/v2"
         payload = b'{"mediaType": "a\\nX-Evil: 1"}'
         digest = digest_of(payload)
@@ -333,17 +333,17 @@ class TestAMediaType:
 
 class TestAnnotations:
     @pytest.mark.parametrize("value", ["1e999", "1", "{}", "true", "[]", '"\\ud800"'])
-    def test_that_are_no_texts_are_refused(self, put, value):
+    def test_that_are_not_strings_are_rejected(self, put, value):
         payload = image()[:-1] + b', "annotations": {"x": %b}}' % value.encode()
         answer = put(payload=payload)
         assert (400, "MANIFEST_INVALID") == (answer.status_code, code(answer))
 
-    def test_of_null_are_kept(self, put, get):
+    def test_of_null_are_stored(self, put, get):
         payload = image()[:-1] + b', "annotations": {"x": null, "y": "z"}}'
         assert 201 == put(payload=payload).status_code
         assert payload == get().content
 
-    def test_no_error_repeats_what_is_no_json(self, put):
+    def test_are_not_quoted_in_errors_about_invalid_json(self, put):
         answer = put(payload=b'{"schemaVersion": 1e999, "config": {}}')
         assert 400 == answer.status_code
         assert b"Infinity" not in answer.content

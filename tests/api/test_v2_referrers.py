@@ -72,16 +72,16 @@ class TestReferrers:
         assert "artifactType" == answer.headers["OCI-Filters-Applied"]
 
     @pytest.mark.parametrize("name_", ["not/there", None])
-    def test_of_what_is_not_there_are_none(self, session, server, name, name_):
+    def test_of_a_missing_manifest_are_empty(self, session, server, name, name_):
         answer = session.get(f"{server.url}/v2/{name_ or name}/referrers/{digest_of(b'other')}")
         assert (200, []) == (answer.status_code, answer.json()["manifests"])
 
     @pytest.mark.parametrize("digest", ["latest", "sha256:x", "sha256"])
-    def test_of_no_digest_are_refused(self, session, server, name, digest):
+    def test_of_an_invalid_digest_are_rejected(self, session, server, name, digest):
         answer = session.get(f"{server.url}/v2/{name}/referrers/{digest}")
         assert (400, "DIGEST_INVALID") == (answer.status_code, code(answer))
 
-    def test_come_page_by_page_with_their_filter(self, session, tmp_path):
+    def test_are_listed_page_by_page_with_their_filter(self, session, tmp_path):
         with Server(tmp_path / "store", REGISTRY_MAX_PAGE_ENTRIES="2") as server:
             for number in range(5):
                 push(session, server.url, f"a/n{number % 1}", f"application/{'b' if number else 'a'}{number}")

@@ -56,7 +56,7 @@ class TestAnUpload:
         assert (201, digest_of(GOOD)) == (answer.status_code, answer.headers["Docker-Content-Digest"])
         assert GOOD == pulled(session, server, name, digest_of(GOOD))
 
-    def test_in_one_post_is_taken_whole(self, session, server, name):
+    def test_in_one_post_is_accepted(self, session, server, name):
         url = f"{server.url}/v2/{name}/blobs/uploads/"
         answer = session.post(url, params={"digest": digest_of(GOOD)}, data=GOOD)
         assert (201, digest_of(GOOD)) == (answer.status_code, answer.headers["Docker-Content-Digest"])
@@ -76,7 +76,7 @@ class TestAnUpload:
         answer = session.put(url, params={"digest": digest_of(GOOD)}, data=GOOD[4:], headers={"Content-Range": "4-9"})
         assert 201 == answer.status_code
 
-    def test_says_how_far_it_is(self, session, start):
+    def test_reports_its_progress(self, session, start):
         url = start()
         session.patch(url, data=GOOD[:4])
         answer = session.get(url)
@@ -96,14 +96,14 @@ class TestAnUpload:
         assert 201 == session.put(start(), params={"digest": digest_of(b"")}).status_code
         assert b"" == pulled(session, server, name, digest_of(b""))
 
-    def test_whose_put_is_repeated_is_answered_again(self, session, start):
+    def test_whose_put_is_repeated_gets_the_same_response(self, session, start):
         url = start()
         first = session.put(url, params={"digest": digest_of(GOOD)}, data=GOOD)
         again = session.put(url, params={"digest": digest_of(GOOD)})
         assert (201, 201) == (first.status_code, again.status_code)
         assert first.headers["Location"] == again.headers["Location"]
 
-    def test_is_gone_once_it_is_cancelled(self, session, start):
+    def test_is_unknown_after_it_was_cancelled(self, session, start):
         url = start()
         assert 204 == session.delete(url).status_code
         for answer in (session.get(url), session.patch(url, data=GOOD), session.delete(url)):
@@ -124,7 +124,7 @@ class TestAMount:
         assert (201, digest_of(GOOD)) == (answer.status_code, answer.headers["Docker-Content-Digest"])
         assert GOOD == pulled(session, server, name, digest_of(GOOD))
 
-    def test_takes_it_from_anywhere_when_nobody_says_where(self, session, server, name, source):
+    def test_uses_any_repository_when_none_is_named(self, session, server, name, source):
         answer = session.post(f"{server.url}/v2/{name}/blobs/uploads/", params={"mount": digest_of(GOOD)})
         assert 201 == answer.status_code
 
@@ -137,7 +137,7 @@ class TestAMount:
             {"mount": "nonsense", "from": "a"},
         ],
     )
-    def test_of_what_is_not_there_begins_an_upload(self, session, server, name, source, query):
+    def test_of_a_missing_blob_starts_an_upload(self, session, server, name, source, query):
         answer = session.post(f"{server.url}/v2/{name}/blobs/uploads/", params=query)
         assert 202 == answer.status_code
         assert "Docker-Upload-UUID" in answer.headers
@@ -145,13 +145,13 @@ class TestAMount:
 
 class TestAChunkOutOfOrder:
     @pytest.mark.parametrize("content_range", ["0-4", "9-13", "4-8"])
-    def test_is_answered_with_the_true_range(self, session, start, content_range):
+    def test_is_answered_with_the_current_range(self, session, start, content_range):
         url = start()
         session.patch(url, data=b"good ")
         answer = session.patch(url, data=b"bytes", headers={"Content-Range": content_range})
         assert (416, "BLOB_UPLOAD_INVALID", "0-4") == (answer.status_code, code(answer), answer.headers["Range"])
 
-    def test_is_answered_so_on_the_last_put_too(self, session, start):
+    def test_is_answered_alike_on_the_last_put(self, session, start):
         url = start()
         session.patch(url, data=b"good ")
         query = {"digest": digest_of(GOOD)}
@@ -161,7 +161,7 @@ class TestAChunkOutOfOrder:
 
 class TestBadInput:
     @pytest.mark.parametrize("content_range", ["", "a-b", "5-1", "-5", "5-", "0-4,5-6", "0-" + "9" * 30])
-    def test_a_chunk_range_that_says_nothing(self, session, start, content_range):
+    def test_a_malformed_chunk_range(self, session, start, content_range):
         answer = session.patch(start(), data=b"x", headers={"Content-Range": content_range})
         assert (400, "BLOB_UPLOAD_INVALID") == (answer.status_code, code(answer))
 
@@ -179,18 +179,18 @@ class TestBadInput:
             assert 404 == session.head(f"{server.url}/v2/{name}/blobs/{digest_of(content)}").status_code
 
     @pytest.mark.parametrize("digest", ["", "x", "sha256:xyz", "md5:" + "0" * 32])
-    def test_a_digest_that_is_none(self, session, start, digest):
+    def test_a_malformed_digest(self, session, start, digest):
         url = start()
         for answer in (session.put(url, params={"digest": digest}), session.put(url)):
             assert (400, "DIGEST_INVALID") == (answer.status_code, code(answer))
         assert 204 == session.get(url).status_code
 
-    def test_an_algorithm_that_is_not_known(self, session, server, name):
+    def test_an_unknown_algorithm(self, session, server, name):
         answer = session.post(f"{server.url}/v2/{name}/blobs/uploads/?digest-algorithm=md5")
         assert (400, "DIGEST_INVALID") == (answer.status_code, code(answer))
 
     @pytest.mark.parametrize("upload_id", ["x", str(uuid.UUID(int=0)), "..", "%00"])
-    def test_an_upload_that_never_began(self, session, server, name, upload_id):
+    def test_an_unknown_upload(self, session, server, name, upload_id):
         url = f"{server.url}/v2/{name}/blobs/uploads/{upload_id}"
         answer = session.patch(url, data=b"x")
         assert 404 == answer.status_code
@@ -224,7 +224,7 @@ class TestBadInput:
 
 
 class TestAnEmptyClosingPut:
-    def test_may_repeat_the_range_of_what_came(self, session, server):
+    def test_may_repeat_the_range_of_the_last_chunk(self, session, server):
         name, content = unique("closing"), b"0123456789"
         for text in ("0-9", "bytes=0-9", "Bytes 0-9/10", "5-9"):
             location = session.post(f"{server.url}/v2/{name}/blobs/uploads/").headers["Location"]

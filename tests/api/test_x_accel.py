@@ -60,7 +60,7 @@ class TestALayer:
         assert (206, IMAGE.layer[1000:]) == (answer.status_code, answer.content)
         assert f"bytes 1000-{size - 1}/{size}" == answer.headers["Content-Range"]
 
-    def test_leaves_the_registry_with_nothing_but_its_place(self, layer, registry):
+    def test_leaves_the_registry_as_a_path_only(self, layer, registry):
         answer = requests.get(f"{registry.url}/v1/images/{IMAGE.text}/layer", timeout=20)
         assert (200, b"") == (answer.status_code, answer.content)
         assert answer.headers["X-Accel-Redirect"].startswith("/_store/docker/registry/v2/blobs/sha256/")
@@ -77,7 +77,7 @@ class TestABlob:
 
 
 class TestAStoreThatIsNotLocal:
-    def test_sends_by_itself(self, tmp_path):
+    def test_is_served_by_the_registry_itself(self, tmp_path):
         settings = {"SETTINGS_FLAVOR": "memory", "DOCKER_REGISTRY_CONFIG": str(tmp_path / "config.yml")}
         (tmp_path / "config.yml").write_text("memory: {storage: memory, nginx_x_accel_redirect: /_store}")
         with Server(tmp_path / "store", **settings) as server, Docker(server.url) as docker:

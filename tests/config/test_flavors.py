@@ -54,7 +54,7 @@ class TestTheFile:
         assert tmp_path / "mine.yml" == flavors.locate({"DOCKER_REGISTRY_CONFIG": "~/mine.yml"})
 
     @pytest.mark.parametrize("environ", [{}, {"DOCKER_REGISTRY_CONFIG": ""}])
-    def test_is_config_yml_when_it_is_there_else_the_sample(self, clone, environ):
+    def test_is_config_yml_if_it_exists_else_the_sample(self, clone, environ):
         assert f"{clone}/config/config_sample.yml" == located(clone, environ)
 
         (clone / "config/config.yml").write_text("dev:\n")
@@ -97,18 +97,18 @@ def located(folder, environ, **variables):
 
 
 class TestAFlavor:
-    def test_is_dev_when_nobody_chooses(self, read):
+    def test_defaults_to_dev(self, read):
         assert "dev" == read("dev: {a: b}", "").name
 
-    def test_lies_over_common(self, read):
+    def test_overrides_common(self, read):
         assert {"a": "1", "b": "3", "c": "4"} == read("common: {a: 1, b: 2}\ndev: {b: 3, c: 4}").tree
 
-    def test_is_merged_section_by_section_and_its_lists_replace(self, read):
+    def test_is_merged_by_section_and_replaces_lists(self, read):
         tree = read("common: {s: {x: 1, y: 2}, l: [1, 2]}\ndev: {s: {y: 3}, l: [4]}").tree
 
         assert {"s": {"x": "1", "y": "3"}, "l": ["4"]} == tree
 
-    def test_takes_a_value_of_common_back_with_null(self, read):
+    def test_unsets_a_value_of_common_with_null(self, read):
         assert {"s": None, "a": None} == read("common: {s: {x: 1}, a: b}\ndev: {s: ~, a: }").tree
 
     def test_may_be_empty(self, read):
@@ -117,7 +117,7 @@ class TestAFlavor:
     def test_needs_no_common(self, read):
         assert {"a": "b"} == read("dev: {a: b}").tree
 
-    def test_may_carry_everything_by_anchors(self, read):
+    def test_may_use_anchors_only(self, read):
         tree = read(
             """
             common: &common
@@ -138,7 +138,7 @@ class TestAFlavor:
     def test_may_merge_several_anchors(self, read):
         assert {"a": "1", "b": "2"} == read("x: &x {a: 1}\ny: &y {a: 0, b: 2}\ndev: {<<: [*x, *y]}").tree
 
-    def test_that_is_not_there_is_refused_with_the_nearest_and_all_others(self, refused, path):
+    def test_that_is_unknown_is_rejected_with_suggestions(self, refused, path):
         expected = f"{path} has no flavor prd (SETTINGS_FLAVOR; there is common, prod); did you mean prod?"
 
         assert expected == refused("common: {}\nprod: {}", "prd")
@@ -154,7 +154,7 @@ class TestAScalar:
     @pytest.mark.parametrize(
         "text", ["0123", "no", "on", "1_000", "0x10", "12:30:45", "2020-01-01", "1e3", ".inf", "="]
     )
-    def test_stays_the_characters_that_stand_there(self, read, text):
+    def test_keeps_its_exact_characters(self, read, text):
         assert {"a": text} == read(f"dev:\n    a: {text}").tree
 
     @pytest.mark.parametrize("text", ["~", "null", "Null", ""])
@@ -187,12 +187,12 @@ class TestBadYaml:
             ("it holds characters that are not UTF-8 text", "dev: {password: s3cret\x00}"),
         ],
     )
-    def test_is_refused_with_the_line_but_none_of_its_content(self, refused, path, expected, text):
+    def test_is_rejected_with_the_line_number_but_no_content(self, refused, path, expected, text):
         sentence = refused(text)
 
         assert f"{path} is not good YAML: {expected}" == sentence
 
-    def test_that_is_not_utf_8_is_refused(self, path):
+    def test_that_is_not_utf_8_is_rejected(self, path):
         path.write_bytes(b"dev: {password: s3cret\xff}")
 
         with pytest.raises(ConfigError) as caught:
@@ -205,27 +205,27 @@ class TestBadYaml:
 
 class TestLookingUp:
     @pytest.mark.parametrize("text", ["0123", "#x", "true", "a:b:c", " x ", "[1]", "_env:HOME", "~"])
-    def test_takes_the_characters_of_the_variable(self, read, text):
+    def test_returns_the_exact_value_of_the_variable(self, read, text):
         assert text == read("dev:", X=text).look_up("_env:X:default")
 
     @pytest.mark.parametrize("text", ["0123", "#x", "true", "sqlite:////tmp/x.db", "http://h:1/", "~"])
-    def test_takes_the_characters_of_the_default(self, read, text):
+    def test_returns_the_exact_default(self, read, text):
         assert text == read("dev:").look_up(f"_env:X:{text}")
 
-    def test_finds_nothing_without_variable_and_default(self, read):
+    def test_returns_none_without_variable_and_default(self, read):
         assert read("dev:").look_up("_env:X") is None
         assert read("dev:").look_up("_env:X:") is None
 
-    def test_finds_nothing_in_an_empty_variable_even_with_a_default(self, read):
+    def test_returns_none_for_an_empty_variable_even_with_a_default(self, read):
         assert read("dev:", X="").look_up("_env:X:default") is None
 
-    def test_works_in_lists_and_leaves_out_what_is_not_set(self, read):
+    def test_applies_to_lists_and_omits_unset_items(self, read):
         assert ["a", "1", "d"] == read("dev:", X="1").look_up(["a", "_env:X", "_env:Y", "_env:Z:d"])
 
-    def test_needs_the_mark_at_the_beginning(self, read):
+    def test_requires_the_prefix(self, read):
         assert "redis://_env:X" == read("dev:", X="1").look_up("redis://_env:X")
 
-    def test_leaves_other_texts_alone(self, read):
+    def test_leaves_other_texts_unchanged(self, read):
         assert "plain" == read("dev:").look_up("plain")
         assert read("dev:").look_up("") is None
 

@@ -29,7 +29,7 @@ class TestTheEffectiveConfiguration:
         assert ["a", "b"] == shown["cors"]["origins"]
         assert shown["standalone"] is True
 
-    def test_says_where_it_comes_from(self):
+    def test_names_its_file_and_flavor(self):
         assert render(Config(path=Path("/etc/registry.yml"), flavor="prod")).startswith(
             "# /etc/registry.yml, flavor prod\nprod:\n"
         )
@@ -62,7 +62,7 @@ class TestTheEffectiveConfiguration:
         assert [{"name": "hub", "password": "********"}] == shown["upstreams"]
         assert {"a": "https://u:********@b"} == shown["hosts"]
 
-    def test_is_a_file_that_says_the_same(self, tmp_path):
+    def test_can_be_loaded_as_a_file(self, tmp_path):
         config = Config(storage="memory", search_backend="0123", loglevel="debug", mirroring=Mirroring(source="true"))
         path = tmp_path / "registry.yml"
         path.write_text(render(config))
@@ -104,7 +104,7 @@ class TestASecret:
 
         assert "mysql://me:********@h:3306/db?token=********&x=1" in text
 
-    def test_is_not_seen_where_there_is_none(self):
+    def test_is_not_detected_in_other_text(self):
         assert "********" not in render(Config())
         assert "http://h:5000/a?b=c" in render(Config(index_endpoint="http://h:5000/a?b=c"))
         assert "sqlite:////tmp/me@home:x.db" in render(Config(sqlalchemy_index_database="sqlite:////tmp/me@home:x.db"))

@@ -81,7 +81,7 @@ class TestWithoutAnySetting:
 
         assert Config(path=config.path, storage="memory") == config
 
-    def test_the_registry_is_open_and_on_its_own(self):
+    def test_the_registry_is_open_and_standalone(self):
         config = Config()
 
         assert (True, True, True, True) == (config.v1, config.v2, config.delete_tags, config.standalone)
@@ -91,7 +91,7 @@ class TestWithoutAnySetting:
         assert (None, None, None) == (config.cache.host, config.mirroring.source, config.search_backend)
         assert not config.check_index_children
 
-    def test_nothing_can_be_changed_afterwards(self):
+    def test_values_are_immutable(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             Config().v2 = False
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -99,7 +99,7 @@ class TestWithoutAnySetting:
 
 
 class TestASetting:
-    def test_is_read_by_its_type(self, load):
+    def test_is_converted_to_its_type(self, load):
         config = load(
             """
             dev:
@@ -120,7 +120,7 @@ class TestASetting:
         assert (("a", "b"), ()) == (config.cors.origins, config.cors.headers)
         assert (1, "true") == (config.cache.port, config.cache.password)
 
-    def test_comes_from_the_environment_by_its_type(self, load):
+    def test_is_converted_from_the_environment(self, load):
         text = """
             dev:
                 storage: _env:STORAGE:memory
@@ -140,7 +140,7 @@ class TestASetting:
         assert "#x" == load(text).cache.password
 
     @pytest.mark.parametrize("text", ["_env:X", '"_env:X:"', "~", "", '""'])
-    def test_keeps_its_default_when_nothing_is_there(self, load, text):
+    def test_keeps_its_default_when_unset(self, load, text):
         config = load(f"common: {{loglevel: debug}}\ndev:\n    storage: memory\n    loglevel: {text}")
 
         assert "info" == config.loglevel
@@ -187,15 +187,15 @@ class TestAMistake:
 
         assert expected == refused(f"dev:\n    storage: memory{separator}{text}")
 
-    def test_in_a_variable_is_called_by_the_name_of_the_variable_and_never_shown(self, refused):
+    def test_in_a_variable_is_reported_by_name_without_the_value(self, refused):
         sentence = refused("dev: {storage: memory, cache: {port: '_env:REDIS_PORT'}}", REDIS_PORT="s3cret")
 
         assert "cache.port (from REDIS_PORT) must be a whole number, at least 1" == sentence
 
-    def test_in_another_flavor_is_none_of_our_business(self, load):
+    def test_in_another_flavor_is_ignored(self, load):
         assert "memory" == load("dev: {storage: memory}\nprod: {storage: nowhere, odd: thing}").storage
 
-    def test_leaves_no_trace_of_a_secret_in_what_python_remembers(self, load):
+    def test_keeps_no_secret_in_the_exception(self, load):
         with pytest.raises(ConfigError) as caught:
             load("dev: {storage: memory, upload_ttl: s3cret}")
 
@@ -204,7 +204,7 @@ class TestAMistake:
         assert "s3cret" not in repr(caught.value)
 
 
-class TestANameOfTheOldDays:
+class TestARetiredSetting:
     def test_is_ignored_with_one_warning(self, load, caplog, path):
         config = load(
             """
@@ -223,23 +223,23 @@ class TestANameOfTheOldDays:
         assert [sentence] == [record.getMessage() for record in caplog.records]
         assert [logging.WARNING] == [record.levelno for record in caplog.records]
 
-    def test_is_not_worth_a_warning_when_nobody_sets_it(self, load, caplog):
+    def test_causes_no_warning_when_unset(self, load, caplog):
         load("dev: {storage: memory, debug: , boto_debug: '_env:AWS_DEBUG', s3_region: ~}")
 
         assert [] == caplog.records
 
     @pytest.mark.parametrize("name", ["smtp_host", "from_addr", "source", "source_index", "tags_cache"])
-    def test_that_moved_says_where_it_is(self, load, caplog, name):
+    def test_that_moved_names_its_new_place(self, load, caplog, name):
         load(f"dev: {{storage: memory, {name}: x}}")
 
         assert re.search(rf"{name} \(it is in the section (email_exceptions|mirroring)\)", caplog.text)
 
-    def test_local_means_file(self, load):
+    def test_local_is_an_alias_of_file(self, load):
         assert "file" == load("dev: {storage: local}").storage
 
 
-class TestWhatIsStillToBeBuilt:
-    def test_is_answered_by_a_warning_when_somebody_sets_it(self, load, caplog, path):
+class TestAnUnimplementedSetting:
+    def test_causes_a_warning_when_set(self, load, caplog, path):
         load("dev: {storage: memory, standalone: false, mirroring: {source: h}}")
 
         sentence = f"{path}, flavor dev: settings without effect in this version: standalone, mirroring.source"
@@ -286,16 +286,16 @@ class TestADriver:
     def test_has_its_settings_checked(self, refused, shelf, expected, text):
         assert expected == refused(f"dev:\n    storage: shelf\n    {text}")
 
-    def test_does_not_take_the_settings_of_another(self, refused, shelf):
+    def test_does_not_accept_the_settings_of_another(self, refused, shelf):
         assert "there is no setting shelf_rows" == refused("dev: {storage: memory, shelf_rows: 1}")
 
-    def test_that_nobody_knows_is_refused_with_those_that_are_installed(self, refused, shelf):
+    def test_that_is_unknown_is_rejected_with_the_installed_ones(self, refused, shelf):
         sentence = refused("dev: {storage: shlef}")
 
         for word in ("shlef", "file", "memory", "shelf", "pip install"):
             assert word in sentence
 
-    def test_keeps_its_options_as_they_are(self, load):
+    def test_receives_its_options_unchanged(self, load):
         with pytest.raises(TypeError):
             load("dev: {storage: memory}").driver_options["storage_path"] = "elsewhere"
 
@@ -311,14 +311,14 @@ class TestTheSample:
 
         return load
 
-    def test_runs_without_any_environment_and_keeps_its_data_in_a_folder_of_its_own(self, load, tmp_path, caplog):
+    def test_runs_without_environment_variables_in_its_own_folder(self, load, tmp_path, caplog):
         config = load()
 
         assert ("dev", "file", "sqlalchemy") == (config.flavor, config.storage, config.search_backend)
         assert tmp_path / "registry-data" == Path(config.driver_options["storage_path"]).absolute()
         assert [] == caplog.records
 
-    def test_differs_from_the_defaults_nowhere_else(self, load):
+    def test_otherwise_equals_the_defaults(self, load):
         config = load("memory")
 
         assert Config(flavor="memory", path=config.path, storage="memory") == config
@@ -326,14 +326,14 @@ class TestTheSample:
     @pytest.mark.parametrize(
         ("expected", "flavor"), [("/var/lib/registry", "local"), ("/home/me/tmp/test", "test"), ("/srv", "dev")]
     )
-    def test_says_where_files_are(self, load, monkeypatch, expected, flavor):
+    def test_sets_the_paths_of_files(self, load, monkeypatch, expected, flavor):
         monkeypatch.setenv("HOME", "/home/me")
         environ = {"STORAGE_PATH": "/srv"} if flavor == "dev" else {}
 
         assert Path(expected) == Path(load(flavor, **environ).driver_options["storage_path"]).expanduser()
 
     @pytest.mark.parametrize("flavor", SAMPLE)
-    def test_every_flavor_starts_or_says_in_one_sentence_which_driver_is_missing(self, load, flavor):
+    def test_has_flavors_that_start_or_name_the_missing_driver(self, load, flavor):
         storage = {**SAMPLE["common"], **SAMPLE[flavor]}.get("storage", "file")
         try:
             config = load(flavor)

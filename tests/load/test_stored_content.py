@@ -106,7 +106,7 @@ class TestALargeManifest:
         found = requests.get(url, headers=headers)
         assert (OCI_INDEX, payload) == (found.headers["Content-Type"], found.content)
 
-    def test_of_an_absurd_structure_is_refused(self, server):
+    def test_of_an_absurd_structure_is_rejected(self, server):
         payload = absurd({"mediaType": "application/y"}, 4 * MIB)
         assert [400] * 4 == at_once(lambda: requests.put(f"{server.url}/manifests/absurd", payload).status_code)
 

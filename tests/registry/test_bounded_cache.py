@@ -4,7 +4,7 @@ from docker_registry.registry.bounded_cache import ENTRY_BYTES, BoundedCache
 
 
 class TestABoundedCache:
-    def test_forgets_what_was_used_longest_ago(self):
+    def test_evicts_the_least_recently_used(self):
         cache = BoundedCache(3 * ENTRY_BYTES)
         for key in "abc":
             cache.put(key, key.upper())
@@ -12,7 +12,7 @@ class TestABoundedCache:
         cache.put("d", "D")
         assert [True, False, True, True] == [key in cache for key in "abcd"]
 
-    def test_takes_no_more_than_its_bytes(self):
+    def test_stays_within_its_byte_limit(self):
         cache = BoundedCache(10_000, content_bytes=len)
         for number in range(1000):
             cache.put(number, b"x" * number)

@@ -10,12 +10,12 @@ MIB = 1024 * 1024
 
 
 class TestABlock:
-    def test_is_long_while_there_are_few_transfers(self):
+    def test_is_large_while_there_are_few_transfers(self):
         pool = BufferPool(32 * MIB)
         with pool.transfer():
             assert (FIRST_BYTES, LARGEST_BYTES) == (len(pool.first()), len(pool.next()))
 
-    def test_is_shorter_the_more_transfers_there_are(self):
+    def test_shrinks_with_the_number_of_transfers(self):
         pool = BufferPool(32 * MIB)
         with ExitStack() as transfers:
             for _ in range(64):
@@ -26,13 +26,13 @@ class TestABlock:
             assert (SMALLEST_BYTES, SMALLEST_BYTES) == (len(pool.first()), len(pool.next()))
         assert LARGEST_BYTES == pool.block_bytes
 
-    def test_is_the_same_again_as_long_as_nothing_changes(self):
+    def test_is_reused_while_nothing_changes(self):
         pool = BufferPool(32 * MIB)
         block = pool.next()
         content = block.obj
         assert content is pool.again(block[:10]).obj
 
-    def test_is_another_one_when_others_have_come_or_gone(self):
+    def test_is_replaced_when_the_number_of_transfers_changes(self):
         pool = BufferPool(8 * MIB)
         block = pool.next()
         with pool.transfer(), pool.transfer(), pool.transfer(), pool.transfer():

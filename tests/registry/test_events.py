@@ -29,15 +29,15 @@ class Listener:
             raise self._error
 
 
-class TestWhatHappened:
-    def test_is_told_to_every_listener(self, driver):
+class TestAnEvent:
+    def test_reaches_every_listener(self, driver):
         first, second = Listener(), Listener()
         with events.tag_created.connected_to(first), events.tag_created.connected_to(second):
             events.announce(events.tag_created, driver, ACTOR, name=NAME, tag=LATEST)
 
         assert [{"name": NAME, "tag": LATEST, "actor": ACTOR}] == first.heard == second.heard
 
-    def test_is_not_told_to_who_listens_to_another_registry(self, driver):
+    def test_does_not_reach_listeners_of_another_registry(self, driver):
         other = MemoryDriver()
         listener = Listener()
         with events.repository_created.connected_to(listener, sender=other):
@@ -76,8 +76,8 @@ class TestAListener:
         assert [("latest", "mia at 192.0.2.1 (push, request f00)"), "latest", "acme/web", "latest"] == heard
 
 
-class TestWhatIsAboutToHappen:
-    def test_can_be_refused_by_a_listener(self, driver):
+class TestAnEventBeforeAChange:
+    def test_can_be_vetoed_by_a_listener(self, driver):
         listener = Listener(Unsupported("No images without a maintainer."))
         with events.before_put_image_json.connected_to(listener), pytest.raises(Unsupported):
             events.before_put_image_json.send(driver, image_id="00" * 32, image_json={"id": "00" * 32})

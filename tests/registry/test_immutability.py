@@ -35,14 +35,14 @@ def named_by(registry, digest, name=NAME):
 
 
 @pytest.mark.parametrize("pattern", ["foo:r*", "library/foo:r*", "r*"])
-class TestAPatternForARepositoryOfTwoNames:
+class TestAPatternForARepositoryWithTwoNames:
     @pytest.fixture
     def registry(self, pattern):
         registry = Registry(MemoryDriver(), immutable_tags=[pattern])
         push(registry, make(1), make(2))
         return registry
 
-    def test_keeps_v1_from_changing_a_tag_of_v2(self, registry):
+    def test_prevents_v1_from_changing_a_tag_of_v2(self, registry):
         push_v2(registry, layer(1), name=FOO, tag=R1)
         with pytest.raises(TagImmutable):
             registry.image_tags.put(OLD_FOO, R1, make(1).id, {})
@@ -51,7 +51,7 @@ class TestAPatternForARepositoryOfTwoNames:
         with pytest.raises(TagImmutable):
             registry.image_tags.delete_repository(OLD_FOO)
 
-    def test_keeps_v2_from_changing_a_tag_of_v1(self, registry):
+    def test_prevents_v2_from_changing_a_tag_of_v1(self, registry):
         push_v1(registry, [make(1)], name=OLD_FOO, tag=R1)
         for name in (FOO, registry.repositories.resolve(LIBRARY_FOO)):
             with pytest.raises(TagImmutable):
@@ -59,12 +59,12 @@ class TestAPatternForARepositoryOfTwoNames:
             with pytest.raises(TagImmutable):
                 registry.removal.delete_manifest(name, R1)
 
-    def test_keeps_v2_from_covering_a_tag_of_v1_by_the_longer_name(self, registry):
+    def test_prevents_v2_from_hiding_a_tag_of_v1_by_the_longer_name(self, registry):
         push_v1(registry, [make(1)], name=OLD_FOO, tag=R1)
         with pytest.raises(TagImmutable):
             push_v2(registry, layer(1), name=LIBRARY_FOO, tag=R1)
 
-    def test_keeps_v1_from_deleting_a_tag_of_the_longer_name(self, registry, pattern):
+    def test_prevents_v1_from_deleting_a_tag_of_the_longer_name(self, registry, pattern):
         if pattern == "foo:r*":
             pytest.skip("library/foo of V2 is another repository")
         push_v2(registry, layer(1), name=LIBRARY_FOO, tag=R1)
@@ -72,7 +72,7 @@ class TestAPatternForARepositoryOfTwoNames:
             registry.image_tags.delete(OLD_FOO, R1)
 
 
-class TestARepositoryOfCapitals:
+class TestARepositoryNameWithCapitals:
     def test_is_matched_by_the_name_that_it_has_in_v1(self):
         registry = Registry(MemoryDriver(), immutable_tags=["Acme/*:r*"])
         push(registry, make(1), make(2))
@@ -118,7 +118,7 @@ class TestContentOfAnImmutableTag:
             with pytest.raises(ContentImmutable):
                 registry.removal.delete_blob(NAME, digest)
 
-    def test_may_go_in_another_repository(self, registry):
+    def test_may_be_deleted_from_another_repository(self, registry):
         push_v2(registry, layer(1), tag=Tag("v1"))
         other = RepositoryName("acme/other")
         digest = put_blob(registry, layer(1), other)
@@ -126,7 +126,7 @@ class TestContentOfAnImmutableTag:
         with pytest.raises(BlobUnknown):
             registry.blobs.stat(other, digest)
 
-    def test_may_go_where_no_tag_is_immutable(self, registry):
+    def test_may_be_deleted_where_no_tag_is_immutable(self, registry):
         pushed = push_v2(registry, layer(1), tag=Tag("latest"))
         for digest in named_by(registry, pushed):
             registry.removal.delete_blob(NAME, digest)
@@ -134,7 +134,7 @@ class TestContentOfAnImmutableTag:
         with pytest.raises(ManifestUnknown):
             registry.manifests.get(NAME, pushed)
 
-    def test_is_no_reason_to_read_a_layer_as_a_manifest(self, registry):
+    def test_is_found_without_reading_layers_as_manifests(self, registry):
         blob = put_blob(registry, layer(1))
         document = {"schemaVersion": 2, "manifests": [descriptor("application/vnd.oci.image.layer.v1.tar", layer(1))]}
         registry.manifests.put(
@@ -143,7 +143,7 @@ class TestContentOfAnImmutableTag:
         with pytest.raises(ContentImmutable):
             registry.removal.delete_blob(NAME, blob)
 
-    def test_comes_back_when_the_tag_was_pushed_during_the_deletion(self):
+    def test_is_restored_when_the_tag_is_pushed_during_the_deletion(self):
         driver = MemoryDriver()
         registry = Registry(driver, immutable_tags=["v*"])
         pushed = push_v2(registry, layer(1), tag=Tag("latest"))

@@ -59,7 +59,7 @@ class TestABodyOfUnknownLength:
         pieces = [CONTENT[start : start + 32768] for start in range(0, len(CONTENT), 32768)]
         assert CONTENT == b"".join(bytes(block) for block in Intake(Pieces(pieces)))
 
-    def test_that_is_cut_off_ends_without_being_complete(self):
+    def test_that_is_truncated_ends_incomplete(self):
         intake = Intake(Pieces([b"abc"], complete=False))
         assert [b"abc"] == [bytes(block) for block in intake]
         assert not intake.complete
@@ -71,14 +71,14 @@ class TestABodyOfUnknownLength:
 
 class TestAShortBody:
     @pytest.mark.parametrize("body", [Content(b"short"), Pieces([b"sh", b"ort"])])
-    def test_is_had_at_once(self, body):
+    def test_is_available_immediately(self, body):
         seen = []
         intake = Intake(body, taps=[lambda block: seen.append(bytes(block))])
         assert b"short" == intake.short()
         assert (5, Digest.of(b"short"), True) == (intake.size, intake.digest, intake.complete)
         assert [b"short"] == seen
 
-    def test_that_is_cut_off_is_not_complete(self):
+    def test_that_is_truncated_is_not_complete(self):
         intake = Intake(Pieces([b"abc"], complete=False))
         assert b"abc" == intake.short()
         assert not intake.complete
@@ -91,7 +91,7 @@ class TestAShortBody:
         assert (len(CONTENT), Digest.of(CONTENT)) == (intake.size, intake.digest)
 
 
-class TestTheLooks:
+class TestObservers:
     """Who looks at blocks in a native thread, and who writes them, go on without each other."""
 
     def test_see_every_byte_in_order_however_fast_the_writer_is(self):
@@ -105,7 +105,7 @@ class TestTheLooks:
         assert CONTENT * 3 == b"".join(seen) == b"".join(written)
         assert Digest.of(CONTENT * 3) == intake.digest
 
-    def test_do_not_keep_the_writer_from_going_on(self):
+    def test_do_not_block_the_writer(self):
         go_on = threading.Event()
         looks = []
 
@@ -121,7 +121,7 @@ class TestTheLooks:
         assert looks == written, "what was looked at late is what was written early"
 
     @pytest.mark.parametrize("failing", [0, 1, -1])
-    def test_are_heard_when_they_fail(self, failing):
+    def test_report_their_errors(self, failing):
         blocks = len(list(Intake(Content(CONTENT * 3))))
         numbers = itertools.count()
 
@@ -149,7 +149,7 @@ class TestTheLooks:
         assert is_over.is_set()
 
 
-class TestAnIntakeThatBreaks:
+class TestAFailedIngest:
     def test_raises_what_the_body_raised(self):
         with pytest.raises(ConnectionError):
             list(Intake(Pieces([CONTENT], error=ConnectionError())))
@@ -163,7 +163,7 @@ class TestAnIntakeThatBreaks:
         gevent.sleep(0.01)
         assert left == len(body._pieces)
 
-    def test_gives_each_block_only_until_the_next_one_is_asked_for(self):
+    def test_keeps_each_block_valid_only_until_the_next_one(self):
         kept = list(Intake(Content(CONTENT)))
         with pytest.raises(ValueError, match="released"):
             bytes(kept[0])

@@ -63,7 +63,7 @@ def assembled(text):
 class TestADocument:
     @settings(max_examples=50, deadline=None)
     @given(st.dictionaries(st.text(), VALUES, max_size=4), st.sampled_from([None, 1]), st.booleans())
-    def test_is_what_the_parser_of_python_reads(self, document, indent, ensure_ascii):
+    def test_equals_the_result_of_pythons_parser(self, document, indent, ensure_ascii):
         text = json.dumps(document, indent=indent, ensure_ascii=ensure_ascii)
         assert document == assembled(text)
 
@@ -87,7 +87,7 @@ class TestADocument:
         assert {"a": [3]} == assembled('{"a": [1, 2], "a": {"b": 1}, "a": [3]}')
 
     @given(st.text(alphabet='{}[]",:1e-.tn\\ x', max_size=12))
-    def test_that_is_no_json_is_refused(self, text):
+    def test_that_is_not_json_is_rejected(self, text):
         try:
             expected = json.loads(text, parse_constant=json_scanner.refuse_constant)
         except ValueError:
@@ -99,7 +99,7 @@ class TestADocument:
                 assembled(text)
 
     @pytest.mark.parametrize("inner", ["[" + "[]," * 30_000 + "[]]", json.dumps({str(n): 1 for n in range(30_000)})])
-    def test_with_a_part_of_too_many_values_is_refused(self, inner):
+    def test_with_a_part_of_too_many_values_is_rejected(self, inner):
         assert 1 == len(assembled(f'{{"a": {inner}}}'))
         with pytest.raises(TooComplex):
             assembled(f'{{"a": [{inner}]}}')

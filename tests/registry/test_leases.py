@@ -17,12 +17,12 @@ class TestALease:
         assert first.take("purge", 60)
         assert not second.take("purge", 60)
 
-    def test_is_prolonged_for_its_holder(self, driver):
+    def test_is_renewed_for_its_holder(self, driver):
         leases = Leases(driver, lambda: 100.0)
         assert leases.take("purge", 60)
         assert leases.take("purge", 60)
 
-    def test_ends_with_its_time(self, driver):
+    def test_expires(self, driver):
         assert Leases(driver, lambda: 100.0).take("purge", 60)
         assert Leases(driver, lambda: 161.0).take("purge", 60)
 
@@ -30,11 +30,11 @@ class TestALease:
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("collect", 60)
 
-    def test_that_is_damaged_blocks_nobody(self, driver):
+    def test_that_is_damaged_does_not_block(self, driver):
         driver.put_content(layout.lease("purge"), b"[")
         assert Leases(driver).take("purge", 60)
 
-    def test_is_granted_to_all_where_it_cannot_be_kept(self):
+    def test_is_granted_to_all_without_conditional_writes(self):
         driver = PlainDriver()
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("purge", 60)

@@ -9,27 +9,27 @@ class TestAPage:
     def always(self, name):
         return True
 
-    def test_holds_the_first_names(self):
+    def test_contains_the_first_names(self):
         assert (("a", "b"), True) == (
             cut(self.NAMES, 2, "", self.always).names,
             cut(self.NAMES, 2, "", self.always).more,
         )
 
-    def test_goes_on_after_the_last_one(self):
+    def test_continues_after_the_last_one(self):
         page = cut(self.NAMES, 2, "b", self.always)
         assert (("c", "d"), False) == (page.names, page.more)
 
-    def test_goes_on_after_a_name_that_is_gone(self):
+    def test_continues_after_a_removed_name(self):
         assert ("c",) == cut(self.NAMES, 1, "bb", self.always).names
 
     def test_of_nothing_has_nothing_after_it(self):
         assert ((), False) == (cut(self.NAMES, 0, "", self.always).names, cut(self.NAMES, 0, "", self.always).more)
 
-    def test_leaves_out_and_fills_up_what_is_gone(self):
+    def test_replaces_removed_names(self):
         page = cut(self.NAMES, 2, "", lambda name: name != "b")
         assert (("a", "c"), True) == (page.names, page.more)
 
-    def test_asks_only_for_what_it_shows(self):
+    def test_checks_only_the_names_it_returns(self):
         asked = []
         cut(range(1000000), 3, "", lambda name: asked.append(name) or True)
         assert 4 == len(asked)
@@ -39,12 +39,12 @@ class TestListings:
     def read(self, name):
         return None if name.startswith("_") else name
 
-    def test_are_in_order_and_without_what_is_no_name(self, driver):
+    def test_are_in_order_and_without_invalid_names(self, driver):
         for name in ("b", "a", "_x"):
             driver.put_content(f"folder/{name}/link", b"")
         assert ["a", "b"] == list(ListingCache(driver).names("folder", self.read))
 
-    def test_follow_what_comes_and_goes(self, driver):
+    def test_follow_changes(self, driver):
         listings = ListingCache(driver)
         for name in ("b", "a", "c"):
             driver.put_content(f"folder/{name}", b"")
@@ -52,17 +52,17 @@ class TestListings:
         driver.remove("folder/a")
         assert ["b", "c"] == list(listings.names("folder", self.read))
 
-    def test_of_a_folder_that_is_not_there_are_empty(self, driver):
+    def test_of_a_missing_folder_are_empty(self, driver):
         assert [] == list(ListingCache(driver).names("folder", self.read))
 
-    def test_are_not_made_again_while_nothing_changes(self, driver):
+    def test_are_reused_while_nothing_changes(self, driver):
         driver.put_content("folder/a", b"")
         driver.folder_version = lambda path: "1"
         listings = ListingCache(driver)
         first = listings.names("folder", self.read)
         assert first is listings.names("folder", self.read)
 
-    def test_keep_only_so_many_bytes(self, driver):
+    def test_stay_within_their_byte_limit(self, driver):
         driver.folder_version = lambda path: "1"
         listings = ListingCache(driver, max_kept_bytes=200)  # for three names, not for four
         for folder in ("x", "y"):

@@ -40,18 +40,18 @@ class TestAPayload:
         assert 1 == len(manifest_payload.read(dump({**IMAGE, "layers": [foreign]}), DOCKER_MANIFEST).blobs)
 
     @pytest.mark.parametrize(("document", "media_type"), [(IMAGE, OCI_MANIFEST), (INDEX, OCI_INDEX)])
-    def test_without_media_type_tells_by_its_fields(self, document, media_type):
+    def test_without_media_type_is_recognized_by_its_fields(self, document, media_type):
         payload = manifest_payload.read(dump(document), None)
         assert (media_type, True) == (payload.media_type, payload.told)
 
-    def test_without_media_type_is_what_the_client_says_it_is(self):
+    def test_without_media_type_has_the_type_that_the_client_declares(self):
         payload = manifest_payload.read(dump(IMAGE), DOCKER_MANIFEST)
         assert (DOCKER_MANIFEST, False) == (payload.media_type, payload.told)
 
-    def test_of_an_unknown_type_is_kept(self):
+    def test_of_an_unknown_type_is_accepted(self):
         assert "application/x+json" == manifest_payload.read(dump({"x": 1}), "application/x+json").media_type
 
-    def test_may_hold_numbers_and_texts_of_any_kind(self):
+    def test_may_contain_any_numbers_and_strings(self):
         manifest_payload.read(dump({**IMAGE, "x": [10**4000, -1.5e-300, "\ud800", "😀"]}), OCI_MANIFEST)
 
 
@@ -81,21 +81,21 @@ BROKEN = {
 }
 
 
-class TestABrokenPayload:
+class TestAnInvalidPayload:
     @pytest.mark.parametrize("payload", BROKEN.values(), ids=BROKEN.keys())
     def test_is_refused(self, payload):
         with pytest.raises(ManifestInvalid):
             manifest_payload.read(payload, OCI_MANIFEST)
 
-    def test_is_refused_when_it_is_an_index_and_an_image(self):
+    def test_is_rejected_when_it_is_both_an_index_and_an_image(self):
         with pytest.raises(ManifestInvalid):
             manifest_payload.read(dump({**INDEX, "layers": []}), OCI_INDEX)
 
-    def test_is_refused_when_nobody_says_what_it_is(self):
+    def test_is_rejected_when_its_type_is_unknown(self):
         with pytest.raises(ManifestInvalid):
             manifest_payload.read(dump({"schemaVersion": 2}), None)
 
-    def test_of_schema_1_is_refused_by_its_type_too(self):
+    def test_of_schema_1_is_rejected_by_its_type_too(self):
         with pytest.raises(ManifestInvalid, match="schema 1"):
             manifest_payload.read(dump({}), manifest_payload.SCHEMA_1_SIGNED)
 
@@ -153,11 +153,11 @@ class TestAPayloadThatClientsReadDifferently:
 
 
 class TestAStoredPayload:
-    def test_of_schema_1_is_told_by_its_signatures(self):
+    def test_of_schema_1_is_recognized_by_its_signatures(self):
         stored = dump({"schemaVersion": 1, "signatures": []})
         assert (manifest_payload.SCHEMA_1_SIGNED, False) == manifest_payload.stored_media_type(stored)
 
-    def test_that_says_nothing_tells_nothing(self):
+    def test_without_any_hint_has_no_type(self):
         assert (None, False) == manifest_payload.stored_media_type(b"{}")
         assert (None, False) == manifest_payload.stored_media_type(b"\xff")
 
@@ -177,7 +177,7 @@ class TestALargePayload:
             ({"x": 1}, "application/x+json"),
         ],
     )
-    def test_says_the_same_as_a_small_one(self, document, media_type):
+    def test_is_read_like_a_small_one(self, document, media_type):
         small = manifest_payload.read(dump(document), media_type)
         large = manifest_payload.read(dump(document) + self.PADDING.encode(), media_type)
         assert not large.told
@@ -200,7 +200,7 @@ class TestALargePayload:
             {**IMAGE, "config": {**CONFIG, "mediaType": "a" * 300}},
         ],
     )
-    def test_is_refused_as_a_small_one_is(self, document):
+    def test_is_rejected_like_a_small_one(self, document):
         for padding in (b"", self.PADDING.encode()):
             with pytest.raises(ManifestInvalid):
                 manifest_payload.read(dump(document) + padding, OCI_MANIFEST)
@@ -216,6 +216,6 @@ class TestALargePayload:
         ]
 
     @pytest.mark.parametrize("values", ["[]," * 1_390_000 + "[]", "[[" + "[]," * 30_000 + "[]]]"])
-    def test_of_an_absurd_structure_is_refused(self, values):
+    def test_of_an_absurd_structure_is_rejected(self, values):
         with pytest.raises(ManifestInvalid, match="too many JSON values"):
             manifest_payload.read(f'{{"mediaType": "x/y", "x": [{values}]}}'.encode(), None)

@@ -58,14 +58,14 @@ class TestAPushedManifest:
         assert second.digest == registry.manifests.get(NAME, LATEST).descriptor.digest
         assert registry.manifests.exists(NAME, first.digest)
 
-    def test_is_of_its_repository_alone(self, registry):
+    def test_belongs_to_its_repository_only(self, registry):
         pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         for reference in (LATEST, pushed.digest):
             with pytest.raises(ManifestUnknown):
                 registry.manifests.get(OTHER, reference)
 
 
-class TestAManifestThatCannotBeKept:
+class TestAnUnacceptableManifest:
     def test_names_a_blob_that_its_repository_lacks(self, registry):
         payload = image(registry, OTHER)
         with pytest.raises(ManifestBlobUnknown) as refused:
@@ -123,7 +123,7 @@ class TestDeleting:
         with pytest.raises(ManifestUnknown):
             registry.manifests.delete(NAME, LATEST)
 
-    def test_a_manifest_takes_its_tags_along_and_no_others(self, registry):
+    def test_a_manifest_deletes_its_tags_and_no_others(self, registry):
         pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         registry.manifests.put(NAME, Tag("v1"), image(registry), OCI_MANIFEST)
         registry.manifests.put(NAME, Tag("v2"), image(registry, note="2"), OCI_MANIFEST)
@@ -132,7 +132,7 @@ class TestDeleting:
         with pytest.raises(ManifestUnknown):
             registry.manifests.delete(NAME, pushed.digest)
 
-    def test_a_manifest_hides_a_tag_that_was_forgotten(self, registry, driver):
+    def test_a_manifest_hides_a_tag_without_a_back_reference(self, registry, driver):
         pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         driver.remove(layout.revision_link(NAME, pushed.digest))
         with pytest.raises(ManifestUnknown):
@@ -146,7 +146,7 @@ class TestListing:
         driver.put_content(f"{layout.tags(NAME)}/.trash/current/link", b"x")
         assert [Tag("1"), Tag("B"), Tag("a"), Tag("b")] == list(registry.tags.list(NAME))
 
-    def test_tags_of_an_unknown_repository_are_none(self, registry):
+    def test_tags_of_an_unknown_repository_are_empty(self, registry):
         assert () == registry.tags.list(NAME)
 
 

@@ -33,7 +33,7 @@ class TestARepositoryName:
             "a" * 255,
         ],
     )
-    def test_is_taken_when_the_grammar_allows_it(self, text):
+    def test_is_accepted_if_it_matches_the_grammar(self, text):
         assert text == str(RepositoryName.parse(text))
 
     @pytest.mark.parametrize(
@@ -57,18 +57,18 @@ class TestARepositoryName:
             "a" * 256,
         ],
     )
-    def test_is_refused_when_it_does_not(self, text):
+    def test_is_rejected_if_it_does_not_match(self, text):
         with pytest.raises(NameInvalid):
             RepositoryName.parse(text)
 
 
 class TestATag:
     @pytest.mark.parametrize("text", ["latest", "V1.0_x-y", "_x", "0", "a" * 128])
-    def test_is_taken_when_the_grammar_allows_it(self, text):
+    def test_is_accepted_if_it_matches_the_grammar(self, text):
         assert text == str(Tag.parse(text))
 
     @pytest.mark.parametrize("text", ["", ".x", "-x", "a/b", "a b", "a" * 129, "ä", "a\n"])
-    def test_is_refused_when_it_does_not(self, text):
+    def test_is_rejected_if_it_does_not_match(self, text):
         with pytest.raises(TagInvalid):
             Tag.parse(text)
 
@@ -95,7 +95,7 @@ class TestADigest:
             EMPTY + "\n",
         ],
     )
-    def test_is_refused_when_it_is_not_one_that_can_be_verified(self, text):
+    def test_is_rejected_if_it_cannot_be_verified(self, text):
         with pytest.raises(DigestInvalid):
             Digest.parse(text)
 
@@ -118,12 +118,12 @@ class TestAnImageId:
         assert text == str(ImageId.parse(text))
 
     @pytest.mark.parametrize("text", ["", "0" * 63, "0" * 65, "0" * 17, "A" * 64, "g" * 16, "0" * 64 + "\n", "../../x"])
-    def test_is_unknown_when_it_is_anything_else(self, text):
+    def test_is_unknown_otherwise(self, text):
         with pytest.raises(ImageUnknown):
             ImageId.parse(text)
 
 
-class TestTheNameOfARepositoryOfImages:
+class TestAnImageRepositoryName:
     @pytest.mark.parametrize(
         ("text", "full"),
         [

@@ -56,7 +56,7 @@ def reads(driver):
     return driver.reads
 
 
-class TestAManifestAboutAnother:
+class TestAReferrer:
     def test_is_listed_as_its_descriptor(self, registry):
         annotations = {"a": "b"}
         pushed = push(registry, artifactType="application/x", annotations=annotations)
@@ -70,29 +70,29 @@ class TestAManifestAboutAnother:
         } == entry
         assert SUBJECT == pushed.subject
 
-    def test_is_of_the_type_of_its_config_when_it_says_nothing(self, registry):
+    def test_without_artifact_type_has_that_of_its_config(self, registry):
         push(registry)
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         assert "application/vnd.example.config" == entry["artifactType"]
 
-    def test_that_is_an_index_has_no_type_of_a_config(self, registry):
+    def test_that_is_an_index_has_no_config_type(self, registry):
         subject = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 2}
         payload = json.dumps({"schemaVersion": 2, "manifests": [], "subject": subject}).encode()
         registry.manifests.put(NAME, Tag("x"), payload, OCI_INDEX)
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         assert (OCI_INDEX, False) == (entry["mediaType"], "artifactType" in entry)
 
-    def test_is_listed_in_its_repository_alone(self, registry):
+    def test_is_listed_in_its_repository_only(self, registry):
         push(registry, OTHER)
         assert () == registry.referrers.list(NAME, SUBJECT)
 
-    def test_is_forgotten_with_its_manifest(self, registry, driver):
+    def test_is_removed_with_its_manifest(self, registry, driver):
         pushed = push(registry)
         registry.manifests.delete(NAME, pushed.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
         assert [] == list(driver.walk(layout.referrers(NAME, SUBJECT)))
 
-    def test_does_not_count_before_it_is_there(self, registry, driver):
+    def test_is_not_listed_before_it_is_pushed(self, registry, driver):
         pushed = push(registry)
         driver.remove(layout.revision_link(NAME, pushed.descriptor.digest))
         assert () == registry.referrers.list(NAME, SUBJECT)
@@ -102,7 +102,7 @@ class TestAManifestAboutAnother:
         assert digests == [entry["digest"] for entry in registry.referrers.list(NAME, SUBJECT)]
 
 
-class TestAListThatClientsKept:
+class TestAFallbackTag:
     @pytest.fixture
     def child(self, registry, driver):
         """A manifest about the subject that was pushed before there was an API for it."""
@@ -121,7 +121,7 @@ class TestAListThatClientsKept:
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         assert (str(child.digest), child.size) == (entry["digest"], entry["size"])
 
-    def test_adds_nothing_that_is_not_here_or_not_about_it(self, registry, child):
+    def test_adds_only_existing_referrers(self, registry, child):
         other = registry.manifests.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
         self.keep(registry, Digest.of(b"missing"), other.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
@@ -131,7 +131,7 @@ class TestAListThatClientsKept:
         self.keep(registry, pushed.descriptor.digest)
         assert 1 == len(registry.referrers.list(NAME, SUBJECT))
 
-    def test_has_a_tag_made_of_the_digest(self):
+    def test_is_named_after_the_digest(self):
         assert f"sha256-{SUBJECT.hex}" == str(fallback_tag(SUBJECT))
         assert f"sha512-{Digest.of(b'', 'sha512').hex[:64]}" == str(fallback_tag(Digest.of(b"", "sha512")))
 
@@ -185,7 +185,7 @@ class TestAPageOfReferrers:
         assert 1 == len([path for path in +reads if "/_referrers/" in path])
 
 
-class TestALongListThatClientsKept(TestAListThatClientsKept):
+class TestALongFallbackIndex(TestAFallbackTag):
     """Indexes name the same manifest again and again, or thousands that are not about the subject."""
 
     def test_reads_each_manifest_once(self, registry, child, reads):
@@ -196,7 +196,7 @@ class TestALongListThatClientsKept(TestAListThatClientsKept):
             assert [str(child.digest)] == digests(pages(registry))
         assert [1, 1] == [reads[layout.blob_data(each.digest)] for each in (child, other.descriptor)]
 
-    def test_makes_manifests_known_for_good(self, registry, driver, child):
+    def test_records_manifests_permanently(self, registry, driver, child):
         self.keep(registry, child.digest)
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         registry.manifests.delete(NAME, fallback_tag(SUBJECT))

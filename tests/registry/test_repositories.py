@@ -20,16 +20,16 @@ class TestRepositories:
             push(registry, name)
         assert sorted(names) == list(registry.repositories.page(100).names)
 
-    def test_are_none_in_an_empty_store(self, registry):
+    def test_are_empty_in_an_empty_store(self, registry):
         assert () == registry.repositories.page(100).names
 
-    def test_are_not_made_by_an_upload_that_never_ended(self, registry):
+    def test_are_not_created_by_an_unfinished_upload(self, registry):
         registry.uploads.start(NAME)
         assert () == registry.repositories.page(100).names
         with pytest.raises(NameUnknown):
             registry.repositories.check(NAME)
 
-    def test_are_not_made_by_folders_that_no_name_can_have(self, registry, driver):
+    def test_are_not_created_by_folders_with_invalid_names(self, registry, driver):
         driver.put_content(f"{layout.REPOSITORIES}/Upper/_layers/sha256/x/link", b"x")
         assert () == registry.repositories.page(100).names
 
@@ -54,7 +54,7 @@ class TestRepositories:
         assert driver.exists(layout.catalog_entry(RepositoryName("young")))
         assert () == registry.repositories.page(100).names
 
-    def test_come_page_by_page(self, registry):
+    def test_are_listed_page_by_page(self, registry):
         for name in ("a", "b", "c"):
             push(registry, name)
         page = registry.repositories.page(2)
@@ -63,7 +63,7 @@ class TestRepositories:
 
 
 class TestHousekeeping:
-    def test_forgets_old_uploads_in_repositories_and_beside_them(self, registry):
+    def test_purges_old_uploads_inside_and_outside_of_repositories(self, registry):
         registry.uploads.start(NAME)
         registry.uploads.start(None)
         assert (0, 0) == registry.run_housekeeping(3600)

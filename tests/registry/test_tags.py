@@ -15,18 +15,18 @@ LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")
 
 
 class TestAConditionalChange:
-    def test_is_made_when_the_condition_holds(self, registry):
+    def test_succeeds_if_the_condition_holds(self, registry):
         registry.tags.put(NAME, LATEST, ONE, lambda current: current is None)
         registry.tags.put(NAME, LATEST, TWO, lambda current: current == ONE)
         assert TWO == registry.tags.get(NAME, LATEST)
 
-    def test_is_not_made_when_it_does_not(self, registry):
+    def test_fails_if_the_condition_does_not_hold(self, registry):
         registry.tags.put(NAME, LATEST, ONE)
         with pytest.raises(TagChanged):
             registry.tags.put(NAME, LATEST, TWO, lambda current: current is None)
         assert ONE == registry.tags.get(NAME, LATEST)
 
-    def test_meets_a_change_that_was_made_meanwhile(self, registry):
+    def test_detects_a_concurrent_change(self, registry):
         registry.tags.put(NAME, LATEST, ONE)
 
         def condition(current):
@@ -37,7 +37,7 @@ class TestAConditionalChange:
             registry.tags.put(NAME, LATEST, ONE, condition)
         assert TWO == registry.tags.get(NAME, LATEST)
 
-    def test_is_refused_where_the_store_cannot_make_it(self, driver):
+    def test_is_rejected_without_conditional_puts(self, driver):
         driver.supports_if_match = False
         with pytest.raises(ConditionUnsupported):
             Registry(driver).tags.put(NAME, LATEST, ONE, lambda current: True)
@@ -49,7 +49,7 @@ class TestAnImmutableTag:
         return Registry(driver, immutable_tags=["v*", "acme/*:stable"]).tags
 
     @pytest.mark.parametrize("tag", ["v1", "v", "stable"])
-    def test_never_changes_once_it_is_there(self, tags, tag):
+    def test_never_changes_once_it_exists(self, tags, tag):
         tags.put(NAME, Tag(tag), ONE)
         tags.put(NAME, Tag(tag), ONE)
         with pytest.raises(TagImmutable):
@@ -58,7 +58,7 @@ class TestAnImmutableTag:
             tags.delete(NAME, Tag(tag))
         assert ONE == tags.get(NAME, Tag(tag))
 
-    def test_is_only_what_a_pattern_says(self, tags):
+    def test_is_selected_by_a_pattern_only(self, tags):
         for name, tag in ((NAME, "latest"), (RepositoryName("other"), "stable")):
             tags.put(name, Tag(tag), ONE)
             tags.put(name, Tag(tag), TWO)
@@ -80,12 +80,12 @@ class TestTagsOfAManifest:
         registry.tags.put(NAME, LATEST, TWO)
         assert () == registry.tags.pointing_at(NAME, ONE)
 
-    def test_are_found_where_another_server_has_made_them(self, registry, driver):
+    def test_are_found_if_another_server_created_them(self, registry, driver):
         driver.put_content(layout.tag_link(NAME, LATEST), str(ONE).encode())
         registry.tags.put(NAME, Tag("ours"), ONE)
         assert (LATEST, Tag("ours")) == registry.tags.pointing_at(NAME, ONE)
 
-    def test_are_found_where_distribution_has_written_since_they_were_noted(self, registry, driver):
+    def test_are_found_after_distribution_has_written_too(self, registry, driver):
         registry.tags.put(NAME, Tag("ours"), ONE)
         driver.put_content(layout.tag_link(NAME, LATEST), str(TWO).encode())
         driver.put_content(layout.tag_history_entry(NAME, LATEST, TWO), str(TWO).encode())
@@ -117,12 +117,12 @@ class Walked(MemoryDriver):
         return super().exists(path)
 
 
-class TestAListOnAStoreThatIsWalkedByPages:
+class TestAListOnAPagedStore:
     @pytest.fixture
     def driver(self):
         return Walked()
 
-    def test_asks_for_no_tag_alone(self, registry, driver):
+    def test_reads_no_tag_individually(self, registry, driver):
         for number in range(20):
             registry.tags.put(NAME, Tag(f"t{number:02}"), ONE)
         driver.asked = 0
@@ -130,13 +130,13 @@ class TestAListOnAStoreThatIsWalkedByPages:
         assert (tuple(f"t{number:02}" for number in range(5, 15)), True) == (page.names, page.more)
         assert 0 == driver.asked
 
-    def test_leaves_out_a_tag_that_was_removed_halfway(self, registry, driver):
+    def test_omits_a_tag_removed_during_the_listing(self, registry, driver):
         registry.tags.put(NAME, LATEST, ONE)
         registry.tags.put(NAME, Tag("gone"), ONE)
         driver.remove(layout.tag_link(NAME, Tag("gone")))
         assert (LATEST,) == registry.tags.list(NAME)
 
-    def test_has_the_repositories_that_are_there(self, registry, driver):
+    def test_contains_existing_repositories(self, registry, driver):
         push_v1(registry, [make(1)], name=ImageRepositoryName.parse("old"))
         registry.blobs.link(NAME, ONE)
         assert (str(NAME), "old") == registry.repositories.page(10).names

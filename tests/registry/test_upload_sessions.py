@@ -66,7 +66,7 @@ class TestASession:
         with pytest.raises(UploadUnknown):
             sessions.get(NAME, upload.id)
 
-    def test_that_a_crash_of_the_host_has_cut_off_is_unknown(self, sessions, driver):
+    def test_that_a_crash_of_the_host_has_truncated_is_unknown(self, sessions, driver):
         upload = sessions.start(NAME)
         driver.put_content(upload.state, b"")
         with pytest.raises(UploadUnknown):
@@ -79,13 +79,13 @@ class TestASession:
         assert [] == list(driver.walk())
 
     @pytest.mark.parametrize("text", ["", "x", "..", "0" * 32, "{0b5c5b0e-0000-4000-8000-000000000000}"])
-    def test_has_an_id_that_this_registry_could_have_given(self, text):
+    def test_requires_an_id_in_the_format_of_this_registry(self, text):
         with pytest.raises(UploadUnknown):
             parse_upload_id(text)
 
 
 class TestAShortChunk:
-    def test_lies_in_the_state(self, sessions, driver):
+    def test_is_stored_in_the_state(self, sessions, driver):
         upload = bring_short(sessions, begin(sessions), b"two\nlines")
         assert [upload.state] == [stat.path for stat in driver.walk()]
         found = sessions.get(NAME, upload.id)
@@ -101,7 +101,7 @@ class TestAShortChunk:
         assert [None, None] == [chunk.content for chunk in chunks]
 
     @pytest.mark.parametrize("left", [b"sho", b"s\0\0\0\0", b""])
-    def test_that_a_crash_of_the_host_has_cut_off_is_unknown(self, sessions, driver, left):
+    def test_that_a_crash_of_the_host_has_truncated_is_unknown(self, sessions, driver, left):
         upload = bring_short(sessions, begin(sessions), b"short")
         path = upload.state
         driver.put_content(path, driver.get_content(path).replace(b"short", left))
@@ -112,7 +112,7 @@ class TestAShortChunk:
 @pytest.mark.parametrize("bring_one", [bring, bring_short])
 class TestTwoRequestsThatEnterAChunkAtOnce:
     @pytest.mark.parametrize("before", [b"", b"a chunk before"])
-    def test_end_with_the_chunk_of_one(self, sessions, driver, before, bring_one):
+    def test_keep_the_chunk_of_one(self, sessions, driver, before, bring_one):
         upload = begin(sessions)
         if before:
             bring(sessions, upload, before)
@@ -127,9 +127,9 @@ class TestTwoRequestsThatEnterAChunkAtOnce:
         assert files == {stat.path for stat in driver.walk()}
 
 
-class TestARequestThatWakesUpAfterItsSession:
+class TestARequestThatOutlivesItsSession:
     @pytest.mark.parametrize("bring_one", [bring, bring_short])
-    def test_leaves_no_ghost_of_it(self, sessions, driver, bring_one):
+    def test_does_not_recreate_it(self, sessions, driver, bring_one):
         upload = begin(sessions)
         sessions.end(upload)
         with pytest.raises(UploadUnknown):
@@ -138,7 +138,7 @@ class TestARequestThatWakesUpAfterItsSession:
 
 
 class TestPurging:
-    def test_forgets_only_what_nobody_touched_for_long(self, sessions, driver, clock):
+    def test_deletes_only_abandoned_sessions(self, sessions, driver, clock):
         bring(sessions, begin(sessions), b"x")
         newest = max(stat.modified for stat in driver.walk())
         clock.turn(newest - clock().timestamp() + 50)
@@ -147,7 +147,7 @@ class TestPurging:
         assert 1 == sessions.purge(NAME, 100)
         assert [] == list(driver.walk())
 
-    def test_forgets_the_sessions_of_distribution_too(self, sessions, driver, clock):
+    def test_deletes_sessions_of_distribution_too(self, sessions, driver, clock):
         path = f"{layout.uploads(NAME)}/0b5c5b0e-0000-4000-8000-000000000000/data"
         driver.put_content(path, b"")
         clock.turn(driver.stat(path).modified)
@@ -176,7 +176,7 @@ class TestASessionOfManyChunks:
         sessions.end(sessions.get(NAME, upload.id))
         assert [] == list(driver.walk())
 
-    def test_leaves_nothing_of_what_comes_too_late(self, sessions, driver):
+    def test_discards_late_chunks(self, sessions, driver):
         upload = begin(sessions)
         for number in range(MAX_LISTED - 1):
             upload = bring(sessions, sessions.get(NAME, upload.id), b"%d," % number)
@@ -187,7 +187,7 @@ class TestASessionOfManyChunks:
             bring(sessions, late, b"too late")
         assert files == {stat.path for stat in driver.walk()}
 
-    def test_takes_a_bounded_number(self, driver, clock):
+    def test_accepts_a_bounded_number(self, driver, clock):
         sessions = UploadSessions(driver, clock, max_chunks=3)
         upload = begin(sessions)
         for _ in range(3):

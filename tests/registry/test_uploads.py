@@ -76,7 +76,7 @@ def test_many_chunks_become_one_blob(uploads, driver):
 
 
 class TestASession:
-    def test_is_gone_once_it_is_cancelled(self, uploads, driver):
+    def test_is_unknown_after_it_was_cancelled(self, uploads, driver):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"x"))
         uploads.cancel(NAME, upload.id)
@@ -94,7 +94,7 @@ class TestASession:
 
 class TestAChunkOutOfOrder:
     @pytest.mark.parametrize("start", [0, 4, 6])
-    def test_is_refused_with_the_true_size_and_changes_nothing(self, uploads, start):
+    def test_is_rejected_with_the_current_size_and_changes_nothing(self, uploads, start):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good "))
         with pytest.raises(RangeInvalid) as refused:
@@ -103,8 +103,8 @@ class TestAChunkOutOfOrder:
         assert 5 == uploads.get(NAME, upload.id).size
 
 
-class TestABodyThatEndsEarly:
-    def test_leaves_what_came_so_that_the_client_resumes(self, uploads):
+class TestATruncatedBody:
+    def test_is_kept_so_that_the_client_can_resume(self, uploads):
         upload = uploads.start(NAME)
         with pytest.raises(SizeInvalid):
             uploads.append(NAME, upload.id, CutOff(b"good ", 10))
@@ -112,13 +112,13 @@ class TestABodyThatEndsEarly:
         blob = uploads.commit(NAME, upload.id, GOOD, Content(b"bytes"), 5)
         assert 10 == blob.size
 
-    def test_leaves_what_came_of_the_last_chunk_too(self, uploads):
+    def test_of_the_last_chunk_is_kept_too(self, uploads):
         upload = uploads.start(NAME)
         with pytest.raises(SizeInvalid):
             uploads.commit(NAME, upload.id, GOOD, CutOff(b"good ", 10))
         assert 5 == uploads.get(NAME, upload.id).size
 
-    def test_of_a_whole_blob_leaves_nothing(self, uploads, driver):
+    def test_of_a_complete_upload_leaves_nothing(self, uploads, driver):
         with pytest.raises(SizeInvalid):
             uploads.put(NAME, GOOD, CutOff(b"good", 10))
         assert [] == files(driver)
@@ -131,7 +131,7 @@ class TestABodyOfAnotherLengthThanItsRange:
             uploads.append(NAME, upload.id, Content(b"good bytes"), 0, 5)
         assert 0 == uploads.get(NAME, upload.id).size
 
-    def test_is_refused_when_it_turns_out_longer(self, uploads):
+    def test_is_rejected_when_it_is_longer(self, uploads):
         upload = uploads.start(NAME)
         body = CutOff(b"good bytes", None)
         with pytest.raises(SizeInvalid):
@@ -140,7 +140,7 @@ class TestABodyOfAnotherLengthThanItsRange:
 
 
 class TestACommit:
-    def test_of_one_chunk_makes_a_blob_and_ends_the_session(self, uploads, blobs, driver):
+    def test_of_one_chunk_creates_a_blob_and_ends_the_session(self, uploads, blobs, driver):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good bytes"))
         uploads.commit(NAME, upload.id, GOOD, NOTHING)
@@ -155,17 +155,17 @@ class TestACommit:
         assert b"good bytes" == blobs.get(GOOD)
         assert 2 == len(files(driver))
 
-    def test_takes_the_last_bytes_along(self, uploads, blobs):
+    def test_appends_the_last_bytes(self, uploads, blobs):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good"))
         uploads.commit(NAME, upload.id, GOOD, Content(b" bytes"), 4, 6)
         assert b"good bytes" == blobs.get(GOOD)
 
-    def test_takes_all_bytes_at_once(self, uploads, blobs):
+    def test_accepts_all_bytes_at_once(self, uploads, blobs):
         uploads.commit(NAME, uploads.start(NAME).id, GOOD, Content(b"good bytes"))
         assert b"good bytes" == blobs.get(GOOD)
 
-    def test_of_nothing_makes_the_empty_blob(self, uploads, blobs):
+    def test_without_bytes_creates_the_empty_blob(self, uploads, blobs):
         uploads.commit(NAME, uploads.start(NAME).id, Digest.of(b""), NOTHING)
         assert b"" == blobs.get(Digest.of(b""))
 
@@ -181,7 +181,7 @@ class TestACommit:
         uploads.commit(NAME, uploads.start(NAME).id, digest, Content(b"good bytes"))
         assert b"good bytes" == blobs.get(digest)
 
-    def test_that_is_repeated_answers_again(self, uploads):
+    def test_that_is_repeated_succeeds_again(self, uploads):
         upload = uploads.start(NAME)
         first = uploads.commit(NAME, upload.id, GOOD, Content(b"good bytes"))
         assert first == uploads.commit(NAME, upload.id, GOOD, NOTHING)
@@ -192,9 +192,7 @@ class TestACommit:
         with pytest.raises(UploadUnknown):
             uploads.commit(NAME, upload.id, Digest.of(b"other"), NOTHING)
 
-    def test_that_died_between_moving_and_linking_is_finished_by_its_repetition(
-        self, uploads, blobs, driver, nothing_is_short
-    ):
+    def test_interrupted_between_move_and_link_is_completed_by_a_retry(self, uploads, blobs, driver, nothing_is_short):
         upload = uploads.start(NAME)
         chunk = uploads.append(NAME, upload.id, Content(b"good bytes")).chunks[0]
         driver.move(f"{layout.upload(NAME, upload.id)}/{chunk.object}", layout.blob_data(GOOD))
@@ -202,7 +200,7 @@ class TestACommit:
         assert 10 == blobs.stat(NAME, GOOD).size
         assert 2 == len(files(driver))
 
-    def test_cannot_claim_a_blob_of_others_by_a_session_whose_bytes_are_gone(self, uploads, blobs, driver):
+    def test_with_lost_bytes_cannot_claim_a_blob_of_others(self, uploads, blobs, driver):
         secret = uploads.put(OTHER, Digest.of(b"secret"), Content(b"secret")).digest
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"a"))
@@ -213,13 +211,13 @@ class TestACommit:
         with pytest.raises(BlobUnknown):
             blobs.stat(NAME, secret)
 
-    def test_renews_the_time_of_a_blob_that_is_there_and_keeps_it(self, uploads, driver):
+    def test_of_an_existing_blob_keeps_it_and_renews_its_time(self, uploads, driver):
         uploads.put(OTHER, GOOD, Content(b"good bytes"))
         before = driver.stat(layout.blob_data(GOOD))
         uploads.put(NAME, GOOD, Content(b"good bytes"))
         assert before.modified < driver.stat(layout.blob_data(GOOD)).modified
 
-    def test_heals_a_blob_that_was_cut_short(self, uploads, blobs, driver):
+    def test_repairs_a_truncated_blob(self, uploads, blobs, driver):
         driver.put_content(layout.blob_data(GOOD), b"good")
         uploads.put(NAME, GOOD, Content(b"good bytes"))
         assert b"good bytes" == blobs.get(GOOD)
@@ -265,8 +263,8 @@ class Meanwhile:
         return arrived
 
 
-class TestAPatchThatStallsAndWakesUp:
-    def test_finds_that_its_repetition_counts(self, uploads, blobs):
+class TestAStalledPatch:
+    def test_loses_to_its_retry(self, uploads, blobs):
         upload = uploads.start(NAME)
         stalled = Meanwhile(b"evil bytes", lambda: uploads.append(NAME, upload.id, Content(b"good bytes")))
         with pytest.raises(RangeInvalid) as refused:
@@ -302,7 +300,7 @@ class UnconditionalDriver(MemoryDriver):
         super().put_content(path, content)
 
 
-class TestAPatchThatStallsAndWakesUpOnAStoreWithoutConditionalPuts(TestAPatchThatStallsAndWakesUp):
+class TestAStalledPatchOnAStoreWithoutConditionalPuts(TestAStalledPatch):
     @pytest.fixture
     def driver(self):
         return UnconditionalDriver()
@@ -318,7 +316,7 @@ class FullDriver(MemoryDriver):
 
 
 class TestAFullStore:
-    def test_is_said_and_keeps_nothing(self, clock, nothing_is_short):
+    def test_is_reported_and_keeps_nothing(self, clock, nothing_is_short):
         driver = FullDriver()
         uploads = Uploads(driver, Registry(driver).blobs, clock)
         with pytest.raises(StorageFull):
@@ -362,18 +360,18 @@ class TestAStoreThatCopiesWhatItMoves:
         assert blobs.stat(NAME, GOOD)
         assert {layout.blob_data(GOOD), layout.layer_link(NAME, GOOD)} == set(files(driver))
 
-    def test_keeps_nothing_that_is_not_what_was_said(self, whole, driver):
+    def test_stores_nothing_with_a_wrong_digest(self, whole, driver):
         with pytest.raises(DigestInvalid):
             whole(GOOD, Content(b"evil bytes"))
         assert [] == files(driver)
 
-    def test_shows_nothing_of_what_was_cut_off(self, whole, blobs):
+    def test_publishes_nothing_of_a_truncated_body(self, whole, blobs):
         with pytest.raises(SizeInvalid):
             whole(GOOD, CutOff(b"good", 10))
         with pytest.raises(BlobUnknown):
             blobs.stat_anywhere(GOOD)
 
-    def test_may_take_it_again_after_it_was_cut_off(self, uploads):
+    def test_accepts_a_retry_after_a_truncated_body(self, uploads):
         upload = uploads.start(NAME)
         with pytest.raises(SizeInvalid):
             uploads.commit(NAME, upload.id, GOOD, CutOff(b"good", 10))
@@ -386,7 +384,7 @@ class TestAStoreThatCopiesWhatItMoves:
         assert 10 == uploads.commit(NAME, upload.id, GOOD, NOTHING).size
         assert 1 == driver.moved
 
-    def test_puts_a_short_chunk_in_its_place(self, uploads, driver):
+    def test_writes_a_short_chunk_directly(self, uploads, driver):
         upload = uploads.start(NAME)
         uploads.append(NAME, upload.id, Content(b"good bytes"))
         assert 10 == uploads.commit(NAME, upload.id, GOOD, NOTHING).size

@@ -22,7 +22,7 @@ def driver(request, tmp_path):
     return MemoryDriver() if request.param == "memory" else FileDriver(str(tmp_path))
 
 
-class TestAnImageThatIsNotThere:
+class TestAMissingImage:
     def test_is_unknown(self, registry):
         for ask in (registry.images.get, registry.images.find_layer, registry.images.ancestry, registry.images.check):
             with pytest.raises(ImageUnknown):

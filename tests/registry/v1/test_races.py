@@ -123,7 +123,7 @@ class TestPushesOfOneImageAtTheSameTime:
 
     @pytest.mark.parametrize("other", [FIRST, OTHER_LAYER, OTHER_JSON], ids=["equal", "other layer", "other JSON"])
     @pytest.mark.parametrize("seed", range(60))
-    def test_end_with_one_good_image(self, seed, other):
+    def test_result_in_one_intact_image(self, seed, other):
         driver = Shuffled(seed)
         registry = Registry(driver)
         good = {(image.payload, image.layer) for image in (self.FIRST, other)}

@@ -73,7 +73,7 @@ class TestAListOfImages:
             repositories.put_images(NAME, payload)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"{}", b'[{"id": 7}, 8]'])
-    def test_that_is_damaged_blocks_nobody(self, repositories, driver, content):
+    def test_that_is_damaged_does_not_block(self, repositories, driver, content):
         driver.put_content("repositories/acme/web/_index_images", content)
         repositories.put_images(NAME, dumped(FIRST))
         assert dumped(FIRST) == repositories.list_images(NAME)

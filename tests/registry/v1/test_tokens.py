@@ -31,11 +31,11 @@ class TestAToken:
         assert "a/b%2Fc" == token_repository(name)
         assert Token("a/b%2Fc", "read") == Tokens(driver).read(Tokens(driver).make(name, "read"))
 
-    def test_is_never_the_same_twice(self, driver):
+    def test_is_unique(self, driver):
         tokens = Tokens(driver, lambda: 0.0)
         assert 100 == len({tokens.make(NAME, "read") for _ in range(100)})
 
-    def test_ends_with_its_time(self, driver):
+    def test_expires(self, driver):
         text = Tokens(driver, lambda: 1000.0).make(NAME, "read")
         assert Tokens(driver, lambda: 1000.0 + LIFETIME_SECONDS).read(text)
         assert None is Tokens(driver, lambda: 1001.0 + LIFETIME_SECONDS).read(text)
