@@ -20,7 +20,7 @@ worker_connections = 2000
 
 # A transfer may take an hour; a worker whose event loop stands still for that long is replaced.
 graceful_timeout = number(os.environ, "GUNICORN_GRACEFUL_TIMEOUT", 3600)
-timeout = number(os.environ, "GUNICORN_SILENT_TIMEOUT", 3600)
+timeout = number(os.environ, "GUNICORN_SILENT_TIMEOUT", 60)
 
 # Clients come back on the same connection between the layers of an image; at the end idle ones are closed at once.
 keepalive = 75

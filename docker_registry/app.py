@@ -16,6 +16,7 @@ from docker_registry.api import (
     errors,
     health,
     metrics,
+    read_only,
     request_context,
     responses,
     status,
@@ -80,6 +81,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     if services.access_control is not None:
         _add_access_control(app, services, services.access_control)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
+    read_only.install(app, services.read_only)
     if registry.driver.notes_provenance:
         cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))

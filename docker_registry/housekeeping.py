@@ -10,6 +10,7 @@ import gevent
 from docker_registry.errors import RegistryError
 from docker_registry.metrics import listener
 from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.read_only import REFRESH_SECONDS
 from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ def start(services: Services) -> None:
 
     All run in greenlets that live as long as the worker.
     """
+    services.read_only.refresh()
+    gevent.spawn(services.read_only.watch, gevent.sleep)
     gevent.spawn(services.health.watch)
     if services.metrics is not None:
         gevent.spawn(services.metrics.publish_forever)
@@ -35,6 +38,9 @@ def start(services: Services) -> None:
 def _run(services: Services) -> None:
     interval_seconds = services.config.upload_purge_interval
     while True:
+        if services.read_only.why is not None:  # every few seconds: what is due follows when writes are allowed again
+            gevent.sleep(REFRESH_SECONDS)
+            continue
         try:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):

@@ -35,6 +35,7 @@ from docker_registry.redaction import Redactor
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search import index as search
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
@@ -67,6 +68,7 @@ class Services:
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
         metrics: of all workers; None if they are off.
+        read_only: whether writes are refused.
         health: whether the store can be read and the worker is stopping.
     """
 
@@ -82,6 +84,7 @@ class Services:
     error_reporting: ErrorReporting
     health: Health
     trusted_proxies: TrustedProxies
+    read_only: ReadOnly
     metrics: ServerMetrics | None = None
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -180,6 +183,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             error_reporting=error_reporting,
             health=Health(registry.probe_reading, config.drain_delay),
             observers=tuple(observers),
+            read_only=ReadOnly(registry.driver),
             trusted_proxies=TrustedProxies(config.trusted_proxies),
             _opened=opened.pop_all(),
         )

@@ -21,6 +21,7 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _uploads/<id>.state, <id>/…                           * the same for uploads that belong to no repository yet
       _leases/<work>                                        * holder and expiry of a lease
       _identity                                             * id of this store, for a cache shared by several
+      _read-only                                            * the reason while the registry is read-only
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens
       _auth/refresh-tokens/<hash>                           * one file for each refresh token
@@ -208,6 +209,10 @@ def upload_state(name: RepositoryName | None, upload_id: str) -> str:
 def read_upload(file_name: str) -> str:
     """Return the id of the upload session from the name of its state file or folder."""
     return file_name.removesuffix(_STATE)
+
+
+#: The file that makes the registry read-only, with the reason.
+READ_ONLY: Final = f"{ROOT}/_read-only"
 
 
 def lease(work: str) -> str:

@@ -147,6 +147,7 @@ DOMAIN = {
     "keyed_locks": set(),
     "layout": {"names"},
     "leases": {"layout"},
+    "read_only": {"layout"},
     "legacy_layout": {"layout", "names"},
     "listing_cache": set(),
     "manifest_keys": {"json_scanner"},

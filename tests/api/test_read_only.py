@@ -1,0 +1,115 @@
+"""A registry that is read-only serves pulls, and refuses writes on all hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import requests
+
+from docker_registry.api.read_only import REFUSED
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import Invalid
+from docker_registry.registry import layout
+from docker_registry.registry.read_only import ReadOnly
+from tests.support.clients.v2 import Client, digest_of
+from tests.support.servers.registry import COMMAND, ROOT, Server
+
+MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+TYPE = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+WHY = "Moving to another bucket until 14:00."
+
+
+def switch(store, *arguments):
+    environment = {**os.environ, "STORAGE_PATH": str(store), "SEARCH_BACKEND": ""}
+    command = [*COMMAND, "readonly", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def becomes(expected, act):
+    """Wait until a request has a status, at most five seconds after the switch."""
+    deadline = time.monotonic() + 5
+    while (answer := act()).status_code != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert expected == answer.status_code
+    return answer
+
+
+class TestARegistry:
+    def test_is_read_only_on_all_hosts_and_over_restarts(self, tmp_path):
+        content = b"a blob"
+        with contextlib.ExitStack() as stack:
+            store = tmp_path / "store"
+            servers = [stack.enter_context(Server(store)) for _ in range(2)]
+            clients = [stack.enter_context(Client(server.url)) for server in servers]
+
+            def put(index):
+                url = f"{servers[index].url}/v2/acme/web/manifests/v1"
+                return clients[index].session.put(url, data=MANIFEST, headers=TYPE, timeout=20)
+
+            assert 201 == put(0).status_code
+            start = clients[0].session.post(f"{servers[0].url}/v2/acme/web/blobs/uploads/", timeout=20)
+            done = switch(store, "on", "--why", WHY, "--json")
+            assert {"read_only": True, "why": WHY} == json.loads(done.stdout)
+            for index in (0, 1):
+                answer = becomes(405, lambda index=index: put(index))
+                (error,) = answer.json()["errors"]
+                assert ("UNSUPPORTED", WHY) == (error["code"], error["message"])
+            url, session = f"{servers[1].url}/v2/acme/web", clients[1].session
+            assert 405 == session.post(f"{url}/blobs/uploads/", timeout=20).status_code
+            assert 405 == session.delete(f"{url}/manifests/v1", timeout=20).status_code
+            assert (
+                405 == session.put(f"{servers[1].url}/v1/repositories/a/b/tags/x", data='"1"', timeout=20).status_code
+            )
+            assert 200 == session.get(f"{url}/manifests/v1", timeout=20).status_code
+            location = servers[1].url + start.headers["Location"]
+            finished = session.put(location, params={"digest": digest_of(content)}, data=content, timeout=20)
+            assert 201 == finished.status_code
+            servers[0].stop()
+            servers[0].start()
+            assert 405 == requests.put(f"{servers[0].url}/v2/a/manifests/v1", data=MANIFEST, timeout=20).status_code
+            assert "writes are allowed\n" == switch(store, "off").stdout
+            for index in (0, 1):
+                becomes(201, lambda index=index: put(index))
+
+    @pytest.mark.parametrize("arguments", [["on"], ["on", "--why", " "], ["on", "--why", "a\nb"], ["maybe"]])
+    def test_is_not_switched_by_a_wrong_command(self, tmp_path, arguments):
+        assert 2 == switch(tmp_path / "store", *arguments).returncode
+        assert not (tmp_path / "store" / layout.READ_ONLY).exists()
+
+
+class TestTheSwitch:
+    def test_stays_on_when_its_file_is_damaged(self):
+        driver = MemoryDriver()
+        read_only = ReadOnly(driver)
+        driver.put_content(layout.READ_ONLY, b"{")
+        read_only.refresh()
+        assert read_only.why
+        assert read_only.switch_off()
+        assert not read_only.switch_off()
+
+    def test_needs_a_reason_of_one_line(self):
+        for why in ("", "x" * 501, "a\x1b[2J"):
+            with pytest.raises(Invalid):
+                ReadOnly(MemoryDriver()).switch_on(why)
+
+    def test_refuses_what_begins_or_removes_something(self):
+        assert {"v2_manifests.put_manifest", "v2_uploads.start_upload", "v1_pushes.put_json"} <= REFUSED
+        assert not {"v2_uploads.append_chunk", "v2_blobs.get_blob"} & REFUSED
+
+
+class TestAWorkerThatHangs:
+    def test_is_replaced(self, tmp_path):
+        with Server(tmp_path / "store", GUNICORN_SILENT_TIMEOUT="3") as server:
+            (worker,) = server.worker_pids()
+            os.kill(worker, signal.SIGSTOP)
+            deadline = time.monotonic() + 30
+            while worker in server.worker_pids() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=30).status_code
+            assert worker not in server.worker_pids()
