@@ -7,7 +7,8 @@ connections are closed in this order:
 1. those that have been idle, or in the middle of a request head, for a second or more: the longest first;
 2. those in a lingering close: the longest first;
 3. transfers slower than 16 KiB/s on average since they began: the slowest first;
-4. those that have been idle for less than a second.
+4. those that have been idle for less than a second, but not those that became idle just now: the next request of a
+   client that pushes or pulls may be on its way.
 
 Faster transfers are never ended: new clients wait for them. While connections are available, a transfer may pause for
 minutes, for example when the client compresses while it sends.
@@ -35,6 +36,9 @@ _INTERVAL_SECONDS: Final = 0.05
 
 #: Transfers younger than this are kept; idle connections younger than this are closed last.
 _YOUNG_SECONDS: Final = 1.0
+
+#: Connections idle for less than this time are not ended.
+_BETWEEN_REQUESTS_SECONDS: Final = 0.2
 
 #: Faster transfers are not ended.
 _SLOW_BYTES_PER_SECOND: Final = 16 * 1024
@@ -195,6 +199,8 @@ class Connections:
         """Return the position of a connection in the order of closing, as a sort key; None if it is kept."""
         seconds = now - client.active_since
         if client.activity is Activity.WAITING:
+            if seconds < _BETWEEN_REQUESTS_SECONDS:
+                return None
             return (1 if seconds >= _YOUNG_SECONDS else 4), -seconds
         if client.activity is Activity.LINGERING:
             return 2, -seconds

@@ -61,8 +61,8 @@ class TestMakingRoom:
 
     @pytest.mark.parametrize(
         "kept",
-        [transfer(10**7), transfer(0, since=999.5), Client(Activity.WORKING)],
-        ids=["fast", "young", "working"],
+        [transfer(10**7), transfer(0, since=999.5), Client(Activity.WORKING), Client(since=999.9)],
+        ids=["fast", "young", "working", "between requests"],
     )
     def test_never_ends_what_is_not_slow(self, connections, kept):
         assert [0, 0, 0] == self.fill(connections, kept, kept.__class__(**settings(kept)), Client(Activity.WORKING))
