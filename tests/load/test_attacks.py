@@ -14,17 +14,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+import requests
 
+from tests.support import stall_worker
 from tests.support.attacks import ATTACKS
+from tests.support.clients.honest import push_and_pull
+from tests.support.clients.v2 import Client
 from tests.support.processes import memory_bytes
 from tests.support.servers.registry import ROOT, Server
 
 CLIENTS = 20
 MAX_LATENCY_SECONDS = 0.25
 MAX_MEMORY_BYTES = 300 * 1024 * 1024
+
+#: In a brief attack, seconds of processor time; computations go on for a few milliseconds at a time.
+MAX_STALL_SECONDS = 0.1
 
 #: A cycle that takes no longer is never called slow: it is a matter of a scheduler's time slices.
 NOISE_SECONDS = 0.1
@@ -147,6 +155,53 @@ def narrow(folder):
     """A server with fewer connections, so that a few hundred of them are too many."""
     with Server(folder / "attacked", workers=2, GUNICORN_OPTS="--worker-connections 300") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    """A worker that measures how long its event loop is blocked."""
+    options = "-k tests.support.stall_worker.StallWorker --worker-connections 60"
+    with Server(folder / "measured", GUNICORN_OPTS=options, **{stall_worker.FOLDER: str(folder)}) as server:
+        yield server
+
+
+def longest_stall(server, folder):
+    """The longest time that the event loop of a worker was blocked since the last call, in seconds of its processor."""
+    (pid,) = server.worker_pids()
+    file = folder / str(pid)
+    file.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR2)
+    deadline = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return float(file.read_text())
+
+
+#: Those on the server itself; what clients have stored and layers have tests of their own beside this one.
+BRIEF_ATTACKS = [name for name in ATTACKS if "bodies" in name or "requests" in name or "chunks" in name] + [
+    "silent_heads",
+    "unread_responses",
+    "nested_json",
+]
+
+
+class TestABriefAttack:
+    """Without rates: all honest requests are answered, and nothing blocks the event loop for long."""
+
+    @pytest.mark.parametrize("name", BRIEF_ATTACKS)
+    def test_blocks_no_one(self, measured, folder, tmp_path, name):
+        log = tmp_path / "attack.log"
+        with log.open("wb") as output, attacking(name, measured, 100, output) as process:
+            with Client(measured.url) as client:
+                push_and_pull(client, "honest/client")
+                longest_stall(measured, folder)  # a hundred requests that arrive at once are answered one by one
+                push_and_pull(client, "honest/client")
+                for _ in range(5):
+                    assert 200 == requests.get(f"{measured.url}/v2/", timeout=30).status_code
+            assert process.poll() is None, log.read_text()
+            assert longest_stall(measured, folder) < MAX_STALL_SECONDS
+        assert max(memory_bytes(pid, "VmHWM") for pid in measured.worker_pids()) < MAX_MEMORY_BYTES
 
 
 @pytest.mark.slow
