@@ -13,7 +13,7 @@ _numbers = itertools.count()
 
 
 def unique(name):
-    """A repository name that no other test uses."""
+    """Return a repository name that no other test uses."""
     return f"{name}/n{next(_numbers)}"
 
 

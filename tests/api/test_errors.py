@@ -1,4 +1,4 @@
-"""The one place that answers errors: a row for every class, and no code that the specification does not know."""
+"""The table of error responses: a row for every class, and only codes of the specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists, page by page, on each kind of store: one that knows the versions of its folders, and two that do not."""
+"""Paged lists on each kind of store: one with folder versions and two without."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def push(client, name, reference, payload=None):
 
 
 def pages(client, url, key):
-    """Follow a list from page to page."""
+    """Return all pages of a list."""
     while url:
         answer = client.get(url)
         assert 200 == answer.status_code

@@ -1,4 +1,4 @@
-"""A request's body under any WSGI server: what comes of it, and whether that is all."""
+"""Request bodies under any WSGI server: their content and whether they are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answers whatever API is asked for, and what every answer carries."""
+"""Routes outside both APIs, and the headers of every response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docker-registry 0.7.1 got wrong when something failed beneath it, or several did the same at once."""
+"""Faults of docker-registry 0.7.1 under failures and concurrency, which this registry must not have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _numbers = itertools.count(3_000_000)
 
 
 def fresh(**more):
-    """An image that no other test has."""
+    """Return an image that no other test uses."""
     return make(next(_numbers), **more)
 
 
@@ -54,7 +54,7 @@ def is_large(path):
 
 
 class TestATruncatedLayer:
-    """gunicorn ends such a body as if it were whole, and 0.7.1 wrote in place: what had come was served."""
+    """gunicorn ends such a body like a complete one, and 0.7.1 wrote in place and so served the truncated layer."""
 
     @pytest.mark.parametrize("line", [CHUNKED, "Content-Length: 200000"])
     def test_is_never_served_and_may_be_pushed_again_at_once(self, server, docker, line):
@@ -90,7 +90,7 @@ class TestATruncatedLayer:
 
 
 class TestAnInterruptedPush:
-    """0.7.1 left its mark for ever, and answered 400 to every pull."""
+    """0.7.1 never removed its marker and answered every pull with 400."""
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 4])
     def test_can_be_repeated_immediately_by_any_client(self, docker, server, steps):
@@ -195,7 +195,7 @@ class TestTwoPushesOfOneImage:
 
 
 class TestAnImageList:
-    """0.7.1 read it, added to it, and wrote it, without asking whether another had written meanwhile."""
+    """0.7.1 read, extended and rewrote the list without checking for concurrent changes."""
 
     def test_loses_nothing_under_concurrent_pushes(self, server, docker):
         name, ids = unique("failures"), [fresh().text for _ in range(24)]
@@ -213,7 +213,7 @@ class TestAnImageList:
 
 
 class TestAFullDisk:
-    """0.7.1 said that all was well, and served the layer as far as it had been written."""
+    """0.7.1 reported success and served the truncated layer."""
 
     @pytest.fixture(scope="class")
     @staticmethod
@@ -262,7 +262,7 @@ class TestAMissingStore:
 
 
 class TestRedis:
-    """With 0.7.1 its absence was a 500 everywhere, and its password stood in the log."""
+    """0.7.1 answered every request with 500 when Redis was down, and logged its password."""
 
     PASSWORD = "correct-horse"
 

@@ -1,4 +1,4 @@
-"""What docker-registry 0.7.1 got wrong in requests to API V1: each of its faults would turn a test of these red."""
+"""Faults of docker-registry 0.7.1 in API V1; a test for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _numbers = itertools.count(2_000_000)
 
 
 def fresh(**more):
-    """An image that no other test has."""
+    """Return an image that no other test uses."""
     return make(next(_numbers), **more)
 
 
@@ -90,7 +90,7 @@ class TestPathTraversal:
 
 
 class TestAnId:
-    """0.7.1 took everything for one."""
+    """0.7.1 accepted any text as an id."""
 
     @pytest.mark.parametrize("part", ["json", "layer", "checksum"])
     @pytest.mark.parametrize("text", ["x", "0" * 15, "0" * 17, "0" * 63, "0" * 65, "F" * 64, "g" * 64, "sha256:00"])
@@ -141,7 +141,7 @@ class TestAClient:
 
 
 class TestABody:
-    """Flask took bodies that call themselves a form apart, and did not read chunked ones."""
+    """Flask parsed bodies declared as forms and did not read chunked ones."""
 
     @pytest.mark.parametrize("is_chunked", [False, True])
     @pytest.mark.parametrize("kind", ["", FORM, "Content-Type: multipart/form-data; boundary=x", "Content-Type: x"])
@@ -178,7 +178,7 @@ class TestABody:
 
 
 class TestIfModifiedSince:
-    """0.7.1 answered 304 before it asked whether the image is there."""
+    """0.7.1 answered 304 without checking that the image exists."""
 
     @pytest.mark.parametrize("part", ["json", "layer", "ancestry", "files", "diff"])
     @pytest.mark.parametrize("since", [LAST_MODIFIED, "Fri, 01 Jan 2100 00:00:00 GMT", "nonsense"])
@@ -333,7 +333,7 @@ def both(docker):
 
 
 class TestAWhiteout:
-    """0.7.1 knew them only in the root."""
+    """0.7.1 recognized whiteouts only in the root directory."""
 
     def test_is_a_deleted_file_in_every_folder(self, docker, both):
         files = docker.get(f"/images/{both[1].text}/files").json()

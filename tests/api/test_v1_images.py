@@ -28,7 +28,7 @@ PARTS = ("json", "layer", "ancestry", "files", "diff")
 
 
 def fresh(**more):
-    """An image that no other test has."""
+    """Return an image that no other test uses."""
     return make(next(_numbers), **more)
 
 

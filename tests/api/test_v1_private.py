@@ -1,4 +1,4 @@
-"""What is private is seen by nobody over HTTP, or by everybody where that is set, and is never kept by a cache."""
+"""Private repositories are hidden from all clients, or served to all if configured, and never cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATE = make(800)
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
-    """Two servers of one store: what most operators run, and one that shows everything."""
+    """Two servers of one store: one with the default setting, one that serves private repositories."""
     store = tmp_path_factory.mktemp("private") / "store"
     with Server(store, workers=2, SEARCH_BACKEND="sqlalchemy") as closed, Docker(closed.url) as docker:
         docker.push("acme/web", "v1", BASE)

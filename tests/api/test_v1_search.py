@@ -38,7 +38,7 @@ def names(answer):
 
 
 def wait_for(docker, expected, query=""):
-    """Wait until the index, which is told beside the pushes, knows what it should."""
+    """Wait until the index, which is updated asynchronously, has the expected entries."""
 
     def found():
         return sorted(names(docker.get(f"/search?q={query}")))

@@ -1,4 +1,4 @@
-"""The trees of old servers: served whole and pushed to, before, during and after their migration."""
+"""Trees of old servers are served completely and accept pushes before, during and after migration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def docker(server):
 
 
 def assert_served(docker, tree):
-    """Pull everything, as Docker does, and compare it with what lies in the fixture."""
+    """Pull everything as Docker does and compare it with the fixture."""
     layers = v1_trees.images(tree)
     seen = set()
     for name, tags in v1_trees.REPOSITORIES[tree].items():

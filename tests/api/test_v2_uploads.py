@@ -21,7 +21,7 @@ def name():
 
 @pytest.fixture
 def start(session, server, name):
-    """Begin an upload and return its URL."""
+    """Start an upload and return its URL."""
 
     def start(query=""):
         answer = session.post(f"{server.url}/v2/{name}/blobs/uploads/{query}")

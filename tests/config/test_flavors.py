@@ -1,4 +1,4 @@
-"""The configuration file: where it lies, how it is read, and what a flavor says."""
+"""The configuration file: its location, its syntax and its flavors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TestTheFile:
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone of our own, whose config folder may be written to."""
+    """A clone with a writable config folder."""
     for name in ("docker_registry", "config"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "config.yml"))
     for name in ("setup.py", "requirements.txt", "README.md", "LICENSE"):
@@ -87,7 +87,7 @@ def clone(tmp_path):
 
 
 def located(folder, environ, **variables):
-    """Ask another process, started in a folder, where its configuration lies."""
+    """Return the configuration path that a process started in a folder finds."""
     program = f"from docker_registry.config.flavors import locate; print(locate({environ}))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Every setting of docker-registry 0.7.1 is served, or the documentation says why it is not."""
+"""Every setting of docker-registry 0.7.1 works, or the documentation says why it does not."""
 
 from __future__ import annotations
 

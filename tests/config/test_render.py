@@ -1,4 +1,4 @@
-"""What is shown of the configuration: nothing secret to the operator, every setting in the documentation."""
+"""Rendering of settings: the effective ones without secrets, and all of them for the documentation."""
 
 from __future__ import annotations
 

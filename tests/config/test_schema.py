@@ -1,4 +1,4 @@
-"""The settings of the registry, and how they come to their values."""
+"""The settings of the registry and how their values are determined."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load(path):
 
 @pytest.fixture
 def refused(load, path):
-    """The sentence that stops the start, without its beginning, which names the file and the flavor."""
+    """Return the error that prevents the start, without the file and flavor at its beginning."""
 
     def refused(text, **environ):
         with pytest.raises(ConfigError) as caught:
@@ -65,7 +65,7 @@ def refused(load, path):
 
 @pytest.fixture
 def shelf(tmp_path_factory, monkeypatch):
-    """A third party's driver, installed."""
+    """An installed third-party driver."""
     site = tmp_path_factory.mktemp("site")
     (site / "docker_registry_shelf.py").write_text(THIRD_PARTY)
     (site / "docker_registry_shelf-1.0.dist-info").mkdir()

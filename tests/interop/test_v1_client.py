@@ -144,5 +144,5 @@ class TestClientsAtOnce:
 
 
 def assert_found(docker, query, number):
-    """Wait until the index, which is told beside the pushes, knows what it should."""
+    """Wait until the index, which is updated asynchronously, has the expected entries."""
     wait_until(lambda: number == docker.get(f"/search?q={query}").json()["num_results"])

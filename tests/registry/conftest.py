@@ -1,4 +1,4 @@
-"""The parts of the domain over a store in memory, with a clock that tests turn."""
+"""The services over a store in memory, with a clock that tests control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER = RepositoryName.parse("acme/other")
 
 
 class Clock:
-    """A clock that stands still until it is turned."""
+    """A clock that stands still until a test sets it."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 1, 1, tzinfo=timezone.utc)

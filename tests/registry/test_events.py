@@ -17,7 +17,7 @@ ACTOR = Actor("push", Principal("mia"), "192.0.2.1", "f00")
 
 
 class Listener:
-    """Remembers what it heard; raises when it was told to."""
+    """Records the events it receives; raises an error if configured to."""
 
     def __init__(self, error=None):
         self.heard = []

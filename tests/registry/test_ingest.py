@@ -15,7 +15,7 @@ from docker_registry.registry.names import Digest
 
 
 class Pieces:
-    """A body that arrives in pieces, of unknown length unless it is said."""
+    """A body that arrives in pieces; its length is unknown by default."""
 
     def __init__(self, pieces, length=None, complete=True, error=None):
         self.length = length
@@ -92,7 +92,7 @@ class TestAShortBody:
 
 
 class TestObservers:
-    """Who looks at blocks in a native thread, and who writes them, go on without each other."""
+    """Observers in a native thread and the writer do not wait for each other."""
 
     def test_see_every_byte_in_order_however_fast_the_writer_is(self):
         seen = []

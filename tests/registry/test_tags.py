@@ -107,7 +107,7 @@ class TestADamagedLink:
 
 
 class Walked(MemoryDriver):
-    """A store of which many files are listed with one request, while each question is one too."""
+    """A store whose listings return many files per request, while each lookup costs a request."""
 
     walks_by_pages = True
     asked = 0

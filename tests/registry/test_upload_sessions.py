@@ -20,17 +20,17 @@ def sessions(driver, clock):
 
 
 def begin(sessions):
-    """Start a session and return it as the next request finds it."""
+    """Start a session and load it as the next request does."""
     return sessions.get(NAME, sessions.start(NAME).id)
 
 
 def bring(sessions, upload, content):
-    """Write a chunk and enter it."""
+    """Write a chunk and add it to the session."""
     return sessions.enter(upload, Chunk(sessions.write(upload, [content]), len(content), Digest.of(content)))
 
 
 def bring_short(sessions, upload, content):
-    """Enter a chunk that is in hand."""
+    """Add a chunk that is held in memory."""
     return sessions.enter(upload, Chunk(None, len(content), Digest.of(content), content))
 
 

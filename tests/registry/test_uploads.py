@@ -60,7 +60,7 @@ def nothing_is_short(monkeypatch):
 
 
 def files(driver):
-    """All that lies in the store, the catalog apart."""
+    """Return all files of the store except the catalog."""
     return sorted(stat.path for stat in driver.walk() if not stat.path.startswith(layout.CATALOG))
 
 
@@ -307,7 +307,7 @@ class TestAStalledPatchOnAStoreWithoutConditionalPuts(TestAStalledPatch):
 
 
 class FullDriver(MemoryDriver):
-    """A store that has no room for what is streamed."""
+    """A store that is full when a stream is written."""
 
     def stream_write(self, path, blocks):
         for _ in blocks:

@@ -1,5 +1,5 @@
 """
-Clients that take more than their share of a worker, for tests of its limits.
+Clients that use more than their share of a worker, for tests of its limits.
 
 Each attack is a generator of :data:`ATTACKS`: until its first ``yield`` it prepares what it needs, and every step after
 that goes on with it. ``python -m tests.support.attacks NAME PORT CONNECTIONS`` runs one until the process is ended, and
@@ -77,7 +77,7 @@ class Target:
 
 def crowd(target: Target, connections: int, sent: Callable[[int], bytes], trickle: bytes = b"") -> Iterator[None]:
     """
-    Keep connections open that have sent something and are silent, or trickle; replace those that were closed.
+    Keep connections open that are silent, or trickle, after their first bytes; replace those that were closed.
 
     Args:
         sent: what the connection of a number sends first.
@@ -179,7 +179,7 @@ def silent_heads(target: Target, connections: int) -> Iterator[None]:
 
 @attack
 def unread_responses(target: Target, connections: int) -> Iterator[None]:
-    """Requests for a manifest of 4 MB whose response is not read."""
+    """Request a manifest of 4 MB without reading the response."""
     target.push_blob(b"{}")
     config = {"mediaType": "application/x", "digest": f"sha256:{hashlib.sha256(b'{}').hexdigest()}", "size": 2}
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}
@@ -190,7 +190,7 @@ def unread_responses(target: Target, connections: int) -> Iterator[None]:
 
 @attack
 def refused_bodies(target: Target, connections: int) -> Iterator[None]:
-    """Bodies that are refused at once, and go on all the same."""
+    """Send on after the body was rejected."""
     head = b"PUT /v2/attack/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
     return crowd(target, connections, lambda number: head, bytes(100))
 

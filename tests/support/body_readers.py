@@ -1,4 +1,4 @@
-"""A request's body, read by us and by gunicorn, from a connection that gives its bytes in pieces of any size."""
+"""Request bodies read by the registry and by gunicorn from a connection that delivers pieces of any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Pieces:
-    """A connection from which bytes come in pieces of given sizes, and then no more."""
+    """A connection that delivers bytes in pieces of given sizes and then ends."""
 
     def __init__(self, content, sizes):
         self._stream = io.BytesIO(content)
@@ -38,12 +38,12 @@ class Pieces:
 
 
 def parser_of(connection):
-    """What gunicorn reads the requests of a connection with."""
+    """Return gunicorn's parser for a connection."""
     return RequestParser(_CONFIG, connection, ("127.0.0.1", 1))
 
 
 def receive(header, wire, sizes):
-    """A request as gunicorn parses it, and its connection."""
+    """Return a request as gunicorn parses it, and its connection."""
     connection = Pieces(b"PUT / HTTP/1.1\r\n" + header + b"\r\n" + wire, sizes)
     return next(parser_of(connection)), connection
 
@@ -58,7 +58,7 @@ def read_all(body, buffer_bytes):
 
 
 def read_ours(header, wire, sizes, buffer_bytes=100):
-    """Return the content and what belongs to the next request; None for the latter when the body is refused."""
+    """Return the content and the start of the next request; None for the latter if the body is rejected."""
     request, connection = receive(header, wire, sizes)
     body = open_request_body(request, connection)
     content = read_all(body, buffer_bytes)
@@ -66,7 +66,7 @@ def read_ours(header, wire, sizes, buffer_bytes=100):
 
 
 def read_theirs(header, wire, sizes):
-    """The same by gunicorn; None for all of it when the body is refused."""
+    """Return the same as gunicorn reads it; None if the body is rejected."""
     request, connection = receive(header, wire, sizes)
     try:
         content = request.body.read()

@@ -1,4 +1,4 @@
-"""The registry's WSGI application, which counts how often it is asked: a byte in the file ``COUNTED`` each time."""
+"""The registry's WSGI application, which counts its calls: it appends a byte to the file ``COUNTED`` for each."""
 
 from __future__ import annotations
 

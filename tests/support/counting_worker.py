@@ -1,5 +1,5 @@
 """
-The worker that says, when it is asked by a signal, how many greenlets it has; for tests.
+A worker that reports its number of greenlets when it receives a signal.
 
 It keeps few answers to give them again, so that this memory is full within seconds and does not look like a leak.
 """

@@ -8,7 +8,7 @@ from docker_registry.errors import LayerFormatUnsupported
 
 
 def upper(arguments, parts):
-    """Yield the input in capitals."""
+    """Yield the input in upper case."""
     for part in parts:
         for block in part:
             yield bytes(block).upper()
@@ -21,7 +21,7 @@ def stop_early(arguments, parts):
 
 
 def refuse(arguments, parts):
-    """Refuse the input after one block."""
+    """Reject the input after one block."""
     next(iter(next(parts)))
     raise LayerFormatUnsupported(reason="it is no tar")
     yield b""
@@ -35,7 +35,7 @@ def spin(arguments, parts):
 
 
 def grow(arguments, parts):
-    """Take more memory than there is."""
+    """Allocate more memory than is allowed."""
     yield b"x" * (1 << 40)
 
 
@@ -46,7 +46,7 @@ def die(arguments, parts):
 
 
 def pid(arguments, parts):
-    """Tell in which process it runs."""
+    """Return the id of its process."""
     yield str(os.getpid()).encode()
 
 

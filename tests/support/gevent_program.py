@@ -1,4 +1,4 @@
-"""Programs in a process that gevent has patched, as it has a worker of the server."""
+"""Programs in a process that is patched by gevent, like a worker of the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ this_thread = monkey.get_original("_thread", "get_ident")
 
 def under_gevent(program: str, *arguments: str, errors: bool = False) -> list[str]:
     """
-    Run a program and return the words that it printed.
+    Run a program and return its output.
 
     Args:
         errors: whether it may print to stderr.

@@ -1,5 +1,5 @@
 """
-Images for tests, made of nothing but a seed: the same seed gives the same bytes.
+Images for tests, generated from a seed: the same seed gives the same bytes.
 
 What a registry keeps of an image is a configuration and layers (blobs) and a manifest that names them; an
 :class:`Index` names the manifests of several platforms.
@@ -137,7 +137,7 @@ def make_index(seed: object, architectures: tuple[str, ...] = ("amd64", "arm64")
 
 
 def push(client: Client, name: str, tag: str, image: Image | Index, way: str = "streamed") -> None:
-    """Push an image or an index as clients do: what it names before what names it."""
+    """Push an image or an index as clients do: content first, then the manifests that reference it."""
     if isinstance(image, Index):
         for child in image.images:
             push(client, name, child.digest, child, way)
@@ -149,7 +149,7 @@ def push(client: Client, name: str, tag: str, image: Image | Index, way: str = "
 
 
 def pull(client: Client, name: str, reference: str) -> dict[str, bytes]:
-    """Return everything that a reference leads to by its digest, each content verified."""
+    """Return all content that a reference leads to, verified, by digest."""
     manifest = client.get_manifest(name, reference)
     everything = {manifest.digest: manifest.payload}
     for digest in named_manifests(manifest):

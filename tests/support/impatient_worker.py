@@ -1,4 +1,4 @@
-"""The worker with little patience, for tests of what it does when that is over."""
+"""A worker with short timeouts, for tests of what happens when they expire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WSGI application that answers whether its request is the only one of its worker, after a while if that is asked."""
+"""A WSGI application that reports whether its request is the only one of its worker, optionally after a delay."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ALL = 1_000_000
 
 
 def stop():
-    """Give control back to whoever runs this request; does nothing outside of one."""
+    """Return control to the scheduler of this request; do nothing outside of one."""
     current = greenlet.getcurrent()
     if isinstance(current, _Greenlet):
         current.parent.switch()
@@ -35,7 +35,7 @@ class _Greenlet(greenlet.greenlet):
 
 
 class StoppingDriver(StorageDriver):
-    """A store whose every call is a point at which a request can be stopped."""
+    """A store at each of whose calls a request can be stopped."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -129,7 +129,7 @@ class Request:
         return self._greenlet.dead
 
     def advance(self, calls=ALL):
-        """Let the request make so many calls of the store, or fewer if it ends before."""
+        """Let the request make this many calls of the store, or fewer if it ends earlier."""
         for _ in range(calls):
             if self._greenlet.dead:
                 return
@@ -168,7 +168,7 @@ def schedules(counts: tuple[int, int]) -> Iterator[Schedule]:
 
 
 def sample(found: list[Schedule], size: int, seed: str) -> list[Schedule]:
-    """Return some of the schedules, the same in every run; those with one switch are all among them."""
+    """Return a fixed sample of the schedules, which includes all with one switch."""
     boundary = [each for each in found if each.other_calls == ALL]
     rest = [each for each in found if each.other_calls != ALL]
     return boundary + random.Random(seed).sample(rest, min(size, len(rest)))

@@ -1,4 +1,4 @@
-"""Layers for the tests, and the compressions they come in."""
+"""Layers for the tests, in every compression."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def cut(content, size):
 
 
 def patched(archive, offset, field):
-    """Write a field into an archive's first header, and set its checksum right."""
+    """Overwrite a field of an archive's first header and correct its checksum."""
     header = bytearray(archive[:512])
     header[offset : offset + len(field)] = field
     header[148:156] = b" " * 8

@@ -1,4 +1,4 @@
-"""File systems of their own for tests, each in a file behind a loop device; only root can mount them."""
+"""File systems for tests, each in a file behind a loop device; mounting requires root."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoopDisk:
     """
 
     def __init__(self, image: Path, folder: Path, kind: str = "ext4", size_bytes: int = 400 * MIB) -> None:
-        """Make the file system, unless the image is there; skip the test where that cannot be done."""
+        """Create the file system unless the image exists; skip the test where that is impossible."""
         require_root()
         program, package, options, self._check = _KINDS[kind]
         self._image = image
@@ -56,15 +56,15 @@ class LoopDisk:
         run("mount", "-o", self._options, self._image, self.folder)
 
     def abort(self) -> None:
-        """Make the file system give up, as after an I/O error: nothing more is written to the disk."""
+        """Abort the file system, as after an I/O error: nothing more is written to the disk."""
         run("mount", "-o", "remount,abort", self.folder)
 
     def copy(self, image: Path) -> None:
-        """Copy what the disk holds now, as a snapshot of the storage below a virtual machine does."""
+        """Copy the current content of the disk, like a storage snapshot of a virtual machine."""
         run("cp", "--sparse=auto", self._image, image)
 
     def unmount(self) -> None:
-        """Unmount it, if it is mounted; wait for processes that are ending."""
+        """Unmount the disk if it is mounted, after waiting for processes that are terminating."""
         for _ in range(100):
             if not self.folder.is_mount():
                 return
@@ -74,6 +74,6 @@ class LoopDisk:
 
 
 def run(*command: str | Path, codes: tuple[int, ...] = (0,)) -> None:
-    """Run a command, whose output is the message when it fails."""
+    """Run a command; if it fails, its output is the message of the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in codes, f"{command}: {done.stdout} {done.stderr}"

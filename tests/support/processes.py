@@ -1,4 +1,4 @@
-"""Servers as real processes: found, started, waited for, and stopped as the very processes that they are."""
+"""Servers as real processes: find, start, await and stop them by process id."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def find(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address on which nobody listens."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Tell whether somebody listens on a port of the loopback address."""
+    """Return whether a process listens on a port of the loopback address."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -87,7 +87,7 @@ def running(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group; what does not end in time is killed with the whole group."""
+    """Terminate the leader of a process group; kill the whole group if it does not end in time."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
@@ -102,7 +102,7 @@ def children(pid: int) -> list[int]:
 
 
 def memory_bytes(pid: int, field: str) -> int:
-    """Return a field of ``/proc/PID/status``: VmRSS is what a process has, VmHWM the most that it ever had."""
+    """Return a field of ``/proc/PID/status``: VmRSS is the current resident memory, VmHWM its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

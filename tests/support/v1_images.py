@@ -1,4 +1,4 @@
-"""Images of API V1 for the tests: each stands on the one before, and a number tells all of its bytes."""
+"""Images of API V1 for tests: each has the previous one as parent, and a number determines all of its bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make(number=1, parent=None, layer=None, compress=lambda content: gzip.compre
 
 
 def chain(length, first=1):
-    """Make images that stand on each other, the base first."""
+    """Create a chain of images, base first."""
     images = [make(first)]
     while len(images) < length:
         images.append(make(first + len(images), images[-1]))
@@ -76,7 +76,7 @@ def push(registry, *images):
 
 
 def pulled(registry, image):
-    """The layer of an image, as a client gets it."""
+    """Return the layer of an image as a client pulls it."""
     _, file = registry.images.find_layer(image.id)
     return b"".join(file.read())
 

@@ -1,4 +1,4 @@
-"""The trees that servers of old have written (tests/fixtures/v1), and what is in them."""
+"""Storage trees written by old servers (tests/fixtures/v1), and their content."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ UNFINISHED = "9c416c72b09ff6de8180a20f3dc87ca6ae1050c5196a8aa0dcd8982055608091"
 
 
 def copy(name, target):
-    """Copy a tree to where a server may write to it."""
+    """Copy a tree to a writable place."""
     shutil.copytree(FIXTURES / name, target)
     return target
 
 
 def images(name):
-    """Every image of a tree, those of the private repository apart, and the bytes of its layer."""
+    """Return every image of a tree with its layer, except those of the private repository."""
     folders = sorted((FIXTURES / name / "images").iterdir())
     return {folder.name: (folder / "layer").read_bytes() for folder in folders if folder.name not in SECRET_IMAGES}
 
 
 def digests_on_disk(store):
-    """The digest of every layer beside an image."""
+    """Return the digest of every layer that is stored beside an image."""
     return {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(store).glob("images/*/layer")
     }

@@ -49,7 +49,7 @@ def there(store, redis_server, identity):
 
 
 def collect(work):
-    """Do something twice, and return the provenance of the second time: the first one fills the cache."""
+    """Call a function twice and return the dependencies of the second call: the first fills the cache."""
     for _ in range(2):
         with dependencies.collected() as found:
             try:
@@ -60,7 +60,7 @@ def collect(work):
 
 
 def is_good(found):
-    """Tell what the fast path would: anybody may keep it, and it can be confirmed."""
+    """Return whether the response is cacheable and its dependencies are unchanged."""
     return found.is_complete and found.is_current()
 
 

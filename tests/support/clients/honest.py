@@ -1,5 +1,5 @@
 """
-Clients that push and pull as clients do, and tell how long it took.
+Well-behaved clients that push and pull, and report how long it took.
 
 ``python -m tests.support.clients.honest PORT SECONDS CLIENTS`` prints JSON::
 
@@ -60,7 +60,7 @@ def work(port: int, number: int, until: float, cycles: list[float], errors: list
 
 
 def probe(port: int, until: float, latencies: list[float], errors: list[str]) -> None:
-    """Ask over a new connection each time."""
+    """Send each request over a new connection."""
     while (began := time.monotonic()) < until:
         try:
             assert 200 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=60).status_code

@@ -1,5 +1,5 @@
 """
-Real clients that tests speak with.
+Real clients for tests.
 
 One that is not installed skips the tests that need it, with one line; where ``CI`` is set it fails them.
 """

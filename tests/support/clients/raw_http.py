@@ -1,4 +1,4 @@
-"""Requests that no library would send: paths, headers and bodies go out as they are written here."""
+"""Requests that no library would send: paths, headers and bodies are sent exactly as given."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Answer:
 
     @property
     def error(self):
-        """The status and the sentence of an error."""
+        """Return the status and the message of an error."""
         return self.status, json.loads(self.content)["error"]
 
 
 def ask(server, method, target, *lines, body=b""):
     """
-    Send a request and read its answer.
+    Send a request and read the response.
 
     Args:
         target: what stands in the first line; text or bytes.

@@ -1,4 +1,4 @@
-"""A client of API V1 that does what Docker does, in one function each."""
+"""A client of API V1 with one function for each of Docker's operations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Docker:
         self.session.close()
 
     def ask(self, method, path, **options):
-        """Send a request, and return whatever comes back."""
+        """Send a request and return the response, whatever its status."""
         return self.session.request(method, self.url + path, timeout=TIMEOUT_SECONDS, allow_redirects=False, **options)
 
     def get(self, path, **options):
@@ -51,7 +51,7 @@ class Docker:
             done(self.put(f"/images/{image.text}/checksum", headers=headers), 200)
 
     def push(self, name, tag, *images):
-        """Push a chain of images, the base first, and let a tag name the last one."""
+        """Push a chain of images, base first, and tag the last one."""
         listed = [{"id": image.text} for image in images]
         listed[-1]["Tag"] = tag
         done(self.put(f"/repositories/{name}/", json.dumps(listed)), 200)
@@ -74,13 +74,13 @@ class Docker:
 
 
 def done(answer, status):
-    """Return an answer that has the status it should."""
+    """Return a response after checking its status."""
     assert status == answer.status_code, f"{answer.request.method} {answer.request.url}: {answer.text[:500]}"
     return answer
 
 
 def error(answer):
-    """The status and the sentence of an error."""
+    """Return the status and the message of an error."""
     assert "application/json" == answer.headers["Content-Type"]
     assert "no-cache" == answer.headers["Cache-Control"]
     return answer.status_code, answer.json()["error"]

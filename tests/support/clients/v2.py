@@ -1,5 +1,5 @@
 """
-A client of API V2 for tests: one method per request of the specification, each verified.
+A client of API V2 for tests: one method per request of the specification, with verified responses.
 
 A request that is not answered with the status that the specification wants raises :class:`Refused`, so a test says
 ``client.push_blob(name, content)`` and goes on; a test of refusals looks at the :class:`Refused`, or sends its own
@@ -59,7 +59,7 @@ class Pulled:
 
 
 class Refused(AssertionError):
-    """The server answered otherwise than it should."""
+    """The server's response has an unexpected status."""
 
     def __init__(self, answer: requests.Response) -> None:
         self.answer = answer
@@ -167,12 +167,12 @@ class Client:
         return digest
 
     def mount(self, name: str, digest: str, source: str | None = None) -> bool:
-        """Ask for a blob of another repository; tell whether it was given (end-11)."""
+        """Try to mount a blob of another repository; return whether it was mounted (end-11)."""
         query = {"mount": digest} | ({"from": source} if source else {})
         return self.request("POST", f"/v2/{name}/blobs/uploads/", 201, 202, params=query).status_code == 201
 
     def has_blob(self, name: str, digest: str) -> bool:
-        """Tell whether a repository has a blob (end-2)."""
+        """Return whether a repository has a blob (end-2)."""
         return self.request("HEAD", f"/v2/{name}/blobs/{digest}", 200, 404).status_code == 200
 
     def get_blob(self, name: str, digest: str) -> bytes:
@@ -209,7 +209,7 @@ class Client:
         return Pulled(answer.content, answer.headers["Content-Type"], digest)
 
     def has_manifest(self, name: str, reference: str) -> bool:
-        """Tell whether a repository has a manifest or a tag (end-3)."""
+        """Return whether a repository has a manifest or a tag (end-3)."""
         headers = {"Accept": ACCEPT}
         answer = self.request("HEAD", f"/v2/{name}/manifests/{reference}", 200, 404, headers=headers)
         return answer.status_code == 200
@@ -237,7 +237,7 @@ class Client:
 
 
 def acknowledged(answer: requests.Response) -> int:
-    """Return the bytes that ``Range`` says are kept; 0-0 is nothing, or one byte that no test relies on."""
+    """Return the number of bytes in a ``Range`` header; 0-0 means none, or one byte, which no test uses."""
     match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", answer.headers["Range"])
     assert match, answer.headers["Range"]
     return int(match[1]) + 1 if int(match[1]) else 0
@@ -272,7 +272,7 @@ def _posted(client: Client, name: str, content: bytes, digest: str) -> None:
 
 
 def cut(content: bytes, size: int = _BLOCK_BYTES) -> Iterator[bytes]:
-    """Yield the pieces of a content, which makes its request a chunked one."""
+    """Yield content in pieces, so that the request is sent chunked."""
     for start in range(0, len(content), size):
         yield content[start : start + size]
 

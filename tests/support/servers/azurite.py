@@ -46,7 +46,7 @@ class AzureServer:
         return name
 
     def options(self) -> dict[str, object]:
-        """Return what a driver is given for a container of its own."""
+        """Return the options of a driver for a new container."""
         return {
             "azure_storage_account_name": NAME,
             "azure_storage_account_key": KEY,
@@ -58,7 +58,7 @@ class AzureServer:
 
 @contextlib.contextmanager
 def run_azurite() -> Iterator[AzureServer]:
-    """Run one for as long as a ``with`` lasts."""
+    """Run a server for the duration of a ``with`` block."""
     node, program = programs.require("node", "nodejs"), _installed()
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
     port = processes.free_port()

@@ -111,7 +111,7 @@ class DatabaseServer:
 
 
 class PostgreSQL(DatabaseServer):
-    """A PostgreSQL without a care for power failures."""
+    """PostgreSQL without durability."""
 
     account = "postgres"
     scheme = "postgresql"
@@ -155,7 +155,7 @@ class PostgreSQL(DatabaseServer):
 
 
 class MariaDB(DatabaseServer):
-    """A MariaDB without a care for power failures."""
+    """MariaDB without durability."""
 
     account = "mysql"
     scheme = "mysql"
@@ -214,14 +214,14 @@ class MariaDB(DatabaseServer):
 
 
 class SQLite:
-    """No server, but databases that are asked for in the same way."""
+    """SQLite databases behind the same interface; there is no server."""
 
     def __init__(self, folder):
         self._folder = folder
         self._count = 0
 
     def create_database(self):
-        """Return the URL of a database that is not there yet."""
+        """Return the URL of a database that does not exist yet."""
         self._count += 1
         return f"sqlite:///{self._folder}/search{self._count}.db"
 

@@ -78,7 +78,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def faulty(self, rate: float) -> Iterator[None]:
-        """Let a part of all requests fail, for as long as a ``with`` lasts."""
+        """Let a fraction of all requests fail for the duration of a ``with`` block."""
         self.rate = rate
         try:
             yield
@@ -156,7 +156,7 @@ def _with_close(head: bytes) -> bytes:
 
 
 def _pump(source: socket.socket, target: socket.socket | None, limit: int | None) -> None:
-    """Pass on what comes, up to a limit."""
+    """Forward received bytes up to a limit."""
     passed = 0
     with contextlib.suppress(OSError):
         while block := source.recv(_BLOCK_BYTES):
@@ -170,7 +170,7 @@ def _pump(source: socket.socket, target: socket.socket | None, limit: int | None
 
 
 def _drain(client: socket.socket) -> None:
-    """Let a client that sends on hear the answer first."""
+    """Drain the client's remaining bytes so that it receives the response."""
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_WR)
         client.settimeout(1)

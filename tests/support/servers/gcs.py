@@ -51,16 +51,16 @@ class GcsServer:
         return name
 
     def forbid(self, bucket: str) -> None:
-        """Let nobody use a bucket any more."""
+        """Deny all access to a bucket."""
         self._post(f"{FORBID}{bucket}", b"{}")
 
     def put(self, bucket: str, name: str, content: bytes) -> None:
-        """Write an object as somebody else would."""
+        """Write an object, bypassing the driver."""
         query = urllib.parse.urlencode({"uploadType": "media", "name": name})
         self._post(f"/upload/storage/v1/b/{bucket}/o?{query}", content, "application/octet-stream")
 
     def uploads(self) -> int:
-        """Count the uploads under way."""
+        """Return the number of unfinished uploads."""
         with urllib.request.urlopen(f"{self.endpoint}/lab/uploads", timeout=10) as answer:
             return int(answer.read())
 
@@ -70,7 +70,7 @@ class GcsServer:
 
 
 def make_service_account(folder: Path) -> Path:
-    """Write the JSON key of a service account that nobody knows, and return where it lies."""
+    """Write the JSON key of an unknown service account and return its path."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -91,7 +91,7 @@ def make_service_account(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def run_gcs() -> Iterator[GcsServer]:
-    """Run one for as long as a ``with`` lasts."""
+    """Run a server for the duration of a ``with`` block."""
     from tests.support import processes
 
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))

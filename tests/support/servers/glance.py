@@ -78,7 +78,7 @@ def glance_server() -> Iterator[GlanceServer]:
 
 @contextlib.contextmanager
 def run_glance() -> Iterator[GlanceServer]:
-    """Run it for as long as a ``with`` lasts."""
+    """Run it for the duration of a ``with`` block."""
     # An environment of its own inside that of the tests (contrib/check makes it): what Glance needs is imported by the
     # libraries of our driver too, where it is there, and then we would test what nobody has.
     programs_folder = Path(sys.prefix) / "glance" / "bin"

@@ -1,4 +1,4 @@
-"""A real nginx on a free port of loopback, in front of one registry or of several."""
+"""A real nginx on a free port of loopback, in front of one or more registries."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ http {{
 @contextlib.contextmanager
 def running_nginx(folder: Path, ports: Sequence[int], locations: str = "", workers: int = 1) -> Iterator[str]:
     """
-    Run an nginx for as long as a ``with`` lasts, and yield its URL.
+    Run nginx for the duration of a ``with`` block and yield its URL.
 
     Args:
         folder: of its own.

@@ -1,4 +1,4 @@
-"""A real Redis on a free port of loopback, and what happens to it: it dies, freezes, fills up and comes back."""
+"""A real Redis on a free port of loopback that can be killed, frozen, filled and restarted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASSWORD = "correct-horse"
 
 
 class RedisServer:
-    """One that can be stopped, started and worse; and the variables by which the sample configuration finds it."""
+    """A Redis server under test control, and the variables by which the sample configuration finds it."""
 
     def __init__(self, port: int, folder: Path, options: Sequence[str] = ()) -> None:
         self.port = port
@@ -68,13 +68,13 @@ class RedisServer:
             self._process = None
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power failure would."""
         self._signal(signal.SIGKILL)
         self._stack.close()
         self._process = None
 
     def freeze(self) -> None:
-        """Let it answer nobody; its connections stay, and new ones are taken by the kernel."""
+        """Freeze it: connections stay open and the kernel accepts new ones, but nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

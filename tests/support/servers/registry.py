@@ -24,7 +24,7 @@ COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import ma
 
 
 class Server:
-    """Starts when it is entered, and is stopped by its process id when it is left."""
+    """A registry server; a context manager that starts it and stops it by process id."""
 
     def __init__(self, store, workers=1, command=COMMAND, port=None, root=ROOT, **environment):
         self.root = root  # of the checkout that runs
@@ -72,13 +72,13 @@ class Server:
             self.process = None
 
     def kill(self):
-        """End master and workers at once, as a power cut would."""
+        """Kill master and workers at once, as a power failure would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
         self.process = None
 
     def worker_pids(self):
-        """The processes that answer requests."""
+        """Return the ids of the worker processes."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(child) for child in children.split()]
 

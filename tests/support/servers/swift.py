@@ -105,7 +105,7 @@ class SwiftServer:
 
     @property
     def options(self) -> dict[str, str]:
-        """What a driver is given for a container of its own."""
+        """Return the options of a driver for a new container."""
         return {
             "swift_authurl": self.authurl,
             "swift_container": f"lab{next(_numbers)}",
@@ -114,7 +114,7 @@ class SwiftServer:
         }
 
     def forget_tokens(self) -> None:
-        """Let every token that was given become invalid."""
+        """Invalidate all issued tokens."""
         with socket.create_connection(("127.0.0.1", self.memcached_port)) as memcached:
             memcached.sendall(b"flush_all\r\n")
             assert memcached.recv(100) == b"OK\r\n"
@@ -132,7 +132,7 @@ def swift_server() -> Iterator[SwiftServer]:
 
 @contextlib.contextmanager
 def run_swift() -> Iterator[SwiftServer]:
-    """Run all of it for as long as a ``with`` lasts."""
+    """Run all servers for the duration of a ``with`` block."""
     memcached = programs.require("memcached", "memcached")
     _require("swift-proxy-server")
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))

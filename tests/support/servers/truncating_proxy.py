@@ -1,4 +1,4 @@
-"""A proxy before a server that cuts off answers in the middle, as networks do."""
+"""A proxy that truncates a server's responses, as networks do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 class CuttingProxy:
     """
-    Passes bytes on, on a free port of loopback, for as long as a ``with`` lasts.
+    Forwards bytes from a free port of loopback for the duration of a ``with`` block.
 
     Attributes:
         cut_after: so many bytes of an answer come through, its head included.
