@@ -34,6 +34,9 @@ if os.environ.get("GUNICORN_USER"):
 if os.environ.get("GUNICORN_GROUP"):
     group = os.environ["GUNICORN_GROUP"]
 
+# A request for a token names up to a hundred scopes.
+limit_request_line = 8190
+
 # Of one header. Tokens are long, and so is a Range with a thousand parts; the worker limits the whole head to the same.
 limit_request_field_size = 65536
 

@@ -172,7 +172,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         return Services(
             config=config,
             registry=registry,
-            access_control=_restrict(config, registry),
+            access_control=_restrict(config, registry, legacy),
             legacy=legacy,
             body_memory=body_memory,
             metrics=metrics,
@@ -335,11 +335,12 @@ def open_tokens(config: Config, driver: StorageDriver) -> Tokens:
     )
 
 
-def _restrict(config: Config, registry: OciRegistry) -> AccessControl | None:
+def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
         return None
-    from docker_registry.auth.access_control import AccessControl  # PyJWT and cryptography take time to import
+    # PyJWT and cryptography take time to import.
+    from docker_registry.auth.access_control import AccessControl, ImageGrant
 
     control = AccessControl(
         registry.access.policy,
@@ -348,6 +349,14 @@ def _restrict(config: Config, registry: OciRegistry) -> AccessControl | None:
         tokens=open_tokens(config, registry.driver),
     )
     registry.access.policy = control.policy
+    if legacy is not None:
+        image_tokens = legacy.tokens
+
+        def read(header: str) -> ImageGrant | None:
+            token = image_tokens.read(header)
+            return None if token is None else ImageGrant(token.holder, token.name, token.access)
+
+        control.read_image_token = read
     return control
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from flask import Flask, Response, request
 
 from docker_registry import dependencies
-from docker_registry.api.authorization import ACTIONS, PRINCIPAL
+from docker_registry.api.authorization import ACTIONS, HOLDER, PRINCIPAL
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth import scopes
@@ -92,6 +92,7 @@ def install(
         if client.grant is not None:
             dependencies.expire(time.monotonic() + client.grant.expires - time.time())
         _remember(client)
+        request.environ[HOLDER] = control.holder(client) if request.endpoint.startswith("v1_repositories.") else ""
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
             _check_names(control, client, has_content)

@@ -62,6 +62,9 @@ ACTIONS: Final = {
 #: Where access control puts the principal of a request, in the WSGI environment.
 PRINCIPAL: Final = "docker_registry.principal"
 
+#: Where it puts what a token of API V1 is to say about the client.
+HOLDER: Final = "docker_registry.holder"
+
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
@@ -98,6 +101,11 @@ def principal() -> Principal:
     """Return the principal of the current request; without access control, always the anonymous one."""
     found: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
     return found
+
+
+def holder() -> str:
+    """Return what a token of API V1 is to say about the current client; empty without access control."""
+    return str(request.environ.get(HOLDER, ""))
 
 
 def is_restricted() -> bool:

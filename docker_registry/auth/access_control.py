@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,29 @@ _GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ImageGrant:
+    """
+    What a token of API V1 says.
+
+    Attributes:
+        holder: the user and its version, as :meth:`AccessControl.holder` wrote them.
+        access: ``read``, ``write`` or ``delete``.
+    """
+
+    holder: str
+    repository: Repository
+    access: str
+
+
+#: Actions that each access of a token of API V1 covers. Docker asks for images to push with its write token.
+_IMAGE_ACTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "read": frozenset({"pull"}),
+    "write": frozenset({"pull", "push"}),
+    "delete": frozenset({"pull", "delete"}),
+}
+
+
 class AccessControl:
     """
     Users and rules, in files that are reloaded when they change.
@@ -44,6 +67,7 @@ class AccessControl:
     Attributes:
         policy: the access policy of the registry.
         tokens: issues and verifies tokens; None where only passwords are needed.
+        read_image_token: verifies a token of API V1, given the Authorization header; returns None if it is not valid.
     """
 
     def __init__(
@@ -68,6 +92,7 @@ class AccessControl:
         self._passwords = Passwords(self.users)
         self.policy = RulesPolicy(self.rules, unrestricted)
         self.tokens = tokens
+        self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
 
     def users(self) -> Mapping[str, bytes]:
         """Return the current bcrypt hashes, by user name."""
@@ -96,6 +121,8 @@ class AccessControl:
             return Client(ANONYMOUS_NAME, address=address)
         if isinstance(given, credentials.Basic):
             return self.log_in(given.name, given.password, address)
+        if isinstance(given, credentials.ImageToken):
+            return self._verify_image_token(given.header, address)
         return self._verify(given.token, address)
 
     def log_in(self, name: str, password: str, address: Address | None) -> Client:
@@ -136,6 +163,19 @@ class AccessControl:
         if self.user_version(found.user) != found.user_version:
             raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
         return Client(found.user, found.groups, address, found.grant)
+
+    def holder(self, client: Client) -> str:
+        """Return the user of a client in the form that a token of API V1 carries."""
+        return f"{client.name}\n{'' if client.is_anonymous else self.user_version(client.name)}"
+
+    def _verify_image_token(self, header: str, address: Address | None) -> Client:
+        found = self.read_image_token(header)
+        name, _, version = ("" if found is None else found.holder).partition("\n")
+        if found is None or not name or (name != ANONYMOUS_NAME and self.user_version(name) != version):
+            raise Unauthorized("Requires authorization", error="invalid_token")
+        actions = _IMAGE_ACTIONS[found.access]
+        grant = Grant({canonical(found.repository): actions}, image_actions=actions)
+        return Client(name, address=address, grant=grant)
 
     def _tokens(self) -> Tokens:
         if self.tokens is None:
@@ -196,6 +236,8 @@ class AccessControl:
         Raises:
             Unauthorized, Denied: as for :meth:`check`.
         """
+        if client.grant is not None and scopes.NEEDED.get(action) not in client.grant.image_actions:
+            raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
         if not self.policy.allows_everywhere(client, action):
             self.refuse(client, action, None)
 

@@ -40,7 +40,17 @@ class Bearer:
         return "Bearer(…)"
 
 
-def parse(header: str | None) -> Basic | Bearer | None:
+@dataclass(frozen=True, slots=True)
+class ImageToken:
+    """A token of API V1, as the whole header."""
+
+    header: str
+
+    def __repr__(self) -> str:
+        return "ImageToken(…)"
+
+
+def parse(header: str | None) -> Basic | Bearer | ImageToken | None:
     """
     Return the credentials in an Authorization header; None for an anonymous client.
 
@@ -55,6 +65,8 @@ def parse(header: str | None) -> Basic | Bearer | None:
     value = value.strip()
     if len(header) > MAX_HEADER_CHARACTERS:
         raise Unauthorized("The Authorization header is too long.")
+    if scheme.lower() == "token":
+        return ImageToken(header.strip())
     if scheme.lower() not in ("basic", "bearer"):
         raise Unauthorized("The scheme of the Authorization header is not supported.")
     if not value:

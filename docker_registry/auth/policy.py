@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from docker_registry.auth.client import Client
 from docker_registry.auth.rules import Rule, Rules
+from docker_registry.auth.scopes import NEEDED
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import LIBRARY, Digest, ImageRepositoryName, RepositoryName, Tag
@@ -32,8 +33,8 @@ class RulesPolicy:
         return self._rules().may_some(client, action, name)
 
     def allows_everywhere(self, client: Client, action: Action) -> bool:
-        """Return whether a client may perform an action in every repository; no token allows that."""
-        if client.grant is not None:
+        """Return whether a client may perform an action in every repository; of tokens, those of API V1 allow that."""
+        if client.grant is not None and NEEDED.get(action) not in client.grant.image_actions:
             return False
         return self._rules().allows_everywhere(client, action)
 

@@ -80,12 +80,14 @@ class Grant:
         refused: actions that were requested and refused, by repository.
         has_catalog: whether lists of repositories may be read.
         expires: when the token ends, seconds since the Unix epoch; 0 before it is issued.
+        image_actions: of a token of API V1: actions on images, which belong to no repository.
     """
 
     granted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     has_catalog: bool = False
     expires: float = 0.0
+    image_actions: frozenset[str] = frozenset()
 
     def covers(self, action: Action, name: str) -> bool:
         """Return whether the token allows an action in a repository."""

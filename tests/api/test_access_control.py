@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import re
 import socket
 
@@ -19,9 +20,11 @@ from docker_registry.errors import ConfigError
 from docker_registry.server import launch
 from docker_registry.services import build
 from tests.support.access import PASSWORD, RULES, hashed, settings
+from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.v1_images import make
 
 #: Two workers' caches would make some tests depend on who answers; revocation is tested with two.
 IMAGE, OTHER = make_image(1), make_image(2)
@@ -399,3 +402,64 @@ class TestEveryRoute:
             if statuses != expected or statuses[1] == 401:
                 wrong[endpoint, method] = statuses
         assert {} == wrong
+
+
+class TestApiV1:
+    """Docker sends its password to the index, and the token that it gets to everything else."""
+
+    @pytest.fixture
+    def docker(self, server):
+        with Docker(server.url) as docker:
+            yield docker
+
+    def tokens(self, server, user, name, method="PUT"):
+        url = f"{server.url}/v1/repositories/{name}/"
+        if method == "GET":
+            url += "images"
+        answer = requests.request(method, url, data="[]", auth=user and (user, PASSWORD + user), timeout=30)
+        assert answer.status_code in (200, 404), answer.text
+        return answer.headers.get("X-Docker-Token")
+
+    def test_pushes_and_pulls_with_a_token(self, server, docker):
+        image = make(9100)
+        listed = json.dumps([{"id": image.text, "Tag": "v1"}])
+        answer = requests.put(
+            f"{server.url}/v1/repositories/root/old/", data=listed, auth=("root", "pw-root"), timeout=30
+        )
+        assert 200 == answer.status_code
+        docker.session.headers["Authorization"] = f"Token {answer.headers['X-Docker-Token']}"  # as Docker repeats it
+        docker.push_images(image)
+        assert 200 == docker.put("/repositories/root/old/tags/v1", json.dumps(image.text)).status_code
+        assert 200 == docker.get("/repositories/root/old/tags").status_code
+        assert image.layer == docker.get(f"/images/{image.text}/layer").content
+        read = requests.get(f"{server.url}/v1/repositories/root/old/images", auth=("root", "pw-root"), timeout=30)
+        docker.session.headers["Authorization"] = read.headers["X-Docker-Token"]
+        assert image.layer == docker.get(f"/images/{image.text}/layer").content
+        assert 401 == docker.put(f"/images/{make(9101).text}/json", make(9101).payload).status_code
+        assert 401 == docker.put("/repositories/root/old/tags/v2", json.dumps(image.text)).status_code
+        assert 401 == docker.get("/repositories/acme/web/tags").status_code  # another repository
+
+    def test_refuses_other_tokens(self, server, docker):
+        own = self.tokens(server, "alice", "alice/old")
+        assert own is not None
+        signature, _, rest = own.partition(",")
+        for token in (
+            own.replace("alice/old", "bob/old"),
+            own.replace("write", "delete"),
+            f"{signature.rpartition('.')[0]},{rest}",
+            own.replace(signature[-4:], "0000"),
+            "Token signature=x",
+            "Token " * 1000,
+            own.partition(".")[0],
+        ):
+            docker.session.headers["Authorization"] = token
+            assert 401 == docker.get("/repositories/alice/old/tags").status_code, token
+        docker.session.headers["Authorization"] = own
+        assert docker.get("/repositories/alice/old/tags").status_code in (200, 404)
+        assert 403 == docker.get(f"/images/{'a' * 64}/json").status_code  # alice may not pull everywhere
+
+    def test_logs_in_with_the_right_password_only(self, docker):
+        assert 401 == docker.get("/users/").status_code
+        assert 401 == docker.ask("POST", "/users/", data="{}").status_code
+        assert 200 == docker.get("/users/", auth=("alice", "pw-alice")).status_code
+        assert 401 == docker.get("/users/", auth=("alice", "x")).status_code

@@ -7,7 +7,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import actor, principal
+from docker_registry.api.authorization import actor, holder, principal
 from docker_registry.api.responses import json_response
 from docker_registry.api.v1.responses import no_content, stored_json
 from docker_registry.errors import Unsupported
@@ -77,7 +77,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         return json_response(True)
 
     def _token(repository: ImageRepositoryName, access: TokenAccess) -> dict[str, str]:
-        token = legacy.tokens.make(repository, access)
+        token = legacy.tokens.make(repository, access, holder())
         return {
             "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
             "X-Docker-Token": token,

@@ -3,9 +3,10 @@ Tokens of API V1. Any worker on any host of the registry can verify them, withou
 
 ::
 
-    Token signature=<expiry>.<nonce>.<hmac>,repository="acme/web",access=write
+    Token signature=<expiry>.<nonce>.<hmac>[.<holder>],repository="acme/web",access=write
 
-The HMAC (SHA-256) covers expiry, nonce, repository and access. Its key is generated once and kept in the store.
+The HMAC (SHA-256) covers expiry, nonce, repository, access and holder: the user to whom a registry with users issued
+the token. Its key is generated once and kept in the store.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed
@@ -34,7 +35,8 @@ _KEY_BYTES: Final = 32
 
 #: Some clients repeat the scheme: ``Token Token signature=…``.
 _TOKEN = re.compile(
-    r'(?:Token )+signature=([0-9a-f]{1,16})\.([0-9a-f]{32})\.([0-9a-f]{64}),repository="([^"]*)",'
+    r"(?:Token )+signature=([0-9a-f]{1,16})\.([0-9a-f]{32})\.([0-9a-f]{64})(?:\.((?:[0-9a-f]{2}){1,512}))?,"
+    r'repository="([^"]*)",'
     r"access=(read|write|delete)"
 )
 
@@ -47,10 +49,17 @@ class Token:
     Attributes:
         repository: namespace and name, with slashes in the name quoted; see :func:`token_repository`.
         access: ``read``, ``write`` or ``delete``.
+        holder: what :meth:`Tokens.make` was given; empty without users.
     """
 
     repository: str
     access: str
+    holder: str = ""
+
+    @property
+    def name(self) -> ImageRepositoryName:
+        """The repository's name."""
+        return ImageRepositoryName.parse(unquote(self.repository))
 
 
 class Tokens:
@@ -65,23 +74,30 @@ class Tokens:
         self._now = now
         self._known_key: bytes | None = None
 
-    def make(self, name: ImageRepositoryName, access: Access) -> str:
-        """Issue a token for a repository, as the value of a header."""
+    def make(self, name: ImageRepositoryName, access: Access, holder: str = "") -> str:
+        """
+        Issue a token for a repository, as the value of a header.
+
+        Args:
+            holder: identifies the user in a registry with users; at most 512 bytes.
+        """
         repository = token_repository(name)
         expiry, nonce = f"{int(self._now()) + LIFETIME_SECONDS:x}", secrets.token_hex(16)
-        signature = self._sign(expiry, nonce, repository, access)
-        return f'Token signature={expiry}.{nonce}.{signature},repository="{repository}",access={access}'
+        suffix = f".{holder.encode().hex()}" if holder else ""
+        signature = self._sign(expiry, nonce, repository, access, *([holder] if holder else []))
+        return f'Token signature={expiry}.{nonce}.{signature}{suffix},repository="{repository}",access={access}'
 
     def read(self, text: str) -> Token | None:
         """Verify a token from a header; None when it is malformed, has a wrong signature, or has expired."""
         match = _TOKEN.fullmatch(text.strip())
         if match is None:
             return None
-        expiry, nonce, signature, repository, access = match.groups()
-        is_ours = hmac.compare_digest(signature, self._sign(expiry, nonce, repository, access))
-        if not is_ours or int(expiry, 16) < self._now():
+        expiry, nonce, signature, encoded, repository, access = match.groups()
+        holder = bytes.fromhex(encoded or "").decode("utf-8", "replace")
+        expected = self._sign(expiry, nonce, repository, access, *([holder] if holder else []))
+        if not hmac.compare_digest(signature, expected) or int(expiry, 16) < self._now():
             return None
-        return Token(repository, access)
+        return Token(repository, access, holder)
 
     def _sign(self, *parts: str) -> str:
         return hmac.new(self._key(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()
