@@ -316,7 +316,7 @@ class TestAChange:
 class TestFailedLogins:
     def test_are_refused_with_429_beyond_a_limit(self, tmp_path):
         with Server(tmp_path / "store", **settings(tmp_path)) as server, requests.Session() as session:
-            answers = [session.get(f"{server.url}/v2/", auth=("alice", "guess"), timeout=30) for _ in range(12)]
+            answers = [session.get(f"{server.url}/v2/", auth=("alice", f"guess{n}"), timeout=30) for n in range(12)]
             assert 401 == answers[0].status_code
             assert (429, "TOOMANYREQUESTS") == (answers[-1].status_code, answers[-1].json()["errors"][0]["code"])
             assert int(answers[-1].headers["Retry-After"]) > 0
@@ -371,8 +371,10 @@ class TestAServerThatOthersReach:
 
 
 class TestEveryRoute:
-    def test_has_an_action_or_a_requirement(self):
-        with build(Config(storage="memory", metrics=True), MemoryDriver()) as services:
+    def test_has_an_action_or_a_requirement(self, tmp_path):
+        settings(tmp_path)
+        config = Config(storage="memory", metrics=True, auth=Auth(htpasswd=tmp_path / "users"))
+        with build(config, MemoryDriver()) as services:
             endpoints = {rule.endpoint for rule in create_app(services).url_map.iter_rules()}
         assert endpoints == {*ACTIONS, *WITHOUT_REPOSITORY}
         assert not ACTIONS.keys() & WITHOUT_REPOSITORY.keys()

@@ -258,11 +258,11 @@ class TestAToken:
             with Client(server.url) as root:
                 root.session.auth = ("root", "pw-root")
                 push(root, "acme/web", "v1", IMAGE)
+            version = jwt.decode(token(server, user="alice"), options={"verify_signature": False})["user_version"]
             keys = SigningKeys(_Folder(server.store))
             short = AccessTokens(
                 keys, issuer="docker-registry", service="docker-registry", now=lambda: time.time() - 298
             )
-            version = jwt.decode(token(server, user="alice"), options={"verify_signature": False})["user_version"]
             text = short.issue("alice", version, GRANT).text
             path = "/v2/acme/web/manifests/v1"
             assert 200 == get(server, path, text).status_code
