@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown, PathNotFound
+from docker_registry.errors import BlobUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -85,7 +85,7 @@ class Blobs:
             BlobUnknown: its bytes are not in the store.
         """
         path = layout.blob_data(digest)
-        size = self._size(path)
+        size = self._driver.find_size(path)
         return Blob(digest, size, path) if size is not None else self._borrowed(digest)
 
     def file(self, blob: Blob) -> StoredFile:
@@ -158,7 +158,7 @@ class Blobs:
             path: where they are stored: a raw layer of API V1, which should not be stored twice.
         """
         target = layout.blob_data(digest)
-        if path == target or self._size(target) == size or self._driver.link(path, target):
+        if path == target or self._driver.find_size(target) == size or self._driver.link(path, target):
             return
         self._driver.put_content(layout.blob_alias(digest), f"{size} {path}".encode())
 
@@ -172,12 +172,11 @@ class Blobs:
             digest: the digest of *content*, computed by the caller.
         """
         target = layout.blob_data(digest)
-        try:
-            stored = self._driver.get_versioned(target).content  # bypasses caches, to detect damage in the store
-        except PathNotFound:
+        stored = self._driver.find_versioned(target)  # bypasses caches, to detect damage in the store
+        if stored is None:
             self._driver.put_content(target, content)
             return Blob(digest, len(content), target, is_new=True)
-        if stored == content:
+        if stored.content == content:
             self._driver.touch(target)
         else:
             self._driver.repair(target, [content])
@@ -190,10 +189,10 @@ class Blobs:
         Raises:
             BlobUnknown: its bytes are not in the store.
         """
-        try:
-            return self._driver.get_content(layout.blob_data(digest))
-        except PathNotFound:
-            raise BlobUnknown(digest=str(digest)) from None
+        content = self._driver.find(layout.blob_data(digest))
+        if content is None:
+            raise BlobUnknown(digest=str(digest))
+        return content
 
     def link(self, name: RepositoryName, digest: Digest) -> None:
         """Grant a repository a blob; does nothing for a hidden repository."""
@@ -213,23 +212,12 @@ class Blobs:
         Raises:
             BlobUnknown: the repository does not have it.
         """
-        try:
-            self._driver.remove(layout.layer_link(name, digest))
-        except PathNotFound:
-            raise BlobUnknown(name=str(name), digest=str(digest)) from None
+        if not self._driver.discard(layout.layer_link(name, digest)):
+            raise BlobUnknown(name=str(name), digest=str(digest))
 
     def _borrowed(self, digest: Digest) -> Blob:
         """Find a blob through its alias file."""
-        try:
-            size, _, path = self._driver.get_content(layout.blob_alias(digest)).decode().partition(" ")
-        except PathNotFound:
-            raise BlobUnknown(digest=str(digest)) from None
-        if str(self._size(path)) != size:
+        size, _, path = (self._driver.find(layout.blob_alias(digest)) or b"").decode().partition(" ")
+        if not path or str(self._driver.find_size(path)) != size:
             raise BlobUnknown(digest=str(digest))
         return Blob(digest, int(size), path)
-
-    def _size(self, path: str) -> int | None:
-        try:
-            return self._driver.get_size(path)
-        except PathNotFound:
-            return None

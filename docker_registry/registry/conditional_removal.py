@@ -40,28 +40,19 @@ def new_mark() -> bytes:
     return b" removal-" + secrets.token_hex(16).encode()
 
 
-def remove(driver: StorageDriver, path: str) -> bool:
-    """Remove a file, or a directory recursively; return False if it did not exist."""
-    try:
-        driver.remove(path)
-    except PathNotFound:
-        return False
-    return True
-
-
 def take_if(driver: StorageDriver, path: str, is_expected: Callable[[bytes], bool]) -> bytes | None:
     """Remove a file if its content is expected; return the content, or None if nothing was removed."""
     while True:
+        stored = driver.find_versioned(path)
+        if stored is None:
+            return None
+        content = unmarked(stored.content)
+        if not is_expected(content):
+            return None
         try:
-            stored = driver.get_versioned(path)
-            content = unmarked(stored.content)
-            if not is_expected(content):
-                return None
             driver.remove_if_match(path, stored.version)
         except PreconditionFailed:
             continue
-        except PathNotFound:
-            return None
         return content
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PreconditionFailed
 from docker_registry.registry import layout
 
 
@@ -45,10 +45,7 @@ class Leases:
         if not self._driver.supports_if_match:
             return True
         path = layout.lease(work)
-        try:
-            stored = self._driver.get_versioned(path)
-        except PathNotFound:
-            stored = Versioned(b"", ABSENT)
+        stored = self._driver.find_versioned(path) or Versioned(b"", ABSENT)
         if stored.version != ABSENT and not self._is_free(stored.content):
             return False
         lease = json.dumps({"holder": self._holder, "until": self._now() + seconds}).encode()
@@ -61,11 +58,9 @@ class Leases:
     def release(self, work: str) -> None:
         """Give up a lease before it expires; a lease that another process holds is left alone."""
         path = layout.lease(work)
-        try:
-            if self._is_free(self._driver.get_content(path)):
-                self._driver.remove(path)
-        except PathNotFound:  # not held
-            pass
+        lease = self._driver.find(path)
+        if lease is not None and self._is_free(lease):
+            self._driver.discard(path)
 
     def _is_free(self, content: bytes) -> bool:
         try:

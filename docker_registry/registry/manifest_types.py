@@ -34,11 +34,8 @@ class ManifestTypes:
 
     def find(self, name: RepositoryName, digest: Digest) -> str | None:
         """Return the media type stored beside a manifest; None if there is none."""
-        try:
-            stored = self._driver.get_content(layout.revision_media_type(name, digest))
-        except PathNotFound:
-            return None
-        return stored.decode("ascii", "replace") or None
+        stored = self._driver.find(layout.revision_media_type(name, digest))
+        return None if stored is None else stored.decode("ascii", "replace") or None
 
     def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
         """Store the media type of a push if necessary; called before the manifest's link is written."""

@@ -13,7 +13,6 @@ from docker_registry.errors import (
     DigestInvalid,
     ManifestBlobUnknown,
     ManifestUnknown,
-    PathNotFound,
     PreconditionFailed,
     TagChanged,
     TagImmutable,
@@ -272,11 +271,9 @@ class Manifests:
             self._tags.check_mutable(name, tag)
         for tag in pointing:
             self._tags.delete_if(name, tag, reference, actor=actor)
-        try:
-            # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
-            self._driver.remove(layout.revision_link(name, reference))
-        except PathNotFound:  # deleted by a concurrent request
-            raise ManifestUnknown(name=str(name), digest=str(reference)) from None
+        # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
+        if not self._driver.discard(layout.revision_link(name, reference)):  # deleted by a concurrent request
+            raise ManifestUnknown(name=str(name), digest=str(reference))
         self._sweep(name, reference, actor)
 
     def _sweep(self, name: RepositoryName, digest: Digest, actor: Actor) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import conditional_removal, layout, name_mapping
+from docker_registry.registry import layout, name_mapping
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
@@ -62,7 +63,7 @@ class Catalog:
         """
         if not self._driver.walks_by_pages or self.has_content(name):
             return
-        if conditional_removal.remove(self._driver, layout.catalog_entry(name)) and self.has_content(name):
+        if self._driver.discard(layout.catalog_entry(name)) and self.has_content(name):
             self.enter(name)
 
     def has_content(self, name: RepositoryName) -> bool:
@@ -182,11 +183,9 @@ class Repositories:
 
     def _forget(self, name: RepositoryName) -> None:
         entry = layout.catalog_entry(name)
-        try:
+        with suppress(PathNotFound):  # removed by another process
             if self._driver.stat(entry).modified < time.time() - _YOUNG_SECONDS:
-                self._driver.remove(entry)
-        except PathNotFound:  # removed by another process
-            pass
+                self._driver.discard(entry)
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""

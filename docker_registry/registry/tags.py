@@ -89,10 +89,8 @@ class Tags:
 
     def find_link(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the target of a tag in the store; None if the tag does not exist or only a source has it."""
-        try:
-            return _parse(self._driver.get_content(layout.tag_link(name, tag)))
-        except PathNotFound:
-            return None
+        link = self._driver.find(layout.tag_link(name, tag))
+        return None if link is None else _parse(link)
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the target of a tag, or None if it is not known without generating a manifest."""
@@ -273,14 +271,10 @@ class Tags:
         """
         path, content = layout.tag_link(name, tag), str(digest).encode()
         while True:
-            try:
-                stored = self._driver.get_versioned(path)
-            except PathNotFound:
-                version = ABSENT
-            else:
-                version = stored.version
-                if _parse(stored.content) not in (None, digest):
-                    return
+            stored = self._driver.find_versioned(path)
+            if stored is not None and _parse(stored.content) not in (None, digest):
+                return
+            version = ABSENT if stored is None else stored.version
             try:
                 self._driver.put_content(path, content, if_match=version if self._driver.supports_if_match else None)
             except PreconditionFailed:
@@ -329,7 +323,7 @@ class Tags:
             link = conditional_removal.take_while(self._driver, path, holds, is_expected)
         if link is not None:
             # The directory itself is kept: a concurrent push may use it.
-            conditional_removal.remove(self._driver, layout.tag_history(name, tag))
+            self._driver.discard(layout.tag_history(name, tag))
         return link
 
     @contextmanager
@@ -452,9 +446,8 @@ class Tags:
         immutable = self._is_immutable(name, tag)
         if condition is not None and not self._driver.supports_if_match:
             raise ConditionUnsupported
-        try:
-            stored = self._driver.get_versioned(layout.tag_link(name, tag))
-        except PathNotFound:
+        stored = self._driver.find_versioned(layout.tag_link(name, tag))
+        if stored is None:
             is_decisive = immutable or condition is not None
             current = self._target_elsewhere(name, tag) if is_decisive else self._find_elsewhere(name, tag)
             version = ABSENT

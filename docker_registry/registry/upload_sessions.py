@@ -191,10 +191,9 @@ class UploadSessions:
             UploadUnknown: no such session, it has ended, its state is damaged, or was written by distribution.
         """
         upload = Upload(name, upload_id)
-        try:
-            stored = self._stored(upload.state, ends=ends)
-        except PathNotFound:  # also for sessions of distribution, which stores a hash state that only it can read
-            raise UploadUnknown(id=upload_id) from None
+        stored = self._stored(upload.state, ends=ends)
+        if stored is None:  # also for sessions of distribution, which stores a hash state that only it can read
+            raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
         try:
             state = json.loads(head)
@@ -233,7 +232,7 @@ class UploadSessions:
             written: set[Chunk | ChunkList] = {*with_chunk.chunks, *entered.lists}
             for item in written.difference(upload.chunks, upload.lists):
                 if item.object is not None:
-                    self._remove(f"{upload.folder}/{item.object}")
+                    self._short_lived.discard(f"{upload.folder}/{item.object}")
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
@@ -261,9 +260,9 @@ class UploadSessions:
 
     def end(self, upload: Upload) -> None:
         """Delete a session and its bytes."""
-        self._remove(upload.state)
+        self._short_lived.discard(upload.state)
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
-            self._remove(upload.folder)
+            self._short_lived.discard(upload.folder)
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
@@ -284,7 +283,7 @@ class UploadSessions:
             with suppress(PathNotFound):
                 touched.append(self._driver.stat(upload.state).modified)
             if touched and max(touched) < oldest:  # without any file: just being created, or ended meanwhile
-                purged += any([self._remove(upload.state), self._remove(upload.folder)])
+                purged += any([self._short_lived.discard(upload.state), self._short_lived.discard(upload.folder)])
         return purged
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -296,8 +295,11 @@ class UploadSessions:
         except PathNotFound:
             return set()
 
-    def _stored(self, path: str, *, ends: bool) -> Versioned:
-        return Versioned(self._driver.get_content(path), ABSENT) if ends else self._driver.get_versioned(path)
+    def _stored(self, path: str, *, ends: bool) -> Versioned | None:
+        if not ends:
+            return self._driver.find_versioned(path)
+        content = self._driver.find(path)
+        return None if content is None else Versioned(content, ABSENT)
 
     def _spread(self, upload: Upload) -> Upload:
         """Move bytes in the state file to an object of their own, as the state is rewritten with each chunk."""
@@ -321,7 +323,7 @@ class UploadSessions:
         try:
             return self.get(upload.name, upload.id).size
         except UploadUnknown:  # ended while these bytes were being received, which created the folder again
-            self._remove(upload.folder)
+            self._short_lived.discard(upload.folder)
             raise
 
     def _replace(self, upload: Upload) -> None:
@@ -335,18 +337,8 @@ class UploadSessions:
         self._short_lived.put_content(upload.state, _state(upload))
 
     def _version(self, path: str) -> str:
-        try:
-            return self._driver.get_versioned(path).version
-        except PathNotFound:
-            return ABSENT
-
-    def _remove(self, path: str) -> bool:
-        """Remove a file or folder; return False when it did not exist."""
-        try:
-            self._short_lived.remove(path)
-        except PathNotFound:  # committed, cancelled or purged by another request
-            return False
-        return True
+        stored = self._driver.find_versioned(path)
+        return ABSENT if stored is None else stored.version
 
 
 def _state(upload: Upload) -> bytes:

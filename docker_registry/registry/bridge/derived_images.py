@@ -231,10 +231,8 @@ class DerivedImages:
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
         """Return the stored layer of an image, compressed or not; None when it was removed."""
         path = layout.blob_data(image.blob)
-        try:
-            return StoredFile(self._driver, path, self._driver.get_size(path), ImageUnknown(id=str(image_id)))
-        except PathNotFound:
-            return None
+        size = self._driver.find_size(path)
+        return None if size is None else StoredFile(self._driver, path, size, ImageUnknown(id=str(image_id)))
 
     def sent_file(self, image: DerivedImage, stored: StoredFile) -> StoredFile:
         """

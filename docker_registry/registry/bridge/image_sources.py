@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import DigestInvalid, ImageUnknown, PathNotFound
+from docker_registry.errors import DigestInvalid, ImageUnknown
 from docker_registry.registry import json_scanner, layout, manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.conversion import Chain, to_chain
@@ -160,12 +160,12 @@ class ImageSources:
 
     def _content(self, digest: Digest) -> bytes:
         path = layout.blob_data(digest)
-        try:
-            if self._driver.get_size(path) > _MAX_CONFIG_BYTES:
-                raise ImageUnknown("The image's configuration is larger than any client reads.")
-            content = self._driver.get_content(path)
-        except PathNotFound:
-            raise _PartMissing("A part of the image is not here.", digest=str(digest)) from None
+        size = self._driver.find_size(path)
+        if size is not None and size > _MAX_CONFIG_BYTES:
+            raise ImageUnknown("The image's configuration is larger than any client reads.")
+        content = None if size is None else self._driver.find(path)
+        if content is None:
+            raise _PartMissing("A part of the image is not here.", digest=str(digest))
         if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed in one go
             raise ImageUnknown("The image's configuration has more values than any client reads.")
         return content

@@ -12,7 +12,6 @@ from typing import Final
 
 from docker_registry import client_presence
 from docker_registry.drivers.base import Bytes, StorageDriver
-from docker_registry.errors import PathNotFound
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest
@@ -50,26 +49,20 @@ class UnpackedLayers:
             DigestInvalid: the uncompressed bytes do not have the digest *diff_id*.
             Overloaded: too many layers are being read.
         """
-        size = self._find(path)
+        size = self._driver.find_size(path)
         if size is not None:
             return size
         with self._locks.hold(path):
             size = self._wait(diff_id, path)
             return size if size is not None else self._unpack(layer, diff_id, path)
 
-    def _find(self, path: str) -> int | None:
-        try:
-            return self._driver.get_size(path)
-        except PathNotFound:
-            return None
-
     def _wait(self, diff_id: Digest, path: str) -> int | None:
         """Acquire the lease and return None, or wait for the process that holds it and return the size of the copy."""
-        size = self._find(path)
+        size = self._driver.find_size(path)
         while size is None and not self._leases.take(_work(diff_id), _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
             client_presence.check()
-            size = self._find(path)
+            size = self._driver.find_size(path)
         return size
 
     def _unpack(self, layer: StoredFile, diff_id: Digest, path: str) -> int:

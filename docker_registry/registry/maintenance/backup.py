@@ -277,10 +277,9 @@ class Backup:
         snapshot: Snapshot = {}
         for path in paths:
             if store_paths.belongs(path):
-                try:
-                    snapshot[path] = self._driver.get_content(path)
-                except PathNotFound:  # missing, or removed concurrently
-                    continue
+                content = self._driver.find(path)
+                if content is not None:
+                    snapshot[path] = content
         return snapshot
 
     def _write(self, snapshot: Snapshot, existing: list[str]) -> None:

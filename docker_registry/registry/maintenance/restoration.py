@@ -83,12 +83,11 @@ class Restoration:
         return sorted(paths, key=lambda path: (store_paths.rank(path), path))
 
     def _begin(self) -> None:
-        try:
-            self._was_empty = self._driver.get_content(_RESTORING) == b"empty"
+        state = self._driver.find(_RESTORING)
+        if state is not None:
+            self._was_empty = state == b"empty"
             self._started = self._driver.stat(_RESTORING).modified
             return
-        except PathNotFound:
-            pass
         folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, legacy_layout.REPOSITORIES)
         self._was_empty = not any(self._driver.exists(folder) for folder in folders)
         if not self._was_empty and not self._overwrite:
@@ -100,10 +99,10 @@ class Restoration:
         # combined content.
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
-            self._remove(flag)
-        self._remove(legacy_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
-        self._remove(_IDENTITY)  # invalidates all caches of the store
-        self._remove(_RESTORING)
+            self._driver.discard(flag)
+        self._driver.discard(legacy_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
+        self._driver.discard(_IDENTITY)  # invalidates all caches of the store
+        self._driver.discard(_RESTORING)
 
     def _restore_blob(self, path: str, digest: Digest) -> None:
         try:
@@ -135,13 +134,9 @@ class Restoration:
         content = self._folder.read(path)
         if content is None or (store_paths.is_flag(path) and not self._was_empty and not self._driver.exists(path)):
             return
-        if not self._was_empty or self._started is not None:
-            try:
-                if self._driver.get_content(path) == content:
-                    self._report.count(None)
-                    return
-            except PathNotFound:
-                pass
+        if (not self._was_empty or self._started is not None) and self._driver.find(path) == content:
+            self._report.count(None)
+            return
         self._driver.put_content(path, content)
         self._report.count(len(content))
 
@@ -157,16 +152,7 @@ class Restoration:
         if digest and self._folder.size(blob) == self._folder.size(path) and self._driver.exists(blob):
             self._driver.link(blob, path)
             return
-        try:
-            if self._driver.get_size(path) == self._folder.size(path) and self._started is not None:
-                self._report.count(None)
-                return
-        except PathNotFound:
-            pass
+        if self._started is not None and self._driver.find_size(path) == self._folder.size(path):
+            self._report.count(None)
+            return
         self._report.count(self._driver.stream_write(path, self._folder.blocks(path)))
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            pass

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
-from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
+from docker_registry.errors import ImageUnknown, PreconditionFailed
 from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, ImageId
@@ -36,17 +36,14 @@ class ImageCommits:
         Raises:
             ImageUnknown: the image has no JSON.
         """
-        try:
-            return self._driver.get_content(image_layout.image_json(image_id))
-        except PathNotFound:
-            raise ImageUnknown(id=str(image_id)) from None
+        stored = self._driver.find(image_layout.image_json(image_id))
+        if stored is None:
+            raise ImageUnknown(id=str(image_id))
+        return stored
 
     def stored(self, image_id: ImageId) -> Versioned:
         """Return the content and version of ``_blob``; the version is :data:`ABSENT` when there is none."""
-        try:
-            return self._driver.get_versioned(image_layout.blob_link(image_id))
-        except PathNotFound:
-            return Versioned(b"", ABSENT)
+        return self._driver.find_versioned(image_layout.blob_link(image_id)) or Versioned(b"", ABSENT)
 
     def find(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
         """
@@ -70,7 +67,7 @@ class ImageCommits:
     def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
         """Return the stored file of a layer: the blob, or the file in the image's folder; None when both are gone."""
         for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
-            if self._size(path) == link.size:
+            if self._driver.find_size(path) == link.size:
                 return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
         return None
 
@@ -107,8 +104,8 @@ class ImageCommits:
         if not self._settle_json(image_id, link.image_json):
             return False
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
-        if self._size(blob) == link.size and not self._driver.link(blob, beside):
-            self._remove(beside)  # left by an earlier push, and redundant to the blob
+        if self._driver.find_size(blob) == link.size and not self._driver.link(blob, beside):
+            self._driver.discard(beside)  # left by an earlier push, and redundant to the blob
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
         self._unfinished.end(image_id)
         return True
@@ -120,7 +117,7 @@ class ImageCommits:
         Otherwise a damaged blob of the right size would replace the intact file.
         """
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
-        if self._size(blob) == link.size and not is_intact(self._driver, blob, link.digest):
+        if self._driver.find_size(blob) == link.size and not is_intact(self._driver, blob, link.digest):
             self._driver.repair(blob, self._driver.stream_read(beside))
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -138,18 +135,6 @@ class ImageCommits:
         self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())
         self._driver.put_content(image_layout.image_json(image_id), pending.payload)
         return True
-
-    def _size(self, path: str) -> int | None:
-        try:
-            return self._driver.get_size(path)
-        except PathNotFound:
-            return None
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            pass
 
 
 def _read(stored: Versioned) -> LayerLink | None:

@@ -120,7 +120,7 @@ class Images:
         link = self._decisions.find(image_id, payload)
         if link is not None:
             return Image(payload, link.size, link.checksums)
-        return Image(payload, self._size(image_layout.layer(image_id)), self._checksums(image_id))
+        return Image(payload, self._driver.find_size(image_layout.layer(image_id)), self._checksums(image_id))
 
     def check(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bytes:
         """
@@ -260,7 +260,7 @@ class Images:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False
-        return self._size(image_layout.layer(image_id)) is not None
+        return self._driver.find_size(image_layout.layer(image_id)) is not None
 
     def is_marked(self, image_id: ImageId) -> bool:
         """Return whether an image has the mark of an unfinished push, even if the push could be completed."""
@@ -339,13 +339,5 @@ class Images:
         self._no_good.put(image_id, state)
 
     def _checksums(self, image_id: ImageId) -> tuple[str, ...]:
-        try:
-            return legacy_layers.parse_checksums(self._driver.get_content(image_layout.checksum(image_id)))
-        except PathNotFound:
-            return ()
-
-    def _size(self, path: str) -> int | None:
-        try:
-            return self._driver.get_size(path)
-        except PathNotFound:
-            return None
+        stored = self._driver.find(image_layout.checksum(image_id))
+        return () if stored is None else legacy_layers.parse_checksums(stored)

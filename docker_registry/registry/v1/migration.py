@@ -139,7 +139,4 @@ class Migration:
             pass
 
     def _has_blob(self, link: LayerLink) -> bool:
-        try:
-            return self._driver.get_size(layout.blob_data(link.digest)) == link.size
-        except PathNotFound:
-            return False
+        return self._driver.find_size(layout.blob_data(link.digest)) == link.size

@@ -66,7 +66,7 @@ class PendingPushes:
         self.mark(image_id)
         self._driver.put_content(self._path(image_id, Digest.of(pending.payload)), _dump(pending))
         for path in self._paths(image_id)[MAX_PENDING:]:
-            self._remove(path)
+            self._driver.discard(path)
 
     def pending(self, image_id: ImageId) -> list[Pending]:
         """Return the pending JSON documents of an image, newest first."""
@@ -79,8 +79,8 @@ class PendingPushes:
 
     def end(self, image_id: ImageId) -> None:
         """Remove the mark and all pending JSON documents of a committed image."""
-        self._remove(image_layout.in_progress(image_id))
-        self._remove(image_layout.pending(image_id))
+        self._driver.discard(image_layout.in_progress(image_id))
+        self._driver.discard(image_layout.pending(image_id))
 
     def _path(self, image_id: ImageId, digest: Digest) -> str:
         return f"{image_layout.pending(image_id)}/{digest.hex}"
@@ -95,12 +95,6 @@ class PendingPushes:
             return Pending(payload, tuple(json.loads(line)))
         except (PathNotFound, ValueError):  # ended meanwhile, or written by another program
             return None
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            pass
 
 
 def _dump(pending: Pending) -> bytes:

@@ -181,7 +181,7 @@ class ImageRepositories:
         Raises:
             ImageRepositoryUnknown: API V1 does not have the repository.
         """
-        removed = [self._remove(folder) for folder in legacy_layout.repository_folders(name)]
+        removed = [self._driver.discard(folder) for folder in legacy_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
         repository = name_mapping.repository(name)
@@ -190,7 +190,7 @@ class ImageRepositories:
             if self._driver.exists(legacy_layout.private_entry(name)):
                 self._driver.put_content(legacy_layout.private(self.home(name)), b"")
         else:
-            self._remove(legacy_layout.private_entry(name))
+            self._driver.discard(legacy_layout.private_entry(name))
         if repository is not None:
             self._catalog.leave(repository)
         events.announce(events.repository_deleted, self._driver, actor, name=name)
@@ -250,23 +250,13 @@ class ImageRepositories:
         return f"[{', '.join(written)}]".encode()
 
     def _stored(self, folder: str) -> Versioned:
-        try:
-            return self._driver.get_versioned(image_layout.index_images(folder))
-        except PathNotFound:
-            return Versioned(b"", ABSENT)
+        return self._driver.find_versioned(image_layout.index_images(folder)) or Versioned(b"", ABSENT)
 
     def _list(self, folder: str) -> Sequence[str]:
         try:
             return self._json_budget.sort(self._driver.list_directory(folder))
         except PathNotFound:
             return ()
-
-    def _remove(self, folder: str) -> bool:
-        try:
-            self._driver.remove(folder)
-        except PathNotFound:
-            return False
-        return True
 
 
 def _is_entry(entry: object) -> bool:

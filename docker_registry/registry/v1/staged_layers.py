@@ -87,10 +87,7 @@ class StagedLayers:
 
     def forget(self, received: Received) -> None:
         """Remove the record of a staged layer whose upload session no longer exists."""
-        try:
-            self._driver.remove(received.path)
-        except PathNotFound:
-            pass
+        self._driver.discard(received.path)
 
     def discard(self, received: Received) -> None:
         """Remove a staged layer: its record and its upload session."""

@@ -70,7 +70,7 @@ class ImageTagFiles:
 
     def _remove(self, path: str, holds: Callable[[], bool] | None) -> bool:
         if holds is None:
-            return conditional_removal.remove(self._driver, path)
+            return self._driver.discard(path)
         return conditional_removal.take_while(self._driver, path, holds) is not None
 
 

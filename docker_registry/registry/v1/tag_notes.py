@@ -39,10 +39,7 @@ class ImageTagNotes:
     def contents(self, folder: str, tag: Tag) -> Iterator[bytes | None]:
         """Yield the content of each file that :meth:`put` writes, with the mark of a removal; None where it lacks."""
         for path in _paths(folder, tag):
-            try:
-                yield self._driver.get_content(path)
-            except PathNotFound:
-                yield None
+            yield self._driver.find(path)
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool]) -> None:
         """Remove what is known of a tag, while a condition holds; see :func:`.conditional_removal.take_while`."""

@@ -22,7 +22,7 @@ from typing import Final, Literal
 from urllib.parse import quote, unquote
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PreconditionFailed
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1 import image_layout
 
@@ -104,10 +104,8 @@ class Tokens:
 
     def _key(self) -> bytes:
         if self._known_key is None:
-            try:
-                self._known_key = self._driver.get_content(image_layout.TOKEN_KEY)
-            except PathNotFound:
-                self._known_key = self._make_key()
+            key = self._driver.find(image_layout.TOKEN_KEY)
+            self._known_key = self._make_key() if key is None else key
         return self._known_key
 
     def _make_key(self) -> bytes:
