@@ -43,6 +43,8 @@ class ImmutableTags:
         Args:
             name: the repository's name in API V2, or in V1 if V2 has no name for it.
         """
+        if not self._patterns:
+            return False
         names = (name,) if "/" in name else (name, f"{LIBRARY}/{name}")
         return any(
             any(fnmatchcase(f"{each}:{tag}", pattern) for each in names)

@@ -36,9 +36,11 @@ PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 def repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
     """Return the possible folders of a repository, that of 0.7.1 first."""
-    quoted = quote(name.name, safe="")
-    folders = dict.fromkeys((quoted, quote(quoted, safe="")))
     root = f"{HIDDEN}/_repositories" if name.is_hidden else REPOSITORIES
+    if "/" not in name.name:  # no other character of a name is quoted
+        return (f"{root}/{name.namespace}/{name.name}",)
+    quoted = quote(name.name, safe="")
+    folders = (quoted, quote(quoted, safe=""))
     return tuple(f"{root}/{name.namespace}/{folder}" for folder in folders)
 
 

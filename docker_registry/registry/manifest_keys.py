@@ -38,7 +38,7 @@ class KnownKeys:
         Raises:
             ManifestInvalid: a known key appears twice, or in another case.
         """
-        if not isinstance(item, dict):
+        if not isinstance(item, dict) or (type(item) is dict and self._keys.issuperset(item)):
             return
         if not self._keys.issuperset(item):
             for key in item.keys() - self._keys:

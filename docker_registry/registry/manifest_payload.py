@@ -117,16 +117,18 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     layers = [item for item in _descriptors(document, "layers") if item.media_type.lower() not in FOREIGN_LAYERS]
     if kind in IMAGES and not config:
         raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
+    has_media_type = _is_told_in_words(document)
+    told_type = document["mediaType"] if has_media_type else told_media_type(document)
     return Payload(
         media_type=media_type,
-        told=len(payload) <= LARGE_BYTES and media_type == told_media_type(document),
+        told=len(payload) <= LARGE_BYTES and media_type == told_type,
         blobs=(*config, *layers),
         manifests=tuple(_descriptors(document, "manifests")),
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
         artifact_type=_text(document, "artifactType") or (config[0].media_type or None if config else None),
         annotations=_annotations(document),
-        told_type=told_media_type(document) or OCI_MANIFEST,
-        has_media_type=_is_told_in_words(document),
+        told_type=told_type or OCI_MANIFEST,
+        has_media_type=has_media_type,
     )
 
 
@@ -292,7 +294,7 @@ def _annotations(document: dict[str, Any]) -> dict[str, str] | None:
         # Go decodes null into a string as "", and some clients write null for an empty value.
         if not _is_text(key) or not (text is None or _is_text(text)):
             raise ManifestInvalid("annotations must have texts as values.", annotation=_printable(key))
-    return text_annotations(value)
+    return {key: text for key, text in value.items() if text is not None}
 
 
 def text_annotations(annotations: object) -> dict[str, str]:

@@ -10,7 +10,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
 
@@ -231,8 +230,8 @@ class ImageRepositoryName:
         namespace, slash, name = text.partition("/")
         if not slash:
             namespace, name = LIBRARY, text
-        # image_layout stores the name with slashes quoted twice; that must fit into one component of a path.
-        too_long = len(text) > _MAX_NAME or len(quote(quote(name, ""), "")) > _MAX_QUOTED_NAME
+        # image_layout stores each slash as %252F; the name must fit into one component of a path.
+        too_long = len(text) > _MAX_NAME or len(name) + 4 * name.count("/") > _MAX_QUOTED_NAME
         if too_long or not _IMAGE_REPOSITORY.fullmatch(f"{namespace}/{name}"):
             raise NameInvalid(name=text[:_MAX_NAME])
         return cls(namespace, name)

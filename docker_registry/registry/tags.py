@@ -437,7 +437,7 @@ class Tags:
         return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._exists_elsewhere(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
-        return self._immutable.covers(str(name), str(tag))
+        return self._immutable.covers(name.value, tag.value)
 
     def _checked(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None

@@ -63,21 +63,25 @@ class Carrier:
         changes = together.present()
         return changes is not None and changes.is_waiting
 
-    def put(self, path: str, content: Bytes, if_match: str | None, *, may_wait: bool = False) -> None:
+    def add(self, path: str, content: Bytes, if_match: str | None) -> bool:
         """
-        Put a small content, at once or as part of the current batch.
+        Add a small content to the current batch; return False outside a batch.
 
         Args:
-            may_wait: whether the versions may be compared when the batch is published; otherwise a conditional put is
-                made at once.
+            if_match: the version that the path must have when the batch is published; None for any version.
         """
-        changes = together.present() if if_match is None or may_wait else None
+        changes = together.present()
         if changes is None:
-            self.carry_out(self._puts.put, path, content, if_match)
-            return
+            return False
         changes.add(path, content, if_match)
         if changes.is_full:
-            run_in_thread(changes.publish)
+            with self._tree.errors(path, may_miss=False):
+                run_in_thread(changes.publish)
+        return True
+
+    def put(self, path: str, content: Bytes, if_match: str | None) -> None:
+        """Put a small content at once, even in a batch."""
+        self.carry_out(self._puts.put, path, content, if_match)
 
     def carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
         """

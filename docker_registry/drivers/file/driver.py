@@ -213,15 +213,11 @@ class FileDriver(StorageDriver):
 
     def folder_version(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""
-        place = self._tree.place(check_path(path, root=True))
-        try:
-            found = os.stat(place)
-        except OSError as error:
-            self._tree.note_absence(path, error)
+        found = self._tree.find(check_path(path, root=True))
+        if found is None:
             return NO_FOLDER
         if dependencies.may_change_unnoticed(found):
             return None
-        dependencies.record(place, found)
         # Programs that copy trees set the modification time, but cannot set the change time.
         return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
@@ -237,6 +233,8 @@ class FileDriver(StorageDriver):
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
         self._tree.place(check_path(path))
+        if self._carrier is not None and if_match is None and self._carrier.add(path, content, None):
+            return
         with self._tree.errors(path, may_miss=False):
             if self._carrier is None:
                 self._puts.put(path, content, if_match, Nobody())
@@ -249,8 +247,9 @@ class FileDriver(StorageDriver):
         if self._carrier is None:
             self.put_content(path, content, if_match=version)
             return
-        with self._tree.errors(path, may_miss=False):
-            self._carrier.put(path, content, version, may_wait=True)
+        if not self._carrier.add(path, content, version):
+            with self._tree.errors(path, may_miss=False):
+                self._carrier.put(path, content, version)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""

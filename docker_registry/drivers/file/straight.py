@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -34,6 +35,24 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+class StraightOpener:
+    """Opens paths with openat2; the system call is looked up once, because small files are opened many times."""
+
+    def __init__(self) -> None:
+        self._openat2 = _openat2()
+        self._hows: dict[int, Any] = {}
+
+    def open(self, place: str, flags: int) -> int | None:
+        """See :func:`open_straight`."""
+        if self._openat2 is None:
+            return None
+        how = self._hows.get(flags) or self._hows.setdefault(flags, _how(flags))
+        fd = self._openat2(_OPENAT2, libc.AT_FDCWD, place.encode(_ENCODING, "surrogateescape"), how, _HOW_BYTES)
+        if fd >= 0:
+            return fd
+        return MISSING if ctypes.get_errno() == errno.ENOENT else None
+
+
 def open_straight(place: str, flags: int) -> int | None:
     """
     Open an absolute path if no component is a symbolic link.
@@ -46,16 +65,14 @@ def open_straight(place: str, flags: int) -> int | None:
         if the path contains a link, or if this cannot be determined: then open the file with :func:`os.open` and check
         its real path.
     """
-    openat2 = _openat2()
-    if openat2 is None:
-        return None
-    fd = openat2(_OPENAT2, libc.AT_FDCWD, os.fsencode(place), _how(flags), ctypes.sizeof(_How))
-    if fd >= 0:
-        return fd
-    return MISSING if ctypes.get_errno() == errno.ENOENT else None
+    return StraightOpener().open(place, flags)
 
 
-@lru_cache(maxsize=16)
+#: The size of ``struct open_how``, in bytes, and the encoding of paths, as :func:`os.fsencode` uses it.
+_HOW_BYTES: Final = ctypes.sizeof(_How)
+_ENCODING: Final = sys.getfilesystemencoding()
+
+
 def _how(flags: int) -> Any:
     if flags & os.O_PATH:
         flags &= ~_MEANINGLESS

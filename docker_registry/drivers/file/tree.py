@@ -24,7 +24,7 @@ from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
 from docker_registry.drivers.file.renaming import rename_unwritten
-from docker_registry.drivers.file.straight import MISSING, open_straight
+from docker_registry.drivers.file.straight import MISSING, StraightOpener
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
@@ -57,6 +57,8 @@ class Tree:
         """
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
+        self._reserved_as_folder = f"{self.reserved}/."
+        self._opener = StraightOpener()
 
     @cached_property
     def _device(self) -> int:
@@ -80,16 +82,16 @@ class Tree:
         Raises:
             StorageError: a symbolic link leads out of the root.
         """
-        fd = self._open(path, flags)
+        place = self.place(path)
+        fd = self._open(place, path, flags)
         if fd == MISSING:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.place(path))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
         return fd
 
-    def _open(self, path: str, flags: int) -> int:
+    def _open(self, place: str, path: str, flags: int) -> int:
         """Open a file or folder as :meth:`open` does, but return MISSING if openat2 finds that it does not exist."""
-        place = self.place(path)
         flags |= os.O_NONBLOCK  # opening a pipe in the tree must not block the worker
-        fd = open_straight(place, flags)
+        fd = self._opener.open(place, flags)
         if fd is not None:
             return fd
         fd = os.open(place, flags)
@@ -116,17 +118,18 @@ class Tree:
         Raises:
             StorageError: it cannot be opened.
         """
+        place = self.place(path)
         try:
-            fd = self._open(path, os.O_RDONLY)
+            fd = self._open(place, path, os.O_RDONLY)
         except OSError as error:
             self.note_absence(path, error)
             return None
         if fd == MISSING:
-            self._note_missing(path)
+            self._note_missing(path, place)
             return None
         try:
             found = os.fstat(fd)
-            dependencies.record(self.place(path), found)
+            dependencies.record(place, found)
         except BaseException:
             close_now(fd)
             raise
@@ -152,17 +155,18 @@ class Tree:
         Raises:
             StorageError: this cannot be determined.
         """
+        place = self.place(path)
         try:
-            fd = self._open(path, os.O_PATH)
+            fd = self._open(place, path, os.O_PATH)
         except OSError as error:
             self.note_absence(path, error)
             return None
         if fd == MISSING:
-            self._note_missing(path)
+            self._note_missing(path, place)
             return None
         found = os.fstat(fd)
         close_now(fd)
-        dependencies.record(self.place(path), found)
+        dependencies.record(place, found)
         return found
 
     def names(self, path: str) -> Iterator[str]:
@@ -261,7 +265,7 @@ class Tree:
             Whether it was created; otherwise call :meth:`bring`, which handles more cases or raises the error.
         """
         place = self.place(path)
-        fd = open_straight(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = self._opener.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         if fd is None or fd == MISSING:  # MISSING: its folder does not exist
             return False
         is_here = os.fstat(fd).st_dev == self._device
@@ -306,14 +310,14 @@ class Tree:
         """
         if error.errno not in NOT_THERE:
             raise translated(path, error) from None
-        self._note_missing(path)
+        self._note_missing(path, self.place(path))
 
-    def _note_missing(self, path: str) -> None:
+    def _note_missing(self, path: str, place: str) -> None:
         self._check_root(path)
-        dependencies.record(self.place(path), None)
+        dependencies.record(place, None)
 
     def _check_root(self, path: str) -> None:
-        if not os.path.isdir(self.reserved):
+        if not os.access(self._reserved_as_folder, os.F_OK):
             raise self._gone(path) from None
 
     def _clear(self, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import ImageUnknown, PathNotFound, PreconditionFailed
+from docker_registry.errors import ImageUnknown, PreconditionFailed
 from docker_registry.registry import conditional_removal, legacy_layout
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -28,10 +28,12 @@ class ImageTagFiles:
     def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
         """Return the image that a tag points at; None when it has no readable file."""
         for folder in legacy_layout.repository_folders(name):
+            content = self._driver.find(image_layout.tag(folder, tag))
+            if content is None:
+                continue
             try:
-                content = conditional_removal.unmarked(self._driver.get_content(image_layout.tag(folder, tag)))
-                return ImageId.parse(content.decode().strip())
-            except (PathNotFound, ImageUnknown, UnicodeDecodeError):
+                return ImageId.parse(conditional_removal.unmarked(content).decode().strip())
+            except (ImageUnknown, UnicodeDecodeError):
                 continue
         return None
 
