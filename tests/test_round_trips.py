@@ -12,7 +12,7 @@ pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
-from docker_registry.drivers.base import StorageDriver, Versioned
+from docker_registry.drivers.base import Capabilities, StorageDriver, Versioned
 from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
@@ -28,7 +28,7 @@ __all__ = ["redis_server"]
 class CountingDriver(StorageDriver):
     """A store far away: each verb is one round trip, and is counted."""
 
-    supports_if_match = True
+    capabilities = Capabilities(if_match=True)
 
     def __init__(self):
         self._driver = MemoryDriver()

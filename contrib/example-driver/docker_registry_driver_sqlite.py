@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from docker_registry.concurrency import run_in_thread
-from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import ABSENT, Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageFull
 from docker_registry.settings import Setting
 
@@ -42,8 +42,7 @@ class SqliteDriver(StorageDriver):
         Setting("sqlite_path", str, "registry.db", help="The SQLite file that keeps everything; `~` is expanded."),
         Setting("sqlite_timeout", int, 30, help="How long a writer waits for another one.", unit="seconds"),
     )
-    supports_if_match: ClassVar[bool] = True
-    supports_remove_if_match: ClassVar[bool] = True
+    capabilities = Capabilities(if_match=True, remove_if_match=True)
 
     def __init__(self, sqlite_path: str, sqlite_timeout: int = 30) -> None:
         """

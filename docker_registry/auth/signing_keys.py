@@ -189,7 +189,7 @@ class SigningKeys:
             if keys == self._keys:
                 return
             content = json.dumps({"keys": [key.store() for key in keys]}).encode()
-            condition = version if self._driver.supports_if_match else None
+            condition = version if self._driver.capabilities.if_match else None
             try:
                 self._driver.put_content(PATH, content, if_match=condition)
             except PreconditionFailed:  # another worker has changed them

@@ -23,11 +23,12 @@ a :class:`~docker_registry.errors.StorageError`, never an exception of an SDK or
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import BinaryIO, ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
@@ -73,32 +74,90 @@ class Versioned:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """
+    What a driver can do beyond the methods that every driver has.
+
+    Attributes:
+        if_match: ``put_content(if_match=…)`` works, across processes and hosts.
+        remove_if_match: :meth:`StorageDriver.remove_if_match` compares and removes in one step, across processes and
+            hosts.
+        move_copies: :meth:`StorageDriver.move` copies all bytes, on the client or the server, so it is faster to write
+            a file directly to its final path.
+        pages: :meth:`StorageDriver.walk` lists many files with each request to the backend, while
+            :meth:`StorageDriver.exists` costs one request per file.
+        folder_versions: :meth:`StorageDriver.folder_version` can return versions.
+        tracks_dependencies: every method that reads records what it read as a dependency
+            (:mod:`docker_registry.dependencies`); few drivers can.
+        min_chunk_bytes: the size below which a chunk of an upload costs more than it saves; None where any size is
+            efficient.
+    """
+
+    if_match: bool = False
+    remove_if_match: bool = False
+    move_copies: bool = False
+    pages: bool = False
+    folder_versions: bool = False
+    tracks_dependencies: bool = False
+    min_chunk_bytes: int | None = None
+
+
+#: The flags that drivers declared before :class:`Capabilities`, and what they are called there.
+_OLD_FLAGS: Final = {
+    "supports_if_match": "if_match",
+    "supports_remove_if_match": "remove_if_match",
+    "move_copies": "move_copies",
+    "walks_by_pages": "pages",
+    "notes_provenance": "tracks_dependencies",
+    "min_chunk_bytes": "min_chunk_bytes",
+}
+
+#: Old names of methods that are still called if a driver overrides them.
+_OLD_METHODS: Final = ("together", "short_lived")
+
+
 class StorageDriver(ABC):
     """Stores bytes under paths. The module docstring lists the rules that all methods share."""
 
     #: The settings of this driver; its constructor receives each of them as a keyword argument of the same name.
     settings: ClassVar[tuple[Setting, ...]] = ()
 
-    #: Whether ``put_content(if_match=…)`` works, across processes and hosts.
-    supports_if_match: ClassVar[bool] = False
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Warn of names that earlier versions used, and derive the capabilities from the old flags."""
+        super().__init_subclass__(**options)
+        old = [name for name in (*_OLD_FLAGS, *_OLD_METHODS) if name in vars(cls)]
+        if old:
+            warnings.warn(
+                f"{cls.__name__} uses old names of StorageDriver: {', '.join(old)}. See docs/drivers.md.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        if not _OLD_FLAGS.keys().isdisjoint(vars(cls)) and "capabilities" not in vars(cls):
 
-    #: Whether :meth:`remove_if_match` compares and removes in one step, across processes and hosts.
-    supports_remove_if_match: ClassVar[bool] = False
+            def capabilities(driver: StorageDriver) -> Capabilities:
+                declared = super(cls, driver).capabilities  # type: ignore[misc]
+                return _with_old_flags(driver, declared)
 
-    #: Whether :meth:`move` copies all bytes, on the client or the server. Writing a file directly to its final path is
-    #: then faster.
-    move_copies: ClassVar[bool] = False
+            cls.capabilities = property(capabilities)  # type: ignore[method-assign, assignment]
 
-    #: Whether :meth:`walk` lists many files with each request to the backend, while :meth:`exists` costs one request
-    #: per file.
-    walks_by_pages: ClassVar[bool] = False
+    @property
+    def capabilities(self) -> Capabilities:
+        """
+        What this driver can do; a subclass overrides it, by a property or a class attribute.
 
-    #: Whether every method that reads records what it read as a dependency (:mod:`docker_registry.dependencies`); few
-    #: drivers can.
-    notes_provenance: ClassVar[bool] = False
+        By default it is derived from the flags of earlier versions of this interface.
+        """
+        has_versions = type(self).folder_version is not StorageDriver.folder_version
+        return _with_old_flags(self, Capabilities(folder_versions=has_versions))
 
-    #: The size in bytes below which a chunk of an upload costs more than it saves; None where any size is efficient.
-    min_chunk_bytes: ClassVar[int | None] = None
+    if not TYPE_CHECKING:  # only the old flags, which no typed code should read
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a capability under the name of its old flag, which third-party wrappers of drivers may read."""
+            if name in _OLD_FLAGS:
+                return getattr(self.capabilities, _OLD_FLAGS[name])
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     @abstractmethod
     def get_content(self, path: str) -> bytes:
@@ -139,7 +198,7 @@ class StorageDriver(ABC):
 
         Args:
             if_match: replace only this version (from :meth:`get_versioned`), or only create the file (:data:`ABSENT`);
-                needs :attr:`supports_if_match`.
+                needs :attr:`Capabilities.if_match`.
 
         Raises:
             PreconditionFailed: the path has another version; nothing was changed.
@@ -280,7 +339,7 @@ class StorageDriver(ABC):
 
         By default the version is compared first and the file removed afterwards: a put between the two steps is lost. A
         driver whose backend can do both in one step overrides this method and declares
-        :attr:`supports_remove_if_match`.
+        :attr:`Capabilities.remove_if_match`.
 
         Args:
             version: from :meth:`get_versioned`.
@@ -297,9 +356,9 @@ class StorageDriver(ABC):
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """
-        Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`supports_if_match`.
+        Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`Capabilities.if_match`.
 
-        Unlike a conditional :meth:`put_content`, it may be part of the batch of :meth:`together`. The versions are then
+        Unlike a conditional :meth:`put_content`, it may be part of the batch of :meth:`batch`. The versions are then
         compared when the batch is published, so its error may be raised at the end of the block.
 
         Raises:
@@ -317,7 +376,7 @@ class StorageDriver(ABC):
         return 0
 
     @property
-    def short_lived(self) -> StorageDriver:
+    def scratch(self) -> StorageDriver:
         """
         The same store for files that are needed for minutes only, such as those of an upload in progress.
 
@@ -325,9 +384,10 @@ class StorageDriver(ABC):
         complete or missing; the content of a put may be older, truncated or missing; a removed file may exist again.
         Other code only reads paths that are changed through it, or moves them away.
         """
-        return self
+        is_overridden = type(self).short_lived is not StorageDriver.short_lived
+        return self.short_lived if is_overridden else self
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """
         Batch the changes that this greenlet makes in the block, in their order: an expensive step such as waiting for a
         disk is done once for all of them.
@@ -336,7 +396,17 @@ class StorageDriver(ABC):
         ends with an exception, possibly never. The changes survive a crash of the host only after the block has ended.
         No change is ever partially visible.
         """
-        return nullcontext()
+        is_overridden = type(self).together is not StorageDriver.together
+        return self.together() if is_overridden else nullcontext()
+
+    @property
+    def short_lived(self) -> StorageDriver:
+        """The old name of :attr:`scratch`."""
+        return self.scratch
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return :meth:`batch`, of which this is the old name."""
+        return self.batch()
 
     def open_file(self, path: str) -> BinaryIO | None:
         """
@@ -350,6 +420,12 @@ class StorageDriver(ABC):
     def content_redirect_url(self, path: str) -> str | None:
         """Return a signed URL from which a client can download the file; None where the backend has none."""
         return None
+
+
+def _with_old_flags(driver: StorageDriver, capabilities: Capabilities) -> Capabilities:
+    """Return capabilities with the values of the old flags that a driver declares, in its classes or itself."""
+    declared = [old for old in _OLD_FLAGS if old in vars(driver) or hasattr(type(driver), old)]
+    return replace(capabilities, **{_OLD_FLAGS[old]: getattr(driver, old) for old in declared})
 
 
 def check_path(path: str, *, root: bool = False) -> str:

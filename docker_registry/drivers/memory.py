@@ -6,9 +6,8 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
-from docker_registry.drivers.base import ABSENT, Bytes, Stat, StorageDriver, check_path
+from docker_registry.drivers.base import ABSENT, Bytes, Capabilities, Stat, StorageDriver, check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed
 
 _BLOCK_BYTES = 1024 * 1024
@@ -17,8 +16,7 @@ _BLOCK_BYTES = 1024 * 1024
 class MemoryDriver(StorageDriver):
     """Stores files in a dictionary."""
 
-    supports_if_match: ClassVar[bool] = True
-    supports_remove_if_match: ClassVar[bool] = True
+    capabilities = Capabilities(if_match=True, remove_if_match=True)
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, float]] = {}

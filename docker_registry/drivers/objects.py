@@ -10,9 +10,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 
 
@@ -71,12 +71,14 @@ class VersionedObjects(Objects[E_co], Protocol[E_co]):
         """Delete an object; PreconditionFailed if *version* is given and is not the current version."""
 
 
+#: What every object store can do.
+OBJECT_CAPABILITIES: Final = Capabilities(move_copies=True, pages=True, min_chunk_bytes=5 * 1024 * 1024)
+
+
 class ObjectDriver(StorageDriver, Generic[E]):
     """Base class of drivers that store each file as an object."""
 
-    move_copies: ClassVar[bool] = True
-    walks_by_pages: ClassVar[bool] = True
-    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
+    capabilities = OBJECT_CAPABILITIES
 
     #: Folder below the root for the driver's internal objects; hidden from listings and rejected as a path.
     reserved: ClassVar[str | None] = None
@@ -237,7 +239,7 @@ class VersionedObjectDriver(ObjectDriver[E]):
 
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
-        if not self.supports_remove_if_match:
+        if not self.capabilities.remove_if_match:
             super().remove_if_match(path, version)
             return
         try:

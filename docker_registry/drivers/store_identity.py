@@ -50,7 +50,7 @@ class StoreIdentity:
         try:
             return self._read()
         except PathNotFound:
-            condition = ABSENT if self._driver.supports_if_match else None
+            condition = ABSENT if self._driver.capabilities.if_match else None
         try:
             self._driver.put_content(PATH, secrets.token_hex(16).encode(), if_match=condition)
         except PreconditionFailed:  # another process created it first
@@ -59,7 +59,7 @@ class StoreIdentity:
 
     def _read(self) -> str | None:
         content = self._driver.get_content(PATH)
-        if not self._driver.supports_if_match and self._driver.stat(PATH).modified > time.time() - _YOUNG_SECONDS:
+        if not self._driver.capabilities.if_match and self._driver.stat(PATH).modified > time.time() - _YOUNG_SECONDS:
             self._ask_at = time.monotonic() + 1
             return None
         return content.decode("ascii", "replace").strip()

@@ -80,7 +80,7 @@ def take_while(
         if (is_expected is not None and not is_expected(content)) or not holds():
             return None
         version = stored.version
-        if driver.supports_if_match:
+        if driver.capabilities.if_match:
             mark = content + new_mark()
             driver.put_content(path, mark, if_match=version)
             marked = driver.get_versioned(path)

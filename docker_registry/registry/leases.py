@@ -42,7 +42,7 @@ class Leases:
         Returns:
             False when another process holds the lease.
         """
-        if not self._driver.supports_if_match:
+        if not self._driver.capabilities.if_match:
             return True
         path = layout.lease(work)
         stored = self._driver.find_versioned(path) or Versioned(b"", ABSENT)

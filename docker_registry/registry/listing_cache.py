@@ -65,7 +65,7 @@ class ListingCache:
         Args:
             read: converts a child's file name to a name, or returns None for a child that is not listed.
             deep: list the files at any depth instead, and pass *read* their paths relative to the folder. Only for
-                stores with :attr:`~StorageDriver.walks_by_pages`, whose folders have no versions.
+                stores with :attr:`~docker_registry.drivers.base.Capabilities.pages`, whose folders have no versions.
         """
         version = self._driver.folder_version(folder)
         if version == NO_FOLDER:

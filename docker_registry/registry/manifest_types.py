@@ -57,7 +57,7 @@ class ManifestTypes:
         path = layout.revision_media_type(name, digest)
         try:
             stored = self._driver.get_versioned(path)
-            if not stored.content or not self._driver.supports_if_match:
+            if not stored.content or not self._driver.capabilities.if_match:
                 return
             self._driver.put_content(path, b"", if_match=stored.version)
             if not self._driver.exists(layout.revision_link(name, digest)):

@@ -216,7 +216,7 @@ class Manifests:
         is_first = not are_noted and not self._driver.exists(layout.manifests(name))
         while True:
             try:
-                with self._driver.together():
+                with self._driver.batch():
                     self._repositories.enter(name)
                     is_new = self._blobs.put(payload, digest).is_new
                     self._referrers.put(name, descriptor, document)
@@ -374,7 +374,7 @@ class Manifests:
         if guard is None:
             return condition
         check: TagGuard = guard
-        if not self._driver.supports_if_match:
+        if not self._driver.capabilities.if_match:
             check(tag, self._tags.find(name, tag), digest)
             return condition
 

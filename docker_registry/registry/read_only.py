@@ -89,7 +89,7 @@ class ReadOnly:
     def _read(self) -> str | None:
         try:
             # A cache in front of the store is passed by, because another host may not share it.
-            if self._driver.supports_if_match:
+            if self._driver.capabilities.if_match:
                 content = self._driver.get_versioned(layout.READ_ONLY).content
             else:
                 content = self._driver.get_content(layout.READ_ONLY)

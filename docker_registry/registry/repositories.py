@@ -61,7 +61,7 @@ class Catalog:
         each repository exists, the entry is kept until it is old and :meth:`Repositories.adopt` removes it. On other
         stores a repository that is pushed at the same moment may be missing from listings until the next adoption.
         """
-        if not self._driver.walks_by_pages or self.has_content(name):
+        if not self._driver.capabilities.pages or self.has_content(name):
             return
         if self._driver.discard(layout.catalog_entry(name)) and self.has_content(name):
             self.enter(name)
@@ -150,7 +150,7 @@ class Repositories:
             if not with_hidden and not self._access.may_pull(principal, repository):
                 return False
             # On object stores each check would be a request, so a catalog entry is trusted; adopt() removes stale ones.
-            return self._driver.walks_by_pages or self.exists(repository)
+            return self._driver.capabilities.pages or self.exists(repository)
 
         return cut(names, count, last, is_listed, self._catalog.pace)
 

@@ -38,7 +38,7 @@ class TagBackReferences:
         Args:
             tags: all tags of the repository.
         """
-        if self._driver.walks_by_pages:
+        if self._driver.capabilities.pages:
             folder = layout.tags(name)
             for stat in self._listings.pace(self._driver.walk(folder)):
                 tag = stat.path[len(folder) + 1 :].partition("/")[0]

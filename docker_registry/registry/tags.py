@@ -104,7 +104,7 @@ class Tags:
 
     def link_names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of the tags in the store in ASCII order; recently deleted tags may be included."""
-        if self._driver.walks_by_pages:
+        if self._driver.capabilities.pages:
             return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
@@ -163,7 +163,7 @@ class Tags:
 
         Raises:
             PreconditionFailed: another request changed the tag concurrently. Inside a batch
-                (:meth:`StorageDriver.together`) it may be raised at the end of the block only.
+                (:meth:`StorageDriver.batch`) it may be raised at the end of the block only.
             TagChanged: the condition does not hold.
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
@@ -176,7 +176,7 @@ class Tags:
                 raise TagImmutable(name=str(name), tag=str(tag))
         self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
         link, content = layout.tag_link(name, tag), str(digest).encode()
-        if self._driver.supports_if_match:
+        if self._driver.capabilities.if_match:
             self._driver.replace_content(link, content, version)
         else:
             self._driver.put_content(link, content)
@@ -275,8 +275,9 @@ class Tags:
             if stored is not None and _parse(stored.content) not in (None, digest):
                 return
             version = ABSENT if stored is None else stored.version
+            condition = version if self._driver.capabilities.if_match else None
             try:
-                self._driver.put_content(path, content, if_match=version if self._driver.supports_if_match else None)
+                self._driver.put_content(path, content, if_match=condition)
             except PreconditionFailed:
                 continue
             return
@@ -337,7 +338,7 @@ class Tags:
         Raises:
             TagImmutable: the tag exists or another request reserves it, or the reservation was lost during the block.
         """
-        if name is None or not self._driver.supports_if_match:
+        if name is None or not self._driver.capabilities.if_match:
             yield
             return
         version = self._reserve(name, tag)
@@ -430,7 +431,7 @@ class Tags:
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
         """Return whether a listed tag exists; drivers that walk by pages list links, which need no check."""
-        if self._driver.walks_by_pages:
+        if self._driver.capabilities.pages:
             return True
         if self._is_immutable(name, Tag(tag)):  # the file may be a mere reservation
             return self.find_link(name, Tag(tag)) is not None or self._exists_elsewhere(name, Tag(tag))
@@ -444,7 +445,7 @@ class Tags:
     ) -> tuple[Digest | None, str]:
         """Check *condition* and immutability; return the target of a tag and the version of its link."""
         immutable = self._is_immutable(name, tag)
-        if condition is not None and not self._driver.supports_if_match:
+        if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
         stored = self._driver.find_versioned(layout.tag_link(name, tag))
         if stored is None:

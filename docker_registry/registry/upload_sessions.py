@@ -166,7 +166,7 @@ class UploadSessions:
         self._max_chunks = max_chunks
         self._pace = (slices or TimeSlices()).pace
         self._driver = driver
-        self._short_lived = driver.short_lived
+        self._scratch = driver.scratch
         self._now = now
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
@@ -177,7 +177,7 @@ class UploadSessions:
             algorithm: of the digest that the client will commit with, if it announced one.
         """
         upload = Upload(name, str(uuid.uuid4()), algorithm)
-        self._short_lived.put_content(upload.state, _state(upload))
+        self._scratch.put_content(upload.state, _state(upload))
         return upload
 
     def get(self, name: RepositoryName | None, upload_id: str, *, ends: bool = False) -> Upload:
@@ -213,7 +213,7 @@ class UploadSessions:
             The object's name.
         """
         name = f"{upload.size}-{secrets.token_hex(8)}"
-        self._short_lived.stream_write(f"{upload.folder}/{name}", blocks)
+        self._scratch.stream_write(f"{upload.folder}/{name}", blocks)
         return name
 
     def enter(self, upload: Upload, chunk: Chunk) -> Upload:
@@ -232,7 +232,7 @@ class UploadSessions:
             written: set[Chunk | ChunkList] = {*with_chunk.chunks, *entered.lists}
             for item in written.difference(upload.chunks, upload.lists):
                 if item.object is not None:
-                    self._short_lived.discard(f"{upload.folder}/{item.object}")
+                    self._scratch.discard(f"{upload.folder}/{item.object}")
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
@@ -260,9 +260,9 @@ class UploadSessions:
 
     def end(self, upload: Upload) -> None:
         """Delete a session and its bytes."""
-        self._short_lived.discard(upload.state)
+        self._scratch.discard(upload.state)
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
-            self._short_lived.discard(upload.folder)
+            self._scratch.discard(upload.folder)
 
     def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
         """
@@ -283,7 +283,7 @@ class UploadSessions:
             with suppress(PathNotFound):
                 touched.append(self._driver.stat(upload.state).modified)
             if touched and max(touched) < oldest:  # without any file: just being created, or ended meanwhile
-                purged += any([self._short_lived.discard(upload.state), self._short_lived.discard(upload.folder)])
+                purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
         return purged
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -315,7 +315,7 @@ class UploadSessions:
             return upload
         name = f"list-{secrets.token_hex(8)}"
         entries = json.dumps([_entry(chunk) for chunk in upload.chunks]).encode()
-        self._short_lived.put_content(f"{upload.folder}/{name}", entries)
+        self._scratch.put_content(f"{upload.folder}/{name}", entries)
         chunk_list = ChunkList(name, len(upload.chunks), sum(chunk.size for chunk in upload.chunks))
         return replace(upload, chunks=(), lists=(*upload.lists, chunk_list))
 
@@ -323,18 +323,18 @@ class UploadSessions:
         try:
             return self.get(upload.name, upload.id).size
         except UploadUnknown:  # ended while these bytes were being received, which created the folder again
-            self._short_lived.discard(upload.folder)
+            self._scratch.discard(upload.folder)
             raise
 
     def _replace(self, upload: Upload) -> None:
-        if self._driver.supports_if_match:
-            self._short_lived.put_content(upload.state, _state(upload), if_match=upload.version)
+        if self._driver.capabilities.if_match:
+            self._scratch.put_content(upload.state, _state(upload), if_match=upload.version)
             return
         # Without conditional writes, two requests that pass this check at the same time may lose a chunk; the commit
         # then fails with DigestInvalid. A PATCH that stalled and resumes later is detected.
         if self._version(upload.state) != upload.version:
             raise PreconditionFailed(path=upload.state)
-        self._short_lived.put_content(upload.state, _state(upload))
+        self._scratch.put_content(upload.state, _state(upload))
 
     def _version(self, path: str) -> str:
         stored = self._driver.find_versioned(path)

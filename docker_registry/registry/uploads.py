@@ -154,7 +154,7 @@ class Uploads:
         if body.length == 0 and start is not None and length is not None and start + length == upload.size:
             start = length = None  # some clients repeat the range of the bytes that they sent before
         _check_start(upload, start)
-        if self._driver.move_copies and not upload.chunk_count:
+        if self._driver.capabilities.move_copies and not upload.chunk_count:
             try:
                 blob = self._put_straight(name, digest, body, length, actor=actor)
             except DigestInvalid:
@@ -179,7 +179,7 @@ class Uploads:
             DigestInvalid: the body has another digest; nothing is kept.
             SizeInvalid: the body ended early; nothing is kept.
         """
-        if self._driver.move_copies:
+        if self._driver.capabilities.move_copies:
             return self._put_straight(name, digest, body, actor=actor)
         upload = Upload(name, str(uuid.uuid4()), digest.algorithm)
         chunk, complete = self._receive(upload, body, None)
@@ -243,7 +243,7 @@ class Uploads:
         name = upload.name
         try:
             chunk = self._verified(upload, digest)
-            with self._driver.together():
+            with self._driver.batch():
                 if chunk.content is not None:
                     blob = self._blobs.put(chunk.content, digest)
                 else:

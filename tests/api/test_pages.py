@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -21,7 +22,7 @@ EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b
 class FarAway(MemoryDriver):
     """Whose files come by pages, and whose folders have no versions: an object store."""
 
-    walks_by_pages = True
+    capabilities = replace(MemoryDriver.capabilities, pages=True)
 
 
 @pytest.fixture(params=["file", "memory", "objects"])

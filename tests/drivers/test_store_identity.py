@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.store_identity import PATH, StoreIdentity
@@ -16,7 +17,7 @@ from docker_registry.errors import StorageUnavailable
 class Unconditional(MemoryDriver):
     """A store that has no conditional puts."""
 
-    supports_if_match = False
+    capabilities = Capabilities()
 
 
 class TestAStore:

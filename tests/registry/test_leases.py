@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases
@@ -8,7 +9,7 @@ from docker_registry.registry.leases import Leases
 class PlainDriver(MemoryDriver):
     """A store without conditional writes."""
 
-    supports_if_match = False
+    capabilities = Capabilities()
 
 
 class TestALease:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
@@ -38,7 +40,7 @@ class TestAConditionalChange:
         assert TWO == registry.tags.get(NAME, LATEST)
 
     def test_is_rejected_without_conditional_puts(self, driver):
-        driver.supports_if_match = False
+        driver.capabilities = replace(driver.capabilities, if_match=False)
         with pytest.raises(ConditionUnsupported):
             Registry(driver).tags.put(NAME, LATEST, ONE, lambda current: True)
 
@@ -109,7 +111,7 @@ class TestADamagedLink:
 class Walked(MemoryDriver):
     """A store whose listings return many files per request, while each lookup costs a request."""
 
-    walks_by_pages = True
+    capabilities = replace(MemoryDriver.capabilities, pages=True)
     asked = 0
 
     def exists(self, path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
 
+from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import (
     BlobUnknown,
@@ -293,7 +295,7 @@ class TestAStalledPatch:
 class UnconditionalDriver(MemoryDriver):
     """A store that cannot compare before it writes, as Swift."""
 
-    supports_if_match = False
+    capabilities = Capabilities()
 
     def put_content(self, path, content, *, if_match=None):
         assert if_match is None
@@ -327,7 +329,7 @@ class TestAFullStore:
 class Far(MemoryDriver):
     """A store that copies what it moves."""
 
-    move_copies = True
+    capabilities = replace(MemoryDriver.capabilities, move_copies=True)
     moved = 0
 
     def move(self, source, target):

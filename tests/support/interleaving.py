@@ -39,8 +39,10 @@ class StoppingDriver(StorageDriver):
 
     def __init__(self, driver):
         self.driver = driver
-        for flag in ("supports_if_match", "supports_remove_if_match", "move_copies", "walks_by_pages"):
-            setattr(self, flag, getattr(driver, flag))
+
+    @property
+    def capabilities(self):
+        return self.driver.capabilities
 
     def get_content(self, path):
         stop()
@@ -103,8 +105,8 @@ class StoppingDriver(StorageDriver):
         self.driver.remove_if_match(path, version)
 
     @contextmanager
-    def together(self):
-        with self.driver.together():
+    def batch(self):
+        with self.driver.batch():
             yield
             stop()  # contents that were put may be seen only from here on
 

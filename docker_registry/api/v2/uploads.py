@@ -30,8 +30,9 @@ def blueprint(registry: OciRegistry) -> Blueprint:
             return _created(name, registry.uploads.put(name, digest, requests.body(), actor=actor("push")))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
         response = _upload_accepted(name, registry.uploads.start(name, algorithm))
-        if registry.driver.min_chunk_bytes is not None:  # a recommendation: smaller chunks are accepted too
-            response.headers["OCI-Chunk-Min-Length"] = str(registry.driver.min_chunk_bytes)
+        min_bytes = registry.driver.capabilities.min_chunk_bytes
+        if min_bytes is not None:  # a recommendation: smaller chunks are accepted too
+            response.headers["OCI-Chunk-Min-Length"] = str(min_bytes)
         return response
 
     @bp.patch("/v2/<path:name>/blobs/uploads/<upload_id>")

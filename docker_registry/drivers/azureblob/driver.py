@@ -10,6 +10,7 @@ Versions are ETags; conditional puts use ``If-Match`` and ``If-None-Match``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import ClassVar
 
@@ -18,15 +19,14 @@ from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 from docker_registry.drivers.azureblob.account import Account
 from docker_registry.drivers.azureblob.container import AzureContainer, Entry
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.objects import VersionedObjectDriver
+from docker_registry.drivers.objects import OBJECT_CAPABILITIES, VersionedObjectDriver
 from docker_registry.settings import Setting
 
 
 class AzureBlobDriver(VersionedObjectDriver[Entry]):
     """Stores files in an Azure Blob Storage container."""
 
-    supports_if_match: ClassVar[bool] = True
-    supports_remove_if_match: ClassVar[bool] = True
+    capabilities = replace(OBJECT_CAPABILITIES, if_match=True, remove_if_match=True)
 
     _objects: AzureContainer
 

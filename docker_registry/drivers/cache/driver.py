@@ -20,11 +20,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cached_property
 from typing import BinaryIO, Final
 
 from docker_registry import dependencies
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path, folders_above
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path, folders_above
 from docker_registry.drivers.cache.leased import LeasedCache, Lookup
 from docker_registry.drivers.cache.validator import CacheValidator, LatestListings
 from docker_registry.errors import PathNotFound, StorageError
@@ -46,7 +47,7 @@ _SIZE: Final = "size"
 _PRESENCE: Final = "presence"
 _FOLDER: Final = "folder"
 
-#: The entries that this greenlet has changed inside :meth:`CachedDriver.together`, whose changes may become visible
+#: The entries that this greenlet has changed inside :meth:`CachedDriver.batch`, whose changes may become visible
 #: only at the end of the block; None outside of such a block.
 _batch_changes: ContextVar[set[tuple[str, str]] | None] = ContextVar("batch_changes", default=None)
 
@@ -71,34 +72,15 @@ class CachedDriver(StorageDriver):
         self._cache.begin_request()
 
     @property
-    def supports_if_match(self) -> bool:  # type: ignore[override] # depends on the wrapped driver
-        """Whether the store supports conditional puts."""
-        return self.driver.supports_if_match
+    def capabilities(self) -> Capabilities:
+        """
+        Those of the store, with folder versions.
 
-    @property
-    def supports_remove_if_match(self) -> bool:  # type: ignore[override]
-        """Whether the store supports conditional removals."""
-        return self.driver.supports_remove_if_match
-
-    @property
-    def move_copies(self) -> bool:  # type: ignore[override]
-        """Whether a move in the store copies the file."""
-        return self.driver.move_copies
-
-    @property
-    def walks_by_pages(self) -> bool:  # type: ignore[override]
-        """Whether a walk through the store returns many files per request."""
-        return self.driver.walks_by_pages
-
-    @property
-    def min_chunk_bytes(self) -> int | None:  # type: ignore[override]
-        """Minimum chunk size of the store, in bytes."""
-        return self.driver.min_chunk_bytes
-
-    @property
-    def notes_provenance(self) -> bool:  # type: ignore[override]
-        """Whether all dependencies can be recorded. Those on listings can if the cache provides the folder versions."""
-        return not self._has_folder_versions
+        All dependencies can be recorded, also those on listings, if the cache provides the folder versions.
+        """
+        return replace(
+            self.driver.capabilities, folder_versions=True, tracks_dependencies=not self._has_folder_versions
+        )
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -260,13 +242,13 @@ class CachedDriver(StorageDriver):
             self.driver.repair(path, blocks)
 
     @cached_property
-    def short_lived(self) -> StorageDriver:
+    def scratch(self) -> StorageDriver:
         """See :class:`StorageDriver`."""
-        driver = self.driver.short_lived
+        driver = self.driver.scratch
         return self if driver is self.driver else CachedDriver(driver, self._cache, max_bytes=self._max_bytes)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
         if _batch_changes.get() is not None:
             yield
@@ -274,7 +256,7 @@ class CachedDriver(StorageDriver):
         changed: set[tuple[str, str]] = set()
         token = _batch_changes.set(changed)
         try:
-            with self.driver.together():
+            with self.driver.batch():
                 yield
         finally:
             _batch_changes.reset(token)

@@ -39,8 +39,8 @@ class Carrier:
         self._is_checkpoint_planned = False
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Commit the changes that this greenlet makes in the block as one batch; see :meth:`StorageDriver.together`."""
+    def batch(self) -> Iterator[None]:
+        """Commit the changes that this greenlet makes in the block as one batch; see :meth:`StorageDriver.batch`."""
         if together.present() is not None:
             yield
             return

@@ -5,8 +5,8 @@ The storage driver ``file``, over a folder of a local or shared file system.
 the folder is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
 Calls that wait for the disk run in a native thread. The single changes are in :class:`~.changes.Changes`.
 
-**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`together`),
-and short-lived files are not synced (:attr:`short_lived`). On the file systems of a single host a small content is
+**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`batch`),
+and scratch files are not synced (:attr:`scratch`). On the file systems of a single host a small content is
 first written to a journal, and the file itself is not synced (:class:`~.journal.Journal`). When the store is opened and
 the file system may have lost changes, as after a crash of the host, the journal is replayed.
 
@@ -17,7 +17,6 @@ the file system may have lost changes, as after a crash of the host, the journal
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import io
@@ -32,7 +31,7 @@ from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.base import NO_FOLDER, Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import NO_FOLDER, Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.carrier import Carrier
 from docker_registry.drivers.file.changes import Changes
@@ -72,9 +71,7 @@ class FileDriver(StorageDriver):
             choices=("pulls", "all", "none"),
         ),
     )
-    supports_if_match: ClassVar[bool] = True
-    supports_remove_if_match: ClassVar[bool] = True
-    notes_provenance: ClassVar[bool] = True
+    capabilities = Capabilities(if_match=True, remove_if_match=True, folder_versions=True, tracks_dependencies=True)
 
     def __init__(self, storage_path: str, storage_page_cache: str = "pulls") -> None:
         """
@@ -123,18 +120,15 @@ class FileDriver(StorageDriver):
         return changes, Puts(self._tree, aside, locks, self._disk, changes, last=last)
 
     @cached_property
-    def short_lived(self) -> FileDriver:
+    def scratch(self) -> FileDriver:
         """See :class:`StorageDriver`."""
-        driver = copy.copy(self)
-        # Use separate locks: a holder of the other locks may be waiting for the disk.
-        locks = Locks(f"{self._tree.reserved}/locks/short-lived")
-        changes, puts = self._room(self._short_aside, locks, None, last=False)
-        vars(driver).update(_carrier=None, _aside=self._short_aside, _changes=changes, _puts=puts, short_lived=driver)
-        return driver
+        return _ScratchDriver(
+            self._tree, self._disk, self._short_aside, keeps_pushes=self._keeps_pushes, keeps_pulls=self._keeps_pulls
+        )
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """See :class:`StorageDriver`."""
-        return nullcontext() if self._carrier is None else self._carrier.together()
+        return nullcontext() if self._carrier is None else self._carrier.batch()
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -376,3 +370,31 @@ class FileDriver(StorageDriver):
     def _stays(self, size: int) -> bool:
         """Return whether a file of *size* bytes stays in the page cache after it was read."""
         return self._keeps_pulls or size <= KEPT_BYTES
+
+
+class _ScratchDriver(FileDriver):
+    """The files of a store that need not survive a crash of the host; see :attr:`StorageDriver.scratch`."""
+
+    def __init__(self, tree: Tree, disk: Disk, staging: Aside, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
+        """
+        Args:
+            tree: the tree of the durable driver.
+            disk: its file system.
+            staging: where scratch files are written.
+            keeps_pushes: whether large pushed files stay in the page cache.
+            keeps_pulls: whether large pulled files do.
+        """
+        self._tree = tree
+        self._disk = disk
+        self._keeps_pushes = keeps_pushes
+        self._keeps_pulls = keeps_pulls
+        self._aside = self._short_aside = staging
+        # Use separate locks: a holder of the other locks may be waiting for the disk.
+        locks = Locks(f"{self._tree.reserved}/locks/short-lived")
+        self._changes, self._puts = self._room(self._aside, locks, None, last=False)
+        self._carrier = None
+
+    @property
+    def scratch(self) -> FileDriver:
+        """This driver itself."""
+        return self

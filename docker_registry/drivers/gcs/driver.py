@@ -11,6 +11,7 @@ large files.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,7 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.gcs import upload
 from docker_registry.drivers.gcs.bucket import Entry, GcsBucket
 from docker_registry.drivers.gcs.client import Account
-from docker_registry.drivers.objects import VersionedObjectDriver
+from docker_registry.drivers.objects import OBJECT_CAPABILITIES, VersionedObjectDriver
 from docker_registry.errors import ConfigError
 from docker_registry.settings import Setting
 
@@ -30,8 +31,7 @@ from docker_registry.settings import Setting
 class GcsDriver(VersionedObjectDriver[Entry]):
     """Stores files in a Google Cloud Storage bucket."""
 
-    supports_if_match: ClassVar[bool] = True
-    supports_remove_if_match: ClassVar[bool] = True
+    capabilities = replace(OBJECT_CAPABILITIES, if_match=True, remove_if_match=True)
 
     _objects: GcsBucket
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from docker_registry import drivers
-from docker_registry.drivers.base import Bytes, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.glance import pointers
 from docker_registry.drivers.glance.images import GlanceImages, ImageMissing
 from docker_registry.drivers.glance.layers import MAX_ATTEMPTS, RESERVED, GlanceLayers
@@ -35,9 +35,6 @@ Result = TypeVar("Result")
 
 class GlanceDriver(StorageDriver):
     """Stores layers in Glance and everything else in another driver."""
-
-    move_copies: ClassVar[bool] = True
-    min_chunk_bytes: ClassVar[int | None] = 5 * 1024 * 1024
 
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting(
@@ -111,10 +108,18 @@ class GlanceDriver(StorageDriver):
             name: default if settings.get(name) is None else settings[name] for name, default in defaults.items()
         }
         self._alternate = driver_class(**options)
-        # A layer's version is that of its pointer, so layers support what the alternate supports.
-        self.supports_if_match = self._alternate.supports_if_match  # type: ignore[misc]
-        self.supports_remove_if_match = self._alternate.supports_remove_if_match  # type: ignore[misc]
         self._layers = GlanceLayers(self._alternate, images)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Conditions as in the alternate, because a layer's version is that of its pointer."""
+        alternate = self._alternate.capabilities
+        return Capabilities(
+            if_match=alternate.if_match,
+            remove_if_match=alternate.remove_if_match,
+            move_copies=True,
+            min_chunk_bytes=5 * 1024 * 1024,
+        )
 
     # ------------------------------------------------------------------------------------------- one file
 

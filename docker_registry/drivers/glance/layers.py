@@ -91,7 +91,7 @@ class GlanceLayers:
                 self.delete_image(pointer)
                 raise PreconditionFailed(path=path)
             # With conditional puts, exactly one writer replaces each pointer, and so deletes its image.
-            expected = version if self._alternate.supports_if_match else None
+            expected = version if self._alternate.capabilities.if_match else None
             try:
                 self._alternate.put_content(path + SUFFIX, pointer.dump(), if_match=expected)
             except PreconditionFailed:
@@ -107,7 +107,7 @@ class GlanceLayers:
                 return pointer
             shared = dataclasses.replace(pointer, is_shared=True)
             try:
-                expected = pointer.version if self._alternate.supports_if_match else None
+                expected = pointer.version if self._alternate.capabilities.if_match else None
                 self._alternate.put_content(path + SUFFIX, shared.dump(), if_match=expected)
             except PreconditionFailed:
                 continue

@@ -13,10 +13,11 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar, Final
 
-from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.objects import VersionedObjectDriver
+from docker_registry.drivers.base import Bytes, Capabilities
+from docker_registry.drivers.objects import OBJECT_CAPABILITIES, VersionedObjectDriver
 from docker_registry.drivers.s3.bucket import Entry, S3Bucket
 from docker_registry.drivers.s3.client import Account, proxy_url
 from docker_registry.drivers.s3.multipart import Multipart
@@ -149,17 +150,23 @@ class S3Driver(VersionedObjectDriver[Entry]):
             from docker_registry.drivers.s3.cloudfront import CloudFront
 
             self._signer = CloudFront(cloudfront_base, cloudfront_keyid, cloudfront_keysecret, s3_redirect_seconds)
-        self._has_conditional_puts: bool | None = None
-        self._has_conditional_deletes: bool | None = None
+        self._probed: Capabilities | None = None
         self._probe_lock = threading.Lock()
 
     @property
-    def supports_if_match(self) -> bool:  # type: ignore[override] # known only after probing the store
-        """Whether the store supports conditional puts; probed once, on first use."""
+    def capabilities(self) -> Capabilities:  # type: ignore[override] # known only after probing the store
+        """
+        What the store supports; probed once, on first use.
+
+        Conditional deletes only count with conditional puts: Swift's S3 API, which has no conditional puts, checks
+        ``If-Match`` of a DELETE, but not atomically.
+        """
         with self._probe_lock:
-            if self._has_conditional_puts is None:
-                self._has_conditional_puts = self._try_conditional_puts()
-            return self._has_conditional_puts
+            if self._probed is None:
+                has_puts = self._try_conditional_puts()
+                has_deletes = has_puts and self._try_conditional_deletes()
+                self._probed = replace(OBJECT_CAPABILITIES, if_match=has_puts, remove_if_match=has_deletes)
+            return self._probed
 
     def _try_conditional_puts(self) -> bool:
         """Create an object, then check that puts with two conditions that do not hold are rejected."""
@@ -179,21 +186,6 @@ class S3Driver(VersionedObjectDriver[Entry]):
         finally:
             self._objects.delete(key)
         return True
-
-    @property
-    def supports_remove_if_match(self) -> bool:  # type: ignore[override] # known only after probing the store
-        """
-        Whether the store supports conditional deletes; probed once, on first use.
-
-        False without conditional puts: Swift's S3 API, which has none, checks ``If-Match`` of a DELETE, but not
-        atomically.
-        """
-        if not self.supports_if_match:
-            return False
-        with self._probe_lock:
-            if self._has_conditional_deletes is None:
-                self._has_conditional_deletes = self._try_conditional_deletes()
-            return self._has_conditional_deletes
 
     def _try_conditional_deletes(self) -> bool:
         """Check that a delete with a condition that does not hold is rejected."""

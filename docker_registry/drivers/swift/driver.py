@@ -7,7 +7,7 @@ served unchanged, and so are those of registry:2 with ``storage_path: files`` (p
 dynamic large objects that it wrote are read like any other file.
 
 Swift has no atomic conditional writes: it checks ``If-None-Match: *`` before the write, not together with it, and does
-not support ``If-Match`` for a PUT. So this driver does not declare ``supports_if_match``.
+not support ``If-Match`` for a PUT. So this driver does not declare :attr:`Capabilities.if_match`.
 """
 
 from __future__ import annotations

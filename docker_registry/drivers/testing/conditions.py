@@ -21,7 +21,7 @@ class Conditions:
     """Conditional puts and removals compare and change atomically."""
 
     def _needs_if_match(self, driver: StorageDriver) -> None:
-        if not driver.supports_if_match:
+        if not driver.capabilities.if_match:
             pytest.skip("the driver declares that it has no conditional puts")
 
     def test_a_version_names_the_content_that_was_read_with_it(self, driver: StorageDriver) -> None:
@@ -121,7 +121,7 @@ class Conditions:
         assert b"2" == driver.get_content("a/b")
 
     def test_a_put_beside_a_conditional_removal_is_never_lost(self, driver: StorageDriver) -> None:
-        if not driver.supports_remove_if_match:
+        if not driver.capabilities.remove_if_match:
             pytest.skip("the driver declares that it has no conditional removals")
         for _ in range(ROUNDS):
             driver.put_content("a/b", b"old")

@@ -166,7 +166,7 @@ class Contents:
 
     def test_changes_made_together_are_there_in_their_order(self, driver: StorageDriver) -> None:
         driver.put_content("gone", b"")
-        with driver.together():
+        with driver.batch():
             driver.put_content("a", b"1")
             driver.put_content("a", b"2")
             driver.stream_write("b", [b"streamed"])
@@ -176,10 +176,10 @@ class Contents:
         assert not driver.exists("gone")
 
     def test_files_that_live_shortly_are_files_of_the_store(self, driver: StorageDriver) -> None:
-        driver.short_lived.put_content("_uploads/1/state", b"1")
-        driver.short_lived.stream_write("_uploads/1/data", [b"content"])
+        driver.scratch.put_content("_uploads/1/state", b"1")
+        driver.scratch.stream_write("_uploads/1/data", [b"content"])
         assert b"1" == driver.get_content("_uploads/1/state")
         driver.move("_uploads/1/data", "data")
-        driver.short_lived.remove("_uploads/1")
+        driver.scratch.remove("_uploads/1")
         assert b"content" == driver.get_content("data")
         assert not driver.exists("_uploads/1/state")

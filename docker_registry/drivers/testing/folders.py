@@ -52,7 +52,7 @@ class Folders:
         assert [] == list(driver.walk())
 
     def test_a_content_of_the_same_batch_is_discarded(self, driver: StorageDriver) -> None:
-        with driver.together():
+        with driver.batch():
             driver.put_content("a/b", b"content")
             assert driver.discard("a/b")
         assert not driver.exists("a/b")

@@ -66,7 +66,7 @@ class Restoration:
                 self._restore_blob(path, digest)
         small_files = [path for path in paths if store_paths.blob_digest(path) is None or path.endswith("/alias")]
         for start in range(0, len(small_files), _BATCH_FILES):
-            with self._driver.together():
+            with self._driver.batch():
                 for path in small_files[start : start + _BATCH_FILES]:
                     self._restore_file(path)
         self._end(set(paths))

@@ -87,7 +87,7 @@ class ImageCommits:
             False when another request has changed ``_blob`` meanwhile.
         """
         self.protect(image_id, link.digest)
-        condition = stored.version if self._driver.supports_if_match else None
+        condition = stored.version if self._driver.capabilities.if_match else None
         try:
             self._driver.put_content(image_layout.blob_link(image_id), link.dump(), if_match=condition)
         except PreconditionFailed:

@@ -152,7 +152,7 @@ class ImageRepositories:
             folder = self.home(name)
             stored = self._stored(folder)
             content = payload if stored.version == ABSENT else self._merged(stored.content, others=entries)
-            condition = stored.version if self._driver.supports_if_match else None
+            condition = stored.version if self._driver.capabilities.if_match else None
             try:
                 if content != stored.content:
                     self._driver.put_content(image_layout.index_images(folder), content, if_match=condition)

@@ -49,7 +49,7 @@ class ImageTagFiles:
 
     def create(self, folder: str, tag: Tag, image_id: ImageId) -> bool:
         """Create a tag in one of the repository's folders; return False and write nothing if its file exists there."""
-        path, condition = image_layout.tag(folder, tag), ABSENT if self._driver.supports_if_match else None
+        path, condition = image_layout.tag(folder, tag), ABSENT if self._driver.capabilities.if_match else None
         if condition is None and self._driver.exists(path):
             return False
         try:

@@ -94,7 +94,7 @@ class ImageTags:
         found: dict[str, str] = {}
         for start in range(0, len(names), _BATCH):
             # Deriving the id of a V2 image may write two files; the batch makes them durable together.
-            with self._driver.together():
+            with self._driver.batch():
                 for tag in self._pace(names[start : start + _BATCH]):
                     try:
                         found[tag] = str(self.get(name, Tag(tag)))

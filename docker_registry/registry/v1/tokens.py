@@ -109,7 +109,7 @@ class Tokens:
         return self._known_key
 
     def _make_key(self) -> bytes:
-        condition = ABSENT if self._driver.supports_if_match else None
+        condition = ABSENT if self._driver.capabilities.if_match else None
         try:
             self._driver.put_content(image_layout.TOKEN_KEY, secrets.token_bytes(_KEY_BYTES), if_match=condition)
         except PreconditionFailed:  # another worker has created the key meanwhile

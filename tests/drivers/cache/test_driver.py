@@ -341,7 +341,7 @@ class TestAWriterThatIsSlow:
         store = FileDriver(str(tmp_path))
         reader, writer = (cached(store, redis_server, identity) for _ in range(2))
         store.put_content(PATH, b"old")
-        with writer.together(), writer.together():
+        with writer.batch(), writer.batch():
             writer.put_content(PATH, b"newer")
             assert (b"old", 3) == (reader.get_content(PATH), reader.get_size(PATH))  # and keeps it
         assert (b"newer", 5) == (reader.get_content(PATH), reader.get_size(PATH))

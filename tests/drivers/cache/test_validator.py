@@ -163,7 +163,7 @@ class TestWhatTheCacheDoesNotKnow:
         assert not collect(lambda: verb(here)).is_complete
 
     def test_is_not_noted_where_the_store_versions_its_folders(self, tmp_path, redis_server, identity):
-        assert not cached(FileDriver(str(tmp_path)), redis_server, identity).notes_provenance
+        assert not cached(FileDriver(str(tmp_path)), redis_server, identity).capabilities.tracks_dependencies
 
     def test_is_not_noted_of_two_caches_at_once(self, store, redis_server, identity, here):
         class Another(CachedDriver):

@@ -68,7 +68,7 @@ class TestAKey:
         driver.put_content(path, b"one")
         assert 0o600 == (store / path).stat().st_mode & 0o777
         driver.put_content(path, b"other", if_match=driver.get_versioned(path).version)
-        with driver.together():
+        with driver.batch():
             driver.put_content(f"{path}-2" if "_auth" in path else path, b"more")
             driver.put_content("blob", b"blob")
         files = [place for place in store.rglob("*") if place.is_file() and b"more" in place.read_bytes()]

@@ -154,7 +154,7 @@ class TestAfterACrashOfTheHost:
     def test_what_was_put_is_there(self, host, left):
         driver = host.process()
         driver.put_content("a/b", b"one")
-        with driver.together():
+        with driver.batch():
             driver.put_content("a/c", b"two")
             driver.put_content("empty", b"")
         driver.put_content("d", b"three", if_match=ABSENT)
@@ -202,7 +202,7 @@ class TestAfterACrashOfTheHost:
         driver = host.process()
         driver.put_content("a/b", b"old")
         driver.put_content("here", b"old")
-        with pytest.raises(StorageError), driver.together():
+        with pytest.raises(StorageError), driver.batch():
             driver.put_content("here", b"new")
             driver.put_content("a", b"in the way of a folder")
         assert b"new" == driver.get_content("here")  # what came before it is seen
@@ -703,7 +703,7 @@ class Model:
         self.files[path] = content
 
     def together(self, driver, puts):
-        with driver.together():
+        with driver.batch():
             for path, content in puts:
                 driver.put_content(path, content)
         self.files.update(puts)

@@ -42,7 +42,7 @@ def push(driver):
     driver.remove("tags/removed")
     assert driver._journal._file is not None, "the disk is too small for a journal"
     driver._journal.checkpoint()
-    with driver.together():
+    with driver.batch():
         driver.put_content("tags/old", b"2")
         driver.put_content("tags/new", b"2")
         driver.put_content("tags/theirs", b"2")

@@ -46,7 +46,7 @@ def aside(driver):
 
 class TestChangesThatBelongTogether:
     def test_wait_for_the_disk_twice(self, synced, syncs):
-        with synced.together():
+        with synced.batch():
             for number in range(5):
                 synced.put_content(f"folder/{number}/file", b"content")
         assert [5, 7] == syncs  # the contents, then the root, the folder and the five in it
@@ -54,7 +54,7 @@ class TestChangesThatBelongTogether:
         assert [] == aside(synced)
 
     def test_are_there_when_the_block_has_ended(self, driver):
-        with driver.together():
+        with driver.batch():
             driver.put_content("a", b"1")
             driver.put_content("a", b"2")
             driver.put_content("empty", b"")
@@ -63,17 +63,17 @@ class TestChangesThatBelongTogether:
 
     def test_keep_their_order(self, driver):
         driver.put_content("source", b"moved")
-        with driver.together():
+        with driver.batch():
             driver.put_content("target", b"put")
             driver.move("source", "target")
         assert b"moved" == driver.get_content("target")
 
     def test_leave_nothing_of_what_waits_behind_an_error(self, driver):
         driver.put_content("here", b"")
-        with pytest.raises(PreconditionFailed), driver.together():
+        with pytest.raises(PreconditionFailed), driver.batch():
             driver.put_content("before", b"1")
             driver.put_content("here", b"2", if_match=ABSENT)
-        with pytest.raises(ZeroDivisionError), driver.together():
+        with pytest.raises(ZeroDivisionError), driver.batch():
             driver.put_content("never", b"1")
             raise ZeroDivisionError
         assert (True, False) == (driver.exists("before"), driver.exists("never"))
@@ -82,7 +82,7 @@ class TestChangesThatBelongTogether:
     def test_may_be_many(self, driver):
         gc.collect()  # the drivers of other tests, each of which has a journal open
         before = len(os.listdir("/proc/self/fd"))
-        with driver.together():
+        with driver.batch():
             for number in range(3 * MAX_WAITING + 1):
                 driver.put_content(f"{number}", b"%d" % number)
                 assert len(os.listdir("/proc/self/fd")) < before + MAX_WAITING + 5
@@ -90,8 +90,8 @@ class TestChangesThatBelongTogether:
         assert 3 * MAX_WAITING + 1 == len(list(driver.walk()))
 
     def test_belong_to_what_is_around_them(self, synced, syncs):
-        with synced.together():
-            with synced.together():
+        with synced.batch():
+            with synced.batch():
                 synced.put_content("inner", b"1")
             synced.put_content("outer", b"2")
         assert [2, 1] == syncs
@@ -99,7 +99,7 @@ class TestChangesThatBelongTogether:
     def test_are_synced_also_when_they_end_in_an_error(self, synced, syncs):
         synced.put_content("source", b"")
         syncs.clear()
-        with pytest.raises(ZeroDivisionError), synced.together():
+        with pytest.raises(ZeroDivisionError), synced.batch():
             synced.move("source", "target")
             raise ZeroDivisionError
         assert [1] == syncs
@@ -120,13 +120,13 @@ driver = FileDriver(sys.argv[1])
 driver.put_content("first", b"")  # makes the journal
 def put(size):
     waited.clear()
-    with driver.together():
+    with driver.batch():
         driver.put_content("a", bytes(size))
         driver.put_content("b", bytes(size))
     return waited == [this_thread()]
 def move():
     waited.clear()
-    with driver.together():
+    with driver.batch():
         driver.move("first", "second")
     return waited == [this_thread()]
 answering.begin(7)
@@ -152,28 +152,28 @@ class TestWhoIsAloneInAWorker:
 
 class TestWhatLivesShortly:
     def test_does_not_wait_for_the_disk(self, synced, syncs):
-        synced.short_lived.put_content("upload/state", b"{}")
-        synced.short_lived.remove("upload")
+        synced.scratch.put_content("upload/state", b"{}")
+        synced.scratch.remove("upload")
         assert [] == syncs
 
     def test_is_whole_when_it_is_streamed(self, synced, syncs):
-        synced.short_lived.stream_write("upload/bytes", [b"bytes"])
+        synced.scratch.stream_write("upload/bytes", [b"bytes"])
         assert [1] == syncs
 
     def test_is_seen_by_all(self, driver):
-        driver.short_lived.put_content("upload/state", b"{}")
+        driver.scratch.put_content("upload/state", b"{}")
         assert b"{}" == driver.get_content("upload/state")
-        driver.short_lived.stream_write("upload/bytes", [b"bytes"])
+        driver.scratch.stream_write("upload/bytes", [b"bytes"])
         driver.move("upload/bytes", "blob")
-        driver.short_lived.remove("upload")
+        driver.scratch.remove("upload")
         assert b"bytes" == driver.get_content("blob")
         with pytest.raises(PathNotFound):
             driver.get_content("upload/state")
 
     def test_has_conditional_puts(self, driver):
-        driver.short_lived.put_content("state", b"1", if_match=ABSENT)
+        driver.scratch.put_content("state", b"1", if_match=ABSENT)
         with pytest.raises(PreconditionFailed):
-            driver.short_lived.put_content("state", b"2", if_match=ABSENT)
+            driver.scratch.put_content("state", b"2", if_match=ABSENT)
 
     def test_is_one_with_itself(self, driver):
-        assert driver.short_lived is driver.short_lived.short_lived
+        assert driver.scratch is driver.scratch.scratch

@@ -311,7 +311,7 @@ class TestAStore:
                 del request.headers[name]
 
         driver._objects.client.meta.events.register("before-sign.s3.PutObject", forget)
-        assert not driver.supports_if_match
+        assert not driver.capabilities.if_match
         assert [] == list(driver._objects.entries(driver._root))
 
     def test_that_is_away_is_unavailable(self, options, driver, seaweedfs):

@@ -65,4 +65,4 @@ class TestS3DriverOnSwift(DriverSuite):
         assert 0 == driver.remove_leftovers(0)
 
     def test_is_seen_to_have_no_conditional_puts(self, driver):
-        assert not driver.supports_if_match
+        assert not driver.capabilities.if_match
