@@ -135,19 +135,27 @@ def prepare_manifest(connection: Connection, name: str, tag: str, payload: bytes
 @contextmanager
 def small_pushes(bench: Bench) -> Iterator[Sides]:
     """Ten layers of 100 kB, the configuration and the manifest, over one connection."""
-    ours, other = _connections(bench)
+    yield small_push_sides(*_connections(bench), bench)
+
+
+def small_push_sides(ours: Connection, other: Connection, _: Bench) -> Sides:
+    """Return both sides of a push of a small image."""
 
     def measure(connection: Connection) -> float:
         image = make_image(f"bench {time.time_ns()}", layers=10, layer_bytes=100_000)
         return timed(lambda: push_raw(connection, "bench/pushed", image))
 
-    yield partial(measure, ours), partial(measure, other)
+    return partial(measure, ours), partial(measure, other)
 
 
 @contextmanager
 def manifest_puts(bench: Bench) -> Iterator[Sides]:
     """New manifests of one image, one after the other, over one connection."""
-    ours, other = _connections(bench)
+    yield manifest_put_sides(*_connections(bench), bench)
+
+
+def manifest_put_sides(ours: Connection, other: Connection, bench: Bench) -> Sides:
+    """Return both sides of pushes of manifests."""
     image = make_image("bench", layers=1)
     for connection in (ours, other):
         push_raw(connection, REPOSITORY, image)
@@ -166,7 +174,7 @@ def manifest_puts(bench: Bench) -> Iterator[Sides]:
 
         return timed(put) / count
 
-    yield partial(measure, ours), partial(measure, other)
+    return partial(measure, ours), partial(measure, other)
 
 
 def _old(name: str, work: str, path: str) -> Row:
