@@ -2,7 +2,7 @@
 While one client takes what it can of a worker, honest ones are served: none fails, each at half its speed or better.
 
 Two servers of two workers are compared, one of which is under attack. Phases with and without the attack alternate,
-since this machine is not always equally fast; the attack is stopped meanwhile.
+since a machine is not always equally fast; the attack is stopped meanwhile. Nothing else may run on the machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,8 @@ MAX_MEMORY_BYTES = 300 * 1024 * 1024
 #: In a brief attack, seconds of processor time; computations go on for a few milliseconds at a time.
 MAX_STALL_SECONDS = 0.1
 
-#: A cycle that takes no longer is never called slow: it is a matter of a scheduler's time slices.
-NOISE_SECONDS = 0.1
-
-#: Measured again so often while the machine is too busy for a verdict.
-ROUNDS = 3
+#: Measured at most this often; all rounds count, so that a single delay of a client decides nothing.
+ROUNDS = 5
 
 
 class Measured:
@@ -108,25 +105,19 @@ def serve(server, undisturbed, name, connections, seconds, tmp_path):
             alone.run(undisturbed, seconds)
             process.send_signal(signal.SIGCONT)
             attacked.run(server, seconds)
-            slow = [
-                client
-                for client in range(CLIENTS)
-                if attacked.seconds(client) > 2 * alone.seconds(client) + NOISE_SECONDS
-            ]
-            # Where the machine is too busy even without the attack, twice the latency that it has then.
-            max_latency = max(MAX_LATENCY_SECONDS, 2 * alone.latency)
+            slow = [client for client in range(CLIENTS) if attacked.seconds(client) > 2 * alone.seconds(client)]
             print(
                 f"{name}, round {round_number + 1}: cycles of {mean(attacked):.3f} s, {mean(alone):.3f} s undisturbed; "
                 f"GET /v2/ {attacked.latency * 1000:.0f} ms, {alone.latency * 1000:.0f} ms undisturbed (99 %)"
             )
-            if attacked.errors or (not slow and attacked.latency < max_latency):
+            if attacked.errors or (not slow and attacked.latency < MAX_LATENCY_SECONDS):
                 break
         assert process.poll() is None, (tmp_path / "attack.log").read_text()
         most = max(memory_bytes(pid, "VmHWM") for pid in server.worker_pids())
         print(f"a worker had {most / 2**20:.0f} MiB at most")
     assert [] == attacked.errors
     assert [] == slow
-    assert attacked.latency < max_latency
+    assert attacked.latency < MAX_LATENCY_SECONDS
     assert most < MAX_MEMORY_BYTES
 
 
