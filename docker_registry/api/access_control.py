@@ -58,6 +58,9 @@ WITHOUT_REPOSITORY: Final = {
     "v2_token.post_token": Requirement.NOTHING,
 }
 
+#: Routes of API V1 whose body names any image of the registry, which then becomes readable in the repository.
+_NAMES_ANY_IMAGE: Final = frozenset({"v1_tags.put_tag"})
+
 #: The path of the token endpoint.
 TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 
@@ -153,6 +156,8 @@ def _check_names(control: AccessControl, client: Client, has_content: Callable[[
                 values[key] = _without_other_content(control, client, action, value, has_content)
         elif isinstance(value, ImageId):
             control.check_everywhere(client, action)
+    if request.endpoint in _NAMES_ANY_IMAGE:
+        control.check_everywhere(client, Action.PULL)
 
 
 def _tags(values: dict[str, object]) -> list[Tag]:

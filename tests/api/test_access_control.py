@@ -441,6 +441,14 @@ class TestApiV1:
         assert 401 == docker.put("/repositories/root/old/tags/v2", json.dumps(image.text)).status_code
         assert 401 == docker.get("/repositories/acme/web/tags").status_code  # another repository
 
+    def test_tags_no_image_of_another_repository(self, server, docker):
+        image = make(9100)
+        for headers in ({"Authorization": self.tokens(server, "alice", "alice/old")}, {}):
+            auth = None if headers else ("alice", "pw-alice")
+            answer = docker.put("/repositories/alice/old/tags/x", json.dumps(image.text), headers=headers, auth=auth)
+            assert 403 == answer.status_code
+        assert 403 == docker.get(f"/images/{image.text}/layer", auth=("alice", "pw-alice")).status_code
+
     def test_refuses_other_tokens(self, server, docker):
         own = self.tokens(server, "alice", "alice/old")
         assert own is not None
