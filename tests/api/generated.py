@@ -43,7 +43,7 @@ class Surface:
         """
         self.client = client
         self._fill = fill
-        self._unlike = {"date", *unlike}
+        self._unlike = {"date", "x-request-id", *unlike}
         self.statuses = Counter()
         self._cases = itertools.count()
         self.stock = None

@@ -144,7 +144,7 @@ def surface(tmp_path_factory):
 @pytest.mark.parametrize(("operation", "mode"), [*kinds(OPERATIONS)])
 class TestGeneratedRequests:
     def test_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 30)
+        send(surface, operation, mode, 10)
 
     @pytest.mark.slow
     def test_of_tens_of_thousands_are_answered_as_described(self, surface, operation, mode):

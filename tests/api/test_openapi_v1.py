@@ -117,7 +117,7 @@ def surface(tmp_path_factory):
 @pytest.mark.parametrize(("operation", "mode"), [*kinds(OPERATIONS)])
 class TestGeneratedRequests:
     def test_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 15)
+        send(surface, operation, mode, 8)
 
     @pytest.mark.slow
     def test_of_tens_of_thousands_are_answered_as_described(self, surface, operation, mode):

@@ -70,6 +70,7 @@ class Pusher(threading.Thread):
                 while not self._stopped.is_set():
                     self._push(client, self.pushed)
                     self.pushed += 1
+                    self._stopped.wait(0.05)  # every image that it pushes is verified later
         except Exception as error:  # noqa: BLE001 - it is raised by who waits for this thread
             self.error = error
 
@@ -93,10 +94,36 @@ def assert_whole(url, old):
         assert [(image.text, image.layer) for image in old] == pulled
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def old():
     """Images of API V1."""
     return chain(2)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, old):
+    """A store with images of both APIs, and a backup of it."""
+    folder = tmp_path_factory.mktemp("filled")
+    with Server(folder / "store") as server:
+        fill(server.url, old)
+    run(folder / "store", "backup", str(folder / "copy"))
+    return folder
+
+
+@pytest.fixture
+def store(filled, tmp_path):
+    """That store, for one test."""
+    return copy_tree(filled / "store", tmp_path / "store")
+
+
+@pytest.fixture
+def backup(filled, tmp_path):
+    """That backup, for one test."""
+    return copy_tree(filled / "copy", tmp_path / "copy")
+
+
+def copy_tree(source, target):
+    return shutil.copytree(source, target, symlinks=True)
 
 
 def fill(url, old):
@@ -108,9 +135,8 @@ def fill(url, old):
 
 
 @pytest.fixture
-def server(tmp_path, old):
-    with Server(tmp_path / "store") as server:
-        fill(server.url, old)
+def server(store):
+    with Server(store) as server:
         yield server
 
 
@@ -161,69 +187,65 @@ class TestABackupWhilePushesGoOn:
 
 
 class TestABackup:
-    def test_names_what_is_damaged_and_copies_the_rest(self, server, tmp_path, old):
-        with Client(server.url) as client:
-            manifest = client.get_manifest("old/app", "v1").document["manifests"][0]["digest"]
-            layer = client.get_manifest("old/app", manifest).document["layers"][0]["digest"]
+    def test_names_what_is_damaged_and_copies_the_rest(self, store, tmp_path, old):
+        manifests, name = Registry(FileDriver(str(store))).manifests, RepositoryName("old/app")
+        manifest = json.loads(manifests.get(name, Tag("v1")).payload)["manifests"][0]["digest"]
+        layer = json.loads(manifests.get(name, Digest.parse(manifest)).payload)["layers"][0]["digest"]
         hexadecimal = layer.partition(":")[2]
-        place = server.store / f"docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+        place = store / f"docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
         content = place.read_bytes()
         place.write_bytes(bytes(len(content)))
-        said = run(server.store, "backup", str(tmp_path / "copy"), status=1)
+        said = run(store, "backup", str(tmp_path / "copy"), status=1)
         assert hexadecimal in said
         assert manifest.partition(":")[2] in said
         place.write_bytes(content)
-        run(server.store, "backup", str(tmp_path / "copy"))
+        run(store, "backup", str(tmp_path / "copy"))
         with Server(tmp_path / "copy") as copy:
             assert_whole(copy.url, old)
 
-    def test_copies_nothing_twice_and_verifies_what_is_there_when_asked(self, server, tmp_path):
-        run(server.store, "backup", str(tmp_path / "copy"))
-        again = json.loads(run(server.store, "backup", str(tmp_path / "copy"), "--json"))
+    def test_copies_nothing_twice_and_verifies_what_is_there_when_asked(self, store, backup):
+        again = json.loads(run(store, "backup", str(backup), "--json"))
         assert (0, 0) == (again["copiedFiles"], again["removedFiles"])
-        place = next((tmp_path / "copy/docker/registry/v2/blobs").glob("*/*/*/data"))
+        place = next((backup / "docker/registry/v2/blobs").glob("*/*/*/data"))
         place.write_bytes(bytes(place.stat().st_size))
-        again = json.loads(run(server.store, "backup", str(tmp_path / "copy"), "--json", "--verify"))
+        again = json.loads(run(store, "backup", str(backup), "--json", "--verify"))
         assert (1, []) == (again["copiedFiles"], again["damaged"])
 
-    def test_that_did_not_end_is_not_restored(self, server, tmp_path):
+    def test_that_did_not_end_is_not_restored(self, store, tmp_path):
         with BackupFolder(tmp_path / "copy").writing():
             BackupFolder(tmp_path / "copy").set_complete(is_complete=False)
-            assert "Another command" in run(server.store, "backup", str(tmp_path / "copy"), status=2)
+            assert "Another command" in run(store, "backup", str(tmp_path / "copy"), status=2)
         assert "not complete" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=2)
         assert "does not exist" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "none"), status=2)
 
 
 class TestARestoration:
-    def test_overwrites_a_store_only_when_told(self, server, tmp_path, old):
-        run(server.store, "backup", str(tmp_path / "copy"))
+    def test_overwrites_a_store_only_when_told(self, server, backup, old):
         with Client(server.url) as client:
             images.push(client, str(NAME), "latest", images.make_image("newer", layer_bytes=2000))
             client.delete_manifest("old/app", "v1")
             for place in (server.store / "docker/registry/v2/blobs").glob("*/*/*/data"):
                 place.write_bytes(bytes(place.stat().st_size))
-        assert "--overwrite" in run(server.store, "restore-backup", str(tmp_path / "copy"), status=2)
+        assert "--overwrite" in run(server.store, "restore-backup", str(backup), status=2)
         server.stop()
-        run(server.store, "restore-backup", str(tmp_path / "copy"), "--overwrite")
+        run(server.store, "restore-backup", str(backup), "--overwrite")
         server.start()
         assert_whole(server.url, old)
 
-    def test_reports_a_damaged_backup(self, server, tmp_path):
-        run(server.store, "backup", str(tmp_path / "copy"))
-        place = next((tmp_path / "copy/docker/registry/v2/blobs").glob("*/*/*/data"))
+    def test_reports_a_damaged_backup(self, backup, tmp_path):
+        place = next((backup / "docker/registry/v2/blobs").glob("*/*/*/data"))
         place.write_bytes(bytes(place.stat().st_size))
-        said = run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=1)
+        said = run(tmp_path / "restored", "restore-backup", str(backup), status=1)
         assert place.parent.name in said
         place = next(iter((tmp_path / "restored").glob(f"docker/registry/v2/blobs/*/*/{place.parent.name}")), None)
         assert place is None
 
-    def test_goes_on_where_an_earlier_one_ended(self, server, tmp_path, old):
-        run(server.store, "backup", str(tmp_path / "copy"))
+    def test_goes_on_where_an_earlier_one_ended(self, backup, tmp_path, old):
         store = tmp_path / "restored"
-        run(store, "restore-backup", str(tmp_path / "copy"))
+        run(store, "restore-backup", str(backup))
         FileDriver(str(store)).put_content(f"{layout.ROOT}/_restoring", b"empty")
         shutil.rmtree(store / "docker/registry/v2/repositories")
-        run(store, "restore-backup", str(tmp_path / "copy"))
+        run(store, "restore-backup", str(backup))
         with Server(store) as restored:
             assert_whole(restored.url, old)
         assert not (store / "docker/registry/v2/_restoring").exists()

@@ -20,8 +20,22 @@ from tests.support.servers.registry import Server
 
 PUSHERS = 4
 
-#: The longest that a server lives in a round.
-MAX_LIFE_SECONDS = 0.5
+#: The longest that a server lives in a round, counted by what it acknowledges, and then in seconds.
+MAX_PROMISES = 12
+MAX_LIFE_SECONDS = 0.1
+
+
+def let_live(moments, promised):
+    """
+    Return at a random moment.
+
+    Args:
+        promised: tells how many things were acknowledged in this round.
+    """
+    wanted, end = moments.randint(2, MAX_PROMISES), time.monotonic() + 30
+    while promised() < wanted and time.monotonic() < end:
+        time.sleep(0.002)
+    time.sleep(moments.uniform(0, MAX_LIFE_SECONDS))
 
 
 def check_blobs_of_store(store, since=0.0):
@@ -96,7 +110,7 @@ class TestAServerThatIsKilled:
                 pushers = [Pusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
                 for pusher in pushers:
                     pusher.start()
-                time.sleep(moments.uniform(0.01, MAX_LIFE_SECONDS))
+                let_live(moments, lambda pushers=pushers: sum(pusher.promises.count for pusher in pushers))
                 server.kill()
                 for pusher in pushers:
                     pusher.join()

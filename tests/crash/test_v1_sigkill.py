@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.crash.old_pushers import TAG, OldPusher, make_chain
-from tests.crash.test_sigkill import MAX_LIFE_SECONDS, check_blobs_of_store
+from tests.crash.test_sigkill import check_blobs_of_store, let_live
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import Client
 from tests.support.images import pull
@@ -70,7 +70,7 @@ class TestAServerThatIsKilled:
                 pushers = [OldPusher(server.url, name, f"{seed} {number}", tagged[name]) for name in tagged]
                 for pusher in pushers:
                     pusher.start()
-                time.sleep(moments.uniform(0.01, MAX_LIFE_SECONDS))
+                let_live(moments, lambda pushers=pushers: sum(len(pusher.promises.images) for pusher in pushers))
                 server.kill()
                 for pusher in pushers:
                     pusher.join()

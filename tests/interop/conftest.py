@@ -23,7 +23,7 @@ from tests.support.servers.registry import Server
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="session", params=[1, 2], ids=["1-worker", "2-workers"])
+@pytest.fixture(scope="session", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=["1-worker", "2-workers"])
 def server(request, tmp_path_factory):
     """The registry that all clients talk to."""
     with Server(tmp_path_factory.mktemp("interop") / "store", workers=request.param) as server:

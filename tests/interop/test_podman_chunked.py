@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 import subprocess
-import time
 
 import pytest
+import requests
 
 from tests.interop.test_s3 import environment
 from tests.support.clients.programs import Tool, missing, require, require_root
@@ -18,6 +18,7 @@ from tests.support.clients.v2 import Client
 from tests.support.images import make_tar
 from tests.support.servers.registry import Server
 from tests.support.servers.seaweedfs import seaweedfs
+from tests.support.timing import wait_until
 
 __all__ = ["seaweedfs"]
 
@@ -25,7 +26,7 @@ __all__ = ["seaweedfs"]
 FILE_BYTES = 2000
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow)])
 def server(request, tmp_path):
     options = environment(request.getfixturevalue("seaweedfs").options()) if request.param == "s3" else {}
     with Server(tmp_path / "store", **options) as server:
@@ -61,7 +62,8 @@ def podman_of(containers_environment, tmp_path):
 
 def sent_bytes(server, since, digest):
     """What the access log says was sent of a blob."""
-    time.sleep(0.5)  # lines are written after the answers
+    requests.get(f"{server.url}/v2/last", timeout=20)
+    wait_until(lambda: "/v2/last" in server.log.read_text())  # lines are written after the responses
     lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]
     return sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET "))
 

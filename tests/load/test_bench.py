@@ -41,8 +41,8 @@ def rows_of(lines):
 
 
 class TestTheTable:
-    def test_has_a_row_of_each_kind(self, run):
-        chosen = ["push", "pull", "manifest", "blobs-4"]
+    def test_has_the_rows_that_are_chosen(self, run):
+        chosen = ["manifest", "blobs-4"]
         lines = run("table.py", *chosen)
         assert chosen == list(rows_of(lines))
         assert 2 == lines[-3].count("99 %: ")

@@ -17,10 +17,10 @@ from tests.support.images import make_image, make_index, pull, push
 from tests.support.registries import Registry
 from tests.support.servers.registry import Server
 
-CLIENTS = 32
+CLIENTS = 16
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["2-workers", "4-workers"])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["2-workers", "4-workers"])
 def server(request, tmp_path_factory):
     with Server(tmp_path_factory.mktemp("concurrency") / "store", workers=request.param) as server:
         yield server

@@ -34,6 +34,13 @@ def server(tmp_path):
         yield server
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory):
+    """One server for all tests that leave it as it is."""
+    with Server(tmp_path_factory.mktemp("lasting") / "store", workers=2) as server:
+        yield server
+
+
 class TestSigterm:
     def test_stops_an_idle_server_at_once(self, server):
         with requests.Session() as session:
@@ -109,9 +116,9 @@ assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert "" == done.stderr
 
-    def test_has_imported_what_its_workers_need(self, server):
+    def test_has_imported_what_its_workers_need(self, lasting):
         # Flask brings a shared library along, which tells without asking the process.
-        with open(f"/proc/{server.process.pid}/maps") as maps:
+        with open(f"/proc/{lasting.process.pid}/maps") as maps:
             assert "markupsafe" in maps.read()
 
 
@@ -162,20 +169,22 @@ class TestAStart:
 
 
 class TestTheLog:
-    @pytest.mark.parametrize(("level", "expected"), [("info", 1), ("warning", 0), ("error", 0)])
+    @pytest.mark.parametrize(
+        ("level", "expected"), [("info", 1), ("warning", 0), pytest.param("error", 0, marks=pytest.mark.slow)]
+    )
     def test_holds_what_is_important_enough(self, tmp_path, level, expected):
         with Server(tmp_path / "store", LOGLEVEL=level) as server:
             time.sleep(0.3)
             requests.get(f"{server.url}/v2/", timeout=20)
         assert expected == server.log.read_text().count("abandoned uploads")
 
-    def test_cannot_be_forged_by_a_client(self, server):
+    def test_cannot_be_forged_by_a_client(self, lasting):
         forged = '\n127.0.0.1 - - "GET /forged HTTP/1.1" 200'
         for user in (f"me{forged}", "me\r\x1b[2J", "me\u2028\u202e\x85"):
-            requests.get(f"{server.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
-        requests.get(f"{server.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
-        wait_until(lambda: "/v2/last" in server.log.read_text())
-        lines = server.log.read_text().split("\n")
+            requests.get(f"{lasting.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
+        requests.get(f"{lasting.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
+        wait_until(lambda: "/v2/last" in lasting.log.read_text())
+        lines = lasting.log.read_text().split("\n")
         assert all(line.isprintable() for line in lines)
         assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
         assert any("me\\n127.0.0.1" in line for line in lines)
@@ -188,11 +197,11 @@ class TestTheLog:
         assert handler.filter(record)
         assert "GET /v1/a\\nforged\\x1b" == record.getMessage()
 
-    def test_names_every_request_once(self, server):
-        requests.get(f"{server.url}/v2/a/tags/list", timeout=20)
-        line = '"GET /v2/a/tags/list HTTP/1.1" 404'
-        wait_until(lambda: line in server.log.read_text())  # it is written after the answer
-        assert 1 == server.log.read_text().count(line)
+    def test_names_every_request_once(self, lasting):
+        requests.get(f"{lasting.url}/v2/once/tags/list", timeout=20)
+        line = '"GET /v2/once/tags/list HTTP/1.1" 404'
+        wait_until(lambda: line in lasting.log.read_text())  # it is written after the answer
+        assert 1 == lasting.log.read_text().count(line)
 
     def test_names_none_where_nobody_wants_to_know(self, tmp_path):
         with Server(tmp_path / "store", GUNICORN_ACCESS_LOG_FILE="none") as server:
@@ -233,14 +242,14 @@ class TestAFullDisk:
 class TestHeadersOfProxies:
     """They change neither the path nor the scheme, whoever sends them."""
 
-    def test_do_not_move_the_path(self, server):
+    def test_do_not_move_the_path(self, lasting):
         for header in ("SCRIPT_NAME", "Script-Name", "PATH_INFO"):
-            answer = requests.get(f"{server.url}/v2/a/tags/list", headers={header: "/v2"}, timeout=20)
+            answer = requests.get(f"{lasting.url}/v2/a/tags/list", headers={header: "/v2"}, timeout=20)
             assert (404, "NAME_UNKNOWN") == (answer.status_code, answer.json()["errors"][0]["code"])
 
-    def test_may_contradict_each_other(self, server):
+    def test_may_contradict_each_other(self, lasting):
         headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-Protocol": "http"}
-        assert 200 == requests.get(f"{server.url}/v2/", headers=headers, timeout=20).status_code
+        assert 200 == requests.get(f"{lasting.url}/v2/", headers=headers, timeout=20).status_code
 
 
 class TestTheAddress:
@@ -307,12 +316,12 @@ class TestTheSearchDatabase:
 
 
 class TestManyTransfersAtOnce:
-    def test_all_arrive(self, server):
+    def test_all_arrive(self, lasting):
         failed = []
 
         def transfer(number):
             content = CONTENT[number : number + 5_000_000]
-            url = f"{server.url}/v2/a/n{number}/blobs"
+            url = f"{lasting.url}/v2/a/n{number}/blobs"
             pushed = requests.post(f"{url}/uploads/", params={"digest": digest_of(content)}, data=content, timeout=60)
             pulled = requests.get(f"{url}/{digest_of(content)}", timeout=60)
             if (pushed.status_code, pulled.content) != (201, content):

@@ -39,6 +39,7 @@ class TestAnS3DriverWithACache(CachedSuite):
         driver.close()
 
 
+@pytest.mark.slow
 class TestASwiftDriverWithACache(CachedSuite):
     @pytest.fixture
     def store(self, swift_server):

@@ -26,27 +26,34 @@ def driver(tmp_path):
         disk.unmount()
 
 
-def wait_for(fraction):
-    """Wait for a moment in the next second."""
+def begin_a_second():
+    """Wait for the next second, and return it."""
     now = time.time()
-    time.sleep(int(now) + 1 + fraction - now)
+    time.sleep(int(now) + 1.1 - now)
+    return int(time.time())
 
 
 class TestTwoChangesInTheSameSecond:
     def test_are_seen_both(self, driver):
-        listings = ListingCache(driver)
-        wait_for(0.1)
-        driver.put_content("folder/first", b"1")
-        driver.put_content("file", b"old")
-        assert os.stat(driver._tree.place("file")).st_mtime_ns % 10**9 == 0
-        wait_for(-0.6)  # more than a tick of a finer clock, and still in the same second
-        assert ["first"] == listings.names("folder", str)
-        version = driver.folder_version("folder")
-        with dependencies.collected() as made_of:
-            driver.get_content("file")
-        driver.put_content("folder/second", b"2")
-        driver.put_content("file", b"new")
-        assert ["first", "second"] == listings.names("folder", str)
+        for number in range(20):
+            listings, folder = ListingCache(driver), f"folder{number}"
+            second = begin_a_second()
+            driver.put_content(f"{folder}/first", b"1")
+            driver.put_content("file", b"old")
+            assert os.stat(driver._tree.place("file")).st_mtime_ns % 10**9 == 0
+            time.sleep(0.3)  # more than a tick of a finer clock
+            before = listings.names(folder, str)
+            version = driver.folder_version(folder)
+            with dependencies.collected() as made_of:
+                driver.get_content("file")
+            driver.put_content(f"{folder}/second", b"2")
+            driver.put_content("file", b"new")
+            after = listings.names(folder, str)
+            if second == int(time.time()):
+                break
+        else:
+            pytest.fail("the machine is too busy to do this within a second")
+        assert (["first"], ["first", "second"]) == (before, after)
         assert version is None
         assert not made_of.is_complete
 

@@ -42,6 +42,7 @@ def options(swift_server, bucket):
     }
 
 
+@pytest.mark.slow
 class TestS3DriverOnSwift(DriverSuite):
     @pytest.fixture
     def driver(self, options):

@@ -15,7 +15,7 @@ from tests.registry.search.test_sql import NAMES_0_7_1, found, old_database
 
 PROCESSES = 8
 
-ROUNDS = [pytest.param(5, id="5 times"), pytest.param(50, id="50 times", marks=pytest.mark.slow)]
+ROUNDS = [pytest.param(2, id="2 times"), pytest.param(50, id="50 times", marks=pytest.mark.slow)]
 
 
 def start(number, barrier, urls, answers):
