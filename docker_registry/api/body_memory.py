@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
-from flask import Flask, current_app, g
+from flask import current_app, g
 
+from docker_registry.api.flask_app import Application
 from docker_registry.errors import Overloaded, SizeInvalid, TooLarge
 from docker_registry.memory_budget import MemoryBudget, Reservation
 from docker_registry.registry.ingest import Body
@@ -14,12 +15,12 @@ from docker_registry.registry.ingest import Body
 _FIRST_BLOCK_BYTES: Final = 8 * 1024
 _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
 
-_BUDGET: Final = "docker_registry.body_memory"
+_RESERVATIONS: Final = "docker_registry.body_memory"
 
 
-def install(app: Flask, budget: MemoryBudget) -> None:
+def install(app: Application, budget: MemoryBudget) -> None:
     """Set the budget for the bodies that an application reads; each is released when its request ends."""
-    app.extensions[_BUDGET] = budget
+    app.body_memory = budget
     app.teardown_request(_release)
 
 
@@ -64,13 +65,13 @@ def _fill(body: Body, block: memoryview) -> int:
 
 
 def _reservation(body: Body) -> Reservation:
-    budget: MemoryBudget = current_app.extensions[_BUDGET]
+    budget = cast(Application, current_app).body_memory
     # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
     reservation = budget.open(revoke=getattr(body, "cut_off", None))
-    g.setdefault(_BUDGET, []).append(reservation)
+    g.setdefault(_RESERVATIONS, []).append(reservation)
     return reservation
 
 
 def _release(_error: BaseException | None) -> None:
-    for reservation in g.pop(_BUDGET, ()):
+    for reservation in g.pop(_RESERVATIONS, ()):
         reservation.release()

@@ -13,12 +13,13 @@ Docker 1.10 to 17.05 falls back to API V1 only after a response that is not in t
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, cast
 
-from flask import Flask, Response, current_app, json, request
+from flask import Response, current_app, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
+from docker_registry.api.flask_app import Application
 from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
 from docker_registry.exchange import context_of
@@ -72,20 +73,18 @@ _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 #: Key of the error code of RFC 6750 in the WSGI environment, for the challenge.
 AUTHENTICATION_ERROR: Final = "docker_registry.authentication_error"
 
-_SERVES_V2: Final = "SERVES_V2"
-
 #: Seconds after which clients should retry when the store is unavailable or the worker is overloaded.
 _RETRY_AFTER_SECONDS: Final = 5
 
 
-def install(app: Flask, *, v2: bool) -> None:
+def install(app: Application, *, v2: bool) -> None:
     """
     Install the error handler of an application.
 
     Args:
         v2: whether API V2 is served.
     """
-    app.config[_SERVES_V2] = v2
+    app.serves_v2 = v2
     # On the application and not per blueprint: a URL that matches no route belongs to no blueprint.
     app.register_error_handler(Exception, to_response)
 
@@ -164,4 +163,4 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
 
 
 def _is_v2() -> bool:
-    return bool(current_app.config[_SERVES_V2]) and request.path.startswith("/v2")
+    return cast(Application, current_app).serves_v2 and request.path.startswith("/v2")

@@ -11,6 +11,7 @@ from werkzeug.routing import MapAdapter
 
 from docker_registry.exchange import Observer
 from docker_registry.health import Health
+from docker_registry.memory_budget import MemoryBudget
 from docker_registry.trusted_proxies import TrustedProxies
 
 
@@ -38,6 +39,8 @@ class Application(Flask):
         log_format: format of the access log.
         trusted_proxies: proxies whose headers tell the client's address.
         health: to which the worker reports that the server is stopping.
+        body_memory: memory budget for the bodies of all requests.
+        serves_v2: whether API V2 is served, so that errors below its paths have its form.
     """
 
     session_interface = _NoSessions()
@@ -45,6 +48,8 @@ class Application(Flask):
     log_format: str = "text"
     trusted_proxies: TrustedProxies | None = None
     health: Health | None = None
+    body_memory: MemoryBudget
+    serves_v2: bool = True
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match routes by path alone, ignoring the host; see :class:`Flask`."""
