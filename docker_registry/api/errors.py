@@ -4,7 +4,7 @@ Converts errors into responses, for both APIs.
 Services raise, views never catch. The class of an error determines the status and, under ``/v2/``, the code from the
 OCI Distribution Specification ("Error codes"; a 4xx response may use no other codes)::
 
-    {"errors": [{"code": "BLOB_UNKNOWN", "message": "No such blob in this repository.", "detail": {"digest": …}}]}
+    {"errors": [{"code": "BLOB_UNKNOWN", "message": "The repository has no such blob.", "detail": {"digest": …}}]}
 
 Elsewhere, and everywhere if API V2 is disabled, the format is that of API V1: ``{"error": "Image not found"}``.
 Docker 1.10 to 17.05 falls back to API V1 only after a response that is not in the format of V2.
