@@ -285,6 +285,8 @@ class Connection:
             self._more()
             rest = self._received.partition(b"\r\n\r\n")[2]
         self._received = rest[size:]
+        if b" 200 " not in head[:13]:  # an error has the id of its request
+            head = re.sub(rb"\r\nX-Request-Id: [^\r]*", b"", head)
         return re.sub(rb"\r\n(Date|Expires): [^\r]*", b"", head), rest[:size]
 
     def _more(self):
