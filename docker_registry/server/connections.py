@@ -160,10 +160,17 @@ class Connections:
             logger.warning("Ended %d idle or slow connections to make room for new ones.", self._not_logged)
             self._not_logged, self._log_again_at = 0, now + _LOG_SECONDS
 
-    def end_waiting(self) -> None:
-        """End all connections that are waiting for a request."""
+    def end_waiting(self, idle_seconds: float = 0) -> None:
+        """
+        End all connections that are waiting for a request.
+
+        Args:
+            idle_seconds: for at least this time.
+        """
+        until = self._clock() - idle_seconds
         for client in [one for one in self._clients if one.activity is Activity.WAITING]:
-            client.end()
+            if not idle_seconds or client.active_since <= until:
+                client.end()
 
     def end_stalled(self) -> None:
         """End stalled transfers; progress is measured from the first call."""

@@ -61,6 +61,11 @@ _TURN_REQUESTS: Final = 32
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
 
 
+#: A worker that is replaced ends connections that were idle for this time. Before, it announces the end of each in its
+#: next response, so that no request meets a closed connection.
+_REPLACED_IDLE_SECONDS: Final = 5.0
+
+
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
     """The registry's worker class; usable with any gunicorn as ``-k docker_registry.server.worker.RegistryWorker``."""
 
@@ -234,7 +239,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             goes_on = lingering_close.drain(body, sock) and goes_on
         sock.settimeout(None)
         sock.begin(Activity.WAITING)
-        if not goes_on or not self.alive:
+        if not goes_on or not (self.alive or self._is_replaced):
             raise StopIteration
         if req.unreader.buf.getbuffer().nbytes:
             self._slices.pause()  # a client that pipelines requests must not starve other clients
@@ -291,6 +296,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether other workers go on after this one, because of a reload or its number of requests."""
+        stopping = getattr(self.app, "stopping", None)
+        return not self.alive and stopping is not None and not stopping[0]
 
     @property
     def _is_draining(self) -> bool:
@@ -389,7 +400,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
             gevent.sleep(0.2)
             if not self.alive:
-                self._connections.end_waiting()
+                self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self._is_replaced else 0)
                 self._connections.end_stalled()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections import Counter
 
 import pytest
 import requests
@@ -16,6 +18,8 @@ from docker_registry.errors import StorageUnavailable
 from docker_registry.services import build
 from tests.support.servers.registry import Server
 
+MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+TYPE = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
 PATHS = ("/livez", "/readyz", "/startupz", "/debug/health")
 
 
@@ -108,15 +112,36 @@ class TestAServerThatStops:
             assert 0 == server.process.wait(20)
         assert "/readyz" not in server.log.read_text()
 
-    def test_does_not_drain_workers_that_a_reload_replaces(self, tmp_path):
-        with Server(tmp_path / "store", REGISTRY_DRAIN_DELAY="60s") as server:
-            before = server.worker_pids()
-            server.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + 20
-            while set(before) & set(server.worker_pids()) and time.monotonic() < deadline:
-                assert 200 == requests.get(f"{server.url}/readyz", timeout=20).status_code
-                time.sleep(0.05)
-            assert not set(before) & set(server.worker_pids())
+    def test_loses_no_request_when_a_reload_replaces_workers(self, tmp_path):
+        with Server(tmp_path / "store", workers=2, REGISTRY_DRAIN_DELAY="20s") as server:
+            is_over, statuses, errors = threading.Event(), Counter(), []
+
+            def work(number):
+                url = f"{server.url}/v2/acme/web/manifests/v{number}"
+                with requests.Session() as session:
+                    while not is_over.is_set():
+                        try:
+                            statuses[session.put(url, data=MANIFEST, headers=TYPE, timeout=20).status_code] += 1
+                            statuses[session.get(url, timeout=20).status_code] += 1
+                            statuses[requests.get(f"{server.url}/readyz", timeout=20).status_code] += 1
+                        except requests.RequestException as error:
+                            errors.append(error)
+
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+            for thread in threads:
+                thread.start()
+            for _ in range(3):
+                before = set(server.worker_pids())
+                server.process.send_signal(signal.SIGHUP)
+                deadline = time.monotonic() + 30
+                while before & set(server.worker_pids()) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert not before & set(server.worker_pids())
+            is_over.set()
+            for thread in threads:
+                thread.join()
+            assert [] == errors
+            assert {200, 201} == set(statuses)
             server.process.send_signal(signal.SIGTERM)
             server.process.send_signal(signal.SIGQUIT)
             server.process.wait(20)
