@@ -96,19 +96,26 @@ class TestAPassword:
 
 class TestFailedLogins:
     def test_are_refused_beyond_the_limit_without_hashing(self, verify, checks, clock):
-        for _ in range(attempts.ACCOUNT_FAILURES):
-            assert not verify("alice", "wrong", HERE)
-        for _ in range(3):
+        for number in range(attempts.ACCOUNT_FAILURES):
+            assert not verify("alice", f"wrong{number}", HERE)
+        for number in range(3):
             with pytest.raises(TooManyAttempts) as raised:
-                verify("alice", "wrong", HERE)
+                verify("alice", f"other{number}", HERE)
         assert attempts.ACCOUNT_FAILURES == len(checks)
         assert 0 < raised.value.retry_after_seconds <= attempts.FORGIVEN_EVERY_SECONDS + 1
         clock.seconds += raised.value.retry_after_seconds
         assert verify("alice", "right", HERE)
 
+    def test_with_the_same_password_count_once(self, verify, checks):
+        assert not any(verify("alice", "wrong", HERE) for _ in range(100))
+        assert 1 == len(checks)
+        assert verify("alice", "right", HERE)
+
     def test_lock_nobody_out_elsewhere(self, verify):
-        for _ in range(attempts.ACCOUNT_FAILURES):
-            verify("alice", "wrong", HERE)
+        for number in range(attempts.ACCOUNT_FAILURES):
+            verify("alice", f"wrong{number}", HERE)
+        with pytest.raises(TooManyAttempts):
+            verify("alice", "another", HERE)
         assert verify("alice", "right", THERE)
         assert verify("alice", "right", HERE)  # remembered, so it is no guess
 
