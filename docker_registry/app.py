@@ -82,7 +82,7 @@ def _add_hooks(app: Application, services: Services) -> None:
         _add_access_control(app, services, services.access_control)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     read_only.install(app, services.read_only)
-    if registry.driver.capabilities.tracks_dependencies:
+    if registry.driver.tracks_dependencies:
         cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
     app.after_request(responses.common_headers(config.flavor, __version__))

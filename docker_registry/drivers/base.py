@@ -151,6 +151,15 @@ class StorageDriver(ABC):
         has_versions = type(self).folder_version is not StorageDriver.folder_version
         return _with_old_flags(self, Capabilities(folder_versions=has_versions))
 
+    @property
+    def tracks_dependencies(self) -> bool:
+        """
+        The capability of this name, which is read when the registry starts.
+
+        A driver that has to ask the store for its capabilities overrides this, so that the registry starts without it.
+        """
+        return self.capabilities.tracks_dependencies
+
     if not TYPE_CHECKING:  # only the old flags, which no typed code should read
 
         def __getattr__(self, name: str) -> Any:

@@ -71,16 +71,19 @@ class CachedDriver(StorageDriver):
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
         self._cache.begin_request()
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         """
         Those of the store, with folder versions.
 
         All dependencies can be recorded, also those on listings, if the cache provides the folder versions.
         """
-        return replace(
-            self.driver.capabilities, folder_versions=True, tracks_dependencies=not self._has_folder_versions
-        )
+        return replace(self.driver.capabilities, folder_versions=True, tracks_dependencies=self.tracks_dependencies)
+
+    @property
+    def tracks_dependencies(self) -> bool:
+        """See :class:`StorageDriver`; known without asking the store."""
+        return not self._has_folder_versions
 
     # ----------------------------------------------------------------------------------------------- reading
 

@@ -168,6 +168,11 @@ class S3Driver(VersionedObjectDriver[Entry]):
                 self._probed = replace(OBJECT_CAPABILITIES, if_match=has_puts, remove_if_match=has_deletes)
             return self._probed
 
+    @property
+    def tracks_dependencies(self) -> bool:
+        """See :class:`StorageDriver`; the same in every store."""
+        return OBJECT_CAPABILITIES.tracks_dependencies
+
     def _try_conditional_puts(self) -> bool:
         """Create an object, then check that puts with two conditions that do not hold are rejected."""
         key = f"{self._root}{self.reserved}/conditions-{secrets.token_hex(16)}"
