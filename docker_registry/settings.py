@@ -156,7 +156,7 @@ class Setting:
 
     def _convert_map(self, raw: object) -> dict[str, str]:
         if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
-            raise ValueError("must be a section of texts")
+            raise ValueError("must be a map of texts")
         return {str(key): value for key, value in raw.items()}
 
     def _convert_list(self, raw: object) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ class TestAMap:
 
     @pytest.mark.parametrize("raw", ["a", ["a"], {"a": ["b"]}])
     def test_holds_texts_only(self, raw):
-        assert "must be a section of texts" == refusal(Setting("hosts", dict), raw)
+        assert "must be a map of texts" == refusal(Setting("hosts", dict), raw)
 
 
 class TestChoices:

@@ -133,7 +133,7 @@ class _Content:
         while self._used == len(self._block):
             block = next(self._blocks, None)
             if block is None:
-                raise StorageError("A file of the store is shorter than it was.")
+                raise StorageError("A stored file became shorter while it was read.")
             self._block, self._used = block, 0
 
     def pieces(self, length: int) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ def open_body(environ: Mapping[str, Any]) -> Body:
     """
     codings = environ.get("HTTP_TRANSFER_ENCODING") or ""
     if not _TRANSFER_CODINGS.issuperset(coding.strip(" \t").lower() for coding in codings.split(",")):
-        raise Invalid("Of all transfer codings only chunked is understood.")
+        raise Invalid("The only supported transfer coding is chunked.")
     stream = environ["wsgi.input"]
     if hasattr(stream, "readinto") and hasattr(stream, "complete"):
         body: Body = stream

@@ -77,7 +77,7 @@ def digest_parameter() -> Digest:
     """
     text = request.args.get("digest")
     if text is None:
-        raise DigestInvalid("The query lacks the digest.")
+        raise DigestInvalid("The query parameter digest is missing.")
     return Digest.parse(text)
 
 
@@ -107,7 +107,7 @@ def chunk_range() -> ChunkRange:
         return ChunkRange()
     match = _CHUNK_RANGE.fullmatch(text.strip())
     if match is None or int(match[2]) < int(match[1]):
-        raise UploadInvalid("Content-Range is not valid.", range=text[:64])
+        raise UploadInvalid("Content-Range is invalid.", range=text[:64])
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 

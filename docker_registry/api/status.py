@@ -81,6 +81,6 @@ def _try(name: str, probe: Probe) -> str | None:
     except RegistryError as error:
         return error.sentence
     except Exception:
-        logger.exception("the service %s failed", name)
+        logger.exception("the check of %s failed", name)
         return "it failed; the log says more"
     return None

@@ -28,7 +28,7 @@ class Section:
         for key, value in node.value:
             name = str(key.value)
             if name in self._entries:
-                raise self.error(f"{name[:100]} is there twice")
+                raise self.error(f"{name[:100]} is duplicated")
             self._entries[name] = value
 
     def error(self, sentence: str, node: yaml.Node | None = None) -> ConfigError:

@@ -52,7 +52,7 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser)
-    parser.add_argument("--verify", action="store_true", help="verify also the blobs that are in the backup already")
+    parser.add_argument("--verify", action="store_true", help="also verify blobs that the backup already has")
 
 
 COMMAND: Final = Command("backup", "copy the store into a folder while the registry goes on", run, _add_arguments)

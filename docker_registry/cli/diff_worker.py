@@ -64,7 +64,7 @@ class DiffWorker:
             try:
                 self._compute_next()
             except StorageUnavailable as error:
-                logger.warning("tried again in %.0f seconds: %s", _RETRY_SECONDS, error)
+                logger.warning("retrying in %.0f seconds: %s", _RETRY_SECONDS, error)
                 time.sleep(_RETRY_SECONDS)
 
     def _compute_next(self) -> None:
@@ -77,9 +77,9 @@ class DiffWorker:
             self._queue.push(image_id)
             raise
         except RegistryError as error:
-            logger.warning("there is no diff of image %s: %s", image_id, error)
+            logger.warning("the diff of image %s failed: %s", image_id, error)
         else:
-            logger.info("worked out the diff of image %s", image_id)
+            logger.info("computed the diff of image %s", image_id)
 
 
 COMMAND: Final = Command("diff-worker", "compute the diffs of images that are queued in Redis", run)

@@ -43,7 +43,7 @@ def _clear(text: str) -> list[str]:
     name = ImageRepositoryName.parse(text)
     with services.build(load_config(), v1=True) as built:
         if not built.registry.private_repositories.is_private(name):
-            raise NameUnknown("There is no private repository of this name.", name=text)
+            raise NameUnknown("No private repository has this name.", name=text)
         built.require_legacy().private_images.set_private(name, private=False, actor=Actor("cli"))
     return [text]
 

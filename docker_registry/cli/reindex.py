@@ -16,7 +16,7 @@ def run(_: argparse.Namespace) -> int:
     with services.build(load_config()) as built:
         print(f"{built.registry.private_repositories.adopt()} private repositories")
         if isinstance(built.search_index, NullIndex):
-            print("there is no search index: search_backend is not set")
+            print("the search index is off: search_backend is not set")
         else:
             entries = built.search_entries.all()
             print(f"{built.search_index.reindex(entries)} repositories in the search index")

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser)
     parser.add_argument(
-        "--overwrite", action="store_true", help="restore into a store that is not empty, whose other content stays"
+        "--overwrite", action="store_true", help="restore into a store that is not empty; its other content is kept"
     )
 
 

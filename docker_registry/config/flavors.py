@@ -124,7 +124,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         loader = _TextLoader(content)
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not good YAML: {_describe_error(error)}") from None
+        raise ConfigError(f"{path} is not valid YAML: {_describe_error(error)}") from None
     if not isinstance(tree, dict):
         return {}
     # An empty flavor (`dev:`) consists of `common` alone.
@@ -179,7 +179,7 @@ class _TextLoader(yaml.SafeLoader):
                 continue
             if key.value in seen:
                 name = key.value if re.fullmatch(r"[\w.-]+", key.value) else "a key"
-                raise yaml.composer.ComposerError(None, None, f"{name} is there twice", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"{name} is duplicated", key.start_mark)
             seen.add(key.value)
         return node
 

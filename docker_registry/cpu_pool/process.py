@@ -107,7 +107,7 @@ class _Server:
 
     def _check_time(self) -> None:
         if self._is_overdue:
-            raise TooLarge("The layer takes longer to read than this registry allows.")
+            raise TooLarge("Reading the layer takes longer than this registry allows.")
 
     @contextmanager
     def _transfer(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ class StoreIdentity:
                 self._known = self._find()
             except StorageError as error:
                 self._ask_at = time.monotonic() + _PAUSE_SECONDS
-                logger.warning("nothing is cached, as the identity of the store cannot be found out: %s", error)
+                logger.warning("the cache is off because the identity of the store is unknown: %s", error)
         return self._known
 
     def _find(self) -> str | None:

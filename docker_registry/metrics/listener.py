@@ -45,7 +45,7 @@ def open_socket(text: str) -> socket.socket:
     except OSError as error:
         if listener is not None:
             listener.close()
-        raise ConfigError(f"metrics_address: {text} cannot be listened on: {error.strerror}.") from None
+        raise ConfigError(f"metrics_address: {text} cannot be opened for listening: {error.strerror}.") from None
     return listener
 
 

@@ -85,7 +85,7 @@ def scan(text: str, *, marks_repeated: bool = False) -> Iterator[Part]:
     else:
         position = yield from _members(parser, position)
     if _skip(text, position) != len(text):
-        raise ValueError("something follows the object")
+        raise ValueError("unexpected content after the object")
 
 
 def scan_list(text: str) -> Iterator[Any]:
@@ -110,7 +110,7 @@ def scan_list(text: str) -> Iterator[Any]:
             position = end.value
             break
     if _skip(text, position) != len(text):
-        raise ValueError("something follows the list")
+        raise ValueError("unexpected content after the list")
 
 
 def refuse_constant(text: str) -> None:

@@ -65,12 +65,12 @@ class KnownKeys:
             seen.add(key)
 
     def _repeated(self, key: str) -> ManifestInvalid:
-        return ManifestInvalid(f"{self._place} has a key twice.", key=key)
+        return ManifestInvalid(f"{self._place} has a duplicate key.", key=key)
 
     def _check_case(self, key: str) -> None:
         if key.casefold() in self._folded:
             shown = key[:_MAX_SHOWN_CHARACTERS].encode("ascii", "backslashreplace").decode("ascii")
-            raise ManifestInvalid(f"{self._place} has a key in another case than the specification's.", key=shown)
+            raise ManifestInvalid(f"{self._place} has a key whose case differs from the specification.", key=shown)
 
 
 MANIFEST_KEYS: Final = KnownKeys(

@@ -264,12 +264,12 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     own = _text(document, "mediaType")
     for given in filter(None, (own, content_type)):
         if not media_types.is_valid(given):
-            raise ManifestInvalid("The media type is not valid (RFC 6838, section 4.2).", mediaType=_printable(given))
+            raise ManifestInvalid("The media type is invalid (RFC 6838, section 4.2).", mediaType=_printable(given))
     if own and content_type and not media_types.is_same(own, content_type):
         raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own, contentType=content_type)
     media_type = own or content_type or told_media_type(document)
     if not media_type:
-        raise ManifestInvalid("Neither Content-Type nor the manifest says what it is.")
+        raise ManifestInvalid("The media type of the manifest is missing in both Content-Type and mediaType.")
     if media_type.lower() in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:
         raise ManifestInvalid("Manifests of schema 1 are not accepted; this client is too old for API V2.")
     return media_type
@@ -278,7 +278,7 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
 def _text(document: dict[str, Any], key: str) -> str | None:
     value = document.get(key)
     if value is not None and not _is_text(value):
-        raise ManifestInvalid(f"{key} must be a text.")
+        raise ManifestInvalid(f"{key} must be a string.")
     if value is not None and len(value) > MAX_TYPE_CHARACTERS:
         raise ManifestInvalid(f"{key} is too long.", max_characters=MAX_TYPE_CHARACTERS)
     return value
@@ -293,7 +293,7 @@ def _annotations(document: dict[str, Any]) -> dict[str, str] | None:
     for key, text in value.items():
         # Go decodes null into a string as "", and some clients write null for an empty value.
         if not _is_text(key) or not (text is None or _is_text(text)):
-            raise ManifestInvalid("annotations must have texts as values.", annotation=_printable(key))
+            raise ManifestInvalid("The values of annotations must be strings.", annotation=_printable(key))
     return {key: text for key, text in value.items() if text is not None}
 
 
@@ -336,11 +336,11 @@ def _descriptor(item: object, key: str) -> Descriptor:
     if len(media_type) > MAX_TYPE_CHARACTERS:
         raise ManifestInvalid(f"A descriptor in {key} has a mediaType that is too long.", digest=digest[:256])
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise ManifestInvalid(f"A descriptor in {key} has no valid size.", digest=digest[:256])
+        raise ManifestInvalid(f"A descriptor in {key} has an invalid size.", digest=digest[:256])
     try:
         return Descriptor(media_type, Digest.parse(digest), size)
     except DigestInvalid:
-        raise ManifestInvalid(f"A descriptor in {key} has no valid digest.", digest=digest[:256]) from None
+        raise ManifestInvalid(f"A descriptor in {key} has an invalid digest.", digest=digest[:256]) from None
 
 
 def _short(value: object) -> object:

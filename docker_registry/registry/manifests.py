@@ -364,7 +364,7 @@ class Manifests:
         if digest != reference:
             raise DigestInvalid(digest=str(reference), received=str(digest))
         if condition is not None and not condition(digest if self.exists(name, digest) else None):
-            raise TagChanged("The manifest is not what the request expects.", digest=str(digest))
+            raise TagChanged("The manifest does not meet the precondition of the request.", digest=str(digest))
         return digest
 
     def _guarded(

@@ -244,7 +244,7 @@ class UploadSessions:
             TooLarge: the session has the maximum number of chunks.
         """
         if upload.chunk_count >= self._max_chunks:
-            raise TooLarge("The upload has too many chunks; send larger ones.", max_chunks=self._max_chunks)
+            raise TooLarge("The upload has too many chunks; send larger chunks.", max_chunks=self._max_chunks)
 
     def chunks(self, upload: Upload) -> Iterator[Chunk]:
         """

@@ -272,7 +272,7 @@ class Uploads:
             if chunk.digest != digest:
                 raise DigestInvalid(digest=str(digest), received=str(chunk.digest))
             if chunk.content is None and self._driver.get_size(upload.path(chunk)) != chunk.size:
-                raise DigestInvalid("The store does not hold what was received.", digest=str(digest))
+                raise DigestInvalid("The stored content differs from the received content.", digest=str(digest))
             return chunk
         return Chunk(self._sessions.write(upload, self._joined(upload, digest)), upload.size, digest)
 

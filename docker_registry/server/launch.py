@@ -81,7 +81,7 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
     except Exception as error:  # noqa: BLE001 - gunicorn's ConfigError derives directly from Exception
         raise ConfigError(f"GUNICORN_USER, GUNICORN_GROUP: {error}") from None
     if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
-        raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can be changed by root only.")
+        raise ConfigError("GUNICORN_USER and GUNICORN_GROUP can only be used by root.")
     return uid, gid
 
 
@@ -106,7 +106,7 @@ def give_folder(folder: Path, uid: int, gid: int) -> None:
         folder.mkdir(parents=True)
         os.chown(folder, uid, gid)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made: {error.strerror}.") from None
+        raise ConfigError(f"{folder} cannot be created: {error.strerror}.") from None
 
 
 def check_options(environ: Mapping[str, str]) -> None:
@@ -145,7 +145,7 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
     except OSError as error:
         if may_be_in_use and error.errno == errno.EADDRINUSE:
             return
-        raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}.") from None
+        raise ConfigError(f"{host} port {port} cannot be opened for listening: {error.strerror}.") from None
 
 
 def load() -> None:

@@ -314,7 +314,7 @@ class ChunkedBody(RequestBody):
             if not _EXTENSIONS.fullmatch(line, len(digits)):
                 raise MalformedBody("an extension of a chunk is malformed")
         if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits):
-            raise MalformedBody("a chunk has no valid size")
+            raise MalformedBody("a chunk has an invalid size")
         self._left = self._size = int(digits, 16)
         self._next = self._after_chunk if self._left else self._trailer_line
 

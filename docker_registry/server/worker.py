@@ -114,7 +114,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(ending, self.handle_exit)
         if self.worker_connections < self.cfg.worker_connections:
-            self.log.warning("Only %d connections fit into the limit of open files.", self.worker_connections)
+            self.log.warning("The limit of open files allows only %d connections.", self.worker_connections)
         super().init_process()
 
     def run(self) -> None:

@@ -68,7 +68,7 @@ ODD = {
     "BuildKit cache": lambda *to: manifest(*to, b'{"layers": []}', [b"cache"], CACHE_CONFIG),
     "encrypted layer": lambda *to: manifest(*to, rootfs(), [b"x"], layer_type=f"{OCI_LAYER}+encrypted"),
     "configuration is a list": lambda *to: manifest(*to, b"[]"),
-    "configuration is no JSON": lambda *to: manifest(*to, b"\x00\xff"),
+    "configuration is not JSON": lambda *to: manifest(*to, b"\x00\xff"),
     "configuration is nested deeply": lambda *to: manifest(*to, b'{"rootfs": ' + b"[" * 9000 + b"]" * 9000 + b"}"),
     "configuration is nested too deeply": lambda *to: manifest(*to, b'{"rootfs": ' + b"[" * 19000),
     "configuration without rootfs": lambda *to: manifest(*to, b"{}", [b"layer"]),

@@ -32,7 +32,7 @@ def name(docker):
 
 
 def token_of(answer):
-    """What the token of an answer says; it is there twice, beside the place of the registry."""
+    """What the token of an answer says; it is duplicated, beside the place of the registry."""
     token = answer.headers["X-Docker-Token"]
     assert token == answer.headers["WWW-Authenticate"]
     return re.fullmatch(r'Token signature=[0-9a-f.]+,repository="([^"]+)",access=(\w+)', token).groups()

@@ -127,7 +127,7 @@ class TestARulesFile:
             ("rules:\n- {repositories: ['*/**/*-*-**'], who: [b], allow: [pull]}", 2, "more than 4 wildcards"),
             ("rules:\n- {repositories: ['a b'], who: [b], allow: [pull]}", 2, "'a b' may only contain"),
             ("rules:\n- {repositories: ['${group}'], who: [b], allow: [pull]}", 2, "may only contain"),
-            ("rules:\n- {who: [b], who: [c]}", 2, "who is there twice"),
+            ("rules:\n- {who: [b], who: [c]}", 2, "who is duplicated"),
             ("rules: {a: b}", 1, "rules must be a list"),
             ("rules:\n- x", 2, "must be a section"),
             ("groups: {a: b}", 1, "a must be a list of texts"),

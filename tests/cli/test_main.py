@@ -143,7 +143,7 @@ class TestTheEnvironment:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = str(listener.getsockname()[1])
             assert 0 == run("check", REGISTRY_PORT=port).returncode
-            assert "cannot be listened on" in sentence(run("serve", REGISTRY_PORT=port))
+            assert "cannot be opened for listening" in sentence(run("serve", REGISTRY_PORT=port))
 
     def test_of_kubernetes_is_not_mistaken_for_a_port(self):
         from docker_registry.server.launch import number

@@ -180,9 +180,9 @@ class TestBadYaml:
                 "line 2: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
                 "dev: {password: s3cret\n",
             ),
-            ("line 3: a is there twice", "dev:\n    a: s3cret\n    a: s3cret\n"),
-            ("line 2: dev is there twice", "dev: {}\ndev: {}\n"),
-            ("line 1: a key is there twice", "dev: {password:s3cret, password:s3cret}"),
+            ("line 3: a is duplicated", "dev:\n    a: s3cret\n    a: s3cret\n"),
+            ("line 2: dev is duplicated", "dev: {}\ndev: {}\n"),
+            ("line 1: a key is duplicated", "dev: {password:s3cret, password:s3cret}"),
             ("line 2: expected a single document in the stream, but found another document", "dev: {}\n---\ndev: {}\n"),
             ("it holds characters that are not UTF-8 text", "dev: {password: s3cret\x00}"),
         ],
@@ -190,14 +190,14 @@ class TestBadYaml:
     def test_is_rejected_with_the_line_number_but_no_content(self, refused, path, expected, text):
         sentence = refused(text)
 
-        assert f"{path} is not good YAML: {expected}" == sentence
+        assert f"{path} is not valid YAML: {expected}" == sentence
 
     def test_that_is_not_utf_8_is_rejected(self, path):
         path.write_bytes(b"dev: {password: s3cret\xff}")
 
         with pytest.raises(ConfigError) as caught:
             flavors.read(path)
-        assert f"{path} is not good YAML: it holds characters that are not UTF-8 text" == str(caught.value)
+        assert f"{path} is not valid YAML: it holds characters that are not UTF-8 text" == str(caught.value)
 
     def test_a_list_as_a_key_is_refused(self, refused):
         assert "line 1: while constructing a mapping, found unhashable key" in refused("dev: {[a]: b, [a]: c}")

@@ -220,7 +220,7 @@ class TestWhatIsPushedToday:
         reader.put_manifest(name, "thing", json.dumps(artifact).encode(), artifact["mediaType"])
         assert {"v1"} == done(old.get(f"/repositories/{name}/tags"), 200).json().keys()
         answer = done(old.get(f"/repositories/{name}/tags/thing"), 404)
-        assert "What this tag names is an artifact, and no image." == answer.json()["error"]
+        assert "The tag refers to an artifact, not an image." == answer.json()["error"]
 
     def test_can_be_resumed(self, reader, old, name):
         push(reader, name, "v1", make_image(name, layers=1))

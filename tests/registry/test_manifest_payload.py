@@ -140,7 +140,7 @@ class TestAPayloadThatClientsReadDifferently:
     @pytest.mark.parametrize("padding", [b"", b" " * 70_000], ids=["small", "large"])
     @pytest.mark.parametrize(("payload", "media_type"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
     def test_is_refused_but_stays_served(self, payload, media_type, padding):
-        with pytest.raises(ManifestInvalid, match=r"key (twice|in another case)"):
+        with pytest.raises(ManifestInvalid, match=r"(duplicate key|key whose case differs)"):
             manifest_payload.read(payload + padding, media_type)
         manifest_payload.read(payload + padding, media_type, is_stored=True)
 

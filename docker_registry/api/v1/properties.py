@@ -38,7 +38,7 @@ def blueprint(legacy: LegacyRegistry, private_repositories: PrivateRepositories,
         """Make a repository private or public; a repository that the client may not see stays unchanged."""
         private = _read_access() == "private"
         if private and not delete:
-            raise Unsupported("Deletion is switched off, and with it hiding a repository.")
+            raise Unsupported("Deletion is disabled, and so is hiding a repository.")
         if private and not private_repositories.is_private(repository):
             legacy.image_tags.check_hideable(repository)
         legacy.private_images.set_private(repository, private=private, actor=actor("push"))

@@ -72,7 +72,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
     def delete_repository(repository: ImageRepositoryName) -> Response:
         """Delete a repository and all its tags."""
         if not delete:
-            raise Unsupported("Deletion is switched off.")
+            raise Unsupported("Deletion is disabled.")
         legacy.image_tags.delete_repository(repository, actor=actor("delete"))
         return json_response(True)
 

@@ -67,7 +67,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     def delete_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Delete a tag."""
         if not delete:
-            raise Unsupported("Deletion is switched off.")
+            raise Unsupported("Deletion is disabled.")
         legacy.image_tags.delete(repository, tag, actor=authorization.actor("delete"))
         return json_response(True)
 

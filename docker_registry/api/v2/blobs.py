@@ -50,7 +50,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
     def delete_blob(name: RepositoryName, digest: Digest) -> Response:
         """Delete a blob from a repository (end-10)."""
         if not delete:
-            raise Unsupported("Deletion is switched off.")
+            raise Unsupported("Deletion is disabled.")
         registry.removal.delete_blob(name, digest, actor=actor("delete"))
         return Response(status=202, headers={"Docker-Content-Digest": str(digest)})
 

@@ -34,7 +34,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         must_be_accepted = isinstance(reference, Tag) and not (origin is not None and origin.is_generated)
         if must_be_accepted and not requests.accepts(descriptor.media_type):
             raise ManifestUnknown(
-                "The manifest is of a type that the client does not accept.", type=descriptor.media_type
+                "The client does not accept the media type of the manifest.", type=descriptor.media_type
             )
         headers = {
             "Content-Type": safe_content_type(descriptor.media_type),
@@ -72,7 +72,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
     def delete_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Delete a tag, or a manifest with all its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
-            raise Unsupported("Deletion is switched off.")
+            raise Unsupported("Deletion is disabled.")
         registry.removal.delete_manifest(
             registry.repositories.resolve(name), reference, actor=authorization.actor("delete")
         )

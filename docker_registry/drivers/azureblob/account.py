@@ -139,7 +139,7 @@ class Account:
         try:
             base64.b64decode(self.key, validate=True)
         except binascii.Error:
-            raise ConfigError("azure_storage_account_key is not in Base64, as every key of Azure is") from None
+            raise ConfigError("azure_storage_account_key is not valid Base64") from None
         return {"account_name": self.name, "account_key": self.key}
 
 
@@ -151,7 +151,7 @@ def translated() -> Iterator[None]:
     except exceptions.HttpResponseError as error:
         raise registry_error_of(code_of(error), error.status_code) from None
     except exceptions.DeserializationError:  # truncated headers; this is a ValueError, not an AzureError
-        raise StorageUnavailable("An answer of Azure was cut off.") from None
+        raise StorageUnavailable("A response from Azure was cut off.") from None
     except (exceptions.AzureError, requests.RequestException, OSError) as error:
         raise StorageUnavailable(f"Azure cannot be reached ({type(error).__name__}).") from None
 

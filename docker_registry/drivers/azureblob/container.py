@@ -190,7 +190,7 @@ class AzureContainer:
             with translated():
                 status = blob.get_blob_properties().copy.status
         if status != "success":
-            raise StorageUnavailable(f"Azure did not copy a file ({status}).")
+            raise StorageUnavailable(f"Azure failed to copy a file ({status}).")
 
     def touch(self, name: str) -> None:
         """Update a blob's modification time; its token is kept, so that its content is known to be unchanged."""
@@ -274,7 +274,7 @@ def _items(pages: Iterable[Any]) -> Iterator[Any]:
 
 def _entry(properties: Any) -> Entry:
     if properties.last_modified is None or properties.size is None or not properties.etag:
-        raise StorageUnavailable("An answer of Azure was cut off.")
+        raise StorageUnavailable("A response from Azure was cut off.")
     created = properties.creation_time.timestamp() if properties.creation_time else 0
     return Entry(
         properties.name,

@@ -113,16 +113,16 @@ class CircuitBreaker:
     def _set_full(self, is_full: bool) -> None:
         if is_full and not self._was_full:
             logger.warning(
-                "the Redis at %s is full and takes nothing new; should it evict (allkeys-lru)?", self._address
+                "Redis at %s is full and rejects writes; consider maxmemory-policy allkeys-lru", self._address
             )
         elif not is_full:
-            logger.info("the Redis at %s has room again", self._address)
+            logger.info("Redis at %s accepts writes again", self._address)
         self._was_full = is_full
 
     def _open(self, reason: str) -> None:
         if self._retry_at is None:
             logger.warning(
-                "the Redis at %s cannot be used: %s; the store is asked instead, and it again every %g seconds",
+                "Redis at %s is unavailable: %s; reading from the store, retrying Redis every %g seconds",
                 self._address,
                 reason,
                 self._pause_seconds,
@@ -134,7 +134,7 @@ class CircuitBreaker:
     def _close(self) -> None:
         if self._retry_at is not None:
             self._retry_at = None
-            logger.info("the Redis at %s is back", self._address)
+            logger.info("Redis at %s is available again", self._address)
 
 
 class _WaitTime(threading.local):

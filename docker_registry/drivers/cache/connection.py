@@ -75,16 +75,14 @@ def connect(
     """
     addresses = [name for name in ("host", "url", "sentinels") if getattr(address, name)]
     if len(addresses) > 1:
-        raise ConfigError(
-            f"{section}.{addresses[0]} and {section}.{addresses[1]} are both set; one says where the Redis is"
-        )
+        raise ConfigError(f"{section}.{addresses[0]} and {section}.{addresses[1]} are both set; set only one of them")
     try:
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ModuleNotFoundError:
         raise ConfigError(
-            f"{section}.{addresses[0]}: the library for Redis is missing; pip install docker-registry[redis]"
+            f"{section}.{addresses[0]}: the Redis library is missing: pip install 'docker-registry[redis]'"
         ) from None
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout_seconds,

@@ -113,7 +113,7 @@ class Aside:
                         if entry.path in parts or entry.stat(follow_symlinks=False).st_ctime >= before:
                             continue
                         if folder == self.folder and not _is_ours(entry):
-                            logger.warning("%s is not the registry's own; it is left as it is.", entry.path)
+                            logger.warning("%s is not a file of the registry; it is left unchanged.", entry.path)
                             continue
                         discard(entry.path)
                         removed += 1

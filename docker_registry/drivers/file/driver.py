@@ -91,7 +91,7 @@ class FileDriver(StorageDriver):
         self._make_folders(locks, f"{locks}/short-lived", journals)
         restrict_keys(self._tree.root)
         if not os.path.isdir("/proc/self/fd"):
-            raise StorageError("The driver `file` needs Linux with /proc mounted, to see where links lead.")
+            raise StorageError("The driver `file` needs Linux with /proc mounted, to resolve symbolic links.")
         self._disk = Disk(self._tree.root)
         self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
         self._changes, self._puts = self._room(self._aside, Locks(locks), self._journal, last=True)

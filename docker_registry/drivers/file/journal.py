@@ -322,7 +322,7 @@ class Journal:
 
     def _leave(self, name: str, reason: str) -> None:
         self._not_ours.add(name)
-        logger.warning("%s/%s %s; it is left as it is.", self._folder, name, reason)
+        logger.warning("%s/%s %s; it is left unchanged.", self._folder, name, reason)
 
     def _replay(self, session: MountSession, fds: Sequence[int], replay: Replay) -> None:
         since = self._marks.get(session.id)

@@ -255,7 +255,7 @@ class Tree:
             finally:
                 for fd in opened:
                     close_now(fd)
-        raise StorageError("The folder is removed again and again.", path=path)
+        raise StorageError("The folder was removed repeatedly during the operation.", path=path)
 
     def make_empty(self, path: str) -> bool:
         """

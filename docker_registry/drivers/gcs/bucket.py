@@ -133,7 +133,7 @@ class GcsBucket:
             raise self._no_bucket() from None
         if created.size != size or (created.crc32c and created.crc32c != base64.b64encode(crc32c).decode()):
             self.delete(created.name, created.generation)
-            raise StorageUnavailable("A file was damaged on its way to Google Cloud Storage.")
+            raise StorageUnavailable("A file was damaged in transit to Google Cloud Storage.")
 
     def _has_content(self, key: str, content: bytes) -> bool:
         try:

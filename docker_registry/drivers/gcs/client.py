@@ -112,7 +112,7 @@ def _default_credentials() -> Credentials:
     except exceptions.DefaultCredentialsError:
         raise ConfigError(_NO_CREDENTIALS) from None
     except exceptions.GoogleAuthError as error:
-        raise StorageUnavailable(f"The credentials for Google cannot be had ({type(error).__name__}).") from None
+        raise StorageUnavailable(f"Google credentials are unavailable ({type(error).__name__}).") from None
     return credentials
 
 
@@ -137,7 +137,7 @@ class ApiResponse:
         try:
             return self.response.json()
         except ValueError:
-            raise StorageUnavailable("Google answers what is no JSON; maybe a proxy does it.") from None
+            raise StorageUnavailable("The response is not JSON; check whether a proxy sent it.") from None
 
     def check(self) -> ApiResponse:
         """Return this response if its status is below 400, otherwise raise the corresponding error."""
@@ -218,12 +218,10 @@ def translated() -> Iterator[None]:
         yield
     except exceptions.RefreshError as error:
         if error.retryable:
-            raise StorageUnavailable("Google cannot renew the credentials for now.") from None
-        raise StorageError(
-            "Google refuses the credentials of gcs_credentials_file, or those it found by itself."
-        ) from (None)
+            raise StorageUnavailable("Google cannot renew the credentials at the moment.") from None
+        raise StorageError("Google rejects the credentials; check gcs_credentials_file.") from (None)
     except exceptions.GoogleAuthError as error:
-        raise StorageUnavailable(f"The token for Google cannot be had ({type(error).__name__}).") from None
+        raise StorageUnavailable(f"A Google access token is unavailable ({type(error).__name__}).") from None
     except NETWORK_ERRORS as error:
         raise StorageUnavailable(f"Google Cloud Storage cannot be reached ({type(error).__name__}).") from None
 

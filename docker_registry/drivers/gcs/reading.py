@@ -60,7 +60,7 @@ class Reading:
             if not remaining:
                 return
             if failures == _RESUMES:
-                raise StorageUnavailable("Google Cloud Storage broke off the reading of a file again and again.")
+                raise StorageUnavailable("Google Cloud Storage interrupted a download repeatedly.")
             failures += 1
             time.sleep(0.1 * 2**failures)
             remaining, response = self._request(position, end)

@@ -75,7 +75,7 @@ class _Upload:
                 json={},
             ).check()
         except PathNotFound:
-            raise StorageError(f"Google Cloud Storage has no bucket {bucket.name} (gcs_bucket), or hides it.") from None
+            raise StorageError(f"The bucket {bucket.name} (gcs_bucket) does not exist or is not accessible.") from None
         self._url = response.response.headers["Location"]
 
     def send(self, content: bytes) -> None:
@@ -108,7 +108,7 @@ class _Upload:
                 if failures > _RESUMES:
                     if response is not None and response.status == _OUT_OF_SEQUENCE:
                         response.check()
-                    raise StorageUnavailable("Google Cloud Storage does not take a file for now.")
+                    raise StorageUnavailable("Google Cloud Storage temporarily rejects an upload.")
                 time.sleep(0.1 * 2**failures)
                 response = self._request(total)
             if response.status in (200, 201):
@@ -119,7 +119,7 @@ class _Upload:
             if position == end and total == "*":
                 break
             if not start <= position <= end:
-                raise StorageUnavailable("Google Cloud Storage has lost a part of an upload.")
+                raise StorageUnavailable("Google Cloud Storage lost part of an upload.")
         self._crc32c.update(content)
         self._size = end
         return response
@@ -141,8 +141,8 @@ class _Upload:
         try:
             response.check()
         except PathNotFound:
-            raise StorageUnavailable("Google Cloud Storage has forgotten an upload.") from None
-        raise StorageError(f"Google Cloud Storage answers an upload with {response.status}.")
+            raise StorageUnavailable("Google Cloud Storage lost an upload.") from None
+        raise StorageError(f"Google Cloud Storage answered an upload with status {response.status}.")
 
 
 def _received_bytes(response: ApiResponse) -> int:

@@ -321,8 +321,8 @@ class GlanceDriver(StorageDriver):
                 return in_glance(pointer)
             except (ImageMissing, PathNotFound):  # retry if the pointer was replaced or removed meanwhile
                 if self._find(path) == pointer:
-                    raise StorageError("Glance has lost a layer.", path=path) from None
-        raise StorageError("A layer was replaced again and again while it was read.", path=path)
+                    raise StorageError("Glance lost a layer.", path=path) from None
+        raise StorageError("A layer was replaced repeatedly while it was read.", path=path)
 
 
 def _keystone_of(swift: Mapping[str, Any]) -> str | None:

@@ -56,7 +56,9 @@ class GlanceImages:
             except CatalogException:
                 endpoint = None
         if not endpoint:
-            raise StorageError("Keystone knows no Glance there (glance_region_name, glance_tenant_name, glance_url).")
+            raise StorageError(
+                "Keystone's catalog has no Glance endpoint: check glance_region_name, glance_tenant_name, glance_url."
+            )
         self._url = endpoint.rstrip("/").removesuffix("/v2") + "/v2/images"
         self._request("GET", "", params={"limit": 1})
 
@@ -83,7 +85,7 @@ class GlanceImages:
         try:
             self._upload(identity, source)
             if self._request("GET", f"/{identity}").json()["size"] != source.size:
-                raise StorageUnavailable("Glance does not hold what it was sent.")
+                raise StorageUnavailable("Glance stored content that differs from what was sent.")
         except BaseException:
             self._discard(identity)
             raise
@@ -201,7 +203,7 @@ class GlanceImages:
                 except (RequestException, HTTPError, OSError):
                     pass
             if failures == _RESUMES:
-                raise StorageUnavailable("Glance broke off the reading of an image again and again.")
+                raise StorageUnavailable("Glance interrupted a download repeatedly.")
             failures += 1
             time.sleep(0.1 * 2**failures)
 

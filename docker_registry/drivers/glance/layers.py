@@ -97,7 +97,7 @@ class GlanceLayers:
             except PreconditionFailed:
                 continue
             return old
-        raise StorageUnavailable("A layer was replaced again and again.", path=path)
+        raise StorageUnavailable("A layer was replaced repeatedly.", path=path)
 
     def mark_shared(self, path: str) -> Pointer | None:
         """Return a layer's pointer, after marking it as shared; None if the layer is not in Glance."""
@@ -112,7 +112,7 @@ class GlanceLayers:
             except PreconditionFailed:
                 continue
             return shared
-        raise StorageError("A layer was replaced again and again.", path=path)
+        raise StorageError("A layer was replaced repeatedly.", path=path)
 
     def replace_by(self, path: str, change: Callable[[], None]) -> None:
         """Run a change that replaces the pointer of a path, then delete the image that it replaced."""

@@ -74,7 +74,7 @@ def parse(stored: Versioned, path: str) -> Pointer:
         members = json.loads(stored.content)
         return Pointer(members["image"], int(members["size"]), bool(members.get("shared")), stored.version)
     except (ValueError, KeyError, TypeError):
-        raise StorageError("What says where a layer is in Glance is damaged.", path=path) from None
+        raise StorageError("The pointer to a layer in Glance is damaged.", path=path) from None
 
 
 def find(driver: StorageDriver, path: str) -> Pointer | None:

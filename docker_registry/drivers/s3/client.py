@@ -130,7 +130,7 @@ class Account:
             ConfigError: the credentials are incomplete, or the settings contradict each other.
         """
         if bool(self.access_key) != bool(self.secret_key):
-            raise ConfigError("s3_access_key and s3_secret_key belong together: set both, or none")
+            raise ConfigError("set both s3_access_key and s3_secret_key, or neither")
         endpoint, region = self._endpoint_and_region()
         with translated():
             try:
@@ -146,9 +146,7 @@ class Account:
             except ValueError:  # "Invalid endpoint"
                 raise ConfigError("s3_endpoint is not the URL of a store") from None
         if self.is_secure and not client.meta.endpoint_url.startswith("https:"):
-            raise ConfigError(
-                "The endpoint of S3 is http://…, but s3_secure is true: set it to false, or use https://…"
-            )
+            raise ConfigError("s3_endpoint uses http://, but s3_secure is true: set it to false, or use https://")
         # Send a signed Content-MD5 with every body. Older stores reject DeleteObjects without it.
         for call in ("DeleteObjects", "CompleteMultipartUpload"):
             client.meta.events.register(f"before-call.s3.{call}", _add_md5)
@@ -286,7 +284,7 @@ def _boto_files() -> configparser.RawConfigParser:
     try:
         parser.read([configured] if configured else [Path(path).expanduser() for path in _BOTO_FILES])
     except (configparser.Error, UnicodeDecodeError):
-        raise ConfigError(f"{configured or ' or '.join(_BOTO_FILES)} is not a configuration file of boto") from None
+        raise ConfigError(f"{configured or ' or '.join(_BOTO_FILES)} is not a valid boto configuration file") from None
     return parser
 
 

@@ -34,7 +34,7 @@ class CloudFront:
         if not base.startswith(("https://", "http://")):
             raise ConfigError("cloudfront.base must be a URL such as https://d111111abcdef8.cloudfront.net")
         if not key_id or not key:
-            raise ConfigError("cloudfront.base is set, but not both of cloudfront.keyid and cloudfront.keysecret")
+            raise ConfigError("cloudfront.base needs cloudfront.keyid and cloudfront.keysecret")
         self._base = base.rstrip("/")
         self._seconds = seconds
         private_key = _private_key(key)
@@ -58,7 +58,7 @@ def _private_key(key: str) -> rsa.RSAPrivateKey:
     except OSError as error:
         raise ConfigError(f"The file of cloudfront.keysecret cannot be read ({error.strerror})") from None
     except (ValueError, TypeError):
-        raise ConfigError("cloudfront.keysecret is not a private key in PEM without a password") from None
+        raise ConfigError("cloudfront.keysecret is not an unencrypted private key in PEM format") from None
     if not isinstance(private_key, rsa.RSAPrivateKey):
         raise ConfigError("cloudfront.keysecret is not an RSA key")
     return private_key

@@ -174,13 +174,13 @@ class _Upload:
         except PathNotFound:
             # No such upload: either an earlier attempt completed it and its response was lost, or it was aborted.
             if self._bucket.head(self._key).size != size:
-                raise StorageError("S3 has lost the upload of a file.") from None
+                raise StorageError("S3 lost an upload.") from None
         self._is_complete = True
 
     def _start(self, work: Callable[..., Part], *args: Any) -> None:
         number = len(self._parts) + len(self._in_flight) + 1
         if number > _MAX_PARTS:
-            raise StorageError("The file has more parts than S3 takes; s3_part_bytes must be larger.")
+            raise StorageError("The file has more parts than S3 allows; increase s3_part_bytes.")
         if len(self._in_flight) == self._concurrency:
             self._parts.append(self._in_flight.popleft().result())
         self._in_flight.append(self._threads.submit(work, number, *args))

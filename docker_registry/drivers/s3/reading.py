@@ -57,7 +57,7 @@ class Reading:
             if not remaining:
                 return
             if failures == _RESUMES:
-                raise StorageUnavailable("S3 broke off the reading of a file again and again.")
+                raise StorageUnavailable("S3 interrupted a download repeatedly.")
             failures += 1
             time.sleep(0.1 * 2**failures)
             remaining, body = self._request(position, end)

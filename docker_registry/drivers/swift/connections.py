@@ -156,7 +156,7 @@ def translated() -> Iterator[None]:
         raise _registry_error_of(error.http_status) from None
     except CatalogException:
         raise StorageError(
-            "Keystone knows no Swift there (swift_region_name, swift_endpoint_type, swift_tenant_name)."
+            "Keystone's catalog has no Swift endpoint: check swift_region_name, swift_endpoint_type, swift_tenant_name."
         ) from None
     except KeystoneHttpError as error:
         raise (StorageError(_REFUSED) if error.http_status < 500 else _unavailable(error)) from None

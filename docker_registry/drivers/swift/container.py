@@ -216,7 +216,7 @@ class SwiftContainer:
             if remaining == 0:
                 return
             if failures == _RESUMES:
-                raise StorageUnavailable("Swift broke off the reading of a file again and again.")
+                raise StorageUnavailable("Swift interrupted a download repeatedly.")
             failures += 1
             time.sleep(0.1 * 2**failures)
 

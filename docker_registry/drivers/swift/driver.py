@@ -131,7 +131,7 @@ class SwiftDriver(ObjectDriver[Entry]):
         """See :class:`StorageDriver`; conditional puts are not supported and raise PreconditionFailed."""
         name = self._name(path)
         if if_match is not None:
-            raise PreconditionFailed("Swift has no conditional writes.", path=path)
+            raise PreconditionFailed("Swift does not support conditional writes.", path=path)
         self._segments.write(name, [content])
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:

@@ -184,7 +184,7 @@ class _LargeObject:
     def _write_intermediate_manifest(self) -> None:
         """Write an intermediate manifest of the segments so far, which the file's manifest will reference."""
         if len(self._manifests) == self._max_segments:
-            raise StorageError("The file is larger than Swift can keep.")
+            raise StorageError("The file exceeds Swift's maximum size.")
         name = self._manifest(len(self._manifests))
         etag = self._put_manifest(name, self._parts)
         self._manifests.append(self._part(name, etag, sum(part["size_bytes"] for part in self._parts)))

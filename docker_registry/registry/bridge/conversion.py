@@ -124,15 +124,15 @@ def _diff_ids(rootfs: Any) -> tuple[Digest, ...]:
     texts = rootfs.get("diff_ids", []) if isinstance(rootfs, dict) else None
     texts = [] if isinstance(rootfs, dict) and texts is None else texts  # Go writes a nil slice as null
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("the configuration has no list of its layers")
+        raise ValueError("the configuration lists no layers")
     if len(texts) > MAX_LAYERS:
-        raise ValueError("the image has more layers than any client reads")
+        raise ValueError("the image has more layers than clients accept")
     try:
         diff_ids = tuple(map(Digest.parse, texts))
     except DigestInvalid:
-        raise ValueError("the configuration names a layer by no digest") from None
+        raise ValueError("the configuration has a layer without a digest") from None
     if any(diff_id.algorithm != "sha256" for diff_id in diff_ids):
-        raise ValueError("the configuration names its layers by digests that API V1 has no ids for")
+        raise ValueError("the configuration uses a digest algorithm that API V1 does not support")
     return diff_ids
 
 

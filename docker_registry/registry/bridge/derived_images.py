@@ -129,7 +129,7 @@ class DerivedImages:
             self._driver.put_content(image_layout.top(manifest), json.dumps(document).encode())
         self._tops.put(manifest, top)
         if not self._has_all(name, top.children):
-            raise ImageUnknown("A part of the image is not here.", digest=str(top.children[0]))
+            raise ImageUnknown("A part of the image is missing.", digest=str(top.children[0]))
         self._record_origin(top.id, name, manifest)
         return top.id
 
@@ -290,7 +290,7 @@ class DerivedImages:
                 continue
             image = self._verify(image_id, source, position)
             if image is None:
-                logger.warning("a layer of %s is not what its configuration says; image %s is not shown for it",
+                logger.warning("a layer of %s does not match its configuration; image %s is hidden from API V1",
                                source.manifest, image_id)  # fmt: skip
                 continue
             payload = image.payload.decode(

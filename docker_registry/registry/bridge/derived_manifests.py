@@ -135,7 +135,7 @@ class DerivedManifests:
         try:
             config = to_config(payloads, diff_ids)
         except ValueError as error:
-            raise ImageInvalid(f"The image has a JSON that no Docker can read: {error}.") from None
+            raise ImageInvalid(f"The image's JSON is invalid: {error}.") from None
         return self._write(name, image_id, config, layers)
 
     def _write(self, name: RepositoryName, image_id: ImageId, config: bytes, layers: Sequence[Descriptor]) -> Digest:

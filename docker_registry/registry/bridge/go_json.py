@@ -36,7 +36,7 @@ def read_map(payload: bytes) -> dict[str, Raw]:
     except RecursionError:
         raise ValueError("too deep") from None
     if _skip(text, end) != len(text):
-        raise ValueError("something follows the object")
+        raise ValueError("unexpected content after the object")
     return members
 
 
@@ -69,7 +69,7 @@ class Number(str):
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)

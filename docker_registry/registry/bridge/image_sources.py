@@ -126,19 +126,19 @@ class ImageSources:
             source = self._read(child, depth - 1)
             return replace(source, children=(child, *source.children))
         if media_type not in manifest_payload.IMAGES:
-            raise ImageUnknown("What this tag names is no image that API V1 knows.")
+            raise ImageUnknown("The tag does not refer to an image that API V1 supports.")
         document = json.loads(payload)
         config = _member(document, "config")
         known = _DOCKER_CONFIGS if media_type == manifest_payload.DOCKER_MANIFEST else _CONFIGS
         if str(config.get("mediaType", "")).lower() not in known:
-            raise ImageUnknown("What this tag names is an artifact, and no image.")
+            raise ImageUnknown("The tag refers to an artifact, not an image.")
         try:
             chain = self._chain(self._content(Digest.parse(str(config.get("digest")))))
         except (ValueError, DigestInvalid) as error:
             raise ImageUnknown(f"The image's configuration cannot be read: {error}.") from None
         layers = _layers(document)
         if len(layers) != len(chain.diff_ids):
-            raise ImageUnknown("The image has another number of layers than its configuration says.")
+            raise ImageUnknown("The number of layers differs from the image's configuration.")
         return ImageSource(digest, chain, layers)
 
     def _select_platform(self, document: Mapping[str, Any]) -> Digest:
@@ -152,7 +152,7 @@ class ImageSources:
                 return Digest.parse(child["digest"])
         if len(children) == 1 and "platform" not in children[0]:
             return Digest.parse(children[0]["digest"])
-        raise ImageUnknown(f"There is no image for {self._platform} in this index.")
+        raise ImageUnknown(f"The index has no image for {self._platform} in this index.")
 
     def _chain(self, config: bytes) -> Chain:
         with self._json_budget.reserve(config):
@@ -162,17 +162,17 @@ class ImageSources:
         path = layout.blob_data(digest)
         size = self._driver.find_size(path)
         if size is not None and size > _MAX_CONFIG_BYTES:
-            raise ImageUnknown("The image's configuration is larger than any client reads.")
+            raise ImageUnknown("The image's configuration is too large.")
         content = None if size is None else self._driver.find(path)
         if content is None:
-            raise _PartMissing("A part of the image is not here.", digest=str(digest))
+            raise _PartMissing("A part of the image is missing.", digest=str(digest))
         if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed in one go
-            raise ImageUnknown("The image's configuration has more values than any client reads.")
+            raise ImageUnknown("The image's configuration has too many values.")
         return content
 
 
 class _PartMissing(ImageUnknown):
-    """A part of the image is not here."""
+    """A part of the image is missing."""
 
 
 def _size_bytes(source: ImageSource) -> int:
@@ -184,11 +184,13 @@ def _layers(document: Mapping[str, Any]) -> tuple[Digest, ...]:
     for layer in layers:
         media_type = str(layer.get("mediaType")).lower()
         if media_type in manifest_payload.FOREIGN_LAYERS:
-            raise ImageUnknown("The image has a layer that is not distributed with it.")
+            raise ImageUnknown("The image has a layer that must not be distributed.")
         if "encrypted" in media_type:
             raise ImageUnknown("The image has an encrypted layer.")
         if media_type not in _LAYERS:
-            raise ImageUnknown("The image has a layer of a kind that API V1 does not know.", type=media_type[:256])
+            raise ImageUnknown(
+                "The image has a layer of a media type that API V1 does not support.", type=media_type[:256]
+            )
     return tuple(Digest.parse(str(layer.get("digest"))) for layer in layers)
 
 

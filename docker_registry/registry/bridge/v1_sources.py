@@ -70,7 +70,7 @@ class V1TagSource:
             return Found(self._manifests.get(name, image_id), _GENERATED)
         except (ImageUnknown, ImageUnfinished, ImageInvalid, LayerFormatUnsupported, TooLarge) as error:
             raise ManifestUnknown(
-                f"The image of this tag cannot be shown by API V2. {error.sentence}", id=str(image_id)
+                f"API V2 cannot represent the image of this tag. {error.sentence}", id=str(image_id)
             ) from None
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:

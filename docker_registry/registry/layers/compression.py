@@ -239,5 +239,5 @@ class Decompressor:
     def _count(self, piece: Bytes) -> Bytes:
         self.size += len(piece)
         if self._max_bytes is not None and self.size > self._max_bytes:
-            raise TooLarge("The layer expands to more than this registry reads.", max_bytes=self._max_bytes)
+            raise TooLarge("The unpacked layer is larger than this registry allows.", max_bytes=self._max_bytes)
         return piece

@@ -190,12 +190,10 @@ class FileLister:
     def member(self, member: Member, /) -> None:
         """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
         if len(member.name) > MAX_NAME_BYTES:
-            raise TooLarge("A name in the layer is longer than this registry lists.", max_bytes=MAX_NAME_BYTES)
+            raise TooLarge("A file name in the layer is too long.", max_bytes=MAX_NAME_BYTES)
         self._names_bytes += len(member.name)
         if self._names_bytes > self._max_names_bytes:
-            raise TooLarge(
-                "The names in the layer are longer than this registry reads.", max_bytes=self._max_names_bytes
-            )
+            raise TooLarge("The file names in the layer are too long.", max_bytes=self._max_names_bytes)
         name = _name(member.name)
         folder, slash, base = name.rpartition("/")
         if base == _OPAQUE:

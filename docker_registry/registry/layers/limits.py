@@ -78,6 +78,6 @@ class Meter:
         """
         limits = self._limits
         if unpacked_bytes > max(MIN_RATIO_BYTES, stored_bytes * limits.max_ratio):
-            raise TooLarge("The layer expands further than this registry reads.", max_ratio=limits.max_ratio)
+            raise TooLarge("The unpacked layer is larger than this registry allows.", max_ratio=limits.max_ratio)
         if time.thread_time() > self._deadline:
-            raise TooLarge("The layer takes longer to read than this registry allows.", max_seconds=limits.max_seconds)
+            raise TooLarge("Reading the layer takes longer than this registry allows.", max_seconds=limits.max_seconds)

@@ -144,12 +144,12 @@ class TarReader:
                 return
             members += 1
             if members > self._max_members:
-                raise TooLarge("The layer has more members than this registry reads.", max_members=self._max_members)
+                raise TooLarge("The layer has too many members.", max_members=self._max_members)
             self._max_extension_bytes += MEAN_EXTENSION_BYTES - extensions.size_bytes
             records = global_records | member_records
             self._text_bytes += sum(map(len, records.values()))
             if self._text_bytes > MAX_TEXT_BYTES:
-                raise TooLarge("The names in the layer are longer than this registry reads.", max_bytes=MAX_TEXT_BYTES)
+                raise TooLarge("The file names in the layer are too long.", max_bytes=MAX_TEXT_BYTES)
             yield from self._member(tar_headers.apply(header, records))
 
     def _header(self) -> _Steps[Member | None]:
@@ -206,9 +206,9 @@ class _Extensions:
         self._content_bytes += header.stored
         self.size_bytes += BLOCK_BYTES + header.stored + _padding(header.stored)
         if self._content_bytes > MAX_EXTENSION_BYTES:
-            raise TooLarge("A name in the layer is longer than this registry reads.", max_bytes=MAX_EXTENSION_BYTES)
+            raise TooLarge("A file name in the layer is too long.", max_bytes=MAX_EXTENSION_BYTES)
         if self._count > MAX_EXTENSIONS or self.size_bytes > self._max_bytes:
-            raise TooLarge("The layer has more extended headers than this registry reads.")
+            raise TooLarge("The layer has too many extended headers.")
 
 
 def _records(kind: bytes, content: bytes) -> dict[bytes, bytes]:

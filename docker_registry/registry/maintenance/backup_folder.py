@@ -52,7 +52,7 @@ class BackupFolder:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise StorageError(f"Another command is writing the backup {self._root}.") from None
+                    raise StorageError(f"Another process is writing the backup {self._root}.") from None
                 yield
 
     def set_complete(self, *, is_complete: bool) -> None:

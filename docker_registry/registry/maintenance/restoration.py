@@ -79,7 +79,7 @@ class Restoration:
             raise ConfigError("The backup is not complete: run docker-registry backup again.")
         paths = [path for path in self._folder.walk() if store_paths.belongs(path)]
         if not paths:
-            raise ConfigError("There is no backup in this folder.")
+            raise ConfigError("The folder contains no backup.")
         return sorted(paths, key=lambda path: (store_paths.rank(path), path))
 
     def _begin(self) -> None:
@@ -91,7 +91,7 @@ class Restoration:
         folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, legacy_layout.REPOSITORIES)
         self._was_empty = not any(self._driver.exists(folder) for folder in folders)
         if not self._was_empty and not self._overwrite:
-            raise ConfigError("The store is not empty: pass --overwrite to replace what the backup has too.")
+            raise ConfigError("The store is not empty: pass --overwrite to replace files that the backup contains.")
         self._driver.put_content(_RESTORING, b"empty" if self._was_empty else b"overwrite")
 
     def _end(self, paths: set[str]) -> None:

@@ -141,7 +141,7 @@ class Database:
     def _with_named_lock(self, lock_connection: Connection, work: Callable[[Connection], Value]) -> Value:
         # Held on a connection of its own: MySQL commits the transaction implicitly with every CREATE TABLE.
         if lock_connection.execute(select(func.get_lock(_LOCK_NAME, _MAX_WAIT_SECONDS))).scalar() != 1:
-            raise StorageUnavailable(f"{self} is locked by somebody who makes its tables")
+            raise StorageUnavailable(f"{self} is locked while another process creates its tables")
         try:
             return self.write(work)
         finally:

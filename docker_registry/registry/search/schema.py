@@ -117,7 +117,7 @@ def prepare(connection: Connection, look_up: LookUp | None) -> None:
         import_entries(connection, look_up)
         connection.execute(insert(INDEX).values(id=1, schema=SCHEMA, generation=1, complete=False))
     elif schema > SCHEMA:
-        raise ConfigError("the search database belongs to a newer version of docker-registry; name another one")
+        raise ConfigError("the search database was created by a newer version of docker-registry; use another database")
 
 
 def import_entries(connection: Connection, look_up: LookUp | None) -> None:
@@ -127,7 +127,7 @@ def import_entries(connection: Connection, look_up: LookUp | None) -> None:
     rows = [row(entry, generation=0) for entry in entries.values() if entry.name not in present]
     if rows:
         connection.execute(insert(REPOSITORY), rows)
-        logger.info("search: took over %d repositories from the database of an older version", len(rows))
+        logger.info("search: imported %d repositories from the database of an older version", len(rows))
 
 
 def row(entry: Entry, generation: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class SqlIndex(SearchIndex):
         try:
             self._run(lambda: None)
         except StorageUnavailable as error:
-            logger.warning("no search for now, it is tried again when it is needed: %s", error)
+            logger.warning("the search index is unavailable and will be retried on demand: %s", error)
         except (StorageError, ConfigError) as error:
             self._database.close()
             raise ConfigError(f"sqlalchemy_index_database: {error}") from None

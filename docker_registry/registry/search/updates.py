@@ -130,12 +130,12 @@ class SearchUpdates:
                 self._index.put(entry)
         except StorageUnavailable as error:
             if not self._failing:
-                logger.warning("the search index is behind, and will catch up: %s", error)
+                logger.warning("the search index is out of date and will be updated: %s", error)
             self._failing = True
             return False
         except Exception:  # a third-party index may raise anything; one bad name must not end the thread
-            logger.warning("the search index was not told about %s", name, exc_info=True)
+            logger.warning("the search index missed the change of %s", name, exc_info=True)
         if self._failing:
-            logger.info("the search index catches up")
+            logger.info("the search index is updated again")
         self._failing = False
         return True

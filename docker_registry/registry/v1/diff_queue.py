@@ -59,7 +59,7 @@ class RedisDiffQueue:
                 pipeline.execute()
         except RedisError as error:
             self._away_until = self._now() + _PAUSE_SECONDS
-            logger.warning("the diff of image %s is not worked out yet: %s", image_id, error)
+            logger.warning("the diff of image %s is not computed yet: %s", image_id, error)
 
     def pop(self, timeout_seconds: int) -> ImageId | None:
         """
@@ -83,11 +83,11 @@ class RedisDiffQueue:
                 if found:
                     break
         except RedisError as error:
-            raise StorageUnavailable(f"The queue of diffs cannot be reached: {error}") from None
+            raise StorageUnavailable(f"The diff queue cannot be reached: {error}") from None
         try:
             return ImageId.parse(str(json.loads(found[1]))) if found else None
         except (ValueError, RecursionError, ImageUnknown):
-            logger.warning("the queue of diffs held something else: %r", found)
+            logger.warning("the diff queue contained an invalid entry: %r", found)
             return None
 
     def close(self) -> None:

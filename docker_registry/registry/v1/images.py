@@ -280,7 +280,7 @@ class Images:
             except PathNotFound:
                 raise ImageUnknown(id=str(image_id)) from None
             if link is None:
-                logger.error("the layer of image %s is damaged; it can be pushed again", image_id)
+                logger.error("the layer of image %s is damaged; push it again to repair it", image_id)
                 self._unfinished.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
             self._decisions.keep_verified(image_id, link)
@@ -316,7 +316,7 @@ class Images:
         if link is None:
             self._remember(image_id, state)
         elif self._decisions.decide(image_id, link, stored):
-            logger.info("image %s was not finished, but is whole: it is served", image_id)
+            logger.info("the push of image %s was not completed, but all parts exist: serving it", image_id)
             return link
         return self._decisions.decided(image_id)
 

@@ -46,7 +46,7 @@ def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
         record = writer.write(lister.take())
         size += len(record)
         if size > MAX_LIST_BYTES:
-            raise TooLarge("The layer has more files than this registry lists.", max_list_bytes=MAX_LIST_BYTES)
+            raise TooLarge("The layer has too many files.", max_list_bytes=MAX_LIST_BYTES)
         if record:
             yield record
     reader.finish()
@@ -58,7 +58,7 @@ def list_changes(_: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     try:
         records = [FileList.parse(b"".join(part)) for part in parts]
     except ValueError:
-        raise StorageError("A stored list of files is damaged.") from None
+        raise StorageError("A stored file list is damaged.") from None
     yield diff(records).answer()
 
 

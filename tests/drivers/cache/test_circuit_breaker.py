@@ -121,10 +121,10 @@ class TestARedisInTrouble:
         assert min(durations) < MAX_WAIT_SECONDS + 0.1
         assert not is_cached(driver, store)
         (warning,) = lines(caplog)
-        assert f"the Redis at 127.0.0.1:{server.port} cannot be used: it {reason}" in warning
+        assert f"Redis at 127.0.0.1:{server.port} is unavailable: it {reason}" in warning
         end(server)
         wait_until(lambda: is_cached(driver, store))
-        assert [f"the Redis at 127.0.0.1:{server.port} is back"] == lines(caplog, logging.INFO)
+        assert [f"Redis at 127.0.0.1:{server.port} is available again"] == lines(caplog, logging.INFO)
         assert 1 == len(lines(caplog))
         assert PASSWORD not in caplog.text
 
@@ -224,7 +224,7 @@ class TestARedisThatIsFull:
         assert "is full" in warning
         server.configure("maxmemory", "0")
         assert is_cached(driver, store)
-        assert [f"the Redis at 127.0.0.1:{server.port} has room again"] == lines(caplog, logging.INFO)
+        assert [f"Redis at 127.0.0.1:{server.port} accepts writes again"] == lines(caplog, logging.INFO)
 
 
 class TestAMasterThatDies:

@@ -139,7 +139,7 @@ class TestTheConfiguration:
 
     def test_that_needs_a_library_says_so_at_the_start(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
-        with pytest.raises(ConfigError, match=r"^cache_lru.host: the library for Redis is missing; pip install "):
+        with pytest.raises(ConfigError, match=r"^cache_lru.host: the Redis library is missing: pip install "):
             open_driver(Config(storage="memory", cache_lru=CacheLru(host="h")))
 
 

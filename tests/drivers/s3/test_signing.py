@@ -77,7 +77,7 @@ class TestAKey:
             (BASE, None, "key", "cloudfront.keyid"),
             (BASE, "KID", None, "cloudfront.keysecret"),
             (BASE, "KID", "/not/there", "cannot be read"),
-            (BASE, "KID", "-----BEGIN RSA PRIVATE KEY-----\nx\n", "not a private key"),
+            (BASE, "KID", "-----BEGIN RSA PRIVATE KEY-----\nx\n", "not an unencrypted private key"),
             (BASE, "KID", pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key"),
         ],
         ids=range(6),

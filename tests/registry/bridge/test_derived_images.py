@@ -178,7 +178,7 @@ class TestWhatIsNoImageOfV1:
         [
             ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "not distributed"),
-            ("application/vnd.example.thing", "a kind that API V1 does not know"),
+            ("application/vnd.example.thing", "a media type that API V1 does not support"),
         ],
     )
     def test_is_left_out_because_of_a_layer(self, registry, media_type, sentence):

@@ -138,7 +138,7 @@ class TestAnImageThatV1Pushed:
         [
             (b"no tar at all", {}, "Layer format not supported"),
             (gzip.compress(bytes(1024), mtime=0) + b"garbage", {}, "Layer format not supported"),
-            (None, {"author": 7}, "JSON that no Docker can read"),
+            (None, {"author": 7}, "The image's JSON is invalid"),
         ],
     )
     def test_that_has_no_other_form_is_not_there_for_v2(self, registry, layer, more, sentence):

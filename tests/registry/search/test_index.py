@@ -129,6 +129,6 @@ class TestAServerThatIsAway:
         open_index("sqlalchemy", f"{scheme}://registry:hunter2@127.0.0.1:1/search").close()
 
         (record,) = caplog.records
-        assert "no search for now, it is tried again when it is needed" in record.getMessage()
+        assert "the search index is unavailable and will be retried on demand" in record.getMessage()
         assert "database search on 127.0.0.1" in record.getMessage()
         assert "hunter2" not in caplog.text

@@ -534,7 +534,7 @@ class TestALostConnection:
         with pytest.raises(StorageUnavailable) as raised:
             index.search("web")
 
-        assert "no search for now" in caplog.text
+        assert "the search index is unavailable" in caplog.text
         assert "hunter2" not in caplog.text + str(raised.value)
 
 

@@ -142,7 +142,7 @@ class TestAPush:
         assert updates.flush()
         assert [Entry(str(OTHER))] == slow.told
         (record,) = caplog.records
-        assert "the search index was not told about acme/web" == record.getMessage()
+        assert "the search index missed the change of acme/web" == record.getMessage()
 
 
 class TestAnIndexThatIsAway:
