@@ -16,7 +16,8 @@ from docker_registry.errors import ConfigError, Invalid
 from tests.support.processes import find
 
 FILE = Path("users")
-HASH = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+#: The hash of `pw`; a constant, because test ids contain it and must be the same in all processes of a run.
+HASH = "$2b$04$abcdefghijklmnopqrstuuyvPXIbu7xe6/CED2DzX8z6Si09MlzlW"
 
 
 class TestAFileOfUsers:
