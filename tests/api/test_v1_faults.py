@@ -243,7 +243,7 @@ READABLE = (
     "/v1/images/{id}/diff",
 )
 #: Headers that differ from one answer to the next.
-CHANGING = {"Date", "Expires", "X-Docker-Token", "WWW-Authenticate"}
+CHANGING = {"Date", "Expires", "X-Docker-Token", "X-Request-Id", "WWW-Authenticate"}
 
 
 def lasting(headers):

@@ -214,7 +214,7 @@ class TestABackup:
     def test_that_did_not_end_is_not_restored(self, store, tmp_path):
         with BackupFolder(tmp_path / "copy").writing():
             BackupFolder(tmp_path / "copy").set_complete(is_complete=False)
-            assert "Another command" in run(store, "backup", str(tmp_path / "copy"), status=2)
+            assert "Another process" in run(store, "backup", str(tmp_path / "copy"), status=2)
         assert "not complete" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=2)
         assert "does not exist" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "none"), status=2)
 

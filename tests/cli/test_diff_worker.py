@@ -109,7 +109,7 @@ class TestAWorker:
 
     def test_waits_for_a_redis_that_is_away(self, server):
         with worker(server, CACHE_REDIS_PORT=str(processes.free_port())) as process:
-            wait_until(lambda: "tried again" in process.log.read_text())
+            wait_until(lambda: "retrying in" in process.log.read_text())
             assert process.poll() is None
             assert "Traceback" not in process.log.read_text()
 

@@ -278,7 +278,7 @@ class TestAMistakeAtTheStart:
         [
             ("account_name is not set", {"azure_endpoint": None, "azure_storage_account_name": None}),
             ("no credentials for Azure", {"azure_storage_account_key": None}),
-            ("not in Base64", {"azure_storage_account_key": "not a key"}),
+            ("not valid Base64", {"azure_storage_account_key": "not a key"}),
             ("azure_use_https is true", {"azure_use_https": True}),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,9 @@ SEARCH_PATH = os.pathsep.join(["/usr/bin", "/usr/sbin", os.environ.get("PATH", o
 
 STOP_SECONDS = 20
 
+#: Not the generator that Hypothesis seeds: processes that run tests would choose the same ports.
+_RANDOM = random.SystemRandom()
+
 
 def find(name: str) -> str | None:
     """Return the path of a program, Debian's first; None when there is none."""
@@ -26,10 +30,17 @@ def find(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """Return a free port of the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    Return a free port of the loopback address.
+
+    The kernel takes ports from 32768 on for outgoing connections, so one of these may be in use by the time that a
+    server listens on it.
+    """
+    while True:
+        port = _RANDOM.randrange(10240, 32768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def listens(port: int) -> bool:

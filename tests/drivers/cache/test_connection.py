@@ -115,7 +115,7 @@ class TestAMistake:
 
     def test_is_to_have_no_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
-        with pytest.raises(ConfigError, match=r"^cache_lru.url: .* pip install docker-registry\[redis\]$"):
+        with pytest.raises(ConfigError, match=r"^cache_lru.url: .* pip install 'docker-registry\[redis\]'$"):
             connect(RedisAddress(url="redis://h"), "cache_lru", timeout_seconds=1)
 
 

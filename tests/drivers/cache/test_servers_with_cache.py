@@ -155,10 +155,10 @@ class TestARedisInTrouble:
         assert durations(client, "a/b", "latest")[1] < BOUND_SECONDS + SLACK_SECONDS
         end(redis)
         # One for each time; a busy machine may keep the server from its Redis more often.
-        assert len(log(server, "cannot be used")) <= 2 + len(log(server, "is back"))
+        assert len(log(server, "is unavailable")) <= 2 + len(log(server, "is available again"))
         assert PASSWORD not in server.log.read_text()
         if trouble in ("killed", "frozen"):
-            assert log(server, "cannot be used")
+            assert log(server, "is unavailable")
 
     def test_costs_no_request_more_than_the_bound(self, redis, server, client):
         payload = push(client, "a/b", "latest")
@@ -169,17 +169,17 @@ class TestARedisInTrouble:
             assert median < 4 * usual + BOUND_SECONDS / 2
             assert longest < BOUND_SECONDS + SLACK_SECONDS
             push(client, "a/b", "other")
-        assert 1 == len(log(server, "cannot be used")) - len(log(server, "is back"))
+        assert 1 == len(log(server, "is unavailable")) - len(log(server, "is available again"))
         redis.thaw()
-        wait_until(lambda: payload == pull(client, "a/b", "latest") and log(server, "is back"))
-        assert len(log(server, "cannot be used")) <= 1 + len(log(server, "is back"))
+        wait_until(lambda: payload == pull(client, "a/b", "latest") and log(server, "is available again"))
+        assert len(log(server, "is unavailable")) <= 1 + len(log(server, "is available again"))
 
     def test_is_no_trouble_for_the_start(self, tmp_path, redis):
         redis.kill()
         with Server(tmp_path / "store", **redis.cache_environment) as server:
             payload = push(Client(server.url), "a/b", "latest")
             assert payload == pull(Client(server.url), "a/b", "latest")
-            assert 2 == len(log(server, "cannot be used"))  # the check before the start, and the one worker
+            assert 2 == len(log(server, "is unavailable"))  # the check before the start, and the one worker
         redis.start()
 
 
@@ -232,12 +232,12 @@ class TestTwoServersOfOneStore:
     def _undisturbed(self, clients, work):
         """Work, again if need be, until the Redis is used all the while: a busy machine may give it up for seconds."""
         for number in range(5):
-            alarms = self._said("cannot be used")
+            alarms = self._said("is unavailable")
             mistakes = work(number)
-            if alarms == self._said("cannot be used"):
+            if alarms == self._said("is unavailable"):
                 break
             deadline = time.monotonic() + 60
-            while self._said("is back") < self._said("cannot be used"):
+            while self._said("is available again") < self._said("is unavailable"):
                 assert time.monotonic() < deadline
                 for client in clients:
                     client.has_manifest("a/b", "whatever")
@@ -349,4 +349,4 @@ class TestAServerThatLostTheRedisAlone:
         assert payload != other.get_manifest("a/b", "latest").payload  # it cannot know
         self.allow(redis, "on")
         wait_until(lambda: payload == other.get_manifest("a/b", "latest").payload)
-        assert "cannot be used" in servers[0].log.read_text()
+        assert "is unavailable" in servers[0].log.read_text()

@@ -68,7 +68,7 @@ class TestAStart:
 
     @pytest.mark.parametrize("name", ["s3_access_key", "s3_secret_key"])
     def test_with_half_of_the_credentials_says_so(self, options, name):
-        with pytest.raises(ConfigError, match="belong together"):
+        with pytest.raises(ConfigError, match="set both s3_access_key and s3_secret_key"):
             S3Driver(**{**options, name: None})
 
     def test_without_credentials_says_where_they_belong(self, options):

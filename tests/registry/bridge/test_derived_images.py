@@ -177,7 +177,7 @@ class TestWhatIsNoImageOfV1:
         ("media_type", "sentence"),
         [
             ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "not distributed"),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "must not be distributed"),
             ("application/vnd.example.thing", "a media type that API V1 does not support"),
         ],
     )

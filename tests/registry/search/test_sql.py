@@ -416,7 +416,7 @@ class TestTablesThatAreNotAsTheyShouldBe:
         opened(url)
         execute(url, "UPDATE search_index SET schema = 99".replace("schema", quote(url, INDEX.c.schema.name)))
 
-        with pytest.raises(ConfigError, match="belongs to a newer version"):
+        with pytest.raises(ConfigError, match="created by a newer version"):
             opened(url)
 
 

@@ -112,5 +112,5 @@ class TestARedisThatIsAway:
 class TestWithoutTheLibrary:
     def test_the_start_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
-        with pytest.raises(ConfigError, match=r"pip install docker-registry\[redis\]"):
+        with pytest.raises(ConfigError, match=r"pip install 'docker-registry\[redis\]'"):
             open_queue(1)

@@ -92,7 +92,8 @@ class Server:
         while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{self.url}/v2/", timeout=5).close()
-            except urllib.error.HTTPError:
+            except urllib.error.HTTPError as error:  # such as 401 from a registry with users
+                error.close()
                 return
             except OSError:
                 time.sleep(0.05)
