@@ -207,7 +207,7 @@ class Blobs:
         """
         Remove a blob from a repository (end-10).
 
-        Other repositories keep it, and its bytes stay until garbage collection.
+        Other repositories keep it, and its bytes stay in the store.
 
         Raises:
             BlobUnknown: the repository does not have it.
