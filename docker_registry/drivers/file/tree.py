@@ -104,6 +104,18 @@ class Tree:
             raise
         return fd
 
+    def _open_present(self, place: str, path: str, flags: int) -> int | None:
+        """Open a file or folder; return None, and record the absence as a dependency, if it does not exist."""
+        try:
+            fd = self._open(place, path, flags)
+        except OSError as error:
+            self.note_absence(path, error)
+            return None
+        if fd == MISSING:
+            self._note_missing(path, place)
+            return None
+        return fd
+
     def open_file(self, path: str) -> tuple[int, int]:
         """Open a file and return its descriptor and size; raises PathNotFound for anything else."""
         opened = self.find_file(path)
@@ -119,13 +131,8 @@ class Tree:
             StorageError: it cannot be opened.
         """
         place = self.place(path)
-        try:
-            fd = self._open(place, path, os.O_RDONLY)
-        except OSError as error:
-            self.note_absence(path, error)
-            return None
-        if fd == MISSING:
-            self._note_missing(path, place)
+        fd = self._open_present(place, path, os.O_RDONLY)
+        if fd is None:
             return None
         try:
             found = os.fstat(fd)
@@ -156,13 +163,8 @@ class Tree:
             StorageError: this cannot be determined.
         """
         place = self.place(path)
-        try:
-            fd = self._open(place, path, os.O_PATH)
-        except OSError as error:
-            self.note_absence(path, error)
-            return None
-        if fd == MISSING:
-            self._note_missing(path, place)
+        fd = self._open_present(place, path, os.O_PATH)
+        if fd is None:
             return None
         found = os.fstat(fd)
         close_now(fd)
