@@ -52,7 +52,7 @@ def opened_tokens() -> Iterator[Tokens]:
 
 
 def _list(keys: tuple[SigningKey, ...], *, as_json: bool) -> None:
-    rows = [{"kid": key.key_id, "algorithm": key.algorithm, "created": _time(key.created)} for key in keys]
+    rows = [{"kid": key.key_id, "algorithm": key.algorithm, "created": time_text(key.created)} for key in keys]
     if as_json:
         print(json.dumps({"keys": rows}))
     else:
@@ -60,7 +60,8 @@ def _list(keys: tuple[SigningKey, ...], *, as_json: bool) -> None:
             print(row["created"], row["algorithm"], row["kid"])
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return a time since the epoch as text, such as ``2026-01-31T12:00:00Z``."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.cli.command import Command
-from docker_registry.cli.keys import opened_tokens
+from docker_registry.cli.keys import opened_tokens, time_text
 
 if TYPE_CHECKING:
     from docker_registry.auth.refresh_tokens import RefreshToken
@@ -49,8 +48,8 @@ def _list(found: list[RefreshToken], *, as_json: bool) -> None:
             "id": token.token_id[:_ID_DIGITS],
             "user": token.user,
             "client": token.client,
-            "created": _time(token.created),
-            "last_used": _time(token.last_used),
+            "created": time_text(token.created),
+            "last_used": time_text(token.last_used),
         }
         for token in found
     ]
@@ -59,10 +58,6 @@ def _list(found: list[RefreshToken], *, as_json: bool) -> None:
     else:
         for row in rows:
             print(row["id"], row["user"], ascii(row["client"]), row["created"], row["last_used"])
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
