@@ -22,6 +22,7 @@ from docker_registry.errors import Unauthorized
 from docker_registry.services import build
 from tests.support.access import PASSWORD, RULES, hashed, settings
 from tests.support.clients.v2 import Client, digest_of
+from tests.support.clock import Clock
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
 
@@ -280,17 +281,9 @@ class _Folder(MemoryDriver):
         self.put_content(PATH, (store / PATH).read_bytes())
 
 
-class Clock:
-    def __init__(self):
-        self.seconds = float(int(time.time()))
-
-    def __call__(self):
-        return self.seconds
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(float(int(time.time())))
 
 
 @pytest.fixture
@@ -398,14 +391,14 @@ class TestASigningKey:
         old, text = keys.current(), tokens.issue("alice", "", GRANT).text
         assert "alice" == there.verify(text).user
         assert not keys.rotate_if_due()
-        clock.seconds += 91 * 86400
+        clock.now += 91 * 86400
         assert keys.rotate_if_due()
         assert old.key_id == keys.current().key_id  # other hosts do not know the new one yet
-        clock.seconds += ANNOUNCED_SECONDS
+        clock.now += ANNOUNCED_SECONDS
         assert old.key_id != keys.current().key_id
         assert "alice" == there.verify(tokens.issue("alice", "", GRANT).text).user
         assert 2 == len(keys.all())
-        clock.seconds += OVERLAP_SECONDS + 1
+        clock.now += OVERLAP_SECONDS + 1
         keys.rotate()
         assert old.key_id not in [key.key_id for key in keys.all()]
 

@@ -10,20 +10,13 @@ from docker_registry.auth.attempts import Attempts
 from docker_registry.auth.client import parse_address
 from docker_registry.auth.passwords import Passwords
 from docker_registry.errors import TooManyAttempts, Unauthorized
+from tests.support.clock import Clock
 
 HERE, THERE = parse_address("192.0.2.1"), parse_address("192.0.2.2")
 
 
 def hashed(password):
     return bcrypt.hashpw(password, bcrypt.gensalt(4))
-
-
-class Clock:
-    def __init__(self):
-        self.seconds = 1000.0
-
-    def __call__(self):
-        return self.seconds
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ class TestAPassword:
     def test_is_hashed_once_in_five_minutes(self, verify, clock, checks):
         assert all(verify("alice", "right", HERE) for _ in range(10))
         assert 1 == len(checks)
-        clock.seconds += passwords.REMEMBERED_SECONDS + 1
+        clock.now += passwords.REMEMBERED_SECONDS + 1
         assert verify("alice", "right", HERE)
         assert 2 == len(checks)
 
@@ -103,7 +96,7 @@ class TestFailedLogins:
                 verify("alice", f"other{number}", HERE)
         assert attempts.ACCOUNT_FAILURES == len(checks)
         assert 0 < raised.value.retry_after_seconds <= attempts.FORGIVEN_EVERY_SECONDS + 1
-        clock.seconds += raised.value.retry_after_seconds
+        clock.now += raised.value.retry_after_seconds
         assert verify("alice", "right", HERE)
 
     def test_with_the_same_password_count_once(self, verify, checks):
