@@ -135,7 +135,7 @@ def _image(layer: bytes, number: int) -> Image:
 
 
 def load(bench: Bench, connections: int, paths: Sequence[str], url: str) -> Rate:
-    """Let wrk send requests for a while, and return how many a second were answered, all of them well."""
+    """Run wrk and return the requests per second and their latency; fails if any response is an error."""
     script = bench.folder / f"{connections}.lua"
     listed = ", ".join(f'"{path}"' for path in paths)
     accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"

@@ -32,7 +32,7 @@ class Client(Principal):
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether the client presented no credentials."""
+        """True for a client without credentials."""
         return self.name == ANONYMOUS_NAME
 
 

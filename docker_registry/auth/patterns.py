@@ -61,12 +61,12 @@ class Pattern:
 
     @property
     def matches_all(self) -> bool:
-        """Whether every name matches."""
+        """True if the pattern matches every name."""
         return self.text == "**"
 
     @property
     def needs_user(self) -> bool:
-        """Whether the pattern contains ``${user}``."""
+        """True if the pattern contains ``${user}``."""
         return _USER in self.text
 
     def for_user(self, user: str | None) -> Pattern | None:

@@ -97,7 +97,7 @@ class _Outbox:
         while (report := self._waiting.get()) is not None:
             try:
                 self._reporter.send(report)
-            except Exception as error:  # noqa: BLE001 - whatever a reporter raises, the next report may succeed
+            except Exception as error:  # noqa: BLE001 - one failed report must not prevent the next
                 logger.warning("%s: an error could not be reported: %s", self._reporter.name, _describe(error))
 
 

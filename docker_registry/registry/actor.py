@@ -1,4 +1,4 @@
-"""Who does something to the registry, and why: for access policies, events and records of changes."""
+"""The originator of a change and its reason, for access policies, events and records of changes."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class Repositories:
 
         Args:
             principal: only repositories that it may pull from are listed.
-            with_hidden: list all repositories, whatever the principal may do.
+            with_hidden: list all repositories, also those that the principal may not pull from.
         """
         self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
         if not self._is_whole:

@@ -59,7 +59,7 @@ class Carrier:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the current batch has contents that are not published yet."""
+        """True while the current batch has unpublished contents."""
         changes = together.present()
         return changes is not None and changes.is_waiting
 
