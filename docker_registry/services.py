@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
 from docker_registry.alone import answering
-from docker_registry.audit import AuditLog
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
@@ -25,13 +24,14 @@ from docker_registry.error_reports.report import ErrorReporter
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.error_reports.sentry import SentryReporter
 from docker_registry.errors import ConfigError
-from docker_registry.exchange import Observer
-from docker_registry.health import Health
-from docker_registry.memory_budget import MemoryBudget
+from docker_registry.http.exchange import Observer
+from docker_registry.http.health import Health
+from docker_registry.http.trusted_proxies import TrustedProxies
+from docker_registry.logs.audit import AuditLog
+from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics import listener
 from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics.shared import FOLDER_VARIABLE
-from docker_registry.redaction import Redactor
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.oci_registry import OciRegistry
@@ -40,7 +40,7 @@ from docker_registry.registry.search import index as search
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
-from docker_registry.trusted_proxies import TrustedProxies
+from docker_registry.resources.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl

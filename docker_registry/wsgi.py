@@ -9,7 +9,7 @@ from docker_registry import housekeeping
 from docker_registry.app import create_app
 from docker_registry.config.schema import load_config
 from docker_registry.errors import RegistryError
-from docker_registry.logs import start_logging
+from docker_registry.logs.setup import start_logging
 from docker_registry.services import build
 
 #: Exit status of a worker that cannot boot: gunicorn stops on it, but restarts workers that exit with any other status.

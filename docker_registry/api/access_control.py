@@ -21,7 +21,7 @@ from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth import scopes
 from docker_registry.auth.access_control import AccessControl
 from docker_registry.auth.client import Client
-from docker_registry.exchange import context_of
+from docker_registry.http.exchange import context_of
 from docker_registry.registry import name_mapping
 from docker_registry.registry.access import Action, Name, hide
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name

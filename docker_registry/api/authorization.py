@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from flask import Flask, request
 
 from docker_registry.errors import Denied, Unauthorized
-from docker_registry.exchange import context_of
+from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag

@@ -8,8 +8,8 @@ from flask import current_app, g
 
 from docker_registry.api.flask_app import Application
 from docker_registry.errors import Overloaded, SizeInvalid, TooLarge
-from docker_registry.memory_budget import MemoryBudget, Reservation
 from docker_registry.registry.ingest import Body
+from docker_registry.resources.memory_budget import MemoryBudget, Reservation
 
 #: Size of the first block of a body; each further block doubles the total, up to a maximum block size.
 _FIRST_BLOCK_BYTES: Final = 8 * 1024

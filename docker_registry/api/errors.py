@@ -22,7 +22,7 @@ from docker_registry import errors
 from docker_registry.api.flask_app import Application
 from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
-from docker_registry.exchange import context_of
+from docker_registry.http.exchange import context_of
 
 logger = logging.getLogger(__name__)
 

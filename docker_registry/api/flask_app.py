@@ -9,10 +9,10 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from docker_registry.exchange import Observer
-from docker_registry.health import Health
-from docker_registry.memory_budget import MemoryBudget
-from docker_registry.trusted_proxies import TrustedProxies
+from docker_registry.http.exchange import Observer
+from docker_registry.http.health import Health
+from docker_registry.http.trusted_proxies import TrustedProxies
+from docker_registry.resources.memory_budget import MemoryBudget
 
 
 class _NoSessions(SessionInterface):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from docker_registry.api.responses import json_response
-from docker_registry.health import Health
+from docker_registry.http.health import Health
 
 
 def blueprint(health: Health) -> Blueprint:

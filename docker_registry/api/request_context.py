@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Flask, Response, request
 
-from docker_registry.exchange import context_of
+from docker_registry.http.exchange import context_of
 
 #: The variables of URLs that name a repository, and those that name something in it.
 _REPOSITORIES: Final = ("name", "repository")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from docker_registry import __version__
 from docker_registry.cli.command import Command, load_config
 from docker_registry.errors import StorageError
-from docker_registry.logs import log_line
+from docker_registry.logs.setup import log_line
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config

@@ -32,7 +32,7 @@ def run(_: argparse.Namespace) -> int:
         ConfigError: no Redis is configured.
     """
     from docker_registry import services
-    from docker_registry.logs import start_logging
+    from docker_registry.logs.setup import start_logging
 
     config = load_config()
     with services.build(config, v1=True) as built:

@@ -14,7 +14,7 @@ from typing import Final
 from docker_registry.cli.check import check
 from docker_registry.cli.command import CANNOT_RUN, Command, load_config
 from docker_registry.errors import RegistryError
-from docker_registry.logs import log_line
+from docker_registry.logs.setup import log_line
 
 
 def run(_: argparse.Namespace) -> int:

@@ -25,12 +25,13 @@ import gevent.socket
 from gevent import monkey
 from gevent.lock import BoundedSemaphore
 
-from docker_registry import client_presence, dependencies
+from docker_registry import dependencies
 from docker_registry.concurrency import run_in_background
 from docker_registry.cpu_pool import frames
 from docker_registry.cpu_pool.process import Job, parse_error
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import Overloaded, RegistryError
+from docker_registry.resources import client_presence
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from docker_registry.error_reports.report import ErrorReport, ErrorReporter, report_of
-from docker_registry.redaction import Redactor
+from docker_registry.logs.redaction import Redactor
 
 logger = logging.getLogger(__name__)
 

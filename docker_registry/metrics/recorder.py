@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from docker_registry.exchange import Exchange
+from docker_registry.http.exchange import Exchange
 
 #: Upper bounds of histogram buckets. A layer takes minutes.
 SECONDS_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)

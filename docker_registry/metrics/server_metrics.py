@@ -9,7 +9,7 @@ from typing import Final
 
 import gevent
 
-from docker_registry.exchange import Exchange
+from docker_registry.http.exchange import Exchange
 from docker_registry.metrics.exposition import expose
 from docker_registry.metrics.recorder import Recorder
 from docker_registry.metrics.shared import SharedNumbers

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeVar
 
-from docker_registry.memory_budget import MemoryBudget
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.resources.time_slices import TimeSlices
 
 Item = TypeVar("Item")
 

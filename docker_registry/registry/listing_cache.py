@@ -17,7 +17,7 @@ from typing import Final
 
 from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Memory for the cached names of all folders; the least recently used folder is evicted first. A single folder may
 #: exceed the limit.

@@ -22,7 +22,7 @@ from docker_registry.registry.repositories import Catalog, Repositories
 from docker_registry.registry.sources import Sources
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 
 class OciRegistry:

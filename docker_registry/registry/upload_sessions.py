@@ -34,7 +34,7 @@ from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
 from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum number of chunks that a state lists directly.
 MAX_LISTED: Final = 256

@@ -25,7 +25,7 @@ from docker_registry.registry.blobs import Blob, Blobs
 from docker_registry.registry.ingest import Body, Intake, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 logger = logging.getLogger(__name__)
 

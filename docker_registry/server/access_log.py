@@ -14,11 +14,11 @@ from urllib.parse import unquote
 from gunicorn.config import AccessLogFormat
 from gunicorn.glogging import Logger
 
-from docker_registry.exchange import Exchange, Observer
-from docker_registry.exchange_lines import request_line
-from docker_registry.line_writer import LineStream, LineWriter, write_all
-from docker_registry.logs import JSON, JsonFormatter
-from docker_registry.redaction import redact_query
+from docker_registry.http.exchange import Exchange, Observer
+from docker_registry.logs.exchange_lines import request_line
+from docker_registry.logs.line_writer import LineStream, LineWriter, write_all
+from docker_registry.logs.redaction import redact_query
+from docker_registry.logs.setup import JSON, JsonFormatter
 
 #: Attribute of gunicorn's configuration: the format of messages.
 FORMAT: Final = "registry_log_format"

@@ -21,8 +21,8 @@ from gevent import socket, ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
 from docker_registry.dependencies import signature_of
-from docker_registry.exchange import Exchange
-from docker_registry.memory_budget import MemoryBudget
+from docker_registry.http.exchange import Exchange
+from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
 from docker_registry.server.response_cache import FileSlice

@@ -1,4 +1,4 @@
-"""Reports the exchanges of a worker to observers (:mod:`docker_registry.exchange`)."""
+"""Reports the exchanges of a worker to observers (:mod:`docker_registry.http.exchange`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from docker_registry.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds, trace_id
+from docker_registry.http.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds, trace_id
+from docker_registry.http.trusted_proxies import TrustedProxies
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.response_cache import Hit
-from docker_registry.trusted_proxies import TrustedProxies
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import Final
 
 from docker_registry.dependencies import Dependencies, Signature, signature_of
-from docker_registry.exchange import Exchange
+from docker_registry.http.exchange import Exchange
 from docker_registry.server.cache_key import RequestHead, parse_head
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.

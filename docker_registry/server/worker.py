@@ -35,11 +35,13 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import client_presence, dependencies
+from docker_registry import dependencies
 from docker_registry.alone import answering
-from docker_registry.exchange import Observer
-from docker_registry.health import Health
-from docker_registry.memory_budget import MemoryBudget
+from docker_registry.http.exchange import Observer
+from docker_registry.http.health import Health
+from docker_registry.resources import client_presence
+from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close, open_files
 from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
@@ -49,7 +51,6 @@ from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
 from docker_registry.server.response_cache import Hit, ResponseCache
-from docker_registry.time_slices import TimeSlices
 
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}

@@ -14,7 +14,8 @@ from tests.support.timing import wait_until
 
 IMPORTS = """
 import os, time, sys
-from docker_registry import client_presence, errors
+from docker_registry import errors
+from docker_registry.resources import client_presence
 from docker_registry.cpu_pool.pool import CpuPool
 from tests.support import cpu_jobs
 from tests.support.processes import children

@@ -20,7 +20,7 @@ from docker_registry.error_reports.limiter import KindLimiter
 from docker_registry.error_reports.mail import MailReporter
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
-from docker_registry.redaction import Redactor
+from docker_registry.logs.redaction import Redactor
 from docker_registry.registry.leases import Leases
 from tests.support.processes import free_port
 from tests.support.servers.receivers import MailServer, http_receiver, self_signed

@@ -22,7 +22,7 @@ from docker_registry import services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
-from docker_registry.exchange import Exchange
+from docker_registry.http.exchange import Exchange
 from docker_registry.metrics.recorder import Recorder, Series
 from docker_registry.metrics.shared import SharedNumbers
 from tests.support.processes import free_port

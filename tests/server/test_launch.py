@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from docker_registry import logs
+from docker_registry.logs.setup import start_logging
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.processes import free_port
 from tests.support.servers.registry import ROOT, Server
@@ -190,7 +190,7 @@ class TestTheLog:
         assert any("me\\n127.0.0.1" in line for line in lines)
 
     def test_of_errors_cannot_be_forged_either(self):
-        logs.start_logging("info")
+        start_logging("info")
         logger = logging.getLogger("docker_registry.test")
         (handler,) = logging.getLogger("docker_registry").handlers
         record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "GET %s", ("/v1/a\nforged\x1b",), None)

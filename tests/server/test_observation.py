@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from docker_registry.exchange import RequestIds, trace_id
+from docker_registry.http.exchange import RequestIds, trace_id
 from docker_registry.server.access_log import basic_user
 from tests.server.test_response_cache import SETTLED_SECONDS, Connection, head_of
 from tests.support.clients.v2 import Client, digest_of

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
-from docker_registry.old_clients import is_old_client
+from docker_registry.http.old_clients import is_old_client
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry

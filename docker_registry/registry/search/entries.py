@@ -10,7 +10,7 @@ from docker_registry.registry.names import LIBRARY, ImageRepositoryName, Reposit
 from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.index import Entry
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 _PAGE_SIZE: Final = 1000
 

@@ -13,10 +13,10 @@ from typing import Final
 import gevent
 from gevent import monkey
 
-from docker_registry import client_presence
 from docker_registry.errors import Overloaded, RegistryError
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.images import Images
+from docker_registry.resources import client_presence
 
 logger = logging.getLogger(__name__)
 

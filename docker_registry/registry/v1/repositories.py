@@ -31,7 +31,7 @@ from docker_registry.registry.json_scanner import NoList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1 import image_layout
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to update a list that is being changed concurrently.
 _MAX_TRIES: Final = 1000

@@ -31,7 +31,7 @@ from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tag_notes import LATEST, NOTHING_KNOWN, ImageTagNotes
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Number of tags that are listed in one batch.
 _BATCH: Final = 30

@@ -13,7 +13,7 @@ from docker_registry.registry.bridge.image_sources import ImageSources
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.manifest_payload import OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.names import Digest
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 from tests.support.timing import quickest
 
 CONFIG = "application/vnd.oci.image.config.v1+json"

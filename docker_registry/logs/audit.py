@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.errors import ConfigError
-from docker_registry.exchange import Exchange
-from docker_registry.exchange_lines import audit_line
-from docker_registry.line_writer import LineWriter, append_to, write_all
+from docker_registry.http.exchange import Exchange
+from docker_registry.logs.exchange_lines import audit_line
+from docker_registry.logs.line_writer import LineWriter, append_to, write_all
 
 STDOUT: Final = "-"
 

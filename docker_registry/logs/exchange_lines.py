@@ -11,8 +11,8 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote
 from typing import Final
 
-from docker_registry.exchange import Exchange
-from docker_registry.redaction import redact_query
+from docker_registry.http.exchange import Exchange
+from docker_registry.logs.redaction import redact_query
 
 #: Longer texts from clients are cut.
 MAX_CHARACTERS: Final = 1024

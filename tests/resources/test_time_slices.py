@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 from tests.support.gevent_program import under_gevent
 
 PROGRAM = """
 import itertools, sys, time
-from docker_registry.time_slices import TimeSlices
+from docker_registry.resources.time_slices import TimeSlices
 
 slices = TimeSlices()
 spent = {"paced": 0.0, "others": 0.0}

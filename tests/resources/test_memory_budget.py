@@ -7,9 +7,10 @@ import time
 import gevent
 import pytest
 
-from docker_registry import errors, memory_budget
+from docker_registry import errors
 from docker_registry.errors import Overloaded
-from docker_registry.memory_budget import MemoryBudget
+from docker_registry.resources import memory_budget
+from docker_registry.resources.memory_budget import MemoryBudget
 
 
 def taken(budget, size, **options):
