@@ -71,6 +71,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     config, registry = services.config, services.registry
     app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
+    app.part_numbers = services.part_numbers
     app.health = services.health
     app.log_format, app.trusted_proxies = config.log_format, services.trusted_proxies
     request_context.install(app)

@@ -29,7 +29,7 @@ def start(services: Services) -> None:
     gevent.spawn(services.read_only.watch, gevent.sleep)
     gevent.spawn(services.health.watch)
     if services.metrics is not None:
-        gevent.spawn(services.metrics.publish_forever)
+        services.metrics.start()
         if services.config.metrics_address:
             listener.serve(services.metrics, services.config.metrics_address)
     gevent.spawn(_run, services)
@@ -45,6 +45,8 @@ def _run(services: Services) -> None:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
                 _purge(services.registry, services.config.upload_ttl)
+                if services.metrics is not None:
+                    services.metrics.note_uploads_left(services.registry.uploads.counts.left)
                 if services.access_control is not None and services.access_control.tokens is not None:
                     services.access_control.tokens.keep_up()
             _fill_search_index(services)

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
-from docker_registry.alone import answering
 from docker_registry.config.schema import Config, Redis, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
 from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.error_reports.bugsnag import BugsnagReporter
 from docker_registry.error_reports.mail import MailReporter, MailServer
@@ -32,6 +32,7 @@ from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics import listener
 from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics.shared import FOLDER_VARIABLE
+from docker_registry.part_numbers import PartNumbers
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.oci_registry import OciRegistry
@@ -68,6 +69,7 @@ class Services:
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
         metrics: of all workers; None if they are off.
+        part_numbers: to which the worker adds its own limits; None if metrics are off.
         read_only: whether writes are refused.
         health: whether the store can be read and the worker is stopping.
     """
@@ -86,6 +88,7 @@ class Services:
     trusted_proxies: TrustedProxies
     read_only: ReadOnly
     metrics: ServerMetrics | None = None
+    part_numbers: PartNumbers | None = None
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -142,7 +145,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         StorageError: the store cannot be used.
     """
     with ExitStack() as opened:
-        registry = _open_registry(config, driver or open_driver(config))
+        times = StorageTimes() if config.metrics or config.metrics_address else None
+        registry = _open_registry(config, driver or open_driver(config, times))
         legacy, diff_queue = None, None
         if config.v1 if v1 is None else v1:
             diff_queue = open_diff_queue(config)
@@ -164,8 +168,11 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         opened.callback(error_reporting.close)
         observers: list[Observer] = []
         body_memory = MemoryBudget(config.max_body_memory_bytes)
-        metrics = _open_metrics(config, body_memory)
-        if metrics is not None:
+        metrics, part_numbers = None, None
+        if times is not None:
+            part_numbers = PartNumbers(registry, search_updates, times, config.storage)
+            part_numbers.add_budget("body_memory", body_memory)
+            metrics = _open_metrics(config, part_numbers)
             observers.append(metrics)
         if config.audit_log:
             observers.append(AuditLog(config.audit_log))
@@ -176,6 +183,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             legacy=legacy,
             body_memory=body_memory,
             metrics=metrics,
+            part_numbers=part_numbers,
             search_entries=search_entries,
             search_index=search_index,
             search_updates=search_updates,
@@ -214,15 +222,20 @@ def search_database(config: Config) -> str:
     return _TEMPORARY_DATABASE
 
 
-def open_driver(config: Config) -> StorageDriver:
+def open_driver(config: Config, times: StorageTimes | None = None) -> StorageDriver:
     """
     Open the configured store with its configured cache.
+
+    Args:
+        times: receives the durations of the calls of the store.
 
     Raises:
         ConfigError: the driver or the library for Redis does not exist, or the driver rejects its settings.
         StorageError: the store cannot be used.
     """
     driver = open_store(config)
+    if times is not None:
+        driver = MeasuredDriver(driver, times)
     place = _redis_place(config.cache_lru)
     if not place.is_set:
         return driver
@@ -254,25 +267,15 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
 
 
-def _open_metrics(config: Config, body_memory: MemoryBudget) -> ServerMetrics | None:
+def _open_metrics(config: Config, part_numbers: PartNumbers) -> ServerMetrics:
     """
     Raises:
         ConfigError: the address of the metrics cannot be used.
     """
     if config.metrics_address:
         listener.open_socket(config.metrics_address).close()
-    elif not config.metrics:
-        return None
     folder = os.environ.get(FOLDER_VARIABLE)
-
-    def gauges() -> dict[str, float]:
-        return {
-            "in_flight": answering.in_progress,
-            "budget_used": body_memory.used_bytes,
-            "budget_limit": body_memory.limit_bytes,
-        }
-
-    return ServerMetrics(Path(folder) if folder else None, gauges)
+    return ServerMetrics(Path(folder) if folder else None, part_numbers.collect)
 
 
 def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:

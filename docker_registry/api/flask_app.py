@@ -12,6 +12,7 @@ from werkzeug.routing import MapAdapter
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
 from docker_registry.http.trusted_proxies import TrustedProxies
+from docker_registry.part_numbers import PartNumbers
 from docker_registry.resources.memory_budget import MemoryBudget
 
 
@@ -39,6 +40,7 @@ class Application(Flask):
         log_format: format of the access log.
         trusted_proxies: proxies whose headers tell the client's address.
         health: to which the worker reports that the server is stopping.
+        part_numbers: to which the worker adds its own limits; None if metrics are off.
         body_memory: memory budget for the bodies of all requests.
         serves_v2: whether API V2 is served, so that errors below its paths have its form.
     """
@@ -48,6 +50,7 @@ class Application(Flask):
     log_format: str = "text"
     trusted_proxies: TrustedProxies | None = None
     health: Health | None = None
+    part_numbers: PartNumbers | None = None
     body_memory: MemoryBudget
     serves_v2: bool = True
 

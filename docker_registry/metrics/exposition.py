@@ -7,41 +7,63 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from docker_registry import __version__
-from docker_registry.metrics.recorder import BYTES_BOUNDS, SECONDS_BOUNDS, Labels, Series
+from docker_registry.drivers.measured import ACTION_BOUNDS
+from docker_registry.metrics import families
+from docker_registry.metrics.numbers import Key, Numbers
+from docker_registry.metrics.recorder import BYTES_BOUNDS, SECONDS_BOUNDS, Series
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
-    from prometheus_client.core import HistogramMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
-def expose(
-    series: Mapping[Labels, Series], gauges: Mapping[str, float], workers: int, accept: str
-) -> tuple[bytes, str]:
+def expose(numbers: Numbers, workers: int, accept: str) -> tuple[bytes, str]:
     """
     Return the metrics of a server and their content type.
 
     Args:
-        gauges: sums over the live workers: ``in_flight``, and ``budget_used`` and ``budget_limit`` in bytes.
+        numbers: sums over all workers.
+        workers: number of live workers.
         accept: the header; selects the format.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(series, gauges, workers))
+    registry.register(_Collector(numbers, workers))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _Collector:
-    def __init__(self, series: Mapping[Labels, Series], gauges: Mapping[str, float], workers: int) -> None:
-        self._series = series
-        self._gauges = gauges
+    def __init__(self, numbers: Numbers, workers: int) -> None:
+        self._numbers = numbers
+        self._series = numbers.series
         self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; called by prometheus_client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        yield from self._requests()
+        yield from self._histograms()
+        yield self._actions()
+        for family in families.COUNTERS:
+            metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+            yield _samples(metric, family, self._numbers.counters)
+        for family in families.GAUGES:
+            gauge = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+            yield _samples(gauge, family, self._numbers.gauges)
+        _, left = self._numbers.latest.get(families.OPEN_UPLOADS.name, (0, 0))
+        uploads = max(0.0, left + families.unfinished(self._numbers.counters))
+        yield GaugeMetricFamily(families.OPEN_UPLOADS.name, families.OPEN_UPLOADS.help, value=uploads)
+        yield GaugeMetricFamily("registry_workers", "Worker processes.", value=self._workers)
+        info = GaugeMetricFamily("registry_build_info", "1, with the version of the registry.", labels=("version",))
+        info.add_metric((__version__,), 1)
+        yield info
+
+    def _requests(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
 
         requests = CounterMetricFamily(
             "registry_http_requests", "Requests that were answered.", labels=("handler", "method", "code")
@@ -55,25 +77,9 @@ class _Collector:
             hits.add_metric((handler,), row.cached)
         yield requests
         yield hits
-        yield from self._histograms()
         total = self._sum()
         yield CounterMetricFamily("registry_received_bytes", "Bytes of request bodies.", value=total.bytes_in)
         yield CounterMetricFamily("registry_sent_bytes", "Bytes of response bodies.", value=total.bytes_out)
-        yield GaugeMetricFamily(
-            "registry_http_in_flight_requests",
-            "Requests that are being answered.",
-            value=self._gauges.get("in_flight", 0),
-        )
-        used = GaugeMetricFamily("registry_budget_used_bytes", "Memory in use of a limit.", labels=("budget",))
-        used.add_metric(("body_memory",), self._gauges.get("budget_used", 0))
-        limit = GaugeMetricFamily("registry_budget_limit_bytes", "The limit, of all workers.", labels=("budget",))
-        limit.add_metric(("body_memory",), self._gauges.get("budget_limit", 0))
-        yield used
-        yield limit
-        yield GaugeMetricFamily("registry_workers", "Worker processes.", value=self._workers)
-        info = GaugeMetricFamily("registry_build_info", "1, with the version of the registry.", labels=("version",))
-        info.add_metric((__version__,), 1)
-        yield info
 
     def _histograms(self) -> Iterator[Metric]:
         from prometheus_client.core import HistogramMetricFamily
@@ -99,6 +105,16 @@ class _Collector:
         yield received
         yield sent
 
+    def _actions(self) -> Metric:
+        from prometheus_client.core import HistogramMetricFamily
+
+        actions = HistogramMetricFamily(
+            "registry_storage_action_seconds", "Time of the calls of the storage driver.", labels=("driver", "action")
+        )
+        for labels, (seconds, buckets) in sorted(self._numbers.actions.items()):
+            _add(actions, labels, ACTION_BOUNDS, buckets, seconds)
+        return actions
+
     def _by_handler(self) -> dict[str, Series]:
         found: dict[str, Series] = {}
         for (handler, _, _), row in self._series.items():
@@ -110,6 +126,18 @@ class _Collector:
         for row in self._series.values():
             total.add(row)
         return total
+
+
+def _samples(
+    metric: CounterMetricFamily | GaugeMetricFamily, family: families.Family, values: Mapping[Key, float]
+) -> Metric:
+    """Add the values of a metric; 0 if it has no labels and nothing was counted."""
+    found = {key[1:]: value for key, value in values.items() if key[0] == family.name}
+    if not family.labels:
+        found.setdefault((), 0.0)
+    for labels, value in sorted(found.items()):
+        metric.add_metric(labels, value)
+    return metric
 
 
 def _add(

@@ -66,6 +66,12 @@ class Series:
         ):
             mine[:] = map(sum, zip(mine, theirs, strict=True))
 
+    def copy(self) -> Series:
+        """Return a copy, for another thread."""
+        copied = Series()
+        copied.add(self)
+        return copied
+
     def to_list(self) -> list[Any]:
         """Return the numbers for JSON."""
         return [

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import gevent
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.http.exchange import Exchange
 from docker_registry.metrics.exposition import expose
+from docker_registry.metrics.families import OPEN_UPLOADS, unfinished
+from docker_registry.metrics.numbers import Numbers
 from docker_registry.metrics.recorder import Recorder
 from docker_registry.metrics.shared import SharedNumbers
 
@@ -19,42 +23,44 @@ logger = logging.getLogger(__name__)
 #: Time between two publications of a worker's numbers.
 PUBLISH_SECONDS: Final = 1.0
 
+#: How long a worker that ends waits for a publication in progress.
+_CLOSE_SECONDS: Final = 1.0
+
 
 class ServerMetrics:
     """Records the exchanges of this worker, publishes them, and sums those of all workers; an observer."""
 
-    def __init__(self, folder: Path | None, gauges: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, folder: Path | None, collect: Callable[[Numbers], object]) -> None:
         """
         Args:
             folder: shared by the workers of a server; None if there is one worker.
-            gauges: returns the gauges of this worker.
+            collect: adds what the parts of this worker have counted.
         """
         self._recorder = Recorder()
         self._shared = None if folder is None else SharedNumbers(folder)
-        self._gauges = gauges
+        self._collect = collect
+        self._uploads_left: tuple[float, float] | None = None
+        self._publisher: gevent.Greenlet[[], None] | None = None
 
     def __call__(self, exchange: Exchange) -> None:
         """Count an exchange."""
         self._recorder(exchange)
 
-    def publish_forever(self) -> None:
-        """Publish the numbers of this worker every second; the body of a greenlet."""
-        while True:
-            self.publish()
-            gevent.sleep(PUBLISH_SECONDS)
-
-    def publish(self) -> None:
-        """Publish the numbers of this worker."""
-        if self._shared is None:
-            return
-        try:
-            self._shared.publish(self._recorder.series, self._gauges())
-        except OSError as error:
-            logger.warning("the metrics of this worker cannot be published: %s", error)
+    def start(self) -> None:
+        """Publish the numbers of this worker every second, in a greenlet."""
+        if self._publisher is None:
+            self._publisher = gevent.spawn(self._publish_forever)
 
     def close(self) -> None:
         """Publish the last numbers."""
-        self.publish()
+        if self._publisher is not None and self._shared is not None:
+            self._publisher.kill(timeout=_CLOSE_SECONDS)
+            _publish(self._shared, self._numbers())
+
+    def note_uploads_left(self, count: int) -> None:
+        """Note how many uploads a purge has left in the store."""
+        total, _ = run_in_thread(self._total, self._numbers())
+        self._uploads_left = (time.time(), count - unfinished(total.counters))
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """
@@ -63,7 +69,30 @@ class ServerMetrics:
         Args:
             accept: the header of the request.
         """
-        if self._shared is None:
-            return expose(self._recorder.series, self._gauges(), 1, accept)
-        self.publish()
-        return expose(*self._shared.total(), accept)
+        return run_in_thread(self._scrape, self._numbers(), accept)
+
+    def _numbers(self) -> Numbers:
+        """Return a copy of the numbers of this worker, for a thread."""
+        numbers = Numbers({labels: row.copy() for labels, row in self._recorder.series.items()})
+        self._collect(numbers)
+        if self._uploads_left is not None:
+            numbers.latest[OPEN_UPLOADS.name] = self._uploads_left
+        return numbers
+
+    def _publish_forever(self) -> None:
+        while self._shared is not None:
+            run_in_thread(_publish, self._shared, self._numbers())
+            gevent.sleep(PUBLISH_SECONDS)
+
+    def _scrape(self, numbers: Numbers, accept: str) -> tuple[bytes, str]:
+        return expose(*self._total(numbers), accept)
+
+    def _total(self, numbers: Numbers) -> tuple[Numbers, int]:
+        return (numbers, 1) if self._shared is None else self._shared.total(numbers)
+
+
+def _publish(shared: SharedNumbers, numbers: Numbers) -> None:
+    try:
+        shared.publish(numbers)
+    except OSError as error:
+        logger.warning("the metrics of this worker cannot be published: %s", error)

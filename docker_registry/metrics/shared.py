@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from docker_registry.metrics.recorder import Labels, Series
+from docker_registry.metrics.numbers import Numbers
 
 #: Environment variable with the folder that the workers of one server share.
 FOLDER_VARIABLE: Final = "DOCKER_REGISTRY_METRICS_FOLDER"
@@ -49,30 +49,29 @@ class SharedNumbers:
         """
         self._folder = folder
 
-    def publish(self, series: Mapping[Labels, Series], gauges: Mapping[str, float]) -> None:
+    def publish(self, numbers: Numbers) -> None:
         """Replace the numbers of this worker."""
-        content = {"series": [[*labels, *row.to_list()] for labels, row in series.items()], "gauges": dict(gauges)}
-        self._replace(str(os.getpid()), json.dumps(content))
+        self._replace(str(os.getpid()), numbers)
 
-    def total(self) -> tuple[dict[Labels, Series], dict[str, float], int]:
+    def total(self, own: Numbers) -> tuple[Numbers, int]:
         """
         Sum the numbers of all workers.
 
+        Args:
+            own: the numbers of this worker, which may be newer than those that it has published.
+
         Returns:
-            Counters, including those of workers that ended; gauges of live workers; the number of live workers.
+            The sums, whose counters include those of workers that ended; and the number of live workers.
         """
+        total, workers = Numbers(), 1
+        total.add(own)
         with self._locked():
             self._merge_ended()
-            series: dict[Labels, Series] = {}
-            gauges: dict[str, float] = {}
-            workers = 0
             for path in self._files():
-                _add(series, path)
-                if path.name != _ENDED:
-                    workers += 1
-                    for name, value in json.loads(path.read_text())["gauges"].items():
-                        gauges[name] = gauges.get(name, 0.0) + value
-        return series, gauges, workers
+                if path.name != str(os.getpid()):
+                    total.add(_read(path))
+                    workers += path.name != _ENDED
+        return total, workers
 
     def _files(self) -> Iterator[Path]:
         return (path for path in self._folder.iterdir() if path.name.isdecimal() or path.name == _ENDED)
@@ -82,18 +81,18 @@ class SharedNumbers:
         ended = [path for path in self._files() if path.name != _ENDED and not _lives(int(path.name))]
         if not ended:
             return
-        series: dict[Labels, Series] = {}
+        total = Numbers()
         for path in (*ended, self._folder / _ENDED):
             if path.exists():
-                _add(series, path)
-        rows = [[*labels, *row.to_list()] for labels, row in series.items()]
-        self._replace(_ENDED, json.dumps({"series": rows, "gauges": {}}))
+                total.add(_read(path))
+        total.gauges.clear()
+        self._replace(_ENDED, total)
         for path in ended:
             path.unlink()
 
-    def _replace(self, name: str, content: str) -> None:
+    def _replace(self, name: str, numbers: Numbers) -> None:
         staged = self._folder / f"{name}.new"
-        staged.write_text(content)
+        staged.write_text(json.dumps(numbers.to_json()))
         staged.replace(self._folder / name)
 
     @contextmanager
@@ -103,9 +102,8 @@ class SharedNumbers:
             yield
 
 
-def _add(total: dict[Labels, Series], path: Path) -> None:
-    for handler, method, code, *numbers in json.loads(path.read_text())["series"]:
-        total.setdefault((handler, method, code), Series()).add(Series(*numbers))
+def _read(path: Path) -> Numbers:
+    return Numbers.from_json(json.loads(path.read_text()))
 
 
 def _lives(pid: int) -> bool:

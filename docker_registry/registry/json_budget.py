@@ -22,7 +22,12 @@ _MEMORY_FACTOR: Final = 6
 
 
 class JsonBudget:
-    """Limits the memory and the time slices that a registry uses for large JSON documents."""
+    """
+    Limits the memory and the time slices that a registry uses for large JSON documents.
+
+    Attributes:
+        memory: the memory budget.
+    """
 
     def __init__(self, slices: TimeSlices, limit_bytes: int = _BUDGET_BYTES) -> None:
         """
@@ -30,7 +35,7 @@ class JsonBudget:
             limit_bytes: memory for all large documents together.
         """
         self._slices = slices
-        self._memory = MemoryBudget(limit_bytes)
+        self.memory = MemoryBudget(limit_bytes)
 
     def reserve(self, payload: bytes) -> AbstractContextManager[object]:
         """
@@ -41,7 +46,7 @@ class JsonBudget:
         """
         if len(payload) <= LARGE_BYTES:
             return nullcontext()
-        return self._memory.reserve(len(payload) * _MEMORY_FACTOR)
+        return self.memory.reserve(len(payload) * _MEMORY_FACTOR)
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items, and yield to the event loop between them; see :meth:`TimeSlices.pace`."""

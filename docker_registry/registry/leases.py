@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
@@ -20,6 +21,10 @@ class Leases:
 
     On a store without conditional writes every lease is granted, so the work must also be safe when two processes do
     it at the same time.
+
+    Attributes:
+        counts: number of calls of :meth:`take` by the kind of work, its name up to the first hyphen, and the result,
+            ``taken`` or ``busy``.
     """
 
     def __init__(self, driver: StorageDriver, now: Callable[[], float] = time.time) -> None:
@@ -30,6 +35,7 @@ class Leases:
         self._driver = driver
         self._now = now
         self._holder = str(uuid.uuid4())
+        self.counts: Counter[tuple[str, str]] = Counter()
 
     def take(self, work: str, seconds: float) -> bool:
         """
@@ -42,9 +48,13 @@ class Leases:
         Returns:
             False when another process holds the lease.
         """
+        is_taken = self._take(layout.lease(work), seconds)
+        self.counts[work.partition("-")[0], "taken" if is_taken else "busy"] += 1
+        return is_taken
+
+    def _take(self, path: str, seconds: float) -> bool:
         if not self._driver.capabilities.if_match:
             return True
-        path = layout.lease(work)
         stored = self._driver.find_versioned(path) or Versioned(b"", ABSENT)
         if stored.version != ABSENT and not self._is_free(stored.content):
             return False

@@ -119,6 +119,7 @@ class OciRegistry:
         Returns:
             The number of deleted uploads and the number of added repositories.
         """
+        self.uploads.counts.left = 0
         purged = self.uploads.purge(None, upload_ttl_seconds)
         names = self.slices.pace(self.repositories.folders())
         purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in names)

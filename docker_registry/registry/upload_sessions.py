@@ -146,8 +146,29 @@ def parse_upload_id(text: str) -> str:
     return text
 
 
+@dataclass(slots=True)
+class UploadCounts:
+    """
+    Numbers of sessions.
+
+    Attributes:
+        started, ended, purged: by this process, since it began.
+        left: found by a purge, and not deleted.
+    """
+
+    started: int = 0
+    ended: int = 0
+    purged: int = 0
+    left: int = 0
+
+
 class UploadSessions:
-    """Stores the upload sessions of the registry."""
+    """
+    Stores the upload sessions of the registry.
+
+    Attributes:
+        counts: what this object has done.
+    """
 
     def __init__(
         self,
@@ -168,6 +189,7 @@ class UploadSessions:
         self._driver = driver
         self._scratch = driver.scratch
         self._now = now
+        self.counts = UploadCounts()
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """
@@ -178,6 +200,7 @@ class UploadSessions:
         """
         upload = Upload(name, str(uuid.uuid4()), algorithm)
         self._scratch.put_content(upload.state, _state(upload))
+        self.counts.started += 1
         return upload
 
     def get(self, name: RepositoryName | None, upload_id: str, *, ends: bool = False) -> Upload:
@@ -260,7 +283,7 @@ class UploadSessions:
 
     def end(self, upload: Upload) -> None:
         """Delete a session and its bytes."""
-        self._scratch.discard(upload.state)
+        self.counts.ended += self._scratch.discard(upload.state)
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
             self._scratch.discard(upload.folder)
 
@@ -282,8 +305,13 @@ class UploadSessions:
             touched = [stat.modified for stat in self._driver.walk(upload.folder)]
             with suppress(PathNotFound):
                 touched.append(self._driver.stat(upload.state).modified)
-            if touched and max(touched) < oldest:  # without any file: just being created, or ended meanwhile
+            if not touched:  # without any file: just being created, or ended meanwhile
+                continue
+            if max(touched) < oldest:
                 purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
+            else:
+                self.counts.left += 1
+        self.counts.purged += purged
         return purged
 
     # ------------------------------------------------------------------------------------------------- steps

@@ -33,7 +33,12 @@ _COMMITTED: Final = "blob %s was pushed to %s by %s"
 
 
 class Uploads:
-    """The operations of clients on upload sessions."""
+    """
+    The operations of clients on upload sessions.
+
+    Attributes:
+        counts: numbers of sessions.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Uploads:
         self._driver = driver
         self._blobs = blobs
         self._sessions = UploadSessions(driver, now, slices)
+        self.counts = self._sessions.counts
 
     def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
         """

@@ -94,6 +94,10 @@ class MemoryBudget:
 
     Waiting reservations are served smallest first, and small ones (up to 1/64 of the budget) have a quarter of the
     budget to themselves, so that a few large requests cannot delay many small ones.
+
+    Attributes:
+        waits: number of reservations that had to wait.
+        refusals: number of those that failed.
     """
 
     def __init__(self, limit_bytes: int, wait_seconds: float = 10.0) -> None:
@@ -104,6 +108,8 @@ class MemoryBudget:
         """
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self.waits = 0
+        self.refusals = 0
         self._wait_seconds = wait_seconds
         self._large_bytes = 0
         self._held: dict[Reservation, None] = {}  # oldest first
@@ -158,6 +164,7 @@ class MemoryBudget:
         if not self._waiting and self._fits(reservation, total):
             self._enter(reservation, total)
             return
+        self.waits += 1
         waiting = _Waiting(reservation, total)
         insort(self._waiting, waiting, key=lambda one: one.missing_bytes)  # first come, first served among equals
         self._serve_waiting()
@@ -176,6 +183,7 @@ class MemoryBudget:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
         if not waiting.is_served:
+            self.refusals += 1
             raise Overloaded
 
     def _give_back(self, reservation: Reservation) -> None:

@@ -23,6 +23,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange
+from docker_registry.metrics.numbers import Numbers
 from docker_registry.metrics.recorder import Recorder, Series
 from docker_registry.metrics.shared import SharedNumbers
 from tests.support.processes import free_port
@@ -92,6 +93,7 @@ class TestFourWorkers:
             assert "method" not in {name for key in samples for name, value in key[1:] if value == "brew"}
             duration = ("registry_http_request_duration_seconds_count", ("handler", "manifest"), ("method", "get"))
             assert samples[duration] == 39
+            self.check_the_parts(samples)
             folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
             text = (ROOT / "contrib/prometheus/alerts.yml").read_text()
             text += (ROOT / "contrib/prometheus/dashboard.json").read_text()
@@ -99,6 +101,21 @@ class TestFourWorkers:
             assert set() == used - {key[0] for key in samples}
             assert {"counter", "gauge", "histogram"} <= set(types.values())
         assert not folder.exists()
+
+    def check_the_parts(self, samples):
+        action = (("action", "Batch"), ("driver", "filesystem"))
+        assert samples[("registry_storage_action_seconds_count", *action)] >= 13
+        assert samples[("registry_storage_action_seconds_sum", *action)] > 0
+        assert 13 == samples["registry_open_uploads",] == samples["registry_uploads_started_total",]
+        assert 0 == samples["registry_uploads_ended_total",] == samples["registry_storage_cache_hits_total",]
+        assert 1 <= samples["registry_search_updates_total",]
+        assert 1 <= samples["registry_leases_total", ("result", "taken"), ("work", "housekeeping")]
+        assert 4 * 2000 == samples["registry_connections_limit",]
+        budgets = {dict(key[1:])["budget"] for key in samples if key[0] == "registry_budget_waits_total"}
+        assert {"body_memory", "json", "unsent_responses"} == budgets
+        documented = (ROOT / "docs/operations.md").read_text()
+        names = {re.sub("_(bucket|count|sum|created)$", "", key[0]) for key in samples}
+        assert set() == {name for name in names if f"`{name}`" not in documented}
 
 
 class TestASeparateAddress:
@@ -118,19 +135,28 @@ class TestASeparateAddress:
 
 class TestTheFilesOfWorkers:
     def test_are_merged_once_the_workers_ended(self, tmp_path):
-        series = {("manifest", "get", "200"): Series(requests=2, seconds=0.5)}
         shared = SharedNumbers(tmp_path)
         program = (
-            "import os; from docker_registry.metrics.shared import *; from docker_registry.metrics.recorder import *;"
+            "import sys; from docker_registry.metrics.shared import *; from docker_registry.metrics.numbers import *;"
+            "SharedNumbers(Path(sys.argv[1])).publish(Numbers({('manifest', 'get', '200'): Series(requests=3)}, "
+            "{('filesystem', 'Stat'): (0.5, [1, 2])}, {('a',): 4}, {('in_flight',): 9}, {'open': (7, 1)}))"
         )
-        program += "from pathlib import Path; import sys; SharedNumbers(Path(sys.argv[1])).publish("
-        program += "{('manifest', 'get', '200'): Series(requests=3)}, {'in_flight': 9})"
         for _ in range(2):
             subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT)
-        shared.publish(series, {"in_flight": 1})
+        own = Numbers(
+            {("manifest", "get", "200"): Series(requests=2, seconds=0.5)},
+            {("filesystem", "Stat"): (1.0, [0, 1])},
+            {("a",): 1},
+            {("in_flight",): 1},
+            {"open": (8, 3)},
+        )
+        shared.publish(own)
         for _ in range(2):
-            total, gauges, workers = shared.total()
-            assert (8, {"in_flight": 1.0}, 1) == (total["manifest", "get", "200"].requests, gauges, workers)
+            total, workers = shared.total(own)
+            assert 8 == total.series["manifest", "get", "200"].requests
+            assert {("filesystem", "Stat"): (2.0, [2, 5])} == total.actions
+            assert ({("a",): 9}, {("in_flight",): 1}, {"open": (8, 3)}) == (total.counters, total.gauges, total.latest)
+            assert 1 == workers
         assert {"ended", str(os.getpid()), "lock"} == {path.name for path in tmp_path.iterdir()}
 
 

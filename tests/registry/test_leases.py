@@ -17,6 +17,9 @@ class TestALease:
         first, second = Leases(driver, lambda: 100.0), Leases(driver, lambda: 100.0)
         assert first.take("purge", 60)
         assert not second.take("purge", 60)
+        assert second.take("unpack-0b5c", 60)
+        assert {("purge", "taken"): 1} == first.counts
+        assert {("purge", "busy"): 1, ("unpack", "taken"): 1} == second.counts
 
     def test_is_renewed_for_its_holder(self, driver):
         leases = Leases(driver, lambda: 100.0)

@@ -50,6 +50,7 @@ class TestABudget:
             growing.grow(1)
         assert 0.2 <= time.monotonic() - began < 10
         assert (1000, 10) == (budget.used_bytes, growing.size_bytes)
+        assert (1, 1) == (budget.waits, budget.refusals)
         held.release()
         growing.grow(1)
         growing.release()

@@ -28,6 +28,7 @@ from docker_registry import dependencies
 from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path, folders_above
 from docker_registry.drivers.cache.leased import LeasedCache, Lookup
 from docker_registry.drivers.cache.validator import CacheValidator, LatestListings
+from docker_registry.drivers.measured import MeasuredDriver
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Larger contents are not cached.
@@ -59,17 +60,19 @@ class CachedDriver(StorageDriver):
         """
         Args:
             driver: the driver of the store.
+            cache: shared with other processes.
             max_bytes: maximum size of a cached content.
         """
         self.driver = driver
-        self._cache = cache
+        self.cache = cache
         self._max_bytes = max_bytes
-        self._has_folder_versions = type(driver).folder_version is not StorageDriver.folder_version
+        store = driver.driver if isinstance(driver, MeasuredDriver) else driver
+        self._has_folder_versions = type(store).folder_version is not StorageDriver.folder_version
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
-        self._cache.begin_request()
+        self.cache.begin_request()
 
     @cached_property
     def capabilities(self) -> Capabilities:
@@ -179,12 +182,12 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         if self._has_folder_versions:
             return self.driver.folder_version(path)
-        lookup = self._cache.look_up(_FOLDER, check_path(path, root=True))
+        lookup = self.cache.look_up(_FOLDER, check_path(path, root=True))
         version = lookup.value
         if version is None:
             # The lease itself is the version: every change of the folder breaks it.
             version = lookup.lease
-            if version is None or not self._cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
+            if version is None or not self.cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
                 dependencies.make_uncacheable()
                 return None
         listing = self._listings.at_version(path, version)
@@ -248,7 +251,7 @@ class CachedDriver(StorageDriver):
     def scratch(self) -> StorageDriver:
         """See :class:`StorageDriver`."""
         driver = self.driver.scratch
-        return self if driver is self.driver else CachedDriver(driver, self._cache, max_bytes=self._max_bytes)
+        return self if driver is self.driver else CachedDriver(driver, self.cache, max_bytes=self._max_bytes)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -264,7 +267,7 @@ class CachedDriver(StorageDriver):
         finally:
             _batch_changes.reset(token)
             if changed:
-                self._cache.break_leases(changed)
+                self.cache.break_leases(changed)
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
@@ -298,7 +301,7 @@ class CachedDriver(StorageDriver):
     def _look_up(self, fact: str, path: str) -> Lookup:
         """Look up a fact, and record it as a dependency if it is known."""
         check_path(path)
-        lookup = Lookup() if _SHORT_LIVED.fullmatch(path) else self._cache.look_up(fact, path)
+        lookup = Lookup() if _SHORT_LIVED.fullmatch(path) else self.cache.look_up(fact, path)
         if lookup.value is not None:
             self._record(lookup, lookup.value)
         return lookup
@@ -313,7 +316,7 @@ class CachedDriver(StorageDriver):
             lookup: the result of the lookup, with the lease to fill.
             seconds: lifetime of the entry; None for no limit.
         """
-        if lookup.lease is not None and self._cache.fill(fact, path, lookup.lease, value, seconds):
+        if lookup.lease is not None and self.cache.fill(fact, path, lookup.lease, value, seconds):
             self._record(lookup, value)
         else:
             dependencies.make_uncacheable()
@@ -324,7 +327,7 @@ class CachedDriver(StorageDriver):
             validator.record(lookup, value)
 
     def _validator(self) -> CacheValidator | None:
-        return dependencies.validator(CacheValidator, lambda: CacheValidator(self._cache))
+        return dependencies.validator(CacheValidator, lambda: CacheValidator(self.cache))
 
     def _caching(self, path: str, lease: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the blocks of a file, and cache its content if it is small and was read completely."""
@@ -334,17 +337,17 @@ class CachedDriver(StorageDriver):
                 content = content + block if len(content) + len(block) <= self._max_bytes else None
             yield block
         if content is not None and len(content) == self.get_size(path):
-            self._cache.fill(_CONTENT, path, lease, content, _lifetime(path))
+            self.cache.fill(_CONTENT, path, lease, content, _lifetime(path))
 
     @contextmanager
     def _invalidating(self, path: str) -> Iterator[None]:
         """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
         entries = [*_facts(check_path(path)), *self._folder_versions_above(path)]
-        self._cache.break_leases(entries)
+        self.cache.break_leases(entries)
         try:
             yield
         finally:
-            self._cache.break_leases(entries)
+            self.cache.break_leases(entries)
             batch_changes = _batch_changes.get()
             if batch_changes is not None:
                 batch_changes.update(entries)
@@ -361,7 +364,7 @@ class CachedDriver(StorageDriver):
     def _invalidate_removed(self, path: str) -> None:
         """Invalidate a removed path, all paths below it, and the existence and versions of the folders above it."""
         above = [(_PRESENCE, folder) for folder in folders_above(path)]
-        self._cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
+        self.cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
 
     def _folder_versions_above(self, path: str) -> list[tuple[str, str]]:
         return [] if self._has_folder_versions else [(_FOLDER, folder) for folder in ("", *folders_above(path))]

@@ -131,7 +131,13 @@ class Lookup:
 
 
 class LeasedCache:
-    """The cache of one store in Redis, shared by any number of processes."""
+    """
+    The cache of one store in Redis, shared by any number of processes.
+
+    Attributes:
+        requests, hits: number of lookups, and of those that found a value.
+        errors: number of calls of Redis that failed, or that were not made because it is unavailable.
+    """
 
     def __init__(self, redis: Redis, circuit: CircuitBreaker, identity: Callable[[], str | None]) -> None:
         """
@@ -145,6 +151,7 @@ class LeasedCache:
         self._fill = redis.register_script(_FILL)
         self._confirm = redis.register_script(_CONFIRM)
         self._pending = PendingInvalidations(redis)
+        self.requests = self.hits = self.errors = 0
 
     def begin_request(self) -> None:
         """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
@@ -155,6 +162,7 @@ class LeasedCache:
         prefix = self._prefix()
         if prefix is None:
             return Lookup()
+        self.requests += 1
         keys = _entry_and_generations(prefix, fact, path)
         try:
             reply = self._call(lambda _: self._look(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
@@ -162,6 +170,7 @@ class LeasedCache:
             return Lookup()
         value, generations = reply[0], dict(zip(keys[1:], reply[1].split(b" "), strict=True))
         if value[:1] == b"V":
+            self.hits += 1
             return Lookup(value[1:], None, generations, keys[0])
         return Lookup(None, value[1:], generations, keys[0])
 
@@ -231,7 +240,11 @@ class LeasedCache:
             self._pending.flush()
             return work(redis)
 
-        return self._circuit.call(flush_and_work)
+        try:
+            return self._circuit.call(flush_and_work)
+        except (Unavailable, OutOfMemory):
+            self.errors += 1
+            raise
 
     def _prefix(self) -> str | None:
         identity = self._identity()

@@ -30,6 +30,9 @@ class SearchUpdates:
 
     The first event of a repository updates the index at once; events that follow closely are combined into one update.
     Otherwise a repository with constant pushes would cost as much here as the pushes themselves.
+
+    Attributes:
+        updates, failures: number of updates that were tried, and that failed.
     """
 
     def __init__(
@@ -51,6 +54,13 @@ class SearchUpdates:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failing = False
+        self.updates = 0
+        self.failures = 0
+
+    @property
+    def pending(self) -> int:
+        """The number of queued updates."""
+        return len(self._names)
 
     def connect(self, sender: object = ANY) -> None:
         """
@@ -122,6 +132,7 @@ class SearchUpdates:
 
     def _update(self, name: str) -> bool:
         """Update one repository in the index; return False when that must be retried."""
+        self.updates += 1
         try:
             entry = self._look_up(name)
             if entry is None:
@@ -129,11 +140,13 @@ class SearchUpdates:
             else:
                 self._index.put(entry)
         except StorageUnavailable as error:
+            self.failures += 1
             if not self._failing:
                 logger.warning("the search index is out of date and will be updated: %s", error)
             self._failing = True
             return False
         except Exception:  # a third-party index may raise anything; one bad name must not end the thread
+            self.failures += 1
             logger.warning("the search index missed the change of %s", name, exc_info=True)
         if self._failing:
             logger.info("the search index is updated again")

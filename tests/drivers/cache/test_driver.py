@@ -41,6 +41,19 @@ def identity():
     return secrets.token_hex(8)
 
 
+class TestTheCounts:
+    def test_are_those_of_lookups_hits_and_errors(self, identity):
+        with own_redis() as server:
+            driver = cached(MemoryDriver(), server, identity)
+            driver.put_content("a", b"1")
+            for _ in range(3):
+                assert b"1" == driver.get_content("a")
+            assert (3, 2, 0) == (driver.cache.requests, driver.cache.hits, driver.cache.errors)
+            server.kill()
+            assert b"1" == driver.get_content("a")
+            assert (4, 2, 1) == (driver.cache.requests, driver.cache.hits, driver.cache.errors)
+
+
 class TestADriverWithACache:
     def test_passes_everything_on_that_a_driver_can_do(self):
         old_names = {"together", "short_lived"}  # they call the new ones
