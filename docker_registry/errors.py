@@ -33,6 +33,7 @@ The errors of the registry.
     ├── Unsupported             the operation is disabled or not supported
     │   └── ConditionUnsupported  the store does not support conditional changes
     ├── ClientLeft              the client disconnected while its response was computed
+    ├── AuthorityUnavailable    another service that decides about access does not answer
     ├── Overloaded              a limit of the worker is exhausted; retrying later may succeed
     └── StorageError            an operation of the store failed
         ├── PathNotFound        the path does not exist
@@ -272,6 +273,10 @@ class ConditionUnsupported(Unsupported):
 
 class ClientLeft(RegistryError):
     """The client closed the connection."""
+
+
+class AuthorityUnavailable(RegistryError):
+    """A service that decides about access is unavailable. Try again later."""
 
 
 class Overloaded(RegistryError):

@@ -28,6 +28,8 @@ def start(services: Services) -> None:
     services.read_only.refresh()
     gevent.spawn(services.read_only.watch, gevent.sleep)
     gevent.spawn(services.health.watch)
+    if services.access_control is not None:
+        gevent.spawn(services.access_control.watch, gevent.sleep)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
-from docker_registry.config.schema import Config, Redis, secret_values
+from docker_registry.config.schema import Config, Redis, TokenServer, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
 from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
@@ -45,6 +45,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
+    from docker_registry.auth.external_tokens import ExternalTokens
     from docker_registry.auth.tokens import Tokens
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -320,7 +321,8 @@ def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
 
 def has_access_control(config: Config) -> bool:
     """Return whether a registry knows users or rules, so that not everyone may do everything."""
-    return config.auth.htpasswd is not None or config.auth.rules is not None
+    auth = config.auth
+    return auth.htpasswd is not None or auth.rules is not None or auth.token.realm is not None
 
 
 def open_tokens(config: Config, driver: StorageDriver) -> Tokens:
@@ -338,6 +340,29 @@ def open_tokens(config: Config, driver: StorageDriver) -> Tokens:
     )
 
 
+def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:
+    """
+    Return what verifies the tokens of another token server; None if none is configured.
+
+    Raises:
+        ConfigError: a setting is missing or invalid, or a file of keys cannot be used.
+    """
+    if section.realm is None:
+        return None
+    from docker_registry.auth import external_tokens, key_sources
+
+    keys = key_sources.open_keys(
+        "auth.token", certificates=section.rootcertbundle, jwks=section.jwks, ca=section.ca, name="the token server"
+    )
+    server = external_tokens.TokenServer.parse(
+        realm=section.realm,
+        service=section.service,
+        issuer=section.issuer,
+        algorithms=section.signingalgorithms,
+    )
+    return external_tokens.ExternalTokens(server, keys)
+
+
 def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
@@ -349,7 +374,8 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         registry.access.policy,
         htpasswd_file=config.auth.htpasswd,
         rules_file=config.auth.rules,
-        tokens=open_tokens(config, registry.driver),
+        tokens=open_tokens(config, registry.driver) if config.auth.token.realm is None else None,
+        external_tokens=_open_external_tokens(config.auth.token),
     )
     registry.access.policy = control.policy
     if legacy is not None:

@@ -19,7 +19,7 @@ from docker_registry.api.authorization import ACTIONS, HOLDER, PRINCIPAL
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth import scopes
-from docker_registry.auth.access_control import AccessControl
+from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.http.exchange import context_of
 from docker_registry.registry import name_mapping
@@ -60,9 +60,6 @@ WITHOUT_REPOSITORY: Final = {
 
 #: Routes of API V1 whose body names any image of the registry, which then becomes readable in the repository.
 _NAMES_ANY_IMAGE: Final = frozenset({"v1_tags.put_tag"})
-
-#: The path of the token endpoint.
-TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 
 #: The realm of Basic authentication.
 REALM: Final = "docker-registry"
@@ -119,8 +116,8 @@ def _remember(client: Client) -> None:
 
 def _bearer(control: AccessControl, origin: ClientOrigin) -> str:
     """Return the one challenge of API V2 (RFC 6750, section 3)."""
-    service = "" if control.tokens is None else control.tokens.service
-    parts = [f'realm="{origin.base_url()}{TOKEN_PATH}"', f'service="{service}"']
+    realm, service = control.challenge(origin.base_url())
+    parts = [f'realm="{realm}"', f'service="{service}"']
     scope = _scope()
     if scope:
         parts.append(f'scope="{scope}"')

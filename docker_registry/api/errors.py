@@ -58,6 +58,7 @@ RESPONSES: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.ConditionUnsupported: (501, "UNSUPPORTED"),
     errors.Unsupported: (405, "UNSUPPORTED"),
     errors.ClientLeft: (400, "UNSUPPORTED"),  # the client has disconnected and receives nothing
+    errors.AuthorityUnavailable: (503, "UNAVAILABLE"),
     errors.Overloaded: (503, "TOOMANYREQUESTS"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),
@@ -108,7 +109,7 @@ def status_and_code(error: type[RegistryError]) -> tuple[int, str]:
 
 def _registry_error(error: RegistryError) -> Response:
     status, code = status_and_code(type(error))
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.AuthorityUnavailable):
         logger.warning("%s %s: %s", request.method, request.path, error)
     elif status >= 500:
         extra = {ERROR_ATTRIBUTE: error, SECRETS_ATTRIBUTE: _credentials()}

@@ -11,9 +11,11 @@ from typing import Final
 
 from docker_registry.auth import credentials, htpasswd, rules, scopes
 from docker_registry.auth.client import ANONYMOUS_NAME, Address, Client
+from docker_registry.auth.external_tokens import ExternalTokens
 from docker_registry.auth.passwords import Passwords
 from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.policy import RulesPolicy, canonical
+from docker_registry.auth.remote_keys import RemoteKeys
 from docker_registry.auth.rules import Rule, Rules
 from docker_registry.auth.scopes import Grant, Scope
 from docker_registry.auth.tokens import Tokens
@@ -28,6 +30,15 @@ logger = logging.getLogger(__name__)
 _DEFAULT_RULES = Rules(
     [Rule(line=0, repositories=(Pattern.parse("**"),), is_for_authenticated=True, allow=frozenset(Action))]
 )
+
+#: The path of the token endpoint.
+TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
+
+#: Time between two looks at what other services decide.
+REFRESH_SECONDS: Final = 2.0
+
+#: Name of a client whose token, from another server, names none.
+_HOLDER_NAME: Final = "token"
 
 #: What a client must be allowed, on any tag, for each action in a scope.
 _GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
@@ -77,12 +88,15 @@ class AccessControl:
         htpasswd_file: Path | None,
         rules_file: Path | None,
         tokens: Tokens | None = None,
+        external_tokens: ExternalTokens | None = None,
     ) -> None:
         """
         Args:
             unrestricted: the policy of a registry without users.
             htpasswd_file: users and their bcrypt hashes; None for no users.
             rules_file: what they may do; None lets users do everything and anonymous clients nothing.
+            tokens: None where only passwords or the tokens of another server are accepted.
+            external_tokens: verifies the tokens of another token server, which replace our own.
 
         Raises:
             ConfigError: a file cannot be read or used.
@@ -92,6 +106,7 @@ class AccessControl:
         self._passwords = Passwords(self.users)
         self.policy = RulesPolicy(self.rules, unrestricted)
         self.tokens = tokens
+        self._external_tokens = external_tokens
         self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
 
     def users(self) -> Mapping[str, bytes]:
@@ -156,7 +171,30 @@ class AccessControl:
         stored = self.users().get(name)
         return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
 
+    def challenge(self, base_url: str) -> tuple[str, str]:
+        """
+        Return realm and service for the challenge of a client without credentials.
+
+        Args:
+            base_url: scheme, host and port of the registry as the client used them.
+        """
+        if self._external_tokens is not None:
+            return self._external_tokens.server.realm, self._external_tokens.server.service
+        return f"{base_url}{TOKEN_PATH}", "" if self.tokens is None else self.tokens.service
+
+    def watch(self, sleep: Callable[[float], object]) -> None:
+        """Keep what other services decide up to date, for ever; the body of a greenlet."""
+        while True:
+            if self._external_tokens is not None and isinstance(self._external_tokens.keys, RemoteKeys):
+                self._external_tokens.keys.renew_if_due()
+            sleep(REFRESH_SECONDS)
+
     def _verify(self, text: str, address: Address | None) -> Client:
+        if self._external_tokens is not None:
+            token = self._external_tokens.verify(text)
+            # Without a rules file the token alone decides, also for a client without a name.
+            name = token.user or (_HOLDER_NAME if self._rules is None else ANONYMOUS_NAME)
+            return Client(name, address=address, grant=token.grant)
         found = self._tokens().access.verify(text)
         if not found.user:
             return Client(ANONYMOUS_NAME, address=address, grant=found.grant)

@@ -13,32 +13,21 @@ both allow. It ends with the user's password: ``user_version`` is derived from t
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
 
+from docker_registry.auth import json_web_tokens
+from docker_registry.auth.json_web_tokens import Remembered, VerifyingKey
 from docker_registry.auth.scopes import Grant
-from docker_registry.auth.signing_keys import SigningKeys
-from docker_registry.errors import Unauthorized
+from docker_registry.auth.signing_keys import ES256, RS256, SigningKeys
 
 #: Clients take a shorter life for 60 seconds.
 MIN_SECONDS: Final = 60
-
-#: Clocks of hosts may differ by this much.
-_SKEW_SECONDS: Final = 60
-
-#: Longest token that is parsed, and number of verified tokens that are remembered.
-MAX_CHARACTERS: Final = 16 * 1024
-MAX_REMEMBERED: Final = 10_000
-
-#: Headers that name or carry a key, or demand extensions (RFC 7515, section 4.1); never followed.
-_FORBIDDEN: Final = ("jku", "jwk", "x5u", "x5c", "crit")
 
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "nbf", "iat"]
 
@@ -100,7 +89,7 @@ class AccessTokens:
         self._service = service
         self._seconds = max(seconds, MIN_SECONDS)
         self._now = now
-        self._verified: OrderedDict[bytes, AccessToken] = OrderedDict()
+        self._verified: Remembered[AccessToken] = Remembered()
 
     def issue(self, user: str, user_version: str, grant: Grant, groups: frozenset[str] = frozenset()) -> Issued:
         """Issue a token."""
@@ -110,7 +99,7 @@ class AccessTokens:
             "sub": user,
             "aud": self._service,
             "exp": now + self._seconds,
-            "nbf": now - _SKEW_SECONDS,
+            "nbf": now - json_web_tokens.SKEW_SECONDS,
             "iat": now,
             "jti": secrets.token_urlsafe(12),
             "access": grant.access(),
@@ -131,71 +120,35 @@ class AccessTokens:
         Raises:
             Unauthorized: it is malformed, expired, or not a token of this registry; the message gives the reason.
         """
-        mark = hashlib.sha256(text.encode()).digest()
-        found = self._verified.get(mark)
-        if found is None:
-            found = self._verify(text)
-            self._verified[mark] = found
-            while len(self._verified) > MAX_REMEMBERED:
-                self._verified.popitem(last=False)
+        found = self._verified.get(text, self._verify)
         if found.grant.expires <= self._now():
-            self._verified.pop(mark, None)
-            raise _invalid("it has expired")
+            raise json_web_tokens.invalid("it has expired")
         return found
 
     def _verify(self, text: str) -> AccessToken:
-        if len(text) > MAX_CHARACTERS:
-            raise _invalid("it is too long")
-        try:
-            header = jwt.get_unverified_header(text)
-        except (jwt.PyJWTError, RecursionError):
-            raise _invalid("it is malformed") from None
-        if any(name in header for name in _FORBIDDEN):
-            raise _invalid("its header names a key or an extension")
-        key = self._keys.find(header["kid"]) if isinstance(header.get("kid"), str) else None
-        if key is None:
-            raise _invalid("its key is unknown")
-        if header.get("alg") != key.algorithm:
-            raise _invalid("its algorithm is not allowed")
-        try:
-            claims = jwt.decode(
+        return self._read(
+            json_web_tokens.decode(
                 text,
-                key.public,
-                [key.algorithm],
-                audience=self._service,
+                self._find,
                 issuer=self._issuer,
-                options={"require": _REQUIRED, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+                audience=self._service,
+                algorithms=(ES256, RS256),
+                required=_REQUIRED,
+                now=self._now(),
             )
-        except (jwt.PyJWTError, RecursionError) as error:
-            raise _invalid(_reason(error)) from None
-        return self._read(claims)
+        )
+
+    def _find(self, key_id: str | None) -> Sequence[VerifyingKey]:
+        key = None if key_id is None else self._keys.find(key_id)
+        return [] if key is None else [VerifyingKey(frozenset({key.key_id}), key.public, (key.algorithm,))]
 
     def _read(self, claims: dict[str, Any]) -> AccessToken:
         user, version, groups = claims["sub"], claims.get("user_version", ""), claims.get("groups", [])
-        expires, begins = claims["exp"], claims["nbf"]
-        if not all(isinstance(value, int | float) for value in (expires, begins)) or begins > self._now():
-            raise _invalid("it is not valid yet, or its times are malformed")
         is_text = isinstance(user, str) and isinstance(version, str)
         if not is_text or not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
-            raise _invalid("its claims are malformed")
+            raise json_web_tokens.invalid("its claims are malformed")
         try:
-            grant = Grant.read(claims.get("access"), claims.get("denied"), float(expires))
+            grant = Grant.read(claims.get("access"), claims.get("denied"), float(claims["exp"]))
         except ValueError as error:
-            raise _invalid(str(error)) from None
+            raise json_web_tokens.invalid(str(error)) from None
         return AccessToken(user, version, grant, frozenset(groups))
-
-
-def _invalid(reason: str) -> Unauthorized:
-    return Unauthorized(f"The token is not valid: {reason}.", error="invalid_token")
-
-
-def _reason(error: Exception) -> str:
-    for kind, reason in (
-        (jwt.InvalidAudienceError, "it is for another service"),
-        (jwt.InvalidIssuerError, "it is from another issuer"),
-        (jwt.InvalidSignatureError, "its signature is wrong"),
-        (jwt.MissingRequiredClaimError, "it lacks a claim"),
-    ):
-        if isinstance(error, kind):
-            return reason
-    return "it is malformed"

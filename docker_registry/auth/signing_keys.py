@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import ABSENT, StorageDriver
@@ -41,7 +41,7 @@ ANNOUNCED_SECONDS: Final = 60.0
 OVERLAP_SECONDS: Final = 24 * 3600.0
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SigningKey:
     algorithm: str
     created: float
     private: PrivateKey
-    public: PublicKey
+    public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
     def __repr__(self) -> str:
         return f"SigningKey({self.key_id})"

@@ -110,8 +110,33 @@ class EmailExceptions:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class TokenServer:
+    """Another token server, whose tokens are accepted instead of the registry's own; as distribution's `auth.token`."""
+
+    realm: str | None = setting(
+        None, "URL of another token server, at which clients get tokens. The registry issues no tokens then."
+    )
+    service: str | None = setting(None, "Name of this registry at the token server; the audience of its tokens.")
+    issuer: str | None = setting(None, "Issuer of the tokens.")
+    rootcertbundle: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the certificates or public keys that sign the tokens. Reloaded when it changes."
+    )
+    jwks: str | None = setting(
+        None,
+        "JSON Web Key Set that replaces `rootcertbundle`: a file, reloaded when it changes, or an `https://` URL, "
+        "fetched every hour.",
+    )
+    ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the certificate authorities for the URL of `jwks`; those of the system when unset."
+    )
+    signingalgorithms: tuple[str, ...] = setting(
+        (), "Accepted algorithms, such as `ES256`; all with public keys when empty."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Auth:
-    """Access control; the registry is open to everyone unless `htpasswd` or `rules` is set."""
+    """Access control; the registry is open to everyone unless `htpasswd`, `rules` or `token.realm` is set."""
 
     htpasswd: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "File of users with bcrypt hashes, in the format of Apache's htpasswd. Reloaded when it changes."
@@ -131,6 +156,7 @@ class Auth:
     key_rotation: int = setting(
         7776000, "Age at which a signing key is replaced; it stays valid for another day.", unit="seconds", minimum=3600
     )
+    token: TokenServer = field(default_factory=TokenServer)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -31,7 +31,14 @@ _CHANGES: Final = frozenset(
 )
 
 #: Routes on which clients present credentials for the first time.
-_LOGINS: Final = frozenset({"v1_users.create_user", "v1_users.log_in", "v2_base.check_version", "v2_tokens.get_token"})
+_LOGINS: Final = frozenset(
+    {"v1_users.create_user", "v1_users.log_in", "v2_base.check_version", "v2_token.get_token", "v2_token.post_token"}
+)
+
+#: Where users log in by a form.
+_FORM_LOGIN: Final = "v2_token.post_token"
+
+_ANONYMOUS: Final = "anonymous"
 
 _METHODS: Final = frozenset({"PUT", "POST", "DELETE"})
 _REFUSED: Final = frozenset({401, 403, 405, 429})
@@ -73,10 +80,12 @@ def event_of(exchange: Exchange) -> str:
     """Return the kind of an audited exchange: ``refusal``, ``login`` or ``change``; empty for others."""
     if exchange.status in _REFUSED:
         # A client without credentials is challenged first; that is no refusal.
-        is_challenge = exchange.status == 401 and not exchange.user and exchange.route in _LOGINS
+        is_challenge = exchange.status == 401 and not exchange.user and exchange.route in _LOGINS - {_FORM_LOGIN}
         return "" if is_challenge else "refusal"
     if exchange.status >= 400:
         return ""
     if exchange.method in _METHODS and exchange.route in _CHANGES:
         return "change"
-    return "login" if exchange.user and exchange.route in _LOGINS else ""
+    # The user of a form; that of a header is known before it is verified.
+    is_login = exchange.user or (exchange.route == _FORM_LOGIN and exchange.principal != _ANONYMOUS)
+    return "login" if is_login and exchange.route in _LOGINS else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from pathlib import Path
 
 import jwt
 import pytest
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from docker_registry.app import create_app
-from docker_registry.auth import access_tokens, scopes
+from docker_registry.auth import json_web_tokens, scopes
 from docker_registry.auth.access_tokens import AccessTokens
 from docker_registry.auth.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
 from docker_registry.config.schema import Auth, Config
@@ -25,6 +26,7 @@ from tests.support.clients.v2 import Client, digest_of
 from tests.support.clock import Clock
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 
 IMAGE = make_image(1)
 GRANT = scopes.Grant({"acme/web": frozenset({"pull"})}, {}, True)
@@ -33,7 +35,8 @@ GRANT = scopes.Grant({"acme/web": frozenset({"pull"})}, {}, True)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    with Server(folder / "store", workers=2, **settings(folder)) as server:
+    audit = str(folder / "audit.log")
+    with Server(folder / "store", workers=2, REGISTRY_AUDIT_LOG=audit, **settings(folder)) as server:
         with Client(server.url) as root:
             root.session.auth = ("root", "pw-root")
             for name in ("acme/web", "public/web", "alice/own"):
@@ -174,6 +177,26 @@ class TestATokenRequest:
 
     def test_needs_a_password_and_no_token(self, server):
         assert 401 == get(server, "/v2/token", token(server, user="alice")).status_code
+
+
+class TestALogin:
+    def test_is_audited_whether_it_succeeds_or_not(self, server):
+        agent = {"User-Agent": "audited/1"}
+        url = f"{server.url}/v2/token"
+        form = {"grant_type": "password", "username": "bob", "password": "pw-bob"}
+        assert 200 == requests.get(url, auth=("alice", "pw-alice"), headers=agent, timeout=30).status_code
+        assert 200 == requests.post(url, data=form, headers=agent, timeout=30).status_code
+        assert 401 == requests.post(url, data={**form, "password": "x"}, headers=agent, timeout=30).status_code
+        assert 200 == requests.get(url, headers=agent, timeout=30).status_code  # anonymous: no login
+        path = Path(server.environment["REGISTRY_AUDIT_LOG"])
+        expected = [("login", "alice"), ("login", "bob"), ("refusal", "anonymous")]
+
+        def audited():
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            return sorted((line["event"], line["principal"]) for line in lines if line["user_agent"] == "audited/1")
+
+        wait_until(lambda: len(audited()) >= len(expected))
+        assert expected == audited()
 
 
 class TestARefreshToken:
@@ -414,7 +437,7 @@ class TestASigningKey:
 
 class TestManyTokens:
     def test_are_verified_once_each_in_bounded_memory(self, tokens, monkeypatch):
-        monkeypatch.setattr(access_tokens, "MAX_REMEMBERED", 3)
+        monkeypatch.setattr(json_web_tokens, "MAX_REMEMBERED", 3)
         texts = [tokens.issue("alice", "", GRANT).text for _ in range(10)]
         for text in texts:
             assert tokens.verify(text) is tokens.verify(text)

@@ -1,0 +1,78 @@
+"""Fetches small documents of authentication services over https, bounded in size and time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import gevent
+
+from docker_registry.errors import AuthorityUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    import requests
+
+#: Largest document.
+MAX_BYTES: Final = 256 * 1024
+
+#: Time for a whole document, and for each step of it.
+TOTAL_SECONDS: Final = 10.0
+STEP_SECONDS: Final = 5.0
+
+_CHUNK_BYTES: Final = 16 * 1024
+
+
+def check_url(setting: str, url: str) -> None:
+    """
+    Raises:
+        ConfigError: the text is not a URL of https without credentials.
+    """
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme == "https" and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid or not url.isprintable() or " " in url or '"' in url:
+        raise ConfigError(f"{setting} must be a URL that begins with https://")
+
+
+def fetch(url: str, ca: Path | None = None) -> bytes:
+    """
+    Return a document. Redirects are not followed; proxies of the environment are used.
+
+    Args:
+        ca: PEM file of the certificate authorities that sign the server's certificate; None for those of the system.
+
+    Raises:
+        AuthorityUnavailable: the server did not answer in time with status 200 and a document that is small enough.
+    """
+    import requests
+
+    late = AuthorityUnavailable(f"{url} took longer than {TOTAL_SECONDS:.0f} seconds.")
+    try:
+        with (
+            gevent.Timeout(TOTAL_SECONDS, late),
+            requests.get(
+                url,
+                timeout=STEP_SECONDS,
+                stream=True,
+                allow_redirects=False,
+                verify=True if ca is None else str(ca),
+                headers={"Accept": "application/json"},
+            ) as response,
+        ):
+            if response.status_code != 200:
+                raise AuthorityUnavailable(f"{url} answered {response.status_code}.")
+            return _read(response, url)
+    except (requests.RequestException, OSError) as error:
+        raise AuthorityUnavailable(f"{url} cannot be read ({type(error).__name__}).") from None
+
+
+def _read(response: requests.Response, url: str) -> bytes:
+    content = b""
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise AuthorityUnavailable(f"{url} is larger than {MAX_BYTES // 1024} KiB.")
+    return content
