@@ -8,8 +8,11 @@ a request before gunicorn parses it, so that the response cache can be consulted
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket as plain_socket
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -44,9 +47,18 @@ _HEAD_BYTES: Final = 8192
 #: Longer responses are not copied for the cache: sending them costs more than computing them.
 MAX_COPY_BYTES: Final = 64 * 1024
 
-
 #: If less of a body was received when its connection is ended, the received part is discarded.
-_KEPT_BYTES: Final = 64 * 1024
+_KEPT_BYTES: Final = 16 * 1024
+
+#: After a piece of a body that is shorter than this, the kernel collects the next ones, up to so many bytes.
+_SHORT_PIECE_BYTES: Final = 4096
+_COLLECTED_BYTES: Final = 16 * 1024
+
+#: Where the kernel cannot know how many bytes to collect, a body pauses after so many pieces in a row that are as short
+#: as this: in chunks of a few bytes, or with TLS.
+_TINY_PIECE_BYTES: Final = 64
+_TINY_PIECES: Final = 64
+_PAUSE_SECONDS: Final = 1.0
 
 #: Response to a client whose body is cut off and discarded.
 _MESSAGE: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"The registry is overloaded. Try again later."}]}\n'
@@ -97,6 +109,7 @@ class ClientSocket(socket.socket):
     _body: RequestBody | None = None
     _sent_bytes = 0
     _is_sending = False
+    _tiny_pieces = 0  # received in a row
     _more = 0  # flag for send: more data follows immediately
 
     def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
@@ -110,6 +123,7 @@ class ClientSocket(socket.socket):
         self._body = body
         self._sent_bytes = 0
         self.file_bytes = 0
+        self._tiny_pieces = 0
         self.active_since = time.monotonic()
         if self.is_ended and body is not None:  # the request arrived while the connection was being ended
             body.is_cut_off = not body.complete
@@ -124,7 +138,7 @@ class ClientSocket(socket.socket):
     @property
     def moved_bytes(self) -> int:
         """Bytes received and sent since the activity began."""
-        received = 0 if self._body is None else self._body.received_bytes
+        received = 0 if self._body is None else self._received_bytes(self._body)
         return received + self._sent_bytes + self.file_bytes
 
     def end(self) -> None:
@@ -134,10 +148,28 @@ class ClientSocket(socket.socket):
             self._shut_down(plain_socket.SHUT_RDWR)
         elif self._body is None or self._body.complete:
             self.stop_receiving()
-        elif self._body.received_bytes >= _KEPT_BYTES:
+        elif self._received_bytes(self._body) >= _KEPT_BYTES:
             self._body.cut_off()
         else:
             self._abort(self._body)
+
+    def _received_bytes(self, body: RequestBody) -> int:
+        return body.received_bytes
+
+    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:  # noqa: ARG002 - used by an override
+        """
+        Receive at least one byte of a body; return the number, 0 at the end of file.
+
+        A client that sends a few bytes at a time must not wake the worker for each of them.
+
+        Args:
+            least_left: minimum number of bytes that the client has still to send.
+        """
+        if self._tiny_pieces >= _TINY_PIECES:
+            gevent.sleep(_PAUSE_SECONDS)
+        arrived = int(self.recv_into(buffer))
+        self._tiny_pieces = self._tiny_pieces + 1 if arrived <= _TINY_PIECE_BYTES else 0
+        return arrived
 
     def stop_receiving(self) -> None:
         """Make pending and later receives return end of file."""
@@ -365,6 +397,50 @@ class PlainSocket(ClientSocket):
     """A plain client socket, which can send without blocking."""
 
     _more = plain_socket.MSG_MORE
+    _has_short_pieces = False
+    _least_bytes = 1  # that make the socket readable
+
+    def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
+        """See :class:`ClientSocket`."""
+        if self._has_short_pieces:
+            self._collect(1)
+            self._has_short_pieces = False
+        super().begin(activity, body)
+
+    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:
+        """
+        Receive as :class:`ClientSocket` does, but let the kernel collect short pieces (SO_RCVLOWAT, socket(7)).
+
+        The socket then becomes readable when as many bytes have arrived as can be expected, so nothing waits for bytes
+        that do not come, and the end of a body is received at once.
+        """
+        if self._has_short_pieces:
+            self._collect(min(least_left, len(buffer), _COLLECTED_BYTES))
+        try:
+            arrived = super().receive_body(buffer, least_left)
+        except TimeoutError:
+            arrived = self._receive_collected(buffer)
+        if arrived < min(len(buffer), _SHORT_PIECE_BYTES):
+            self._has_short_pieces = True
+        return arrived
+
+    def _receive_collected(self, buffer: memoryview) -> int:
+        """Receive what has arrived from a client that was slow for a long time; raise TimeoutError if nothing has."""
+        try:
+            return int(self._sock.recv_into(buffer))  # type: ignore[attr-defined]
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def _collect(self, least_bytes: int) -> None:
+        if least_bytes != self._least_bytes:
+            self._sock.setsockopt(plain_socket.SOL_SOCKET, plain_socket.SO_RCVLOWAT, least_bytes)  # type: ignore[attr-defined]
+            self._least_bytes = least_bytes
+
+    def _received_bytes(self, body: RequestBody) -> int:
+        if self._least_bytes == 1:
+            return body.received_bytes
+        unread = fcntl.ioctl(self.fileno(), termios.FIONREAD, bytes(4))
+        return body.received_bytes + int.from_bytes(unread, sys.byteorder)
 
     def _wait_for_turn(self) -> None:
         # The event loop learns of all readable connections at once, and resumes each of them in turn. This replaces the

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,11 @@ _FREE: Final = 100
 
 #: How often connections are closed while the reserve is not free.
 _INTERVAL_SECONDS: Final = 0.05
+
+#: How long a ranking of all connections is used; longer on a busy machine, where making it takes longer: at least this
+#: multiple of that time.
+_RANKING_SECONDS: Final = 0.25
+_RANKING_SHARE: Final = 50
 
 #: Transfers younger than this are kept; idle connections younger than this are closed last.
 _YOUNG_SECONDS: Final = 1.0
@@ -114,6 +120,8 @@ class Connections:
         self._ended: dict[Client, float] = {}
         self._by_network: Counter[str] = Counter()
         self._closer: gevent.Greenlet[[], None] | None = None
+        self._ranking: list[tuple[tuple[int, float], Client]] = []  # the last one is closed first
+        self._rank_again_at = 0.0
         self._not_logged = 0
         self._log_again_at = 0.0
         self._progress: dict[Client, tuple[float, int]] = {}
@@ -146,16 +154,16 @@ class Connections:
             return False
         return self._by_network[_network(client.address)] > self._per_address
 
-    def make_room(self) -> None:
+    def restore_reserve(self) -> None:
         """End as many connections as are needed to restore the reserve."""
         now = self._clock()
         self._ended = {client: ended for client, ended in self._ended.items() if now < ended + _ENDING_SECONDS}
         missing = self._free - (self._limit - len(self._clients)) - len(self._ended)
-        if missing > 0:
-            for client in self._candidates(now)[:missing]:
-                self._ended[client] = now
-                self._not_logged += 1
-                client.end()
+        while missing > 0 and (client := self._next_to_end(now)) is not None:
+            self._ended[client] = now
+            self._not_logged += 1
+            client.end()
+            missing -= 1
         if self._not_logged and now >= self._log_again_at:
             logger.warning("Ended %d idle or slow connections to make room for new ones.", self._not_logged)
             self._not_logged, self._log_again_at = 0, now + _LOG_SECONDS
@@ -188,33 +196,47 @@ class Connections:
 
     def _keep_free(self) -> None:
         while self._limit - len(self._clients) < self._free:
-            began = self._clock()
-            self.make_room()
-            gevent.sleep(max(_INTERVAL_SECONDS, 10 * (self._clock() - began)))  # leave most of the time to requests
+            self.restore_reserve()
+            gevent.sleep(_INTERVAL_SECONDS)
+        self._ranking.clear()  # it refers to closed connections
 
-    def _candidates(self, now: float) -> list[Client]:
-        ranked = []
-        for client in self._clients:
-            rank = self._rank(client, now)
-            if rank is not None and client not in self._ended:
-                ranked.append((rank, client))
-        ranked.sort(key=lambda one: one[0])
-        return [client for _, client in ranked]
+    def _next_to_end(self, now: float) -> Client | None:
+        """
+        Return the connection to close first; None if all are kept.
 
-    @staticmethod
-    def _rank(client: Client, now: float) -> tuple[int, float] | None:
-        """Return the position of a connection in the order of closing, as a sort key; None if it is kept."""
-        seconds = now - client.active_since
-        if client.activity is Activity.WAITING:
-            if seconds < _BETWEEN_REQUESTS_SECONDS:
-                return None
-            return (1 if seconds >= _YOUNG_SECONDS else 4), -seconds
-        if client.activity is Activity.LINGERING:
-            return 2, -seconds
-        if client.activity is Activity.WORKING or seconds < _YOUNG_SECONDS:
+        Ranking thousands of connections takes milliseconds, so a ranking is used for a while. A connection that has
+        become busy or faster since is kept until the next one.
+        """
+        if now >= self._rank_again_at:
+            ranking = [(rank, client) for client in self._clients if (rank := _rank(client, now)) is not None]
+            ranking.sort(key=lambda one: one[0], reverse=True)
+            self._ranking = ranking
+            self._rank_again_at = now + max(_RANKING_SECONDS, _RANKING_SHARE * (self._clock() - now))
+        while self._ranking:
+            ranked, client = self._ranking.pop()
+            if client not in self._clients or client in self._ended:
+                continue
+            following = self._ranking[-1][0] if self._ranking else (ranked[0], math.inf)
+            rank = _rank(client, now)
+            if rank is not None and rank <= max(ranked, following):
+                return client
+        return None
+
+
+def _rank(client: Client, now: float) -> tuple[int, float] | None:
+    """Return the position of a connection in the order of closing, as a sort key; None if it is kept."""
+    activity, seconds = client.activity, now - client.active_since
+    if activity is Activity.TRANSFERRING:
+        if seconds < _YOUNG_SECONDS or (speed := client.moved_bytes / seconds) >= _SLOW_BYTES_PER_SECOND:
             return None
-        speed = client.moved_bytes / seconds
-        return (3, speed) if speed < _SLOW_BYTES_PER_SECOND else None
+        return 3, speed
+    if activity is Activity.WORKING:
+        return None
+    if activity is Activity.LINGERING:
+        return 2, -seconds
+    if seconds < _BETWEEN_REQUESTS_SECONDS:
+        return None
+    return (1 if seconds >= _YOUNG_SECONDS else 4), -seconds
 
 
 def _network(address: str) -> str:

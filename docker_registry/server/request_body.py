@@ -63,10 +63,16 @@ _FIELD: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 class Connection(Protocol):
     """The socket operations that a body uses."""
 
-    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:
+        """
+        Receive at least one byte of a body; return the number, 0 at the end of file.
+
+        Args:
+            least_left: minimum number of bytes that the client has still to send.
+        """
 
     def stop_receiving(self) -> None:
-        """Make pending and later calls of :meth:`recv_into` return end of file."""
+        """Make pending and later calls of :meth:`receive_body` return end of file."""
 
 
 class MalformedBody(OSError):
@@ -81,7 +87,7 @@ class RequestBody:
         length: bytes announced by Content-Length; None for a chunked body.
         complete: whether the body was received up to its regular end.
         failed: whether receiving failed, so that the connection cannot be reused.
-        received_bytes: bytes received from the connection while reading, framing included.
+        received_bytes: bytes that were read, framing included.
         content_bytes: bytes of the content that were read.
         is_cut_off: whether the worker ended the body for lack of connections or memory.
     """
@@ -165,14 +171,15 @@ class RequestBody:
     def _fill(self, buffer: memoryview) -> int:
         raise NotImplementedError
 
-    def _receive(self, buffer: memoryview) -> int:
-        """Return at least one byte: from those received with the head, else from the connection."""
+    def _receive(self, buffer: memoryview, least_left: int) -> int:
+        """Receive at least one byte: from those received with the head, else from the connection."""
         if self._received:
             block = self._received[: len(buffer)]
             buffer[: len(block)] = block
             self._received = self._received[len(block) :]
+            self.received_bytes += len(block)
             return len(block)
-        arrived = self._connection.recv_into(buffer)
+        arrived = self._connection.receive_body(buffer, least_left)
         self.received_bytes += arrived
         if not arrived:
             raise MalformedBody("the client closed the connection in the middle of a body")
@@ -203,7 +210,7 @@ class LengthBody(RequestBody):
         return self._left
 
     def _fill(self, buffer: memoryview) -> int:
-        arrived = self._receive(buffer[: self._left])
+        arrived = self._receive(buffer[: self._left], self._left)
         self._left -= arrived
         if not self._left:
             self._finish()
@@ -237,7 +244,7 @@ class ChunkedBody(RequestBody):
     def _fill(self, buffer: memoryview) -> int:
         filled = 0
         while not filled and not self.complete:
-            filled = self._take_out_framing(buffer, self._receive(buffer))
+            filled = self._take_out_framing(buffer, self._receive(buffer, self._left + 1))
         return filled
 
     def _take_out_framing(self, buffer: memoryview, end: int) -> int:

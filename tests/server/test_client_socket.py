@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,59 @@ for name in "ab":
 gevent.joinall(greenlets)
 print(" ".join(order))
 """
+
+#: A body of 20,000 bytes comes byte by byte; then a part of another one, and silence.
+SHORT_PIECES = """
+from gevent import monkey; monkey.patch_all()
+import gevent, json, socket, time
+from docker_registry.server.client_socket import PlainSocket
+from docker_registry.server.connections import Activity
+from docker_registry.server.request_body import LengthBody
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
+server.settimeout(1)
+client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+def receive(length):
+    body = LengthBody(server, b"", lambda rest: None, length)
+    server.begin(Activity.WORKING, body)
+    buffer, pieces = memoryview(bytearray(65536)), []
+    while arrived := body.readinto(buffer):
+        pieces.append(arrived)
+    return body.complete, pieces
+
+receiving = gevent.spawn(receive, 20_000)
+for number in range(20_000):
+    if number == 10_000:
+        gevent.sleep(0.1)
+        half = server.moved_bytes
+    client.send(b"x")
+    if number % 10 == 0:
+        gevent.sleep(0)
+complete, pieces = receiving.get()
+server.begin(Activity.WAITING)
+client.send(b"GET")
+head = server.receive_head()
+client.send(b"x")
+receiving = gevent.spawn(receive, 20_000)
+gevent.sleep(0.1)
+client.send(b"yz")
+print(json.dumps([complete, sum(pieces), len(pieces), half, head.decode(), receiving.get()]))
+"""
+
+
+class TestABodyInShortPieces:
+    def test_wakes_its_receiver_rarely(self):
+        done = subprocess.run(
+            [sys.executable, "-c", SHORT_PIECES], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        complete, received, pieces, half, head, cut = json.loads(done.stdout)
+        assert (True, 20_000, 10_000, "GET") == (complete, received, half, head)
+        assert pieces < 10
+        assert [False, [1, 2]] == cut
 
 
 class TestConnectionsWhoseRequestsHaveArrived:

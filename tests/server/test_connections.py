@@ -10,8 +10,17 @@ from tests.support.clock import Clock
 
 class Client:
     def __init__(self, activity=Activity.WAITING, since=900.0, moved=0, address="10.0.0.1"):
-        self.activity, self.active_since, self.moved_bytes, self.address = activity, since, moved, address
-        self.ended = 0
+        self._activity, self.active_since, self.moved_bytes, self.address = activity, since, moved, address
+        self.ended = self.lookups = 0
+
+    @property
+    def activity(self):
+        self.lookups += 1
+        return self._activity
+
+    @activity.setter
+    def activity(self, activity):
+        self._activity = activity
 
     def end(self):
         self.ended += 1
@@ -36,7 +45,7 @@ class TestMakingRoom:
     def fill(self, connections, *clients):
         for client in clients:
             connections.add(client)
-        connections.make_room()
+        connections.restore_reserve()
         return [client.ended for client in clients]
 
     def test_ends_nothing_while_a_place_is_free(self, connections):
@@ -69,12 +78,37 @@ class TestMakingRoom:
 
     def test_counts_what_was_ended_as_free_for_two_seconds(self, connections, clock):
         assert [1, 0, 0] == self.fill(connections, transfer(0), transfer(1), transfer(2))
-        connections.make_room()
+        connections.restore_reserve()
         clock.now += 3
         second = transfer(0)
         connections.add(second)
-        connections.make_room()
+        connections.restore_reserve()
         assert 1 == second.ended
+
+    def test_looks_at_each_connection_rarely_however_many_are_ended(self, clock):
+        connections = Connections(1000, clock=clock)
+        clients = [transfer(number) for number in range(900)]
+        for client in clients:
+            connections.add(client)
+        for number in range(20):
+            connections.add(Client(Activity.WORKING))
+            connections.restore_reserve()
+            assert [number + 1, 0] == [sum(one.ended for one in clients), clients[number + 1].ended]
+            clock.now += 0.01
+        assert sum(client.lookups for client in clients) < 2 * len(clients)
+
+    @pytest.mark.parametrize(
+        ("activity", "since", "moved"),
+        [(Activity.WORKING, 900, 0), (Activity.TRANSFERRING, 1000, 0), (Activity.TRANSFERRING, 900, 10**7)],
+        ids=["working", "new request", "faster"],
+    )
+    def test_keeps_what_has_changed_since_it_was_ranked(self, connections, clock, activity, since, moved):
+        changed, slow = transfer(1), transfer(2)
+        assert [1, 0, 0] == self.fill(connections, transfer(0), changed, slow)
+        changed.activity, changed.active_since, changed.moved_bytes = activity, since, moved
+        connections.add(Client(Activity.WORKING))
+        connections.restore_reserve()
+        assert [0, 1] == [changed.ended, slow.ended]
 
 
 def settings(client):

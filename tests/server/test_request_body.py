@@ -66,7 +66,7 @@ class TestAChunkedBody:
 
     def test_that_is_longer_than_its_chunk_is_refused_without_waiting_for_more(self):
         class Silent:
-            def recv_into(self, buffer):
+            def receive_body(self, buffer, least_left):
                 raise AssertionError("it waits")
 
         body = ChunkedBody(Silent(), b"1\r\nab", lambda rest: None)
@@ -81,7 +81,7 @@ class TestABodyOfKnownLength:
 
     def test_is_kept_as_far_as_it_came_when_the_connection_breaks(self):
         class Broken:
-            def recv_into(self, buffer):
+            def receive_body(self, buffer, least_left):
                 raise ConnectionResetError
 
         body = LengthBody(Broken(), b"12345", lambda rest: None, 10)

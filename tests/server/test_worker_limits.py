@@ -242,20 +242,26 @@ class TestAWorkerThatRunsOutOfConnections:
         assert (503, "5", True) == (status, headers["Retry-After"], b"TOOMANYREQUESTS" in content)
 
     def test_keeps_what_came_of_a_longer_body(self, narrow, connect):
-        connection = connect(narrow)
-        location = start_upload(connection)
-        connection.sendall(patch(location, content=bytes(100_000)))
-        time.sleep(5)  # by then it is slow
+        cut = {}
+        for size in (100_000, 30_000, 17_000):  # the last one with short pieces, which the kernel collects
+            connection = connect(narrow)
+            cut[size] = start_upload(connection), connection
+            connection.sendall(patch(cut[size][0], content=bytes(size - 16_000 if size < 20_000 else size)))
+        time.sleep(1)
+        for _ in range(16):
+            connection.sendall(bytes(1000))
+            time.sleep(0.25)  # until all are slow
         for _ in range(40):
             other = connect(narrow)
             other.sendall(patch(start_upload(other)))
-        status, headers, content = answer_of(connection)
-        assert (503, "5") == (status, headers["Retry-After"]), content
+        for size, (location, connection) in cut.items():
+            status, headers, content = answer_of(connection)
+            assert (503, "5") == (status, headers["Retry-After"]), content
 
-        def kept():
-            return requests.get(narrow.url + location, timeout=20).headers["Range"]
+            def kept(location=location):
+                return requests.get(narrow.url + location, timeout=20).headers["Range"]
 
-        wait_until(lambda: kept() == "0-99999", kept, 20)
+            wait_until(lambda size=size, kept=kept: kept() == f"0-{size - 1}", kept, 20)
 
 
 class TestTheLimitOfAnAddress:
