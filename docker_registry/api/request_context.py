@@ -1,4 +1,4 @@
-"""Records what observers of requests receive: route, repository, reference and digest (see exchange.py)."""
+"""Records what observers of requests receive: route, repository, reference and digest (see http/exchange.py)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ CATALOG: Final = f"{ROOT}/_catalog"
 AUTH: Final = f"{ROOT}/_auth"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
-_TAG_NOTE: Final = "tag-"
+_TAG_PREFIX: Final = "tag-"
 _STATE: Final = ".state"
 
 
@@ -119,18 +119,18 @@ def revision_media_type(name: RepositoryName, digest: Digest) -> str:
     return f"{revision(name, digest)}/mediatype"
 
 
-def tag_note(name: RepositoryName, digest: Digest, tag_: Tag) -> str:
+def tag_back_reference(name: RepositoryName, digest: Digest, tag_: Tag) -> str:
     """The back-reference that records that a tag points, or pointed, at a manifest."""
-    return f"{revision(name, digest)}/{_TAG_NOTE}{tag_}"
+    return f"{revision(name, digest)}/{_TAG_PREFIX}{tag_}"
 
 
-def read_tag_note(file_name: str) -> str | None:
+def read_tag_back_reference(file_name: str) -> str | None:
     """Return the tag from the file name of a back-reference; None for any other file in a revision's folder."""
-    tag_ = file_name.removeprefix(_TAG_NOTE)
+    tag_ = file_name.removeprefix(_TAG_PREFIX)
     return tag_ if tag_ != file_name and is_tag(tag_) else None
 
 
-def tags_are_noted(name: RepositoryName) -> str:
+def back_references_complete(name: RepositoryName) -> str:
     """The file that marks that every tag of a repository has a back-reference at its manifest."""
     return f"{manifests(name)}/tags-are-noted"
 

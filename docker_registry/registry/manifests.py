@@ -123,9 +123,9 @@ class Manifests:
         """
         origin = None
         if isinstance(reference, Tag):
-            digest = self._tags.find_link(name, reference)
+            digest = self._tags.links.find(name, reference)
             if digest is None:
-                found = self._tags.get_elsewhere(name, reference)
+                found = self._tags.sources.get(name, reference)
                 digest, origin = found.value, found.origin
         else:
             digest = reference
@@ -212,8 +212,8 @@ class Manifests:
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # Checking for a file is faster than checking whether a directory has any file.
-        are_noted = self._driver.exists(layout.tags_are_noted(name))
-        is_first = not are_noted and not self._driver.exists(layout.manifests(name))
+        complete = self._driver.exists(layout.back_references_complete(name))
+        is_first = not complete and not self._driver.exists(layout.manifests(name))
         while True:
             try:
                 with self._driver.batch():
@@ -222,7 +222,7 @@ class Manifests:
                     self._referrers.put(name, descriptor, document)
                     is_linked = self._link(name, digest, document, is_new=is_new)
                     for tag, each in conditions.items():
-                        self._tags.point(name, tag, digest, each, is_new=is_new, are_noted=are_noted)
+                        self._tags.point(name, tag, digest, each, is_new=is_new, has_back_references=complete)
                 break
             except PreconditionFailed:  # another request changed a tag concurrently
                 if tag_condition is not None:
@@ -247,8 +247,8 @@ class Manifests:
                 # Write the entry and tags after the link: without it, a concurrent deletion may remove them.
                 self._referrers.put(name, descriptor, document)
                 for tag in tags:
-                    self._tags.restore(name, tag, digest)
-            elif len(tags) < 2 or not self._tags.restore_missing(name, tags, digest):
+                    self._tags.links.restore(name, tag, digest)
+            elif len(tags) < 2 or not self._tags.links.restore_missing(name, tags, digest):
                 return
 
     def delete(self, name: RepositoryName, reference: Reference, *, actor: Actor = ANONYMOUS_DELETE) -> None:
@@ -288,7 +288,7 @@ class Manifests:
             return not self.exists(name, digest)
 
         try:
-            for tag in self._tags.noted_at(name, digest):
+            for tag in self._tags.with_back_reference(name, digest):
                 self._tags.delete_if(name, tag, digest, is_gone, actor=actor)
         except TagImmutable:  # the tag was pushed after the deletion had been checked
             self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())

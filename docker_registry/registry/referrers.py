@@ -212,7 +212,7 @@ class Referrers:
     def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Sequence[str]:
         """Return the digests in the index that clients maintain, in order."""
         try:
-            digest = self._tags.find_link(name, fallback_tag(subject))
+            digest = self._tags.links.find(name, fallback_tag(subject))
         except TagInvalid:
             return ()
         if digest is None:

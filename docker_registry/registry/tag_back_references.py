@@ -1,9 +1,9 @@
 """
-Notes of tags at manifests: which tags point, or pointed, at a manifest, without reading every tag.
+Back-references of tags: which tags point, or pointed, at a manifest, without reading every tag.
 
-Each is an empty file beside the manifest's link, written before the tag. Distribution writes none. But it keeps every
-digest that it ever let a tag point at in a history of the tag, which the registry never writes and removes with the
-tag; so the tags that distribution wrote, whenever that was, are found there.
+Each is an empty file beside the manifest's link, written before the tag. Distribution writes none, but records every
+digest that a tag has pointed at in a history of the tag. This registry never writes to that history and removes it with
+the tag, so it shows all tags that distribution has written.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 
 
 class TagBackReferences:
-    """The notes of all repositories."""
+    """The back-references of all repositories."""
 
     def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self._driver = driver
         self._listings = listings
 
     def are_complete(self, name: RepositoryName) -> bool:
-        """Tell whether every tag that was there at some time since the first note is noted."""
-        return self._driver.exists(layout.tags_are_noted(name))
+        """Return whether every tag of a repository has a back-reference, unless distribution has written it."""
+        return self._driver.exists(layout.back_references_complete(name))
 
     def tags(self, name: RepositoryName, digest: Digest) -> Sequence[str]:
-        """Return the tags that are noted at a manifest, in ASCII order; they may point at another by now."""
-        return self._listings.names(layout.revision(name, digest), layout.read_tag_note)
+        """Return the tags with a back-reference at a manifest, in ASCII order; some may point elsewhere by now."""
+        return self._listings.names(layout.revision(name, digest), layout.read_tag_back_reference)
 
     def tags_of_distribution(self, name: RepositoryName, digest: Digest, tags: Sequence[str]) -> Iterator[str]:
         """
-        Yield the tags that distribution has let point at a manifest; they may point at another by now.
+        Yield the tags that distribution has set to a manifest; some may point elsewhere by now.
 
         Args:
             tags: all tags of the repository.
@@ -59,23 +59,23 @@ class TagBackReferences:
         are_complete: bool = False,
     ) -> None:
         """
-        Note a tag at the manifest that it is about to point at.
+        Write the back-reference of a tag that is about to be set to a manifest.
 
         Args:
-            is_new: the manifest was just created, so there is no note to look for.
-            are_complete: all tags of the repository are known to be noted.
+            is_new: the manifest was just created, so there is no back-reference to look up.
+            are_complete: the back-references of the repository are known to be complete.
         """
-        path = layout.tag_note(name, digest, tag)
+        path = layout.tag_back_reference(name, digest, tag)
         if not is_new and self._driver.exists(path):
             return
-        noted = layout.tags_are_noted(name)
-        if not are_complete and not self._driver.exists(noted) and not self._driver.exists(layout.tags(name)):
-            self._driver.put_content(noted, b"")  # the very first one: none is missing
+        complete = layout.back_references_complete(name)
+        if not are_complete and not self._driver.exists(complete) and not self._driver.exists(layout.tags(name)):
+            self._driver.put_content(complete, b"")  # the first tag of the repository: no other needs a back-reference
         self._driver.put_content(path, b"")
 
     def put_all(self, name: RepositoryName, targets: Iterable[tuple[Tag, Digest | None]]) -> None:
-        """Note all tags of a repository, each with what it points at."""
+        """Write the back-references of all tags of a repository, given each tag and its target."""
         for tag, digest in self._listings.pace(targets):
             if digest is not None:
                 self.put(name, tag, digest, are_complete=True)
-        self._driver.put_content(layout.tags_are_noted(name), b"")
+        self._driver.put_content(layout.back_references_complete(name), b"")

@@ -7,29 +7,26 @@ The tags of the store and those of sources form one set, in which the store has 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
     ConditionUnsupported,
-    DigestInvalid,
     ManifestUnknown,
-    PathNotFound,
     PreconditionFailed,
     TagChanged,
     TagImmutable,
 )
-from docker_registry.registry import conditional_removal, events, layout
+from docker_registry.registry import events
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listing_cache import ListingCache, Page, cut
-from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
-from docker_registry.registry.sources import Found, TagSource
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.sources import TagSource
 from docker_registry.registry.tag_back_references import TagBackReferences
+from docker_registry.registry.tag_links import TagLinks
+from docker_registry.registry.tag_reservations import TagReservations
+from docker_registry.registry.tag_sources import TagSources
 
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]
@@ -38,12 +35,16 @@ Condition = Callable[[Digest | None], bool]
 #: exist), and the new one.
 TagGuard = Callable[[Tag, Digest | None, Digest], None]
 
-#: Age after which the reservation of an immutable tag is considered abandoned by a process that died.
-_RESERVED_SECONDS: Final = 60.0
-
 
 class Tags:
-    """All tags of the registry."""
+    """
+    All tags of the registry.
+
+    Attributes:
+        links: the tags of the store.
+        sources: further tags.
+        reservations: of immutable tags that do not exist yet.
+    """
 
     def __init__(
         self,
@@ -60,8 +61,10 @@ class Tags:
         self._driver = driver
         self._listings = listings
         self._immutable = immutable
-        self._sources = sources
-        self._notes = TagBackReferences(driver, listings)
+        self.links = TagLinks(driver, listings)
+        self.sources = TagSources(sources)
+        self.reservations = TagReservations(driver)
+        self._back_references = TagBackReferences(driver, listings)
 
     def get(self, name: RepositoryName, tag: Tag) -> Digest:
         """
@@ -72,41 +75,17 @@ class Tags:
         Raises:
             ManifestUnknown: the tag does not exist.
         """
-        return self.find_link(name, tag) or self.get_elsewhere(name, tag).value
-
-    def get_elsewhere(self, name: RepositoryName, tag: Tag) -> Found[Digest]:
-        """
-        Return the target of a tag that the store does not have.
-
-        Raises:
-            ManifestUnknown: no source has the tag.
-        """
-        for source in self._sources:
-            found = source.get(name, tag)
-            if found is not None:
-                return found
-        raise ManifestUnknown(name=str(name), tag=str(tag))
-
-    def find_link(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        """Return the target of a tag in the store; None if the tag does not exist or only a source has it."""
-        link = self._driver.find(layout.tag_link(name, tag))
-        return None if link is None else _parse(link)
+        return self.links.find(name, tag) or self.sources.get(name, tag).value
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the target of a tag, or None if it is not known without generating a manifest."""
-        return self.find_link(name, tag) or self._find_elsewhere(name, tag)
+        return self.links.find(name, tag) or self.sources.find(name, tag)
 
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of all tags in ASCII order, with those of sources; deleted tags may be included shortly."""
-        lists = [self.link_names(name), *(source.names(name) for source in self._sources)]
+        lists = [self.links.names(name), *self.sources.names(name)]
         found = [names for names in lists if names]
         return found[0] if len(found) == 1 else sorted(set().union(*found))
-
-    def link_names(self, name: RepositoryName) -> Sequence[str]:
-        """Return the names of the tags in the store in ASCII order; recently deleted tags may be included."""
-        if self._driver.capabilities.pages:
-            return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
-        return self._listings.names(layout.tags(name), _read)
 
     def put(
         self,
@@ -148,7 +127,7 @@ class Tags:
         condition: Condition | None = None,
         *,
         is_new: bool = False,
-        are_noted: bool = False,
+        has_back_references: bool = False,
     ) -> Digest | None:
         """
         Set a tag by compare-and-swap and write its back-reference at the manifest; no event is sent.
@@ -156,7 +135,7 @@ class Tags:
         Args:
             condition: set the tag only if this holds for its current target; checked atomically with the change.
             is_new: the manifest was just created, so there are no back-references to look up.
-            are_noted: the back-references of the repository are known to be complete.
+            has_back_references: the back-references of the repository are known to be complete.
 
         Returns:
             The previous target; None if there was none, or only one in a source without a manifest.
@@ -170,16 +149,12 @@ class Tags:
         """
         previous, version = self._checked(name, tag, digest, condition)
         if version == ABSENT and self._is_immutable(name, tag):
-            version = self._reserve(name, tag)
-            if self._target_elsewhere(name, tag) not in (None, digest):  # a source got the tag before this reservation
-                self._release(name, tag, version)
+            version = self.reservations.reserve(name, tag)
+            if self._source_target(name, tag) not in (None, digest):  # a source got the tag before this reservation
+                self.reservations.release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
-        self._notes.put(name, tag, digest, is_new=is_new, are_complete=are_noted)
-        link, content = layout.tag_link(name, tag), str(digest).encode()
-        if self._driver.capabilities.if_match:
-            self._driver.replace_content(link, content, version)
-        else:
-            self._driver.put_content(link, content)
+        self._back_references.put(name, tag, digest, is_new=is_new, are_complete=has_back_references)
+        self.links.put(name, tag, digest, version)
         return previous
 
     def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
@@ -209,12 +184,12 @@ class Tags:
             TagImmutable: the tag is immutable.
         """
         self.check_mutable(name, tag)
-        was_elsewhere = self._remove_elsewhere(name, tag)
-        link = self._take_link(name, tag)
-        if link is None and not was_elsewhere:
+        had_source = self.sources.remove(name, tag)
+        had_link, target = self.links.take(name, tag)
+        if not had_link and not had_source:
             raise ManifestUnknown(name=str(name), tag=str(tag))
         events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
-        return None if link is None else _parse(link)
+        return target
 
     def delete_if(
         self,
@@ -241,150 +216,23 @@ class Tags:
         def may_go() -> bool:
             return holds is None or holds()
 
-        while (link := self.find_link(name, tag)) == digest:
+        while (link := self.links.find(name, tag)) == digest:
             self.check_mutable(name, tag)
             # Remove a source's tag of the same name first: it would become visible again. A later one is a new push.
-            self._remove_elsewhere(name, tag, lambda: may_go() and self.find_link(name, tag) == digest)
-            taken = self._take_link(name, tag, digest, lambda: may_go() and not self._exists_elsewhere(name, tag))
-            if taken is not None:
+            self.sources.remove(name, tag, lambda: may_go() and self.links.find(name, tag) == digest)
+            deleted, _ = self.links.take(name, tag, digest, lambda: may_go() and not self.sources.exists(name, tag))
+            if deleted:
                 events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
                 return True
             if not may_go():
                 return False
-        if link is not None or tag not in self._pointing_elsewhere(name, digest, (tag,)):
+        if link is not None or tag not in self.sources.pointing_at(name, digest, (tag,)):
             return False
         self.check_mutable(name, tag)
-        deleted = self._remove_elsewhere(name, tag)
+        deleted = self.sources.remove(name, tag)
         if deleted:
             events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
         return deleted
-
-    def remove_link(self, name: RepositoryName, tag: Tag) -> bool:
-        """Remove a tag from the store, but not from sources; return False if there was none."""
-        return self._take_link(name, tag) is not None
-
-    def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
-        """
-        Restore a tag whose manifest was deleted during the push that set the tag.
-
-        The tag is left alone if another push has changed it.
-        """
-        path, content = layout.tag_link(name, tag), str(digest).encode()
-        while True:
-            stored = self._driver.find_versioned(path)
-            if stored is not None and _parse(stored.content) not in (None, digest):
-                return
-            version = ABSENT if stored is None else stored.version
-            condition = version if self._driver.capabilities.if_match else None
-            try:
-                self._driver.put_content(path, content, if_match=condition)
-            except PreconditionFailed:
-                continue
-            return
-
-    def restore_missing(self, name: RepositoryName, tags: Sequence[Tag], digest: Digest) -> bool:
-        """
-        Restore the tags of a push that were deleted during it, unless all of them were deleted.
-
-        Returns:
-            Whether any tag was restored.
-        """
-        missing = [tag for tag in tags if self.find_link(name, tag) is None]
-        if len(missing) == len(tags):
-            return False
-        for tag in missing:
-            self.restore(name, tag, digest)
-        return bool(missing)
-
-    def _take_link(
-        self,
-        name: RepositoryName,
-        tag: Tag,
-        digest: Digest | None = None,
-        holds: Callable[[], bool] | None = None,
-    ) -> bytes | None:
-        """
-        Remove the link of a tag and the history that distribution keeps of it.
-
-        Args:
-            digest: remove the link only if it points at this digest.
-            holds: remove the link only while this returns true.
-
-        Returns:
-            The content of the link; None if it was not removed.
-        """
-        path = layout.tag_link(name, tag)
-
-        def is_expected(link: bytes) -> bool:
-            return digest is None or _parse(link) == digest
-
-        if holds is None:
-            link = conditional_removal.take_if(self._driver, path, is_expected)
-        else:
-            link = conditional_removal.take_while(self._driver, path, holds, is_expected)
-        if link is not None:
-            # The directory itself is kept: a concurrent push may use it.
-            self._driver.discard(layout.tag_history(name, tag))
-        return link
-
-    @contextmanager
-    def held(self, name: RepositoryName | None, tag: Tag) -> Iterator[None]:
-        """
-        Reserve an immutable tag that does not exist yet, so that no other request can write it during the block.
-
-        Args:
-            name: the repository in API V2; None if V2 has no such repository, in which case nothing is reserved.
-
-        Raises:
-            TagImmutable: the tag exists or another request reserves it, or the reservation was lost during the block.
-        """
-        if name is None or not self._driver.capabilities.if_match:
-            yield
-            return
-        version = self._reserve(name, tag)
-        try:
-            yield
-        except BaseException:
-            self._release(name, tag, version)
-            raise
-        if not self._release(name, tag, version):
-            raise TagImmutable(name=str(name), tag=str(tag))
-
-    def _reserve(self, name: RepositoryName, tag: Tag) -> str:
-        """
-        Write a mark in place of the missing link and return its version.
-
-        A mark older than _RESERVED_SECONDS is considered abandoned and replaced. A request that was only slow then
-        fails on its next conditional operation, because the version has changed.
-
-        Raises:
-            TagImmutable: the tag exists, or another request reserves it.
-        """
-        path, mark = layout.tag_link(name, tag), conditional_removal.new_mark()
-        try:
-            stored = self._driver.get_versioned(path)
-            is_left = not conditional_removal.unmarked(stored.content)
-            if not is_left or self._driver.stat(path).modified > time.time() - _RESERVED_SECONDS:
-                raise TagImmutable(name=str(name), tag=str(tag))
-            version = stored.version
-        except PathNotFound:
-            version = ABSENT
-        try:
-            self._driver.put_content(path, mark, if_match=version)
-            stored = self._driver.get_versioned(path)
-        except (PreconditionFailed, PathNotFound):
-            raise TagImmutable(name=str(name), tag=str(tag)) from None
-        if stored.content != mark:
-            raise TagImmutable(name=str(name), tag=str(tag))
-        return stored.version
-
-    def _release(self, name: RepositoryName, tag: Tag, version: str) -> bool:
-        """Remove the mark of :meth:`_reserve`; return False if another request has replaced it."""
-        try:
-            self._driver.remove_if_match(layout.tag_link(name, tag), version)
-        except PreconditionFailed:
-            return False
-        return True
 
     def list(self, name: RepositoryName) -> tuple[Tag, ...]:
         """Return all tags of a repository in ASCII order; empty if the repository does not exist."""
@@ -412,30 +260,31 @@ class Tags:
         Tags written by this registry are found by their back-references; those written by distribution, which writes
         none, by its tag history.
         """
-        if not self._notes.are_complete(name):
-            self.note_all(name)
-        names = self.link_names(name)
-        named = {*self._notes.tags(name, digest), *self._notes.tags_of_distribution(name, digest, names)}
-        found = [tag for tag in self._listings.pace(map(Tag, sorted(named))) if self.find_link(name, tag) == digest]
-        elsewhere = self._pointing_elsewhere(name, digest)
-        return (*found, *(tag for tag in elsewhere if self.find_link(name, tag) is None))
+        if not self._back_references.are_complete(name):
+            self.write_back_references(name)
+        names = self.links.names(name)
+        ours, theirs = self._back_references.tags, self._back_references.tags_of_distribution
+        candidates = map(Tag, sorted({*ours(name, digest), *theirs(name, digest, names)}))
+        found = [tag for tag in self._listings.pace(candidates) if self.links.find(name, tag) == digest]
+        further = self.sources.pointing_at(name, digest)
+        return (*found, *(tag for tag in further if self.links.find(name, tag) is None))
 
-    def noted_at(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
+    def with_back_reference(self, name: RepositoryName, digest: Digest) -> tuple[Tag, ...]:
         """Return the tags with a back-reference at a manifest; some may point elsewhere by now."""
-        return tuple(map(Tag, self._notes.tags(name, digest)))
+        return tuple(map(Tag, self._back_references.tags(name, digest)))
 
-    def note_all(self, name: RepositoryName) -> None:
+    def write_back_references(self, name: RepositoryName) -> None:
         """Write the back-references of all tags; needed if software that does not write them has set tags."""
-        targets = ((tag, self.find_link(name, tag)) for tag in map(Tag, self.link_names(name)))
-        self._notes.put_all(name, targets)
+        targets = ((tag, self.links.find(name, tag)) for tag in map(Tag, self.links.names(name)))
+        self._back_references.put_all(name, targets)
 
     def _exists(self, name: RepositoryName, tag: str) -> bool:
         """Return whether a listed tag exists; drivers that walk by pages list links, which need no check."""
         if self._driver.capabilities.pages:
             return True
         if self._is_immutable(name, Tag(tag)):  # the file may be a mere reservation
-            return self.find_link(name, Tag(tag)) is not None or self._exists_elsewhere(name, Tag(tag))
-        return self._driver.exists(layout.tag_link(name, Tag(tag))) or self._exists_elsewhere(name, Tag(tag))
+            return self.links.find(name, Tag(tag)) is not None or self.sources.exists(name, Tag(tag))
+        return self.links.exists(name, Tag(tag)) or self.sources.exists(name, Tag(tag))
 
     def _is_immutable(self, name: RepositoryName, tag: Tag) -> bool:
         return self._immutable.covers(name.value, tag.value)
@@ -447,65 +296,26 @@ class Tags:
         immutable = self._is_immutable(name, tag)
         if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
-        stored = self._driver.find_versioned(layout.tag_link(name, tag))
-        if stored is None:
+        current, version = self.links.find_versioned(name, tag)
+        if version == ABSENT:
             is_decisive = immutable or condition is not None
-            current = self._target_elsewhere(name, tag) if is_decisive else self._find_elsewhere(name, tag)
-            version = ABSENT
-        else:
-            current, version = _parse(stored.content), stored.version
+            current = self._source_target(name, tag) if is_decisive else self.sources.find(name, tag)
         if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
         if condition is not None and not condition(current):
             raise TagChanged(name=str(name), tag=str(tag))
         return current, version
 
-    # ------------------------------------------------------------------------------------------------ sources
-
-    def _find_elsewhere(self, name: RepositoryName, tag: Tag) -> Digest | None:
-        for source in self._sources:
-            digest = source.find(name, tag)
-            if digest is not None:
-                return digest
-        return None
-
-    def _exists_elsewhere(self, name: RepositoryName, tag: Tag) -> bool:
-        return any(source.exists(name, tag) for source in self._sources)
-
-    def _pointing_elsewhere(
-        self, name: RepositoryName, digest: Digest, tags: Sequence[Tag] | None = None
-    ) -> Iterator[Tag]:
-        return chain.from_iterable(source.pointing_at(name, digest, tags) for source in self._sources)
-
-    def _remove_elsewhere(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
-        removed = [source.remove(name, tag, holds) for source in self._sources]
-        return any(removed)
-
-    def _target_elsewhere(self, name: RepositoryName, tag: Tag) -> Digest | None:
+    def _source_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """
         Return the target of a tag of a source; None if it does not exist or has no manifest.
 
         Raises:
             TagImmutable: the tag has no manifest and is immutable.
         """
-        for source in self._sources:
-            try:
-                found = source.get(name, tag)
-            except ManifestUnknown:
-                if self._is_immutable(name, tag):
-                    raise TagImmutable(name=str(name), tag=str(tag)) from None
-                return None
-            if found is not None:
-                return found.value
-        return None
-
-
-def _parse(link: bytes) -> Digest | None:
-    try:
-        return Digest.parse(conditional_removal.unmarked(link).decode("ascii", "replace"))
-    except DigestInvalid:  # damaged
-        return None
-
-
-def _read(file_name: str) -> str | None:
-    return file_name if is_tag(file_name) else None
+        try:
+            found = self.sources.resolve(name, tag)
+        except ManifestUnknown:
+            self.check_mutable(name, tag)
+            return None
+        return None if found is None else found.value

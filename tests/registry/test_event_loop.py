@@ -41,7 +41,7 @@ def names(pattern):
     return [pattern % number for number in range(count)]
 
 if not root.exists():
-    write(layout.tags_are_noted(many))
+    write(layout.back_references_complete(many))
     write(layout.revision_link(many, digest), str(digest).encode())
     for tag in map(Tag, names("t%d")):
         write(layout.tag_link(many, tag), str(digest).encode())

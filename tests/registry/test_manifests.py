@@ -191,7 +191,7 @@ class TestAPushThatMeetsADeletion:
         return json.dumps({"schemaVersion": 2, "config": descriptor(b"{}"), "layers": []}).encode()
 
     @pytest.mark.parametrize("moment", ["before", "after"])
-    @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), layout.tag_note(NAME, DIGEST, LATEST)])
+    @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), layout.tag_back_reference(NAME, DIGEST, LATEST)])
     def test_in_the_middle_of_the_push(self, registry, driver, payload, moment, path):
         registry.manifests.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
         getattr(driver, moment)[path] = lambda: registry.manifests.delete(NAME, self.DIGEST)

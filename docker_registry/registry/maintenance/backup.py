@@ -123,7 +123,7 @@ class Backup:
 
     def _read_repository(self, name: RepositoryName) -> Snapshot:
         tags, revisions = layout.tags(name), layout.revisions(name)
-        snapshot = self._read([layout.tags_are_noted(name)])
+        snapshot = self._read([layout.back_references_complete(name)])
         snapshot |= self._read_below(tags)
         snapshot |= self._read_below(revisions)
         folders = [path for path in self._children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")]

@@ -158,7 +158,7 @@ class ImageTags:
         """
         self._check_mutable(name, tag, None)
         removed = [self._files.remove(name, tag)]
-        removed += [self._tags.remove_link(repository, tag) for repository in _repositories(name)]
+        removed += [self._tags.links.remove(repository, tag) for repository in _repositories(name)]
         if not any(removed):
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         self._notes.remove(name, tag, lambda: self._files.find(name, tag) is None)
@@ -203,7 +203,7 @@ class ImageTags:
         Raises:
             ImagesUnknown: the list is empty.
         """
-        pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.link_names(each))
+        pairs = ((each, tag) for each in _repositories(name) for tag in self._tags.links.names(each))
         linked = [self._find_linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
         linked += [self._files.find(name, Tag(tag)) for tag in self._pace(self._shown_files(name))]
         return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
@@ -232,14 +232,14 @@ class ImageTags:
 
     def _names(self, name: ImageRepositoryName) -> Sequence[str]:
         """Return the names of the tags of both APIs in ASCII order; recently deleted tags may be included."""
-        linked = [self._tags.link_names(repository) for repository in _repositories(name)]
+        linked = [self._tags.links.names(repository) for repository in _repositories(name)]
         return sorted(set(self._files.names(name)).union(*linked))
 
     def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
         """Yield the names of the tags that API V1 wrote and that no tag of API V2 overrides."""
         repository = name_mapping.repository(name)
         for tag in self._pace(self._files.names(name)):
-            if repository is None or self._tags.find_link(repository, Tag(tag)) is None:
+            if repository is None or self._tags.links.find(repository, Tag(tag)) is None:
                 yield tag
 
     def _linked(self, repository: RepositoryName | None, tag: Tag) -> ImageId | None:
@@ -249,7 +249,7 @@ class ImageTags:
         Raises:
             ImageTagUnknown: V1 cannot represent the target of the tag.
         """
-        digest = self._tags.find_link(repository, tag) if repository is not None else None
+        digest = self._tags.links.find(repository, tag) if repository is not None else None
         if repository is None or digest is None:
             return None
         try:
@@ -282,7 +282,7 @@ class ImageTags:
         origin = self._origin(repository, image_id, actor)
         if origin is not None:
             self._write_link(repository, tag, image_id, origin[1], actor)
-        elif self._tags.remove_link(repository, tag):
+        elif self._tags.links.remove(repository, tag):
             self._files.put(folder, tag, image_id)
             self._notes.put(folder, tag, note)
 
@@ -296,7 +296,7 @@ class ImageTags:
         self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest, actor: Actor
     ) -> None:
         """Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top."""
-        linked = self._tags.find_link(repository, tag) if self._is_linked(repository, tag, image_id) else None
+        linked = self._tags.links.find(repository, tag) if self._is_linked(repository, tag, image_id) else None
         if linked is not None:
             self._tags.put(repository, tag, linked, actor=actor)
             if self._driver.exists(layout.revision_link(repository, linked)):
@@ -304,7 +304,7 @@ class ImageTags:
         self._manifests.grant(repository, digest)
         self._tags.put(repository, tag, digest, actor=actor)
         while self._manifests.grant(repository, digest):  # the manifest was deleted concurrently
-            self._tags.restore(repository, tag, digest)
+            self._tags.links.restore(repository, tag, digest)
 
     def _is_consistent(
         self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes, actor: Actor
@@ -315,7 +315,7 @@ class ImageTags:
         repository = name_mapping.repository(name)
         if repository is not None:
             origin = self._origin(repository, image_id, actor)
-            written.append(self._tags.find_link(repository, tag) == (None if origin is None else origin[1]))
+            written.append(self._tags.links.find(repository, tag) == (None if origin is None else origin[1]))
         return all(written) or not any(written)
 
     def _create(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId) -> None:
@@ -329,7 +329,7 @@ class ImageTags:
             return
         is_new = False
         try:
-            with self._tags.held(name_mapping.repository(name), tag):
+            with self._tags.reservations.held(name_mapping.repository(name), tag):
                 is_new = self._files.create(folder, tag, image_id)
                 if self._files.find(name, tag) != image_id:
                     raise TagImmutable(name=str(name), tag=str(tag))
@@ -344,11 +344,11 @@ class ImageTags:
             for tag in self._pace(names):
                 # An immutable tag was pushed after the deletion had been checked, so it is kept.
                 if not self._immutable.covers(str(repository), tag):
-                    self._tags.remove_link(repository, Tag(tag))
+                    self._tags.links.remove(repository, Tag(tag))
             names = [
                 tag
-                for tag in self._pace(self._tags.link_names(repository))
-                if not self._immutable.covers(str(repository), tag) and self._tags.find_link(repository, Tag(tag))
+                for tag in self._pace(self._tags.links.names(repository))
+                if not self._immutable.covers(str(repository), tag) and self._tags.links.find(repository, Tag(tag))
             ]
             if not names:
                 return
@@ -368,7 +368,7 @@ class ImageTags:
         try:
             current = self.get(name, tag)
         except ImageTagUnknown:
-            if all(self._tags.find_link(repository, tag) is None for repository in _repositories(name)):
+            if all(self._tags.links.find(repository, tag) is None for repository in _repositories(name)):
                 return
             current = None  # V1 cannot represent the target
         if current is None or current != image_id:

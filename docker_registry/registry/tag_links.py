@@ -1,0 +1,139 @@
+"""
+The links of tags in the store: one file for each tag, with the digest of the manifest that it points at.
+
+Conditional changes of a link append a mark to its content (:mod:`~docker_registry.registry.conditional_removal`), which
+readers ignore. A link with nothing but a mark is the reservation of an immutable tag, which does not exist yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import DigestInvalid, PreconditionFailed
+from docker_registry.registry import conditional_removal, layout
+from docker_registry.registry.listing_cache import ListingCache
+from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+
+
+class TagLinks:
+    """The links of all tags in the store; those of sources have none."""
+
+    def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
+        self._driver = driver
+        self._listings = listings
+
+    def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return the target of a tag; None if it has no link, or a damaged one."""
+        link = self._driver.find(layout.tag_link(name, tag))
+        return None if link is None else _parse(link)
+
+    def find_versioned(self, name: RepositoryName, tag: Tag) -> tuple[Digest | None, str]:
+        """Return the target of a tag, and the version of its link; ``ABSENT`` if there is no link."""
+        stored = self._driver.find_versioned(layout.tag_link(name, tag))
+        return (None, ABSENT) if stored is None else (_parse(stored.content), stored.version)
+
+    def exists(self, name: RepositoryName, tag: Tag) -> bool:
+        """Return whether there is a link; it may be a mere reservation."""
+        return self._driver.exists(layout.tag_link(name, tag))
+
+    def names(self, name: RepositoryName) -> Sequence[str]:
+        """Return the names of the tags of a repository in ASCII order; recently deleted ones may be included."""
+        if self._driver.capabilities.pages:
+            return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
+        return self._listings.names(layout.tags(name), _read)
+
+    def put(self, name: RepositoryName, tag: Tag, digest: Digest, version: str) -> None:
+        """
+        Write the link of a tag.
+
+        Args:
+            version: of the link to replace; ignored by drivers without conditional writes.
+
+        Raises:
+            PreconditionFailed: the link has another version by now.
+        """
+        path, content = layout.tag_link(name, tag), str(digest).encode()
+        if self._driver.capabilities.if_match:
+            self._driver.replace_content(path, content, version)
+        else:
+            self._driver.put_content(path, content)
+
+    def remove(self, name: RepositoryName, tag: Tag) -> bool:
+        """Remove the link of a tag; return False if there was none."""
+        return self.take(name, tag)[0]
+
+    def take(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest | None = None,
+        holds: Callable[[], bool] | None = None,
+    ) -> tuple[bool, Digest | None]:
+        """
+        Remove the link of a tag and the history that distribution keeps of it.
+
+        Args:
+            digest: remove the link only if it points at this digest.
+            holds: remove the link only while this returns true; see :func:`.conditional_removal.take_while`.
+
+        Returns:
+            Whether the link was removed, and its target; None if it was damaged.
+        """
+        path = layout.tag_link(name, tag)
+
+        def is_expected(link: bytes) -> bool:
+            return digest is None or _parse(link) == digest
+
+        if holds is None:
+            link = conditional_removal.take_if(self._driver, path, is_expected)
+        else:
+            link = conditional_removal.take_while(self._driver, path, holds, is_expected)
+        if link is None:
+            return False, None
+        # The directory itself is kept: a concurrent push may use it.
+        self._driver.discard(layout.tag_history(name, tag))
+        return True, _parse(link)
+
+    def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
+        """
+        Restore a tag whose manifest was deleted during the push that set the tag.
+
+        The tag is left alone if another push has changed it.
+        """
+        path, content = layout.tag_link(name, tag), str(digest).encode()
+        while True:
+            current, version = self.find_versioned(name, tag)
+            if current not in (None, digest):
+                return
+            condition = version if self._driver.capabilities.if_match else None
+            try:
+                self._driver.put_content(path, content, if_match=condition)
+            except PreconditionFailed:
+                continue
+            return
+
+    def restore_missing(self, name: RepositoryName, tags: Sequence[Tag], digest: Digest) -> bool:
+        """
+        Restore the tags of a push that were deleted during it, unless all of them were deleted.
+
+        Returns:
+            Whether any tag was restored.
+        """
+        missing = [tag for tag in tags if self.find(name, tag) is None]
+        if len(missing) == len(tags):
+            return False
+        for tag in missing:
+            self.restore(name, tag, digest)
+        return bool(missing)
+
+
+def _parse(link: bytes) -> Digest | None:
+    try:
+        return Digest.parse(conditional_removal.unmarked(link).decode("ascii", "replace"))
+    except DigestInvalid:  # damaged
+        return None
+
+
+def _read(file_name: str) -> str | None:
+    return file_name if is_tag(file_name) else None

@@ -1,0 +1,81 @@
+"""The sources of tags, asked in their order as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+from docker_registry.errors import ManifestUnknown
+from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.sources import Found, TagSource
+
+
+class TagSources:
+    """Further tags of the registry, such as those of API V1."""
+
+    def __init__(self, sources: Sequence[TagSource]) -> None:
+        """
+        Args:
+            sources: may grow until the first request.
+        """
+        self._sources = sources
+
+    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest]:
+        """
+        Return the target of a tag; its manifest is generated if necessary.
+
+        Raises:
+            ManifestUnknown: no source has the tag, or the tag has no manifest.
+        """
+        found = self.resolve(name, tag)
+        if found is None:
+            raise ManifestUnknown(name=str(name), tag=str(tag))
+        return found
+
+    def resolve(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+        """
+        Return the target of a tag; its manifest is generated if necessary. None if no source has the tag.
+
+        Raises:
+            ManifestUnknown: the tag has no manifest.
+        """
+        for source in self._sources:
+            found = source.get(name, tag)
+            if found is not None:
+                return found
+        return None
+
+    def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
+        """Return the target of a tag, or None if it is not known without generating a manifest."""
+        for source in self._sources:
+            digest = source.find(name, tag)
+            if digest is not None:
+                return digest
+        return None
+
+    def exists(self, name: RepositoryName, tag: Tag) -> bool:
+        """Return whether a source has a tag."""
+        return any(source.exists(name, tag) for source in self._sources)
+
+    def names(self, name: RepositoryName) -> list[Sequence[str]]:
+        """Return, for each source, the names of its tags in ASCII order."""
+        return [source.names(name) for source in self._sources]
+
+    def pointing_at(self, name: RepositoryName, digest: Digest, tags: Sequence[Tag] | None = None) -> Iterator[Tag]:
+        """
+        Yield the tags that point at a manifest.
+
+        Args:
+            tags: the tags to check; None for all.
+        """
+        return chain.from_iterable(source.pointing_at(name, digest, tags) for source in self._sources)
+
+    def remove(self, name: RepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        """
+        Remove a tag from all sources; return False if none had it.
+
+        Args:
+            holds: remove the tag only while this returns true; see :func:`.conditional_removal.take_while`.
+        """
+        removed = [source.remove(name, tag, holds) for source in self._sources]
+        return any(removed)
