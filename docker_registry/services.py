@@ -146,6 +146,10 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         StorageError: the store cannot be used.
     """
     with ExitStack() as opened:
+        if config.metrics_by_repository and not config.metrics_address:
+            raise ConfigError(
+                "metrics_by_repository needs metrics_address, because names of repositories may be private."
+            )
         times = StorageTimes() if config.metrics or config.metrics_address else None
         registry = _open_registry(config, driver or open_driver(config, times))
         legacy, diff_queue = None, None
@@ -276,7 +280,9 @@ def _open_metrics(config: Config, part_numbers: PartNumbers) -> ServerMetrics:
     if config.metrics_address:
         listener.open_socket(config.metrics_address).close()
     folder = os.environ.get(FOLDER_VARIABLE)
-    return ServerMetrics(Path(folder) if folder else None, part_numbers.collect)
+    return ServerMetrics(
+        Path(folder) if folder else None, part_numbers.collect, by_repository=config.metrics_by_repository
+    )
 
 
 def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:

@@ -205,6 +205,11 @@ class Config:
     metrics_address: str | None = setting(
         None, "Serve metrics at `/metrics` of this address, `HOST:PORT`, instead, without access control."
     )
+    metrics_by_repository: bool = setting(
+        False,
+        "Count pulls and pushes of the 1000 busiest repositories; only with `metrics_address`, because names may be "
+        "private.",
+    )
 
     storage: str = setting("file", "Storage driver: `file`, `memory`, `s3`, or any other installed driver.")
     storage_redirect: bool = setting(

@@ -183,7 +183,9 @@ class _MeasuredBatch(AbstractContextManager[None]):
         try:
             return self._batch.__exit__(kind, error, traceback)
         finally:
-            self._times.add(perf_counter() - began)
+            seconds = perf_counter() - began
+            self._times.seconds += seconds
+            self._times.buckets[bisect_left(ACTION_BOUNDS, seconds)] += 1
 
 
 def _measured(call: Callable[..., Any], times: ActionTimes) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from docker_registry import __version__
 from docker_registry.drivers.measured import ACTION_BOUNDS
 from docker_registry.metrics import families
+from docker_registry.metrics.busiest import MAX_EXPOSED, busiest
 from docker_registry.metrics.numbers import Key, Numbers
 from docker_registry.metrics.recorder import BYTES_BOUNDS, SECONDS_BOUNDS, Series
 
@@ -48,6 +49,7 @@ class _Collector:
         yield from self._requests()
         yield from self._histograms()
         yield self._actions()
+        yield from self._repositories()
         for family in families.COUNTERS:
             metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
             yield _samples(metric, family, self._numbers.counters)
@@ -114,6 +116,17 @@ class _Collector:
         for labels, (seconds, buckets) in sorted(self._numbers.actions.items()):
             _add(actions, labels, ACTION_BOUNDS, buckets, seconds)
         return actions
+
+    def _repositories(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        pulls = CounterMetricFamily("registry_repository_pulls", "Pulls by repository.", labels=("repository",))
+        pushes = CounterMetricFamily("registry_repository_pushes", "Pushes by repository.", labels=("repository",))
+        for name, (pulled, pushed) in busiest(self._numbers.repositories, MAX_EXPOSED).items():
+            pulls.add_metric((name,), pulled)
+            pushes.add_metric((name,), pushed)
+        yield pulls
+        yield pushes
 
     def _by_handler(self) -> dict[str, Series]:
         found: dict[str, Series] = {}

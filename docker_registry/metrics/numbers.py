@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from docker_registry.metrics import busiest
+from docker_registry.metrics.busiest import Busiest
 from docker_registry.metrics.recorder import Labels, Series
 
 #: Name of a metric and the values of its labels.
@@ -22,6 +24,7 @@ class Numbers:
         actions: durations of calls of the store by driver and action: sum in seconds, and counts by bucket.
         counters: values that only grow; they are kept when the worker has ended.
         gauges: values of a live worker.
+        repositories: pulls and pushes by repository.
         latest: values that concern the whole store, with the time of their observation; the latest counts.
     """
 
@@ -30,6 +33,7 @@ class Numbers:
     counters: dict[Key, float] = field(default_factory=dict)
     gauges: dict[Key, float] = field(default_factory=dict)
     latest: dict[str, tuple[float, float]] = field(default_factory=dict)
+    repositories: Busiest = field(default_factory=dict)
 
     def add(self, other: Numbers) -> None:
         """Add the numbers of another worker."""
@@ -40,6 +44,7 @@ class Numbers:
             self.actions[key] = (old_seconds + seconds, [*map(sum, zip(old_buckets, buckets, strict=True))])
         _add(self.counters, other.counters)
         _add(self.gauges, other.gauges)
+        busiest.add(self.repositories, other.repositories)
         for name, observed in other.latest.items():
             self.latest[name] = max(self.latest.get(name, observed), observed)
 
@@ -51,6 +56,7 @@ class Numbers:
             "counters": [[*key, value] for key, value in self.counters.items()],
             "gauges": [[*key, value] for key, value in self.gauges.items()],
             "latest": self.latest,
+            "repositories": self.repositories,
         }
 
     @classmethod
@@ -62,6 +68,7 @@ class Numbers:
             {tuple(key): value for *key, value in content["counters"]},
             {tuple(key): value for *key, value in content["gauges"]},
             {name: (time, value) for name, (time, value) in content["latest"].items()},
+            {name: (pulls, pushes) for name, (pulls, pushes) in content["repositories"].items()},
         )
 
 

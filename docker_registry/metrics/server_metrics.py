@@ -12,6 +12,7 @@ import gevent
 
 from docker_registry.concurrency import run_in_thread
 from docker_registry.http.exchange import Exchange
+from docker_registry.metrics.busiest import RepositoryCounts
 from docker_registry.metrics.exposition import expose
 from docker_registry.metrics.families import OPEN_UPLOADS, unfinished
 from docker_registry.metrics.numbers import Numbers
@@ -30,13 +31,17 @@ _CLOSE_SECONDS: Final = 1.0
 class ServerMetrics:
     """Records the exchanges of this worker, publishes them, and sums those of all workers; an observer."""
 
-    def __init__(self, folder: Path | None, collect: Callable[[Numbers], object]) -> None:
+    def __init__(
+        self, folder: Path | None, collect: Callable[[Numbers], object], *, by_repository: bool = False
+    ) -> None:
         """
         Args:
             folder: shared by the workers of a server; None if there is one worker.
             collect: adds what the parts of this worker have counted.
+            by_repository: whether pulls and pushes are counted by repository.
         """
         self._recorder = Recorder()
+        self._repositories = RepositoryCounts() if by_repository else None
         self._shared = None if folder is None else SharedNumbers(folder)
         self._collect = collect
         self._uploads_left: tuple[float, float] | None = None
@@ -45,6 +50,8 @@ class ServerMetrics:
     def __call__(self, exchange: Exchange) -> None:
         """Count an exchange."""
         self._recorder(exchange)
+        if self._repositories is not None:
+            self._repositories(exchange)
 
     def start(self) -> None:
         """Publish the numbers of this worker every second, in a greenlet."""
@@ -75,6 +82,8 @@ class ServerMetrics:
         """Return a copy of the numbers of this worker, for a thread."""
         numbers = Numbers({labels: row.copy() for labels, row in self._recorder.series.items()})
         self._collect(numbers)
+        if self._repositories is not None:
+            numbers.repositories = self._repositories.snapshot()
         if self._uploads_left is not None:
             numbers.latest[OPEN_UPLOADS.name] = self._uploads_left
         return numbers

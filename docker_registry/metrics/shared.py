@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from docker_registry.metrics.busiest import MAX_COUNTED, busiest
 from docker_registry.metrics.numbers import Numbers
 
 #: Environment variable with the folder that the workers of one server share.
@@ -86,6 +87,7 @@ class SharedNumbers:
             if path.exists():
                 total.add(_read(path))
         total.gauges.clear()
+        total.repositories = busiest(total.repositories, MAX_COUNTED)
         self._replace(_ENDED, total)
         for path in ended:
             path.unlink()

@@ -23,6 +23,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange
+from docker_registry.metrics.busiest import MAX_COUNTED, RepositoryCounts
 from docker_registry.metrics.numbers import Numbers
 from docker_registry.metrics.recorder import Recorder, Series
 from docker_registry.metrics.shared import SharedNumbers
@@ -55,6 +56,27 @@ def requests_by(samples):
     return found
 
 
+def published_requests(folder):
+    """Return the same from what the workers have published."""
+    found = Counter()
+    for (handler, method, code), row in SharedNumbers(folder).total(Numbers())[0].series.items():
+        if handler not in ("other", "base"):
+            found[handler, method, code] += row.requests
+    return found
+
+
+def repositories_in(samples):
+    """Return the pulls and pushes by repository."""
+    return {(name, labels[0][1]): value for (name, *labels), value in samples.items() if "_repository_" in name}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 class TestFourWorkers:
     def test_count_what_clients_did_also_after_they_ended(self, tmp_path):
         with Server(tmp_path / "store", workers=4, REGISTRY_METRICS="true") as server:
@@ -78,27 +100,27 @@ class TestFourWorkers:
 
             act(10)
             requests.request("BREW", f"{server.url}/v2/", timeout=20)
-            time.sleep(1.5)
+            folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
+            wait_for(lambda: done == published_requests(folder))
             samples, types = scrape(server.url)
             assert done == requests_by(samples)
+            before = set(server.worker_pids())
             os.kill(server.worker_pids()[0], signal.SIGKILL)
             server.process.send_signal(signal.SIGHUP)
-            time.sleep(3)
+            wait_for(lambda: before.isdisjoint(server.worker_pids()))
             act(3)
-            time.sleep(1.5)
+            wait_for(lambda: 4 == scrape(server.url)[0]["registry_workers",] and done == published_requests(folder))
             samples, _ = scrape(server.url, OPENMETRICS)
             assert done == requests_by(samples)
-            assert 4 == samples["registry_workers",]
             assert samples["registry_received_bytes_total",] == 13 * len(MANIFEST)
             assert "method" not in {name for key in samples for name, value in key[1:] if value == "brew"}
             duration = ("registry_http_request_duration_seconds_count", ("handler", "manifest"), ("method", "get"))
             assert samples[duration] == 39
             self.check_the_parts(samples)
-            folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
             text = (ROOT / "contrib/prometheus/alerts.yml").read_text()
             text += (ROOT / "contrib/prometheus/dashboard.json").read_text()
             used = set(re.findall(r"\bregistry_\w+", text))
-            assert set() == used - {key[0] for key in samples}
+            assert set() == used - {key[0] for key in samples} - {f"{name}_total" for name in types}
             assert {"counter", "gauge", "histogram"} <= set(types.values())
         assert not folder.exists()
 
@@ -121,9 +143,17 @@ class TestFourWorkers:
 class TestASeparateAddress:
     def test_has_the_metrics_alone(self, tmp_path):
         port = free_port()
-        with Server(tmp_path / "store", workers=2, REGISTRY_METRICS_ADDRESS=f"127.0.0.1:{port}") as server:
-            samples, _ = scrape(f"http://127.0.0.1:{port}")
-            assert ("registry_workers",) in samples
+        settings = {"REGISTRY_METRICS_ADDRESS": f"127.0.0.1:{port}", "REGISTRY_METRICS_BY_REPOSITORY": "true"}
+        with Server(tmp_path / "store", workers=2, **settings) as server:
+            url = f"{server.url}/v2/acme/web/manifests/v1"
+            requests.put(url, data=MANIFEST, headers=TYPE, timeout=20)
+            for _ in range(3):
+                requests.get(url, timeout=20)
+            requests.head(url, timeout=20)
+            requests.get(f"{server.url}/v2/acme/none/manifests/v1", timeout=20)
+            counted = [f"registry_repository_{what}_total" for what in ("pulls", "pushes")]
+            wanted = {(counted[0], "acme/web"): 3, (counted[1], "acme/web"): 1}
+            wait_for(lambda: wanted == repositories_in(scrape(f"http://127.0.0.1:{port}")[0]))
             assert 404 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20).status_code
             assert 404 == requests.get(f"{server.url}/metrics", timeout=20).status_code
 
@@ -139,7 +169,8 @@ class TestTheFilesOfWorkers:
         program = (
             "import sys; from docker_registry.metrics.shared import *; from docker_registry.metrics.numbers import *;"
             "SharedNumbers(Path(sys.argv[1])).publish(Numbers({('manifest', 'get', '200'): Series(requests=3)}, "
-            "{('filesystem', 'Stat'): (0.5, [1, 2])}, {('a',): 4}, {('in_flight',): 9}, {'open': (7, 1)}))"
+            "{('filesystem', 'Stat'): (0.5, [1, 2])}, {('a',): 4}, {('in_flight',): 9}, {'open': (7, 1)}, "
+            "{'acme/web': (1, 0)}))"
         )
         for _ in range(2):
             subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT)
@@ -149,6 +180,7 @@ class TestTheFilesOfWorkers:
             {("a",): 1},
             {("in_flight",): 1},
             {"open": (8, 3)},
+            {"acme/web": (3, 1)},
         )
         shared.publish(own)
         for _ in range(2):
@@ -156,8 +188,37 @@ class TestTheFilesOfWorkers:
             assert 8 == total.series["manifest", "get", "200"].requests
             assert {("filesystem", "Stat"): (2.0, [2, 5])} == total.actions
             assert ({("a",): 9}, {("in_flight",): 1}, {"open": (8, 3)}) == (total.counters, total.gauges, total.latest)
-            assert 1 == workers
+            assert ({"acme/web": (5, 1)}, 1) == (total.repositories, workers)
         assert {"ended", str(os.getpid()), "lock"} == {path.name for path in tmp_path.iterdir()}
+
+
+class TestTheCountsByRepository:
+    def exchange(self, name, **values):
+        fields = {"route": "v2_manifests.get_manifest", "method": "GET", "status": 200, "repository": name, **values}
+        return Exchange(**{name: fields.get(name, 0) for name in Exchange._fields})
+
+    def test_keep_the_busiest(self):
+        counts = RepositoryCounts()
+        for _ in range(2):
+            counts(self.exchange("acme/busy"))
+        for number in range(MAX_COUNTED + 10):
+            counts(self.exchange(f"acme/n{number}"))
+        counts(self.exchange("acme/busy", route="v2_manifests.put_manifest", method="PUT", status=201))
+        found = counts.snapshot()
+        assert (2, 1) == found["acme/busy"]
+        assert MAX_COUNTED // 2 <= len(found) <= MAX_COUNTED
+
+    def test_use_the_names_of_api_v2(self):
+        counts = RepositoryCounts()
+        counts(self.exchange("web", route="v1_repositories.list_images"))
+        counts(self.exchange("library/web"))
+        counts(self.exchange("web", status=404))
+        assert {"library/web": (2, 0)} == counts.snapshot()
+
+    def test_need_an_address_of_their_own(self):
+        config = Config(storage="memory", metrics=True, metrics_by_repository=True)
+        with pytest.raises(ConfigError, match="metrics_by_repository needs metrics_address"):
+            services.build(config, MemoryDriver())
 
 
 class TestTheRecorder:
