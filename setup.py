@@ -45,6 +45,8 @@ setup(
         "azure": ["azure-storage-blob>=12.24", "requests>=2.32"],
         # The storage driver of Google Cloud Storage; pure Python over requests, so it waits cooperatively.
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
+        # Mirroring: requests to upstream registries.
+        "mirror": ["requests>=2.32", "urllib3>=2.2"],
         # Where errors are reported: Bugsnag's notify API over requests, Sentry by its own library.
         "bugsnag": ["requests>=2.32"],
         "sentry": ["sentry-sdk>=2.20"],

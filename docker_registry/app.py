@@ -16,6 +16,7 @@ from docker_registry.api import (
     errors,
     health,
     metrics,
+    mirrored_names,
     read_only,
     request_context,
     responses,
@@ -83,6 +84,8 @@ def _add_hooks(app: Application, services: Services) -> None:
         _add_access_control(app, services, services.access_control)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     read_only.install(app, services.read_only)
+    if services.mirror is not None:
+        mirrored_names.install(app, services.mirror.upstreams.is_mirrored)
     if registry.driver.tracks_dependencies:
         cacheable.install(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))

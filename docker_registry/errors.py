@@ -35,6 +35,10 @@ The errors of the registry.
     ├── ClientLeft              the client disconnected while its response was computed
     ├── AuthorityUnavailable    another service that decides about access does not answer
     ├── Overloaded              a limit of the worker is exhausted; retrying later may succeed
+    ├── UpstreamError           the registry that a repository mirrors denies access or answers incorrectly
+    │   ├── UpstreamUnavailable it cannot be reached, or is not asked for now
+    │   ├── UpstreamTimeout     it does not answer in time
+    │   └── UpstreamLimited     it limits the number of pulls
     └── StorageError            an operation of the store failed
         ├── PathNotFound        the path does not exist
         ├── PathInvalid         the path violates the path grammar of drivers
@@ -281,6 +285,33 @@ class AuthorityUnavailable(RegistryError):
 
 class Overloaded(RegistryError):
     """The registry is overloaded. Try again later."""
+
+
+# ----------------------------------------------------------------------------------------- upstream registries
+
+
+class UpstreamError(RegistryError):
+    """The upstream registry did not answer correctly."""
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream registry cannot be reached."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream registry did not answer in time."""
+
+
+class UpstreamLimited(UpstreamError):
+    """The upstream registry allows no more pulls for now."""
+
+    def __init__(self, sentence: str | None = None, *, retry_after_seconds: int, **detail: object) -> None:
+        """
+        Args:
+            retry_after_seconds: time until the upstream accepts requests again.
+        """
+        super().__init__(sentence, **detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 # ------------------------------------------------------------------------------------------------ the store

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.auth.external_tokens import ExternalTokens
     from docker_registry.auth.tokens import Tokens
+    from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
@@ -69,6 +70,7 @@ class Services:
         diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
+        mirror: the mirror of upstream registries; None if none is configured.
         metrics: of all workers; None if they are off.
         part_numbers: to which the worker adds its own limits; None if metrics are off.
         read_only: whether writes are refused.
@@ -88,6 +90,7 @@ class Services:
     health: Health
     trusted_proxies: TrustedProxies
     read_only: ReadOnly
+    mirror: Mirror | None = None
     metrics: ServerMetrics | None = None
     part_numbers: PartNumbers | None = None
     observers: tuple[Observer, ...] = ()
@@ -112,6 +115,16 @@ class Services:
             raise ConfigError("This needs API V1, which is not served (v1).")
         return self.legacy
 
+    def check_start(self) -> None:
+        """
+        Check that what the store contains fits the configuration, before requests are served.
+
+        Raises:
+            ConfigError: repositories were pushed under the name of a mirrored registry.
+        """
+        if self.mirror is not None:
+            self.mirror.check_names()
+
     def close(self) -> None:
         """Close every part, the last one opened first."""
         self._opened.close()
@@ -130,6 +143,8 @@ def load(config: Config) -> None:
         import docker_registry.registry.bridge.bridge
         import docker_registry.registry.v1.diff_queue
         import docker_registry.registry.v1.legacy_registry  # noqa: F401
+    if config.mirroring.upstreams:
+        _import_mirror()
 
 
 def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | None = None) -> Services:
@@ -173,6 +188,10 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         opened.callback(error_reporting.close)
         observers: list[Observer] = []
         body_memory = MemoryBudget(config.max_body_memory_bytes)
+        read_only = ReadOnly(registry.driver)
+        mirror = _open_mirror(config, registry, body_memory, read_only)
+        if mirror is not None:
+            opened.callback(mirror.close)
         metrics, part_numbers = None, None
         if times is not None:
             part_numbers = PartNumbers(registry, search_updates, times, config.storage)
@@ -196,7 +215,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             error_reporting=error_reporting,
             health=Health(registry.probe_reading, config.drain_delay),
             observers=tuple(observers),
-            read_only=ReadOnly(registry.driver),
+            read_only=read_only,
+            mirror=mirror,
             trusted_proxies=TrustedProxies(config.trusted_proxies),
             _opened=opened.pop_all(),
         )
@@ -413,6 +433,49 @@ def _add_legacy(config: Config, registry: OciRegistry, diff_queue: RedisDiffQueu
     )
     bridge.connect(legacy)
     return legacy
+
+
+def _open_mirror(
+    config: Config, registry: OciRegistry, body_memory: MemoryBudget, read_only: ReadOnly
+) -> Mirror | None:
+    """
+    Open the mirror of the configured upstreams, as the last source of a registry.
+
+    Raises:
+        ConfigError: an upstream is invalid, or the library for HTTP is not installed.
+    """
+    if not config.mirroring.upstreams:
+        return None
+    _import_mirror()
+    from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.mirror.upstream import parse_upstream
+
+    upstreams = [
+        parse_upstream(
+            each.name,
+            each.url,
+            ttl_seconds=each.ttl,
+            timeout_seconds=each.timeout,
+            max_connections=each.max_connections,
+        )
+        for each in config.mirroring.upstreams
+    ]
+    user_agent = f"docker-registry/{__version__}"
+    return Mirror(registry, upstreams, user_agent=user_agent, memory=body_memory, read_only=read_only)
+
+
+def _import_mirror() -> None:
+    """
+    Import the mirror, which a registry without upstreams does not need.
+
+    Raises:
+        ConfigError: the library for HTTP is not installed.
+    """
+    try:
+        import requests  # noqa: F401
+    except ImportError:
+        raise ConfigError("mirroring.upstreams needs a library: pip install 'docker-registry[mirror]'.") from None
+    import docker_registry.registry.mirror.mirror  # noqa: F401
 
 
 def _redis_place(section: Redis) -> connection.RedisAddress:

@@ -19,6 +19,7 @@ try:
     _config = load_config(os.environ)
     start_logging(_config.loglevel, _config.log_format)
     _services = build(_config)
+    _services.check_start()
     _services.error_reporting.watch()
     application = create_app(_services)
 except RegistryError as error:

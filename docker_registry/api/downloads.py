@@ -10,7 +10,7 @@ from flask import Response, request
 from docker_registry.api import requests
 from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
-from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.stored_file import ServedFile
 
 #: Block size for WSGI servers that read the file instead of using sendfile.
 _BLOCK_BYTES: Final = 256 * 1024
@@ -32,7 +32,7 @@ class Downloads:
         self._x_accel_prefix = x_accel_prefix.rstrip("/") if x_accel_prefix else None
 
     def send(
-        self, file: StoredFile, headers: Mapping[str, str], validator: str, *, redirect_status: int = 307
+        self, file: ServedFile, headers: Mapping[str, str], validator: str, *, redirect_status: int = 307
     ) -> Response:
         """
         Send a file or the parts that the Range header requests, or redirect the client to the store.
@@ -63,7 +63,7 @@ class Downloads:
             headers["Content-Range"] = part.content_range(file.size)
         return _send(file, part, 206 if parts else 200, headers)
 
-    def send_whole(self, file: StoredFile, headers: Mapping[str, str]) -> Response:
+    def send_whole(self, file: ServedFile, headers: Mapping[str, str]) -> Response:
         """Send a whole file without a redirect, ignoring Range; through the kernel if possible."""
         return _send(file, ByteRange(0, file.size), 200, {**headers, "Content-Length": str(file.size)})
 
@@ -74,7 +74,7 @@ def _redirect_headers(url: str, headers: Mapping[str, str]) -> dict[str, str]:
     return {**digest, "Location": url, "Cache-Control": "no-store"}
 
 
-def _send(file: StoredFile, part: ByteRange, status: int, headers: dict[str, str]) -> Response:
+def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str]) -> Response:
     if request.method == "HEAD":
         return requests.stream((), status, headers)
     wrapper = request.environ.get("wsgi.file_wrapper")
@@ -85,7 +85,7 @@ def _send(file: StoredFile, part: ByteRange, status: int, headers: dict[str, str
     return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
 
 
-def _send_parts(file: StoredFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
+def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
     multipart = Multipart(parts, file.size, headers["Content-Type"])
     headers = {**headers, "Content-Type": multipart.content_type, "Content-Length": str(multipart.length)}
     wrapper = request.environ.get("wsgi.file_wrapper")
@@ -97,7 +97,7 @@ def _send_parts(file: StoredFile, parts: Sequence[ByteRange], headers: dict[str,
     return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
 
 
-def _is_local(file: StoredFile) -> bool:
+def _is_local(file: ServedFile) -> bool:
     opened = file.open()
     if opened is None:
         return False

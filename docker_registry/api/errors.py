@@ -60,6 +60,10 @@ RESPONSES: Final[dict[type[RegistryError], tuple[int, str]]] = {
     errors.ClientLeft: (400, "UNSUPPORTED"),  # the client has disconnected and receives nothing
     errors.AuthorityUnavailable: (503, "UNAVAILABLE"),
     errors.Overloaded: (503, "TOOMANYREQUESTS"),
+    errors.UpstreamUnavailable: (503, "UNAVAILABLE"),
+    errors.UpstreamTimeout: (504, "UNAVAILABLE"),
+    errors.UpstreamLimited: (429, "TOOMANYREQUESTS"),
+    errors.UpstreamError: (502, "UNAVAILABLE"),
     errors.StorageFull: (507, "STORAGE_FULL"),
     errors.StorageUnavailable: (503, "UNAVAILABLE"),
     errors.StorageError: (500, "UNKNOWN"),
@@ -109,7 +113,7 @@ def status_and_code(error: type[RegistryError]) -> tuple[int, str]:
 
 def _registry_error(error: RegistryError) -> Response:
     status, code = status_and_code(type(error))
-    if isinstance(error, errors.Overloaded | errors.AuthorityUnavailable):
+    if isinstance(error, errors.Overloaded | errors.AuthorityUnavailable | errors.UpstreamError):
         logger.warning("%s %s: %s", request.method, request.path, error)
     elif status >= 500:
         extra = {ERROR_ATTRIBUTE: error, SECRETS_ATTRIBUTE: _credentials()}
@@ -125,7 +129,7 @@ def _registry_error(error: RegistryError) -> Response:
             response.set_data(b"")  # Docker may resume a layer that is already complete
     elif isinstance(error, errors.Unauthorized):
         request.environ[AUTHENTICATION_ERROR] = error.error
-    elif isinstance(error, errors.TooManyAttempts):
+    elif isinstance(error, errors.TooManyAttempts | errors.UpstreamLimited):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     elif status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)

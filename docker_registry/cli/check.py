@@ -39,14 +39,15 @@ def check(config: Config, log_format: str = "text") -> int:
         log_format: of the summary.
 
     Raises:
-        ConfigError, StorageError: gunicorn rejects an option, :func:`docker_registry.services.build` fails, or the
-            store cannot be written.
+        ConfigError, StorageError: gunicorn rejects an option, :func:`docker_registry.services.build` or
+            :meth:`~docker_registry.services.Services.check_start` fails, or the store cannot be written.
     """
     from docker_registry import services
     from docker_registry.server import launch
 
     launch.check_options(os.environ)
     with services.build(config) as built:
+        built.check_start()
         try:
             built.registry.probe()
         except StorageError as error:

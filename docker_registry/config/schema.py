@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 NOT_SERVED_YET = (
     "disable_token_auth",
     "index_endpoint",
-    "mirroring.",
+    "mirroring.source",
+    "mirroring.tags_cache_ttl",
     "privileged_key",
     "standalone",
 )
@@ -38,13 +39,29 @@ NOT_SERVED_YET = (
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class MirrorUpstream:
+    """A registry that is mirrored under its name."""
+
+    name: str = setting(MISSING, "First component of the names of its repositories here, such as `docker.io`.")
+    url: str = setting(MISSING, "URL at which it serves API V2, such as `https://registry-1.docker.io`.")
+    ttl: int = setting(300, "Time a tag is served before the upstream is asked again.", unit="seconds", minimum=0)
+    timeout: int = setting(30, "Time in which the upstream must connect or send something.", unit="seconds", minimum=1)
+    max_connections: int = setting(
+        32, "Blobs that a worker receives from the upstream at the same time.", unit="blobs", minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Mirroring:
-    """The upstream registry that this one mirrors."""
+    """The registries that this one mirrors."""
 
     source: str | None = setting(None, "URL of the registry to mirror. Mirroring is off when unset.")
     source_index: str | None = setting(None, "URL of its index, if it differs from the registry.")
     tags_cache_ttl: int = setting(
         172800, "Time a tag is served before the source is asked again.", unit="seconds", minimum=0
+    )
+    upstreams: tuple[MirrorUpstream, ...] = setting(
+        (), "Registries to mirror, each a section; [mirrors.md](mirrors.md#upstreams) lists its keys."
     )
 
 
@@ -308,10 +325,10 @@ class Config:
 
 def secret_values(config: Config) -> frozenset[str]:
     """Return the values of all secret settings, which must appear in no log and no report."""
-    secrets = (definition.name for definition in settings_of(Config) if definition.secret)
-    found = {value for name in secrets if (value := _look_up(config, name))}
-    for definition in config.driver_settings:
-        value = config.driver_options.get(definition.keyword)
+    declared = [(definition, _look_up(config, definition.name)) for definition in settings_of(Config)]
+    declared += [(each, config.driver_options.get(each.keyword)) for each in config.driver_settings]
+    found: set[object] = set()
+    for definition, value in declared:
         if definition.section is not None:
             secret_names = [field.name for field in settings_of(definition.section) if field.secret]
             found |= {text for item in value or () for name in secret_names if (text := _look_up(item, name))}

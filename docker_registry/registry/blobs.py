@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from docker_registry.drivers.base import StorageDriver
@@ -14,8 +14,8 @@ from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
-from docker_registry.registry.sources import BlobSource, Origin
-from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.sources import BlobSource, Found, Origin
+from docker_registry.registry.stored_file import ServedFile, StoredFile
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Blob:
         path: storage path of the bytes.
         is_new: whether :meth:`Blobs.put` has just created it; False from all other methods.
         origin: says how far to trust a blob that a source had; None if the store had it.
+        file: delivers the bytes of a blob that is still being received; None if they are in the store.
     """
 
     digest: Digest
@@ -37,6 +38,7 @@ class Blob:
     path: str
     is_new: bool = field(default=False, compare=False)
     origin: Origin | None = field(default=None, compare=False)
+    file: ServedFile | None = field(default=None, compare=False)
 
 
 class Blobs:
@@ -67,15 +69,25 @@ class Blobs:
             BlobUnknown: neither the repository nor a source has it, or its bytes are missing.
         """
         if not self._driver.exists(layout.layer_link(name, digest)):
-            return self._get_elsewhere(name, digest)
+            return self._first(name, digest, (source.stat(name, digest) for source in self._sources))
         return self.stat_anywhere(digest)
 
-    def _get_elsewhere(self, name: RepositoryName, digest: Digest) -> Blob:
-        for source in self._sources:
-            found = source.get(name, digest)
-            if found is not None:
-                return replace(found.value, origin=found.origin)
-        raise BlobUnknown(name=str(name), digest=str(digest))
+    def get_readable(self, name: RepositoryName, digest: Digest) -> Blob:
+        """
+        Find a blob of a repository, to be read with :meth:`file`; a source may begin to receive it.
+
+        Raises:
+            BlobUnknown: as for :meth:`stat`.
+        """
+        if not self._driver.exists(layout.layer_link(name, digest)):
+            return self._first(name, digest, (source.get(name, digest) for source in self._sources))
+        return self.stat_anywhere(digest)
+
+    def _first(self, name: RepositoryName, digest: Digest, results: Iterable[Found[Blob] | None]) -> Blob:
+        found = next(filter(None, results), None)
+        if found is None:
+            raise BlobUnknown(name=str(name), digest=str(digest))
+        return replace(found.value, origin=found.origin)
 
     def stat_anywhere(self, digest: Digest) -> Blob:
         """
@@ -88,9 +100,9 @@ class Blobs:
         size = self._driver.find_size(path)
         return Blob(digest, size, path) if size is not None else self._borrowed(digest)
 
-    def file(self, blob: Blob) -> StoredFile:
+    def file(self, blob: Blob) -> ServedFile:
         """Return the blob's bytes as a file to serve."""
-        return StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
+        return blob.file or StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
 
     def mount(
         self,
@@ -116,6 +128,8 @@ class Blobs:
         else:
             is_allowed = self._access.may_pull(actor.principal, source)
             blob = self.stat(source if is_allowed else hide(source), digest)
+            if blob.origin is not None:  # a source may have it without its bytes being in the store
+                blob = self.stat_anywhere(digest)
         if not is_allowed:
             raise BlobUnknown(digest=str(digest))
         self.link(name, digest)

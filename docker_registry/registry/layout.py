@@ -22,6 +22,9 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _leases/<work>                                        * holder and expiry of a lease
       _identity                                             * id of this store, for a cache shared by several
       _read-only                                            * the reason while the registry is read-only
+      _mirror/<name, with + for />/upstream                 * URL of the registry that this repository mirrors
+      _mirror/<name, with + for />/tags/<tag>               * target of a mirrored tag, and when it was checked
+      _transfers/<id>/<offset>                              * bytes of a blob that is being received from an upstream
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens
       _auth/refresh-tokens/<hash>                           * one file for each refresh token
@@ -47,6 +50,8 @@ HIDDEN: Final = f"{ROOT}/_hidden"
 CATALOG: Final = f"{ROOT}/_catalog"
 #: Keys and tokens; readable by the owner of the store only, and never served.
 AUTH: Final = f"{ROOT}/_auth"
+#: What is known of mirrored repositories.
+MIRROR: Final = f"{ROOT}/_mirror"
 CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_PREFIX: Final = "tag-"
@@ -218,6 +223,36 @@ READ_ONLY: Final = f"{ROOT}/_read-only"
 def lease(work: str) -> str:
     """The file of the lease of some work."""
     return f"{ROOT}/_leases/{work}"
+
+
+def mirrored(name: RepositoryName) -> str:
+    """The folder of what is known of a mirrored repository."""
+    return f"{MIRROR}/{str(name).replace('/', '+')}"
+
+
+def mirror_upstream(name: RepositoryName) -> str:
+    """The file that marks a repository as mirrored, with the URL of its upstream."""
+    return f"{mirrored(name)}/upstream"
+
+
+def mirrored_tags(name: RepositoryName) -> str:
+    """The folder of a repository's mirrored tags."""
+    return f"{mirrored(name)}/tags"
+
+
+def mirrored_tag(name: RepositoryName, tag: Tag) -> str:
+    """The file with the target of a mirrored tag."""
+    return f"{mirrored_tags(name)}/{tag}"
+
+
+def read_tag(file_name: str) -> str | None:
+    """Return the tag from the name of the file of a mirrored tag; None for any other file."""
+    return file_name if is_tag(file_name) else None
+
+
+def transfer(transfer_id: str) -> str:
+    """The folder of the bytes of one transfer from an upstream registry."""
+    return f"{ROOT}/_transfers/{transfer_id}"
 
 
 def probe(name: str) -> str:

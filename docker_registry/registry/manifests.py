@@ -142,8 +142,12 @@ class Manifests:
         for source in self._sources:
             found = source.get(name, digest)
             if found is not None:
-                media_type = manifest_payload.stored_media_type(found.value, self._json_budget.pace)[0]
-                descriptor = Descriptor(media_type or manifest_payload.OCI_MANIFEST, digest, len(found.value))
+                if self.exists(name, digest):  # the source has stored it, perhaps with its media type
+                    media_type = self._media_type(name, digest, found.value)
+                else:
+                    told, _ = manifest_payload.stored_media_type(found.value, self._json_budget.pace)
+                    media_type = told or manifest_payload.OCI_MANIFEST
+                descriptor = Descriptor(media_type, digest, len(found.value))
                 return Manifest(found.value, descriptor, found.origin)
         raise ManifestUnknown(name=str(name), reference=str(reference))
 
@@ -236,6 +240,33 @@ class Manifests:
         for tag in tags:
             self._tags.announce(name, tag, actor)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
+
+    def adopt(
+        self, name: RepositoryName, digest: Digest, payload: bytes, content_type: str | None, *, actor: Actor
+    ) -> None:
+        """
+        Store a manifest of another registry, whose blobs and children need not exist here.
+
+        Args:
+            digest: the verified digest of *payload*.
+            content_type: the media type that the other registry states; None if it states none.
+
+        Raises:
+            ManifestInvalid: the payload is not a supported manifest.
+            Overloaded: the manifest is large, and other large manifests use the worker's memory.
+        """
+        with self._json_budget.reserve(payload):
+            document = manifest_payload.read(payload, content_type, self._json_budget.pace)
+            descriptor = Descriptor(document.media_type, digest, len(payload))
+            is_first = not self._driver.exists(layout.manifests(name))
+            with self._driver.batch():
+                self._repositories.enter(name)
+                self._blobs.put(payload, digest)
+                self._referrers.put(name, descriptor, document)
+                self._link(name, digest, document)
+            self._types.keep(name, digest, document)
+        signal = events.repository_created if is_first else events.repository_updated
+        events.announce(signal, self._driver, actor, name=name)
 
     def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
         """Restore the link, referrer entry and tags that another request deleted during the push."""

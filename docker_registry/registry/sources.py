@@ -2,8 +2,8 @@
 Sources: parts that are asked for content that the store does not have.
 
 The core of the registry first looks into the store, then asks its sources in order; the first that has the content
-answers. With no source, nothing more is looked up. Today the bridge to API V1 is a source of tags and repositories;
-a mirror of another registry, or a trash, would be others.
+answers. With no source, nothing more is looked up. The bridge to API V1 is a source of tags and repositories, a mirror
+(:mod:`docker_registry.registry.mirror`) one of tags, manifests and blobs; a trash would be another.
 
 A source never overrides the store: what the store has, no source is asked for.
 """
@@ -102,7 +102,16 @@ class BlobSource(Protocol):
     """A source of blobs."""
 
     def get(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
-        """Return a blob whose bytes can be read from the store by now; None when the source does not have it."""
+        """
+        Return a blob that can be read: its bytes are in the store by now, or its ``file`` delivers them.
+
+        Returns:
+            None when the source does not have it.
+        """
+        ...
+
+    def stat(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
+        """Return a blob without making its bytes available; None when the source does not have it."""
         ...
 
 

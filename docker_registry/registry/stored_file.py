@@ -1,13 +1,38 @@
-"""A stored file that is served to a client."""
+"""Files that are served to clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NotFound, PathNotFound
+
+
+class ServedFile(Protocol):
+    """
+    A file that can be sent to a client: a stored one, or one that is still being received.
+
+    The methods are those of :class:`StoredFile`.
+    """
+
+    @property
+    def path(self) -> str:
+        """Storage path, also used by a front-end server that reads the store directly."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def open(self) -> BinaryIO | None:
+        """Open the file for sendfile; None when it is not a local file."""
+
+    def redirect_url(self) -> str | None:
+        """Return a signed URL from which a client can download the bytes; None when there is none."""
+
+    def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Read the file, or a range of it, in blocks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,12 @@ class UpstreamBlobs(Upstream):
         self.driver.put_content(blob.path, self.registry.blobs.get(digest))
         return Found(blob, LATE)
 
+    def stat(self, name, digest):
+        try:
+            return Found(self._ask().blobs.stat(name, digest), LATE)
+        except BlobUnknown:
+            return None
+
 
 class UpstreamReferrers(Upstream):
     def list(self, name, subject):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor
@@ -28,7 +28,8 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:
         """Serve a blob or a part of it (end-2)."""
-        blob = registry.blobs.stat(registry.repositories.resolve(name), digest)
+        find = registry.blobs.stat if request.method == "HEAD" else registry.blobs.get_readable
+        blob = find(registry.repositories.resolve(name), digest)
         headers = {
             "Accept-Ranges": "bytes",
             "Cache-Control": f"max-age={_YEAR_SECONDS}",

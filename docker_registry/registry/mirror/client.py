@@ -1,0 +1,307 @@
+"""
+The client of an upstream registry: requests of API V2 whose answers are bounded and checked.
+
+Nothing of a client's request is sent to the upstream but the name and the digest or tag, and nothing of the upstream's
+answer is passed on before it is checked. Redirects are followed here, so that credentials stay with the upstream.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+import gevent
+import requests
+from gevent import monkey
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from docker_registry.errors import UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
+from docker_registry.registry.mirror.upstream import Upstream
+from docker_registry.registry.names import Digest, Reference
+from docker_registry.resources.memory_budget import MemoryBudget
+
+logger = logging.getLogger(__name__)
+
+#: Largest manifest that is accepted from an upstream; clients reject larger ones.
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+
+MAX_REDIRECTS: Final = 10
+
+#: Longest time in which a manifest, which is small, must arrive.
+MAX_MANIFEST_SECONDS: Final = 120.0
+
+#: Largest block that is read of a body at once.
+BLOCK_BYTES: Final = 256 * 1024
+
+#: What the libraries raise when a connection fails, also in the middle of a body.
+_NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
+
+_ACCEPT: Final = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+#: Status codes with which an upstream says that it has no such content.
+_MISSING: Final = frozenset({404})
+_DENIED: Final = frozenset({401, 403})
+_LIMITED: Final = 429
+
+#: Retry-After of an upstream that names none, or names it as a date.
+_RETRY_AFTER_SECONDS: Final = 60
+_MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamManifest:
+    """
+    A manifest as an upstream sent it; only its size is checked.
+
+    Attributes:
+        content_type: its media type without parameters; empty when the upstream sent none.
+        digest: the text of Docker-Content-Digest; empty when the upstream sent none.
+    """
+
+    payload: bytes
+    content_type: str
+    digest: str
+
+
+class UpstreamBlob:
+    """
+    The body of a blob, which is being received.
+
+    Attributes:
+        size: bytes that the upstream announces; None if it announces none.
+    """
+
+    def __init__(self, response: requests.Response, upstream: str) -> None:
+        """
+        Args:
+            upstream: name of the upstream, for errors.
+        """
+        self._response = response
+        self._upstream = upstream
+        self.size = _length(response)
+
+    def blocks(self) -> Iterator[bytes]:
+        """
+        Yield the bytes as they arrive.
+
+        Raises:
+            UpstreamTimeout: the upstream sends nothing.
+            UpstreamUnavailable: the connection breaks before the end.
+        """
+        with _translated(self._upstream):
+            while block := self._response.raw.read1(BLOCK_BYTES):
+                yield block
+
+    def close(self) -> None:
+        """Close the connection; may be called repeatedly."""
+        self._response.close()
+
+
+class UpstreamClient:
+    """Asks one upstream; greenlets may share it."""
+
+    def __init__(self, upstream: Upstream, memory: MemoryBudget, *, user_agent: str) -> None:
+        """
+        Args:
+            memory: budget for manifests that are being received.
+        """
+        self.upstream = upstream
+        self._memory = memory
+        self._breaker = CircuitBreaker(upstream.name)
+        self._session = requests.Session()
+        self._session.headers.clear()
+        # With `identity`, a size is that of the content. Without it, urllib3 would ask for compression.
+        self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._session.auth = _without_netrc
+        adapter = HTTPAdapter(pool_maxsize=upstream.max_connections)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+    def get_manifest(self, repository: str, reference: Reference) -> UpstreamManifest | None:
+        """
+        Return a manifest; None if the upstream does not have it.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or its answer is not a manifest.
+        """
+        response = self._ask("GET", f"{repository}/manifests/{reference}", {"Accept": _ACCEPT})
+        if response is None:
+            return None
+        with response:
+            payload = self._read(response, MAX_MANIFEST_BYTES)
+        return UpstreamManifest(payload, _content_type(response), response.headers.get("Docker-Content-Digest", ""))
+
+    def get_blob(self, repository: str, digest: Digest) -> UpstreamBlob | None:
+        """
+        Start to receive a blob; None if the upstream does not have it.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked.
+        """
+        response = self._ask("GET", f"{repository}/blobs/{digest}")
+        return None if response is None else UpstreamBlob(response, self.upstream.name)
+
+    def find_blob_size(self, repository: str, digest: Digest) -> int | None:
+        """
+        Return the size of a blob in bytes; None if the upstream does not have it.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or does not state the size.
+        """
+        response = self._ask("HEAD", f"{repository}/blobs/{digest}")
+        if response is None:
+            return None
+        with response:
+            size = _length(response)
+        if size is None:
+            raise UpstreamError(
+                "The upstream registry does not state the size of the blob.", upstream=self.upstream.name
+            )
+        return size
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> requests.Response | None:
+        """Send a request of API V2; return the response with status 200, None for 404, and raise for any other."""
+        self._breaker.check()
+        began, status = time.monotonic(), "failed"
+        try:
+            with _translated(self.upstream.name), _deadline(2 * self.upstream.timeout_seconds):
+                response = self._follow(method, f"{self.upstream.url}/v2/{path}", dict(headers or {}))
+            status = str(response.status_code)
+        except (UpstreamUnavailable, UpstreamTimeout) as error:
+            self._breaker.record_failure(error)
+            raise
+        finally:
+            logger.info(
+                "upstream %s: %s %s %s %.3f s", self.upstream.name, method, path, status, time.monotonic() - began
+            )
+        if response.status_code >= 500:
+            self._breaker.record_failure(f"status {status}")
+        else:
+            self._breaker.record_success()
+        if response.status_code == 200:
+            return response
+        response.close()
+        if response.status_code in _MISSING:
+            return None
+        raise self._error(response)
+
+    def _error(self, response: requests.Response) -> UpstreamError:
+        status = response.status_code
+        if status == _LIMITED:
+            return UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
+        if status in _DENIED:
+            return UpstreamError("The upstream registry denies access.", status=status, upstream=self.upstream.name)
+        return UpstreamError(status=status, upstream=self.upstream.name)
+
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        """Send a request, and follow redirects without headers that are meant for the upstream."""
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._session.request(
+                method, url, headers=headers, stream=True, allow_redirects=False, timeout=self._timeouts
+            )
+            if response.status_code not in _REDIRECTS:
+                return response
+            location = response.headers.get("Location", "")
+            response.close()
+            target = urljoin(url, location)
+            scheme = urlsplit(target).scheme
+            if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+                raise UpstreamError(
+                    "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
+                )
+            headers = {name: value for name, value in headers.items() if name != "Authorization"}
+            url = target
+        raise UpstreamError("The upstream registry redirects too often.", upstream=self.upstream.name)
+
+    @property
+    def _timeouts(self) -> tuple[float, float]:
+        return min(10.0, self.upstream.timeout_seconds), self.upstream.timeout_seconds
+
+    def _read(self, response: requests.Response, max_bytes: int) -> bytes:
+        """Read a short body."""
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UpstreamError("The upstream registry compresses the manifest.", upstream=self.upstream.name)
+        parts = []
+        with (
+            self._memory.reserve(0) as reserved,
+            _translated(self.upstream.name),
+            _deadline(MAX_MANIFEST_SECONDS),
+        ):
+            while block := response.raw.read1(BLOCK_BYTES):
+                if reserved.size_bytes + len(block) > max_bytes:
+                    raise UpstreamError("The manifest of the upstream registry is too large.", max_bytes=max_bytes)
+                reserved.grow(len(block))
+                parts.append(block)
+        return b"".join(parts)
+
+
+def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave a request as it is; without any authentication, requests would send that of ``~/.netrc``."""
+    return request
+
+
+@contextmanager
+def _translated(upstream: str) -> Iterator[None]:
+    """Turn errors of the network into those of the registry."""
+    try:
+        yield
+    except (requests.Timeout, TimeoutError) as error:
+        raise UpstreamTimeout(upstream=upstream) from error
+    except _NETWORK_ERRORS as error:
+        # urllib3 reports a timeout in the middle of a body as another exception of its own.
+        if "timed out" in str(error):
+            raise UpstreamTimeout(upstream=upstream) from error
+        raise UpstreamUnavailable(upstream=upstream) from error
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """
+    Raise :class:`TimeoutError` if the block takes longer than *seconds*, even if bytes keep arriving.
+
+    This needs gevent; outside of a worker only the timeouts of the sockets apply.
+    """
+    if not monkey.is_module_patched("socket"):
+        yield
+        return
+    timeout = gevent.Timeout.start_new(seconds)
+    try:
+        yield
+    except gevent.Timeout as raised:
+        if raised is not timeout:
+            raise
+        raise TimeoutError from None
+    finally:
+        timeout.close()
+
+
+def _content_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def _length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _retry_after(response: requests.Response) -> int:
+    text = response.headers.get("Retry-After", "")
+    seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else _RETRY_AFTER_SECONDS
+    return min(max(seconds, 1), _MAX_RETRY_AFTER_SECONDS)

@@ -1,0 +1,99 @@
+"""The mirror of all configured upstreams: a source of tags, manifests and blobs for a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ConfigError, PathNotFound
+from docker_registry.registry import layout
+from docker_registry.registry.mirror.client import UpstreamClient
+from docker_registry.registry.mirror.mirrored_blobs import MirroredBlobs
+from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
+from docker_registry.registry.mirror.mirrored_tags import MirroredTags
+from docker_registry.registry.mirror.remotes import Remotes
+from docker_registry.registry.mirror.tag_records import TagRecords
+from docker_registry.registry.mirror.upstream import Upstream, Upstreams
+from docker_registry.registry.names import RepositoryName
+from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.read_only import ReadOnly
+from docker_registry.resources.memory_budget import MemoryBudget
+
+#: Maximum number of repositories in an error.
+_MAX_NAMED: Final = 100
+
+
+class Mirror:
+    """
+    The mirror of a registry.
+
+    Attributes:
+        upstreams: the mirrored registries.
+    """
+
+    def __init__(
+        self,
+        registry: OciRegistry,
+        upstreams: Sequence[Upstream],
+        *,
+        user_agent: str,
+        memory: MemoryBudget,
+        read_only: ReadOnly,
+    ) -> None:
+        """
+        Append the mirror to the sources of a registry.
+
+        Args:
+            user_agent: what upstreams are told about this server.
+            memory: budget for manifests that are being received.
+
+        Raises:
+            ConfigError: two upstreams have the same name.
+        """
+        self.upstreams = Upstreams(upstreams)
+        self._registry = registry
+        self._clients = [UpstreamClient(upstream, memory, user_agent=user_agent) for upstream in self.upstreams]
+        remotes = Remotes(registry.driver, self._clients, read_only)
+        manifests = MirroredManifests(remotes, registry.manifests)
+        registry.sources.tags.append(MirroredTags(remotes, TagRecords(registry.driver, registry.listings), manifests))
+        registry.sources.manifests.append(manifests)
+        registry.sources.blobs.append(MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads))
+
+    def close(self) -> None:
+        """Close idle connections to upstreams."""
+        for client in self._clients:
+            client.close()
+
+    def check_names(self) -> None:
+        """
+        Check that no repository was pushed under the name of an upstream.
+
+        Raises:
+            ConfigError: there are such repositories; the message lists them.
+        """
+        registry = self._registry
+        registry.repositories.page(1, with_hidden=True)  # completes the catalog of a tree of another server
+        mirrored = _marked(registry.driver)
+        pushed = [
+            name
+            for name in registry.catalog.pace(registry.catalog.names())
+            if self.upstreams.is_mirrored(name)
+            and name not in mirrored
+            and registry.repositories.exists(RepositoryName(name))
+        ]
+        if pushed:
+            more = f" and {len(pushed) - _MAX_NAMED} more" if len(pushed) > _MAX_NAMED else ""
+            raise ConfigError(
+                "mirroring.upstreams: repositories were pushed under the name of an upstream; rename the upstream, or "
+                f"delete them while it is not configured: {', '.join(pushed[:_MAX_NAMED])}{more}"
+            )
+
+
+def _marked(driver: StorageDriver) -> set[str]:
+    """Return the names of all repositories that were mirrored."""
+    try:
+        paths = list(driver.list_directory(layout.MIRROR))
+    except PathNotFound:
+        return set()
+    return {name for path in paths if (name := layout.read_catalog_entry(path.rpartition("/")[2])) is not None}

@@ -1,0 +1,90 @@
+"""Manifests of upstreams, verified and stored bit for bit when they are first requested."""
+
+from __future__ import annotations
+
+from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.mirror.client import UpstreamManifest
+from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
+from docker_registry.registry.names import Digest, Reference, RepositoryName
+from docker_registry.registry.sources import Found
+
+#: All types of manifests begin with this.
+_VENDOR_TYPES = "application/vnd."
+
+
+class MirroredManifests:
+    """A :class:`~docker_registry.registry.sources.ManifestSource` of all upstreams."""
+
+    def __init__(self, remotes: Remotes, manifests: Manifests) -> None:
+        """
+        Args:
+            manifests: stores what is fetched.
+        """
+        self._remotes = remotes
+        self._manifests = manifests
+        self._locks = KeyedLocks()
+
+    def get(self, name: RepositoryName, digest: Digest) -> Found[bytes] | None:
+        """
+        Fetch a manifest and store it; None if the repository mirrors nothing, or the upstream has no such manifest.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or its answer is invalid.
+        """
+        remote = self._remotes.find(name)
+        if remote is None:
+            return None
+        with self._locks.hold((str(name), digest)):
+            if self._manifests.exists(name, digest):  # fetched by another request meanwhile
+                return Found(self._manifests.get(name, digest).payload)
+            fetched = self.fetch(name, remote, digest)
+        return None if fetched is None else Found(fetched[1])
+
+    def fetch(self, name: RepositoryName, remote: Remote, reference: Reference) -> tuple[Digest, bytes] | None:
+        """
+        Fetch a manifest by tag or digest and store it.
+
+        Returns:
+            Its digest and payload; None if the upstream has no such manifest.
+
+        Raises:
+            UpstreamError: as for :meth:`get`.
+        """
+        if self._remotes.is_absent(name, reference):
+            return None
+        self._remotes.prepare(name, remote)
+        manifest = remote.client.get_manifest(remote.path, reference)
+        if manifest is None:
+            self._remotes.record_absence(name, reference)
+            return None
+        digest = _verified(manifest, reference)
+        try:
+            self._manifests.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
+        except ManifestInvalid as error:
+            raise UpstreamError(f"The manifest of the upstream registry is invalid. {error.sentence}") from error
+        return digest, manifest.payload
+
+
+def _verified(manifest: UpstreamManifest, reference: Reference) -> Digest:
+    """
+    Return the digest of a manifest.
+
+    Raises:
+        UpstreamError: it is not the digest that was requested or announced, none was announced for a tag, or the
+            upstream sent something else than a manifest.
+    """
+    if manifest.content_type and not manifest.content_type.lower().startswith(_VENDOR_TYPES):
+        raise UpstreamError("The upstream registry sent no manifest.", mediaType=manifest.content_type[:255])
+    try:
+        announced = Digest.parse(manifest.digest) if manifest.digest else None
+    except DigestInvalid:
+        raise UpstreamError("The upstream registry announces an invalid digest.") from None
+    if announced is None and not isinstance(reference, Digest):
+        raise UpstreamError("The upstream registry announces no digest for the tag.")
+    expected = {each for each in (announced, reference) if isinstance(each, Digest)}
+    for digest in expected:
+        if Digest.of(manifest.payload, digest.algorithm) != digest:
+            raise UpstreamError("The manifest of the upstream registry has another digest.", digest=str(digest))
+    return reference if isinstance(reference, Digest) else announced or Digest.of(manifest.payload)

@@ -1,0 +1,81 @@
+"""A registry over a store in memory that mirrors an upstream on the loopback address as `up.example`."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker_registry.app import create_app
+from docker_registry.config.schema import Config, Mirroring, MirrorUpstream
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.services import build
+from tests.support.servers.upstream import Upstream
+
+#: A repository here, and there.
+NAME, THERE = "up.example/library/app", "library/app"
+
+
+class Mirrored:
+    """
+    A registry that mirrors an upstream.
+
+    Attributes:
+        client: sends requests to its application.
+    """
+
+    def __init__(self, driver, url, **options):
+        self.driver = driver
+        upstream = MirrorUpstream(name="up.example", url=url, timeout=2, **options)
+        self.services = build(Config(storage="memory", mirroring=Mirroring(upstreams=(upstream,))), driver)
+        self.client = create_app(self.services).test_client()
+
+    def get(self, path, name=NAME, **headers):
+        return self.client.get(f"/v2/{name}/{path}", headers=headers)
+
+    def head(self, path):
+        return self.client.head(f"/v2/{NAME}/{path}")
+
+    def paths(self):
+        """The paths of all files in the store that hold content of repositories."""
+        return {each.path for each in self.driver.walk("docker/registry/v2/blobs")} | {
+            each.path for each in self.driver.walk("docker/registry/v2/repositories")
+        }
+
+
+@pytest.fixture
+def upstream():
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A mirror and its upstream that several tests use, in repositories of their own."""
+    with Upstream() as upstream:
+        mirrored = Mirrored(MemoryDriver(), upstream.url)
+        with mirrored.services:
+            yield mirrored, upstream
+
+
+@pytest.fixture
+def driver():
+    return MemoryDriver()
+
+
+@pytest.fixture
+def open_mirror(driver, upstream):
+    """Opens a registry over the same store, as after a restart."""
+    opened = []
+
+    def make(**options):
+        mirrored = Mirrored(driver, upstream.url, **options)
+        opened.append(mirrored)
+        return mirrored
+
+    yield make
+    for mirrored in opened:
+        mirrored.services.close()
+
+
+@pytest.fixture
+def mirrored(open_mirror):
+    return open_mirror()

@@ -1,0 +1,112 @@
+"""An upstream registry on a free port of the loopback address, which answers as a test wants, also wrongly."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from tests.support.clients.v2 import digest_of
+from tests.support.images import Image
+
+
+@dataclass
+class Answer:
+    """
+    A response.
+
+    Attributes:
+        headers: instead of the usual ones of the same names; None leaves one out.
+        announced: value of Content-Length; by default that of the body. None sends the body and closes the connection.
+        raw: bytes to send instead of everything else.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    announced: int | None = -1
+    raw: bytes | None = None
+
+
+class Upstream:
+    """
+    A registry that has images, and records what it is asked.
+
+    Attributes:
+        url: where it listens.
+        requests: method, path and headers of each request, in order.
+        contents: responses by path below ``/v2/``; functions are called with the request's headers.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.contents: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
+        upstream = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                upstream.requests.append((self.command, self.path, headers))
+                found = upstream.contents.get(self.path.removeprefix("/v2/"), Answer(status=404))
+                answer = found(headers) if callable(found) else found
+                if answer.raw is not None:
+                    self.wfile.write(answer.raw)
+                    self.close_connection = True
+                    return
+                self.send_response_only(answer.status, HTTPStatus(answer.status).phrase)
+                length = len(answer.body) if answer.announced == -1 else answer.announced
+                sent = {"Content-Length": None if length is None else str(length), **answer.headers}
+                for name, value in sent.items():
+                    if value is not None:
+                        self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(answer.body)
+                self.close_connection = length != len(answer.body)
+
+            do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
+
+            def log_message(self, *_: Any) -> None:
+                """Log nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop listening; may be called repeatedly."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+    def add(self, name: str, tag: str, image: Image) -> None:
+        """Have an image under a tag."""
+        self.put_manifest(name, tag, image.manifest, image.media_type)
+        for digest, content in image.blobs.items():
+            self.contents[f"{name}/blobs/{digest}"] = Answer(content, headers={"Docker-Content-Digest": digest})
+
+    def put_manifest(self, name: str, tag: str, payload: bytes, media_type: str) -> None:
+        """Have a manifest under a tag and its digest."""
+        digest = digest_of(payload)
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": digest}
+        for reference in (tag, digest):
+            self.contents[f"{name}/manifests/{reference}"] = Answer(payload, headers=headers)
+
+    def asked(self, method: str = "") -> list[str]:
+        """Return the paths of all requests, or of those with a method, below ``/v2/``."""
+        return [path.removeprefix("/v2/") for verb, path, _ in self.requests if method in ("", verb)]
