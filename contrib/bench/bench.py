@@ -92,7 +92,7 @@ class Bench:
     def server(self, name: str, **environment: str) -> Server:
         """Return a server of ours, not started yet, over a store of this name; like the peers it logs no request."""
         quiet = {"GUNICORN_ACCESS_LOG_FILE": "none"}
-        return Server(self.folder / name / "store", workers=self.workers, **quiet, **environment)
+        return Server(self.folder / name / "store", workers=self.workers, new_interpreter=True, **quiet, **environment)
 
     @cached_property
     def peer(self) -> Distribution | NamedPeer:

@@ -53,7 +53,7 @@ class TwoCommits(Bench):
 
     def _serve(self, name: str, root: Path) -> Server:
         store = self.folder / name / "store"
-        return self.stack.enter_context(Server(store, workers=self.workers, root=root))
+        return self.stack.enter_context(Server(store, workers=self.workers, root=root, new_interpreter=True))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import requests
 
 from docker_registry.logs.setup import start_logging
 from tests.support.clients.v2 import Client, digest_of
-from tests.support.processes import free_port
+from tests.support.processes import free_port, listens
 from tests.support.servers.registry import ROOT, Server
 from tests.support.timing import wait_until
 
@@ -30,14 +30,14 @@ DIGEST = digest_of(CONTENT)
 
 @pytest.fixture
 def server(tmp_path):
-    with Server(tmp_path / "store", workers=2) as server:
+    with Server(tmp_path / "store", workers=2, new_interpreter=True) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory):
     """One server for all tests that leave it as it is."""
-    with Server(tmp_path_factory.mktemp("lasting") / "store", workers=2) as server:
+    with Server(tmp_path_factory.mktemp("lasting") / "store", workers=2, new_interpreter=True) as server:
         yield server
 
 
@@ -46,7 +46,7 @@ class TestSigterm:
         with requests.Session() as session:
             session.get(f"{server.url}/v2/", timeout=20)  # its connection stays open
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)  # a transfer would have an hour to end
+            server.process.wait(60)  # a transfer would have an hour to end
         assert 0 == server.process.returncode
 
     def test_lets_a_transfer_end_and_takes_no_new_one(self, server):
@@ -56,13 +56,11 @@ class TestSigterm:
             connection.sendall(f"GET /v2/a/blobs/{DIGEST} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             received = connection.recv(1000)
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(2.5)
-            with pytest.raises(requests.ConnectionError):
-                requests.get(f"{server.url}/v2/", timeout=5)
+            wait_until(lambda: not listens(server.port))
             while block := connection.recv(1_000_000):
                 received += block
         assert received.endswith(CONTENT)
-        server.process.wait(20)
+        server.process.wait(60)
 
     def test_lets_an_upload_end(self, server):
         with Client(server.url) as client:
@@ -77,7 +75,7 @@ class TestSigterm:
 
         answer = requests.put(url, params={"digest": DIGEST}, data=slowly(), timeout=30)
         assert 201 == answer.status_code
-        server.process.wait(20)
+        server.process.wait(60)
 
 
 class TestAWorkerThatIsKilled:
@@ -174,8 +172,7 @@ class TestTheLog:
     )
     def test_holds_what_is_important_enough(self, tmp_path, level, expected):
         with Server(tmp_path / "store", LOGLEVEL=level) as server:
-            time.sleep(0.3)
-            requests.get(f"{server.url}/v2/", timeout=20)
+            wait_until(lambda: server.log.read_text().count("abandoned uploads") >= expected)
         assert expected == server.log.read_text().count("abandoned uploads")
 
     def test_cannot_be_forged_by_a_client(self, lasting):
@@ -184,10 +181,11 @@ class TestTheLog:
             requests.get(f"{lasting.url}/v2/", auth=(user.encode(), b"x"), timeout=20)
         requests.get(f"{lasting.url}/v2/last", headers={"Referer": b"\x85\x9b2J"}, timeout=20)
         wait_until(lambda: "/v2/last" in lasting.log.read_text())
+        # The other worker may write its lines later.
+        wait_until(lambda: "me\\n127.0.0.1" in lasting.log.read_text())
         lines = lasting.log.read_text().split("\n")
         assert all(line.isprintable() for line in lines)
         assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
-        assert any("me\\n127.0.0.1" in line for line in lines)
 
     def test_of_errors_cannot_be_forged_either(self):
         start_logging("info")

@@ -12,9 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.support.processes import bound, free_port
-
-ROOT = Path(__file__).parent.parent.parent.parent
-
+from tests.support.servers.template import ROOT, template
 
 #: How long a start may take on a busy machine; on an idle one it takes a second.
 START_SECONDS = 120
@@ -24,10 +22,17 @@ COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import ma
 
 
 class Server:
-    """A registry server; a context manager that starts it and stops it by process id."""
+    """
+    A registry server; a context manager that starts it and stops it by process id.
 
-    def __init__(self, store, workers=1, command=COMMAND, port=None, root=ROOT, **environment):
-        self.root = root  # of the checkout that runs
+    Args:
+        root: of the checkout that runs.
+        new_interpreter: start Python anew, as users do, instead of forking a process that has imported the registry.
+    """
+
+    def __init__(self, store, workers=1, command=COMMAND, port=None, root=ROOT, new_interpreter=False, **environment):
+        self.root = root
+        self.is_forked = command is COMMAND and root == ROOT and not new_interpreter
         self.store = Path(store)
         self.workers = workers
         self.command = command
@@ -47,6 +52,7 @@ class Server:
     def start(self):
         self.store.parent.mkdir(parents=True, exist_ok=True)
         environment = {
+            **os.environ,
             "REGISTRY_HOST": "127.0.0.1",
             "REGISTRY_PORT": str(self.port),
             "GUNICORN_WORKERS": str(self.workers),
@@ -55,15 +61,15 @@ class Server:
             **self.environment,
         }
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                bound(self.command),
-                cwd=self.root,
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self.process = self._start(environment, log)
         self._wait()
+
+    def _start(self, environment, log):
+        if self.is_forked and template().can_start(environment):
+            return template().start([], environment, log)
+        return subprocess.Popen(
+            bound(self.command), cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
 
     def stop(self):
         if self.process is not None:
