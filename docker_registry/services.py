@@ -395,6 +395,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         return None
     # PyJWT and cryptography take time to import.
     from docker_registry.auth.access_control import AccessControl, ImageGrant
+    from docker_registry.auth.robots import Robots
 
     control = AccessControl(
         registry.access.policy,
@@ -402,6 +403,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         rules_file=config.auth.rules,
         tokens=open_tokens(config, registry.driver) if config.auth.token.realm is None else None,
         external_tokens=_open_external_tokens(config.auth.token),
+        robots=Robots(registry.driver),
     )
     registry.access.policy = control.policy
     if legacy is not None:

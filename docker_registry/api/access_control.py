@@ -7,6 +7,7 @@ Access control of every request: authenticates the client, then checks the actio
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -89,8 +90,9 @@ def install(
         if control.rules().has_networks:
             dependencies.make_uncacheable()  # the response depends on the client's address
         client = control.authenticate(request.headers.get("Authorization"), origin.address())
-        if client.grant is not None:
-            dependencies.expire(time.monotonic() + client.grant.expires - time.time())
+        ends = client.expires if client.grant is None else min(client.expires, client.grant.expires)
+        if ends != math.inf:
+            dependencies.expire(time.monotonic() + ends - time.time())
         _remember(client)
         request.environ[HOLDER] = control.holder(client) if request.endpoint.startswith("v1_repositories.") else ""
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)

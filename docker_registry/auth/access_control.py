@@ -16,6 +16,9 @@ from docker_registry.auth.passwords import Passwords
 from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.policy import RulesPolicy, canonical
 from docker_registry.auth.remote_keys import RemoteKeys
+from docker_registry.auth.robots import PREFIX as ROBOT_PREFIX
+from docker_registry.auth.robots import Robot, Robots
+from docker_registry.auth.robots import is_token as is_robot_token
 from docker_registry.auth.rules import Rule, Rules
 from docker_registry.auth.scopes import Grant, Scope
 from docker_registry.auth.tokens import Tokens
@@ -34,7 +37,7 @@ _DEFAULT_RULES = Rules(
 #: The path of the token endpoint.
 TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 
-#: Time between two looks at what other services decide.
+#: Time between two looks at what other services and hosts decide; that applies within five seconds.
 REFRESH_SECONDS: Final = 2.0
 
 #: Name of a client whose token, from another server, names none.
@@ -89,6 +92,7 @@ class AccessControl:
         rules_file: Path | None,
         tokens: Tokens | None = None,
         external_tokens: ExternalTokens | None = None,
+        robots: Robots | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +101,7 @@ class AccessControl:
             rules_file: what they may do; None lets users do everything and anonymous clients nothing.
             tokens: None where only passwords or the tokens of another server are accepted.
             external_tokens: verifies the tokens of another token server, which replace our own.
+            robots: tokens of programs; None if there are none.
 
         Raises:
             ConfigError: a file cannot be read or used.
@@ -107,6 +112,7 @@ class AccessControl:
         self.policy = RulesPolicy(self.rules, unrestricted)
         self.tokens = tokens
         self._external_tokens = external_tokens
+        self._robots = robots
         self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
 
     def users(self) -> Mapping[str, bytes]:
@@ -142,16 +148,22 @@ class AccessControl:
 
     def log_in(self, name: str, password: str, address: Address | None) -> Client:
         """
-        Return the user of a name and a password.
+        Return the user of a name and a password; the robot of a robot's token, whatever the name.
 
         Raises:
             Unauthorized: the name or the password is wrong.
             TooManyAttempts: too many logins failed.
         """
+        if self._robots is not None and is_robot_token(password):
+            robot = self._robots.verify(password)
+            if robot is None:
+                logger.warning("login failed: robot token of user %.64r from %s", name, address)
+                raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
+            return self._client(robot.principal, address)
         if not self._passwords.verify(name, password, address):
             logger.warning("login failed: user %.64r from %s", name, address)
             raise Unauthorized("The user name or the password is wrong.")
-        return Client(name, address=address)
+        return self._client(name, address)
 
     def log_in_again(self, refresh_token: str, address: Address | None) -> Client:
         """
@@ -164,10 +176,13 @@ class AccessControl:
         if found is None:
             logger.warning("login failed: refresh token from %s", address)
             raise Unauthorized("The refresh token is not valid.", error="invalid_token")
-        return Client(found.user, address=address)
+        return self._client(found.user, address)
 
     def user_version(self, name: str) -> str | None:
-        """Return a text that changes with the password of a user; None if there is no such user."""
+        """Return a text that changes with the password of a user or robot; None if there is none of this name."""
+        robot = self._robot(name)
+        if robot is not None:
+            return robot.version
         stored = self.users().get(name)
         return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
 
@@ -183,15 +198,19 @@ class AccessControl:
         return f"{base_url}{TOKEN_PATH}", "" if self.tokens is None else self.tokens.service
 
     def watch(self, sleep: Callable[[float], object]) -> None:
-        """Keep what other services decide up to date, for ever; the body of a greenlet."""
+        """Keep what other services and hosts decide up to date, for ever; the body of a greenlet."""
         while True:
             if self._external_tokens is not None and isinstance(self._external_tokens.keys, RemoteKeys):
                 self._external_tokens.keys.renew_if_due()
+            if self._robots is not None:
+                self._robots.refresh()
             sleep(REFRESH_SECONDS)
 
     def _verify(self, text: str, address: Address | None) -> Client:
         if self._external_tokens is not None:
             token = self._external_tokens.verify(text)
+            if token.user.startswith(ROBOT_PREFIX):
+                raise Unauthorized("The token is not valid: it has the name of a robot.", error="invalid_token")
             # Without a rules file the token alone decides, also for a client without a name.
             name = token.user or (_HOLDER_NAME if self._rules is None else ANONYMOUS_NAME)
             return Client(name, address=address, grant=token.grant)
@@ -200,7 +219,17 @@ class AccessControl:
             return Client(ANONYMOUS_NAME, address=address, grant=found.grant)
         if self.user_version(found.user) != found.user_version:
             raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
-        return Client(found.user, found.groups, address, found.grant)
+        return replace(self._client(found.user, address), groups=found.groups, grant=found.grant)
+
+    def _client(self, name: str, address: Address | None) -> Client:
+        """Return the client of a user or robot that is known."""
+        robot = self._robot(name)
+        if robot is None:
+            return Client(name, address=address)
+        return Client(name, address=address, limits=robot.limits, expires=robot.expires)
+
+    def _robot(self, name: str) -> Robot | None:
+        return None if self._robots is None else self._robots.find(name)
 
     def holder(self, client: Client) -> str:
         """Return the user of a client in the form that a token of API V1 carries."""
@@ -213,7 +242,7 @@ class AccessControl:
             raise Unauthorized("Requires authorization", error="invalid_token")
         actions = _IMAGE_ACTIONS[found.access]
         grant = Grant({canonical(found.repository): actions}, image_actions=actions)
-        return Client(name, address=address, grant=grant)
+        return replace(self._client(name, address), grant=grant)
 
     def _tokens(self) -> Tokens:
         if self.tokens is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from docker_registry.auth.scopes import Grant
 from docker_registry.registry.actor import Principal
+
+if TYPE_CHECKING:
+    from docker_registry.auth.rules import Rules
 
 Address = IPv4Address | IPv6Address
 
@@ -24,11 +28,15 @@ class Client(Principal):
         groups: groups that its identity provider reports, in addition to those in the rules file.
         address: its network address; None if unknown.
         grant: what its access token allows at most; None without a token.
+        limits: the scopes of a robot; None for others.
+        expires: when its credentials end, seconds since the Unix epoch.
     """
 
     groups: frozenset[str] = frozenset()
     address: Address | None = None
     grant: Grant | None = None
+    limits: Rules | None = None
+    expires: float = math.inf
 
     @property
     def is_anonymous(self) -> bool:

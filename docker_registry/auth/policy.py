@@ -26,17 +26,24 @@ class RulesPolicy:
 
     def rule(self, client: Client, action: Action, name: Repository, tag: Tag | None = None) -> Rule | None:
         """Return a rule that allows an action; None if it is denied. Does not look at private repositories."""
-        return self._rules().find(client, action, canonical(name), None if tag is None else str(tag))
+        text = canonical(name)
+        found = self._rules().find(client, action, text, None if tag is None else str(tag))
+        is_within = client.limits is None or client.limits.find(client, action, text) is not None
+        return found if is_within else None
 
     def may_some(self, client: Client, action: Action, name: str) -> bool:
         """Return whether a rule allows a client an action on any tag or content of a repository."""
-        return self._rules().may_some(client, action, name)
+        return all(rules.may_some(client, action, name) for rules in self._all(client))
 
     def allows_everywhere(self, client: Client, action: Action) -> bool:
         """Return whether a client may perform an action in every repository; of tokens, those of API V1 allow that."""
         if client.grant is not None and NEEDED.get(action) not in client.grant.image_actions:
             return False
-        return self._rules().allows_everywhere(client, action)
+        return all(rules.allows_everywhere(client, action) for rules in self._all(client))
+
+    def _all(self, client: Client) -> tuple[Rules, ...]:
+        """Return the rules that must all allow what a client does."""
+        return (self._rules(),) if client.limits is None else (self._rules(), client.limits)
 
     # ------------------------------------------------------------------------------------------------- policy
 
@@ -52,7 +59,7 @@ class RulesPolicy:
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
-        if client.grant is not None or not self._rules().allows_everywhere(client, Action.PULL):
+        if client.grant is not None or not self.allows_everywhere(client, Action.PULL):
             return None
         return self._unrestricted.hidden_repositories(principal) if client.is_anonymous else ()
 
@@ -66,7 +73,8 @@ class RulesPolicy:
 
     def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
-        return self._rules().pull_prefixes(as_client(principal))
+        client = as_client(principal)
+        return (self._rules() if client.limits is None else client.limits).pull_prefixes(client)
 
     def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""

@@ -7,9 +7,10 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.keys import opened_services
 
 if TYPE_CHECKING:
-    from docker_registry.auth.rules import Rule
+    from docker_registry.auth.rules import Rule, Rules
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -34,19 +35,40 @@ def run(chosen: argparse.Namespace) -> int:
     if not services.has_access_control(config):
         raise ConfigError("There is no access control: neither auth.htpasswd nor auth.rules is set.")
     control = AccessControl(OpenPolicy(), htpasswd_file=config.auth.htpasswd, rules_file=config.auth.rules)
+    limits = _limits(chosen.user)
     address = parse_address(chosen.address)
     if chosen.address and address is None:
         raise Invalid(f"{chosen.address} is not an address.")
     name, _, tag = chosen.repository.partition(":")
-    client = Client(chosen.user, frozenset(chosen.group), address)
+    client = Client(chosen.user, frozenset(chosen.group), address, limits=limits)
     rule = control.policy.rule(client, Action(chosen.do), RepositoryName.parse(name), Tag.parse(tag) if tag else None)
-    is_known = client.is_anonymous or client.name in control.users()
-    _print(chosen, rule, _reason(rule, has_rules=config.auth.rules is not None, is_known=is_known))
+    is_known = client.is_anonymous or limits is not None or client.name in control.users()
+    _print(
+        chosen,
+        rule,
+        _reason(rule, has_rules=config.auth.rules is not None, is_known=is_known, is_robot=limits is not None),
+    )
     return 0 if rule is not None else INCOMPLETE
 
 
-def _reason(rule: Rule | None, *, has_rules: bool, is_known: bool) -> str:
+def _limits(user: str) -> Rules | None:
+    """Return the scopes of a robot; None for a user."""
+    from docker_registry.auth.robots import PREFIX, Robots
+    from docker_registry.errors import Invalid
+
+    if not user.startswith(PREFIX):
+        return None
+    with opened_services() as built:
+        robot = Robots(built.registry.driver).find(user)
+    if robot is None:
+        raise Invalid(f"There is no robot {user.removeprefix(PREFIX)}, or it has expired.")
+    return robot.limits
+
+
+def _reason(rule: Rule | None, *, has_rules: bool, is_known: bool, is_robot: bool) -> str:
     unknown = "" if is_known else "; the htpasswd file has no such user"
+    if is_robot and rule is None:
+        return "no rule and scope of the robot together allow it"
     if not has_rules:
         return ("users may do everything, as there is no rules file" if rule else "there is no rules file") + unknown
     return (f"the rule in line {rule.line}" if rule else "no rule allows it") + unknown

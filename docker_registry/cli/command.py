@@ -40,6 +40,20 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], object] = lambda _: None
 
 
+def audit(message: str) -> None:
+    """
+    Append what a command has changed to the audit log, if there is one.
+
+    Raises:
+        ConfigError: the log cannot be written.
+    """
+    from docker_registry.logs.audit import write_command
+
+    path = load_config().audit_log
+    if path:
+        write_command(path, message)
+
+
 def load_config() -> Config:
     """
     Load the configuration that the environment selects.

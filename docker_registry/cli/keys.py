@@ -14,6 +14,7 @@ from docker_registry.cli.command import Command, load_config
 if TYPE_CHECKING:
     from docker_registry.auth.signing_keys import SigningKey
     from docker_registry.auth.tokens import Tokens
+    from docker_registry.services import Services
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -42,13 +43,27 @@ def opened_tokens() -> Iterator[Tokens]:
         ConfigError: there is no access control.
     """
     from docker_registry import services
+
+    with opened_services() as built:
+        yield services.open_tokens(built.config, built.registry.driver)
+
+
+@contextmanager
+def opened_services() -> Iterator[Services]:
+    """
+    Open the parts of a registry with access control.
+
+    Raises:
+        ConfigError: there is no access control.
+    """
+    from docker_registry import services
     from docker_registry.errors import ConfigError
 
     config = load_config()
     if not services.has_access_control(config):
         raise ConfigError("There is no access control: neither auth.htpasswd nor auth.rules is set.")
     with services.build(config) as built:
-        yield services.open_tokens(config, built.registry.driver)
+        yield built
 
 
 def _list(keys: tuple[SigningKey, ...], *, as_json: bool) -> None:

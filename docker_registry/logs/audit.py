@@ -6,7 +6,7 @@ from typing import Final
 
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange
-from docker_registry.logs.exchange_lines import audit_line
+from docker_registry.logs.exchange_lines import audit_line, command_line
 from docker_registry.logs.line_writer import LineWriter, append_to, write_all
 
 STDOUT: Final = "-"
@@ -74,6 +74,26 @@ class AuditLog:
     def close(self) -> None:
         """Write the remaining lines."""
         self._writer.close()
+
+
+def write_command(path: str, message: str) -> None:
+    """
+    Append the line of a change that a command has made.
+
+    Args:
+        path: of the log; ``-`` for standard output.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    line = command_line(message).encode()
+    try:
+        if path == STDOUT:
+            write_all(1, line)
+        else:
+            append_to(path)(line)
+    except OSError as error:
+        raise ConfigError(f"audit_log: {path} cannot be written: {error.strerror}.") from None
 
 
 def event_of(exchange: Exchange) -> str:

@@ -33,6 +33,11 @@ def audit_line(exchange: Exchange, event: str) -> str:
     return f'{{"time":"{now()}","level":"info","event":"{event}","message":{_message(exchange)},{_fields(exchange)}}}\n'
 
 
+def command_line(message: str) -> str:
+    """Return the line of the audit log for a change that a command has made, with its newline."""
+    return f'{{"time":"{now()}","level":"info","event":"change","message":{quote(message)},"principal":"cli"}}\n'
+
+
 def now() -> str:
     """Return the current time in UTC with milliseconds, as in RFC 3339."""
     seconds = time.time()
