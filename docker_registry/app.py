@@ -74,7 +74,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.observers = services.observers
     app.part_numbers = services.part_numbers
     app.health = services.health
-    app.log_format, app.trusted_proxies = config.log_format, services.trusted_proxies
+    app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
     request_context.install(app)
     errors.install(app, v2=config.v2)
     body_memory.install(app, services.body_memory)

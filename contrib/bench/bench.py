@@ -17,6 +17,7 @@ from typing import IO
 # Servers are started as the tests start them, and those lie beside the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.support.certificates import Authority
 from tests.support.processes import free_port, listens, running
 from tests.support.servers.distribution import (
     Distribution,
@@ -25,7 +26,7 @@ from tests.support.servers.distribution import (
     serve_distribution,
 )
 from tests.support.servers.nginx import running_nginx
-from tests.support.servers.registry import Server
+from tests.support.servers.registry import Server, TlsServer
 
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
@@ -123,6 +124,36 @@ class Bench:
             f"location /v2/ {{ root {self.static}; }}"
         )
         return self.stack.enter_context(running_nginx(self.folder / "nginx", [1], locations, workers=self.workers))
+
+    @cached_property
+    def authority(self) -> Authority:
+        """The certificate authority of the servers with TLS."""
+        (self.folder / "tls").mkdir()
+        return Authority(self.folder / "tls")
+
+    @cached_property
+    def ours_with_tls(self) -> TlsServer:
+        """A second server of ours on the store of the first, with TLS."""
+        certificate, key = map(str, self.authority.issue("ours"))
+        settings = {
+            "REGISTRY_TLS_CERTIFICATE": certificate,
+            "REGISTRY_TLS_KEY": key,
+            "GUNICORN_ACCESS_LOG_FILE": "none",
+        }
+        return self.stack.enter_context(TlsServer(self.ours.store, workers=self.workers, **settings))
+
+    @cached_property
+    def nginx_with_tls(self) -> str:
+        """URL of an nginx with TLS that serves the files of :attr:`static`."""
+        certificate, key = self.authority.issue("nginx")
+        port = free_port()
+        (self.folder / "nginx-tls").mkdir()
+        server = (
+            f"}} server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key}; "
+            f"sendfile on; tcp_nopush on; location /static/ {{ alias {self.static}/; }}"
+        )
+        self.stack.enter_context(running_nginx(self.folder / "nginx-tls", [1], server, workers=self.workers))
+        return f"https://127.0.0.1:{port}"
 
     @cached_property
     def static(self) -> Path:

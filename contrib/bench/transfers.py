@@ -177,6 +177,16 @@ def pulls(bench: Bench) -> Iterator[Sides]:
 
 
 @contextmanager
+def pulls_with_tls(bench: Bench) -> Iterator[Sides]:
+    """One client, with TLS on both sides."""
+    ours, other = _served(bench, "content", int(1024 * MIB * bench.scale))
+    ours = ours.replace(bench.ours.url, bench.ours_with_tls.url)
+    other = other.replace(bench.nginx, bench.nginx_with_tls)
+    trusted = ("--cacert", str(bench.authority.file))
+    yield lambda: timed(lambda: get(ours, *trusted)), lambda: timed(lambda: get(other, *trusted))
+
+
+@contextmanager
 def pulls_at_once(bench: Bench) -> Iterator[Sides]:
     """Eight clients, each its own file."""
     served = [_served(bench, f"content{number}", int(128 * MIB * bench.scale)) for number in range(8)]
@@ -222,6 +232,7 @@ ROWS = [
     Row("push-8", "push 8 × 128 MiB at once", PEER, "s", pushes_at_once, bound=0.5),
     Row("push-v1", "push a layer of 1 GiB by API V1", "our V2", "s", old_pushes, bound=1.25),
     Row("pull", "pull 1 GiB", "nginx", "s", pulls, bound=1.15),
+    Row("pull-tls", "pull 1 GiB with TLS", "nginx", "s", pulls_with_tls, bound=1.25),
     Row("pull-8", "pull 8 × 128 MiB at once", "nginx", "s", pulls_at_once, bound=1.15),
     Row("pull-ranges", f"pull 1 GiB in {PARTS} ranges", "nginx", "s", ranges, bound=1.15),
     Row("pull-v1", "pull a layer of 1 GiB by API V1", "nginx", "s", old_pulls, bound=1.15),

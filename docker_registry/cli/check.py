@@ -39,13 +39,14 @@ def check(config: Config, log_format: str = "text") -> int:
         log_format: of the summary.
 
     Raises:
-        ConfigError, StorageError: gunicorn rejects an option, :func:`docker_registry.services.build` or
-            :meth:`~docker_registry.services.Services.check_start` fails, or the store cannot be written.
+        ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
+            :func:`docker_registry.services.build` or :meth:`~docker_registry.services.Services.check_start` fails, or
+            the store cannot be written.
     """
     from docker_registry import services
     from docker_registry.server import launch
 
-    launch.check_options(os.environ)
+    launch.check_options(os.environ, config.tls)
     with services.build(config) as built:
         built.check_start()
         try:

@@ -9,12 +9,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from docker_registry.cli.check import check
 from docker_registry.cli.command import CANNOT_RUN, Command, load_config
 from docker_registry.errors import RegistryError
 from docker_registry.logs.setup import log_line
+
+if TYPE_CHECKING:
+    from docker_registry.server.launch import LogSettings
 
 
 def run(_: argparse.Namespace) -> int:
@@ -47,7 +50,9 @@ def run(_: argparse.Namespace) -> int:
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)
-    if not services.has_access_control(config) and not launch.is_loopback(os.environ):
+    asks_for_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
+    is_open = not services.has_access_control(config) and not asks_for_certificates
+    if is_open and not launch.is_loopback(os.environ):
         warning = (
             f"docker-registry: warning: anyone who reaches {launch.bind_address(os.environ)} may pull, push, overwrite "
             "and delete, since neither auth.htpasswd nor auth.rules is set"
@@ -59,10 +64,17 @@ def run(_: argparse.Namespace) -> int:
     os.environ[FOLDER_VARIABLE] = str(metrics_folder)
     master = os.getpid()
     try:
-        return launch.run(os.environ, lambda: load_config().log_format)
+        return launch.run(os.environ, _log_settings)
     finally:
         if os.getpid() == master:  # workers leave by this way, too
             shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def _log_settings() -> LogSettings:
+    from docker_registry.server.launch import LogSettings
+
+    config = load_config()
+    return LogSettings(config.log_format, config.tls.certificate)
 
 
 def _run_in_child(work: Callable[[], int]) -> int:

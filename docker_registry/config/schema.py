@@ -177,6 +177,25 @@ class Auth:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Tls:
+    """TLS of the server itself; off unless `certificate` is set. The files are reloaded when they change."""
+
+    certificate: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the server's certificate, followed by its intermediates. Turns TLS on."
+    )
+    key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of its private key, not encrypted. When unset, `tls.certificate` contains it."
+    )
+    minimum_version: str = setting("1.2", "Oldest version of TLS that is accepted.", choices=("1.2", "1.3"))
+    client_ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the certificate authorities whose client certificates are accepted."
+    )
+    client_certificates: str = setting(
+        "required", "With `tls.client_ca`: whether clients need a certificate.", choices=("required", "optional")
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Cors:
     """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
 
@@ -269,6 +288,7 @@ class Config:
     max_page_entries: int = setting(1000, "Largest page of a list.", unit="entries", minimum=1)
 
     auth: Auth = field(default_factory=Auth)
+    tls: Tls = field(default_factory=Tls)
     external_url: str | None = setting(
         None, "URL under which clients reach the registry, such as `https://registry.example.com`. When unset: scheme "
         "and host of each request.",
@@ -376,6 +396,10 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     )
     if not config.v1 and not config.v2:
         raise ConfigError(f"{flavor}: v1 and v2 are both false: enable at least one API")
+    if config.tls.certificate is None and (
+        lone := [name for name in values if name.startswith("tls.") and values[name] != general[name].default]
+    ):
+        raise ConfigError(f"{flavor}: {lone[0]} has no effect without tls.certificate")
     return config
 
 

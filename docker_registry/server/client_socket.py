@@ -14,7 +14,7 @@ import socket as plain_socket
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from io import FileIO
 from typing import Any, Final
@@ -459,17 +459,31 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
 
     sends_segments = False
 
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS knows no flags
+        encrypted = self._sslobj  # type: ignore[attr-defined] # of ssl.SSLSocket
+        if encrypted is None or not data:
+            return 0
+        try:
+            return int(encrypted.write(data if len(data) <= SLICE_BYTES else memoryview(data)[:SLICE_BYTES]))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
 
 class TlsContext:
     """Creates the worker's TLS sockets without doing the handshake."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        context.sslsocket_class = TlsSocket
+    def __init__(self, current: Callable[[], ssl.SSLContext]) -> None:
+        """
+        Args:
+            current: returns the context for a new connection.
+        """
+        self._current = current
 
     def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
         """Return the TLS socket for an accepted connection, with the handshake still to be done."""
-        made: TlsSocket = self._context.wrap_socket(  # type: ignore[assignment]
+        context = self._current()
+        context.sslsocket_class = TlsSocket
+        made: TlsSocket = context.wrap_socket(  # type: ignore[assignment]
             connection, server_side=server_side, do_handshake_on_connect=False
         )
         return made

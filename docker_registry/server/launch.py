@@ -10,16 +10,34 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import ConfigError
 from docker_registry.server import open_files
 from docker_registry.server.environment import NUMBERS, number
 from docker_registry.server.monkey_patch import patch_master
 
+if TYPE_CHECKING:
+    from docker_registry.server.tls import TlsSettings
+
 APPLICATION: Final = "docker_registry.wsgi:application"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """
+    What the messages of the master depend on.
+
+    Attributes:
+        log_format: ``text`` or ``json``.
+        tls_certificate: with which the workers serve, so that the address is announced as ``https://``.
+    """
+
+    log_format: str
+    tls_certificate: Path | None = None
 
 
 def default_workers() -> int:
@@ -109,23 +127,31 @@ def give_folder(folder: Path, uid: int, gid: int) -> None:
         raise ConfigError(f"{folder} cannot be created: {error.strerror}.") from None
 
 
-def check_options(environ: Mapping[str, str]) -> None:
+def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     """
     Raises:
-        ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``.
+        ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``; or the files of *tls*
+            cannot be used.
     """
     from gunicorn.app.wsgiapp import WSGIApplication
+
+    from docker_registry.server.tls import make_context
 
     arguments, said = sys.argv, io.StringIO()
     sys.argv = _arguments(environ)
     try:
         with contextlib.redirect_stderr(said):
-            WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry")
+            options = WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
     except SystemExit:
         problem = said.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
         raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
     finally:
         sys.argv = arguments
+    if tls.certificate is None:
+        return
+    if options.is_ssl:
+        raise ConfigError("Set either tls.certificate or --certfile in GUNICORN_OPTS, not both.")
+    make_context(tls)
 
 
 def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) -> None:
@@ -163,18 +189,18 @@ def load() -> None:
     import docker_registry.server.worker  # noqa: F401
 
 
-def run(environ: Mapping[str, str], log_format: Callable[[], str]) -> int:
+def run(environ: Mapping[str, str], log_settings: Callable[[], LogSettings]) -> int:
     """
     Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``.
 
     Args:
-        log_format: returns the configured format of log messages.
+        log_settings: returns the configuration for gunicorn's own messages.
     """
     from docker_registry.server.master import RegistryApplication
 
     open_files.allow_many()
     sys.argv = _arguments(environ)
-    RegistryApplication("%(prog)s [OPTIONS]", "docker-registry", log_format).run()
+    RegistryApplication("%(prog)s [OPTIONS]", "docker-registry", log_settings).run()
     return 0
 
 

@@ -15,6 +15,7 @@ from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
 
 from docker_registry.server.access_log import FORMAT
+from docker_registry.server.launch import LogSettings
 
 
 class RegistryArbiter(Arbiter):  # type: ignore[misc]
@@ -43,16 +44,19 @@ class RegistryApplication(WSGIApplication, _RunsRegistryArbiter):  # type: ignor
         stopping: one byte, shared with the workers; not zero once the server is stopping.
     """
 
-    def __init__(self, usage: str, prog: str, log_format: Callable[[], str]) -> None:
+    def __init__(self, usage: str, prog: str, log_settings: Callable[[], LogSettings]) -> None:
         """
         Args:
-            log_format: reads the format of log messages from the configuration, also at a reload.
+            log_settings: reads what the master's messages depend on from the configuration, also at a reload.
         """
         self.stopping = mmap.mmap(-1, 1)
-        self._log_format = log_format
+        self._log_settings = log_settings
         super().__init__(usage, prog=prog)
 
     def load_config(self) -> None:
         """Read gunicorn's configuration; see gunicorn."""
         super().load_config()
-        self.cfg.__dict__[FORMAT] = self._log_format()
+        settings = self._log_settings()
+        self.cfg.__dict__[FORMAT] = settings.log_format
+        if settings.tls_certificate is not None:
+            self.cfg.set("certfile", str(settings.tls_certificate))

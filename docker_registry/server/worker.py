@@ -51,6 +51,7 @@ from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
 from docker_registry.server.response_cache import Hit, ResponseCache
+from docker_registry.server.tls import ReloadedContext
 
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
@@ -122,10 +123,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Serve until a signal stops the worker, then finish the requests in progress."""
         # gunicorn reads some twenty settings per request, and each read is a lookup in three places.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        self._prepare_tls()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
-        if self.cfg.is_ssl:
-            self._defer_handshakes()
         gevent.spawn(self._end_connections_at_the_end)
         try:
             super().run()
@@ -370,10 +370,25 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         with super().timeout_ctx():
             yield
 
-    def _defer_handshakes(self) -> None:
-        """Postpone TLS handshakes to :meth:`handle`, where the connection limits apply to them."""
-        make_context = self.cfg.ssl_context
-        self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(make_context(config, default))
+    def _prepare_tls(self) -> None:
+        """
+        Apply the settings of the section ``tls``, or gunicorn's own.
+
+        Handshakes are postponed to :meth:`handle`, where the connection limits apply to them.
+        """
+        settings = getattr(self.wsgi, "tls", None)
+        if settings is not None and settings.certificate is not None:
+            current = ReloadedContext(settings).get
+            self.cfg.__dict__["certfile"] = str(settings.certificate)
+            self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(current)  # noqa: ARG005
+        elif self.cfg.is_ssl:
+            make_context = self.cfg.ssl_context
+
+            def once(config: Any, default: Any) -> TlsContext:
+                context = make_context(config, default)
+                return TlsContext(lambda: context)
+
+            self.cfg.__dict__["ssl_context"] = once
 
     def _shake_hands(self, client: TlsSocket) -> bool:
         """Do the TLS handshake; return False, with the connection closed, if it failed or took too long."""

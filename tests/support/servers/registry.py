@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.processes import bound, free_port
+from tests.support.processes import bound, free_port, listens
 from tests.support.servers.template import ROOT, template
+from tests.support.timing import wait_until
 
 #: How long a start may take on a busy machine; on an idle one it takes a second.
 START_SECONDS = 120
@@ -106,3 +107,14 @@ class Server:
             else:
                 return
         raise RuntimeError(f"the server does not answer:\n{self.log.read_text()[-4000:]}")
+
+
+class TlsServer(Server):
+    """A server that was given a certificate; clients that trust it reach it under :attr:`url`."""
+
+    def __init__(self, *arguments, **environment):
+        super().__init__(*arguments, **environment)
+        self.url = f"https://127.0.0.1:{self.port}"
+
+    def _wait(self):
+        wait_until(lambda: listens(self.port) or self.process.poll() is not None, self.log.read_text, START_SECONDS)

@@ -1,0 +1,155 @@
+"""
+TLS of the server itself: contexts made of the operator's files, and made again when the files change.
+
+A connection keeps the context with which it began, so a renewed certificate interrupts nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl as plain_ssl
+from pathlib import Path
+from typing import Final, Protocol
+
+from gevent import ssl
+
+from docker_registry import dependencies
+from docker_registry.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+_Signature = tuple[tuple[int, int, int, int, int], ...]
+
+
+class TlsSettings(Protocol):
+    """
+    The settings of the section ``tls``.
+
+    Attributes:
+        certificate: PEM file of the server's certificate and its intermediates; None turns TLS off.
+        key: PEM file of its private key; None if *certificate* contains the key.
+        minimum_version: ``1.2`` or ``1.3``.
+        client_ca: PEM file of the authorities of client certificates; None to ask for no client certificate.
+        client_certificates: ``required``, or ``optional`` to accept clients without one.
+    """
+
+    @property
+    def certificate(self) -> Path | None: ...
+
+    @property
+    def key(self) -> Path | None: ...
+
+    @property
+    def minimum_version(self) -> str: ...
+
+    @property
+    def client_ca(self) -> Path | None: ...
+
+    @property
+    def client_certificates(self) -> str: ...
+
+
+def make_context(settings: TlsSettings) -> ssl.SSLContext:
+    """
+    Create the context of new connections.
+
+    Raises:
+        ConfigError: a file cannot be read or used, or key and certificate do not belong together.
+    """
+    certificate, key = settings.certificate, settings.key or settings.certificate
+    if certificate is None or key is None:
+        raise ConfigError("tls.certificate is not set.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[settings.minimum_version]
+    context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("tls.certificate", certificate), ("tls.key", key), ("tls.client_ca", settings.client_ca)):
+        _check_readable(name, path)
+
+    def refuse_password() -> str:
+        raise ConfigError(f"tls.key: {key} is encrypted; the server cannot ask for its password.")
+
+    try:
+        context.load_cert_chain(certificate, key, refuse_password)
+    except plain_ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"tls.key: {key} is not the key of {certificate}.") from None
+        raise ConfigError(
+            f"tls.certificate: {certificate} with the key {key} is not a usable pair of PEM files: {_reason(error)}."
+        ) from None
+    if settings.client_ca is not None:
+        try:
+            context.load_verify_locations(settings.client_ca)
+        except plain_ssl.SSLError as error:
+            raise ConfigError(
+                f"tls.client_ca: {settings.client_ca} is not a PEM file of certificates: {_reason(error)}."
+            ) from None
+        is_required = settings.client_certificates == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
+    return context
+
+
+def _check_readable(name: str, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{name}: {path} cannot be read by the user of the workers: {error.strerror}.") from None
+
+
+def _reason(error: plain_ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+class ReloadedContext:
+    """
+    The context of new connections, current at every call of :meth:`get`.
+
+    Paths are followed through symbolic links at each check, so replacing a link (as Kubernetes and certbot do) reloads
+    the files too. Files that cannot be used, such as a certificate whose key is replaced a moment later, are logged
+    once, and the last usable ones stay in force.
+    """
+
+    def __init__(self, settings: TlsSettings) -> None:
+        """
+        Read the files.
+
+        Raises:
+            ConfigError: as for :func:`make_context`.
+        """
+        self._settings = settings
+        self._paths = [path for path in (settings.certificate, settings.key, settings.client_ca) if path is not None]
+        self._failure = ""
+        self._signature = self._sign()
+        self._context = make_context(settings)
+
+    def get(self) -> ssl.SSLContext:
+        """Return the context for a new connection; reads the files if they have changed."""
+        signature = self._sign()
+        if signature is not None and signature == self._signature:
+            return self._context
+        try:
+            self._context = make_context(self._settings)
+        except ConfigError as error:
+            if str(error) != self._failure:
+                logger.error("%s The last usable TLS files stay in force.", error)
+                self._failure = str(error)
+        else:
+            if signature is not None:  # else every connection within a tick of the clock would log this
+                logger.info("The TLS files were reloaded.")
+            self._failure = ""
+        self._signature = signature
+        return self._context
+
+    def _sign(self) -> _Signature | None:
+        """Return what changes with the files; None if that cannot be told, because they changed just now."""
+        try:
+            found = [path.stat() for path in self._paths]
+        except OSError:
+            return ()
+        if any(dependencies.may_change_unnoticed(each) for each in found):
+            return None
+        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
