@@ -119,7 +119,7 @@ def _add_access_control(app: Application, services: Services, control: AccessCon
 
 def _probes(services: Services) -> dict[str, status.Probe]:
     """Return the probes of the services that ``/_status`` reports."""
-    probes: dict[str, status.Probe] = {"storage": services.registry.probe}
+    probes: dict[str, status.Probe] = {"storage": services.probe_store}
     if services.diff_queue is not None:
         probes["redis"] = services.diff_queue.ping
     return probes

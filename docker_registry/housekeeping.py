@@ -9,7 +9,6 @@ import gevent
 
 from docker_registry.errors import RegistryError
 from docker_registry.metrics import listener
-from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import REFRESH_SECONDS
 from docker_registry.services import Services
 
@@ -46,7 +45,7 @@ def _run(services: Services) -> None:
         try:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
-                _purge(services.registry, services.config.upload_ttl)
+                _purge(services)
                 if services.metrics is not None:
                     services.metrics.note_uploads_left(services.registry.uploads.counts.left)
                 if services.access_control is not None and services.access_control.tokens is not None:
@@ -57,10 +56,14 @@ def _run(services: Services) -> None:
         gevent.sleep(interval_seconds)
 
 
-def _purge(registry: OciRegistry, upload_ttl_seconds: float) -> None:
-    purged, adopted = registry.run_housekeeping(upload_ttl_seconds)
-    logger.info("purged %d abandoned uploads, adopted %d repositories of other servers", purged, adopted)
-    registry.driver.remove_leftovers(upload_ttl_seconds)
+def _purge(services: Services) -> None:
+    upload_ttl_seconds = services.config.upload_ttl
+    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds)
+    message = f"purged {purged} abandoned uploads, adopted {adopted} repositories of other servers"
+    logger.info(message)
+    if services.audit is not None and (purged or adopted):
+        services.audit.record_housekeeping(message)
+    services.registry.driver.remove_leftovers(upload_ttl_seconds)
 
 
 def _fill_search_index(services: Services) -> None:

@@ -71,6 +71,7 @@ class Services:
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
         mirror: the mirror of upstream registries; None if none is configured.
+        audit: the audit log; None if it is off.
         metrics: of all workers; None if they are off.
         part_numbers: to which the worker adds its own limits; None if metrics are off.
         read_only: whether writes are refused.
@@ -91,6 +92,7 @@ class Services:
     trusted_proxies: TrustedProxies
     read_only: ReadOnly
     mirror: Mirror | None = None
+    audit: AuditLog | None = None
     metrics: ServerMetrics | None = None
     part_numbers: PartNumbers | None = None
     observers: tuple[Observer, ...] = ()
@@ -124,6 +126,18 @@ class Services:
         """
         if self.mirror is not None:
             self.mirror.check_names()
+
+    def probe_store(self) -> None:
+        """
+        Check that the store works: by writing, or by reading while the registry is read-only.
+
+        Raises:
+            StorageError: it does not.
+        """
+        if self.read_only.why is None:
+            self.registry.probe()
+        else:
+            self.registry.probe_reading()
 
     def close(self) -> None:
         """Close every part, the last one opened first."""
@@ -198,14 +212,16 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             part_numbers.add_budget("body_memory", body_memory)
             metrics = _open_metrics(config, part_numbers)
             observers.append(metrics)
-        if config.audit_log:
-            observers.append(AuditLog(config.audit_log))
+        audit = AuditLog(config.audit_log) if config.audit_log else None
+        if audit is not None:
+            observers.append(audit)
         return Services(
             config=config,
             registry=registry,
             access_control=_restrict(config, registry, legacy),
             legacy=legacy,
             body_memory=body_memory,
+            audit=audit,
             metrics=metrics,
             part_numbers=part_numbers,
             search_entries=search_entries,

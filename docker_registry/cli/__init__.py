@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -25,7 +26,7 @@ from docker_registry.cli import (
     token,
     user,
 )
-from docker_registry.cli.command import CANNOT_RUN, Command
+from docker_registry.cli.command import CANNOT_RUN, Command, audit
 from docker_registry.errors import RegistryError
 
 #: All commands; each is a module of this package.
@@ -56,10 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command_parser = subparsers.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(command_parser)
-        command_parser.set_defaults(run=command.run)
-    parsed = parser.parse_args(arguments)
+        command_parser.set_defaults(command=command)
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = parser.parse_args(words)
+    command = getattr(parsed, "command", serve.COMMAND)
     try:
-        return int(getattr(parsed, "run", serve.run)(parsed))
+        status = command.run(parsed)
+        if command.changes(parsed):
+            audit(shlex.join(("docker-registry", *words)))
+        return status
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
         return CANNOT_RUN

@@ -33,7 +33,7 @@ def run(_: argparse.Namespace) -> int:
 
 def check(config: Config, log_format: str = "text") -> int:
     """
-    Check gunicorn's options, build all services, write, read and remove a file in the store, and print a summary.
+    Check gunicorn's options, build all services, try out the store, and print a summary.
 
     Args:
         log_format: of the summary.
@@ -49,17 +49,21 @@ def check(config: Config, log_format: str = "text") -> int:
     launch.check_options(os.environ, config.tls)
     with services.build(config) as built:
         built.check_start()
+        built.read_only.refresh()
         try:
-            built.registry.probe()
+            built.probe_store()
         except StorageError as error:
             raise StorageError(f"The store cannot be written: {error}") from None
-        for line in _lines(config, len(built.registry.private_repositories.names())):
+        private_repositories = len(built.registry.private_repositories.names())
+        for line in _lines(config, private_repositories, built.read_only.why):
             print(log_line(line, log_format))
     return 0
 
 
-def _lines(config: Config, private_repositories: int) -> list[str]:
+def _lines(config: Config, private_repositories: int, why_read_only: str | None) -> list[str]:
     lines = [f"docker-registry {__version__}, flavor {config.flavor} of {config.path}, storage {config.storage}"]
+    if why_read_only is not None:
+        lines.append(f"read-only: {why_read_only}")
     if private_repositories:
         noun = "repository" if private_repositories == 1 else "repositories"
         access = "everyone may see them" if config.serve_private else "hidden from everyone"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,26 +33,32 @@ class Command:
         help: one line for ``--help``.
         run: runs the command and returns its exit status.
         add_arguments: declares the command's arguments.
+        changes: returns whether the chosen action changes something, so that it is audited.
     """
 
     name: str
     help: str
     run: Callable[[argparse.Namespace], int]
     add_arguments: Callable[[argparse.ArgumentParser], object] = lambda _: None
+    changes: Callable[[argparse.Namespace], bool] = lambda _: False
+
+
+def changes_by(*actions: str) -> Callable[[argparse.Namespace], bool]:
+    """Return a function for :attr:`Command.changes` that knows the actions that change something."""
+    return lambda chosen: chosen.action in actions
 
 
 def audit(message: str) -> None:
-    """
-    Append what a command has changed to the audit log, if there is one.
-
-    Raises:
-        ConfigError: the log cannot be written.
-    """
-    from docker_registry.logs.audit import write_command
+    """Append what a command has changed to the audit log, if there is one; a failure is only reported."""
+    from docker_registry.logs.audit import record_command
 
     path = load_config().audit_log
-    if path:
-        write_command(path, message)
+    if not path:
+        return
+    try:
+        record_command(path, message)
+    except OSError as error:  # the change has been made
+        print(f"docker-registry: audit_log: {path} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def load_config() -> Config:

@@ -12,6 +12,7 @@ from docker_registry.cli.command import Command, load_config
 from docker_registry.errors import ConfigError, RegistryError, StorageUnavailable
 
 if TYPE_CHECKING:
+    from docker_registry.registry.read_only import ReadOnly
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.files import ImageFiles
 
@@ -39,7 +40,7 @@ def run(_: argparse.Namespace) -> int:
         if built.diff_queue is None:
             raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
         start_logging(config.loglevel)
-        worker = DiffWorker(built.require_legacy().image_files, built.diff_queue)
+        worker = DiffWorker(built.require_legacy().image_files, built.diff_queue, built.read_only)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())
         worker.run()
@@ -47,11 +48,12 @@ def run(_: argparse.Namespace) -> int:
 
 
 class DiffWorker:
-    """Takes images from the queue and computes their diffs, one at a time."""
+    """Takes images from the queue and computes their diffs, one at a time, unless the registry is read-only."""
 
-    def __init__(self, image_files: ImageFiles, queue: RedisDiffQueue) -> None:
+    def __init__(self, image_files: ImageFiles, queue: RedisDiffQueue, read_only: ReadOnly) -> None:
         self._image_files = image_files
         self._queue = queue
+        self._read_only = read_only
         self._is_stopped = False
 
     def stop(self) -> None:
@@ -61,6 +63,10 @@ class DiffWorker:
     def run(self) -> None:
         """Process the queue until :meth:`stop` is called; pause and retry when Redis or the store is unavailable."""
         while not self._is_stopped:
+            self._read_only.refresh()
+            if self._read_only.why is not None:
+                time.sleep(_WAIT_SECONDS)
+                continue
             try:
                 self._compute_next()
             except StorageUnavailable as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, changes_by, load_config
 
 if TYPE_CHECKING:
     from docker_registry.auth.signing_keys import SigningKey
@@ -91,4 +91,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--jwks", action="store_true", help="as a JSON Web Key Set (RFC 7517)")
 
 
-COMMAND: Final = Command("keys", "list, rotate or export the keys that sign access tokens", run, _add_arguments)
+COMMAND: Final = Command(
+    "keys", "list, rotate or export the keys that sign access tokens", run, _add_arguments, changes_by("rotate")
+)

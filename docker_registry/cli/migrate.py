@@ -49,4 +49,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only report what would be done")
 
 
-COMMAND: Final = Command("migrate", "convert the layers of docker-registry 0.6 to 0.9 into blobs", run, _add_arguments)
+COMMAND: Final = Command(
+    "migrate",
+    "convert the layers of docker-registry 0.6 to 0.9 into blobs",
+    run,
+    _add_arguments,
+    lambda chosen: not chosen.dry_run,
+)

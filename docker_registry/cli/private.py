@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, changes_by, load_config
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,4 +57,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-COMMAND: Final = Command("private", "list private repositories, or make one public", run, _add_arguments)
+COMMAND: Final = Command(
+    "private", "list private repositories, or make one public", run, _add_arguments, changes_by("clear")
+)

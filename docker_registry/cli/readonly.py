@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, changes_by, load_config
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -38,4 +38,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-COMMAND: Final = Command("readonly", "make the registry read-only on all hosts, or writable again", run, _add_arguments)
+COMMAND: Final = Command(
+    "readonly",
+    "make the registry read-only on all hosts, or writable again",
+    run,
+    _add_arguments,
+    changes_by("on", "off"),
+)

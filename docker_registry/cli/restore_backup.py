@@ -36,4 +36,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMAND: Final = Command("restore-backup", "copy a backup into the store; stop the servers first", run, _add_arguments)
+COMMAND: Final = Command(
+    "restore-backup", "copy a backup into the store; stop the servers first", run, _add_arguments, lambda _: True
+)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command
+from docker_registry.cli.command import Command, changes_by
 from docker_registry.cli.keys import opened_tokens, time_text
 
 if TYPE_CHECKING:
@@ -69,4 +69,4 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     revoking.add_argument("--user", help="revoke all tokens of this user")
 
 
-COMMAND: Final = Command("token", "list or revoke refresh tokens", run, _add_arguments)
+COMMAND: Final = Command("token", "list or revoke refresh tokens", run, _add_arguments, changes_by("revoke"))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, changes_by, load_config
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -98,4 +98,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         changing.add_argument("name", metavar="NAME", help="the user")
 
 
-COMMAND: Final = Command("user", "list, add or remove users, or change a password", run, _add_arguments)
+COMMAND: Final = Command(
+    "user",
+    "list, add or remove users, or change a password",
+    run,
+    _add_arguments,
+    changes_by("add", "passwd", "remove"),
+)

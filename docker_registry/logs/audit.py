@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import Final
 
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange
-from docker_registry.logs.exchange_lines import audit_line, command_line
+from docker_registry.logs.exchange_lines import audit_line, system_line
 from docker_registry.logs.line_writer import LineWriter, append_to, write_all
 
 STDOUT: Final = "-"
@@ -71,29 +72,30 @@ class AuditLog:
         if event:
             self._writer.write(audit_line(exchange, event))
 
+    def record_housekeeping(self, message: str) -> None:
+        """Write a line for a change that the registry made of itself."""
+        self._writer.write(system_line(message, "gc"))
+
     def close(self) -> None:
         """Write the remaining lines."""
         self._writer.close()
 
 
-def write_command(path: str, message: str) -> None:
+def record_command(path: str, message: str) -> None:
     """
-    Append the line of a change that a command has made.
+    Append the line of a change that a command has made; with :data:`STDOUT` to standard error.
 
     Args:
-        path: of the log; ``-`` for standard output.
+        path: of the log.
 
     Raises:
-        ConfigError: the file cannot be written.
+        OSError: the file cannot be written.
     """
-    line = command_line(message).encode()
-    try:
-        if path == STDOUT:
-            write_all(1, line)
-        else:
-            append_to(path)(line)
-    except OSError as error:
-        raise ConfigError(f"audit_log: {path} cannot be written: {error.strerror}.") from None
+    line = system_line(message, "cli", getpass.getuser()).encode()
+    if path == STDOUT:
+        write_all(2, line)
+    else:
+        append_to(path)(line)
 
 
 def event_of(exchange: Exchange) -> str:

@@ -17,6 +17,9 @@ from docker_registry.logs.redaction import redact_query
 #: Longer texts from clients are cut.
 MAX_CHARACTERS: Final = 1024
 
+#: The principal of changes that are made without a request.
+SYSTEM: Final = "system"
+
 
 def request_line(exchange: Exchange) -> str:
     """Return the line of the access log for an exchange, with its newline."""
@@ -33,9 +36,18 @@ def audit_line(exchange: Exchange, event: str) -> str:
     return f'{{"time":"{now()}","level":"info","event":"{event}","message":{_message(exchange)},{_fields(exchange)}}}\n'
 
 
-def command_line(message: str) -> str:
-    """Return the line of the audit log for a change that a command has made, with its newline."""
-    return f'{{"time":"{now()}","level":"info","event":"change","message":{quote(message)},"principal":"cli"}}\n'
+def system_line(message: str, reason: str, operator: str = "") -> str:
+    """
+    Return the line of the audit log for a change that was made without a request, with its newline.
+
+    Args:
+        reason: ``gc`` for housekeeping, ``cli`` for a command.
+        operator: user of the operating system who ran the command.
+    """
+    return (
+        f'{{"time":"{now()}","level":"info","event":"change","message":{quote(message[:MAX_CHARACTERS])},'
+        f'"principal":"{SYSTEM}","reason":"{reason}","operator":{quote(operator)}}}\n'
+    )
 
 
 def now() -> str:

@@ -12,9 +12,12 @@ import time
 import pytest
 import requests
 
+from docker_registry import services
 from docker_registry.api.read_only import REFUSED
+from docker_registry.cli.diff_worker import DiffWorker
+from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import Invalid
+from docker_registry.errors import Invalid, StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.read_only import ReadOnly
 from tests.support.clients.v2 import Client, digest_of
@@ -72,6 +75,8 @@ class TestARegistry:
             assert 201 == finished.status_code
             servers[0].stop()
             servers[0].start()
+            assert f"read-only: {WHY}" in servers[0].log.read_text()
+            assert 200 == requests.get(f"{servers[0].url}/_status", timeout=20).status_code
             assert 405 == requests.put(f"{servers[0].url}/v2/a/manifests/v1", data=MANIFEST, timeout=20).status_code
             assert "writes are allowed\n" == switch(store, "off").stdout
             for index in (0, 1):
@@ -101,6 +106,37 @@ class TestTheSwitch:
     def test_refuses_what_begins_or_removes_something(self):
         assert {"v2_manifests.put_manifest", "v2_uploads.start_upload", "v1_pushes.put_json"} <= REFUSED
         assert not {"v2_uploads.append_chunk", "v2_blobs.get_blob"} & REFUSED
+
+
+class FullDriver(MemoryDriver):
+    """A store that can be read only."""
+
+    def put_content(self, path, content, *, if_match=None):
+        raise StorageFull
+
+
+class TestBackgroundWork:
+    def test_only_reads_from_the_store(self):
+        driver = MemoryDriver()
+        ReadOnly(driver).switch_on(WHY)
+        full = FullDriver()
+        full._files = driver._files
+        with services.build(Config(storage="memory"), full) as built:
+            with pytest.raises(StorageFull):
+                built.probe_store()
+            built.read_only.refresh()
+            built.probe_store()
+
+    def test_computes_no_diffs(self):
+        class ReadOnlyOnce(ReadOnly):
+            def refresh(self):
+                super().refresh()
+                worker.stop()
+
+        read_only = ReadOnlyOnce(MemoryDriver())
+        read_only.switch_on(WHY)
+        worker = DiffWorker(None, None, read_only)  # any use of the queue would fail
+        worker.run()
 
 
 class TestAWorkerThatHangs:

@@ -189,7 +189,7 @@ class TestTheCommand:
             wait_until(lambda: [401, 401] == seen())
             assert token not in here.log.read_text() + audit.read_text()
         lines = [json.loads(line) for line in audit.read_text().splitlines()]
-        messages = [line["message"] for line in lines if "cli" == line["principal"]]
+        messages = [line["message"] for line in lines if "cli" == line.get("reason")]
         assert ["robot ci added with acme/*:pull for 7 days", "robot ci revoked"] == messages
         capsys.readouterr()
         assert 0 == main(["robot", "list", "--json"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
 import socket
 import subprocess
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry import __version__
+from docker_registry import __version__, housekeeping, services
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
 from tests.support.processes import find, free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -149,3 +153,30 @@ class TestTheEnvironment:
         from docker_registry.server.launch import number
 
         assert 5000 == number({"REGISTRY_PORT": "tcp://10.0.0.1:5000"}, "REGISTRY_PORT", 5000)
+
+
+class TestAChangeWithoutARequest:
+    def test_by_a_command_is_audited(self, run, tmp_path):
+        audit = tmp_path / "audit.log"
+        environment = {"STORAGE_PATH": str(tmp_path / "store"), "SEARCH_BACKEND": "", "REGISTRY_AUDIT_LOG": str(audit)}
+        assert 0 == run("readonly", "on", "--why", "a move", **environment).returncode
+        assert 0 == run("readonly", "status", **environment).returncode
+        (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert ("change", "system", "cli", getpass.getuser()) == tuple(
+            line[name] for name in ("event", "principal", "reason", "operator")
+        )
+        assert "docker-registry readonly on --why 'a move'" == line["message"]
+        done = run("readonly", "off", **{**environment, "REGISTRY_AUDIT_LOG": str(tmp_path)})
+        assert (0, "writes are allowed\n") == (done.returncode, done.stdout)
+        assert f"audit_log: {tmp_path} cannot be written: Is a directory" in done.stderr
+
+    def test_by_housekeeping_is_audited(self, tmp_path):
+        audit = tmp_path / "audit.log"
+        config = Config(storage="memory", audit_log=str(audit), upload_ttl=-1)
+        with services.build(config, MemoryDriver()) as built:
+            housekeeping._purge(built)
+            built.registry.uploads.start(None)
+            housekeeping._purge(built)
+            built.audit.close()
+        (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert ("change", "system", "gc") == (line["event"], line["principal"], line["reason"])
