@@ -46,7 +46,7 @@ setup(
         # The storage driver of Google Cloud Storage; pure Python over requests, so it waits cooperatively.
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
         # Mirroring: requests to upstream registries.
-        "mirror": ["requests>=2.32", "urllib3>=2.2"],
+        "mirror": ["requests>=2.32", "urllib3>=2.2", "publicsuffixlist>=1.0.2"],
         # Where errors are reported: Bugsnag's notify API over requests, Sentry by its own library.
         "bugsnag": ["requests>=2.32"],
         "sentry": ["sentry-sdk>=2.20"],
@@ -66,6 +66,7 @@ setup(
             "mypy>=1.10",
             "oras>=0.2.30",
             "psycopg[binary]>=3.1.14",
+            "publicsuffixlist>=1.0.2",
             "PyMySQL>=1.1",
             "pytest>=8.2",
             "pytest-xdist>=3.6",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+logger = logging.getLogger(__name__)
 
 #: The search database of a host without a local disk for its data.
 _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
@@ -124,8 +127,11 @@ class Services:
         Raises:
             ConfigError: repositories were pushed under the name of a mirrored registry.
         """
-        if self.mirror is not None:
-            self.mirror.check_names()
+        if self.mirror is None:
+            return
+        self.mirror.check_names()
+        for name in self.mirror.accounts if self.access_control is None else ():
+            logger.warning("everyone who reaches this registry may pull what the account at %s may", name)
 
     def probe_store(self) -> None:
         """
@@ -466,18 +472,22 @@ def _open_mirror(
         return None
     _import_mirror()
     from docker_registry.registry.mirror.mirror import Mirror
-    from docker_registry.registry.mirror.upstream import parse_upstream
+    from docker_registry.registry.mirror.upstream import open_credentials, parse_upstream
 
-    upstreams = [
-        parse_upstream(
+    upstreams = {}
+    for each in config.mirroring.upstreams:
+        upstream = parse_upstream(
             each.name,
             each.url,
             ttl_seconds=each.ttl,
             timeout_seconds=each.timeout,
             max_connections=each.max_connections,
+            token_hosts=each.token_hosts,
+            is_insecure=each.insecure,
+            ca=each.ca,
+            client_cert=each.client_cert,
         )
-        for each in config.mirroring.upstreams
-    ]
+        upstreams[upstream] = open_credentials(upstream, each.username, each.password, each.password_file, each.command)
     user_agent = f"docker-registry/{__version__}"
     return Mirror(registry, upstreams, user_agent=user_agent, memory=body_memory, read_only=read_only)
 

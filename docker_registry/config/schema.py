@@ -44,6 +44,18 @@ class MirrorUpstream:
 
     name: str = setting(MISSING, "First component of the names of its repositories here, such as `docker.io`.")
     url: str = setting(MISSING, "URL at which it serves API V2, such as `https://registry-1.docker.io`.")
+    username: str | None = setting(None, "User name at the upstream; anonymous access without it.")
+    password: str | None = setting(None, "Password or token at the upstream.", secret=True)
+    password_file: Path | None = setting(None, "File with the password, read whenever it is needed.")  # noqa: RUF009
+    command: str | None = setting(
+        None, "Credential helper of Docker, such as `docker-credential-ecr-login`, instead of a user name and password."
+    )
+    token_hosts: tuple[str, ...] = setting(
+        (), "Hosts whose token servers may receive the password, besides those of the upstream's own domain."
+    )
+    ca: Path | None = setting(None, "PEM file of the certificate authorities that sign the upstream's certificate.")  # noqa: RUF009
+    client_cert: Path | None = setting(None, "PEM file with a certificate and its key for the upstream.")  # noqa: RUF009
+    insecure: bool = setting(False, "Send the password by plain HTTP too, and do not verify certificates.")
     ttl: int = setting(300, "Time a tag is served before the upstream is asked again.", unit="seconds", minimum=0)
     timeout: int = setting(30, "Time in which the upstream must connect or send something.", unit="seconds", minimum=1)
     max_connections: int = setting(

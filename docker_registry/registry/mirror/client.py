@@ -24,7 +24,10 @@ from urllib3.exceptions import HTTPError
 
 from docker_registry.errors import UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from docker_registry.registry.mirror import hosts
+from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
+from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.names import Digest, Reference
 from docker_registry.resources.memory_budget import MemoryBudget
@@ -51,6 +54,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 #: Status codes with which an upstream says that it has no such content.
 _MISSING: Final = frozenset({404})
 _DENIED: Final = frozenset({401, 403})
+_UNAUTHORIZED: Final = 401
 _LIMITED: Final = 429
 
 #: Retry-After of an upstream that names none, or names it as a date.
@@ -108,14 +112,23 @@ class UpstreamBlob:
 
 
 class UpstreamClient:
-    """Asks one upstream; greenlets may share it."""
+    """
+    Asks one upstream; greenlets may share it.
 
-    def __init__(self, upstream: Upstream, memory: MemoryBudget, *, user_agent: str) -> None:
+    Attributes:
+        has_credentials: whether the upstream knows this registry as a user.
+    """
+
+    def __init__(
+        self, upstream: Upstream, credentials: Credentials | None, memory: MemoryBudget, *, user_agent: str
+    ) -> None:
         """
         Args:
+            credentials: None for anonymous access.
             memory: budget for manifests that are being received.
         """
         self.upstream = upstream
+        self.has_credentials = credentials is not None
         self._memory = memory
         self._breaker = CircuitBreaker(upstream.name)
         self._session = requests.Session()
@@ -124,6 +137,9 @@ class UpstreamClient:
         self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.auth = _without_netrc
+        self._session.verify = not upstream.is_insecure if upstream.ca is None else str(upstream.ca)
+        self._session.cert = str(upstream.client_cert) if upstream.client_cert is not None else None
+        self._authenticator = Authenticator(upstream, credentials, self._ask_for_token)
         adapter = HTTPAdapter(pool_maxsize=upstream.max_connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
@@ -139,7 +155,7 @@ class UpstreamClient:
         Raises:
             UpstreamError: the upstream cannot be asked, or its answer is not a manifest.
         """
-        response = self._ask("GET", f"{repository}/manifests/{reference}", {"Accept": _ACCEPT})
+        response = self._ask("GET", repository, f"manifests/{reference}", {"Accept": _ACCEPT})
         if response is None:
             return None
         with response:
@@ -153,7 +169,7 @@ class UpstreamClient:
         Raises:
             UpstreamError: the upstream cannot be asked.
         """
-        response = self._ask("GET", f"{repository}/blobs/{digest}")
+        response = self._ask("GET", repository, f"blobs/{digest}")
         return None if response is None else UpstreamBlob(response, self.upstream.name)
 
     def find_blob_size(self, repository: str, digest: Digest) -> int | None:
@@ -163,7 +179,7 @@ class UpstreamClient:
         Raises:
             UpstreamError: the upstream cannot be asked, or does not state the size.
         """
-        response = self._ask("HEAD", f"{repository}/blobs/{digest}")
+        response = self._ask("HEAD", repository, f"blobs/{digest}")
         if response is None:
             return None
         with response:
@@ -176,21 +192,31 @@ class UpstreamClient:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> requests.Response | None:
-        """Send a request of API V2; return the response with status 200, None for 404, and raise for any other."""
+    def _ask(
+        self, method: str, repository: str, content: str, headers: Mapping[str, str] | None = None
+    ) -> requests.Response | None:
+        """
+        Send a request of API V2.
+
+        Args:
+            content: path of the content below that of the repository.
+
+        Returns:
+            The response with status 200; None for status 404.
+        """
         self._breaker.check()
+        path = f"{repository}/{content}"
         began, status = time.monotonic(), "failed"
         try:
             with _translated(self.upstream.name), _deadline(2 * self.upstream.timeout_seconds):
-                response = self._follow(method, f"{self.upstream.url}/v2/{path}", dict(headers or {}))
+                response = self._authenticated(method, repository, f"{self.upstream.url}/v2/{path}", headers or {})
             status = str(response.status_code)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._breaker.record_failure(error)
             raise
         finally:
-            logger.info(
-                "upstream %s: %s %s %s %.3f s", self.upstream.name, method, path, status, time.monotonic() - began
-            )
+            seconds = time.monotonic() - began
+            logger.info("upstream %s: %s %s %s %.3f s", self.upstream.name, method, path, status, seconds)
         if response.status_code >= 500:
             self._breaker.record_failure(f"status {status}")
         else:
@@ -210,25 +236,68 @@ class UpstreamClient:
             return UpstreamError("The upstream registry denies access.", status=status, upstream=self.upstream.name)
         return UpstreamError(status=status, upstream=self.upstream.name)
 
-    def _follow(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
-        """Send a request, and follow redirects without headers that are meant for the upstream."""
+    def _authenticated(self, method: str, repository: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        """Send a request; if the upstream wants other credentials, once more with these."""
+        sent = self._authenticator.header(repository)
+        response = self._follow(method, url, headers, sent)
+        if response.status_code != _UNAUTHORIZED:
+            return response
+        response.close()
+        answer = self._authenticator.answer(repository, response.headers.get("WWW-Authenticate", ""), sent)
+        return response if answer is None else self._follow(method, url, headers, answer)
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str | None
+    ) -> requests.Response:
+        """Send a request, and follow redirects; credentials are sent to the origin of the first URL only."""
+        first = url
         for _ in range(MAX_REDIRECTS + 1):
+            is_same = hosts.is_same_origin(first, url)
+            own = {"Authorization": authorization} if authorization is not None and is_same else {}
             response = self._session.request(
-                method, url, headers=headers, stream=True, allow_redirects=False, timeout=self._timeouts
+                method, url, headers={**headers, **own}, stream=True, allow_redirects=False, timeout=self._timeouts
             )
             if response.status_code not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
             response.close()
             target = urljoin(url, location)
-            scheme = urlsplit(target).scheme
-            if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
-                raise UpstreamError(
-                    "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
-                )
-            headers = {name: value for name, value in headers.items() if name != "Authorization"}
+            self._check_redirect(url, target)
             url = target
         raise UpstreamError("The upstream registry redirects too often.", upstream=self.upstream.name)
+
+    def _check_redirect(self, url: str, target: str) -> None:
+        """
+        Raises:
+            UpstreamError: the target is no URL of HTTP, is less safe than the URL, or is an address inside a network
+                that the upstream is outside of.
+        """
+        try:
+            scheme, host = urlsplit(target).scheme, urlsplit(target).hostname or ""
+        except ValueError:
+            scheme = host = ""
+        is_safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
+        if is_safe and not hosts.is_proxied(target):
+            is_safe = hosts.is_safe_redirect(host, urlsplit(self.upstream.url).hostname or "")
+        if not is_safe:
+            raise UpstreamError(
+                "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
+            )
+
+    def _ask_for_token(self, url: str, headers: Mapping[str, str], max_bytes: int) -> bytes:
+        """Ask a token server; see :class:`~docker_registry.registry.mirror.authenticator.TokenRequest`."""
+        with self._session.get(
+            url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self._timeouts
+        ) as response:
+            status = response.status_code
+            if status == _LIMITED:
+                raise UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
+            if status != 200:
+                raise UpstreamError(
+                    "The token server of the upstream registry sent no token.",
+                    status=status, upstream=self.upstream.name,
+                )  # fmt: skip
+            return self._read(response, max_bytes)
 
     @property
     def _timeouts(self) -> tuple[float, float]:
@@ -237,7 +306,7 @@ class UpstreamClient:
     def _read(self, response: requests.Response, max_bytes: int) -> bytes:
         """Read a short body."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UpstreamError("The upstream registry compresses the manifest.", upstream=self.upstream.name)
+            raise UpstreamError("The upstream registry compresses its answer.", upstream=self.upstream.name)
         parts = []
         with (
             self._memory.reserve(0) as reserved,
@@ -246,7 +315,7 @@ class UpstreamClient:
         ):
             while block := response.raw.read1(BLOCK_BYTES):
                 if reserved.size_bytes + len(block) > max_bytes:
-                    raise UpstreamError("The manifest of the upstream registry is too large.", max_bytes=max_bytes)
+                    raise UpstreamError("The answer of the upstream registry is too large.", max_bytes=max_bytes)
                 reserved.grow(len(block))
                 parts.append(block)
         return b"".join(parts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.mirror.client import UpstreamClient
+from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.mirrored_blobs import MirroredBlobs
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.mirrored_tags import MirroredTags
@@ -35,7 +36,7 @@ class Mirror:
     def __init__(
         self,
         registry: OciRegistry,
-        upstreams: Sequence[Upstream],
+        upstreams: Mapping[Upstream, Credentials | None],
         *,
         user_agent: str,
         memory: MemoryBudget,
@@ -45,6 +46,7 @@ class Mirror:
         Append the mirror to the sources of a registry.
 
         Args:
+            upstreams: the mirrored registries, each with the credentials for it.
             user_agent: what upstreams are told about this server.
             memory: budget for manifests that are being received.
 
@@ -53,7 +55,9 @@ class Mirror:
         """
         self.upstreams = Upstreams(upstreams)
         self._registry = registry
-        self._clients = [UpstreamClient(upstream, memory, user_agent=user_agent) for upstream in self.upstreams]
+        self._clients = [
+            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent) for upstream in self.upstreams
+        ]
         remotes = Remotes(registry.driver, self._clients, read_only)
         manifests = MirroredManifests(remotes, registry.manifests)
         registry.sources.tags.append(MirroredTags(remotes, TagRecords(registry.driver, registry.listings), manifests))
@@ -64,6 +68,11 @@ class Mirror:
         """Close idle connections to upstreams."""
         for client in self._clients:
             client.close()
+
+    @property
+    def accounts(self) -> Sequence[str]:
+        """The names of the upstreams at which this registry has an account."""
+        return [client.upstream.name for client in self._clients if client.has_credentials]
 
     def check_names(self) -> None:
         """

@@ -6,12 +6,20 @@ Upstreams: the registries that are mirrored, and the repositories that mirror th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from docker_registry.errors import ConfigError
+from docker_registry.registry.mirror.credentials import (
+    Credentials,
+    FileCredentials,
+    FixedCredentials,
+    HelperCredentials,
+)
 from docker_registry.registry.names import is_repository_name
 
 #: Schemes of upstreams, and their default ports.
@@ -29,6 +37,10 @@ class Upstream:
         ttl_seconds: how long the target of a tag is served before the upstream is asked again.
         timeout_seconds: how long the upstream may send nothing.
         max_connections: transfers of blobs at the same time, for each worker.
+        token_hosts: further hosts whose token servers may receive the password.
+        is_insecure: whether passwords may be sent by plain HTTP, and certificates are not verified.
+        ca: PEM file of the certificate authorities that sign its certificate; None for those of the system.
+        client_cert: PEM file with the certificate and the key of this registry.
     """
 
     name: str
@@ -36,6 +48,10 @@ class Upstream:
     ttl_seconds: float = 300
     timeout_seconds: float = 30
     max_connections: int = 32
+    token_hosts: tuple[str, ...] = ()
+    is_insecure: bool = False
+    ca: Path | None = None
+    client_cert: Path | None = None
 
     @property
     def address(self) -> str:
@@ -102,7 +118,41 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
         raise ConfigError(
             f"{place} the url must be http://HOST or https://HOST, without credentials, query or fragment"
         )
-    return Upstream(name=name, url=url.rstrip("/"), **options)
+    upstream = Upstream(name=name, url=url.rstrip("/"), **options)
+    for key, path in (("ca", upstream.ca), ("client_cert", upstream.client_cert)):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigError(f"{place} {key} {path} cannot be read")
+    return upstream
+
+
+def open_credentials(
+    upstream: Upstream,
+    username: str | None,
+    password: str | None,
+    password_file: Path | None,
+    command: str | None,
+) -> Credentials | None:
+    """
+    Return the configured credentials of an upstream; None for anonymous access.
+
+    Raises:
+        ConfigError: they are incomplete, contradict each other, cannot be read, or would be sent by plain HTTP.
+    """
+    place = f"mirroring.upstreams: {upstream.name}:"
+    given = [each for each in (password, password_file, command) if each is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{place} password, password_file and command exclude each other")
+    if not given and username is None:
+        return None
+    if not given or (username is None) != (command is not None):
+        raise ConfigError(f"{place} a username needs a password or password_file, and these need a username")
+    if urlsplit(upstream.url).scheme == "http" and not upstream.is_insecure:
+        raise ConfigError(f"{place} a password is sent by https only, or with insecure: true")
+    if command is not None:
+        return HelperCredentials(command, upstream.url)
+    if password_file is not None:
+        return FileCredentials(username or "", password_file)
+    return FixedCredentials(username or "", password or "")
 
 
 def _is_valid(parts: SplitResult) -> bool:

@@ -38,12 +38,14 @@ class Upstream:
     Attributes:
         url: where it listens.
         requests: method, path and headers of each request, in order.
-        contents: responses by path below ``/v2/``; functions are called with the request's headers.
+        contents: responses by path below ``/v2/``, without the query; functions are called with the request's headers.
+        guard: called with the path and the headers of each request first; returns a response instead of the content.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.contents: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
+        self.guard: Callable[[str, Mapping[str, str]], Answer | None] = lambda path, headers: None
         upstream = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,7 +54,8 @@ class Upstream:
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 upstream.requests.append((self.command, self.path, headers))
-                found = upstream.contents.get(self.path.removeprefix("/v2/"), Answer(status=404))
+                path = self.path.removeprefix("/v2/").partition("?")[0]
+                found = upstream.guard(path, headers) or upstream.contents.get(path, Answer(status=404))
                 answer = found(headers) if callable(found) else found
                 if answer.raw is not None:
                     self.wfile.write(answer.raw)
@@ -74,7 +77,11 @@ class Upstream:
             def log_message(self, *_: Any) -> None:
                 """Log nothing."""
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                """Print nothing: clients may break connections."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"

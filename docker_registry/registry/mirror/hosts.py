@@ -1,0 +1,105 @@
+"""Decides which other hosts an upstream may send this registry to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Final
+from urllib.parse import urlsplit
+
+from requests.utils import get_environ_proxies, select_proxy
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_MAX_ADDRESSES: Final = 32
+
+
+def is_same_origin(url: str, other: str) -> bool:
+    """Return whether two URLs have the same scheme, host and port."""
+    return _origin(url) == _origin(other)
+
+
+def is_related(host: str, upstream_host: str) -> bool:
+    """
+    Return whether two hosts are the same or belong to one registrable domain, such as ``docker.io``.
+
+    Without the library ``publicsuffixlist``, and for addresses, only equal hosts are related.
+    """
+    host, upstream_host = host.lower().rstrip("."), upstream_host.lower().rstrip(".")
+    if host == upstream_host:
+        return True
+    if _literal(host) is not None or _literal(upstream_host) is not None:
+        return False
+    domain = _registrable(host)
+    return domain is not None and domain == _registrable(upstream_host)
+
+
+def is_safe_token_server(host: str, upstream_host: str) -> bool:
+    """Return whether all addresses of a token server are public, or the upstream has them too."""
+    if host == upstream_host:
+        return True
+    addresses = _addresses(host)
+    if not addresses:
+        return False
+    inside = {address for address in addresses if not _is_public(address)}
+    return not inside or inside <= set(_addresses(upstream_host))
+
+
+def is_safe_redirect(host: str, upstream_host: str) -> bool:
+    """
+    Return whether an upstream may redirect to a host.
+
+    A public upstream may not redirect to a private address, and none to the link-local address of another host, where
+    clouds serve credentials of their machines.
+    """
+    if host == upstream_host:
+        return True
+    addresses = _addresses(host)
+    if not addresses or any(address.is_link_local or address.is_multicast for address in addresses):
+        return False
+    return all(map(_is_public, addresses)) or not all(map(_is_public, _addresses(upstream_host)))
+
+
+def is_proxied(url: str) -> bool:
+    """Return whether the environment names a proxy for a URL, which then looks up the host."""
+    return bool(select_proxy(url, get_environ_proxies(url)))
+
+
+def _is_public(address: _Address) -> bool:
+    """Return whether hosts outside of the own site may have an address."""
+    return address.is_global and not address.is_multicast
+
+
+def _registrable(host: str) -> str | None:
+    try:
+        from publicsuffixlist import PublicSuffixList
+    except ImportError:
+        return None
+    # Parsing its list takes a tenth of a second, so callers remember the result.
+    domain: str | None = PublicSuffixList().privatesuffix(host)
+    return domain
+
+
+def _addresses(host: str) -> list[_Address]:
+    literal = _literal(host)
+    if literal is not None:
+        return [literal]
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[:_MAX_ADDRESSES]
+    except (OSError, UnicodeError):
+        return []
+    return [address for each in found if (address := _literal(str(each[4][0]))) is not None]
+
+
+def _literal(host: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
