@@ -47,7 +47,7 @@ def _run(services: Services) -> None:
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
                 _purge(services)
                 if services.metrics is not None:
-                    services.metrics.note_uploads_left(services.registry.uploads.counts.left)
+                    services.metrics.record_uploads_left(services.registry.uploads.counts.left)
                 if services.access_control is not None and services.access_control.tokens is not None:
                     services.access_control.tokens.keep_up()
             _fill_search_index(services)

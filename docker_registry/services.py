@@ -283,11 +283,11 @@ def open_driver(config: Config, times: StorageTimes | None = None) -> StorageDri
     driver = open_store(config)
     if times is not None:
         driver = MeasuredDriver(driver, times)
-    place = _redis_place(config.cache_lru)
-    if not place.is_set:
+    address = _redis_address(config.cache_lru)
+    if not address.is_set:
         return driver
-    redis = connection.connect(place, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
-    cache = LeasedCache(redis, CircuitBreaker(redis, str(place)), StoreIdentity(driver))
+    redis = connection.connect(address, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+    cache = LeasedCache(redis, CircuitBreaker(redis, str(address)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
 
@@ -310,8 +310,10 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     """
     from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
 
-    place = _redis_place(config.cache)
-    return RedisDiffQueue(connection.connect(place, "cache", timeout_seconds=TIMEOUT_SECONDS)) if place.is_set else None
+    address = _redis_address(config.cache)
+    if not address.is_set:
+        return None
+    return RedisDiffQueue(connection.connect(address, "cache", timeout_seconds=TIMEOUT_SECONDS))
 
 
 def _open_metrics(config: Config, part_numbers: PartNumbers) -> ServerMetrics:
@@ -506,7 +508,7 @@ def _import_mirror() -> None:
     import docker_registry.registry.mirror.mirror  # noqa: F401
 
 
-def _redis_place(section: Redis) -> connection.RedisAddress:
+def _redis_address(section: Redis) -> connection.RedisAddress:
     return connection.RedisAddress(
         **{entry.name: getattr(section, entry.name) for entry in fields(connection.RedisAddress)}
     )

@@ -82,5 +82,5 @@ def _try(name: str, probe: Probe) -> str | None:
         return error.sentence
     except Exception:
         logger.exception("the check of %s failed", name)
-        return "it failed; the log says more"
+        return "it failed; see the registry log"
     return None

@@ -29,7 +29,7 @@ FOLDER: Final = f"{layout.AUTH}/refresh-tokens"
 IDLE_SECONDS: Final = 90 * 86400.0
 
 #: The time of the last use is written at most this often.
-_NOTED_SECONDS: Final = 86400.0
+_LAST_USED_RESOLUTION_SECONDS: Final = 86400.0
 
 _TOKEN: Final = re.compile(r"drt_[A-Za-z0-9_-]{43}")
 _MAX_CLIENT: Final = 128
@@ -75,7 +75,7 @@ class RefreshTokens:
 
     def verify(self, text: str, version_of: Callable[[str], str | None]) -> RefreshToken | None:
         """
-        Return a token, and note that it was used; None if it is malformed, unknown, revoked or has ended.
+        Return a token, and record its use; None if it is malformed, unknown, revoked or has ended.
 
         Args:
             version_of: returns the version of a user's password; None if there is no such user.
@@ -83,7 +83,7 @@ class RefreshTokens:
         found = self._get(_hash(text)) if _TOKEN.fullmatch(text) else None
         if found is None or not self._is_alive(found) or version_of(found.user) != found.user_version:
             return None
-        if self._now() - found.last_used > _NOTED_SECONDS:
+        if self._now() - found.last_used > _LAST_USED_RESOLUTION_SECONDS:
             found = replace(found, last_used=self._now())
             self._put(found)
         return found

@@ -45,7 +45,7 @@ class ErrorReport:
     One logged error, without secrets.
 
     Attributes:
-        kind: what errors of the same cause have in common: class and place, ``KeyError at registry/tags.py:120``.
+        kind: what errors of the same cause have in common: class and position, ``KeyError at registry/tags.py:120``.
         error_class: name of the exception's class; the logger's name for a message without exception.
         message: text of the exception.
         logged: the logged message; for a request, its method and path.
@@ -90,12 +90,12 @@ def report_of(record: logging.LogRecord, redactor: Redactor) -> ErrorReport:
         return redactor.redact(text, secrets)
 
     frames = _frames(None if error is None else error.__traceback__)
-    place = next((frame for frame in reversed(frames) if frame.is_ours), None) or Frame(
+    origin = next((frame for frame in reversed(frames) if frame.is_ours), None) or Frame(
         _relative(record.pathname), record.lineno, record.funcName or "", is_ours=True
     )
     error_class = record.name if error is None else type(error).__qualname__
     return ErrorReport(
-        kind=f"{error_class} at {place.file}:{place.line}",
+        kind=f"{error_class} at {origin.file}:{origin.line}",
         error_class=error_class,
         message=redacted("" if error is None else str(error))[:MAX_MESSAGE_CHARACTERS],
         logged=redacted(record.getMessage())[:MAX_MESSAGE_CHARACTERS],

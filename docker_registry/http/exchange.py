@@ -91,7 +91,7 @@ Observer = Callable[[Exchange], None]
 @dataclass(slots=True)
 class RequestContext:
     """
-    What the application notes about the current request; see :class:`Exchange` for the attributes.
+    What the application records about the current request; see :class:`Exchange` for the attributes.
 
     Args:
         began: when the head of the request had been received, in seconds of :func:`time.perf_counter`.

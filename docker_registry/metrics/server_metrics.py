@@ -64,8 +64,8 @@ class ServerMetrics:
             self._publisher.kill(timeout=_CLOSE_SECONDS)
             _publish(self._shared, self._numbers())
 
-    def note_uploads_left(self, count: int) -> None:
-        """Note how many uploads a purge has left in the store."""
+    def record_uploads_left(self, count: int) -> None:
+        """Record how many uploads a purge has left in the store."""
         total, _ = run_in_thread(self._total, self._numbers())
         self._uploads_left = (time.time(), count - unfinished(total.counters))
 

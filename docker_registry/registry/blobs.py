@@ -98,7 +98,7 @@ class Blobs:
         """
         path = layout.blob_data(digest)
         size = self._driver.find_size(path)
-        return Blob(digest, size, path) if size is not None else self._borrowed(digest)
+        return Blob(digest, size, path) if size is not None else self._find_by_alias(digest)
 
     def file(self, blob: Blob) -> ServedFile:
         """Return the blob's bytes as a file to serve."""
@@ -161,7 +161,7 @@ class Blobs:
             self._driver.repair(target, self._driver.stream_read(path))
         return Blob(digest, size, target)
 
-    def lend(self, digest: Digest, size: int, path: str) -> None:
+    def publish_in_place(self, digest: Digest, size: int, path: str) -> None:
         """
         Publish verified bytes at another path as a blob, without moving or copying them.
 
@@ -229,7 +229,7 @@ class Blobs:
         if not self._driver.discard(layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
 
-    def _borrowed(self, digest: Digest) -> Blob:
+    def _find_by_alias(self, digest: Digest) -> Blob:
         """Find a blob through its alias file."""
         size, _, path = (self._driver.find(layout.blob_alias(digest)) or b"").decode().partition(" ")
         if not path or str(self._driver.find_size(path)) != size:

@@ -1,5 +1,5 @@
 """
-Intake: a pipeline that receives, hashes and writes a request body concurrently, in a single pass.
+Ingest: a pipeline that receives, hashes and writes a request body concurrently, in a single pass.
 
 Each stage runs at its own pace. One greenlet receives into a block. Another passes received blocks to a native thread
 that hashes them and calls further taps, while the driver writes the same blocks in another thread. A block is
@@ -69,7 +69,7 @@ class Content:
         return len(block)
 
 
-class Intake:
+class Ingest:
     """
     Receives a body. Iterate once over the blocks, then read ``size``, ``complete`` and ``digest``.
 
@@ -108,7 +108,7 @@ class Intake:
     def short(self) -> bytes | None:
         """Receive a short body and return it; None when the body is longer: iterate to receive it."""
         with POOL.transfer():
-            block = self._room()
+            block = self._short_buffer()
             filled = _fill(self._body, block) if block else 0
             if filled == len(block):
                 self._first = block
@@ -116,7 +116,7 @@ class Intake:
             content = bytes(block[:filled])
         self._count(filled)
         if content:
-            self._look(memoryview(content))
+            self._run_taps(memoryview(content))
         return content
 
     def __iter__(self) -> Iterator[memoryview]:
@@ -126,9 +126,9 @@ class Intake:
             yield memoryview(content)
         elif content is None:
             with POOL.transfer():
-                yield from self._side_by_side()
+                yield from self._pipeline()
 
-    def _room(self) -> memoryview:
+    def _short_buffer(self) -> memoryview:
         """Return a buffer longer than a short body, so that its end is seen at once; empty for a long body."""
         length = self._body.length
         if length is None:
@@ -136,7 +136,7 @@ class Intake:
         limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
         return memoryview(bytearray(length + 1 if length <= min(limit, POOL.block_bytes) else 0))
 
-    def _side_by_side(self) -> Iterator[memoryview]:
+    def _pipeline(self) -> Iterator[memoryview]:
         used: SimpleQueue[memoryview] = SimpleQueue()
         full: SimpleQueue[memoryview | Exception] = SimpleQueue()
         blocks = 0
@@ -144,7 +144,7 @@ class Intake:
             full.put(self._first)
             blocks = 1
         receiver = gevent.spawn(self._receive, used, full, blocks)
-        looker = _Looker(self._look)
+        taps = _TapStage(self._run_taps)
         try:
             while True:
                 block = full.get()
@@ -153,17 +153,17 @@ class Intake:
                 if not block:
                     break
                 self._count(len(block))
-                lent = _Lent(block, used)
-                looker.look_at(lent)
+                shared = _SharedBlock(block, used)
+                taps.put(shared)
                 yield block
-                lent.let_go()
-                looker.check()
-            looker.finish()
+                shared.release()
+                taps.check()
+            taps.finish()
         finally:
             receiver.kill()
-            looker.kill()
+            taps.kill()
 
-    def _look(self, block: memoryview) -> None:
+    def _run_taps(self, block: memoryview) -> None:
         for tap in self._taps:
             tap(block)
 
@@ -190,7 +190,7 @@ class Intake:
             raise SizeInvalid(expected=self._max_bytes)
 
 
-class _Lent:
+class _SharedBlock:
     """A block shared by the taps and the writer; it is reused for receiving after both have released it."""
 
     def __init__(self, block: memoryview, used: SimpleQueue[memoryview]) -> None:
@@ -198,23 +198,23 @@ class _Lent:
         self._users = 2
         self._used = used
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._users -= 1
         if not self._users:
             self._used.put(POOL.again(self.block))
 
 
-class _Looker:
+class _TapStage:
     """Runs the taps on one block after another in native threads, independently of the writer's progress."""
 
-    def __init__(self, look: Callable[[memoryview], None]) -> None:
-        self._look = look
-        self._waiting: SimpleQueue[_Lent | None] = SimpleQueue()
+    def __init__(self, run: Callable[[memoryview], None]) -> None:
+        self._run_taps = run
+        self._waiting: SimpleQueue[_SharedBlock | None] = SimpleQueue()
         self._error: Exception | None = None
         self._greenlet = gevent.spawn(self._run)
 
-    def look_at(self, lent: _Lent) -> None:
-        self._waiting.put(lent)
+    def put(self, shared: _SharedBlock) -> None:
+        self._waiting.put(shared)
 
     def check(self) -> None:
         """Raise the exception of a tap, if there was one."""
@@ -232,12 +232,12 @@ class _Looker:
         self._greenlet.kill()
 
     def _run(self) -> None:
-        while self._error is None and (lent := self._waiting.get()) is not None:
+        while self._error is None and (shared := self._waiting.get()) is not None:
             try:
-                start_in_thread(self._look, lent.block)()
+                start_in_thread(self._run_taps, shared.block)()
             except Exception as error:  # noqa: BLE001 - raised again by the iteration
                 self._error = error
-            lent.let_go()
+            shared.release()
 
 
 def _fill(body: Body, block: memoryview) -> int:

@@ -23,7 +23,7 @@ MAX_VALUES: Final = 250_000
 MAX_PART_VALUES: Final = 20_000
 
 _WINDOW_CHARACTERS: Final = 16 * 1024
-_MAX_TRIES: Final = 4
+_MAX_ATTEMPTS: Final = 4
 _CLOSING: Final = {"{": "}", "[": "]", '"': '"'}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
@@ -32,7 +32,7 @@ class TooComplex(ValueError):
     """The document has too many values."""
 
 
-class NoList(ValueError):
+class NotAList(ValueError):
     """The document is not a list."""
 
 
@@ -93,7 +93,7 @@ def scan_list(text: str) -> Iterator[Any]:
     Yield the items of a JSON list in order.
 
     Raises:
-        NoList: the text is another JSON value.
+        NotAList: the text is another JSON value.
         TooComplex, ValueError, RecursionError: as for :func:`scan`.
     """
     parser = _Parser(text, _DECODER)
@@ -101,7 +101,7 @@ def scan_list(text: str) -> Iterator[Any]:
     if text[position : position + 1] != "[":
         if len(text) <= _WINDOW_CHARACTERS:
             _DECODER.decode(text)
-        raise NoList("no list")
+        raise NotAList("no list")
     items = _items(parser, "", position)
     while True:
         try:
@@ -113,7 +113,7 @@ def scan_list(text: str) -> Iterator[Any]:
         raise ValueError("unexpected content after the list")
 
 
-def refuse_constant(text: str) -> None:
+def reject_constant(text: str) -> None:
     """Raise :class:`ValueError` for NaN and the infinities, which are not valid JSON."""
     raise ValueError(text)
 
@@ -136,10 +136,10 @@ def _mark_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found if len(found) == len(pairs) else RepeatedKeys(pairs)
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=refuse_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=reject_constant)
 
 #: Makes :class:`RepeatedKeys`, which takes longer.
-MARKING_DECODER: Final = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_mark_repeated)
+MARKING_DECODER: Final = json.JSONDecoder(parse_constant=reject_constant, object_pairs_hook=_mark_repeated)
 
 
 class _Parser:
@@ -191,7 +191,7 @@ class _Parser:
         """
         mark = _CLOSING.get(self.text[position : position + 1])
         end = position + _WINDOW_CHARACTERS
-        for _ in range(_MAX_TRIES if mark else 0):
+        for _ in range(_MAX_ATTEMPTS if mark else 0):
             end = self.text.rfind(f"{mark},", position, end)
             if end < 0:
                 return None

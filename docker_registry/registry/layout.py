@@ -52,7 +52,7 @@ CATALOG: Final = f"{ROOT}/_catalog"
 AUTH: Final = f"{ROOT}/_auth"
 #: What is known of mirrored repositories.
 MIRROR: Final = f"{ROOT}/_mirror"
-CATALOG_IS_WHOLE: Final = f"{ROOT}/_catalog-is-whole"
+CATALOG_COMPLETE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_PREFIX: Final = "tag-"
 _STATE: Final = ".state"

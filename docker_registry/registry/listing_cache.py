@@ -21,7 +21,7 @@ from docker_registry.resources.time_slices import TimeSlices
 
 #: Memory for the cached names of all folders; the least recently used folder is evicted first. A single folder may
 #: exceed the limit.
-MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
 
 #: Memory of a name besides its characters: the object header and its slot in the list.
 _NAME_BYTES: Final = 60
@@ -43,20 +43,20 @@ class ListingCache:
     """
 
     def __init__(
-        self, driver: StorageDriver, slices: TimeSlices | None = None, max_kept_bytes: int = MAX_KEPT_BYTES
+        self, driver: StorageDriver, slices: TimeSlices | None = None, max_cached_bytes: int = MAX_CACHED_BYTES
     ) -> None:
         """
         Args:
             slices: divides the work on long lists into time slices.
-            max_kept_bytes: memory for cached names.
+            max_cached_bytes: memory for cached names.
         """
         slices = slices or TimeSlices()
         self.pace = slices.pace
         self._sort = slices.sort
         self._driver = driver
-        self._max_kept_bytes = max_kept_bytes
-        self._kept: OrderedDict[str, _Listing] = OrderedDict()
-        self._kept_bytes = 0
+        self._max_cached_bytes = max_cached_bytes
+        self._cached: OrderedDict[str, _Listing] = OrderedDict()
+        self._cached_bytes = 0
 
     def names(self, folder: str, read: Callable[[str], str | None], *, deep: bool = False) -> Sequence[str]:
         """
@@ -70,16 +70,16 @@ class ListingCache:
         version = self._driver.folder_version(folder)
         if version == NO_FOLDER:
             return []
-        kept = self._kept.get(folder)
-        if kept is not None and kept.version == version:
-            self._kept.move_to_end(folder)
-            return kept.names
+        cached = self._cached.get(folder)
+        if cached is not None and cached.version == version:
+            self._cached.move_to_end(folder)
+            return cached.names
         found = self._walk(folder) if deep else self._list(folder)
         names = self._sort(name for name in map(read, found) if name is not None)
-        self._forget(folder)
+        self._evict(folder)
         if version is not None:
             size_bytes = sum(len(name) + _NAME_BYTES for name in self.pace(names))
-            self._keep(folder, _Listing(version, names, size_bytes))
+            self._add(folder, _Listing(version, names, size_bytes))
         return names
 
     def _list(self, folder: str) -> Iterator[str]:
@@ -95,16 +95,16 @@ class ListingCache:
         for stat in self._driver.walk(folder):
             yield stat.path[start:]
 
-    def _keep(self, folder: str, listing: _Listing) -> None:
-        self._kept[folder] = listing
-        self._kept_bytes += listing.size_bytes
-        while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
-            self._forget(next(iter(self._kept)))
+    def _add(self, folder: str, listing: _Listing) -> None:
+        self._cached[folder] = listing
+        self._cached_bytes += listing.size_bytes
+        while self._cached_bytes > self._max_cached_bytes and len(self._cached) > 1:
+            self._evict(next(iter(self._cached)))
 
-    def _forget(self, folder: str) -> None:
-        listing = self._kept.pop(folder, None)
+    def _evict(self, folder: str) -> None:
+        listing = self._cached.pop(folder, None)
         if listing is not None:
-            self._kept_bytes -= listing.size_bytes
+            self._cached_bytes -= listing.size_bytes
 
 
 @dataclass(frozen=True, slots=True)

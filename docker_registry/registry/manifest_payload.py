@@ -64,9 +64,9 @@ class Payload:
 
     Attributes:
         media_type: media type of the manifest.
-        told: whether the media type follows from the payload alone, and the payload is small enough to be parsed
-            again at each GET.
-        told_type: the media type that follows from the payload alone; that of an OCI image if none does.
+        is_inferable: whether the media type follows from the payload alone, and the payload is small enough to parse
+            it again at each GET.
+        inferred_type: the media type that follows from the payload alone; that of an OCI image if none does.
         has_media_type: whether the payload has a valid ``mediaType``.
         blobs: the config and the layers that must exist in the repository.
         manifests: the children of an index.
@@ -76,13 +76,13 @@ class Payload:
     """
 
     media_type: str
-    told: bool
+    is_inferable: bool
     blobs: tuple[Descriptor, ...] = ()
     manifests: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
     artifact_type: str | None = None
     annotations: dict[str, str] | None = None
-    told_type: str = OCI_MANIFEST
+    inferred_type: str = OCI_MANIFEST
     has_media_type: bool = False
 
 
@@ -117,17 +117,17 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     layers = [item for item in _descriptors(document, "layers") if item.media_type.lower() not in FOREIGN_LAYERS]
     if kind in IMAGES and not config:
         raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
-    has_media_type = _is_told_in_words(document)
-    told_type = document["mediaType"] if has_media_type else told_media_type(document)
+    has_media_type = _states_media_type(document)
+    inferred_type = document["mediaType"] if has_media_type else infer_media_type(document)
     return Payload(
         media_type=media_type,
-        told=len(payload) <= LARGE_BYTES and media_type == told_type,
+        is_inferable=len(payload) <= LARGE_BYTES and media_type == inferred_type,
         blobs=(*config, *layers),
         manifests=tuple(_descriptors(document, "manifests")),
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
         artifact_type=_text(document, "artifactType") or (config[0].media_type or None if config else None),
         annotations=_annotations(document),
-        told_type=told_type or OCI_MANIFEST,
+        inferred_type=inferred_type or OCI_MANIFEST,
         has_media_type=has_media_type,
     )
 
@@ -146,7 +146,7 @@ def stored_media_type(payload: bytes, pace: Pace = iter) -> tuple[str | None, bo
         document = _load(payload, pace, with_descriptors=False)
     except ManifestInvalid:
         return None, False
-    return told_media_type(document), _is_told_in_words(document)
+    return infer_media_type(document), _states_media_type(document)
 
 
 def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
@@ -177,14 +177,14 @@ def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
     return tuple(found)
 
 
-def told_media_type(document: dict[str, Any]) -> str | None:
+def infer_media_type(document: dict[str, Any]) -> str | None:
     """
     Infer the media type from a payload, by the rules of distribution, which does not store the media type separately.
 
     A valid ``mediaType`` takes precedence. Without it, ``schemaVersion`` 1 means a schema 1 manifest (signed, if it has
     ``signatures``), ``manifests`` means an OCI index and ``config`` an OCI image. Otherwise the result is None.
     """
-    if _is_told_in_words(document):
+    if _states_media_type(document):
         return str(document["mediaType"])
     if document.get("schemaVersion") == 1:
         return SCHEMA_1_SIGNED if "signatures" in document else SCHEMA_1
@@ -195,7 +195,7 @@ def told_media_type(document: dict[str, Any]) -> str | None:
     return None
 
 
-def _is_told_in_words(document: dict[str, Any]) -> bool:
+def _states_media_type(document: dict[str, Any]) -> bool:
     """Return whether ``mediaType`` is a valid media type; earlier versions accepted any text."""
     media_type = document.get("mediaType")
     return isinstance(media_type, str) and media_types.is_valid(media_type)
@@ -257,7 +257,7 @@ def _checked(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 #: Python's decoder accepts NaN and infinities by default; they are not JSON.
-_DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.refuse_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.reject_constant)
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
@@ -267,7 +267,7 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
             raise ManifestInvalid("The media type is invalid (RFC 6838, section 4.2).", mediaType=_printable(given))
     if own and content_type and not media_types.is_same(own, content_type):
         raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own, contentType=content_type)
-    media_type = own or content_type or told_media_type(document)
+    media_type = own or content_type or infer_media_type(document)
     if not media_type:
         raise ManifestInvalid("The media type of the manifest is missing in both Content-Type and mediaType.")
     if media_type.lower() in {SCHEMA_1, SCHEMA_1_SIGNED} or document.get("schemaVersion") == 1:

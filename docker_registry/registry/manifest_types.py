@@ -23,14 +23,14 @@ class ManifestTypes:
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
 
-    def get(self, name: RepositoryName, digest: Digest, told: str) -> str:
+    def get(self, name: RepositoryName, digest: Digest, inferred: str) -> str:
         """
         Return the media type of the last push of a manifest.
 
         Args:
-            told: the type inferred from the fields of the payload, returned if none is stored.
+            inferred: the type inferred from the fields of the payload, returned if none is stored.
         """
-        return self.find(name, digest) or told
+        return self.find(name, digest) or inferred
 
     def find(self, name: RepositoryName, digest: Digest) -> str | None:
         """Return the media type stored beside a manifest; None if there is none."""
@@ -40,12 +40,12 @@ class ManifestTypes:
     def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
         """Store the media type of a push if necessary; called before the manifest's link is written."""
         path = layout.revision_media_type(name, digest)
-        if not document.told or (not document.has_media_type and self._driver.exists(path)):
+        if not document.is_inferable or (not document.has_media_type and self._driver.exists(path)):
             self._driver.put_content(path, document.media_type.encode())
 
-    def keep(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
+    def restore(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
         """Restore the media type of a push if another request changed it; called after the link is written."""
-        if not document.has_media_type and document.media_type != self.get(name, digest, document.told_type):
+        if not document.has_media_type and document.media_type != self.get(name, digest, document.inferred_type):
             self.put(name, digest, document)
 
     def forget(self, name: RepositoryName, digest: Digest) -> None:

@@ -130,7 +130,7 @@ class Manifests:
         else:
             digest = reference
         if not self._driver.exists(layout.revision_link(name, digest)):
-            return self._get_elsewhere(name, digest, reference)
+            return self._get_from_sources(name, digest, reference)
         try:
             payload = self._blobs.get(digest)
         except BlobUnknown:
@@ -138,7 +138,7 @@ class Manifests:
         descriptor = Descriptor(self._media_type(name, digest, payload), digest, len(payload))
         return Manifest(payload, descriptor, origin)
 
-    def _get_elsewhere(self, name: RepositoryName, digest: Digest, reference: Reference) -> Manifest:
+    def _get_from_sources(self, name: RepositoryName, digest: Digest, reference: Reference) -> Manifest:
         for source in self._sources:
             found = source.get(name, digest)
             if found is not None:
@@ -233,7 +233,7 @@ class Manifests:
                     raise TagChanged(name=str(name), tag=str(reference)) from None
         if is_linked and not is_new:  # a concurrent deletion may have removed the entry written before the link
             self._referrers.put(name, descriptor, document)
-        self._types.keep(name, digest, document)
+        self._types.restore(name, digest, document)
         self._complete(name, descriptor, document, tags)
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, actor, name=name)
@@ -264,7 +264,7 @@ class Manifests:
                 self._blobs.put(payload, digest)
                 self._referrers.put(name, descriptor, document)
                 self._link(name, digest, document)
-            self._types.keep(name, digest, document)
+            self._types.restore(name, digest, document)
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, actor, name=name)
 
@@ -358,10 +358,10 @@ class Manifests:
     def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         if len(payload) > LARGE_BYTES:
             return self._large_media_type(name, digest, payload)
-        told, in_words = manifest_payload.stored_media_type(payload)
-        if told and in_words:
-            return told
-        return self._types.get(name, digest, told or manifest_payload.OCI_MANIFEST)
+        inferred, is_stated = manifest_payload.stored_media_type(payload)
+        if inferred and is_stated:
+            return inferred
+        return self._types.get(name, digest, inferred or manifest_payload.OCI_MANIFEST)
 
     def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         """Return the media type recorded at the push; parse the payload only if none was recorded."""
@@ -372,8 +372,8 @@ class Manifests:
             media_type = self._media_types.get(digest)
             if media_type is None:
                 with self._json_budget.reserve(payload):
-                    told, _ = manifest_payload.stored_media_type(payload, self._json_budget.pace)
-                media_type = told or manifest_payload.OCI_MANIFEST
+                    inferred, _ = manifest_payload.stored_media_type(payload, self._json_budget.pace)
+                media_type = inferred or manifest_payload.OCI_MANIFEST
                 self._media_types.put(digest, media_type)
             return media_type
 

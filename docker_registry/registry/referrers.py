@@ -65,7 +65,7 @@ _DIGEST_BYTES: Final = 130
 
 #: Replaces ``mediaType`` in the descriptor of a payload without one: the type inferred from its fields. The effective
 #: type depends on the last push and is stored only by :class:`ManifestTypes`.
-_TOLD: Final = "toldMediaType"
+_INFERRED: Final = "toldMediaType"
 
 _TAG_ALGORITHM_CHARACTERS = 32
 _TAG_HEX_CHARACTERS = 64
@@ -159,11 +159,11 @@ class Referrers:
         page = _PageBuilder(max_entries)
         examination = _Examination()
         elsewhere = self._list_elsewhere(name, subject)
-        for digest, is_kept_here in self._json_budget.pace(self._candidates(name, subject, last, elsewhere)):
+        for digest, is_stored in self._json_budget.pace(self._candidates(name, subject, last, elsewhere)):
             if page.examined == _MAX_EXAMINED or examination.read_bytes > _MAX_EXAMINED_BYTES:
                 return page.end(has_more=True)
-            if is_kept_here:
-                entry = self._kept_entry(name, subject, digest, artifact_types)
+            if is_stored:
+                entry = self._stored_entry(name, subject, digest, artifact_types)
             elif digest in elsewhere:
                 entry = _filtered(elsewhere[digest], artifact_types)
             else:
@@ -195,21 +195,21 @@ class Referrers:
         self, name: RepositoryName, subject: Digest, last: str, elsewhere: Collection[str]
     ) -> Iterator[tuple[str, bool]]:
         """Yield the candidate digests after *last*, in order, each with whether its descriptor is stored here."""
-        kept = zip(self._kept_here(name, subject, last), repeat(True))
-        children = zip(_after(self._kept_by_clients(name, subject), last), repeat(False))
+        stored = zip(self._stored(name, subject, last), repeat(True))
+        children = zip(_after(self._from_fallback_tag(name, subject), last), repeat(False))
         previous = ""
         others = zip(_after(sorted(elsewhere), last), repeat(False))
-        for digest, is_kept_here in merge(kept, children, others, key=lambda each: (each[0], not each[1])):
+        for digest, is_stored in merge(stored, children, others, key=lambda each: (each[0], not each[1])):
             if digest != previous:
                 previous = digest
-                yield digest, is_kept_here
+                yield digest, is_stored
 
-    def _kept_here(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[str]:
+    def _stored(self, name: RepositoryName, subject: Digest, last: str) -> Iterator[str]:
         for algorithm in sorted(ALGORITHMS):
             folder = layout.referrers_of_algorithm(name, subject, algorithm)
             yield from _after(self._listings.names(folder, partial(_digest, algorithm)), last)
 
-    def _kept_by_clients(self, name: RepositoryName, subject: Digest) -> Sequence[str]:
+    def _from_fallback_tag(self, name: RepositoryName, subject: Digest) -> Sequence[str]:
         """Return the digests in the index that clients maintain, in order."""
         try:
             digest = self._tags.links.find(name, fallback_tag(subject))
@@ -231,7 +231,7 @@ class Referrers:
         index = self._read(payload)
         return index.manifests if index else ()
 
-    def _kept_entry(
+    def _stored_entry(
         self, name: RepositoryName, subject: Digest, text: str, artifact_types: Collection[str]
     ) -> bytes | None:
         """Return a descriptor that was stored when its manifest was pushed; None if it must not be listed."""
@@ -293,9 +293,9 @@ class Referrers:
         stored = conditional_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
             entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
-            told = entry.pop(_TOLD, None)
-            if told is not None:
-                entry = {"mediaType": self._types.get(name, digest, str(told)), **entry}
+            inferred = entry.pop(_INFERRED, None)
+            if inferred is not None:
+                entry = {"mediaType": self._types.get(name, digest, str(inferred)), **entry}
             annotations = manifest_payload.text_annotations(entry.pop("annotations", None))
             if annotations and len(served := _dump({**entry, "annotations": annotations})) <= MAX_PAGE_BYTES:
                 return served
@@ -400,7 +400,7 @@ def _dump(entry: dict[str, Any]) -> bytes:
 def _entry(descriptor: Descriptor, document: Payload) -> dict[str, Any]:
     has_type = document.has_media_type
     entry: dict[str, Any] = {
-        **({"mediaType": descriptor.media_type} if has_type else {_TOLD: document.told_type}),
+        **({"mediaType": descriptor.media_type} if has_type else {_INFERRED: document.inferred_type}),
         "digest": str(descriptor.digest),
         "size": descriptor.size,
     }

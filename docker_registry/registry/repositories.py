@@ -90,13 +90,13 @@ class Repositories:
         self._driver = driver
         self._catalog = catalog
         self._sources = sources
-        self._is_whole = False
+        self._catalog_is_complete = False
 
     def exists(self, name: RepositoryName) -> bool:
         """Return whether a repository exists, in the store or in a source."""
-        return self.has_content(name) or self._exists_elsewhere(name)
+        return self.has_content(name) or self._exists_in_sources(name)
 
-    def _exists_elsewhere(self, name: RepositoryName) -> bool:
+    def _exists_in_sources(self, name: RepositoryName) -> bool:
         return any(source.exists(name) for source in self._sources)
 
     def has_content(self, name: RepositoryName) -> bool:
@@ -117,7 +117,7 @@ class Repositories:
     def find_short(self, name: RepositoryName) -> RepositoryName | None:
         """Return ``foo`` for ``library/foo`` if a source has that repository; otherwise None."""
         short = name_mapping.short(name) if self._sources else None
-        return short if short is not None and self._exists_elsewhere(short) else None
+        return short if short is not None and self._exists_in_sources(short) else None
 
     def check(self, name: RepositoryName) -> None:
         """
@@ -137,8 +137,8 @@ class Repositories:
             principal: only repositories that it may pull from are listed.
             with_hidden: list all repositories, also those that the principal may not pull from.
         """
-        self._is_whole = self._is_whole or self._driver.exists(layout.CATALOG_IS_WHOLE)
-        if not self._is_whole:
+        self._catalog_is_complete = self._catalog_is_complete or self._driver.exists(layout.CATALOG_COMPLETE)
+        if not self._catalog_is_complete:
             self.adopt()
         names = self._catalog.names()
         prefixes = None if with_hidden else self._access.policy.pull_prefixes(principal)
@@ -177,8 +177,8 @@ class Repositories:
         for name in self._catalog.pace(map(RepositoryName, entered)):
             if not self.exists(name):
                 self._forget(name)
-        if not self._driver.exists(layout.CATALOG_IS_WHOLE):
-            self._driver.put_content(layout.CATALOG_IS_WHOLE, b"")
+        if not self._driver.exists(layout.CATALOG_COMPLETE):
+            self._driver.put_content(layout.CATALOG_COMPLETE, b"")
         return added
 
     def _forget(self, name: RepositoryName) -> None:

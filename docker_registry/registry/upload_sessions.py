@@ -259,7 +259,7 @@ class UploadSessions:
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
-    def check_room(self, upload: Upload) -> None:
+    def check_chunk_count(self, upload: Upload) -> None:
         """
         Check that the session accepts another chunk.
 

@@ -22,7 +22,7 @@ from docker_registry.errors import BlobUnknown, DigestInvalid, PathNotFound, Ran
 from docker_registry.registry import layout
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, GARBAGE_COLLECTION, Actor
 from docker_registry.registry.blobs import Blob, Blobs
-from docker_registry.registry.ingest import Body, Intake, Tap
+from docker_registry.registry.ingest import Body, Ingest, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
 from docker_registry.resources.time_slices import TimeSlices
@@ -119,7 +119,7 @@ class Uploads:
         """
         upload = self.get(name, upload_id)
         _check_start(upload, start)
-        self._sessions.check_room(upload)
+        self._sessions.check_chunk_count(upload)
         chunk, complete = self._receive(upload, body, length, taps)
         if chunk.size:
             upload = self._sessions.enter(upload, chunk)
@@ -227,18 +227,18 @@ class Uploads:
         """Store a body as a chunk, in memory if it is short and the first; return also whether it is complete."""
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
-        intake = Intake(body, upload.algorithm, max_bytes=length, taps=taps)
-        content = None if upload.chunk_count else intake.short()
-        name = self._sessions.write(upload, intake) if content is None else None
-        complete = intake.complete and length in (None, intake.size)
-        return Chunk(name, intake.size, intake.digest, content), complete
+        ingest = Ingest(body, upload.algorithm, max_bytes=length, taps=taps)
+        content = None if upload.chunk_count else ingest.short()
+        name = self._sessions.write(upload, ingest) if content is None else None
+        complete = ingest.complete and length in (None, ingest.size)
+        return Chunk(name, ingest.size, ingest.digest, content), complete
 
     def _put_straight(
         self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None, *, actor: Actor
     ) -> Blob:
         """Stream a whole blob to its path; it becomes visible only after its digest was verified."""
-        intake = Intake(body, digest.algorithm, max_bytes=length)
-        self._driver.stream_write(layout.blob_data(digest), _verified(intake, digest, length))
+        ingest = Ingest(body, digest.algorithm, max_bytes=length)
+        self._driver.stream_write(layout.blob_data(digest), _verified(ingest, digest, length))
         if name is not None:
             self._blobs.link(name, digest)
         logger.debug(_COMMITTED, digest, name, actor)
@@ -316,10 +316,10 @@ def _check_start(upload: Upload, start: int | None) -> None:
         raise RangeInvalid(size=upload.size)
 
 
-def _verified(intake: Intake, digest: Digest, length: int | None) -> Iterator[memoryview]:
+def _verified(ingest: Ingest, digest: Digest, length: int | None) -> Iterator[memoryview]:
     """Yield the blocks; raise at the end if the size or the digest is not as announced."""
-    yield from intake
-    if not intake.complete or length not in (None, intake.size):
+    yield from ingest
+    if not ingest.complete or length not in (None, ingest.size):
         raise SizeInvalid("The body ended early.")
-    if intake.digest != digest:
-        raise DigestInvalid(digest=str(digest), received=str(intake.digest))
+    if ingest.digest != digest:
+        raise DigestInvalid(digest=str(digest), received=str(ingest.digest))

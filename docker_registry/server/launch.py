@@ -137,13 +137,13 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
 
     from docker_registry.server.tls import make_context
 
-    arguments, said = sys.argv, io.StringIO()
+    arguments, messages = sys.argv, io.StringIO()
     sys.argv = _arguments(environ)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             options = WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
     except SystemExit:
-        problem = said.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
+        problem = messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
         raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
     finally:
         sys.argv = arguments

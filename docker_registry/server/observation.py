@@ -87,7 +87,7 @@ class Observation:
         )
         if is_ours:
             sock.exchange = exchange
-        self._tell(exchange)
+        self._send(exchange)
 
     def report_cached(self, hit: Hit, client: ClientSocket, began: float) -> None:
         """
@@ -103,7 +103,7 @@ class Observation:
         if self._proxies:
             forwarded = head.header(b"x-forwarded-for") or head.header(b"forwarded")
             address = self._proxies.client_of(address, forwarded)
-        self._tell(
+        self._send(
             Exchange(
                 cached.method,
                 cached.route,
@@ -137,7 +137,7 @@ class Observation:
             request: gunicorn's request; None if it could not be parsed.
         """
         version = getattr(request, "version", None)
-        self._tell(
+        self._send(
             Exchange(
                 method=getattr(request, "method", None) or "",
                 route="",
@@ -163,7 +163,7 @@ class Observation:
             )
         )
 
-    def _tell(self, exchange: Exchange) -> None:
+    def _send(self, exchange: Exchange) -> None:
         for observer in self._observers:
             try:
                 observer(exchange)

@@ -72,7 +72,7 @@ class CachedResponse:
         after_date: bytes after it; without the body if that is in a file.
         dependencies: what must be unchanged.
         exchange: the exchange from which it was cached; None if that was not reported.
-        place: path of the file with the body; empty if the body is part of the bytes.
+        path: path of the file with the body; empty if the body is part of the bytes.
         file: the part of the file that is the body.
     """
 
@@ -80,7 +80,7 @@ class CachedResponse:
     after_date: bytes
     dependencies: Dependencies
     exchange: Exchange | None
-    place: str = ""
+    path: str = ""
     file: FileSlice | None = None
 
     def now(self) -> bytes:
@@ -94,10 +94,10 @@ class CachedResponse:
         Raises:
             OSError: it cannot be opened, or has changed.
         """
-        fd = os.open(self.place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if self.file is None or signature_of(os.fstat(fd)) != self.file.signature:
             os.close(fd)
-            raise FileNotFoundError(self.place)
+            raise FileNotFoundError(self.path)
         return fd
 
 
@@ -171,7 +171,7 @@ class ResponseCache:
             self._entries.move_to_end(entry.key)
         return Hit(response, head, fd)
 
-    def keep(
+    def add(
         self,
         request: bytes,
         sent: bytes,
@@ -189,13 +189,13 @@ class ResponseCache:
         """
         if not dependencies.is_cacheable or not dependencies.is_complete or (head := parse_head(request)) is None:
             return
-        place = "" if file is None else dependencies.release(file.signature)
+        path = "" if file is None else dependencies.release(file.signature)
         start = sent.find(_DATE, 0, sent.find(_END)) + len(_DATE)
-        if place is None or start < len(_DATE) or not _is_complete(request, sent, file):
+        if path is None or start < len(_DATE) or not _is_complete(request, sent, file):
             return
         until = min(time.monotonic() + MAX_SECONDS, dependencies.until)
         after_date = sent[sent.index(b"\r\n", start) :]
-        response = CachedResponse(sent[:start], after_date, dependencies, exchange, place, file)
+        response = CachedResponse(sent[:start], after_date, dependencies, exchange, path, file)
         self._forget(self._entries.get(head.key))
         size = len(head.key) + len(sent) + ENTRY_BYTES
         entry = self._entries[head.key] = _Entry(head.key, response, size, until)

@@ -276,7 +276,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             sent, file = sock.end_copy()
         if sent is not None:
-            self._cache.keep(head, sent, made_of, sock.exchange, file)
+            self._cache.add(head, sent, made_of, sock.exchange, file)
 
     def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""

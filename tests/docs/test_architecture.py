@@ -332,7 +332,7 @@ DOMAIN = {
     "v1.staged_layers": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
     "v1.stored_results": {"names"},
     "v1.tag_files": {"conditional_removal", "legacy_layout", "listing_cache", "names", "v1.image_layout"},
-    "v1.tag_notes": {"conditional_removal", "legacy_layout", "names", "v1.image_layout"},
+    "v1.tag_json": {"conditional_removal", "legacy_layout", "names", "v1.image_layout"},
     "v1.tags": {
         "access",
         "actor",
@@ -347,7 +347,7 @@ DOMAIN = {
         "v1.images",
         "v1.repositories",
         "v1.tag_files",
-        "v1.tag_notes",
+        "v1.tag_json",
     },
     "v1.tokens": {"names", "v1.image_layout"},
     "bridge.bridge": {

@@ -10,7 +10,7 @@ import pytest
 
 from docker_registry.errors import SizeInvalid
 from docker_registry.registry.buffer_pool import FIRST_BYTES, LARGEST_BYTES
-from docker_registry.registry.ingest import Content, Intake
+from docker_registry.registry.ingest import Content, Ingest
 from docker_registry.registry.names import Digest
 
 
@@ -44,51 +44,51 @@ CONTENT = bytes(range(256)) * 10000
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537, LARGEST_BYTES, LARGEST_BYTES + FIRST_BYTES + 1, len(CONTENT)])
 class TestABodyOfAnyLength:
     def test_passes_unchanged_in_its_order(self, size):
-        assert CONTENT[:size] == b"".join(bytes(block) for block in Intake(Content(CONTENT[:size])))
+        assert CONTENT[:size] == b"".join(bytes(block) for block in Ingest(Content(CONTENT[:size])))
 
     def test_is_counted_and_hashed(self, size):
-        intake = Intake(Content(CONTENT[:size]), "sha512")
-        for _ in intake:
+        ingest = Ingest(Content(CONTENT[:size]), "sha512")
+        for _ in ingest:
             pass
-        assert (size, Digest("sha512", hashlib.sha512(CONTENT[:size]).hexdigest())) == (intake.size, intake.digest)
-        assert intake.complete
+        assert (size, Digest("sha512", hashlib.sha512(CONTENT[:size]).hexdigest())) == (ingest.size, ingest.digest)
+        assert ingest.complete
 
 
 class TestABodyOfUnknownLength:
     def test_passes_whole(self):
         pieces = [CONTENT[start : start + 32768] for start in range(0, len(CONTENT), 32768)]
-        assert CONTENT == b"".join(bytes(block) for block in Intake(Pieces(pieces)))
+        assert CONTENT == b"".join(bytes(block) for block in Ingest(Pieces(pieces)))
 
     def test_that_is_truncated_ends_incomplete(self):
-        intake = Intake(Pieces([b"abc"], complete=False))
-        assert [b"abc"] == [bytes(block) for block in intake]
-        assert not intake.complete
+        ingest = Ingest(Pieces([b"abc"], complete=False))
+        assert [b"abc"] == [bytes(block) for block in ingest]
+        assert not ingest.complete
 
     def test_that_is_longer_than_allowed_is_refused(self):
         with pytest.raises(SizeInvalid):
-            list(Intake(Pieces([b"x" * 11]), max_bytes=10))
+            list(Ingest(Pieces([b"x" * 11]), max_bytes=10))
 
 
 class TestAShortBody:
     @pytest.mark.parametrize("body", [Content(b"short"), Pieces([b"sh", b"ort"])])
     def test_is_available_immediately(self, body):
         seen = []
-        intake = Intake(body, taps=[lambda block: seen.append(bytes(block))])
-        assert b"short" == intake.short()
-        assert (5, Digest.of(b"short"), True) == (intake.size, intake.digest, intake.complete)
+        ingest = Ingest(body, taps=[lambda block: seen.append(bytes(block))])
+        assert b"short" == ingest.short()
+        assert (5, Digest.of(b"short"), True) == (ingest.size, ingest.digest, ingest.complete)
         assert [b"short"] == seen
 
     def test_that_is_truncated_is_not_complete(self):
-        intake = Intake(Pieces([b"abc"], complete=False))
-        assert b"abc" == intake.short()
-        assert not intake.complete
+        ingest = Ingest(Pieces([b"abc"], complete=False))
+        assert b"abc" == ingest.short()
+        assert not ingest.complete
 
     @pytest.mark.parametrize("body", [Content(CONTENT), Pieces([CONTENT])])
     def test_that_is_none_passes_afterwards(self, body):
-        intake = Intake(body)
-        assert intake.short() is None
-        assert CONTENT == b"".join(bytes(block) for block in intake)
-        assert (len(CONTENT), Digest.of(CONTENT)) == (intake.size, intake.digest)
+        ingest = Ingest(body)
+        assert ingest.short() is None
+        assert CONTENT == b"".join(bytes(block) for block in ingest)
+        assert (len(CONTENT), Digest.of(CONTENT)) == (ingest.size, ingest.digest)
 
 
 class TestObservers:
@@ -96,14 +96,14 @@ class TestObservers:
 
     def test_see_every_byte_in_order_however_fast_the_writer_is(self):
         seen = []
-        intake = Intake(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
+        ingest = Ingest(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
         written = []
-        for number, block in enumerate(intake):
+        for number, block in enumerate(ingest):
             written.append(bytes(block))
             if number % 2:
                 gevent.sleep(0.01)
         assert CONTENT * 3 == b"".join(seen) == b"".join(written)
-        assert Digest.of(CONTENT * 3) == intake.digest
+        assert Digest.of(CONTENT * 3) == ingest.digest
 
     def test_do_not_block_the_writer(self):
         go_on = threading.Event()
@@ -113,7 +113,7 @@ class TestObservers:
             assert go_on.wait(10)
             looks.append(bytes(block))
 
-        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        blocks = iter(Ingest(Content(CONTENT * 3), taps=[look]))
         written = [bytes(next(blocks)) for _ in range(3)]
         assert [] == looks
         go_on.set()
@@ -122,7 +122,7 @@ class TestObservers:
 
     @pytest.mark.parametrize("failing", [0, 1, -1])
     def test_report_their_errors(self, failing):
-        blocks = len(list(Intake(Content(CONTENT * 3))))
+        blocks = len(list(Ingest(Content(CONTENT * 3))))
         numbers = itertools.count()
 
         def look(_block):
@@ -130,7 +130,7 @@ class TestObservers:
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            for _ in Intake(Content(CONTENT * 3), taps=[look]):
+            for _ in Ingest(Content(CONTENT * 3), taps=[look]):
                 gevent.sleep(0)
 
     def test_end_before_a_writer_that_has_given_up_is_told(self):
@@ -141,7 +141,7 @@ class TestObservers:
             time.sleep(0.1)
             is_over.set()
 
-        blocks = iter(Intake(Content(CONTENT * 3), taps=[look]))
+        blocks = iter(Ingest(Content(CONTENT * 3), taps=[look]))
         next(blocks)
         while not under_way.is_set():
             gevent.sleep(0.001)
@@ -152,11 +152,11 @@ class TestObservers:
 class TestAFailedIngest:
     def test_raises_what_the_body_raised(self):
         with pytest.raises(ConnectionError):
-            list(Intake(Pieces([CONTENT], error=ConnectionError())))
+            list(Ingest(Pieces([CONTENT], error=ConnectionError())))
 
     def test_stops_receiving_when_the_writer_gives_up(self):
         body = Pieces([CONTENT])
-        blocks = iter(Intake(body))
+        blocks = iter(Ingest(body))
         next(blocks)
         blocks.close()
         left = len(body._pieces)
@@ -164,6 +164,6 @@ class TestAFailedIngest:
         assert left == len(body._pieces)
 
     def test_keeps_each_block_valid_only_until_the_next_one(self):
-        kept = list(Intake(Content(CONTENT)))
+        kept = list(Ingest(Content(CONTENT)))
         with pytest.raises(ValueError, match="released"):
             bytes(kept[0])

@@ -89,7 +89,7 @@ class TestADocument:
     @given(st.text(alphabet='{}[]",:1e-.tn\\ x', max_size=12))
     def test_that_is_not_json_is_rejected(self, text):
         try:
-            expected = json.loads(text, parse_constant=json_scanner.refuse_constant)
+            expected = json.loads(text, parse_constant=json_scanner.reject_constant)
         except ValueError:
             expected = None
         if isinstance(expected, dict):

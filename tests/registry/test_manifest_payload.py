@@ -24,7 +24,7 @@ class TestAPayload:
     def test_of_an_image_names_its_config_and_layers(self, media_type):
         payload = manifest_payload.read(dump({**IMAGE, "mediaType": media_type}), media_type)
         assert [Digest.of(b"{}"), Digest.of(b"tar")] == [blob.digest for blob in payload.blobs]
-        assert (media_type, True) == (payload.media_type, payload.told)
+        assert (media_type, True) == (payload.media_type, payload.is_inferable)
 
     @pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
     def test_of_an_index_names_its_children(self, media_type):
@@ -42,11 +42,11 @@ class TestAPayload:
     @pytest.mark.parametrize(("document", "media_type"), [(IMAGE, OCI_MANIFEST), (INDEX, OCI_INDEX)])
     def test_without_media_type_is_recognized_by_its_fields(self, document, media_type):
         payload = manifest_payload.read(dump(document), None)
-        assert (media_type, True) == (payload.media_type, payload.told)
+        assert (media_type, True) == (payload.media_type, payload.is_inferable)
 
     def test_without_media_type_has_the_type_that_the_client_declares(self):
         payload = manifest_payload.read(dump(IMAGE), DOCKER_MANIFEST)
-        assert (DOCKER_MANIFEST, False) == (payload.media_type, payload.told)
+        assert (DOCKER_MANIFEST, False) == (payload.media_type, payload.is_inferable)
 
     def test_of_an_unknown_type_is_accepted(self):
         assert "application/x+json" == manifest_payload.read(dump({"x": 1}), "application/x+json").media_type
@@ -180,7 +180,7 @@ class TestALargePayload:
     def test_is_read_like_a_small_one(self, document, media_type):
         small = manifest_payload.read(dump(document), media_type)
         large = manifest_payload.read(dump(document) + self.PADDING.encode(), media_type)
-        assert not large.told
+        assert not large.is_inferable
         assert (small.media_type, small.blobs, small.manifests) == (large.media_type, large.blobs, large.manifests)
         assert (small.subject, small.artifact_type) == (large.subject, large.artifact_type)
         assert small.annotations == large.annotations

@@ -40,7 +40,7 @@ def offered():
 class TestAnAnswer:
     def test_is_given_again_with_a_new_date(self):
         kept = ResponseCache()
-        kept.keep(REQUEST, ANSWER, offered())
+        kept.add(REQUEST, ANSWER, offered())
         again = kept.find(REQUEST).response.now()
         assert ANSWER[-23:] == again[-23:]
         assert ANSWER[:23] == again[:23]
@@ -61,21 +61,21 @@ class TestAnAnswer:
     )
     def test_is_not_kept_when_it_or_its_request_is_not_whole(self, request_bytes, answer):
         kept = ResponseCache()
-        kept.keep(request_bytes, answer, offered())
+        kept.add(request_bytes, answer, offered())
         assert kept.find(request_bytes) is None
 
     def test_is_not_kept_when_nobody_offers_it(self):
         kept = ResponseCache()
-        kept.keep(REQUEST, ANSWER, Dependencies())
+        kept.add(REQUEST, ANSWER, Dependencies())
         spoiled = offered()
         spoiled.is_complete = False
-        kept.keep(REQUEST, ANSWER, spoiled)
+        kept.add(REQUEST, ANSWER, spoiled)
         assert kept.find(REQUEST) is None
 
     def test_is_forgotten_when_its_files_change(self, tmp_path):
         provenance, kept = offered(), ResponseCache()
         provenance.record(str(tmp_path / "a"), None)
-        kept.keep(REQUEST, ANSWER, provenance)
+        kept.add(REQUEST, ANSWER, provenance)
         assert kept.find(REQUEST) is not None
         (tmp_path / "a").write_bytes(b"")
         assert kept.find(REQUEST) is None
@@ -87,7 +87,7 @@ class TestAnAnswer:
         with dependencies.collected() as collected:
             dependencies.depend_on_version(lambda: versions[0])
             dependencies.declare_cacheable()
-        kept.keep(REQUEST, ANSWER, collected)
+        kept.add(REQUEST, ANSWER, collected)
         assert kept.find(REQUEST) is not None
         versions[0] = 2
         assert kept.find(REQUEST) is None
@@ -99,12 +99,12 @@ class TestAnAnswer:
                 dependencies.expire(time.monotonic() + 100)
                 dependencies.expire(time.monotonic() + seconds)
                 dependencies.declare_cacheable()
-            kept.keep(REQUEST, ANSWER, collected)
+            kept.add(REQUEST, ANSWER, collected)
             assert (seconds > 0) == (kept.find(REQUEST) is not None)
 
     def test_is_forgotten_after_a_while(self, monkeypatch):
         kept = ResponseCache()
-        kept.keep(REQUEST, ANSWER, offered())
+        kept.add(REQUEST, ANSWER, offered())
         now = time.monotonic()
         monkeypatch.setattr(
             "docker_registry.server.response_cache.time.monotonic", lambda: now + response_cache.MAX_SECONDS + 1
@@ -115,7 +115,7 @@ class TestAnAnswer:
         kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + 2 * len(REQUEST) + len(ANSWER) + 10))
         requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
         for one in requested:
-            kept.keep(one, ANSWER, offered())
+            kept.add(one, ANSWER, offered())
             kept.find(requested[0])
         found = [one for one in requested if kept.find(one) is not None]
         assert (requested[0], requested[-9:]) == (found[0], found[1:])
@@ -124,7 +124,7 @@ class TestAnAnswer:
 class TestTheKeyOfARequest:
     def test_lacks_headers_that_cannot_change_the_response(self):
         kept = ResponseCache()
-        kept.keep(REQUEST, ANSWER, offered())
+        kept.add(REQUEST, ANSWER, offered())
         for number in range(20):
             lines = [
                 f"X-Request-ID: {number}", f"User-Agent: client/{number}", "traceparent: 00-1-2-3",
@@ -145,7 +145,7 @@ class TestTheKeyOfARequest:
     )  # fmt: skip
     def test_has_all_others(self, line):
         kept = ResponseCache()
-        kept.keep(REQUEST, ANSWER, offered())
+        kept.add(REQUEST, ANSWER, offered())
         assert kept.find(head_of("/")) is not None
         assert (kept.find(head_of("/", line)) is not None) == (line == "X-Request-Id")
 
@@ -170,7 +170,7 @@ class TestABodyInAFile:
     def kept(self, file):
         kept, collected = ResponseCache(), offered()
         collected.record(str(file), file.stat())
-        kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, 2))
+        kept.add(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, 2))
         return kept
 
     def test_is_opened_again(self, kept):
@@ -208,7 +208,7 @@ class TestABodyInAFile:
             kept, collected = ResponseCache(), offered()
             if records:
                 collected.record(str(file), file.stat())
-            kept.keep(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, length))
+            kept.add(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, length))
             assert kept.find(REQUEST) is None
 
 

@@ -74,12 +74,12 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")
     def get_tag_json(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return what is recorded about the push of a tag."""
-        return json_response(legacy.image_tags.get_note(repository, tag))
+        return json_response(legacy.image_tags.get_json(repository, tag))
 
     @bp.get("/v1/repositories/<path:repository>/json")
     def get_repository_json(repository: ImageRepositoryName) -> Response:
         """Return what is recorded about the latest push of tag ``latest``."""
-        return json_response(legacy.image_tags.get_repository_note(repository))
+        return json_response(legacy.image_tags.get_repository_json(repository))
 
     return bp
 

@@ -41,7 +41,7 @@ _LEASE_MILLISECONDS: Final = 10_000
 
 #: KEYS: the entry, the generations; ARGV: a new token, the lifetime of a new lease in milliseconds. Returns two texts:
 #: ``V`` and the value, or ``L`` and the lease; and the generations, separated by spaces.
-_LOOK: Final = """
+_LOOK_UP: Final = """
 local function get(key)  -- false also for a key of another type, which is not ours and is replaced
   local value = redis.pcall('GET', key)
   return type(value) == 'string' and value
@@ -147,7 +147,7 @@ class LeasedCache:
         """
         self._circuit = circuit
         self._identity = identity
-        self._look = redis.register_script(_LOOK)
+        self._look_up = redis.register_script(_LOOK_UP)
         self._fill = redis.register_script(_FILL)
         self._confirm = redis.register_script(_CONFIRM)
         self._pending = PendingInvalidations(redis)
@@ -165,7 +165,7 @@ class LeasedCache:
         self.requests += 1
         keys = _entry_and_generations(prefix, fact, path)
         try:
-            reply = self._call(lambda _: self._look(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
+            reply = self._call(lambda _: self._look_up(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
         except (Unavailable, OutOfMemory):
             return Lookup()
         value, generations = reply[0], dict(zip(keys[1:], reply[1].split(b" "), strict=True))

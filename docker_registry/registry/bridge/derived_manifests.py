@@ -152,6 +152,6 @@ class DerivedManifests:
     def _publish_layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
         """Publish a layer as a blob that clients of V2 can unpack, and return its descriptor."""
         if link.media_type in _READABLE:
-            self._blobs.lend(link.digest, link.size, file.path)
+            self._blobs.publish_in_place(link.digest, link.size, file.path)
             return Descriptor(link.media_type, link.digest, link.size)
         return Descriptor(MEDIA_TYPES["tar"], diff_id, self._unpacked.put(file, diff_id, layout.blob_data(diff_id)))

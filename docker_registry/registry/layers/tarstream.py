@@ -83,7 +83,7 @@ class TarReader:
         self._count, self._receiver = next(self._steps)
 
     @property
-    def has_ended(self) -> bool:
+    def has_end_marker(self) -> bool:
         """Whether the end-of-archive marker has been read; some writers omit it."""
         return self._ended
 

@@ -24,7 +24,7 @@ _EXCLUDED: Final = re.compile(
 _DIGEST_LINK: Final = re.compile(r".*/(?:_layers|revisions|index)/([^/]+)/([^/]+)/link")
 
 #: Files that mark other files as complete; they are read before those files and written after them.
-FLAGS: Final = (layout.CATALOG_IS_WHOLE,)
+FLAGS: Final = (layout.CATALOG_COMPLETE,)
 
 
 def belongs(path: str) -> bool:

@@ -110,7 +110,7 @@ class ImageFiles:
             if known is not None:
                 return known
             records = [self._record(ancestor, principal) for ancestor in self._chain(image_id, principal)]
-            return self._results.keep(
+            return self._results.put(
                 image_layout.changes(self._images.folder(image_id)),
                 self._digest(image_id, principal),
                 lambda: self._reader.diff(record.read() for record in records),
@@ -136,7 +136,7 @@ class ImageFiles:
                 return known
             link, file = self._images.find_stored_layer(image_id, principal=principal)
             path = image_layout.file_list(self._images.folder(image_id))
-            return self._results.keep(path, link.digest, lambda: self._reader.list(file.read()))
+            return self._results.put(path, link.digest, lambda: self._reader.list(file.read()))
 
     def _known_record(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
         record = self._results.find(

@@ -62,9 +62,9 @@ class ImageCommits:
     def decided(self, image_id: ImageId) -> LayerLink | None:
         """Return the committed layer of an image if its bytes exist, even if the push was not completed; else None."""
         link = _read(self.stored(image_id))
-        return link if link is not None and self.place(image_id, link) is not None else None
+        return link if link is not None and self.find_file(image_id, link) is not None else None
 
-    def place(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
+    def find_file(self, image_id: ImageId, link: LayerLink) -> StoredFile | None:
         """Return the stored file of a layer: the blob, or the file in the image's folder; None when both are gone."""
         for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
             if self._driver.find_size(path) == link.size:
@@ -110,7 +110,7 @@ class ImageCommits:
         self._unfinished.end(image_id)
         return True
 
-    def keep_verified(self, image_id: ImageId, link: LayerLink) -> None:
+    def put_verified(self, image_id: ImageId, link: LayerLink) -> None:
         """
         Repair the blob of a layer whose raw file in the image's folder was just verified.
 

@@ -95,7 +95,7 @@ def pending(image_id: ImageId) -> str:
     return f"{image(image_id)}/_pending"
 
 
-def received(image_id: ImageId) -> str:
+def staged_layers(image_id: ImageId) -> str:
     """The folder of the staged layers that wait for their checksum."""
     return f"{image(image_id)}/_received"
 

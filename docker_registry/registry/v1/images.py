@@ -70,7 +70,7 @@ class Images:
     def __init__(
         self,
         driver: StorageDriver,
-        decisions: ImageCommits,
+        commits: ImageCommits,
         unfinished: PendingPushes,
         derived: DerivedImageSource,
         access: Access,
@@ -87,7 +87,7 @@ class Images:
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
-        self._decisions = decisions
+        self._commits = commits
         self._unfinished = unfinished
         self._derived = derived
         self._access = access
@@ -117,7 +117,7 @@ class Images:
         if derived is not None:
             return Image(derived.payload, derived.link.size, derived.link.checksums)
         payload = self._check_pushed(image_id)
-        link = self._decisions.find(image_id, payload)
+        link = self._commits.find(image_id, payload)
         if link is not None:
             return Image(payload, link.size, link.checksums)
         return Image(payload, self._driver.find_size(image_layout.layer(image_id)), self._checksums(image_id))
@@ -143,7 +143,7 @@ class Images:
             if not self.exists(image_id):
                 raise ImageUnknown(id=str(image_id))
             raise ImageUnfinished(id=str(image_id))
-        return self._decisions.get_json(image_id)
+        return self._commits.get_json(image_id)
 
     def ancestry(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> tuple[str, ...]:
         """
@@ -206,11 +206,11 @@ class Images:
         if derived is not None and (stored := self._derived.stored_file(image_id, derived)) is not None:
             return derived, derived.link, stored
         payload = self._check_pushed(image_id)
-        link = self._decisions.find(image_id, payload)
-        file = self._decisions.place(image_id, link) if link else None
+        link = self._commits.find(image_id, payload)
+        file = self._commits.find_file(image_id, link) if link else None
         if link is None or file is None:
             link = self._verify(image_id, payload)
-            file = self._decisions.place(image_id, link)
+            file = self._commits.find_file(image_id, link)
         if file is None:
             raise ImageUnknown(id=str(image_id))
         return None, link, file
@@ -232,10 +232,10 @@ class Images:
             link, file = self.find_stored_layer(image_id, principal=principal)
             if self._is_inspected(link):  # by a concurrent request
                 return link
-            stored = self._decisions.stored(image_id)
-            found = self._reader.inspect(self._decisions.get_json(image_id), file.read()).link
+            stored = self._commits.stored(image_id)
+            found = self._reader.inspect(self._commits.get_json(image_id), file.read()).link
             link = replace(link, media_type=found.media_type, diff_id=found.diff_id, rules=found.rules)
-            self._decisions.decide(image_id, link, stored)
+            self._commits.decide(image_id, link, stored)
             return link
 
     def _is_inspected(self, link: LayerLink) -> bool:
@@ -247,16 +247,16 @@ class Images:
 
     def find_link(self, image_id: ImageId, payload: bytes) -> LayerLink | None:
         """Return the committed layer of an image; None when there is none, or its JSON was not *payload*."""
-        return self._decisions.find(image_id, payload)
+        return self._commits.find(image_id, payload)
 
     def find_digest(self, image_id: ImageId) -> Digest | None:
         """Return the digest of the committed layer of a pushed image; None when none was committed."""
-        link = self._decisions.known(image_id)
+        link = self._commits.known(image_id)
         return link.digest if link is not None else None
 
-    def is_whole(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bool:
+    def is_complete(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bool:
         """Return whether an image is complete, so that clients need not push it."""
-        if self._find_derived(image_id, principal) is not None or self._decisions.decided(image_id) is not None:
+        if self._find_derived(image_id, principal) is not None or self._commits.decided(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False
@@ -271,10 +271,10 @@ class Images:
     def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
         """Verify and commit the raw layer of an image whose push has ended."""
         with self._verifying.hold(image_id):
-            known = self._decisions.find(image_id, payload)  # maybe verified by a concurrent request
-            if known is not None and self._decisions.place(image_id, known) is not None:
+            known = self._commits.find(image_id, payload)  # maybe verified by a concurrent request
+            if known is not None and self._commits.find_file(image_id, known) is not None:
                 return known
-            stored = self._decisions.stored(image_id)
+            stored = self._commits.stored(image_id)
             try:
                 link = self._verify_raw(image_id, payload, is_finished=True)
             except PathNotFound:
@@ -283,18 +283,18 @@ class Images:
                 logger.error("the layer of image %s is damaged; push it again to repair it", image_id)
                 self._unfinished.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
-            self._decisions.keep_verified(image_id, link)
-            self._decisions.decide(image_id, link, stored)
+            self._commits.put_verified(image_id, link)
+            self._commits.decide(image_id, link, stored)
             return link
 
     def _heal(self, image_id: ImageId) -> bool:
         """Complete a push that died after everything had arrived; return False when something is missing."""
-        link = self._decisions.decided(image_id) or self._verify_abandoned(image_id)
-        return link is not None and self._decisions.complete(image_id, link)
+        link = self._commits.decided(image_id) or self._verify_abandoned(image_id)
+        return link is not None and self._commits.complete(image_id, link)
 
     def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
         """Verify and commit the raw layer of a push that an old server did not finish; None if it is not valid."""
-        stored = self._decisions.stored(image_id)
+        stored = self._commits.stored(image_id)
         checksums = self._checksums(image_id)
         try:
             state = (self._driver.stat(image_layout.layer(image_id)), checksums)
@@ -307,18 +307,18 @@ class Images:
             return None
         with self._verifying.hold(image_id):
             try:
-                payload = self._decisions.get_json(image_id)
+                payload = self._commits.get_json(image_id)
                 link = self._verify_raw(image_id, payload, is_finished=False)
                 if link is not None:
-                    self._decisions.keep_verified(image_id, link)
+                    self._commits.put_verified(image_id, link)
             except (ImageUnknown, PathNotFound):
                 return None
         if link is None:
             self._remember(image_id, state)
-        elif self._decisions.decide(image_id, link, stored):
+        elif self._commits.decide(image_id, link, stored):
             logger.info("the push of image %s was not completed, but all parts exist: serving it", image_id)
             return link
-        return self._decisions.decided(image_id)
+        return self._commits.decided(image_id)
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
         return legacy_layers.verify(

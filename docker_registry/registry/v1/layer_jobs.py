@@ -77,10 +77,10 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
     Yield the facts about a layer; the argument ``json`` is the image's JSON::
 
-        {"link": {…}, "is_archive": true, "is_whole": true, "has_ended": true, "tarsum": "tarsum+sha256:…"}
+        {"link": {…}, "is_archive": true, "is_complete": true, "has_end_marker": true, "tarsum": "tarsum+sha256:…"}
 
     With ``as_sent``, the facts are about the bytes that clients of API V1 receive, not about the stored ones. The last
-    two fields are present only with ``tarsum``; the layer then counts as whole only if it is a tar.
+    two fields are present only with ``tarsum``; the layer then counts as complete only if it is a tar.
     """
     limits = LayerLimits.from_json(arguments["limits"])
     image_json = _text(arguments["json"])
@@ -93,12 +93,12 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     layer = _layer(parts)
     for block in _as_sent(layer, limits) if arguments["as_sent"] else layer:
         content.update(block)
-        inspection.look(block)
+        inspection.update(block)
         size += len(block)
     link = inspection.link(Digest.from_hash(content), size)
-    facts = {"link": link.to_json(), "is_archive": inspection.is_archive, "is_whole": inspection.is_whole}
+    facts = {"link": link.to_json(), "is_archive": inspection.is_archive, "is_complete": inspection.is_complete}
     if arguments["tarsum"]:
-        facts |= {"has_ended": reader.has_ended, "tarsum": tarsum.sum(image_json)}
+        facts |= {"has_end_marker": reader.has_end_marker, "tarsum": tarsum.sum(image_json)}
     yield json.dumps(facts).encode()
 
 

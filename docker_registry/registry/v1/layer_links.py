@@ -166,7 +166,7 @@ class Inspection:
         self._beginning = b""
         self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
 
-    def look(self, block: Bytes) -> None:
+    def update(self, block: Bytes) -> None:
         """Process the next block; no reference to it is kept."""
         if len(self._beginning) < BLOCK_BYTES:
             self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
@@ -184,7 +184,7 @@ class Inspection:
         return sniff(self._beginning) is not None
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the layer is an archive that could be read completely; valid only after the last block."""
         return not isinstance(self._finish(), Exception)
 

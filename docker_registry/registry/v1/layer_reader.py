@@ -19,22 +19,22 @@ from docker_registry.registry.v1.layer_links import LayerLink
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class LayerFacts:
     """
     The result of the inspection of a layer.
 
     Attributes:
         link: the link for the JSON that was passed to the inspection.
         is_archive: whether the first bytes are those of an archive.
-        is_whole: whether the layer is an archive that could be read completely.
-        has_ended: whether the layer is a tar with an end-of-archive marker; False if no TarSum was requested.
+        is_complete: whether the layer is an archive that could be read completely.
+        has_end_marker: whether the layer is a tar with an end-of-archive marker; False if no TarSum was requested.
         tarsum: the TarSum; empty if it was not requested.
     """
 
     link: LayerLink
     is_archive: bool
-    is_whole: bool
-    has_ended: bool = False
+    is_complete: bool
+    has_end_marker: bool = False
     tarsum: str = ""
 
 
@@ -93,13 +93,13 @@ class LayerReader:
 
     def inspect(
         self, image_json: bytes, layer: Iterable[Bytes], *, with_tarsum: bool = False, as_sent: bool = False
-    ) -> Facts:
+    ) -> LayerFacts:
         """
         Inspect a layer.
 
         Args:
             image_json: the stored bytes of the image's JSON.
-            with_tarsum: compute the TarSum too; the layer then counts as whole only if it is a tar.
+            with_tarsum: compute the TarSum too; the layer then counts as complete only if it is a tar.
             as_sent: inspect the bytes that clients of API V1 receive: the uncompressed tar if they could not unpack the
                 stored layer.
 
@@ -108,7 +108,7 @@ class LayerReader:
         """
         arguments = self._arguments(json=_text(image_json), tarsum=with_tarsum, as_sent=as_sent)
         facts = self._pool.result("inspect", arguments, [layer])
-        return Facts(**{**facts, "link": LayerLink.from_json(facts["link"])})
+        return LayerFacts(**{**facts, "link": LayerLink.from_json(facts["link"])})
 
     def unpack(self, layer: Iterable[Bytes], diff_id: Digest) -> Iterator[bytes]:
         """

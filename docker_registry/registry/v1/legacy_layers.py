@@ -56,14 +56,15 @@ def verify(
         tar.
     """
     known = {checksum for checksum in checksums if _PAYLOAD_SUM.fullmatch(checksum) or _TARSUM.fullmatch(checksum)}
-    looks_inside = not is_finished or not any(map(_PAYLOAD_SUM.fullmatch, known))
-    facts = reader.inspect(image_json, driver.stream_read(path), with_tarsum=looks_inside)
+    with_tarsum = not is_finished or not any(map(_PAYLOAD_SUM.fullmatch, known))
+    facts = reader.inspect(image_json, driver.stream_read(path), with_tarsum=with_tarsum)
     computed = {facts.link.checksums[0], facts.tarsum}
+    is_complete_tar = facts.is_complete and facts.has_end_marker
     if known:
-        is_good = bool(computed & known) and (is_finished or (facts.is_whole and facts.has_ended))
+        is_valid = bool(computed & known) and (is_finished or is_complete_tar)
     else:
-        is_good = (facts.is_whole and (is_finished or facts.has_ended)) or (is_finished and not facts.is_archive)
-    if not is_good:
+        is_valid = is_complete_tar or (is_finished and (facts.is_complete or not facts.is_archive))
+    if not is_valid:
         return None
     payload_sum = facts.link.checksums[0]
     return replace(facts.link, checksums=tuple(dict.fromkeys((payload_sum, *sorted(computed & known)))))

@@ -60,12 +60,12 @@ class Migration:
         self._dry_run = dry_run
         self.report = Report()
 
-    def run(self, tell: Callable[[int, int], object] = lambda _done, _of: None) -> Report:
+    def run(self, report_progress: Callable[[int, int], object] = lambda _done, _of: None) -> Report:
         """
         Migrate the layers of all images.
 
         Args:
-            tell: called after each image with the number of processed images and the total.
+            report_progress: called after each image with the number of processed images and the total.
         """
         ids = self._ids()
         for done, image_id in enumerate(ids, 1):
@@ -78,7 +78,7 @@ class Migration:
             except StorageError as error:
                 logger.warning("image %s was not migrated: %s", image_id, error)
                 self.report.failed[str(image_id)] = error.sentence
-            tell(done, len(ids))
+            report_progress(done, len(ids))
         return self.report
 
     def _ids(self) -> Sequence[ImageId]:

@@ -41,10 +41,10 @@ from docker_registry.registry.v1.layer_inspections import LayerInspections
 from docker_registry.registry.v1.layer_links import Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.pending_pushes import Pending, PendingPushes
-from docker_registry.registry.v1.staged_layers import KnownTarSum, Received, StagedLayers
+from docker_registry.registry.v1.staged_layers import KnownTarSum, StagedLayer, StagedLayers
 
 #: Maximum attempts to end a push while concurrent pushes of the image interfere.
-_MAX_TRIES: Final = 100
+_MAX_ATTEMPTS: Final = 100
 
 #: Maximum number of ancestors of an image; Docker could run at most 127.
 _MAX_ANCESTORS: Final = 4096
@@ -84,7 +84,7 @@ class ImagePushes:
         driver: StorageDriver,
         uploads: Uploads,
         images: Images,
-        decisions: ImageCommits,
+        commits: ImageCommits,
         unfinished: PendingPushes,
         resolve: ResolveImage,
         reader: LayerReader,
@@ -97,10 +97,10 @@ class ImagePushes:
         self._driver = driver
         self._uploads = uploads
         self._images = images
-        self._decisions = decisions
+        self._commits = commits
         self._unfinished = unfinished
         self._resolve = resolve
-        self._received = StagedLayers(driver, uploads)
+        self._staged_layers = StagedLayers(driver, uploads)
         self._reader = reader
         self._inspections = inspections
 
@@ -121,10 +121,10 @@ class ImagePushes:
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
         if image_id.is_hidden:  # the next request fails because no push has started
             return
-        if self._images.is_whole(image_id):
+        if self._images.is_complete(image_id):
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
-        if self._decisions.decided(image_id) is not None:  # another push ended concurrently
+        if self._commits.decided(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
     def put_layer(self, image_id: ImageId, body: Body) -> None:
@@ -137,7 +137,7 @@ class ImagePushes:
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
         newest, *others = self._payloads(image_id)
-        if self._images.is_whole(image_id):
+        if self._images.is_complete(image_id):
             raise self._exists(image_id)
         receipt = Receipt(newest)
         sums = {payload: payload_checksum(payload) for payload in others}
@@ -149,10 +149,11 @@ class ImagePushes:
             self._cancel(upload.id)
             raise
         link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
-        self._received.note(image_id, upload.id, link)
+        self._staged_layers.put(image_id, upload.id, link)
         for payload, payload_sum in sums.items():
             checksums = (f"sha256:{payload_sum.hexdigest()}",)
-            self._received.note(image_id, upload.id, replace(link, image_json=Digest.of(payload), checksums=checksums))
+            own = replace(link, image_json=Digest.of(payload), checksums=checksums)
+            self._staged_layers.put(image_id, upload.id, own)
 
     def put_checksum(self, image_id: ImageId, checksum: Checksum, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
@@ -168,20 +169,20 @@ class ImagePushes:
         if not checksum.payload and not checksum.tarsum:
             raise ChecksumMissing(id=str(image_id))
         self._payloads(image_id)
-        for _ in range(_MAX_TRIES):
-            received = self._choose(image_id, checksum)
-            if self._images.is_whole(image_id):
+        for _ in range(_MAX_ATTEMPTS):
+            staged = self._choose(image_id, checksum)
+            if self._images.is_complete(image_id):
                 # A concurrent push was committed first; a client with a valid layer still receives success.
                 self._complete(image_id)
-                if received is None:
+                if staged is None:
                     raise ChecksumUnexpected(id=str(image_id))
-                self._received.discard(received)
+                self._staged_layers.discard(staged)
                 return
-            if received is None:
+            if staged is None:
                 raise ChecksumMismatch(id=str(image_id))
-            if self._publish(image_id, received, actor):
+            if self._publish(image_id, staged, actor):
                 self._complete(image_id)
-                self._received.discard(received)
+                self._staged_layers.discard(staged)
                 self._inspections.add(image_id)
                 return
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
@@ -194,9 +195,9 @@ class ImagePushes:
         return ImageExists(id=str(image_id))
 
     def _complete(self, image_id: ImageId) -> None:
-        link = self._decisions.decided(image_id)
+        link = self._commits.decided(image_id)
         if link is not None and self._images.is_marked(image_id):
-            self._decisions.complete(image_id, link)
+            self._commits.complete(image_id, link)
 
     def _payloads(self, image_id: ImageId) -> list[bytes]:
         """
@@ -207,7 +208,7 @@ class ImagePushes:
         """
         payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
         try:
-            payloads[self._decisions.get_json(image_id)] = None  # a push that an old server started
+            payloads[self._commits.get_json(image_id)] = None  # a push that an old server started
         except ImageUnknown:
             if not payloads:
                 raise
@@ -231,49 +232,49 @@ class ImagePushes:
             raise ParentUnknown(parent=str(parent_id))
         return (str(image_id), *below)
 
-    def _choose(self, image_id: ImageId, checksum: Checksum) -> Received | None:
+    def _choose(self, image_id: ImageId, checksum: Checksum) -> StagedLayer | None:
         """Return the staged layer that has a checksum, with that checksum added to its link; None if there is none."""
         payload = checksum.payload or checksum.tarsum or ""
-        waiting = list(self._received.of(image_id))
-        for note in waiting:
-            if payload in note.link.checksums:
-                return note
+        waiting = list(self._staged_layers.of(image_id))
+        for staged in waiting:
+            if payload in staged.link.checksums:
+                return staged
         tarsum = checksum.tarsum
         if not tarsum or (checksum.payload and checksum.is_payload_decisive):
             return None
         payloads = {Digest.of(image_json): image_json for image_json in self._payloads(image_id)}
-        for note in waiting:
-            image_json = payloads.get(note.link.image_json)
-            if image_json is not None and self._tarsum(image_json, note) == tarsum:
-                return replace(note, link=replace(note.link, checksums=(*note.link.checksums, tarsum)))
+        for staged in waiting:
+            image_json = payloads.get(staged.link.image_json)
+            if image_json is not None and self._tarsum(image_json, staged) == tarsum:
+                return replace(staged, link=replace(staged.link, checksums=(*staged.link.checksums, tarsum)))
         return None
 
-    def _tarsum(self, image_json: bytes, note: Received) -> str | None:
+    def _tarsum(self, image_json: bytes, staged: StagedLayer) -> str | None:
         """Return the TarSum of a staged layer, computed once; None if it cannot be computed."""
-        if note.tarsum is not None and note.tarsum.rules == self._reader.rules:
-            return note.tarsum.text
+        if staged.tarsum is not None and staged.tarsum.rules == self._reader.rules:
+            return staged.tarsum.text
         try:
-            text = self._reader.tarsum(image_json, self._uploads.read(None, note.upload_id))
+            text = self._reader.tarsum(image_json, self._uploads.read(None, staged.upload_id))
         except (LayerFormatUnsupported, TooLarge):
             text = None
         except UploadUnknown:
             return None
-        self._received.keep_tarsum(note, KnownTarSum(text, self._reader.rules))
+        self._staged_layers.put_tarsum(staged, KnownTarSum(text, self._reader.rules))
         return text
 
-    def _publish(self, image_id: ImageId, received: Received, actor: Actor) -> bool:
+    def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
-        stored = self._decisions.stored(image_id)
-        if self._decisions.decided(image_id) is not None:
+        stored = self._commits.stored(image_id)
+        if self._commits.decided(image_id) is not None:
             return False
-        self._decisions.protect(image_id, received.link.digest)
+        self._commits.protect(image_id, staged.link.digest)
         try:
-            self._uploads.commit(None, received.upload_id, received.link.digest, Content(b""), actor=actor)
+            self._uploads.commit(None, staged.upload_id, staged.link.digest, Content(b""), actor=actor)
         except (UploadUnknown, DigestInvalid):
             # The upload session and its bytes no longer exist.
-            self._received.forget(received)
+            self._staged_layers.remove_record(staged)
             return False
-        return self._decisions.decide(image_id, received.link, stored)
+        return self._commits.decide(image_id, staged.link, stored)
 
     def _cancel(self, upload_id: str) -> None:
         try:

@@ -27,14 +27,14 @@ from docker_registry.errors import (
 from docker_registry.registry import events, json_scanner, legacy_layout, name_mapping
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.json_budget import JsonBudget
-from docker_registry.registry.json_scanner import NoList
+from docker_registry.registry.json_scanner import NotAList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1 import image_layout
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to update a list that is being changed concurrently.
-_MAX_TRIES: Final = 1000
+_MAX_ATTEMPTS: Final = 1000
 
 #: Maximum images of a list. Lists only grow: they record which images were ever pushed to a repository.
 MAX_IMAGES: Final = 50_000
@@ -148,7 +148,7 @@ class ImageRepositories:
             return
         self.enter(name)
         repository = name_mapping.repository(name)
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             folder = self.home(name)
             stored = self._stored(folder)
             content = payload if stored.version == ABSENT else self._merged(stored.content, others=entries)
@@ -218,7 +218,7 @@ class ImageRepositories:
                     raise BodyInvalid
                 entries.append(entry)
                 self._check_count(entries)
-        except NoList:
+        except NotAList:
             raise BodyInvalid from None
         except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or a number with too many digits
             raise JsonInvalid from None

@@ -34,7 +34,7 @@ class KnownTarSum:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class StagedLayer:
     """
     A staged layer.
 
@@ -56,43 +56,43 @@ class StagedLayers:
         self._driver = driver
         self._uploads = uploads
 
-    def note(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
+    def put(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
         """Record a staged layer with its link for one image JSON."""
-        path = f"{image_layout.received(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
-        self._put(Received(path, upload_id, link))
+        path = f"{image_layout.staged_layers(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
+        self._put(StagedLayer(path, upload_id, link))
 
-    def keep_tarsum(self, received: Received, tarsum: KnownTarSum) -> None:
+    def put_tarsum(self, staged: StagedLayer, tarsum: KnownTarSum) -> None:
         """Record the TarSum of a staged layer, so that it is computed only once."""
-        self._put(replace(received, tarsum=tarsum))
+        self._put(replace(staged, tarsum=tarsum))
 
-    def of(self, image_id: ImageId) -> Iterator[Received]:
+    def of(self, image_id: ImageId) -> Iterator[StagedLayer]:
         """Yield the staged layers of an image."""
         try:
-            paths = list(self._driver.list_directory(image_layout.received(image_id)))
+            paths = list(self._driver.list_directory(image_layout.staged_layers(image_id)))
         except PathNotFound:
             return
         for path in paths:
             try:
-                note = json.loads(self._driver.get_content(path))
-                tarsum = KnownTarSum(**note["tarsum"]) if note.get("tarsum") else None
-                yield Received(path, str(note["upload"]), LayerLink.from_json(note["layer"]), tarsum)
+                record = json.loads(self._driver.get_content(path))
+                tarsum = KnownTarSum(**record["tarsum"]) if record.get("tarsum") else None
+                yield StagedLayer(path, str(record["upload"]), LayerLink.from_json(record["layer"]), tarsum)
             except (PathNotFound, ValueError, KeyError, TypeError):  # discarded concurrently, or not ours
                 continue
 
-    def _put(self, received: Received) -> None:
-        note: dict[str, object] = {"upload": received.upload_id, "layer": received.link.to_json()}
-        if received.tarsum is not None:
-            note["tarsum"] = asdict(received.tarsum)
-        self._driver.put_content(received.path, json.dumps(note).encode())
+    def _put(self, staged: StagedLayer) -> None:
+        record: dict[str, object] = {"upload": staged.upload_id, "layer": staged.link.to_json()}
+        if staged.tarsum is not None:
+            record["tarsum"] = asdict(staged.tarsum)
+        self._driver.put_content(staged.path, json.dumps(record).encode())
 
-    def forget(self, received: Received) -> None:
+    def remove_record(self, staged: StagedLayer) -> None:
         """Remove the record of a staged layer whose upload session no longer exists."""
-        self._driver.discard(received.path)
+        self._driver.discard(staged.path)
 
-    def discard(self, received: Received) -> None:
+    def discard(self, staged: StagedLayer) -> None:
         """Remove a staged layer: its record and its upload session."""
         try:
-            self._uploads.cancel(None, received.upload_id)
+            self._uploads.cancel(None, staged.upload_id)
         except UploadUnknown:
             pass
-        self.forget(received)
+        self.remove_record(staged)

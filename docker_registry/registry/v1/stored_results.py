@@ -98,7 +98,7 @@ class StoredResults:
             return None
         return Answer(self._driver, path, len(line), size if content is None else len(content), content)
 
-    def keep(self, path: str, digest: Digest, compute: Callable[[], Iterable[Bytes]]) -> Answer:
+    def put(self, path: str, digest: Digest, compute: Callable[[], Iterable[Bytes]]) -> Answer:
         """
         Compute and store a result, or store the rejection if it cannot be computed.
 

@@ -30,14 +30,14 @@ from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
-from docker_registry.registry.v1.tag_notes import LATEST, NOTHING_KNOWN, ImageTagNotes
+from docker_registry.registry.v1.tag_json import LATEST, UNKNOWN_CLIENT, TagJson
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Number of tags that are listed in one batch.
 _BATCH: Final = 30
 
 #: Maximum attempts to write a tag that other requests change concurrently.
-_MAX_TRIES: Final = 100
+_MAX_ATTEMPTS: Final = 100
 
 
 class ImageTags:
@@ -78,7 +78,7 @@ class ImageTags:
         self._derived = derived
         self._immutable = immutable
         self._access = access
-        self._notes = ImageTagNotes(driver)
+        self._json = TagJson(driver)
         self._now = now
 
     def list(self, name: ImageRepositoryName) -> dict[str, str]:
@@ -139,12 +139,12 @@ class ImageTags:
             raise ImageUnknown(id=str(image_id))
         self._repositories.enter(name)
         folder = self._repositories.home(name)
-        note = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
+        tag_json = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
         if self._is_immutable(name, tag):
             self._create(name, folder, tag, image_id)
-        for _ in range(_MAX_TRIES):
-            self._write(name, folder, tag, image_id, note, actor)
-            if self._is_consistent(name, folder, tag, image_id, note, actor):
+        for _ in range(_MAX_ATTEMPTS):
+            self._write(name, folder, tag, image_id, tag_json, actor)
+            if self._is_consistent(name, folder, tag, image_id, tag_json, actor):
                 break
         events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
 
@@ -161,7 +161,7 @@ class ImageTags:
         removed += [self._tags.links.remove(repository, tag) for repository in _repositories(name)]
         if not any(removed):
             raise ImageTagUnknown(name=str(name), tag=str(tag))
-        self._notes.remove(name, tag, lambda: self._files.find(name, tag) is None)
+        self._json.remove(name, tag, lambda: self._files.find(name, tag) is None)
         events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
 
     def delete_repository(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_DELETE) -> None:
@@ -208,7 +208,7 @@ class ImageTags:
         linked += [self._files.find(name, Tag(tag)) for tag in self._pace(self._shown_files(name))]
         return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
 
-    def get_note(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
+    def get_json(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """
         Return the metadata about the last push of a tag.
 
@@ -216,17 +216,17 @@ class ImageTags:
             ImageTagUnknown: the tag does not exist.
         """
         if self.get(name, tag) != self._files.find(name, tag):  # the metadata is of a tag that API V2 has replaced
-            return dict(NOTHING_KNOWN)
-        return self._notes.get(name, tag)
+            return dict(UNKNOWN_CLIENT)
+        return self._json.get(name, tag)
 
-    def get_repository_note(self, name: ImageRepositoryName) -> dict[str, Any]:
+    def get_repository_json(self, name: ImageRepositoryName) -> dict[str, Any]:
         """Return the metadata about the last push of the tag ``latest``, whether or not the tag exists."""
         try:
             if self.get(name, LATEST) != self._files.find(name, LATEST):
-                return dict(NOTHING_KNOWN)
+                return dict(UNKNOWN_CLIENT)
         except ImageTagUnknown:
             pass
-        return self._notes.get_latest(name)
+        return self._json.get_latest(name)
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -265,7 +265,7 @@ class ImageTags:
             return None
 
     def _write(
-        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes, actor: Actor
+        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor
     ) -> None:
         """
         Write a tag and its metadata, and remove the V2 tag that overrides it; for an image derived from V2, set the V2
@@ -275,7 +275,7 @@ class ImageTags:
         concurrent removal, which depends on the absence of the tag or the presence of the link, detects the change.
         """
         self._files.put(folder, tag, image_id)
-        self._notes.put(folder, tag, note)
+        self._json.put(folder, tag, tag_json)
         repository = name_mapping.repository(name)
         if repository is None:
             return
@@ -284,7 +284,7 @@ class ImageTags:
             self._write_link(repository, tag, image_id, origin[1], actor)
         elif self._tags.links.remove(repository, tag):
             self._files.put(folder, tag, image_id)
-            self._notes.put(folder, tag, note)
+            self._json.put(folder, tag, tag_json)
 
     def _origin(
         self, repository: RepositoryName, image_id: ImageId, actor: Actor
@@ -307,11 +307,11 @@ class ImageTags:
             self._tags.links.restore(repository, tag, digest)
 
     def _is_consistent(
-        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, note: bytes, actor: Actor
+        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor
     ) -> bool:
         """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
-        written += [content == note for content in self._notes.contents(folder, tag)]
+        written += [content == tag_json for content in self._json.contents(folder, tag)]
         repository = name_mapping.repository(name)
         if repository is not None:
             origin = self._origin(repository, image_id, actor)
@@ -340,7 +340,7 @@ class ImageTags:
 
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
         """Remove the V2 links of tags, including those written concurrently, except immutable ones."""
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             for tag in self._pace(names):
                 # An immutable tag was pushed after the deletion had been checked, so it is kept.
                 if not self._immutable.covers(str(repository), tag):

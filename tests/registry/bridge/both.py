@@ -25,7 +25,7 @@ PLAIN = "application/vnd.docker.image.rootfs.diff.tar"
 def push_v1(registry, images, name=OLD, tag=V1):
     """Push a chain as Docker does by API V1."""
     registry.image_repositories.put_images(name, json.dumps([{"id": image.text} for image in images]).encode())
-    push(registry, *(image for image in images if not registry.images.is_whole(image.id)))
+    push(registry, *(image for image in images if not registry.images.is_complete(image.id)))
     registry.image_tags.put(name, tag, images[-1].id, {})
 
 

@@ -184,7 +184,7 @@ class TestARawLayerOfAStoreWithoutLinks:
 
     def test_that_is_gone_is_an_unknown_blob(self, registry, driver):
         driver.put_content("images/x/layer", b"12345")
-        registry.blobs.lend(Digest.of(b"12345"), 5, "images/x/layer")
+        registry.blobs.publish_in_place(Digest.of(b"12345"), 5, "images/x/layer")
         assert 5 == registry.blobs.stat_anywhere(Digest.of(b"12345")).size
         driver.put_content("images/x/layer", b"1")
         with pytest.raises(BlobUnknown):

@@ -18,7 +18,7 @@ CONTENT = tar(member("etc/motd", content=b"hello" * 1000))
 def inspected(layer, max_unpacked_bytes=10**9, block=1000):
     inspection = Inspection(JSON, limits=LayerLimits(max_bytes=max_unpacked_bytes))
     for part in cut(layer, block):
-        inspection.look(memoryview(part))
+        inspection.update(memoryview(part))
     return inspection
 
 
@@ -55,7 +55,7 @@ class TestALayer:
     def test_that_is_no_archive_has_no_diff_id(self, layer):
         inspection = inspected(layer)
         link = inspection.link(Digest.of(layer), len(layer))
-        assert not inspection.is_whole
+        assert not inspection.is_complete
         assert (MEDIA_TYPES[None], None) == (link.media_type, link.diff_id)
 
     def test_that_expands_to_more_than_is_looked_at_has_no_diff_id(self):
