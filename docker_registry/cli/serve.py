@@ -54,7 +54,7 @@ def run(_: argparse.Namespace) -> int:
     is_open = not services.has_access_control(config) and not asks_for_certificates
     if is_open and not launch.is_loopback(os.environ):
         warning = (
-            f"docker-registry: warning: anyone who reaches {launch.bind_address(os.environ)} may pull, push, overwrite "
+            f"docker-registry: warning: anyone who reaches {launch.listening_at(os.environ)} may pull, push, overwrite "
             "and delete, since neither auth.htpasswd nor auth.rules is set"
         )
         print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import ConfigError
-from docker_registry.server import open_files
+from docker_registry.server import inherited_sockets, open_files
 from docker_registry.server.environment import NUMBERS, number
 from docker_registry.server.monkey_patch import patch_master
 
@@ -74,8 +74,15 @@ def bind_address(environ: Mapping[str, str]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def listening_at(environ: Mapping[str, str]) -> str:
+    """Return the addresses of inherited sockets, or the address to listen on."""
+    return ", ".join(inherited_sockets.addresses(environ)) or bind_address(environ)
+
+
 def is_loopback(environ: Mapping[str, str]) -> bool:
     """Return whether only this machine can reach the address to listen on."""
+    if inherited := inherited_sockets.addresses(environ):
+        return inherited_sockets.are_local(inherited)
     host, _ = address(environ)
     try:
         return ip_address(host).is_loopback
@@ -160,8 +167,10 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
         may_be_in_use: accept an address that another process listens on, such as the running server.
 
     Raises:
-        ConfigError: the address is unavailable or already in use.
+        ConfigError: the address is unavailable or already in use, or an inherited socket cannot be used.
     """
+    if inherited_sockets.addresses(environ):
+        return
     host, port = address(environ)
     try:
         family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

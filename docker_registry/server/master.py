@@ -2,14 +2,17 @@
 gunicorn's master process for the registry.
 
 A worker receives SIGTERM when the server stops and when a reload replaces it. Only the master knows which; it tells its
-workers through one byte of shared memory, so that only a server that stops drains its connections.
+workers through one byte of shared memory, so that only a server that stops drains its connections. After SIGUSR2 a
+new master serves the same sockets with new code; this one, and its workers, then count as replaced.
 """
 
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Callable
 
+from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
@@ -23,9 +26,17 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
 
     app: RegistryApplication
 
+    def __init__(self, app: RegistryApplication) -> None:
+        super().__init__(app)
+        # SIGUSR2 runs the command anew. By default gunicorn runs sys.argv, which is not ours.
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers and wait for them; see gunicorn."""
-        self.app.stopping[0] = 1
+        if self.reexec_pid:  # a successor serves the same sockets, so no client has to be told
+            systemd.sd_notify(f"MAINPID={self.reexec_pid}", self.log)
+        else:
+            self.app.stopping[0] = 1
         super().stop(graceful)
 
 
