@@ -7,16 +7,14 @@ which takes as long as one fsync if little else is pending.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file import libc
+from docker_registry.drivers.file import linux
 
 #: File systems whose syncfs gives the same guarantee as their fsync. Elsewhere, for example in user space, it may be
 #: weaker.
@@ -49,7 +47,7 @@ class Disk:
             mounts: the kernel's list of mounts (proc(5)).
         """
         self._folder = folder
-        self.syncs_whole = filesystem_type(folder, mounts) in _KNOWN and _syncfs() is not None
+        self.syncs_whole = filesystem_type(folder, mounts) in _KNOWN and linux.syncfs() is not None
 
     def sync(self, fds: Sequence[int]) -> None:
         """Wait until these files and folders are on the disk; blocks this thread."""
@@ -122,20 +120,6 @@ def _waiting_bytes(source: str = "/proc/meminfo") -> float:
 
 
 def _sync_whole(fd: int) -> None:
-    call = _syncfs()
+    call = linux.syncfs()
     if call is not None:  # callers check Disk.syncs_whole, so it always exists
         call(fd)
-
-
-@lru_cache(maxsize=1)
-def _syncfs() -> Callable[[int], None] | None:
-    call = libc.find("syncfs", ctypes.c_int)
-    if call is None:
-        return None
-
-    def syncfs(fd: int) -> None:
-        if call(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-
-    return syncfs

@@ -38,6 +38,7 @@ from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.journal import Journal
+from docker_registry.drivers.file.linux import spread_subfolders
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.modes import restrict_keys
 from docker_registry.drivers.file.mount_session import superblock_id
@@ -45,7 +46,6 @@ from docker_registry.drivers.file.os_errors import translated
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
 from docker_registry.drivers.file.replay import Replay
-from docker_registry.drivers.file.spreading import spread
 from docker_registry.drivers.file.together import Nobody
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
@@ -105,7 +105,7 @@ class FileDriver(StorageDriver):
             for top in (self._tree.root, self._tree.reserved, self._aside.folder, self._short_aside.folder):
                 if not os.path.isdir(top):  # do not change the flags of a folder that someone else created
                     os.makedirs(top, exist_ok=True)
-                    spread(top)
+                    spread_subfolders(top)
             self._aside.prepare()
             self._short_aside.prepare()
             for folder in (self._tree.root, *self._aside.parts, *self._short_aside.parts, *folders):

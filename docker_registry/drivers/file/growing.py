@@ -18,7 +18,7 @@ import os
 from typing import Final
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.file.write_back import WriteBack
+from docker_registry.drivers.file.linux import WriteBack
 
 #: The number of bytes at the start of each file that stay in the page cache.
 KEPT_BYTES: Final = 8 * 1024 * 1024

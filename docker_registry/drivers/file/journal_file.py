@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from gevent import monkey
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.birth import born
+from docker_registry.drivers.file.linux import creation_time
 from docker_registry.drivers.file.mount_session import MountSession
 
 #: The size of a half, which also bounds the changes of one process that await write-back.
@@ -310,7 +310,7 @@ def _place(fd: int, folder: str) -> tuple[int, int, int, int]:
     """Return inode number and creation time of a file and of its folder; a copy never has the same values."""
     with_folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return os.fstat(fd).st_ino, born(fd), os.fstat(with_folder).st_ino, born(with_folder)
+        return os.fstat(fd).st_ino, creation_time(fd), os.fstat(with_folder).st_ino, creation_time(with_folder)
     finally:
         close_now(with_folder)
 

@@ -25,9 +25,9 @@ from docker_registry.drivers.file.changes import Changes, version_of
 from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Trace
+from docker_registry.drivers.file.linux import rename_unwritten
 from docker_registry.drivers.file.locks import Locks
 from docker_registry.drivers.file.modes import SECRET, mode_of
-from docker_registry.drivers.file.renaming import rename_unwritten
 from docker_registry.drivers.file.together import Content, Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PreconditionFailed

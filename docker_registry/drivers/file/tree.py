@@ -22,9 +22,8 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
+from docker_registry.drivers.file.linux import MISSING, NoSymlinkOpener, rename_unwritten
 from docker_registry.drivers.file.os_errors import NOT_THERE, translated
-from docker_registry.drivers.file.renaming import rename_unwritten
-from docker_registry.drivers.file.straight import MISSING, StraightOpener
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
@@ -58,7 +57,7 @@ class Tree:
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
         self._reserved_as_folder = f"{self.reserved}/."
-        self._opener = StraightOpener()
+        self._opener = NoSymlinkOpener()
 
     @cached_property
     def _device(self) -> int:

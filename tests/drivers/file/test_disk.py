@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from docker_registry.drivers.file import disk
+from docker_registry.drivers.file import disk, linux
 from docker_registry.drivers.file.disk import Disk
 
 MOUNTS = "0 1 0:26 / /run rw - tmpfs tmpfs rw\n{mount} 1 8:1 / / rw,relatime shared:1 - {kind} /dev/vda rw\n"
@@ -24,7 +24,7 @@ def fds(tmp_path):
 def calls(monkeypatch):
     """What the system is asked for."""
     asked = []
-    monkeypatch.setattr(disk, "_syncfs", lambda: lambda fd: asked.append(("syncfs", fd)))
+    monkeypatch.setattr(linux, "syncfs", lambda: lambda fd: asked.append(("syncfs", fd)))
     monkeypatch.setattr(disk, "_waiting_bytes", lambda: 0)
     monkeypatch.setattr(os, "fsync", lambda fd: asked.append(("fsync", fd)))
     return asked
@@ -74,4 +74,4 @@ class TestWhatWaits:
 
     def test_fails_as_an_fsync_does(self):
         with pytest.raises(OSError, match="Bad file descriptor"):
-            disk._syncfs()(-1)
+            linux.syncfs()(-1)

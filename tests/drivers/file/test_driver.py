@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import FileDriver, disk, renaming, spreading
+from docker_registry.drivers.file import FileDriver, disk, linux
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
@@ -88,10 +88,10 @@ class TestTheRoot:
     def is_spread(self, folder):
         fd = os.open(folder, os.O_RDONLY)
         try:
-            (flags,) = struct.unpack("l", fcntl.ioctl(fd, spreading._GET_FLAGS, bytes(struct.calcsize("l"))))
+            (flags,) = struct.unpack("l", fcntl.ioctl(fd, linux._GET_FLAGS, bytes(struct.calcsize("l"))))
         finally:
             os.close(fd)
-        return bool(flags & spreading._IS_TOP)
+        return bool(flags & linux._IS_TOP)
 
     def test_that_the_driver_makes_has_its_folders_spread(self, tmp_path):
         if disk.filesystem_type(str(tmp_path)) != "ext4":
@@ -358,7 +358,7 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
     @pytest.fixture
     def meanwhile(self, driver, monkeypatch):
         """Begin a conditional put of a/b, let others try to change the store before it replaces the old content."""
-        exchange, compared, go_on = renaming._exchange, threading.Event(), threading.Event()
+        exchange, compared, go_on = linux._exchange, threading.Event(), threading.Event()
 
         def put():
             with contextlib.suppress(PreconditionFailed):
@@ -384,7 +384,7 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
         driver.put_content("a/other", b"")  # keeps the folder
         version = driver.get_versioned("a/b").version
         putting = threading.Thread(target=put)
-        monkeypatch.setattr(renaming, "_exchange", exchange_late)
+        monkeypatch.setattr(linux, "_exchange", exchange_late)
         return meanwhile
 
     def test_does_not_bury_a_plain_put(self, driver, meanwhile):

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_registry.drivers.base import ABSENT
-from docker_registry.drivers.file import FileDriver, renaming
+from docker_registry.drivers.file import FileDriver, linux
 from docker_registry.drivers.file import driver as driver_module
 from docker_registry.drivers.file import journal as journal_module
 from docker_registry.drivers.file.disk import Disk
@@ -678,7 +678,7 @@ def power_for(calls):
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in CALLS:
             monkeypatch.setattr(os, name, last_only(getattr(os, name)))
-        monkeypatch.setattr(renaming, "_exchange", last_only(renaming._exchange))
+        monkeypatch.setattr(linux, "_exchange", last_only(linux._exchange))
         yield
 
 
