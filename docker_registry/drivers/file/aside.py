@@ -18,7 +18,7 @@ from typing import Final
 
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.file.modes import SHARED
+from docker_registry.drivers.file.folders import SHARED
 
 #: The minimum number of subfolders. Two processes that create a store at the same time may make more.
 _PARTS: Final = 16

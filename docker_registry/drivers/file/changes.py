@@ -20,7 +20,7 @@ from docker_registry.concurrency import close_now, run_in_background
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal import Journal
-from docker_registry.drivers.file.locks import Locks
+from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.together import Touched
 from docker_registry.drivers.file.tree import Tree
@@ -41,7 +41,7 @@ class Changes:
         journal: the journal for small contents; None where there is none.
     """
 
-    def __init__(self, tree: Tree, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> None:
+    def __init__(self, tree: Tree, aside: Aside, locks: PathLocks, journal: Journal | None, *, last: bool) -> None:
         """
         Args:
             journal: see above.
@@ -115,7 +115,7 @@ class Changes:
         above, _, name = path.rpartition("/")
         place, was_nothing = None, False
         with self._tree.folder(above) as folder:
-            with self._alone(), self._locks.hold(path):
+            with self._exclusive(), self._locks.hold(path):
                 found = self._tree.look(path)
                 if stat.S_ISREG(found.st_mode) and found.st_size <= _SOON_FREED_BYTES:
                     os.unlink(name, dir_fd=folder)
@@ -141,7 +141,7 @@ class Changes:
         """
         above, _, name = path.rpartition("/")
         with self._tree.folder(above) as folder:
-            with self._alone(), self._locks.hold(path):
+            with self._exclusive(), self._locks.hold(path):
                 if not stat.S_ISREG(self._tree.look(path).st_mode):
                     raise PathNotFound(path=path)
                 if version_of(folder, name) != version:
@@ -156,8 +156,8 @@ class Changes:
         """Hold the journal's shared lock during a change; blocks this thread."""
         return nullcontext() if self.journal is None else self.journal.changing()
 
-    def _alone(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.journal is None else self.journal.alone()
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.journal is None else self.journal.exclusive()
 
     def _sync_content(self, path: str) -> None:
         """Sync a file before it gets another name: the journal entry protects it only under its old one."""

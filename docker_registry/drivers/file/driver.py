@@ -36,13 +36,12 @@ from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.carrier import Carrier
 from docker_registry.drivers.file.changes import Changes
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.folders import restrict_keys, translated
 from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.journal import Journal
 from docker_registry.drivers.file.linux import spread_subfolders
-from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.modes import restrict_keys
+from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.mount_session import superblock_id
-from docker_registry.drivers.file.os_errors import translated
 from docker_registry.drivers.file.puts import Puts
 from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
 from docker_registry.drivers.file.replay import Replay
@@ -94,7 +93,7 @@ class FileDriver(StorageDriver):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to resolve symbolic links.")
         self._disk = Disk(self._tree.root)
         self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
-        self._changes, self._puts = self._room(self._aside, Locks(locks), self._journal, last=True)
+        self._changes, self._puts = self._room(self._aside, PathLocks(locks), self._journal, last=True)
         self._carrier: Carrier | None = Carrier(self._tree, self._disk, self._puts, self._journal)
         if self._journal is not None:
             with self._tree.errors("", may_miss=False):
@@ -115,7 +114,7 @@ class FileDriver(StorageDriver):
         except OSError as error:
             raise StorageError(f"{error.filename or self._tree.root} cannot be used: {error.strerror}") from None
 
-    def _room(self, aside: Aside, locks: Locks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
+    def _room(self, aside: Aside, locks: PathLocks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
         changes = Changes(self._tree, aside, locks, journal, last=last)
         return changes, Puts(self._tree, aside, locks, self._disk, changes, last=last)
 
@@ -390,7 +389,7 @@ class _ScratchDriver(FileDriver):
         self._keeps_pulls = keeps_pulls
         self._aside = self._short_aside = staging
         # Use separate locks: a holder of the other locks may be waiting for the disk.
-        locks = Locks(f"{self._tree.reserved}/locks/short-lived")
+        locks = PathLocks(f"{self._tree.reserved}/locks/short-lived")
         self._changes, self._puts = self._room(self._aside, locks, None, last=False)
         self._carrier = None
 

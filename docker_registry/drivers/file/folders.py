@@ -1,13 +1,21 @@
-"""Entries of folders, without those that a file system creates for itself."""
+"""
+What the entries of the store's folders mean: names that belong to the store, file modes, and errors of the system.
+
+A file system and other programs put entries of their own into a folder. Those are neither listed nor counted.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from typing import Final
 
 from docker_registry.drivers.base import check_path
-from docker_registry.errors import PathInvalid
+from docker_registry.errors import PathInvalid, StorageError, StorageFull, StorageUnavailable
+
+# ---------------------------------------------------------------------------------------------------------- entries
 
 #: The name that an NFS client gives to a removed file that is still open ("silly rename").
 _SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
@@ -48,3 +56,54 @@ def remove_folders(folder: str) -> None:
             if entry.is_dir(follow_symlinks=False):
                 remove_folders(entry.path)
     os.rmdir(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ modes
+
+#: Files that other servers of the same folder read too, such as nginx or another registry.
+SHARED: Final = 0o644
+
+#: Keys and passwords.
+SECRET: Final = 0o600
+
+#: The key that signs tokens of API V1; earlier versions created it world-readable.
+_KEYS: Final = ("docker/registry/v2/_v1/token-key",)
+
+
+def mode_of(path: str) -> int:
+    """Return the mode of the file for a path of the store: only its owner may read a secret."""
+    return SECRET if path in _KEYS or "/_auth/" in path else SHARED
+
+
+def restrict_keys(root: str) -> None:
+    """Remove group and world permissions from keys that an earlier version created."""
+    for path in _KEYS:
+        location = f"{root}/{path}"
+        try:
+            found = os.lstat(location)
+            if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+                os.chmod(location, SECRET)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+#: The path does not exist or is of another kind than expected.
+NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
+
+
+def translated(path: str, error: OSError) -> StorageError:
+    """Return the error of the store that corresponds to an operating system error for *path*."""
+    if error.errno in _FULL:
+        return StorageFull(path=path)
+    if error.errno == errno.ENAMETOOLONG:
+        return PathInvalid(path=path)
+    if error.errno in _AWAY:
+        return StorageUnavailable(path=path)
+    if error.errno == errno.EXDEV:
+        return StorageError("The folder of the store must be one file system, with no other mounted in it.", path=path)
+    return StorageError(f"The store failed: {error.strerror}.", path=path)

@@ -38,9 +38,8 @@ from typing import Final, NamedTuple
 from gevent import monkey
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file import gate, journal_file, marks, mount_session
+from docker_registry.drivers.file import journal_file, marks, mount_session
 from docker_registry.drivers.file.disk import Disk
-from docker_registry.drivers.file.gate import Gate
 from docker_registry.drivers.file.journal_file import (
     HALF_BYTES,
     Entry,
@@ -50,6 +49,7 @@ from docker_registry.drivers.file.journal_file import (
     Trace,
     UnknownVersion,
 )
+from docker_registry.drivers.file.locks import FAIR_LOCK_NAMES, FairLock
 from docker_registry.drivers.file.marks import Marks
 from docker_registry.drivers.file.mount_session import Membership, MountSession
 
@@ -67,7 +67,7 @@ MAX_BYTES: Final = HALF_BYTES // 4
 _NAME: Final = re.compile("[0-9a-f]{32}")
 
 #: Other files of the driver in the folder.
-_OWN_NAMES: Final = (*gate.NAMES, mount_session.NAME)
+_OWN_NAMES: Final = (*FAIR_LOCK_NAMES, mount_session.NAME)
 _OWN_PREFIXES: Final = (marks.PREFIX, mount_session.TEMPORARY_PREFIX)
 
 #: Errors for a symbolic link, a socket, and a file that was just removed.
@@ -106,7 +106,7 @@ class Journal:
         self._folder = folder
         self._disk = disk
         self._superblock = superblock
-        self._gate = Gate(folder)
+        self._lock = FairLock(folder)
         self._marks = Marks(folder)
         self._process = os.getpid()
         self._beginning = monkey.get_original("_thread", "allocate_lock")()
@@ -143,11 +143,11 @@ class Journal:
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold off checkpoints and folder removals while an entry and its change are made; blocks this thread."""
-        return self._gate.shared()
+        return self._lock.shared()
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold off all other changes; blocks this thread."""
-        return self._gate.alone()
+        return self._lock.exclusive()
 
     def put(self, contents: Sequence[tuple[str, bytes]], traces: Sequence[Trace]) -> None:
         """
@@ -203,7 +203,7 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Sync the file system and discard earlier entries; blocks this thread."""
-        with self.alone():
+        with self.exclusive():
             self.is_due = False
             moment = time.monotonic_ns()
             file, broken = self._own(), tuple(self._broken)
@@ -223,7 +223,7 @@ class Journal:
 
         Call it before any change; blocks this thread.
         """
-        with self.alone(), ExitStack() as opened:
+        with self.exclusive(), ExitStack() as opened:
             self._membership = mount_session.join(self._folder, self._superblock)
             living, left = self._found(opened)
             sessions = {journal.session.id: journal.session for journal in left}

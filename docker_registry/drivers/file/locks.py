@@ -1,4 +1,9 @@
-"""Locks for single changes of a path, between threads, processes and hosts that share the file system."""
+"""
+Locks between the threads, processes and hosts that share a store: flock(2) on files in the driver's own folder.
+
+:class:`PathLocks` orders the changes of one path. :class:`FairLock` lets a few operations, such as a checkpoint,
+exclude all changes. The lock files are never removed.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,20 @@ import fcntl
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from docker_registry.concurrency import close_now
 from docker_registry.errors import StorageError
 
+#: The file names of a :class:`FairLock`. They must not change: processes of older versions lock the same files.
+FAIR_LOCK_NAMES: Final = ("gate", "lock")
+
 #: Errors for a folder, a symbolic link and a socket.
 _NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
-class Locks:
+class PathLocks:
     """
     A folder with 64 lock files; a checksum of the path selects the file.
 
@@ -25,7 +33,7 @@ class Locks:
     """
 
     def __init__(self, folder: str) -> None:
-        self._places = [f"{folder}/{number:02x}" for number in range(64)]
+        self._locations = [f"{folder}/{number:02x}" for number in range(64)]
 
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
@@ -33,8 +41,8 @@ class Locks:
         held: list[int] = []
         try:
             # A fixed order prevents deadlocks.
-            for place in sorted({self._places[zlib.crc32(path.encode()) & 63] for path in paths}):
-                held.append(_open(place))
+            for location in sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths}):
+                held.append(_open_writable(location))
                 fcntl.flock(held[-1], fcntl.LOCK_EX)
             yield
         finally:
@@ -42,7 +50,39 @@ class Locks:
                 close_now(fd)
 
 
-def open_lock(place: str, flags: int = os.O_RDONLY) -> int:
+class FairLock:
+    """
+    A fair shared/exclusive lock between the threads and processes of a host, over two files in an existing folder.
+
+    Acquire the first file, then the second, then release the first. A writer takes both exclusively. While it waits for
+    the second it holds the first, so no new reader can enter, and it waits only for the readers that hold the second.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._first, self._second = (f"{folder}/{name}" for name in FAIR_LOCK_NAMES)
+
+    def shared(self) -> AbstractContextManager[None]:
+        """Hold the lock in shared mode; blocks this thread while a writer holds it or waits for it."""
+        return self._hold(fcntl.LOCK_SH)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the lock exclusively; blocks this thread until all readers have released it."""
+        return self._hold(fcntl.LOCK_EX)
+
+    @contextmanager
+    def _hold(self, operation: int) -> Iterator[None]:
+        first = _acquire(self._first, operation)
+        try:
+            second = _acquire(self._second, operation)
+        finally:
+            close_now(first)
+        try:
+            yield
+        finally:
+            close_now(second)
+
+
+def open_lock(location: str, flags: int = os.O_RDONLY) -> int:
     """
     Open a lock file, creating it if it does not exist.
 
@@ -51,21 +91,32 @@ def open_lock(place: str, flags: int = os.O_RDONLY) -> int:
     """
     try:
         # Opening a pipe must not block; a pipe can be locked like a file.
-        return os.open(place, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+        return os.open(location, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise not_a_lock(place, error) from None
+        raise not_a_lock(location, error) from None
 
 
-def not_a_lock(place: str, error: OSError) -> Exception:
+def not_a_lock(location: str, error: OSError) -> Exception:
     """Return the exception to raise when a lock file cannot be opened."""
     if error.errno in _NO_FILE:
-        folder, name = place.rsplit("/", 2)[1:]
+        folder, name = location.rsplit("/", 2)[1:]
         return StorageError(f"{folder}/{name}, in the folder .docker-registry of the store, must be a file. Remove it.")
     return error
 
 
-def _open(place: str) -> int:
+def _open_writable(location: str) -> int:
     try:
-        return open_lock(place, os.O_RDWR)
+        return open_lock(location, os.O_RDWR)
     except PermissionError:  # another user owns it; only NFS needs write access for an exclusive lock
-        return open_lock(place)
+        return open_lock(location)
+
+
+def _acquire(location: str, operation: int) -> int:
+    """Return a descriptor that holds a lock until it is closed."""
+    fd = open_lock(location)  # read-only, because another user may own the file
+    try:
+        fcntl.flock(fd, operation)
+    except BaseException:
+        close_now(fd)
+        raise
+    return fd

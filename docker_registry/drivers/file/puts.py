@@ -23,11 +23,11 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.aside import Aside, discard, write_whole
 from docker_registry.drivers.file.changes import Changes, version_of
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.folders import SECRET, mode_of
 from docker_registry.drivers.file.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.journal_file import FileState, HalfIsFull, Trace
 from docker_registry.drivers.file.linux import rename_unwritten
-from docker_registry.drivers.file.locks import Locks
-from docker_registry.drivers.file.modes import SECRET, mode_of
+from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.together import Content, Touched
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PreconditionFailed
@@ -36,7 +36,7 @@ from docker_registry.errors import PreconditionFailed
 class Puts:
     """Publishes small contents; all methods block the thread."""
 
-    def __init__(self, tree: Tree, aside: Aside, locks: Locks, disk: Disk, changes: Changes, *, last: bool) -> None:
+    def __init__(self, tree: Tree, aside: Aside, locks: PathLocks, disk: Disk, changes: Changes, *, last: bool) -> None:
         """
         Args:
             changes: the other changes of the same tree.

@@ -28,10 +28,9 @@ from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.aside import Aside, discard
 from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.folders import NOT_THERE, mode_of
 from docker_registry.drivers.file.journal import MAX_BYTES
 from docker_registry.drivers.file.journal_file import Entry, FileState
-from docker_registry.drivers.file.modes import mode_of
-from docker_registry.drivers.file.os_errors import NOT_THERE
 from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError

@@ -21,9 +21,8 @@ from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.file.folders import holds_files, is_ours, remove_folders
+from docker_registry.drivers.file.folders import NOT_THERE, holds_files, is_ours, remove_folders, translated
 from docker_registry.drivers.file.linux import MISSING, NoSymlinkOpener, rename_unwritten
-from docker_registry.drivers.file.os_errors import NOT_THERE, translated
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
