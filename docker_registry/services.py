@@ -261,7 +261,7 @@ def search_database(config: Config) -> str:
         return config.sqlalchemy_index_database
     folder = storage_folder(config)
     if folder is not None:
-        from docker_registry.drivers.file.disk import Disk
+        from docker_registry.drivers.file.sync import Disk
         from docker_registry.drivers.file.tree import RESERVED
 
         if Disk(str(folder)).syncs_whole:

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import pytest
 
-from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.sync import Disk
 from tests.crash.pushers import Pusher
 from tests.crash.test_sigkill import PUSHERS, check_blobs_of_store, check_life, check_manifests_of_store
 from tests.support.clients.programs import require, require_root

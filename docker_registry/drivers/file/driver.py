@@ -1,14 +1,14 @@
 """
 The storage driver ``file``, over a folder of a local or shared file system.
 
-**Writing.** A file is written under a unique name in ``.docker-registry/aside``, synced and renamed to its path; then
-the folder is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
-Calls that wait for the disk run in a native thread. The single changes are in :class:`~.changes.Changes`.
+**Writing.** A file is written under a unique name in a staging folder, synced and renamed to its path; then the folder
+is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
+:class:`~.publish.Publisher` publishes files, :class:`~.mutations.Mutations` moves, links and removes them.
 
-**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`batch`),
-and scratch files are not synced (:attr:`scratch`). On the file systems of a single host a small content is
-first written to a journal, and the file itself is not synced (:class:`~.journal.Journal`). When the store is opened and
-the file system may have lost changes, as after a crash of the host, the journal is replayed.
+**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`batch`,
+:mod:`~.transaction`), and scratch files are not synced (:attr:`scratch`). On the file systems of a single host a small
+content is first written to a journal, and the file itself is not synced (:class:`~.journal.journal.Journal`). When the
+store is opened and the file system may have lost changes, as after a crash of the host, the journal is replayed.
 
 **Locks.** A change of a path holds an flock on one of 64 files in ``.docker-registry/locks``.
 
@@ -23,37 +23,38 @@ import io
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import chain
-from typing import Any, BinaryIO, ClassVar, Final, TypeVar
+from typing import BinaryIO, ClassVar, Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import NO_FOLDER, Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
-from docker_registry.drivers.file.aside import Aside, discard
-from docker_registry.drivers.file.carrier import Carrier
-from docker_registry.drivers.file.changes import Changes
-from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.direct_io import KEPT_BYTES, GrowingFile
 from docker_registry.drivers.file.folders import restrict_keys, translated
-from docker_registry.drivers.file.growing import KEPT_BYTES, GrowingFile
-from docker_registry.drivers.file.journal import Journal
+from docker_registry.drivers.file.journal.journal import Journal
+from docker_registry.drivers.file.journal.mount_session import superblock_id
+from docker_registry.drivers.file.journal.replay import Replay
 from docker_registry.drivers.file.linux import spread_subfolders
 from docker_registry.drivers.file.locks import PathLocks
-from docker_registry.drivers.file.mount_session import superblock_id
-from docker_registry.drivers.file.puts import Puts
-from docker_registry.drivers.file.reading import PassingFile, read_blocks, read_whole
-from docker_registry.drivers.file.replay import Replay
-from docker_registry.drivers.file.together import Nobody
+from docker_registry.drivers.file.mutations import Mutations
+from docker_registry.drivers.file.publish import Content, Publisher
+from docker_registry.drivers.file.reading import EvictedFile, read_blocks, read_whole
+from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.sync import Disk
+from docker_registry.drivers.file.transaction import Committer, ImmediateCommitter
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
 
-Result = TypeVar("Result")
-
 #: Up to this size a file is written without a thread, because the kernel only copies the bytes.
 _INLINE_BYTES: Final = 256 * 1024
+
+#: Folders below the driver's own one. The names must not change: processes of older versions may use the same store.
+_STAGING_FOLDER: Final = "aside"
+_SCRATCH_FOLDER: Final = "short-lived"
 
 
 class FileDriver(StorageDriver):
@@ -82,52 +83,59 @@ class FileDriver(StorageDriver):
             StorageError: the folder cannot be created or written to, or is not a folder.
         """
         self._tree = Tree(storage_path)
-        self._aside = Aside(f"{self._tree.reserved}/aside")
         self._keeps_pushes = storage_page_cache == "all"
         self._keeps_pulls = storage_page_cache != "none"
+        self._staging = Staging(f"{self._tree.reserved}/{_STAGING_FOLDER}")
+        self._scratch_staging = Staging(f"{self._tree.reserved}/{_SCRATCH_FOLDER}")
         locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
-        self._short_aside = Aside(f"{self._tree.reserved}/short-lived")
-        self._make_folders(locks, f"{locks}/short-lived", journals)
+        self._make_folders(locks, f"{locks}/{_SCRATCH_FOLDER}", journals)
         restrict_keys(self._tree.root)
         if not os.path.isdir("/proc/self/fd"):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to resolve symbolic links.")
         self._disk = Disk(self._tree.root)
         self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
-        self._changes, self._puts = self._room(self._aside, PathLocks(locks), self._journal, last=True)
-        self._carrier: Carrier | None = Carrier(self._tree, self._disk, self._puts, self._journal)
+        self._publisher, self._mutations = self._writers(PathLocks(locks), self._journal, durable=True)
+        self._committer: Committer | ImmediateCommitter = Committer(
+            self._tree, self._disk, self._publisher, self._journal
+        )
         if self._journal is not None:
             with self._tree.errors("", may_miss=False):
-                self._journal.recover(Replay(self._tree, self._aside, self._disk))
+                self._journal.recover(Replay(self._tree, self._staging, self._disk))
 
     def _make_folders(self, *folders: str) -> None:
         try:
-            for top in (self._tree.root, self._tree.reserved, self._aside.folder, self._short_aside.folder):
+            for top in (self._tree.root, self._tree.reserved, self._staging.folder, self._scratch_staging.folder):
                 if not os.path.isdir(top):  # do not change the flags of a folder that someone else created
                     os.makedirs(top, exist_ok=True)
                     spread_subfolders(top)
-            self._aside.prepare()
-            self._short_aside.prepare()
-            for folder in (self._tree.root, *self._aside.parts, *self._short_aside.parts, *folders):
+            self._staging.prepare()
+            self._scratch_staging.prepare()
+            for folder in (self._tree.root, *self._staging.subfolders, *self._scratch_staging.subfolders, *folders):
                 os.makedirs(folder, exist_ok=True)
                 if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
         except OSError as error:
             raise StorageError(f"{error.filename or self._tree.root} cannot be used: {error.strerror}") from None
 
-    def _room(self, aside: Aside, locks: PathLocks, journal: Journal | None, *, last: bool) -> tuple[Changes, Puts]:
-        changes = Changes(self._tree, aside, locks, journal, last=last)
-        return changes, Puts(self._tree, aside, locks, self._disk, changes, last=last)
+    def _writers(self, locks: PathLocks, journal: Journal | None, *, durable: bool) -> tuple[Publisher, Mutations]:
+        """Return what changes files, for changes that must survive a crash of the host or need not."""
+        publisher = Publisher(self._tree, self._staging, locks, self._disk, journal, durable=durable)
+        return publisher, Mutations(self._tree, self._staging, locks, journal, publisher, durable=durable)
 
     @cached_property
     def scratch(self) -> FileDriver:
         """See :class:`StorageDriver`."""
         return _ScratchDriver(
-            self._tree, self._disk, self._short_aside, keeps_pushes=self._keeps_pushes, keeps_pulls=self._keeps_pulls
+            self._tree,
+            self._disk,
+            self._scratch_staging,
+            keeps_pushes=self._keeps_pushes,
+            keeps_pulls=self._keeps_pulls,
         )
 
     def batch(self) -> AbstractContextManager[None]:
         """See :class:`StorageDriver`."""
-        return nullcontext() if self._carrier is None else self._carrier.batch()
+        return self._committer.batch()
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -169,7 +177,7 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
             fd, size = self._tree.open_file(check_path(path))
-        return io.FileIO(fd) if self._stays(size) else PassingFile(fd)
+        return io.FileIO(fd) if self._stays(size) else EvictedFile(fd)
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -225,30 +233,25 @@ class FileDriver(StorageDriver):
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
-        self._tree.place(check_path(path))
-        if self._carrier is not None and if_match is None and self._carrier.add(path, content, None):
-            return
-        with self._tree.errors(path, may_miss=False):
-            if self._carrier is None:
-                self._puts.put(path, content, if_match, Nobody())
-            else:
-                self._carrier.put(path, content, if_match)
+        may_wait = if_match is None  # the caller learns at once whether the path had the expected version
+        self._put(Content(check_path(path), bytes(content), if_match), may_wait=may_wait)
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """See :class:`StorageDriver`."""
-        self._tree.place(check_path(path))
-        if self._carrier is None:
-            self.put_content(path, content, if_match=version)
-            return
-        if not self._carrier.add(path, content, version):
-            with self._tree.errors(path, may_miss=False):
-                self._carrier.put(path, content, version)
+        self._put(Content(check_path(path), bytes(content), version), may_wait=True)
+
+    def _put(self, content: Content, *, may_wait: bool) -> None:
+        """Put a small content, at the end of the current batch if there is one and the content may wait for it."""
+        self._tree.locate(content.path)
+        if not (may_wait and self._committer.add(content)):
+            with self._tree.errors(content.path, may_miss=False):
+                self._committer.put(content)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        self._tree.place(check_path(path))
+        self._tree.locate(check_path(path))
         with self._tree.errors(path, may_miss=False):
-            aside, fd = self._aside.create()
+            staged, fd = self._staging.create()
         try:
             try:
                 growing = GrowingFile(fd, keep=self._keeps_pushes)
@@ -259,25 +262,25 @@ class FileDriver(StorageDriver):
                         growing.append(block) if is_small else run_in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
                     run_in_thread(os.fsync, fd)
-                    self._carry_out(self._changes.bring, aside, path)
+                    self._committer.commit(self._publisher.publish, staged, path)
             finally:
                 close_now(fd)
         except BaseException:
-            run_in_thread(discard, aside)
+            run_in_thread(discard, staged)
             raise
         return growing.size
 
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
-        self._tree.place(check_path(target))
+        self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            self._carry_out(self._changes.move, check_path(source), target, is_rename=True)
+            self._committer.commit(self._mutations.move, check_path(source), target, is_rename=True)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
-        self._tree.place(check_path(target))
+        self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            return self._carry_out(self._changes.link, check_path(source), target, is_rename=True)
+            return self._committer.commit(self._mutations.link, check_path(source), target, is_rename=True)
 
     def is_shared(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -286,7 +289,7 @@ class FileDriver(StorageDriver):
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
-        See :class:`StorageDriver`. A file with several hard links is overwritten in place, so that all of them change.
+        See :class:`StorageDriver`. A file with several hard links is overwritten, so that all of them change.
         """
         try:
             fd = self._tree.open(check_path(path), os.O_WRONLY) if self.is_shared(path) else None
@@ -310,18 +313,17 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         self.stat(path)
         with self._tree.errors(path):
-            os.utime(self._tree.place(path))
+            os.utime(self._tree.locate(path))
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
-            self._carry_out(self._changes.remove, check_path(path))
+            self._committer.commit(self._mutations.remove, check_path(path))
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
         # A content of the current batch may not be published yet: only the removal itself publishes it.
-        is_published = self._carrier is None or not self._carrier.is_waiting
-        if is_published and self._tree.find(check_path(path)) is None:
+        if not self._committer.is_waiting and self._tree.find(check_path(path)) is None:
             return False
         return super().discard(path)
 
@@ -329,7 +331,7 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         try:
             with self._tree.errors(path):
-                self._carry_out(self._changes.remove_version, check_path(path), version)
+                self._committer.commit(self._mutations.remove_version, check_path(path), version)
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
 
@@ -337,7 +339,9 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._tree.errors(""):
             before = time.time() - older_than_seconds
-            return sum(run_in_thread(aside.remove_leftovers, before) for aside in (self._aside, self._short_aside))
+            return sum(
+                run_in_thread(staging.remove_leftovers, before) for staging in (self._staging, self._scratch_staging)
+            )
 
     # ---------------------------------------------------------------------------------------- in this thread
 
@@ -361,11 +365,6 @@ class FileDriver(StorageDriver):
             elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a symbolic link may form a cycle
                 yield from self._walk(child, {*way, folder})
 
-    def _carry_out(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
-        if self._carrier is None:
-            return change(*args, Nobody())
-        return self._carrier.carry_out(change, *args, is_rename=is_rename)
-
     def _stays(self, size: int) -> bool:
         """Return whether a file of *size* bytes stays in the page cache after it was read."""
         return self._keeps_pulls or size <= KEPT_BYTES
@@ -374,7 +373,7 @@ class FileDriver(StorageDriver):
 class _ScratchDriver(FileDriver):
     """The files of a store that need not survive a crash of the host; see :attr:`StorageDriver.scratch`."""
 
-    def __init__(self, tree: Tree, disk: Disk, staging: Aside, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
+    def __init__(self, tree: Tree, disk: Disk, staging: Staging, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
         """
         Args:
             tree: the tree of the durable driver.
@@ -387,11 +386,11 @@ class _ScratchDriver(FileDriver):
         self._disk = disk
         self._keeps_pushes = keeps_pushes
         self._keeps_pulls = keeps_pulls
-        self._aside = self._short_aside = staging
+        self._staging = self._scratch_staging = staging
         # Use separate locks: a holder of the other locks may be waiting for the disk.
-        locks = PathLocks(f"{self._tree.reserved}/locks/short-lived")
-        self._changes, self._puts = self._room(self._aside, locks, None, last=False)
-        self._carrier = None
+        locks = PathLocks(f"{self._tree.reserved}/locks/{_SCRATCH_FOLDER}")
+        self._publisher, self._mutations = self._writers(locks, None, durable=False)
+        self._committer = ImmediateCommitter(self._publisher)
 
     @property
     def scratch(self) -> FileDriver:

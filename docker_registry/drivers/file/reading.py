@@ -1,7 +1,8 @@
-"""Reading open files: whole, in blocks, or without leaving them in the page cache."""
+"""Reading open files: whole, in blocks, or so that they do not stay in the page cache."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ def read_whole(fd: int, size: int) -> bytes:
     while len(content) < size and (block := os.read(fd, size - len(content))):  # read(2) returns at most 2 GiB
         content += block
     return content
+
+
+def version_of(folder: int, name: str) -> str:
+    """Return the version of a file in an open folder: the SHA-256 of its content."""
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
+    finally:
+        close_now(fd)
 
 
 def read_blocks(tree: Tree, path: str, offset: int, end: int, fd: int, *, stays: bool) -> Iterator[bytes]:
@@ -45,20 +55,20 @@ def read_blocks(tree: Tree, path: str, offset: int, end: int, fd: int, *, stays:
             yield block
     finally:
         if not stays:
-            _let_go(fd)
+            _evict(fd)
         close_now(fd)
 
 
-class PassingFile(io.FileIO):
+class EvictedFile(io.FileIO):
     """A file that is evicted from the page cache when it is closed."""
 
     def close(self) -> None:
         """Evict the file from the page cache and close it."""
         if not self.closed:
-            _let_go(self.fileno())
+            _evict(self.fileno())
         super().close()
 
 
-def _let_go(fd: int) -> None:
+def _evict(fd: int) -> None:
     with suppress(OSError):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

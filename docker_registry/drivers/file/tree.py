@@ -16,7 +16,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import Final
 
 from docker_registry import dependencies
@@ -58,11 +57,7 @@ class Tree:
         self._reserved_as_folder = f"{self.reserved}/."
         self._opener = NoSymlinkOpener()
 
-    @cached_property
-    def _device(self) -> int:
-        return os.stat(self.reserved).st_dev
-
-    def place(self, path: str) -> str:
+    def locate(self, path: str) -> str:
         """
         Return the location of a valid path in the file system.
 
@@ -80,19 +75,19 @@ class Tree:
         Raises:
             StorageError: a symbolic link leads out of the root.
         """
-        place = self.place(path)
-        fd = self._open(place, path, flags)
+        location = self.locate(path)
+        fd = self._open(location, path, flags)
         if fd == MISSING:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
         return fd
 
-    def _open(self, place: str, path: str, flags: int) -> int:
+    def _open(self, location: str, path: str, flags: int) -> int:
         """Open a file or folder as :meth:`open` does, but return MISSING if openat2 finds that it does not exist."""
         flags |= os.O_NONBLOCK  # opening a pipe in the tree must not block the worker
-        fd = self._opener.open(place, flags)
+        fd = self._opener.open(location, flags)
         if fd is not None:
             return fd
-        fd = os.open(place, flags)
+        fd = os.open(location, flags)
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             if real != self.root and not real.startswith(f"{self.root}/"):
@@ -102,15 +97,15 @@ class Tree:
             raise
         return fd
 
-    def _open_present(self, place: str, path: str, flags: int) -> int | None:
+    def _open_present(self, location: str, path: str, flags: int) -> int | None:
         """Open a file or folder; return None, and record the absence as a dependency, if it does not exist."""
         try:
-            fd = self._open(place, path, flags)
+            fd = self._open(location, path, flags)
         except OSError as error:
-            self.note_absence(path, error)
+            self.record_absence(path, error)
             return None
         if fd == MISSING:
-            self._note_missing(path, place)
+            self._record_missing(path, location)
             return None
         return fd
 
@@ -128,13 +123,13 @@ class Tree:
         Raises:
             StorageError: it cannot be opened.
         """
-        place = self.place(path)
-        fd = self._open_present(place, path, os.O_RDONLY)
+        location = self.locate(path)
+        fd = self._open_present(location, path, os.O_RDONLY)
         if fd is None:
             return None
         try:
             found = os.fstat(fd)
-            dependencies.record(place, found)
+            dependencies.record(location, found)
         except BaseException:
             close_now(fd)
             raise
@@ -143,14 +138,14 @@ class Tree:
             return None
         return fd, found.st_size
 
-    def look(self, path: str) -> os.stat_result:
+    def stat(self, path: str) -> os.stat_result:
         """Return the metadata of a path; raises FileNotFoundError if it does not exist."""
         fd = self.open(path, os.O_PATH)
         try:
             found = os.fstat(fd)
         finally:
             close_now(fd)
-        dependencies.record(self.place(path), found)
+        dependencies.record(self.locate(path), found)
         return found
 
     def find(self, path: str) -> os.stat_result | None:
@@ -160,13 +155,13 @@ class Tree:
         Raises:
             StorageError: this cannot be determined.
         """
-        place = self.place(path)
-        fd = self._open_present(place, path, os.O_PATH)
+        location = self.locate(path)
+        fd = self._open_present(location, path, os.O_PATH)
         if fd is None:
             return None
         found = os.fstat(fd)
         close_now(fd)
-        dependencies.record(place, found)
+        dependencies.record(location, found)
         return found
 
     def names(self, path: str) -> Iterator[str]:
@@ -189,7 +184,7 @@ class Tree:
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
         dependencies.make_uncacheable()
-        return holds_files(self.place(path))
+        return holds_files(self.locate(path))
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
@@ -219,7 +214,7 @@ class Tree:
             os.mkdir(name, dir_fd=opened[-1])
         opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
-    def bring(self, source: str, path: str, sync: Sync | None) -> bool:
+    def move_in(self, source: str, path: str, sync: Sync | None) -> bool:
         """
         Move a file to a path, even while other processes remove its folder.
 
@@ -257,28 +252,11 @@ class Tree:
                     close_now(fd)
         raise StorageError("The folder was removed repeatedly during the operation.", path=path)
 
-    def make_empty(self, path: str) -> bool:
-        """
-        Create an empty file at an unused path: it is complete once it exists, and needs no rename.
-
-        Returns:
-            Whether it was created; otherwise call :meth:`bring`, which handles more cases or raises the error.
-        """
-        place = self.place(path)
-        fd = self._opener.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        if fd is None or fd == MISSING:  # MISSING: its folder does not exist
-            return False
-        is_here = os.fstat(fd).st_dev == self._device
-        close_now(fd)
-        if not is_here:  # on another file system, to which staged files could not be renamed either
-            os.unlink(place)
-        return is_here
-
     def prune(self, path: str) -> None:
         """Remove empty folders, from *path* upwards."""
         while path:
             try:
-                os.rmdir(self.place(path))
+                os.rmdir(self.locate(path))
             except OSError:  # not empty, or removed by another
                 return
             path = path.rpartition("/")[0]
@@ -298,10 +276,10 @@ class Tree:
                 if error.errno in NOT_THERE:
                     self._check_root(path)
                 raise translated(path, error) from None
-            self.note_absence(path, error)
+            self.record_absence(path, error)
             raise PathNotFound(path=path) from None
 
-    def note_absence(self, path: str, error: OSError) -> None:
+    def record_absence(self, path: str, error: OSError) -> None:
         """
         Record as a dependency that a path does not exist, as *error* says.
 
@@ -310,11 +288,11 @@ class Tree:
         """
         if error.errno not in NOT_THERE:
             raise translated(path, error) from None
-        self._note_missing(path, self.place(path))
+        self._record_missing(path, self.locate(path))
 
-    def _note_missing(self, path: str, place: str) -> None:
+    def _record_missing(self, path: str, location: str) -> None:
         self._check_root(path)
-        dependencies.record(place, None)
+        dependencies.record(location, None)
 
     def _check_root(self, path: str) -> None:
         if not os.access(self._reserved_as_folder, os.F_OK):
@@ -323,7 +301,7 @@ class Tree:
     def _clear(self, path: str) -> None:
         """Remove a folder that contains only folders, left by a writer that died."""
         try:
-            remove_folders(self.place(path))
+            remove_folders(self.locate(path))
         except FileNotFoundError:
             pass
         except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import FileDriver, disk, linux
+from docker_registry.drivers.file import FileDriver, linux, sync
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
@@ -35,7 +35,7 @@ def driver(tmp_path):
     return FileDriver(str(tmp_path / "store"))
 
 
-def left_aside(store):
+def left_in_staging(store):
     """The names of what lies aside, in one of the folders for that or where old versions have put it."""
     return [path.name for path in (store / RESERVED / "aside").glob("**/*") if len(path.name) > 8]
 
@@ -49,7 +49,7 @@ class TestFileDriver(DriverSuite):
     @pytest.fixture(params=["with a journal", "without"])
     def driver(self, request, tmp_path, monkeypatch):
         if request.param == "without":
-            monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
+            monkeypatch.setattr("docker_registry.drivers.file.sync._KNOWN", set())
         return FileDriver(str(tmp_path / "store"))
 
     @pytest.fixture
@@ -71,9 +71,9 @@ class TestAKey:
         with driver.batch():
             driver.put_content(f"{path}-2" if "_auth" in path else path, b"more")
             driver.put_content("blob", b"blob")
-        files = [place for place in store.rglob("*") if place.is_file() and b"more" in place.read_bytes()]
+        files = [location for location in store.rglob("*") if location.is_file() and b"more" in location.read_bytes()]
         assert files
-        assert {0o600} == {place.stat().st_mode & 0o777 for place in files}
+        assert {0o600} == {location.stat().st_mode & 0o777 for location in files}
         assert 0o644 == (store / "blob").stat().st_mode & 0o777
 
     def test_of_an_earlier_version_becomes_so(self, driver, store):
@@ -94,7 +94,7 @@ class TestTheRoot:
         return bool(flags & linux._IS_TOP)
 
     def test_that_the_driver_makes_has_its_folders_spread(self, tmp_path):
-        if disk.filesystem_type(str(tmp_path)) != "ext4":
+        if sync.filesystem_type(str(tmp_path)) != "ext4":
             pytest.skip("only ext4 can be asked for that")
         (tmp_path / "given").mkdir()
         FileDriver(str(tmp_path / "given"))
@@ -218,26 +218,26 @@ class TestTheReservedFolder:
                 verb(path)
 
     def test_loses_what_dead_writers_left_in_it(self, driver, store):
-        aside, parts = store / RESERVED / "aside", driver._aside.parts
-        (aside / "old-file-of-before-the-folders").write_bytes(b"half")
+        staging, parts = store / RESERVED / "aside", driver._staging.subfolders
+        (staging / "old-file-of-before-the-folders").write_bytes(b"half")
         Path(parts[0], "old-file").write_bytes(b"half")
         Path(parts[1], "removing", "aa").mkdir(parents=True)
         time.sleep(0.4)
         Path(parts[2], "young-file").write_bytes(b"half")
         assert 3 == driver.remove_leftovers(0.2)
-        assert ["young-file"] == left_aside(store)
+        assert ["young-file"] == left_in_staging(store)
 
     def test_has_folders_of_names_of_its_own(self, driver, store, tmp_path):
         again, other = FileDriver(str(store)), FileDriver(str(tmp_path / "other"))
-        assert set(driver._aside.parts) == set(again._aside.parts)
-        names = [{Path(part).name for part in one._aside.parts} for one in (driver, other)]
+        assert set(driver._staging.subfolders) == set(again._staging.subfolders)
+        names = [{Path(part).name for part in one._staging.subfolders} for one in (driver, other)]
         assert [16, 16, 32] == [len(names[0]), len(names[1]), len(names[0] | names[1])]
 
     def test_spreads_new_files_over_its_folders(self, driver):
-        assert set(driver._aside.parts) == {os.path.dirname(driver._aside.new()) for _ in range(1000)}
+        assert set(driver._staging.subfolders) == {os.path.dirname(driver._staging.new()) for _ in range(1000)}
 
     def test_has_those_of_two_who_begin_it_at_once(self, driver, store):
-        more = Path(driver._aside.parts[0]).parent / "ffffffff"
+        more = Path(driver._staging.subfolders[0]).parent / "ffffffff"
         more.mkdir()
         os.utime(more, (0, 0))
         (more / "old-file").write_bytes(b"half")
@@ -260,18 +260,18 @@ def mount():
         pytest.skip("mounting needs root")
     mounted = []
 
-    def mount(kind, place, options):
-        place.mkdir(exist_ok=True)
-        command = ["mount", "-t", kind, "-o", options, kind, place]
+    def mount(kind, location, options):
+        location.mkdir(exist_ok=True)
+        command = ["mount", "-t", kind, "-o", options, kind, location]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"{kind} cannot be mounted here: {done.stderr.strip()}")
-        mounted.append(place)
-        return place
+        mounted.append(location)
+        return location
 
     yield mount
-    for place in reversed(mounted):
-        subprocess.run(["umount", "-l", place], check=True)
+    for location in reversed(mounted):
+        subprocess.run(["umount", "-l", location], check=True)
 
 
 class TestAnotherFileSystemInTheTree:
@@ -307,7 +307,7 @@ class TestAFullDisk:
         ):
             with pytest.raises(StorageFull):
                 verb()
-        assert (b"old", []) == (driver.get_content("a"), left_aside(small / "store"))
+        assert (b"old", []) == (driver.get_content("a"), left_in_staging(small / "store"))
         driver.stream_write("b", [bytes(1024 * 1024)])
 
 
@@ -344,7 +344,7 @@ class TestAWriterThatIsKilled:
                 assert len(content) in (100_000, 500_000)
                 assert content == content[:1] * len(content)
             driver.remove_leftovers(-1)
-            assert [] == left_aside(store)
+            assert [] == left_in_staging(store)
 
     def test_leaves_every_file_whole(self, tmp_path):
         self.kill(tmp_path / "store", 20)
@@ -478,7 +478,7 @@ gevent.sleep(0.2)
 with open(sys.argv[1] + "/b", "wb") as other:  # would be given the descriptor that the writer has closed
     gevent.sleep(0.4)
 writer.join()
-left = sum((os.listdir(part) for part in driver._aside.parts), [])
+left = sum((os.listdir(part) for part in driver._staging.subfolders), [])
 print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), left)
 """
 
@@ -499,16 +499,16 @@ class TestUnderGevent:
     def test_what_is_replaced_is_removed_soon(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
-            "from docker_registry.drivers.file import FileDriver, carrier\n"
-            "carrier._CHECKPOINT_SECONDS = 0.5\n"
-            "def aside():\n"
-            "    return sum(len(os.listdir(part)) for part in driver._aside.parts)\n"
+            "from docker_registry.drivers.file import FileDriver, transaction\n"
+            "transaction._CHECKPOINT_SECONDS = 0.5\n"
+            "def staged():\n"
+            "    return sum(len(os.listdir(part)) for part in driver._staging.subfolders)\n"
             "driver = FileDriver(sys.argv[1])\n"
             "for number in range(10):\n"
             "    driver.put_content('a', b'%d' % number)\n"
-            "print(aside())\n"
+            "print(staged())\n"
             "with gevent.Timeout(20):\n"
-            "    while aside():\n"
+            "    while staged():\n"
             "        gevent.sleep(0.05)\n"
             "print(driver.get_content('a'))\n"
         )

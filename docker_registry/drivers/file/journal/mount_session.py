@@ -14,7 +14,7 @@ proof is one of two:
 * the superblock has the same identity as when the session began (:func:`superblock_id`).
 
 Without either proof a new session begins. Journals of the last one are then replayed, which is always safe but
-sometimes unnecessary (:mod:`~docker_registry.drivers.file.replay`).
+sometimes unnecessary (:mod:`~docker_registry.drivers.file.journal.replay`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.disk import filesystem_type
 from docker_registry.drivers.file.locks import not_a_lock
+from docker_registry.drivers.file.sync import filesystem_type
 
 #: The session file, and the prefix of incomplete ones that a killed process may have left.
 NAME: Final = "session"
@@ -102,16 +102,16 @@ def join(folder: str, superblock: str | None) -> Membership:
     Raises:
         StorageError: something else than a file has its name.
     """
-    place = f"{folder}/{NAME}"
+    location = f"{folder}/{NAME}"
     try:
-        fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         return _begin(folder, superblock)
     except OSError as error:
-        raise not_a_lock(place, error) from None
+        raise not_a_lock(location, error) from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise not_a_lock(place, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
+            raise not_a_lock(location, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
         session, its_superblock = _read(fd)
         if session is not None and (_others_hold(fd) or its_superblock == superblock is not None):
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -133,15 +133,15 @@ def superblock_id(folder: str) -> str | None:
     """
     try:
         version = tuple(int(part) for part in os.uname().release.split(".")[:2])
-        place = _sysfs_place(folder)
-        if version < _MIN_KERNEL or place is None or filesystem_type(place) != "sysfs":
+        location = _sysfs_folder(folder)
+        if version < _MIN_KERNEL or location is None or filesystem_type(location) != "sysfs":
             return None
-        return f"{_BOOT_ID.read_text().strip()} {place} {os.stat(place).st_ino}"
+        return f"{_BOOT_ID.read_text().strip()} {location} {os.stat(location).st_ino}"
     except (OSError, ValueError):
         return None
 
 
-def _sysfs_place(folder: str) -> str | None:
+def _sysfs_folder(folder: str) -> str | None:
     kind = filesystem_type(folder)
     if kind not in _SYSFS_FOLDERS:
         return None

@@ -25,20 +25,20 @@ from hypothesis import strategies as st
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver, linux
 from docker_registry.drivers.file import driver as driver_module
-from docker_registry.drivers.file import journal as journal_module
-from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file.journal import journal as journal_module
+from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def contents(folder):
     """Return all files of a tree by path."""
     found = {}
-    for place in Path(folder).rglob("*"):
-        if place.is_file() and RESERVED not in place.parts:
-            found[str(place.relative_to(folder))] = place.read_bytes()
+    for location in Path(folder).rglob("*"):
+        if location.is_file() and RESERVED not in location.parts:
+            found[str(location.relative_to(folder))] = location.read_bytes()
     return found
 
 
@@ -72,13 +72,15 @@ class Host:
         return driver
 
     def sync(self):
-        for place in self._kept.iterdir():
-            self._unlink(place)
+        for location in self._kept.iterdir():
+            self._unlink(location)
         self._on_disk = contents(self.store)
         for path in self._on_disk:  # an old file comes back as the very file that it was
             self._link(f"{self.store}/{path}", self._keep(path))
         files = [f"{self.store}/{path}" for path in self._on_disk]
-        self._whole = {identity(os.stat(place)) for place in (*files, *Path(self.store, RESERVED).glob("aside/*/*"))}
+        self._whole = {
+            identity(os.stat(location)) for location in (*files, *Path(self.store, RESERVED).glob("aside/*/*"))
+        }
 
     def _keep(self, path):
         return self._kept / path.replace("/", "|")
@@ -106,20 +108,20 @@ class Host:
             old, new = on_disk.get(path), now.get(path)
             if old == new:
                 continue
-            place = Path(self.store, path)
+            location = Path(self.store, path)
             # Whatever its name is, the content of what was synced itself is never torn.
-            is_whole = new is None or identity(place.stat()) in self._whole
+            is_whole = new is None or identity(location.stat()) in self._whole
             torn = [] if is_whole else [new[: len(new) // 2], bytes(len(new))]
             left = choose([old, new, *(torn or [old])])
             if left in torn:
-                times = place.stat()
-                place.write_bytes(left)
-                os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+                times = location.stat()
+                location.write_bytes(left)
+                os.utime(location, ns=(times.st_atime_ns, times.st_mtime_ns))
             elif left != new:
-                place.unlink(missing_ok=True)
+                location.unlink(missing_ok=True)
                 if left is not None:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(self._keep(path), place)
+                    location.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(self._keep(path), location)
         self.sync()
         self.superblock = str(uuid.uuid4())
 
@@ -278,10 +280,10 @@ class TestAfterACrashOfTheHost:
             host.process().put_content("path", b"2", if_match=ABSENT)
 
 
-def truncate_times(place):
+def truncate_times(location):
     """Make the times of a file those of a clock that has whole seconds."""
-    times = os.stat(place)
-    os.utime(place, ns=(times.st_atime_ns // 10**9 * 10**9, times.st_mtime_ns // 10**9 * 10**9))
+    times = os.stat(location)
+    os.utime(location, ns=(times.st_atime_ns // 10**9 * 10**9, times.st_mtime_ns // 10**9 * 10**9))
 
 
 class TestWhatOthersChangedSince:
@@ -415,7 +417,7 @@ class TestAReplayThatIsInterrupted:
 OLD_HEAD = struct.Struct(">8s36sQ")
 
 
-def old_journal(place, entries):
+def old_journal(location, entries):
     """Write a journal of version 1, in which entries have no traces."""
 
     def sealed(fields, record=b""):
@@ -425,7 +427,7 @@ def old_journal(place, entries):
     record = head.encode() + b"\n" + b"".join(content for _, content in entries)
     file = sealed(OLD_HEAD.pack(b"journal1", str(uuid.uuid4()).encode(), 1)).ljust(4096, b"\0")
     file += sealed(struct.pack(">QQI", 1, time.time_ns(), len(record)), record) + record
-    place.write_bytes(file.ljust(4096 + 2 * 65536, b"\0"))
+    location.write_bytes(file.ljust(4096 + 2 * 65536, b"\0"))
 
 
 class TestTheFolderOfJournals:
@@ -450,10 +452,10 @@ class TestTheFolderOfJournals:
         {
             "a folder": os.mkdir,
             "a pipe": os.mkfifo,
-            "a dangling link": lambda place: os.symlink("nowhere", place),
-            "an empty file": lambda place: Path(place).write_bytes(b""),
-            "a file": lambda place: Path(place).write_bytes(b"text"),
-            "a newer version": lambda place: Path(place).write_bytes(b"journal3".ljust(8192, b"x")),
+            "a dangling link": lambda location: os.symlink("nowhere", location),
+            "an empty file": lambda location: Path(location).write_bytes(b""),
+            "a file": lambda location: Path(location).write_bytes(b"text"),
+            "a newer version": lambda location: Path(location).write_bytes(b"journal3".ljust(8192, b"x")),
         }.items(),
         ids=lambda item: item[0],
     )
@@ -470,14 +472,14 @@ class TestTheFolderOfJournals:
         assert name in caplog.text
 
     @pytest.mark.parametrize("name", ["gate", "lock", "checkpoint-lock"])
-    @pytest.mark.parametrize("make", [os.mkdir, lambda place: os.symlink("nowhere/nowhere", place)])
+    @pytest.mark.parametrize("make", [os.mkdir, lambda location: os.symlink("nowhere/nowhere", location)])
     def test_must_have_files_for_locks(self, host, journals, name, make):
         (journals / name).unlink(missing_ok=True)
         make(journals / name)
         with pytest.raises(StorageError, match=f"journals/{name}.*Remove it"):
             host.process()._journal.checkpoint()
 
-    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda place: Path(place).write_bytes(b"")])
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda location: Path(location).write_bytes(b"")])
     def test_may_have_a_mark_that_is_none(self, host, journals, make):
         driver = host.process()
         driver.put_content("path", b"1")
@@ -634,7 +636,7 @@ def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypa
 
 
 def test_a_store_of_several_hosts_has_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
+    monkeypatch.setattr("docker_registry.drivers.file.sync._KNOWN", set())
     assert FileDriver(str(tmp_path))._journal is None
 
 

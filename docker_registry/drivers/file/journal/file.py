@@ -25,8 +25,8 @@ from typing import Final, NamedTuple
 from gevent import monkey
 
 from docker_registry.concurrency import close_now
+from docker_registry.drivers.file.journal.mount_session import MountSession
 from docker_registry.drivers.file.linux import creation_time
-from docker_registry.drivers.file.mount_session import MountSession
 
 #: The size of a half, which also bounds the changes of one process that await write-back.
 HALF_BYTES: Final = 4 * 1024 * 1024
@@ -115,11 +115,11 @@ class Head(NamedTuple):
     Attributes:
         session: the mount session in which the journal was written; in journals of older versions, the boot of the
             kernel.
-        place: where it was created, from :func:`_place`; None in journals of older versions.
+        origin: where it was created, from :func:`_origin`; None in journals of older versions.
     """
 
     session: MountSession
-    place: tuple[int, ...] | None = None
+    origin: tuple[int, ...] | None = None
 
 
 class UnknownVersion(Exception):
@@ -144,7 +144,7 @@ class JournalFile:
 
     def __init__(self, folder: str, session: MountSession, half_bytes: int = HALF_BYTES) -> None:
         """Create the file and wait until it is on the disk; blocks this thread."""
-        self.place = f"{folder}/{secrets.token_hex(16)}"
+        self.location = f"{folder}/{secrets.token_hex(16)}"
         #: The moment of the last entry in each half; 0 when no entry in the half is needed.
         self._last = [0, 0]
         self._half_bytes = half_bytes
@@ -160,18 +160,18 @@ class JournalFile:
         self.close = weakref.finalize(self, close_now, self._fd)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            fields = _HEAD.pack(_HEAD_MAGIC, session.id.encode(), session.began, *_place(self._fd, folder))
+            fields = _HEAD.pack(_HEAD_MAGIC, session.id.encode(), session.began, *_origin(self._fd, folder))
             _write(self._fd, [_sealed(fields).ljust(_HEAD_BYTES, b"\0")], 0)
             for start in range(0, 2 * half_bytes, _SPARE_BYTES):
                 _write(self._fd, [bytes(_SPARE_BYTES)], _HEAD_BYTES + start)
             os.fsync(self._fd)
             # Python passes AT_SYMLINK_FOLLOW, needed for the link in /proc, only when a folder descriptor is given; its
             # value does not matter for an absolute path.
-            os.link(f"/proc/self/fd/{self._fd}", self.place, src_dir_fd=self._fd)
+            os.link(f"/proc/self/fd/{self._fd}", self.location, src_dir_fd=self._fd)
             sync_folder(folder)
         except BaseException:
             with suppress(OSError):
-                os.unlink(self.place)
+                os.unlink(self.location)
             self.close()
             raise
 
@@ -179,7 +179,7 @@ class JournalFile:
         """Return whether a record of *size* bytes fits; with *spare*, into the reserved space too."""
         return self._written + _BEFORE_RECORD_BYTES + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
 
-    def turn(self) -> bool:
+    def switch_half(self) -> bool:
         """Switch to the other half if none of its entries are needed; return whether it switched."""
         with self._writing:
             if self._last[1 - self._half]:
@@ -211,7 +211,7 @@ class JournalFile:
             number = self._number
         self._sync(number)
 
-    def forget(self, before: int) -> None:
+    def discard_before(self, before: int) -> None:
         """Mark entries older than a moment as not needed."""
         with self._writing:
             self._last = [0 if last < before else last for last in self._last]
@@ -257,8 +257,8 @@ def read_head(fd: int) -> Head | None:
     """
     read = os.pread(fd, _HEAD.size + _CHECKSUM_BYTES, 0)
     if read.startswith(_HEAD_MAGIC) and read == _sealed(read[: _HEAD.size]):
-        _, session, began, *place = _HEAD.unpack_from(read)
-        return Head(MountSession(session.decode(), began), tuple(place))
+        _, session, began, *origin = _HEAD.unpack_from(read)
+        return Head(MountSession(session.decode(), began), tuple(origin))
     old = read[: _OLD_HEAD.size + _CHECKSUM_BYTES]
     if old.startswith(_OLD_HEAD_MAGIC) and old == _sealed(old[: _OLD_HEAD.size]):
         _, boot, began = _OLD_HEAD.unpack_from(old)
@@ -270,9 +270,9 @@ def read_head(fd: int) -> Head | None:
     return None
 
 
-def is_where_it_was_made(head: Head, fd: int, folder: str) -> bool:
+def was_created_in(head: Head, fd: int, folder: str) -> bool:
     """Return whether a journal was created in this folder and is not a copy."""
-    return head.place is None or head.place == _place(fd, folder)
+    return head.origin is None or head.origin == _origin(fd, folder)
 
 
 def read_entries(fd: int) -> list[Entry]:
@@ -306,7 +306,7 @@ def _unpack(record: bytes, entered: int) -> Iterator[Entry]:
             contents = contents[length:]
 
 
-def _place(fd: int, folder: str) -> tuple[int, int, int, int]:
+def _origin(fd: int, folder: str) -> tuple[int, int, int, int]:
     """Return inode number and creation time of a file and of its folder; a copy never has the same values."""
     with_folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -4,7 +4,7 @@ Replay of a journal: restores what a file system may have lost, and nothing else
 For each path the last entry counts. Its content is restored only if the path is in a state that the journal knows to be
 older: the file that existed when an entry was made, or a file that an entry put there and whose content may not have
 reached the disk. A file is identified by its inode and modification time, so clocks need not be correct or precise. A
-file that was touched later is identified by its inode alone, if it holds what the journal put there or what a crash
+file that was effects later is identified by its inode alone, if it holds what the journal put there or what a crash
 left of that. Any other file was written after the journal, by another server or from a backup, and stays.
 
 A missing file may have been lost, or removed later by another program. It was removed if the journal never saw the path
@@ -26,12 +26,12 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.file.aside import Aside, discard
-from docker_registry.drivers.file.disk import Disk
 from docker_registry.drivers.file.folders import NOT_THERE, mode_of
-from docker_registry.drivers.file.journal import MAX_BYTES
-from docker_registry.drivers.file.journal_file import Entry, FileState
+from docker_registry.drivers.file.journal.file import Entry, FileState
+from docker_registry.drivers.file.journal.journal import MAX_BYTES
 from docker_registry.drivers.file.reading import read_whole
+from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
 
@@ -77,9 +77,9 @@ class _Found(Enum):
 class Replay:
     """Replays the entries of a session; blocks the thread. Nothing else may change the tree meanwhile."""
 
-    def __init__(self, tree: Tree, aside: Aside, disk: Disk) -> None:
+    def __init__(self, tree: Tree, staging: Staging, disk: Disk) -> None:
         self._tree = tree
-        self._aside = aside
+        self._staging = staging
         self._disk = disk
 
     def __call__(self, entries: Sequence[Entry], last_active: int) -> None:
@@ -133,7 +133,7 @@ class Replay:
         """Return when an entry was last added to or removed from the innermost existing folder above a path."""
         for folder in (*reversed(list(folders_above(path))), ""):
             try:
-                return os.stat(self._tree.place(folder)).st_mtime_ns
+                return os.stat(self._tree.locate(folder)).st_mtime_ns
             except OSError as error:
                 if error.errno not in NOT_THERE:
                     raise
@@ -145,27 +145,27 @@ class Replay:
 
         A crash of a file system without a journal of its own also leaves such entries; they are older and are removed.
         """
-        places = [place for place, is_wrong in self._in_the_way(path) if is_wrong]
-        return any(os.lstat(place).st_mtime_ns > busy_until for place in places)
+        locations = [location for location, is_wrong in self._in_the_way(path) if is_wrong]
+        return any(os.lstat(location).st_mtime_ns > busy_until for location in locations)
 
     def _in_the_way(self, path: str) -> Iterator[tuple[str, bool]]:
-        """Yield the places of a path and of the folders above it, and whether each is of the wrong kind."""
+        """Yield the locations of a path and of the folders above it, and whether each is of the wrong kind."""
         for folder in folders_above(path):
-            place = self._tree.place(folder)
-            yield place, os.path.lexists(place) and not os.path.isdir(place)
-        place = self._tree.place(path)
-        yield place, os.path.isdir(place)
+            location = self._tree.locate(folder)
+            yield location, os.path.lexists(location) and not os.path.isdir(location)
+        location = self._tree.locate(path)
+        yield location, os.path.isdir(location)
 
     def _put(self, contents: Sequence[tuple[str, bytes]]) -> None:
-        waiting = [(self._aside.write(content, mode=mode_of(path)), path) for path, content in contents]
+        waiting = [(self._staging.write(content, mode=mode_of(path))[0], path) for path, content in contents]
         self._disk.sync_all()
-        for aside, path in waiting:
-            for place, is_wrong in self._in_the_way(path):
+        for staged, path in waiting:
+            for location, is_wrong in self._in_the_way(path):
                 if is_wrong:
-                    os.rename(place, removed := self._aside.new())
+                    os.rename(location, removed := self._staging.new())
                     discard(removed)
-            if self._tree.bring(aside, path, None):
-                discard(aside)
+            if self._tree.move_in(staged, path, None):
+                discard(staged)
 
 
 def _changes(entries: Sequence[Entry]) -> Iterable[tuple[str, _Change]]:
@@ -197,7 +197,7 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     state = FileState.of(found)
     if state in change.known:
         return True
-    # The file of a known state before it was touched. A program can set back the modification time, but not the change
+    # The file of a known state before it was effects. A program can set back the modification time, but not the change
     # time. Where times have whole seconds, the file may have been written until the end of its second.
     until = state.modified + (10**9 - 1 if state.modified % 10**9 == 0 else 0)
     if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.journal_file import sync_folder
+from docker_registry.drivers.file.journal.file import sync_folder
 from docker_registry.drivers.file.locks import open_lock
 
 #: The prefix of the file names.
@@ -39,7 +39,7 @@ class Marks:
     def get(self, session_id: str) -> int:
         """Return the moment of a session; 0 if there is none or the file is invalid."""
         try:
-            fd = os.open(self._place(session_id), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            fd = os.open(self._location(session_id), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno in _NO_FILE:
                 return 0
@@ -57,7 +57,7 @@ class Marks:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if moment > self.get(session_id):
-                self._replace(self._place(session_id), b"%d" % moment)
+                self._replace(self._location(session_id), b"%d" % moment)
         finally:
             close_now(lock)
 
@@ -68,16 +68,16 @@ class Marks:
                 with suppress(IsADirectoryError, PermissionError):  # not a file of the driver, or owned by another user
                     os.unlink(f"{self._folder}/{name}")
 
-    def _replace(self, place: str, content: bytes) -> None:
-        written = f"{place}.{secrets.token_hex(4)}"
+    def _replace(self, location: str, content: bytes) -> None:
+        written = f"{location}.{secrets.token_hex(4)}"
         fd = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.write(fd, content)
             os.fsync(fd)
         finally:
             close_now(fd)
-        os.rename(written, place)
+        os.rename(written, location)
         sync_folder(self._folder)
 
-    def _place(self, session_id: str) -> str:
+    def _location(self, session_id: str) -> str:
         return f"{self._folder}/{PREFIX}{session_id}"

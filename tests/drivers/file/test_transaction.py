@@ -9,7 +9,7 @@ import pytest
 
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.file.together import MAX_WAITING
+from docker_registry.drivers.file.transaction import MAX_WAITING
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from tests.support.gevent_program import under_gevent
 
@@ -17,7 +17,7 @@ from tests.support.gevent_program import under_gevent
 @pytest.fixture
 def synced(tmp_path, monkeypatch):
     """A driver without a journal, as on a file system that hosts share."""
-    monkeypatch.setattr("docker_registry.drivers.file.disk._KNOWN", set())
+    monkeypatch.setattr("docker_registry.drivers.file.sync._KNOWN", set())
     return FileDriver(str(tmp_path / "store"))
 
 
@@ -40,8 +40,8 @@ def syncs(monkeypatch, synced):
     return seen
 
 
-def aside(driver):
-    return [name for part in driver._aside.parts for name in os.listdir(part)]
+def staged(driver):
+    return [name for part in driver._staging.subfolders for name in os.listdir(part)]
 
 
 class TestChangesThatBelongTogether:
@@ -51,7 +51,7 @@ class TestChangesThatBelongTogether:
                 synced.put_content(f"folder/{number}/file", b"content")
         assert [5, 7] == syncs  # the contents, then the root, the folder and the five in it
         assert b"content" == synced.get_content("folder/3/file")
-        assert [] == aside(synced)
+        assert [] == staged(synced)
 
     def test_are_there_when_the_block_has_ended(self, driver):
         with driver.batch():
@@ -59,7 +59,7 @@ class TestChangesThatBelongTogether:
             driver.put_content("a", b"2")
             driver.put_content("empty", b"")
         assert (b"2", b"") == (driver.get_content("a"), driver.get_content("empty"))
-        assert [] == aside(driver)
+        assert [] == staged(driver)
 
     def test_keep_their_order(self, driver):
         driver.put_content("source", b"moved")
@@ -77,7 +77,7 @@ class TestChangesThatBelongTogether:
             driver.put_content("never", b"1")
             raise ZeroDivisionError
         assert (True, False) == (driver.exists("before"), driver.exists("never"))
-        assert [] == aside(driver)
+        assert [] == staged(driver)
 
     def test_may_be_many(self, driver):
         gc.collect()  # the drivers of other tests, each of which has a journal open
@@ -95,6 +95,17 @@ class TestChangesThatBelongTogether:
                 synced.put_content("inner", b"1")
             synced.put_content("outer", b"2")
         assert [2, 1] == syncs
+
+    def test_of_two_stores_stay_apart(self, driver, tmp_path):
+        other = FileDriver(str(tmp_path / "other"))
+        with driver.batch():
+            other.put_content("a", b"other")
+            with other.batch():
+                driver.put_content("a", b"1")
+                other.move("a", "b")
+            assert b"other" == other.get_content("b")
+        assert b"1" == driver.get_content("a")
+        assert ([], []) == (staged(driver), staged(other))
 
     def test_are_synced_also_when_they_end_in_an_error(self, synced, syncs):
         synced.put_content("source", b"")

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from docker_registry.drivers.file import mount_session
-from docker_registry.drivers.file.mount_session import superblock_id
+from docker_registry.drivers.file.journal import mount_session
+from docker_registry.drivers.file.journal.mount_session import superblock_id
 from docker_registry.errors import StorageError
 from tests.support.loop_disk import LoopDisk
 
@@ -68,7 +68,7 @@ class TestASession:
         assert 32 == len(self.join(tmp_path, "one").session.id)
         assert [mount_session.NAME] == os.listdir(tmp_path)
 
-    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda place: os.symlink("nowhere", place)])
+    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda location: os.symlink("nowhere", location)])
     def test_needs_a_file(self, tmp_path, make):
         make(tmp_path / mount_session.NAME)
         with pytest.raises(StorageError, match="Remove it"):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import journal_file
-from docker_registry.drivers.file.journal_file import (
+from docker_registry.drivers.file.journal import file as journal_file
+from docker_registry.drivers.file.journal.file import (
     Entry,
     FileState,
     HalfIsFull,
@@ -20,7 +20,7 @@ from docker_registry.drivers.file.journal_file import (
     Trace,
     UnknownVersion,
 )
-from docker_registry.drivers.file.mount_session import MountSession
+from docker_registry.drivers.file.journal.mount_session import MountSession
 
 SESSION = MountSession("0b5c5b0e000040008000000000000000", 1_700_000_000_000_000_000)
 HALF_BYTES = 128 * 1024
@@ -35,8 +35,8 @@ def write(file, *entries, spare=False):
     file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
 
 
-def read(place):
-    fd = os.open(place, os.O_RDONLY)
+def read(location):
+    fd = os.open(location, os.O_RDONLY)
     try:
         # Without the time of day, which is another with each run.
         return [entry._replace(entered=0) for entry in journal_file.read_entries(fd)]
@@ -49,18 +49,18 @@ class TestWhatWasWritten:
         first, second = Entry(1, "a/b", b"\n\0content"), Entry(2, 'ü"\\', b"")
         write(file, first, second)
         write(file, third := Entry(3, "a"))
-        assert [first, second, third] == read(file.place)
+        assert [first, second, third] == read(file.location)
 
     def test_tells_when(self, file):
         before = time.time_ns()
         write(file, Entry(1, "a"))
-        fd = os.open(file.place, os.O_RDONLY)
+        fd = os.open(file.location, os.O_RDONLY)
         (entry,) = journal_file.read_entries(fd)
         os.close(fd)
         assert before <= entry.entered <= time.time_ns()
 
     def test_tells_in_which_session(self, file, tmp_path):
-        fd = os.open(file.place, os.O_RDWR)
+        fd = os.open(file.location, os.O_RDWR)
         assert SESSION == journal_file.read_head(fd).session
         for length in (83, 55, 7, 0):  # no journal
             os.ftruncate(fd, length)
@@ -70,12 +70,12 @@ class TestWhatWasWritten:
     def test_tells_whether_it_is_a_copy(self, file, tmp_path):
         (tmp_path / "copy").mkdir()
         copies = (tmp_path / "copy", tmp_path)  # into another folder, and beside it
-        places = [shutil.copy2(file.place, folder / "0") for folder in copies]
+        locations = [shutil.copy2(file.location, folder / "0") for folder in copies]
         found = []
-        for place in (file.place, *places):
-            fd = os.open(place, os.O_RDONLY)
-            folder = os.path.dirname(place)
-            found.append(journal_file.is_where_it_was_made(journal_file.read_head(fd), fd, folder))
+        for location in (file.location, *locations):
+            fd = os.open(location, os.O_RDONLY)
+            folder = os.path.dirname(location)
+            found.append(journal_file.was_created_in(journal_file.read_head(fd), fd, folder))
             os.close(fd)
         assert [True, False, False] == found
 
@@ -83,7 +83,7 @@ class TestWhatWasWritten:
         traces = [Trace(None, None), Trace(FileState(1, 2), FileState(3, 4)), Trace(None, FileState(5, 6))]
         entries = [Entry(number, "a", b"content", trace) for number, trace in enumerate(traces, 1)]
         write(file, *entries)
-        assert entries == read(file.place)
+        assert entries == read(file.location)
 
     def test_of_a_newer_version_is_known_as_such(self, tmp_path):
         fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
@@ -93,7 +93,7 @@ class TestWhatWasWritten:
         os.close(fd)
 
     def test_is_locked_by_who_writes_it(self, file):
-        fd = os.open(file.place, os.O_RDWR)
+        fd = os.open(file.location, os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.close()
@@ -101,9 +101,9 @@ class TestWhatWasWritten:
         os.close(fd)
 
     def test_takes_no_new_room_of_the_disk(self, file):
-        before = os.stat(file.place)
+        before = os.stat(file.location)
         write(file, Entry(1, "a", bytes(60_000)))
-        after = os.stat(file.place)
+        after = os.stat(file.location)
         assert (before.st_size, before.st_blocks) == (after.st_size, after.st_blocks)
 
 
@@ -113,17 +113,17 @@ class TestACrashInTheMiddle:
         write(file, first := Entry(1, "a", b"first"))
         start = sum(map(len, journal_file.pack([first]))) + 24
         write(file, second := Entry(2, "b", b"second"))
-        content = bytearray(Path(file.place).read_bytes())
+        content = bytearray(Path(file.location).read_bytes())
         length = sum(map(len, journal_file.pack([second]))) + 24
-        assert [first, second] == read(file.place)
+        assert [first, second] == read(file.location)
         for position in range(4096 + start, 4096 + start + length):
             if damage(content[position]) == content[position]:
                 continue
             torn = bytearray(content)
             torn[position] = damage(torn[position])
-            with open(file.place, "r+b") as damaged:
+            with open(file.location, "r+b") as damaged:
                 damaged.write(torn)
-            assert [first] == read(file.place)
+            assert [first] == read(file.location)
 
 
 class TestAHalf:
@@ -138,26 +138,26 @@ class TestAHalf:
 
     def test_that_is_full_is_left_for_the_other(self, file):
         count = self.fill(file, 1)
-        assert file.turn()
+        assert file.switch_half()
         write(file, Entry(2, "next"))
-        assert count + 1 == len(read(file.place))
+        assert count + 1 == len(read(file.location))
 
     def test_is_not_written_again_before_it_is_forgotten(self, file):
         self.fill(file, 1)
-        file.turn()
+        file.switch_half()
         self.fill(file, 2)
-        assert not file.turn()
-        file.forget(2)
-        assert file.turn()
+        assert not file.switch_half()
+        file.discard_before(2)
+        assert file.switch_half()
         write(file, Entry(3, "again", b"x"))
-        left = read(file.place)
+        left = read(file.location)
         assert "again" in [entry.path for entry in left]
         assert {2, 3} == {entry.moment for entry in left}  # no older record behind a new one
 
     def test_has_a_spare_room(self, file):
         self.fill(file, 1)
         write(file, Entry(2, "a", bytes(9000)), spare=True)
-        assert "a" == read(file.place)[-1].path
+        assert "a" == read(file.location)[-1].path
 
 
 class TestTheDisk:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from docker_registry.drivers.file import disk, linux
-from docker_registry.drivers.file.disk import Disk
+from docker_registry.drivers.file import linux, sync
+from docker_registry.drivers.file.sync import Disk
 
 MOUNTS = "0 1 0:26 / /run rw - tmpfs tmpfs rw\n{mount} 1 8:1 / / rw,relatime shared:1 - {kind} /dev/vda rw\n"
 
@@ -25,14 +25,14 @@ def calls(monkeypatch):
     """What the system is asked for."""
     asked = []
     monkeypatch.setattr(linux, "syncfs", lambda: lambda fd: asked.append(("syncfs", fd)))
-    monkeypatch.setattr(disk, "_waiting_bytes", lambda: 0)
+    monkeypatch.setattr(sync, "_pending_bytes", lambda: 0)
     monkeypatch.setattr(os, "fsync", lambda fd: asked.append(("fsync", fd)))
     return asked
 
 
 def mounted(tmp_path, kind):
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS.format(mount=disk._mount(str(tmp_path)), kind=kind))
+    mounts.write_text(MOUNTS.format(mount=sync._mount(str(tmp_path)), kind=kind))
     return Disk(str(tmp_path), str(mounts))
 
 
@@ -50,7 +50,7 @@ class TestManyFiles:
         assert [("fsync", fd) for fd in fds] == calls
 
     def test_are_synced_one_by_one_when_much_else_waits(self, tmp_path, fds, calls, monkeypatch):
-        monkeypatch.setattr(disk, "_waiting_bytes", lambda: 1 << 30)
+        monkeypatch.setattr(sync, "_pending_bytes", lambda: 1 << 30)
         mounted(tmp_path, "ext4").sync(fds)
         assert [("fsync", fd) for fd in fds] == calls
 
@@ -67,10 +67,10 @@ class TestAFile:
 class TestWhatWaits:
     def test_is_what_the_system_says(self, tmp_path):
         (tmp_path / "meminfo").write_text("MemTotal: 16 kB\nDirty:          3 kB\nWriteback:      4 kB\n")
-        assert 7 * 1024 == disk._waiting_bytes(str(tmp_path / "meminfo"))
+        assert 7 * 1024 == sync._pending_bytes(str(tmp_path / "meminfo"))
 
     def test_is_more_than_anybody_waits_for_where_nobody_says(self, tmp_path):
-        assert float("inf") == disk._waiting_bytes(str(tmp_path / "missing"))
+        assert float("inf") == sync._pending_bytes(str(tmp_path / "missing"))
 
     def test_fails_as_an_fsync_does(self):
         with pytest.raises(OSError, match="Bad file descriptor"):

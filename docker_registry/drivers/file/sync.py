@@ -2,7 +2,7 @@
 Waits until changes are on the disk.
 
 Consecutive fsync calls each wait for the disk. On Linux, syncfs(2) writes all pending changes of a file system at once,
-which takes as long as one fsync if little else is pending.
+which takes as long as one fsync if little else is pending. So a batch waits once, not once for each file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _KNOWN: Final = {"btrfs", "ext2", "ext3", "ext4", "xfs"}
 _MIN_FILES: Final = 2
 
 #: With more pending bytes than this, from any process of the host, syncfs would take longer than single fsync calls.
-_MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+_MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 
 #: Two adjacent lines of /proc/meminfo (proc(5)).
-_WAITING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
+_PENDING: Final = re.compile(rb"^Dirty: +(\d+) kB\nWriteback: +(\d+) kB$", re.MULTILINE)
 
 #: A line of /proc/self/fdinfo/FD (proc(5)).
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
@@ -51,15 +51,15 @@ class Disk:
 
     def sync(self, fds: Sequence[int]) -> None:
         """Wait until these files and folders are on the disk; blocks this thread."""
-        if len(fds) >= _MIN_FILES and self._syncs_whole_soon():
-            _sync_whole(fds[0])
+        if len(fds) >= _MIN_FILES and self._is_syncfs_quick():
+            _syncfs(fds[0])
         else:
             for fd in fds:
                 os.fsync(fd)
 
     def sync_all_soon(self) -> bool:
         """Sync the whole file system if little is pending; return whether it was synced; blocks this thread."""
-        if not self._syncs_whole_soon():
+        if not self._is_syncfs_quick():
             return False
         self.sync_all()
         return True
@@ -68,12 +68,12 @@ class Disk:
         """Sync the whole file system; requires :attr:`syncs_whole`; blocks this thread."""
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _sync_whole(fd)
+            _syncfs(fd)
         finally:
             close_now(fd)
 
-    def _syncs_whole_soon(self) -> bool:
-        return self.syncs_whole and _waiting_bytes() <= _MAX_WAITING_BYTES
+    def _is_syncfs_quick(self) -> bool:
+        return self.syncs_whole and _pending_bytes() <= _MAX_PENDING_BYTES
 
 
 def filesystem_type(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
@@ -106,20 +106,20 @@ def _mount(folder: str) -> str | None:
     return found[1] if found else None
 
 
-def _waiting_bytes(source: str = "/proc/meminfo") -> float:
-    """Return the number of bytes that wait to be written in all file systems; infinity if it is unknown."""
+def _pending_bytes(source: str = "/proc/meminfo") -> float:
+    """Return the number of bytes that are still to be written in all file systems; infinity if it is unknown."""
     try:
         fd = os.open(source, os.O_RDONLY)
     except OSError:
         return float("inf")
     try:
-        found = _WAITING.search(os.read(fd, 4096))
+        found = _PENDING.search(os.read(fd, 4096))
     finally:
         close_now(fd)
     return float("inf") if found is None else (int(found[1]) + int(found[2])) * 1024
 
 
-def _sync_whole(fd: int) -> None:
+def _syncfs(fd: int) -> None:
     call = linux.syncfs()
     if call is not None:  # callers check Disk.syncs_whole, so it always exists
         call(fd)
