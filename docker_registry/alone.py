@@ -1,100 +1,22 @@
-"""
-Runs brief disk waits on the event loop while a worker serves a single client.
-
-Disk waits normally run in a native thread while other requests proceed (:mod:`docker_registry.concurrency`). Handing a
-call over to a thread and back takes as long as a fast disk does. While a worker serves one request of one client,
-waiting on the event loop delays no other request; a request that arrives in that moment waits about as long as for any
-other work.
-Calls go to threads while several clients alternate, so that their changes can be synced together, and for a while after
-the disk was slow.
-"""
+"""The former place of ``Brief``, which storage drivers of third parties may still import."""
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from docker_registry import dependencies
 from docker_registry.concurrency import run_in_thread
 
 Result = TypeVar("Result")
 
-#: For this time after requests on two connections, no client counts as alone.
-_COMPANY_SECONDS: Final = 1.0
-
-#: After several calls in a row that took longer, the disk counts as slow for a while.
-_LONG_SECONDS: Final = 0.003
-_LONG_CALLS: Final = 3
-_SLOW_SECONDS: Final = 60.0
-
-
-class Answering:
-    """
-    Tracks the requests that a worker is answering.
-
-    Only :class:`~docker_registry.server.worker.RegistryWorker` reports them; in any other worker no client counts as
-    alone.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._count = 0
-        self._connection = -1
-        self._noted = -_COMPANY_SECONDS
-        self._company_until = 0.0
-
-    def begin(self, connection: int) -> None:
-        """Record that the answering of a request begins; *connection* is the descriptor of its socket."""
-        self.note(connection)
-        self._count += 1
-
-    def end(self) -> None:
-        """Record that a request has been answered."""
-        self._count -= 1
-
-    def note(self, connection: int) -> None:
-        """Record a request without counting it as in progress, such as one answered from the response cache."""
-        now = self._clock()
-        if connection != self._connection:
-            if now < self._noted + _COMPANY_SECONDS:
-                self._company_until = now + _COMPANY_SECONDS
-            self._connection = connection
-        self._noted = now
-
-    @property
-    def in_progress(self) -> int:
-        """Number of requests in progress."""
-        return self._count
-
-    @property
-    def is_one_alone(self) -> bool:
-        """Whether exactly one request is in progress and other connections sent none recently."""
-        return self._count == 1 and self._clock() >= self._company_until
-
-
-#: The requests of this process.
-answering: Final = Answering()
-
 
 class Brief:
-    """Runs one kind of call that waits for a disk, usually for less than a millisecond."""
+    """Runs calls in native threads; :attr:`~docker_registry.drivers.base.StorageDriver.run_brief` replaces it."""
 
-    def __init__(self, requests: Answering = answering) -> None:
-        self._requests = requests
-        self._long_calls = 0  # consecutive ones, up to the latest call
-        self._slow_until = 0.0
+    def __init__(self) -> None:
+        warnings.warn(f"{__name__}.Brief: use StorageDriver.run_brief", DeprecationWarning, stacklevel=2)
 
     def call(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call a function, directly or through :func:`run_in_thread`, and return its result."""
-        began = time.monotonic()
-        if not self._requests.is_one_alone or began < self._slow_until:
-            return run_in_thread(function, *args)
-        dependencies.make_uncacheable()  # as in a thread: reads that serve a write must not make a response cacheable
-        try:
-            return function(*args)
-        finally:
-            ended = time.monotonic()
-            self._long_calls = self._long_calls + 1 if ended - began > _LONG_SECONDS else 0
-            if self._long_calls == _LONG_CALLS:
-                self._long_calls, self._slow_until = 0, ended + _SLOW_SECONDS
+        """Call a function and return its result."""
+        return run_in_thread(function, *args)

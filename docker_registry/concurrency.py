@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
 from gevent import monkey
@@ -17,6 +17,13 @@ Result = TypeVar("Result")
 #: Closes a descriptor that no greenlet waits on, at once. gevent's ``os.close`` defers closing anything but regular
 #: files to the next iteration of the event loop; descriptors of folders would accumulate until then.
 close_now: Callable[[int], None] = monkey.get_original("os", "close")
+
+
+class RunBlocking(Protocol):
+    """Calls a blocking function, waits for it, and returns its result."""
+
+    def __call__(self, function: Callable[..., Result], /, *args: Any) -> Result:
+        """See :class:`RunBlocking`."""
 
 
 def run_in_thread(function: Callable[..., Result], *args: Any) -> Result:

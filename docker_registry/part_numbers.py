@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from docker_registry.alone import answering
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.measured import StorageTimes
 from docker_registry.metrics.numbers import Numbers
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.server.inflight import InflightRequests
 
 #: Drivers that the CNCF distribution registry has too, and their names there.
 _DRIVERS: Final = {"azureblob": "azure", "file": "filesystem", "memory": "inmemory", "s3": "s3aws"}
@@ -24,15 +24,24 @@ class PartNumbers:
     The parts count in plain attributes, which are read here once a second.
     """
 
-    def __init__(self, registry: OciRegistry, search_updates: SearchUpdates, times: StorageTimes, storage: str) -> None:
+    def __init__(
+        self,
+        registry: OciRegistry,
+        search_updates: SearchUpdates,
+        times: StorageTimes,
+        inflight: InflightRequests,
+        storage: str,
+    ) -> None:
         """
         Args:
             times: durations of the calls of the store.
+            inflight: requests in progress.
             storage: name of its driver.
         """
         self._registry = registry
         self._search_updates = search_updates
         self._times = times
+        self._inflight = inflight
         self._driver = _DRIVERS.get(storage, storage)
         self._budgets = {"json": registry.json_budget.memory}
         self._connections: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -63,7 +72,7 @@ class PartNumbers:
         connections, limit = self._connections()
         gauges["registry_connections",] = connections
         gauges["registry_connections_limit",] = limit
-        gauges["registry_http_in_flight_requests",] = answering.in_progress
+        gauges["registry_http_in_flight_requests",] = self._inflight.count
 
     def _collect_storage(self, numbers: Numbers) -> None:
         for action, times in self._times.actions.items():

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
+from docker_registry.concurrency import RunBlocking
 from docker_registry.config.schema import Config, Redis, TokenServer, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
@@ -43,6 +44,7 @@ from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.server.inflight import BriefCalls, InflightRequests
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
@@ -73,6 +75,7 @@ class Services:
         diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
+        inflight: the requests in progress, as the worker reports them.
         mirror: the mirror of upstream registries; None if none is configured.
         audit: the audit log; None if it is off.
         metrics: of all workers; None if they are off.
@@ -92,6 +95,7 @@ class Services:
     diff_queue: RedisDiffQueue | None
     error_reporting: ErrorReporting
     health: Health
+    inflight: InflightRequests
     trusted_proxies: TrustedProxies
     read_only: ReadOnly
     mirror: Mirror | None = None
@@ -186,7 +190,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
                 "metrics_by_repository needs metrics_address, because names of repositories may be private."
             )
         times = StorageTimes() if config.metrics or config.metrics_address else None
-        registry = _open_registry(config, driver or open_driver(config, times))
+        inflight = InflightRequests()
+        registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
         legacy, diff_queue = None, None
         if config.v1 if v1 is None else v1:
             diff_queue = open_diff_queue(config)
@@ -214,7 +219,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             opened.callback(mirror.close)
         metrics, part_numbers = None, None
         if times is not None:
-            part_numbers = PartNumbers(registry, search_updates, times, config.storage)
+            part_numbers = PartNumbers(registry, search_updates, times, inflight, config.storage)
             part_numbers.add_budget("body_memory", body_memory)
             metrics = _open_metrics(config, part_numbers)
             observers.append(metrics)
@@ -236,6 +241,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             diff_queue=diff_queue,
             error_reporting=error_reporting,
             health=Health(registry.probe_reading, config.drain_delay),
+            inflight=inflight,
             observers=tuple(observers),
             read_only=read_only,
             mirror=mirror,
@@ -269,18 +275,23 @@ def search_database(config: Config) -> str:
     return _TEMPORARY_DATABASE
 
 
-def open_driver(config: Config, times: StorageTimes | None = None) -> StorageDriver:
+def open_driver(
+    config: Config, times: StorageTimes | None = None, run_brief: RunBlocking | None = None
+) -> StorageDriver:
     """
     Open the configured store with its configured cache.
 
     Args:
         times: receives the durations of the calls of the store.
+        run_brief: how the driver runs brief disk waits; by default in native threads.
 
     Raises:
         ConfigError: the driver or the library for Redis does not exist, or the driver rejects its settings.
         StorageError: the store cannot be used.
     """
     driver = open_store(config)
+    if run_brief is not None:
+        driver.run_brief = run_brief
     if times is not None:
         driver = MeasuredDriver(driver, times)
     address = _redis_address(config.cache_lru)

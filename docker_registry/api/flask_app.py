@@ -40,6 +40,7 @@ class Application(Flask):
         log_format: format of the access log.
         trusted_proxies: proxies whose headers tell the client's address.
         tls: the section ``tls`` of the configuration, for the worker.
+        inflight: to which the worker reports the requests in progress.
         health: to which the worker reports that the server is stopping.
         part_numbers: to which the worker adds its own limits; None if metrics are off.
         body_memory: memory budget for the bodies of all requests.
@@ -51,6 +52,7 @@ class Application(Flask):
     log_format: str = "text"
     trusted_proxies: TrustedProxies | None = None
     tls: object = None
+    inflight: object = None
     health: Health | None = None
     part_numbers: PartNumbers | None = None
     body_memory: MemoryBudget

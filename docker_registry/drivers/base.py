@@ -30,6 +30,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
+from docker_registry.concurrency import RunBlocking, run_in_thread
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
 
@@ -122,6 +123,10 @@ class StorageDriver(ABC):
 
     #: The settings of this driver; its constructor receives each of them as a keyword argument of the same name.
     settings: ClassVar[tuple[Setting, ...]] = ()
+
+    #: Runs a blocking call that usually takes less than a millisecond. The server replaces it by one that stays in the
+    #: calling thread while a worker serves a single client.
+    run_brief: RunBlocking = staticmethod(run_in_thread)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Warn of names that earlier versions used, and derive the capabilities from the old flags."""

@@ -36,7 +36,6 @@ from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
 from docker_registry import dependencies
-from docker_registry.alone import answering
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
 from docker_registry.resources import client_presence
@@ -47,6 +46,7 @@ from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
+from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
@@ -98,6 +98,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._observation = Observation()
         self._observers: Sequence[Observer] = ()
         self._health: Health | None = None
+        self._inflight = InflightRequests()
 
     def patch(self) -> None:
         """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
@@ -144,8 +145,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn_later(self._health.drain_delay_seconds, super().handle_exit, sig, frame)
 
     def _observe(self) -> None:
-        """Report exchanges to the access log and to the observers of the application, and know its health."""
+        """Report requests to the access log and to the application's observers, and know its health."""
         self._health = getattr(self.wsgi, "health", None)
+        self._inflight = getattr(self.wsgi, "inflight", None) or self._inflight
         log = None
         if isinstance(self.log, AccessLog):
             log = self.log.observer(getattr(self.wsgi, "log_format", "text"))
@@ -200,12 +202,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request; return False if the connection must not be reused."""
-        answering.begin(sock.fileno())
+        self._inflight.begin(sock.fileno())
         try:
             with client_presence.watched(lambda: _has_left(sock)):
                 return self._handle_request(listener_name, req, sock, addr)
         finally:
-            answering.end()
+            self._inflight.end()
 
     def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         is_direct = isinstance(req.body, Body) and isinstance(sock, ClientSocket)
@@ -292,7 +294,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if hit is None:
                 client.give_head(received)
                 return
-            answering.note(client.fileno())
+            self._inflight.saw(client.fileno())
             try:
                 self._send_cached(client, hit)
             finally:

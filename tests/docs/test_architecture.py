@@ -36,6 +36,8 @@ IMPORTS = {
     "housekeeping": {"errors", "metrics", "registry", "services"},
     "services": {
         "part_numbers",
+        "server.inflight",
+        "concurrency",
         "auth",
         "config.schema",
         "drivers",
@@ -72,8 +74,8 @@ IMPORTS = {
         "registry.names",
     },
     "registry": {"concurrency", "cpu_pool", "drivers.base", "errors", "registry", "resources"},
-    "drivers": {"alone", "concurrency", "dependencies", "drivers", "errors", "settings"},
-    "server": {"alone", "dependencies", "errors", "http", "logs", "resources", "server"},
+    "drivers": {"concurrency", "dependencies", "drivers", "errors", "settings"},
+    "server": {"concurrency", "dependencies", "errors", "http", "logs", "resources", "server"},
     "cpu_pool": {
         "concurrency",
         "cpu_pool",
@@ -87,15 +89,15 @@ IMPORTS = {
     "logs": {"concurrency", "errors", "http.exchange", "logs"},
     "http": {"errors"},
     "resources": {"errors"},
-    "alone": {"concurrency", "dependencies"},
     "concurrency": {"dependencies"},
     "settings": {"errors"},
-    "part_numbers": {"alone", "drivers", "metrics", "registry", "resources.memory_budget"},
+    "part_numbers": {"drivers", "metrics", "registry", "resources.memory_budget", "server.inflight"},
     "dependencies": set(),
     "errors": set(),
     # Former places of documented names.
     "worker": {"server.worker"},
     "threads": {"concurrency"},
+    "alone": {"concurrency"},
 }
 
 #: What each module of the domain may import of it.

@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from docker_registry.alone import answering
+from docker_registry.server.inflight import InflightRequests
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    if environ["PATH_INFO"] == "/slow":
-        time.sleep(1.5)
-    said = str(answering.is_one_alone).encode()
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(said)))])
-    return [said]
+class Application:
+    """Its worker reports requests to :attr:`inflight`."""
+
+    def __init__(self) -> None:
+        self.inflight = InflightRequests()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            time.sleep(1.5)
+        said = str(self.inflight.has_lone_client).encode()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(said)))])
+        return [said]
+
+
+application = Application()

@@ -135,7 +135,7 @@ class FileDriver(StorageDriver):
 
     def batch(self) -> AbstractContextManager[None]:
         """See :class:`StorageDriver`."""
-        return self._committer.batch()
+        return self._committer.batch(self.run_brief)
 
     # ----------------------------------------------------------------------------------------------- reading
 

@@ -20,8 +20,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from docker_registry.alone import Brief
-from docker_registry.concurrency import close_now, run_in_thread, run_later
+from docker_registry.concurrency import RunBlocking, close_now, run_in_thread, run_later
 from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.journal.file import Entry
 from docker_registry.drivers.file.journal.journal import MAX_BYTES, Journal
@@ -49,12 +48,16 @@ class Committer:
         self._disk = disk
         self._publisher = publisher
         self._journal = journal
-        self._brief = Brief()
         self._is_checkpoint_planned = False
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Commit the changes that this greenlet makes in the block together; see :meth:`StorageDriver.batch`."""
+    def batch(self, run_brief: RunBlocking) -> Iterator[None]:
+        """
+        Commit the changes that this greenlet makes in the block together; see :meth:`StorageDriver.batch`.
+
+        Args:
+            run_brief: waits for the disk if the wait is brief.
+        """
         if self._current() is not None:
             yield
             return
@@ -68,7 +71,7 @@ class Committer:
             _current.reset(token)
             with self._tree.errors("", may_miss=False):
                 if not transaction.is_empty:  # a block that only reads waits for no thread, and stays cacheable
-                    call = self._brief.call if transaction.is_brief else run_in_thread
+                    call = run_brief if transaction.is_brief else run_in_thread
                     call(finish)
                 self._checkpoint_later()
 
@@ -154,7 +157,7 @@ class ImmediateCommitter:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    def batch(self) -> AbstractContextManager[None]:
+    def batch(self, run_brief: RunBlocking) -> AbstractContextManager[None]:  # noqa: ARG002
         """Do nothing: there is no wait for the disk to share."""
         return nullcontext()
 

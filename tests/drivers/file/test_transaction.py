@@ -118,8 +118,8 @@ class TestChangesThatBelongTogether:
 
 WAITS = """
 import os, sys
-from docker_registry.alone import answering
 from docker_registry.drivers.file import FileDriver
+from docker_registry.server.inflight import BriefCalls, InflightRequests
 waited = []
 def noted(call):
     def wait(fd):
@@ -127,7 +127,8 @@ def noted(call):
         return call(fd)
     return wait
 os.fdatasync = noted(os.fdatasync)
-driver = FileDriver(sys.argv[1])
+driver, inflight = FileDriver(sys.argv[1]), InflightRequests()
+driver.run_brief = BriefCalls(inflight)
 driver.put_content("first", b"")  # makes the journal
 def put(size):
     waited.clear()
@@ -140,7 +141,7 @@ def move():
     with driver.batch():
         driver.move("first", "second")
     return waited == [this_thread()]
-answering.begin(7)
+inflight.begin(7)
 """
 
 
@@ -151,7 +152,7 @@ class TestWhoIsAloneInAWorker:
             ("put(1000)", True),
             ("put(128 * 1024)", True),
             ("put(128 * 1024 + 1)", False),
-            ("answering.begin(8) or put(1000)", False),
+            ("inflight.begin(8) or put(1000)", False),
             ("move()", False),
             # A half of the journal is full at some time: then everything is synced, which takes long.
             ("all([put(120 * 1024) for _ in range(20)])", False),
