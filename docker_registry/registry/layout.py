@@ -75,7 +75,7 @@ def blob_alias(digest: Digest) -> str:
 
 def repository(name: RepositoryName) -> str:
     """The folder of a repository; it also contains the folders of repositories with longer names."""
-    return f"{HIDDEN if name.is_hidden else REPOSITORIES}/{name}"
+    return f"{HIDDEN if name.is_hidden else REPOSITORIES}/{name.value}"
 
 
 def catalog_entry(name: RepositoryName) -> str:

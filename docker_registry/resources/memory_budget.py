@@ -111,6 +111,7 @@ class MemoryBudget:
         self.waits = 0
         self.refusals = 0
         self._wait_seconds = wait_seconds
+        self._small_bytes = limit_bytes * _SMALL_FRACTION
         self._large_bytes = 0
         self._held: dict[Reservation, None] = {}  # oldest first
         self._waiting: list[_Waiting] = []  # smallest need first
@@ -156,7 +157,8 @@ class MemoryBudget:
     def open(self, size_bytes: int = 0, *, revoke: Callable[[], object] | None = None) -> Reservation:
         """Reserve memory as :meth:`reserve` does, until :meth:`Reservation.release` is called."""
         reservation = Reservation(self, revoke)
-        reservation.grow(size_bytes)
+        if size_bytes:
+            reservation.grow(size_bytes)
         return reservation
 
     def _take(self, reservation: Reservation, size_bytes: int) -> None:
@@ -195,21 +197,19 @@ class MemoryBudget:
         used_by_others = self.used_bytes - reservation.size_bytes
         if used_by_others + total > self.limit_bytes:
             return False
-        if not self._is_large(total):
+        if total <= self._small_bytes:
             return True
-        large_others = self._large_bytes - (reservation.size_bytes if self._is_large(reservation.size_bytes) else 0)
+        own_bytes = reservation.size_bytes if reservation.size_bytes > self._small_bytes else 0
+        large_others = self._large_bytes - own_bytes
         return not large_others or large_others + total <= self.limit_bytes * _LARGE_SHARE
 
     def _enter(self, reservation: Reservation, total: int) -> None:
         for size, sign in ((reservation.size_bytes, -1), (total, 1)):
             self.used_bytes += sign * size
-            if self._is_large(size):
+            if size > self._small_bytes:
                 self._large_bytes += sign * size
         reservation.size_bytes = total
         self._held[reservation] = None
-
-    def _is_large(self, size_bytes: int) -> bool:
-        return size_bytes > self.limit_bytes * _SMALL_FRACTION
 
     def _serve_waiting(self) -> None:
         for waiting in list(self._waiting):

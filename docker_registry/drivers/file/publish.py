@@ -105,12 +105,12 @@ class Publisher:
         Secrets are never written to a journal: every user of a store can read it, because each recovers the journals of
         all.
         """
-        journal = self._journal
-        if journal is None or sum(len(each.content) for each in contents) > MAX_BYTES:
-            return None
-        if any(mode_of(each.path) == SECRET for each in contents):
-            return None
-        return journal if journal.begin() else None
+        size = 0
+        for each in contents:
+            if mode_of(each.path) == SECRET:
+                return None
+            size += len(each.content)
+        return self._journal if size <= MAX_BYTES and self._journal is not None and self._journal.begin() else None
 
     # -------------------------------------------------------------------------------------------- with the journal
 

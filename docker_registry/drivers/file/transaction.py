@@ -86,8 +86,7 @@ class Committer:
         transaction = self._current()
         if transaction is None:
             return False
-        transaction.add(content)
-        if transaction.is_full:
+        if transaction.add(content):
             with self._tree.errors(content.path, may_miss=False):
                 run_in_thread(transaction.publish)
         return True
@@ -199,11 +198,6 @@ class Transaction:
         self._entries: list[Entry] = []
 
     @property
-    def is_full(self) -> bool:
-        """Whether the contents must be published before more are added."""
-        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_BYTES
-
-    @property
     def is_waiting(self) -> bool:
         """Whether contents are pending that must be published before the next change."""
         return bool(self._waiting)
@@ -220,10 +214,11 @@ class Transaction:
         is_little = not self._entries and self._waiting_bytes <= _BRIEF_BYTES
         return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)
 
-    def add(self, content: Content) -> None:
-        """Add a content."""
+    def add(self, content: Content) -> bool:
+        """Add a content; return whether the contents must be published before more are added."""
         self._waiting.append(content)
         self._waiting_bytes += len(content.content)
+        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_BYTES
 
     def folder_changed(self, folder: int) -> None:
         """Keep a descriptor of this very folder, even if it is moved, to sync it later."""

@@ -41,6 +41,9 @@ _SHORT_FOLDER_BYTES: Final = 32 * 1024
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 
+#: Opening a pipe in the tree must not block the worker.
+_DO_NOT_BLOCK: Final = os.O_NONBLOCK
+
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 
 
@@ -76,18 +79,30 @@ class Tree:
             StorageError: a symbolic link leads out of the root.
         """
         location = self.locate(path)
-        fd = self._open(location, path, flags)
+        fd = self._opener.open(location, flags | _DO_NOT_BLOCK)
+        if fd is None:
+            return self._open_checked(location, path, flags)
         if fd == MISSING:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
         return fd
 
-    def _open(self, location: str, path: str, flags: int) -> int:
-        """Open a file or folder as :meth:`open` does, but return MISSING if openat2 finds that it does not exist."""
-        flags |= os.O_NONBLOCK  # opening a pipe in the tree must not block the worker
-        fd = self._opener.open(location, flags)
-        if fd is not None:
-            return fd
-        fd = os.open(location, flags)
+    def _open_present(self, location: str, path: str, flags: int) -> int | None:
+        """Open a file or folder; return None, and record the absence as a dependency, if it does not exist."""
+        fd = self._opener.open(location, flags | _DO_NOT_BLOCK)
+        if fd is None:
+            try:
+                return self._open_checked(location, path, flags)
+            except OSError as error:
+                self.record_absence(path, error)
+                return None
+        if fd == MISSING:
+            self._record_missing(path, location)
+            return None
+        return fd
+
+    def _open_checked(self, location: str, path: str, flags: int) -> int:
+        """Open a file or folder whose path may contain symbolic links, and check that they stay in the root."""
+        fd = os.open(location, flags | _DO_NOT_BLOCK)
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             if real != self.root and not real.startswith(f"{self.root}/"):
@@ -95,18 +110,6 @@ class Tree:
         except BaseException:
             close_now(fd)
             raise
-        return fd
-
-    def _open_present(self, location: str, path: str, flags: int) -> int | None:
-        """Open a file or folder; return None, and record the absence as a dependency, if it does not exist."""
-        try:
-            fd = self._open(location, path, flags)
-        except OSError as error:
-            self.record_absence(path, error)
-            return None
-        if fd == MISSING:
-            self._record_missing(path, location)
-            return None
         return fd
 
     def open_file(self, path: str) -> tuple[int, int]:
