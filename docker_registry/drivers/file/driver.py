@@ -33,7 +33,7 @@ from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import NO_FOLDER, Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.drivers.file.direct_io import KEPT_BYTES, GrowingFile
-from docker_registry.drivers.file.folders import restrict_keys, translated
+from docker_registry.drivers.file.folders import translated
 from docker_registry.drivers.file.journal.journal import Journal
 from docker_registry.drivers.file.journal.mount_session import superblock_id
 from docker_registry.drivers.file.journal.replay import Replay
@@ -42,7 +42,7 @@ from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.mutations import Mutations
 from docker_registry.drivers.file.publish import Content, Publisher
 from docker_registry.drivers.file.reading import EvictedFile, read_blocks, read_whole
-from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.staging import Staging, discard, restrict_keys
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.transaction import Committer, ImmediateCommitter
 from docker_registry.drivers.file.tree import Tree

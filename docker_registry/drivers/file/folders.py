@@ -1,5 +1,5 @@
 """
-What the entries of the store's folders mean: names that belong to the store, file modes, and errors of the system.
+What a file system says of a store: which entries of its folders belong to the store, and what errors mean.
 
 A file system and other programs put entries of their own into a folder. Those are neither listed nor counted.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from typing import Final
 
 from docker_registry.drivers.base import check_path
@@ -56,35 +55,6 @@ def remove_folders(folder: str) -> None:
             if entry.is_dir(follow_symlinks=False):
                 remove_folders(entry.path)
     os.rmdir(folder)
-
-
-# ------------------------------------------------------------------------------------------------------------ modes
-
-#: Files that other servers of the same folder read too, such as nginx or another registry.
-SHARED: Final = 0o644
-
-#: Keys and passwords.
-SECRET: Final = 0o600
-
-#: The key that signs tokens of API V1; earlier versions created it world-readable.
-_KEYS: Final = ("docker/registry/v2/_v1/token-key",)
-
-
-def mode_of(path: str) -> int:
-    """Return the mode of the file for a path of the store: only its owner may read a secret."""
-    return SECRET if path in _KEYS or "/_auth/" in path else SHARED
-
-
-def restrict_keys(root: str) -> None:
-    """Remove group and world permissions from keys that an earlier version created."""
-    for path in _KEYS:
-        location = f"{root}/{path}"
-        try:
-            found = os.lstat(location)
-            if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
-                os.chmod(location, SECRET)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
 
 
 # ----------------------------------------------------------------------------------------------------------- errors

@@ -21,13 +21,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.folders import SECRET, mode_of
 from docker_registry.drivers.file.journal.file import FileState, HalfIsFull, Trace
 from docker_registry.drivers.file.journal.journal import MAX_BYTES, Journal
 from docker_registry.drivers.file.linux import rename_unwritten
 from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.reading import version_of
-from docker_registry.drivers.file.staging import Staging, discard, write_whole
+from docker_registry.drivers.file.staging import SECRET, Staging, discard, mode_of, write_whole
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PreconditionFailed

@@ -12,13 +12,13 @@ import logging
 import os
 import re
 import secrets
+import stat
 from collections import deque
 from contextlib import suppress
 from typing import Final
 
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.file.folders import SHARED
 
 #: The minimum number of subfolders. Two processes that create a store at the same time may make more.
 _SUBFOLDERS: Final = 16
@@ -29,6 +29,15 @@ _SUBFOLDER: Final = re.compile(f"[0-9a-f]{{{_SUBFOLDER_CHARACTERS}}}")
 
 #: The names of staged files and folders, in the subfolders or, written by older versions, beside them.
 _OURS: Final = re.compile("[0-9a-f]{32}")
+
+#: Files that other servers of the same folder read too, such as nginx or another registry.
+SHARED: Final = 0o644
+
+#: Keys and passwords.
+SECRET: Final = 0o600
+
+#: The key that signs tokens of API V1; earlier versions created it world-readable.
+_KEYS: Final = ("docker/registry/v2/_v1/token-key",)
 
 logger = logging.getLogger(__name__)
 
@@ -151,3 +160,20 @@ def _remove(location: str) -> None:
             for entry in entries:
                 _remove(entry.path)
         os.rmdir(location)
+
+
+def mode_of(path: str) -> int:
+    """Return the mode of the file for a path of the store: only its owner may read a secret."""
+    return SECRET if path in _KEYS or "/_auth/" in path else SHARED
+
+
+def restrict_keys(root: str) -> None:
+    """Remove group and world permissions from keys that an earlier version created."""
+    for path in _KEYS:
+        location = f"{root}/{path}"
+        try:
+            found = os.lstat(location)
+            if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+                os.chmod(location, SECRET)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue

@@ -26,11 +26,11 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import folders_above
-from docker_registry.drivers.file.folders import NOT_THERE, mode_of
+from docker_registry.drivers.file.folders import NOT_THERE
 from docker_registry.drivers.file.journal.file import Entry, FileState
 from docker_registry.drivers.file.journal.journal import MAX_BYTES
 from docker_registry.drivers.file.reading import read_whole
-from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.staging import Staging, discard, mode_of
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, StorageError
