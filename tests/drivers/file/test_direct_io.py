@@ -1,4 +1,4 @@
-"""Files that grow: small ones stay in the kernel's memory, large ones go past it, and each holds what was written."""
+"""Files of unknown size: large ones bypass the page cache, and each contains exactly what was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = mmap.PAGESIZE
 
 
 def block(size, seed=0):
-    """Memory of whole pages, as bodies are received into."""
+    """Return page-aligned memory, as request bodies are received into."""
     memory = memoryview(mmap.mmap(-1, size + PAGE))[:size]
     memory[:] = random.Random(seed).randbytes(size)
     return memory
@@ -32,7 +32,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def ways(monkeypatch, file):
-    """How each write went: past the kernel's memory or not, and how many bytes."""
+    """For each write: whether it bypassed the page cache, and its bytes."""
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, os.O_DIRECT)
     except OSError:
@@ -61,28 +61,28 @@ def written(tmp_path, file, blocks, **how):
 
 
 class TestALargeFile:
-    def test_goes_past_the_memory_of_the_kernel_after_its_beginning(self, tmp_path, file, ways):
+    def test_bypasses_the_page_cache_after_its_beginning(self, tmp_path, file, ways):
         written(tmp_path, file, [block(MIB, seed) for seed in range(10)])
         assert [False] * (KEPT_BYTES // MIB) + [True, True] == [passes for passes, _ in ways]
 
-    def test_has_its_last_bytes_written_the_usual_way(self, tmp_path, file, ways):
+    def test_ends_with_a_cached_write_of_less_than_a_page(self, tmp_path, file, ways):
         written(tmp_path, file, [block(KEPT_BYTES), block(MIB + 77)])
         assert [(False, KEPT_BYTES), (True, MIB), (False, 77)] == ways
 
-    def test_goes_on_the_usual_way_behind_an_odd_block(self, tmp_path, file, ways):
+    def test_is_cached_after_an_unaligned_block(self, tmp_path, file, ways):
         written(tmp_path, file, [block(KEPT_BYTES), block(MIB), b"odd", block(MIB), block(2 * PAGE)])
         assert [False, True, False, False, False] == [passes for passes, _ in ways]
 
-    def test_may_come_in_blocks_of_any_kind(self, tmp_path, file, ways):
+    def test_accepts_blocks_of_any_type_and_size(self, tmp_path, file, ways):
         blocks = [bytes(KEPT_BYTES), b"x" * MIB, bytearray(MIB), block(MIB + 1)[1:], block(MIB).toreadonly()]
         written(tmp_path, file, blocks)
         assert {False} == {passes for passes, _ in ways[1:2]}
 
-    def test_stays_in_memory_when_it_should(self, tmp_path, file, ways):
+    def test_is_cached_if_requested(self, tmp_path, file, ways):
         written(tmp_path, file, [block(KEPT_BYTES), block(MIB)], keep=True)
         assert [False, False] == [passes for passes, _ in ways]
 
-    def test_is_written_the_usual_way_where_the_file_system_knows_no_other(self, tmp_path, file, monkeypatch):
+    def test_is_cached_if_the_file_system_lacks_o_direct(self, tmp_path, file, monkeypatch):
         real = os.write
 
         def refuse(fd, content):
@@ -93,7 +93,7 @@ class TestALargeFile:
         monkeypatch.setattr(os, "write", refuse)
         written(tmp_path, file, [block(KEPT_BYTES), block(MIB), block(MIB)])
 
-    def test_raises_what_the_disk_says(self, file, monkeypatch):
+    def test_raises_the_error_of_the_disk(self, file, monkeypatch):
         growing = GrowingFile(file)
         growing.append(block(KEPT_BYTES))
 

@@ -25,28 +25,28 @@ def tree(tmp_path):
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-class TestOpening:
-    def test_a_file(self, tree, flags):
+class TestOpeningWithoutSymlinks:
+    def test_opens_a_file(self, tree, flags):
         fd = NoSymlinkOpener().open(f"{tree}/folder/file", flags)
         assert os.path.samestat(os.fstat(fd), os.stat(tree / "folder" / "file"))
         assert not os.get_inheritable(fd)
         os.close(fd)
 
-    def test_a_folder(self, tree, flags):
+    def test_opens_a_folder(self, tree, flags):
         fd = NoSymlinkOpener().open(f"{tree}/folder", flags | os.O_DIRECTORY)
         assert stat.S_ISDIR(os.fstat(fd).st_mode)
         os.close(fd)
 
-    def test_nothing(self, tree, flags):
+    def test_returns_missing_for_a_missing_path(self, tree, flags):
         assert MISSING == NoSymlinkOpener().open(f"{tree}/folder/other", flags)
 
     @pytest.mark.parametrize("path", ["link", "link/file", "to-file"])
-    def test_what_a_link_leads_to(self, tree, flags, path):
+    def test_refuses_a_path_with_a_link(self, tree, flags, path):
         (tree / "link").symlink_to("folder")
         (tree / "to-file").symlink_to("folder/file")
         assert NoSymlinkOpener().open(f"{tree}/{path}", flags) is None
 
-    def test_what_lies_below_a_file(self, tree, flags):
+    def test_refuses_a_path_below_a_file(self, tree, flags):
         assert NoSymlinkOpener().open(f"{tree}/folder/file/below", flags) is None
 
     def test_leaves_no_descriptor(self, tree, flags):
@@ -58,7 +58,7 @@ class TestOpening:
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_a_kernel_that_does_not_know_the_call_is_not_asked_again(tree, flags, monkeypatch):
+def test_a_kernel_without_the_call_is_not_called_again(tree, flags, monkeypatch):
     monkeypatch.setattr(linux, "_OPENAT2", 10**6)
     linux._openat2.cache_clear()
     try:
@@ -69,9 +69,9 @@ def test_a_kernel_that_does_not_know_the_call_is_not_asked_again(tree, flags, mo
         linux._openat2.cache_clear()
 
 
-@pytest.mark.parametrize("knows_the_call", [True, False])
-def test_no_path_leads_out_of_the_store(tmp_path, monkeypatch, knows_the_call):
-    if not knows_the_call:
+@pytest.mark.parametrize("has_the_call", [True, False])
+def test_no_path_leads_out_of_the_store(tmp_path, monkeypatch, has_the_call):
+    if not has_the_call:
         monkeypatch.setattr(linux, "_openat2", lambda: None)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_bytes(b"secret")
@@ -103,18 +103,18 @@ def either_way(request, monkeypatch):
 @pytest.mark.usefixtures("either_way")
 class TestRenaming:
     @pytest.mark.parametrize("content", [b"", b"new"])
-    def test_brings_a_file(self, tmp_path, folder, content):
+    def test_moves_a_file(self, tmp_path, folder, content):
         (tmp_path / "staged").write_bytes(content)
         assert not rename_unwritten(f"{tmp_path}/staged", "name", folder)
         assert {"name": content} == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def test_replaces_a_file_and_tells_whether_it_is_left(self, tmp_path, folder):
+    def test_replaces_a_file_and_returns_whether_the_old_one_is_left(self, tmp_path, folder):
         (tmp_path / "name").write_bytes(b"the old one")
         (tmp_path / "staged").write_bytes(b"new")
         left = {"staged": b"the old one"} if rename_unwritten(f"{tmp_path}/staged", "name", folder) else {}
         assert {"name": b"new", **left} == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def test_replaces_a_link_and_not_what_it_leads_to(self, tmp_path, folder):
+    def test_replaces_a_link_but_not_its_target(self, tmp_path, folder):
         (tmp_path / "other").write_bytes(b"other")
         (tmp_path / "name").symlink_to("other")
         (tmp_path / "staged").write_bytes(b"new")
@@ -122,7 +122,7 @@ class TestRenaming:
         assert (b"new", b"other") == ((tmp_path / "name").read_bytes(), (tmp_path / "other").read_bytes())
         assert not (tmp_path / "name").is_symlink()
 
-    def test_leaves_a_folder(self, tmp_path, folder):
+    def test_does_not_replace_a_folder(self, tmp_path, folder):
         (tmp_path / "name").mkdir()
         (tmp_path / "staged").write_bytes(b"new")
         with pytest.raises(IsADirectoryError):
@@ -131,14 +131,14 @@ class TestRenaming:
         assert b"new" == (tmp_path / "staged").read_bytes()
 
     @pytest.mark.parametrize("there", [True, False])
-    def test_needs_a_file(self, tmp_path, folder, there):
+    def test_raises_if_the_source_is_missing(self, tmp_path, folder, there):
         if there:
             (tmp_path / "name").write_bytes(b"old")
         with pytest.raises(FileNotFoundError):
             rename_unwritten(f"{tmp_path}/staged", "name", folder)
         assert there == (tmp_path / "name").exists()
 
-    def test_is_never_seen_in_the_middle(self, tmp_path, folder):
+    def test_is_atomic_for_readers(self, tmp_path, folder):
         contents = [letter * 5000 for letter in (b"a", b"b")]
         (tmp_path / "name").write_bytes(contents[0])
         seen, is_over = [], threading.Event()
@@ -158,7 +158,7 @@ class TestRenaming:
         assert set(contents) >= set(seen)
 
 
-def test_a_folder_that_comes_in_the_last_moment_stays(tmp_path, folder, monkeypatch):
+def test_a_folder_created_just_before_the_exchange_stays(tmp_path, folder, monkeypatch):
     (tmp_path / "name").mkdir()
     (tmp_path / "name" / "file").write_bytes(b"in it")
     (tmp_path / "staged").write_bytes(b"new")
@@ -169,19 +169,19 @@ def test_a_folder_that_comes_in_the_last_moment_stays(tmp_path, folder, monkeypa
     assert b"new" == (tmp_path / "staged").read_bytes()
 
 
-def test_where_names_cannot_be_exchanged_a_file_is_renamed(tmp_path, folder, monkeypatch):
+def test_a_file_is_renamed_if_names_cannot_be_exchanged(tmp_path, folder, monkeypatch):
     def refuse(*names):
         calls.append(errno.EINVAL)
         return -1
 
     calls = []
     monkeypatch.setattr(linux, "_renameat2", lambda: refuse)
-    TestRenaming().test_replaces_a_file_and_tells_whether_it_is_left(tmp_path, folder)
+    TestRenaming().test_replaces_a_file_and_returns_whether_the_old_one_is_left(tmp_path, folder)
     assert calls
 
 
-def test_what_replaces_a_file_is_not_written(tmp_path, folder):
-    """On ext4; elsewhere it never was."""
+def test_the_new_file_is_not_written_back_at_once(tmp_path, folder):
+    """Other file systems than ext4 never do that."""
     for content in (b"old", b"new"):
         (tmp_path / "staged").write_bytes(content)
         rename_unwritten(f"{tmp_path}/staged", "name", folder)
@@ -195,29 +195,29 @@ def test_what_replaces_a_file_is_not_written(tmp_path, folder):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the disk is told."""
-    told = []
-    monkeypatch.setattr(linux, "_sync_file_range", lambda: lambda *call: told.append(call))
-    return told
+    """The system calls."""
+    called = []
+    monkeypatch.setattr(linux, "_sync_file_range", lambda: lambda *call: called.append(call))
+    return called
 
 
-class TestAFileThatGrows:
-    def test_is_sent_to_the_disk_stride_by_stride(self, calls):
+class TestWriteBack:
+    def test_starts_after_each_stride(self, calls):
         file = WriteBack(7)
         for _ in range(5):
             file.wrote(STRIDE_BYTES // 2)
         assert [(7, 0, STRIDE_BYTES, 2), (7, STRIDE_BYTES, STRIDE_BYTES, 2)] == calls
 
-    def test_is_left_to_the_fsync_when_it_is_short(self, calls):
+    def test_does_not_start_for_a_short_file(self, calls):
         WriteBack(7).wrote(STRIDE_BYTES - 1)
         assert [] == calls
 
-    def test_is_left_to_the_fsync_where_the_system_cannot_be_told(self, monkeypatch):
+    def test_does_nothing_without_the_system_call(self, monkeypatch):
         monkeypatch.setattr(linux, "_sync_file_range", lambda: None)
         WriteBack(7).wrote(STRIDE_BYTES)
 
-    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has the call")
-    def test_is_sent_by_the_system_itself(self, tmp_path):
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the call")
+    def test_is_started_by_the_real_system_call(self, tmp_path):
         with (tmp_path / "file").open("wb") as file:
             file.write(bytes(STRIDE_BYTES))
             assert 0 == linux._sync_file_range()(file.fileno(), 0, STRIDE_BYTES, 2)

@@ -1,4 +1,4 @@
-"""Waiting for the disk, once for many files."""
+"""Syncing several files with one wait."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def fds(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the system is asked for."""
-    asked = []
-    monkeypatch.setattr(linux, "syncfs", lambda: lambda fd: asked.append(("syncfs", fd)))
+    """The system calls."""
+    called = []
+    monkeypatch.setattr(linux, "syncfs", lambda: lambda fd: called.append(("syncfs", fd)))
     monkeypatch.setattr(sync, "_pending_bytes", lambda: 0)
-    monkeypatch.setattr(os, "fsync", lambda fd: asked.append(("fsync", fd)))
-    return asked
+    monkeypatch.setattr(os, "fsync", lambda fd: called.append(("fsync", fd)))
+    return called
 
 
 def mounted(tmp_path, kind):
@@ -37,41 +37,41 @@ def mounted(tmp_path, kind):
 
 
 class TestManyFiles:
-    def test_are_synced_at_once(self, tmp_path, fds, calls):
+    def test_are_synced_by_one_call(self, tmp_path, fds, calls):
         mounted(tmp_path, "ext4").sync(fds)
         assert [("syncfs", fds[0])] == calls
 
-    def test_are_synced_one_by_one_where_that_is_all_that_is_promised(self, tmp_path, fds, calls):
+    def test_are_synced_one_by_one_if_syncfs_guarantees_less(self, tmp_path, fds, calls):
         mounted(tmp_path, "fuse.s3fs").sync(fds)
         assert [("fsync", fd) for fd in fds] == calls
 
-    def test_are_synced_one_by_one_where_nobody_tells_what_is_mounted(self, tmp_path, fds, calls):
+    def test_are_synced_one_by_one_if_the_file_system_is_unknown(self, tmp_path, fds, calls):
         Disk(str(tmp_path), str(tmp_path / "missing")).sync(fds)
         assert [("fsync", fd) for fd in fds] == calls
 
-    def test_are_synced_one_by_one_when_much_else_waits(self, tmp_path, fds, calls, monkeypatch):
+    def test_are_synced_one_by_one_if_much_else_is_pending(self, tmp_path, fds, calls, monkeypatch):
         monkeypatch.setattr(sync, "_pending_bytes", lambda: 1 << 30)
         mounted(tmp_path, "ext4").sync(fds)
         assert [("fsync", fd) for fd in fds] == calls
 
-    def test_are_synced_by_the_system_itself(self, tmp_path, fds):
+    def test_are_synced_by_the_real_system_call(self, tmp_path, fds):
         Disk(str(tmp_path)).sync(fds)
 
 
-class TestAFile:
-    def test_is_synced_by_itself(self, tmp_path, fds, calls):
+class TestASingleFile:
+    def test_is_synced_with_fsync(self, tmp_path, fds, calls):
         mounted(tmp_path, "ext4").sync(fds[:1])
         assert [("fsync", fds[0])] == calls
 
 
-class TestWhatWaits:
-    def test_is_what_the_system_says(self, tmp_path):
+class TestThePendingBytes:
+    def test_are_those_of_meminfo(self, tmp_path):
         (tmp_path / "meminfo").write_text("MemTotal: 16 kB\nDirty:          3 kB\nWriteback:      4 kB\n")
         assert 7 * 1024 == sync._pending_bytes(str(tmp_path / "meminfo"))
 
-    def test_is_more_than_anybody_waits_for_where_nobody_says(self, tmp_path):
+    def test_are_infinite_if_unknown(self, tmp_path):
         assert float("inf") == sync._pending_bytes(str(tmp_path / "missing"))
 
-    def test_fails_as_an_fsync_does(self):
+    def test_syncfs_raises_an_os_error(self):
         with pytest.raises(OSError, match="Bad file descriptor"):
             linux.syncfs()(-1)

@@ -1,4 +1,4 @@
-"""Changes that belong together, and what lives shortly."""
+"""Batches of durable changes, and scratch files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def driver(request, tmp_path):
 
 @pytest.fixture
 def syncs(monkeypatch, synced):
-    """How many files and folders were synced, each time that the disk was waited for."""
+    """The number of files and folders of each sync."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda fd: seen.append(1))
     monkeypatch.setattr(synced._disk, "sync", lambda fds: seen.append(len(fds)) if fds else None)
@@ -44,8 +44,8 @@ def staged(driver):
     return [name for part in driver._staging.subfolders for name in os.listdir(part)]
 
 
-class TestChangesThatBelongTogether:
-    def test_wait_for_the_disk_twice(self, synced, syncs):
+class TestABatch:
+    def test_waits_for_the_disk_twice_without_a_journal(self, synced, syncs):
         with synced.batch():
             for number in range(5):
                 synced.put_content(f"folder/{number}/file", b"content")
@@ -53,7 +53,7 @@ class TestChangesThatBelongTogether:
         assert b"content" == synced.get_content("folder/3/file")
         assert [] == staged(synced)
 
-    def test_are_there_when_the_block_has_ended(self, driver):
+    def test_publishes_its_contents_at_the_end_of_the_block(self, driver):
         with driver.batch():
             driver.put_content("a", b"1")
             driver.put_content("a", b"2")
@@ -61,14 +61,14 @@ class TestChangesThatBelongTogether:
         assert (b"2", b"") == (driver.get_content("a"), driver.get_content("empty"))
         assert [] == staged(driver)
 
-    def test_keep_their_order(self, driver):
+    def test_keeps_the_order_of_its_changes(self, driver):
         driver.put_content("source", b"moved")
         with driver.batch():
             driver.put_content("target", b"put")
             driver.move("source", "target")
         assert b"moved" == driver.get_content("target")
 
-    def test_leave_nothing_of_what_waits_behind_an_error(self, driver):
+    def test_publishes_no_pending_content_after_an_error(self, driver):
         driver.put_content("here", b"")
         with pytest.raises(PreconditionFailed), driver.batch():
             driver.put_content("before", b"1")
@@ -79,7 +79,7 @@ class TestChangesThatBelongTogether:
         assert (True, False) == (driver.exists("before"), driver.exists("never"))
         assert [] == staged(driver)
 
-    def test_may_be_many(self, driver):
+    def test_of_many_contents_keeps_few_files_open(self, driver):
         gc.collect()  # the drivers of other tests, each of which has a journal open
         before = len(os.listdir("/proc/self/fd"))
         with driver.batch():
@@ -89,14 +89,14 @@ class TestChangesThatBelongTogether:
         assert before == len(os.listdir("/proc/self/fd"))
         assert 3 * MAX_WAITING + 1 == len(list(driver.walk()))
 
-    def test_belong_to_what_is_around_them(self, synced, syncs):
+    def test_inside_another_is_part_of_it(self, synced, syncs):
         with synced.batch():
             with synced.batch():
                 synced.put_content("inner", b"1")
             synced.put_content("outer", b"2")
         assert [2, 1] == syncs
 
-    def test_of_two_stores_stay_apart(self, driver, tmp_path):
+    def test_takes_no_changes_of_another_store(self, driver, tmp_path):
         other = FileDriver(str(tmp_path / "other"))
         with driver.batch():
             other.put_content("a", b"other")
@@ -107,7 +107,7 @@ class TestChangesThatBelongTogether:
         assert b"1" == driver.get_content("a")
         assert ([], []) == (staged(driver), staged(other))
 
-    def test_are_synced_also_when_they_end_in_an_error(self, synced, syncs):
+    def test_is_synced_even_after_an_error(self, synced, syncs):
         synced.put_content("source", b"")
         syncs.clear()
         with pytest.raises(ZeroDivisionError), synced.batch():
@@ -145,7 +145,7 @@ inflight.begin(7)
 """
 
 
-class TestWhoIsAloneInAWorker:
+class TestABatchOfALoneClient:
     @pytest.mark.parametrize(
         ("change", "is_here"),
         [
@@ -158,21 +158,21 @@ class TestWhoIsAloneInAWorker:
             ("all([put(120 * 1024) for _ in range(20)])", False),
         ],
     )
-    def test_waits_for_the_journal_where_it_is_when_that_is_all(self, tmp_path, change, is_here):
+    def test_runs_in_the_calling_thread_if_it_only_waits_for_the_journal(self, tmp_path, change, is_here):
         assert [str(is_here)] == under_gevent(f"{WAITS}\nprint({change})", str(tmp_path / "store"))
 
 
-class TestWhatLivesShortly:
-    def test_does_not_wait_for_the_disk(self, synced, syncs):
+class TestScratchFiles:
+    def test_do_not_wait_for_the_disk(self, synced, syncs):
         synced.scratch.put_content("upload/state", b"{}")
         synced.scratch.remove("upload")
         assert [] == syncs
 
-    def test_is_whole_when_it_is_streamed(self, synced, syncs):
+    def test_are_synced_before_publication_if_streamed(self, synced, syncs):
         synced.scratch.stream_write("upload/bytes", [b"bytes"])
         assert [1] == syncs
 
-    def test_is_seen_by_all(self, driver):
+    def test_are_visible_to_the_durable_driver(self, driver):
         driver.scratch.put_content("upload/state", b"{}")
         assert b"{}" == driver.get_content("upload/state")
         driver.scratch.stream_write("upload/bytes", [b"bytes"])
@@ -182,10 +182,10 @@ class TestWhatLivesShortly:
         with pytest.raises(PathNotFound):
             driver.get_content("upload/state")
 
-    def test_has_conditional_puts(self, driver):
+    def test_have_conditional_puts(self, driver):
         driver.scratch.put_content("state", b"1", if_match=ABSENT)
         with pytest.raises(PreconditionFailed):
             driver.scratch.put_content("state", b"2", if_match=ABSENT)
 
-    def test_is_one_with_itself(self, driver):
+    def test_of_scratch_files_are_scratch_files(self, driver):
         assert driver.scratch is driver.scratch.scratch

@@ -34,7 +34,7 @@ def begin_a_second():
 
 
 class TestTwoChangesInTheSameSecond:
-    def test_are_seen_both(self, driver):
+    def test_are_both_noticed(self, driver):
         for number in range(20):
             listings, folder = ListingCache(driver), f"folder{number}"
             second = begin_a_second()
@@ -57,7 +57,7 @@ class TestTwoChangesInTheSameSecond:
         assert version is None
         assert not made_of.is_complete
 
-    def test_are_trusted_once_the_second_is_over(self, driver):
+    def test_are_cacheable_once_the_second_is_over(self, driver):
         driver.put_content("folder/file", b"1")
         time.sleep(2.2)
         version = driver.folder_version("folder")

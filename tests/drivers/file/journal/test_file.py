@@ -1,4 +1,4 @@
-"""The file of a journal: what is read again of what was written, whatever a crash has left of it."""
+"""Journal files: what is read back after a write, or after a crash in the middle of one."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def read(location):
         os.close(fd)
 
 
-class TestWhatWasWritten:
-    def test_is_read_again(self, file):
+class TestAJournalFile:
+    def test_returns_the_entries_that_were_written(self, file):
         first, second = Entry(1, "a/b", b"\n\0content"), Entry(2, 'ü"\\', b"")
         write(file, first, second)
         write(file, third := Entry(3, "a"))
         assert [first, second, third] == read(file.location)
 
-    def test_tells_when(self, file):
+    def test_records_the_time_of_writing(self, file):
         before = time.time_ns()
         write(file, Entry(1, "a"))
         fd = os.open(file.location, os.O_RDONLY)
@@ -59,7 +59,7 @@ class TestWhatWasWritten:
         os.close(fd)
         assert before <= entry.entered <= time.time_ns()
 
-    def test_tells_in_which_session(self, file, tmp_path):
+    def test_names_its_session(self, file, tmp_path):
         fd = os.open(file.location, os.O_RDWR)
         assert SESSION == journal_file.read_head(fd).session
         for length in (83, 55, 7, 0):  # no journal
@@ -67,7 +67,7 @@ class TestWhatWasWritten:
             assert journal_file.read_head(fd) is None
         os.close(fd)
 
-    def test_tells_whether_it_is_a_copy(self, file, tmp_path):
+    def test_is_distinguished_from_a_copy(self, file, tmp_path):
         (tmp_path / "copy").mkdir()
         copies = (tmp_path / "copy", tmp_path)  # into another folder, and beside it
         locations = [shutil.copy2(file.location, folder / "0") for folder in copies]
@@ -79,20 +79,20 @@ class TestWhatWasWritten:
             os.close(fd)
         assert [True, False, False] == found
 
-    def test_tells_which_files_it_concerns(self, file):
+    def test_records_the_states_of_files(self, file):
         traces = [Trace(None, None), Trace(FileState(1, 2), FileState(3, 4)), Trace(None, FileState(5, 6))]
         entries = [Entry(number, "a", b"content", trace) for number, trace in enumerate(traces, 1)]
         write(file, *entries)
         assert entries == read(file.location)
 
-    def test_of_a_newer_version_is_known_as_such(self, tmp_path):
+    def test_of_a_newer_version_is_recognized(self, tmp_path):
         fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
         os.write(fd, b"journal3".ljust(4096, b"x"))
         with pytest.raises(UnknownVersion):
             journal_file.read_head(fd)
         os.close(fd)
 
-    def test_is_locked_by_who_writes_it(self, file):
+    def test_is_locked_by_its_writer(self, file):
         fd = os.open(file.location, os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,7 +100,7 @@ class TestWhatWasWritten:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(fd)
 
-    def test_takes_no_new_room_of_the_disk(self, file):
+    def test_has_its_final_size_from_the_start(self, file):
         before = os.stat(file.location)
         write(file, Entry(1, "a", bytes(60_000)))
         after = os.stat(file.location)
@@ -109,7 +109,7 @@ class TestWhatWasWritten:
 
 class TestACrashInTheMiddle:
     @pytest.mark.parametrize("damage", [lambda byte: 0, lambda byte: byte ^ 1])
-    def test_takes_the_last_record_alone_and_whole(self, file, damage):
+    def test_loses_only_the_last_record(self, file, damage):
         write(file, first := Entry(1, "a", b"first"))
         start = sum(map(len, journal_file.pack([first]))) + 24
         write(file, second := Entry(2, "b", b"second"))
@@ -136,13 +136,13 @@ class TestAHalf:
         except HalfIsFull:
             return count
 
-    def test_that_is_full_is_left_for_the_other(self, file):
+    def test_is_switched_when_it_is_full(self, file):
         count = self.fill(file, 1)
         assert file.switch_half()
         write(file, Entry(2, "next"))
         assert count + 1 == len(read(file.location))
 
-    def test_is_not_written_again_before_it_is_forgotten(self, file):
+    def test_is_not_reused_while_its_entries_are_needed(self, file):
         self.fill(file, 1)
         file.switch_half()
         self.fill(file, 2)
@@ -154,14 +154,14 @@ class TestAHalf:
         assert "again" in [entry.path for entry in left]
         assert {2, 3} == {entry.moment for entry in left}  # no older record behind a new one
 
-    def test_has_a_spare_room(self, file):
+    def test_has_reserved_space(self, file):
         self.fill(file, 1)
         write(file, Entry(2, "a", bytes(9000)), spare=True)
         assert "a" == read(file.location)[-1].path
 
 
 class TestTheDisk:
-    def test_is_waited_for_once_by_many(self, file, monkeypatch):
+    def test_is_waited_for_once_by_several_threads(self, file, monkeypatch):
         began, written, ended = [], {}, {}
         pwritev = os.pwritev
 
@@ -189,8 +189,8 @@ class TestTheDisk:
         for thread in written:  # each has waited for one that began after it had written
             assert any(written[thread] <= sync and sync + 0.1 <= ended[thread] for sync in began)
 
-    def test_that_fails_once_is_trusted_no_more(self, file, monkeypatch):
-        """Its error is told once, and may be that of a record which another one waits for."""
+    def test_is_not_trusted_after_an_error(self, file, monkeypatch):
+        """The kernel reports an error once, and it may concern the record of another thread."""
         with monkeypatch.context() as patched:
             patched.setattr(os, "fdatasync", lambda fd: os.fsync(10**6))
             with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,4 +1,4 @@
-"""Whether the kernel still has what was written: which superblock is the same one, and which session goes on."""
+"""Mount sessions: which superblocks are the same, and which sessions continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.loop_disk import LoopDisk
 
 class TestASuperblock:
     @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-    def test_is_another_one_when_the_file_system_is_mounted_again(self, tmp_path, kind):
+    def test_is_another_one_after_a_remount(self, tmp_path, kind):
         disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted", kind)
         bound = tmp_path / "bound"
         bound.mkdir()
@@ -32,7 +32,7 @@ class TestASuperblock:
         assert None not in found[0]
         assert [1, 1, 2] == [len(set(found[0])), len(set(found[1])), len({*found[0], *found[1]})]
 
-    def test_has_no_name_where_sysfs_tells_of_none(self):
+    def test_has_no_identity_without_sysfs(self):
         assert superblock_id("/proc") is None
 
 
@@ -40,7 +40,7 @@ class TestASession:
     def join(self, folder, superblock):
         return mount_session.join(str(folder), superblock)
 
-    def test_goes_on_while_the_superblock_does(self, tmp_path):
+    def test_continues_while_the_superblock_exists(self, tmp_path):
         first = self.join(tmp_path, "one")
         first.close()
         assert first.session == self.join(tmp_path, "one").session
@@ -52,7 +52,7 @@ class TestASession:
         assert first.session.id != second.session.id
         assert [None, first.session.id] == [first.ended, second.ended]
 
-    def test_ends_with_the_last_process_where_the_superblock_is_not_known(self, tmp_path):
+    def test_ends_with_the_last_process_if_the_superblock_is_unknown(self, tmp_path):
         one, two = self.join(tmp_path, None), self.join(tmp_path, None)
         assert one.session == two.session
         one.close()
@@ -63,13 +63,13 @@ class TestASession:
         assert three.session.id != self.join(tmp_path, None).session.id
 
     @pytest.mark.parametrize("left", [b"", b"\0" * 99, b"[]", b'{"id": "x"}', b'{"id": "x", "began": "y"}'])
-    def test_ends_where_a_crash_has_left_no_record_of_it(self, tmp_path, left):
+    def test_ends_if_a_crash_has_damaged_its_file(self, tmp_path, left):
         (tmp_path / mount_session.NAME).write_bytes(left)
         assert 32 == len(self.join(tmp_path, "one").session.id)
         assert [mount_session.NAME] == os.listdir(tmp_path)
 
     @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda location: os.symlink("nowhere", location)])
-    def test_needs_a_file(self, tmp_path, make):
+    def test_refuses_anything_but_a_file(self, tmp_path, make):
         make(tmp_path / mount_session.NAME)
         with pytest.raises(StorageError, match="Remove it"):
             self.join(tmp_path, "one")

@@ -18,7 +18,7 @@ from tests.support.loop_disk import LoopDisk
 
 @contextmanager
 def opened(disk):
-    """The store on a disk, until its process has ended."""
+    """Open the store on a disk, and close it at the end."""
     driver = FileDriver(str(disk.folder / "store"))
     try:
         yield driver
@@ -36,7 +36,7 @@ def mounted(disk, *, check=False):
 
 
 def push(driver):
-    """Put what reaches the disk, and then what is in the journal and in the page cache alone."""
+    """Put a content that reaches the disk, then one that is only in the journal and the page cache."""
     driver.put_content("tags/old", b"1")
     driver.put_content("tags/removed", b"1")
     driver.remove("tags/removed")
@@ -55,10 +55,10 @@ def contents(driver):
     return {stat.path: driver.get_content(stat.path) for stat in driver.walk()}
 
 
-class TestAfterTheFileSystemGaveUp:
+class TestAfterAnAbortOfTheFileSystem:
     @pytest.fixture
     def disk(self, tmp_path):
-        """One on which something was pushed, and that was repaired since."""
+        """A disk with pushed content that was repaired after the abort."""
         disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted")
         with mounted(disk), opened(disk) as driver:
             push(driver)
@@ -67,14 +67,14 @@ class TestAfterTheFileSystemGaveUp:
                 driver.put_content("tags/late", b"never acknowledged")
         return disk
 
-    def test_what_was_acknowledged_is_there(self, disk):
+    def test_acknowledged_contents_are_there(self, disk):
         with mounted(disk, check=True), opened(disk) as driver:
             assert PUSHED == contents(driver)
             driver.put_content("tags/old", b"3")
         with mounted(disk), opened(disk) as driver:
             assert {**PUSHED, "tags/old": b"3"} == contents(driver)
 
-    def test_what_another_server_wrote_meanwhile_is_there(self, disk):
+    def test_contents_of_another_server_stay(self, disk):
         tags = disk.folder / "store" / "tags"
         with mounted(disk, check=True):
             (tags / "old").write_bytes(b"9")
@@ -84,7 +84,7 @@ class TestAfterTheFileSystemGaveUp:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "ext4 with whole seconds", "xfs", "btrfs"])
-def test_a_snapshot_of_the_disk_has_what_was_acknowledged(tmp_path, kind):
+def test_a_snapshot_has_the_acknowledged_contents(tmp_path, kind):
     disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted", kind)
     with mounted(disk), opened(disk) as driver:
         push(driver)
@@ -94,8 +94,8 @@ def test_a_snapshot_of_the_disk_has_what_was_acknowledged(tmp_path, kind):
         assert PUSHED == contents(driver)
 
 
-def test_a_process_that_was_killed_has_left_nothing_to_replay(tmp_path):
-    """What was removed since without the journal, by another program, stays removed."""
+def test_a_killed_process_leaves_nothing_to_replay(tmp_path):
+    """A file that another program has removed since stays removed."""
     disk = LoopDisk(tmp_path / "disk", tmp_path / "mounted")
     with mounted(disk):
         with opened(disk) as driver:
