@@ -10,7 +10,6 @@ from flask import Flask
 from docker_registry import __version__
 from docker_registry.api import (
     authorization,
-    body_memory,
     cacheable,
     cors,
     errors,
@@ -18,6 +17,7 @@ from docker_registry.api import (
     metrics,
     mirrored_names,
     read_only,
+    request_body,
     request_context,
     responses,
     status,
@@ -77,7 +77,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
     request_context.install(app)
     errors.install(app, v2=config.v2)
-    body_memory.install(app, services.body_memory)
+    request_body.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     if services.access_control is not None:

@@ -10,9 +10,8 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from docker_registry.api import body_memory, byte_ranges
+from docker_registry.api import byte_ranges, request_body
 from docker_registry.api.byte_ranges import ByteRange
-from docker_registry.api.request_body import open_body
 from docker_registry.errors import (
     DigestInvalid,
     PageInvalid,
@@ -48,7 +47,7 @@ def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | N
 
 def body() -> Body:
     """Return the body of the current request; it can be read once."""
-    return open_body(request.environ)
+    return request_body.open_body(request.environ)
 
 
 def read_body(max_bytes: int) -> bytes:
@@ -60,7 +59,7 @@ def read_body(max_bytes: int) -> bytes:
         SizeInvalid: the body ended early.
         Overloaded: too many bodies are being received at the same time.
     """
-    return body_memory.read(body(), max_bytes)
+    return request_body.read_whole(body(), max_bytes)
 
 
 def content_type() -> str | None:
