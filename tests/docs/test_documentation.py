@@ -17,7 +17,8 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.server.launch import NUMBERS
 from docker_registry.services import build
 from docker_registry.settings import settings_of
-from tests.support.processes import find, free_port, running
+from tests.support.clients.programs import require
+from tests.support.processes import children, find, free_port, listens, running
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,17 +81,6 @@ class TestTheFirstCommand:
 
 
 class TestTheSamples:
-    def test_of_nginx_are_understood_by_it(self, tmp_path):
-        nginx = find("nginx")
-        if not nginx:
-            pytest.skip("nginx is not installed")
-        sample = (ROOT / "contrib/nginx/docker-registry.conf").read_text()
-        sample = re.sub(r"\n.*ssl_certificate.*", "", sample).replace("443 ssl", str(free_port()))
-        config = tmp_path / "nginx.conf"
-        config.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {sample} }}")
-        done = subprocess.run([nginx, "-t", "-p", tmp_path, "-c", config], capture_output=True, text=True)
-        assert 0 == done.returncode, done.stderr
-
     def test_of_systemd_are_understood_by_it(self, tmp_path):
         systemd = find("systemd-analyze")
         if not systemd:
@@ -100,3 +90,26 @@ class TestTheSamples:
         unit.write_text(text.replace("/usr/local/bin/docker-registry", "/bin/true"))
         done = subprocess.run([systemd, "verify", unit], capture_output=True, text=True)
         assert "docker-registry.service" not in done.stderr
+
+        done = subprocess.run(
+            [systemd, "security", "--offline=true", "--threshold=30", unit], capture_output=True, text=True
+        )
+        assert 0 == done.returncode, done.stdout[-200:]
+
+    def test_of_supervisor_runs_the_server(self, tmp_path):
+        supervisord, port = require("supervisord", "supervisor"), free_port()
+        sample = (ROOT / "contrib/supervisor/docker-registry.conf").read_text()
+        command = tmp_path / "docker-registry"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from docker_registry.cli import main; main([])"\n')
+        command.chmod(0o755)
+        for place in ("/usr/local/bin", "/var/lib/docker-registry", "/var/log/docker-registry"):
+            sample = sample.replace(place, str(tmp_path))
+        sample = sample.replace("user=docker-registry\n", "")
+        config = tmp_path / "supervisord.conf"
+        config.write_text(f"[supervisord]\nlogfile={tmp_path}/supervisord.log\npidfile={tmp_path}/pid\n{sample}")
+        environment = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(port), "GUNICORN_WORKERS": "1"}
+        with running(
+            [supervisord, "-n", "-c", str(config)], tmp_path / "log", lambda: listens(port), environment
+        ) as process:
+            assert 1 == len(children(process.pid))
+        assert "stopped: docker-registry (exit status 0)" in (tmp_path / "supervisord.log").read_text()
