@@ -38,6 +38,7 @@ The errors of the registry.
     ├── UpstreamError           the registry that a repository mirrors denies access or answers incorrectly
     │   ├── UpstreamUnavailable it cannot be reached, or is not asked for now
     │   ├── UpstreamTimeout     it does not answer in time
+    │   ├── UpstreamDenied      it denies access
     │   └── UpstreamLimited     it limits the number of pulls
     └── StorageError            an operation of the store failed
         ├── PathNotFound        the path does not exist
@@ -300,6 +301,10 @@ class UpstreamUnavailable(UpstreamError):
 
 class UpstreamTimeout(UpstreamError):
     """The upstream registry did not answer in time."""
+
+
+class UpstreamDenied(UpstreamError):
+    """The upstream registry denies access."""
 
 
 class UpstreamLimited(UpstreamError):

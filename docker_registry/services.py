@@ -502,7 +502,14 @@ def _open_mirror(
         )
         upstreams[upstream] = open_credentials(upstream, each.username, each.password, each.password_file, each.command)
     user_agent = f"docker-registry/{__version__}"
-    return Mirror(registry, upstreams, user_agent=user_agent, memory=body_memory, read_only=read_only)
+    return Mirror(
+        registry,
+        upstreams,
+        user_agent=user_agent,
+        memory=body_memory,
+        read_only=read_only,
+        is_offline=config.mirroring.offline,
+    )
 
 
 def _import_mirror() -> None:

@@ -72,6 +72,7 @@ class Mirroring:
     tags_cache_ttl: int = setting(
         172800, "Time a tag is served before the source is asked again.", unit="seconds", minimum=0
     )
+    offline: bool = setting(False, "Never ask an upstream; serve what the store has.")
     upstreams: tuple[MirrorUpstream, ...] = setting(
         (), "Registries to mirror, each a section; [mirrors.md](mirrors.md#upstreams) lists its keys."
     )

@@ -167,8 +167,14 @@ class TestAMistake:
             ("cache.password must be followed by a colon and a space", "cache: {password:s3cret}"),
             ("cache.password must be followed by a colon and a space", "cache: {password=s3cret}"),
             ("there is no setting None", "~: a"),
-            ("mirroring must be a section with source, source_index, tags_cache_ttl, upstreams", "mirroring: true"),
-            ("mirroring must be a section with source, source_index, tags_cache_ttl, upstreams", "mirroring: [a]"),
+            (
+                "mirroring must be a section with source, source_index, tags_cache_ttl, offline, upstreams",
+                "mirroring: true",
+            ),
+            (
+                "mirroring must be a section with source, source_index, tags_cache_ttl, offline, upstreams",
+                "mirroring: [a]",
+            ),
             ("standalone must be true or false", "standalone: maybe"),
             ("upload_ttl must be a whole number of seconds, at least 1", "upload_ttl: 0"),
             ("upload_ttl must be a whole number of seconds, at least 1, not a list", "upload_ttl: [1]"),

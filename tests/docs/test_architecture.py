@@ -475,7 +475,9 @@ DOMAIN = {
         "sources",
     },
     "mirror.mirrored_tags": {
+        "bounded_cache",
         "keyed_locks",
+        "leases",
         "mirror.mirrored_manifests",
         "mirror.remotes",
         "mirror.tag_records",

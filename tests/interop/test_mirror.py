@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.support.images import make_index, pull, push, read_layout
 from tests.support.processes import stop
 from tests.support.servers.distribution import find_distribution, serve_distribution
 from tests.support.servers.registry import Server
+from tests.support.servers.upstream import Upstream
 
 #: Layers of several pieces.
 INDEX = make_index("mirrored", layer_bytes=3_000_000)
@@ -29,13 +32,23 @@ def peer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mirror(tmp_path_factory, peer):
-    """A server that mirrors the peer as up.example."""
+def slow():
+    """An upstream that takes its time for each answer."""
+    with Upstream() as upstream:
+        upstream.guard = lambda path, headers: time.sleep(0.3)
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory, peer, slow):
+    """A server that mirrors the peer as up.example, and the slow upstream as slow.example."""
     folder = tmp_path_factory.mktemp("mirror")
     settings = {
         "storage": "file",
         "storage_path": str(folder / "store"),
-        "mirroring": {"upstreams": [{"name": "up.example", "url": peer.url}]},
+        "mirroring": {
+            "upstreams": [{"name": "up.example", "url": peer.url}, {"name": "slow.example", "url": slow.url}]
+        },
     }
     config = folder / "config.yml"
     config.write_text(json.dumps({"dev": settings}))  # JSON is YAML
@@ -54,3 +67,17 @@ class TestAMirrorOfDistribution:
             assert INDEX.contents == pull(client, NAME, INDEX.digest)
             assert ([NAME], ["v1"]) == (client.repositories(), client.tags(NAME))
         assert "Traceback" not in mirror.log.read_text()
+
+
+class TestManyClients:
+    def test_of_a_cold_tag_cause_one_question(self, mirror, slow):
+        image = INDEX.images[0]
+        slow.add("app", "v1", image)
+
+        def get(_):
+            with Client(mirror.url) as client:  # a connection of its own, so that both workers answer
+                return client.get_manifest("slow.example/app", "v1").payload
+
+        with ThreadPoolExecutor(12) as pool:
+            assert {image.manifest} == set(pool.map(get, range(12)))
+        assert ["app/manifests/v1"] == slow.asked()

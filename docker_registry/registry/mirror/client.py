@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
@@ -20,16 +20,23 @@ import gevent
 import requests
 from gevent import monkey
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
-from docker_registry.errors import UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.errors import (
+    DigestInvalid,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.upstream import Upstream
-from docker_registry.registry.names import Digest, Reference
+from docker_registry.registry.names import Digest, Reference, Tag
 from docker_registry.resources.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -51,6 +58,11 @@ _NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
 _ACCEPT: Final = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
+_OK: Final = frozenset({200})
+
+#: Status codes of upstreams that do not support HEAD.
+_UNSUPPORTED: Final = frozenset({405, 501})
+
 #: Status codes with which an upstream says that it has no such content.
 _MISSING: Final = frozenset({404})
 _DENIED: Final = frozenset({401, 403})
@@ -60,6 +72,10 @@ _LIMITED: Final = 429
 #: Retry-After of an upstream that names none, or names it as a date.
 _RETRY_AFTER_SECONDS: Final = 60
 _MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600
+
+#: Below this share of its pulls, an upstream is not asked for what the store has, for this time.
+_LOW_SHARE: Final = 0.1
+_LIMIT_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,20 @@ class UpstreamManifest:
     payload: bytes
     content_type: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagState:
+    """
+    The state of a tag at an upstream.
+
+    Attributes:
+        exists: whether the upstream has the tag, as far as it says.
+        digest: its target; None if the upstream does not say.
+    """
+
+    exists: bool
+    digest: Digest | None = None
 
 
 class UpstreamBlob:
@@ -120,16 +150,25 @@ class UpstreamClient:
     """
 
     def __init__(
-        self, upstream: Upstream, credentials: Credentials | None, memory: MemoryBudget, *, user_agent: str
+        self,
+        upstream: Upstream,
+        credentials: Credentials | None,
+        memory: MemoryBudget,
+        *,
+        user_agent: str,
+        is_offline: bool = False,
     ) -> None:
         """
         Args:
             credentials: None for anonymous access.
             memory: budget for manifests that are being received.
+            is_offline: never ask the upstream.
         """
         self.upstream = upstream
         self.has_credentials = credentials is not None
         self._memory = memory
+        self._is_offline = is_offline
+        self._limited_until = 0.0
         self._breaker = CircuitBreaker(upstream.name)
         self._session = requests.Session()
         self._session.headers.clear()
@@ -162,6 +201,28 @@ class UpstreamClient:
             payload = self._read(response, MAX_MANIFEST_BYTES)
         return UpstreamManifest(payload, _content_type(response), response.headers.get("Docker-Content-Digest", ""))
 
+    def check_tag(self, repository: str, tag: Tag) -> TagState:
+        """
+        Return the target of a tag by a HEAD request, which no upstream counts as a pull.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked.
+        """
+        response = self._ask("HEAD", repository, f"manifests/{tag}", {"Accept": _ACCEPT}, _OK | _UNSUPPORTED)
+        if response is None:
+            return TagState(exists=False)
+        response.close()
+        try:
+            text = response.headers.get("Docker-Content-Digest", "") if response.status_code in _OK else ""
+            return TagState(exists=True, digest=Digest.parse(text))
+        except DigestInvalid:
+            return TagState(exists=True)
+
+    @property
+    def is_nearly_limited(self) -> bool:
+        """Whether the upstream said recently that few pulls are left before it refuses more."""
+        return time.monotonic() < self._limited_until
+
     def get_blob(self, repository: str, digest: Digest) -> UpstreamBlob | None:
         """
         Start to receive a blob; None if the upstream does not have it.
@@ -193,17 +254,25 @@ class UpstreamClient:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ask(
-        self, method: str, repository: str, content: str, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        repository: str,
+        content: str,
+        headers: Mapping[str, str] | None = None,
+        accepted: Collection[int] = _OK,
     ) -> requests.Response | None:
         """
         Send a request of API V2.
 
         Args:
             content: path of the content below that of the repository.
+            accepted: status codes of responses to return.
 
         Returns:
-            The response with status 200; None for status 404.
+            The response; None for status 404.
         """
+        if self._is_offline:
+            raise UpstreamUnavailable("The registry is offline: it serves what it has.", upstream=self.upstream.name)
         self._breaker.check()
         path = f"{repository}/{content}"
         began, status = time.monotonic(), "failed"
@@ -217,23 +286,31 @@ class UpstreamClient:
         finally:
             seconds = time.monotonic() - began
             logger.info("upstream %s: %s %s %s %.3f s", self.upstream.name, method, path, status, seconds)
-        if response.status_code >= 500:
+        if response.status_code >= 500 and response.status_code not in accepted:
             self._breaker.record_failure(f"status {status}")
         else:
             self._breaker.record_success()
-        if response.status_code == 200:
+        self._watch_limit(response)
+        if response.status_code in accepted:
             return response
         response.close()
         if response.status_code in _MISSING:
             return None
         raise self._error(response)
 
+    def _watch_limit(self, response: requests.Response) -> None:
+        """Remember whether few pulls are left (Docker Hub: ``ratelimit-limit: 100;w=21600``)."""
+        limit, remaining = (_number(response.headers.get(f"ratelimit-{each}", "")) for each in ("limit", "remaining"))
+        if limit is None or remaining is None:
+            return
+        self._limited_until = time.monotonic() + _LIMIT_SECONDS if remaining < _LOW_SHARE * limit else 0.0
+
     def _error(self, response: requests.Response) -> UpstreamError:
         status = response.status_code
         if status == _LIMITED:
             return UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
         if status in _DENIED:
-            return UpstreamError("The upstream registry denies access.", status=status, upstream=self.upstream.name)
+            return UpstreamDenied(status=status, upstream=self.upstream.name)
         return UpstreamError(status=status, upstream=self.upstream.name)
 
     def _authenticated(self, method: str, repository: str, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -254,9 +331,7 @@ class UpstreamClient:
         for _ in range(MAX_REDIRECTS + 1):
             is_same = hosts.is_same_origin(first, url)
             own = {"Authorization": authorization} if authorization is not None and is_same else {}
-            response = self._session.request(
-                method, url, headers={**headers, **own}, stream=True, allow_redirects=False, timeout=self._timeouts
-            )
+            response = self._request(method, url, {**headers, **own})
             if response.status_code not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
@@ -265,6 +340,18 @@ class UpstreamClient:
             self._check_redirect(url, target)
             url = target
         raise UpstreamError("The upstream registry redirects too often.", upstream=self.upstream.name)
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        """Send a request; once more if its connection was closed, as servers close idle ones at any time."""
+        for is_last in (False, True):
+            try:
+                return self._session.request(
+                    method, url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self._timeouts
+                )
+            except requests.ConnectionError as error:
+                if is_last or not (error.args and isinstance(error.args[0], ProtocolError)):
+                    raise
+        raise AssertionError
 
     def _check_redirect(self, url: str, target: str) -> None:
         """
@@ -286,9 +373,7 @@ class UpstreamClient:
 
     def _ask_for_token(self, url: str, headers: Mapping[str, str], max_bytes: int) -> bytes:
         """Ask a token server; see :class:`~docker_registry.registry.mirror.authenticator.TokenRequest`."""
-        with self._session.get(
-            url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self._timeouts
-        ) as response:
+        with self._request("GET", url, headers) as response:
             status = response.status_code
             if status == _LIMITED:
                 raise UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
@@ -365,12 +450,16 @@ def _content_type(response: requests.Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip()
 
 
+def _number(text: str) -> int | None:
+    """Return the number at the beginning of a header, before any parameters; None if there is none."""
+    digits = text.partition(";")[0].strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+
+
 def _length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    return _number(response.headers.get("Content-Length", ""))
 
 
 def _retry_after(response: requests.Response) -> int:
-    text = response.headers.get("Retry-After", "")
-    seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else _RETRY_AFTER_SECONDS
-    return min(max(seconds, 1), _MAX_RETRY_AFTER_SECONDS)
+    seconds = _number(response.headers.get("Retry-After", ""))
+    return min(max(_RETRY_AFTER_SECONDS if seconds is None else seconds, 1), _MAX_RETRY_AFTER_SECONDS)

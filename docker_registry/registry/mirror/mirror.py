@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -41,6 +42,8 @@ class Mirror:
         user_agent: str,
         memory: MemoryBudget,
         read_only: ReadOnly,
+        is_offline: bool = False,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """
         Append the mirror to the sources of a registry.
@@ -49,6 +52,9 @@ class Mirror:
             upstreams: the mirrored registries, each with the credentials for it.
             user_agent: what upstreams are told about this server.
             memory: budget for manifests that are being received.
+            read_only: while writes are refused, nothing is fetched.
+            is_offline: never ask an upstream.
+            now: the clock, seconds since the Unix epoch.
 
         Raises:
             ConfigError: two upstreams have the same name.
@@ -56,11 +62,13 @@ class Mirror:
         self.upstreams = Upstreams(upstreams)
         self._registry = registry
         self._clients = [
-            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent) for upstream in self.upstreams
+            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, is_offline=is_offline)
+            for upstream in self.upstreams
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)
         manifests = MirroredManifests(remotes, registry.manifests)
-        registry.sources.tags.append(MirroredTags(remotes, TagRecords(registry.driver, registry.listings), manifests))
+        records = TagRecords(registry.driver, registry.listings)
+        registry.sources.tags.append(MirroredTags(remotes, records, manifests, registry.leases, now))
         registry.sources.manifests.append(manifests)
         registry.sources.blobs.append(MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads))
 

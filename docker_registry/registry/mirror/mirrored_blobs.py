@@ -98,7 +98,8 @@ class MirroredBlobs:
         if not self._driver.exists(layout.layer_link(name, digest)):
             if self._find_size(name, remote, digest) is None:
                 return None
-            self._remotes.prepare(name, remote)
+            self._remotes.check_writable()
+            self._remotes.mark(name, remote)
             self._blobs.link(name, digest)
         return blob
 
@@ -114,7 +115,7 @@ class MirroredBlobs:
         """Start to receive a blob; None if the upstream does not have it."""
         if self._remotes.is_absent(name, digest):
             return None
-        self._remotes.prepare(name, remote)
+        self._remotes.check_writable()
         slots = self._slots[remote.upstream.name]
         if not slots.acquire(timeout=remote.upstream.timeout_seconds):
             raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=remote.upstream.name)
@@ -125,6 +126,7 @@ class MirroredBlobs:
                 self._remotes.record_absence(name, digest)
                 release()
                 return None
+            self._remotes.mark(name, remote)
         except BaseException:
             release()
             raise

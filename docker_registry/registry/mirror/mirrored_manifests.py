@@ -42,6 +42,10 @@ class MirroredManifests:
             fetched = self.fetch(name, remote, digest)
         return None if fetched is None else Found(fetched[1])
 
+    def exists(self, name: RepositoryName, digest: Digest) -> bool:
+        """Return whether a manifest is in the store."""
+        return self._manifests.exists(name, digest)
+
     def fetch(self, name: RepositoryName, remote: Remote, reference: Reference) -> tuple[Digest, bytes] | None:
         """
         Fetch a manifest by tag or digest and store it.
@@ -54,12 +58,13 @@ class MirroredManifests:
         """
         if self._remotes.is_absent(name, reference):
             return None
-        self._remotes.prepare(name, remote)
+        self._remotes.check_writable()
         manifest = remote.client.get_manifest(remote.path, reference)
         if manifest is None:
             self._remotes.record_absence(name, reference)
             return None
         digest = _verified(manifest, reference)
+        self._remotes.mark(name, remote)
         try:
             self._manifests.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
         except ManifestInvalid as error:

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
+import gevent
+
+from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.remotes import Remote, Remotes
 from docker_registry.registry.mirror.tag_records import TagRecord, TagRecords
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import Found, Origin
+
+#: How long a tag is served with a warning before the upstream is tried again, in each worker.
+STALE_SECONDS: Final = 10
+
+#: Memory for failed questions.
+_FAILURES_BYTES: Final = 1024 * 1024
+
+#: How often a process that waits for another one looks for its result.
+_POLL_SECONDS: Final = 0.05
+
+#: What warnings say of an upstream.
+_REASONS: Final[dict[type[UpstreamError], str]] = {
+    UpstreamLimited: "allows few or no more pulls for now",
+    UpstreamTimeout: "does not answer in time",
+    UpstreamUnavailable: "is not reachable",
+    UpstreamError: "does not answer correctly",
+}
 
 
 class MirroredTags:
@@ -25,15 +48,19 @@ class MirroredTags:
         remotes: Remotes,
         records: TagRecords,
         manifests: MirroredManifests,
+        leases: Leases,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
+            leases: let one process at a time ask for a tag.
             now: the clock, seconds since the Unix epoch.
         """
         self._remotes = remotes
         self._records = records
         self._manifests = manifests
+        self._leases = leases
+        self._failures: BoundedCache[tuple[str, str], tuple[UpstreamError, float]] = BoundedCache(_FAILURES_BYTES)
         self._now = now
         self._locks = KeyedLocks()
 
@@ -41,20 +68,21 @@ class MirroredTags:
         """
         Return the target of a tag, and fetch its manifest; None when there is no such tag.
 
+        While the upstream cannot be asked, the last known target is returned with a warning.
+
         Raises:
-            UpstreamError: the upstream cannot be asked, or its answer is invalid.
+            UpstreamError: the upstream cannot be asked and the tag is not known, or the upstream denies access.
         """
         remote = self._remotes.find(name)
         if remote is None:
             return None
-        record = self._fresh(name, tag, remote)
-        if record is None:
+        record = self._records.find(name, tag)
+        if not self._is_fresh(record, remote):
             with self._locks.hold((str(name), str(tag))):
-                record = self._fresh(name, tag, remote) or self._ask(name, tag, remote)
-        if record is None:
-            return None
-        left_seconds = record.checked + remote.upstream.ttl_seconds - self._now()
-        return Found(record.digest, Origin(expires=time.monotonic() + left_seconds))
+                record = self._records.find(name, tag)
+                if not self._is_fresh(record, remote):
+                    return self._check(name, tag, remote, record)
+        return self._found(record, remote)
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the last known target of a tag."""
@@ -86,16 +114,84 @@ class MirroredTags:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _fresh(self, name: RepositoryName, tag: Tag, remote: Remote) -> TagRecord | None:
-        record = self._records.find(name, tag)
+    def _is_fresh(self, record: TagRecord | None, remote: Remote) -> bool:
         # A record from the future was written by a host whose clock is wrong.
-        is_fresh = record is not None and 0 <= self._now() - record.checked < remote.upstream.ttl_seconds
-        return record if is_fresh else None
+        return record is not None and 0 <= self._now() - record.checked < remote.upstream.ttl_seconds
 
-    def _ask(self, name: RepositoryName, tag: Tag, remote: Remote) -> TagRecord | None:
+    def _found(self, record: TagRecord | None, remote: Remote) -> Found[Digest] | None:
+        if record is None:
+            return None
+        left_seconds = record.checked + remote.upstream.ttl_seconds - self._now()
+        return Found(record.digest, Origin(expires=time.monotonic() + left_seconds))
+
+    def _check(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> Found[Digest] | None:
+        """Ask the upstream, or serve the last known target."""
+        if known is not None and (failed := self._failures.get((str(name), str(tag)))) is not None:
+            error, until = failed
+            if time.monotonic() < until:
+                return self._stale(known, remote, error)
+        try:
+            if known is not None and remote.client.is_nearly_limited:
+                raise UpstreamLimited(retry_after_seconds=STALE_SECONDS)
+            return self._found(self._ask_once(name, tag, remote, known), remote)
+        except UpstreamDenied:
+            raise
+        except UpstreamError as error:
+            if known is None:
+                raise
+            self._failures.put((str(name), str(tag)), (error, time.monotonic() + STALE_SECONDS))
+            return self._stale(known, remote, error)
+
+    def _ask_once(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
+        """Ask the upstream, unless another process asks for the same tag: then wait for its result."""
+        work = f"mirror-{Digest.of(f'{name}:{tag}'.encode()).hex[:40]}"
+        deadline = time.monotonic() + 2 * remote.upstream.timeout_seconds
+        while not self._leases.take(work, 2 * remote.upstream.timeout_seconds):
+            if time.monotonic() > deadline:
+                break
+            gevent.sleep(_POLL_SECONDS)
+            record = self._records.find(name, tag)
+            if self._is_fresh(record, remote):
+                return record
+        try:
+            return self._ask(name, tag, remote, known)
+        finally:
+            self._leases.release(work)
+
+    def _ask(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
+        """Ask the upstream for the target of a tag, and fetch the manifest if it has changed."""
+        self._remotes.check_writable()
+        if known is not None and self._manifests.exists(name, known.digest):
+            state = remote.client.check_tag(remote.path, tag)
+            if not state.exists:
+                self._records.discard(name, tag)
+                self._remotes.record_absence(name, tag)
+                return None
+            if state.digest == known.digest:
+                return self._put(name, tag, known.digest)
         fetched = self._manifests.fetch(name, remote, tag)
         if fetched is None:
+            self._records.discard(name, tag)
             return None
-        record = TagRecord(fetched[0], self._now())
+        return self._put(name, tag, fetched[0])
+
+    def _put(self, name: RepositoryName, tag: Tag, digest: Digest) -> TagRecord:
+        record = TagRecord(digest, self._now())
         self._records.put(name, tag, record)
         return record
+
+    def _stale(self, known: TagRecord, remote: Remote, error: UpstreamError) -> Found[Digest]:
+        """Return the last known target, with a warning that says when it was checked."""
+        reason = next(text for kind, text in _REASONS.items() if isinstance(error, kind))
+        age = _age(max(self._now() - known.checked, 0))
+        warning = f"{remote.upstream.name} {reason}; this tag was checked {age} ago"
+        return Found(known.digest, Origin(expires=time.monotonic() + STALE_SECONDS, warning=warning))
+
+
+def _age(seconds: float) -> str:
+    """Return a duration in words, in its largest unit."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= 2 * length or unit == "second":
+            number = int(seconds // length)
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    raise AssertionError

@@ -57,7 +57,7 @@ class Remotes:
     ) -> None:
         """
         Args:
-            read_only: while writes are refused, nothing is fetched.
+            read_only: while writes are refused, nothing may be fetched.
             now: the clock, seconds.
         """
         self._driver = driver
@@ -72,15 +72,18 @@ class Remotes:
         found = None if name.is_hidden else self.upstreams.find(str(name))
         return None if found is None else Remote(self._clients[found[0].name], found[1])
 
-    def prepare(self, name: RepositoryName, remote: Remote) -> None:
+    def check_writable(self) -> None:
         """
-        Mark a repository as mirrored, before something is stored in it.
+        Check that something may be fetched.
 
         Raises:
-            UpstreamUnavailable: the registry is read-only.
+            UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
         """
         if self._read_only.why is not None:
             raise UpstreamUnavailable("The registry is read-only: it serves what it has, and fetches nothing.")
+
+    def mark(self, name: RepositoryName, remote: Remote) -> None:
+        """Mark a repository as mirrored, before something is stored in it."""
         mark = layout.mirror_upstream(name)
         if not self._driver.exists(mark):
             self._driver.put_content(mark, remote.upstream.url.encode())

@@ -22,10 +22,12 @@ class Mirrored:
         client: sends requests to its application.
     """
 
-    def __init__(self, driver, url, **options):
+    def __init__(self, driver, url, is_offline=False, **options):
         self.driver = driver
         upstream = MirrorUpstream(name="up.example", url=url, timeout=2, **options)
-        self.services = build(Config(storage="memory", mirroring=Mirroring(upstreams=(upstream,))), driver)
+        self.services = build(
+            Config(storage="memory", mirroring=Mirroring(upstreams=(upstream,), offline=is_offline)), driver
+        )
         self.client = create_app(self.services).test_client()
 
     def get(self, path, name=NAME, **headers):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,10 +48,15 @@ class Upstream:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.contents: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
         self.guard: Callable[[str, Mapping[str, str]], Answer | None] = lambda path, headers: None
+        self._connections: list[socket.socket] = []
         upstream = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                upstream._connections.append(self.connection)
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -95,11 +102,14 @@ class Upstream:
         self.stop()
 
     def stop(self) -> None:
-        """Stop listening; may be called repeatedly."""
+        """Stop listening, and close all connections; may be called repeatedly."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def add(self, name: str, tag: str, image: Image) -> None:
         """Have an image under a tag."""
