@@ -31,7 +31,6 @@ from docker_registry.api.v2 import referrers as v2_referrers
 from docker_registry.api.v2 import uploads as v2_uploads
 from docker_registry.config.schema import Config
 from docker_registry.drivers.cache.driver import CachedDriver
-from docker_registry.errors import ConfigError
 from docker_registry.services import Services
 
 if TYPE_CHECKING:
@@ -95,22 +94,14 @@ def _add_hooks(app: Application, services: Services) -> None:
 
 
 def _add_access_control(app: Application, services: Services, control: AccessControl) -> None:
-    """
-    Install access control and its token endpoint.
-
-    Raises:
-        ConfigError: a trusted proxy is neither an address nor a network.
-    """
+    """Install access control and its token endpoint."""
     # Not imported by a registry without users: PyJWT and cryptography take time and memory.
     from docker_registry.api import access_control
     from docker_registry.api.client_origin import ClientOrigin
     from docker_registry.api.v2 import token as v2_token
 
     config = services.config
-    try:
-        origin = ClientOrigin(config.trusted_proxies, config.external_url)
-    except ValueError as error:
-        raise ConfigError(f"trusted_proxies: {error}") from None
+    origin = ClientOrigin(services.trusted_proxies, config.external_url)
     has_content = services.registry.repositories.has_content
     access_control.install(app, control, origin, has_content, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:

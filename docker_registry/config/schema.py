@@ -307,9 +307,9 @@ class Config:
         "and host of each request.",
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = setting(
-        ("127.0.0.1", "::1"),
+        ("127.0.0.1", "::1", "unix"),
         "Addresses and networks of proxies whose `X-Forwarded-For`, `Forwarded`, `X-Forwarded-Proto` and "
-        "`X-Forwarded-Host` are believed.",
+        "`X-Forwarded-Host` are trusted; `unix` for proxies that connect by a Unix socket.",
     )
 
     standalone: bool = setting(True, "V1: act as the index too; `false` validates tokens at `index_endpoint`.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from docker_registry.errors import ConfigError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: The entry for connections by a Unix socket.
+UNIX: Final = "unix"
 
 #: Longer headers are ignored: a chain has a few addresses.
 _MAX_CHARACTERS: Final = 1024
@@ -25,7 +28,9 @@ def _parse(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ConfigError(f"trusted_proxies: {text} must be an address or a network, such as 10.0.0.0/8.") from None
+        raise ConfigError(
+            f"trusted_proxies: {text} must be an address or a network, such as 10.0.0.0/8, or {UNIX}"
+        ) from None
 
 
 class TrustedProxies:
@@ -39,16 +44,23 @@ class TrustedProxies:
     def __init__(self, texts: Iterable[str]) -> None:
         """
         Args:
-            texts: addresses and networks of proxies. A client of a Unix socket is always trusted.
+            texts: addresses and networks of proxies; :data:`UNIX` for all that connect by a Unix socket.
 
         Raises:
-            ConfigError: a text is neither an address nor a network.
+            ConfigError: a text is none of these.
         """
-        self._networks = tuple(map(_parse, texts))
-        self._is_trusted = lru_cache(maxsize=1024)(self._look_up)
+        entries = tuple(texts)
+        self._trusts_unix = UNIX in entries
+        self._networks = tuple(_parse(text) for text in entries if text != UNIX)
+        self.is_trusted = lru_cache(maxsize=1024)(self._is_trusted)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return self._trusts_unix or bool(self._networks)
+
+    def client_in(self, environ: Mapping[str, Any]) -> str:
+        """Return the address of the client of a request, given its WSGI environment."""
+        forwarded = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED", "")
+        return self.client_of(environ.get("REMOTE_ADDR") or "", forwarded)
 
     def client_of(self, peer: str, forwarded: str) -> str:
         """
@@ -58,7 +70,7 @@ class TrustedProxies:
             peer: address of the other end of the connection; empty for a Unix socket.
             forwarded: value of X-Forwarded-For or Forwarded.
         """
-        if not forwarded or len(forwarded) > _MAX_CHARACTERS or not self._is_trusted(peer):
+        if not forwarded or len(forwarded) > _MAX_CHARACTERS or not self.is_trusted(peer):
             return peer
         client = peer
         for address in reversed(_addresses(forwarded)):
@@ -66,13 +78,14 @@ class TrustedProxies:
                 client = str(ipaddress.ip_address(address))
             except ValueError:
                 return client
-            if not self._is_trusted(client):
+            if not self.is_trusted(client):
                 return client
         return client
 
-    def _look_up(self, address: str) -> bool:
+    def _is_trusted(self, address: str) -> bool:
+        """Return whether the other end of a connection is a trusted proxy; *address* is empty for a Unix socket."""
         if not address:
-            return True
+            return self._trusts_unix
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:

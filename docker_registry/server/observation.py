@@ -39,9 +39,7 @@ class Observation:
 
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             context = self._ids.begin(environ, time.perf_counter())
-            context.client = environ.get("REMOTE_ADDR", "")
-            if self._proxies:
-                context.client = self._proxies.client_of(context.client, _forwarded(environ))
+            context.client = self._proxies.client_in(environ)
             return application(environ, start_response)
 
         return observed
@@ -169,8 +167,3 @@ class Observation:
                 observer(exchange)
             except Exception:  # an observer must not affect the response
                 logger.exception("An observer of requests failed")
-
-
-def _forwarded(environ: dict[str, Any]) -> str:
-    """Return the header that names the client behind a proxy."""
-    return str(environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED", ""))

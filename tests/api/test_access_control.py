@@ -329,24 +329,29 @@ class TestFailedLogins:
 
 class TestARuleForANetwork:
     @pytest.mark.parametrize(
-        ("forwarded", "trusted", "expected"),
+        ("header", "peer", "trusted", "expected"),
         [
-            ("10.1.2.3", "127.0.0.1", 404),
-            ("10.1.2.3", "192.0.2.1", 401),
-            ("10.1.2.3, 192.0.2.9", "127.0.0.1", 401),
-            ("192.0.2.9, 10.1.2.3", "127.0.0.1", 404),
-            ("10.1.2.3, 127.0.0.1", "127.0.0.1", 404),
-            ("x", "127.0.0.1", 401),
+            ("10.1.2.3", "127.0.0.1", "127.0.0.1", 404),
+            ("10.1.2.3", "127.0.0.1", "192.0.2.1", 401),
+            ("10.1.2.3, 192.0.2.9", "127.0.0.1", "127.0.0.1", 401),
+            ("192.0.2.9, 10.1.2.3", "127.0.0.1", "127.0.0.1", 404),
+            ("10.1.2.3, 127.0.0.1", "127.0.0.1", "127.0.0.1", 404),
+            ("10.1.2.3:4711", "127.0.0.1", "127.0.0.1", 404),
+            ("for=10.1.2.3;proto=https", "127.0.0.1", "127.0.0.1", 404),
+            ("10.1.2.3," * 200, "127.0.0.1", "127.0.0.1", 401),
+            ("x", "127.0.0.1", "127.0.0.1", 401),
+            ("10.1.2.3", "", "unix", 404),
+            ("10.1.2.3", "", "127.0.0.1", 401),
+            ("10.1.2.3", "x", "unix", 401),
         ],
     )
-    def test_applies_to_the_address_that_trusted_proxies_report(self, tmp_path, forwarded, trusted, expected):
+    def test_applies_to_the_address_that_trusted_proxies_report(self, tmp_path, header, peer, trusted, expected):
         rules = "rules: [{repositories: ['**'], who: [10.0.0.0/8], allow: [pull]}]"
-        assert (
-            expected
-            == self.app(tmp_path, rules, trusted)
-            .get("/v2/acme/web/tags/list", headers={"X-Forwarded-For": forwarded})
-            .status_code
+        name = "Forwarded" if "=" in header else "X-Forwarded-For"
+        answer = self.app(tmp_path, rules, trusted).get(
+            "/v2/acme/web/tags/list", headers={name: header}, environ_base={"REMOTE_ADDR": peer}
         )
+        assert expected == answer.status_code
 
     def app(self, folder, rules, trusted):
         (folder / "rules.yml").write_text(rules)

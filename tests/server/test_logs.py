@@ -109,15 +109,20 @@ class TestAnAddressBehindProxies:
             ("10.0.0.1", "10.0.0.1", "unknown"),
             ("10.0.0.1", "10.0.0.1", "192.0.2.1, junk"),
             ("10.0.0.1", "10.0.0.1", ""),
-            ("192.0.2.1", "", "192.0.2.1"),
+            ("", "", "192.0.2.1"),  # a Unix socket: trusted only if configured
+            ("junk", "junk", "192.0.2.1"),
             ("10.0.0.1", "10.0.0.1", "192.0.2.1," * 1000),
         ],
     )
     def test_is_the_first_that_is_no_proxy(self, expected, peer, header):
         assert expected == TrustedProxies(["10.0.0.0/8"]).client_of(peer, header)
 
-    def test_is_that_of_the_connection_by_default(self):
-        assert "10.0.0.1" == TrustedProxies([]).client_of("10.0.0.1", "192.0.2.1")
+    def test_behind_a_unix_socket_is_reported_by_the_proxy(self):
+        assert "192.0.2.1" == TrustedProxies(["unix"]).client_of("", "192.0.2.1")
+
+    @pytest.mark.parametrize("peer", ["10.0.0.1", ""])
+    def test_is_that_of_the_connection_without_proxies(self, peer):
+        assert peer == TrustedProxies([]).client_of(peer, "192.0.2.1")
 
 
 class TestAMistake:
