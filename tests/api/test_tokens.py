@@ -284,14 +284,20 @@ class TestAToken:
                 push(root, "acme/web", "v1", IMAGE)
             version = jwt.decode(token(server, user="alice"), options={"verify_signature": False})["user_version"]
             keys = SigningKeys(_Folder(server.store))
-            short = AccessTokens(
-                keys, issuer="docker-registry", service="docker-registry", now=lambda: time.time() - 298
-            )
-            text = short.issue("alice", version, GRANT).text
             path = "/v2/acme/web/manifests/v1"
-            assert 200 == get(server, path, text).status_code
-            assert 200 == get(server, path, text).status_code
-            time.sleep(2.5)
+            for seconds in (2, 4, 8, 16, 32):  # more on a busy machine
+                short = AccessTokens(
+                    keys,
+                    issuer="docker-registry",
+                    service="docker-registry",
+                    now=lambda seconds=seconds: time.time() - 300 + seconds,
+                )
+                text = short.issue("alice", version, GRANT).text
+                statuses = [get(server, path, text).status_code for _ in range(2)]
+                if statuses == [200, 200]:
+                    break
+            assert [200, 200] == statuses
+            time.sleep(seconds + 0.5)
             answer = get(server, path, text)
             assert (401, True) == (answer.status_code, 'error="invalid_token"' in challenge(answer))
 

@@ -110,7 +110,7 @@ class TestObservers:
         looks = []
 
         def look(block):
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             looks.append(bytes(block))
 
         blocks = iter(Ingest(Content(CONTENT * 3), taps=[look]))

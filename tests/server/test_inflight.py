@@ -152,15 +152,20 @@ def url(tmp_path_factory):
 
 class TestAWorker:
     def test_has_a_lone_client_until_another_one_comes(self, url):
-        time.sleep(1.1)
         with requests.Session() as one, requests.Session() as another:
-            assert ["True"] * 3 == [one.get(url, timeout=20).text for _ in range(3)]
-            assert ["False"] * 3 == [client.get(url, timeout=20).text for client in (another, one, another)]
+            for _ in range(10):
+                time.sleep(1.1)
+                assert ["True"] * 3 == [one.get(url, timeout=20).text for _ in range(3)]
+                began = time.monotonic()
+                found = [client.get(url, timeout=20).text for client in (another, one, another)]
+                if time.monotonic() - began < 0.5:  # otherwise a busy machine lets the other client be forgotten
+                    break
+            assert ["False"] * 3 == found
             time.sleep(1.1)
             assert "True" == one.get(url, timeout=20).text
 
     def test_has_no_lone_client_during_a_long_request(self, url):
-        slow = threading.Thread(target=requests.get, args=(f"{url}/slow",), kwargs={"timeout": 20})
+        slow = threading.Thread(target=requests.get, args=(f"{url}/slow",), kwargs={"timeout": 60})
         slow.start()
         time.sleep(1.2)
         assert "False" == requests.get(url, timeout=20).text

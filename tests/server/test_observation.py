@@ -50,7 +50,7 @@ def exchange(server, observed):
 
 
 def _reported(observed, before, count=1):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with observed.open() as file:
             file.seek(before)

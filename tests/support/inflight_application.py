@@ -17,7 +17,7 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/slow":
-            time.sleep(1.5)
+            time.sleep(4)
         said = str(self.inflight.has_lone_client).encode()
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(said)))])
         return [said]

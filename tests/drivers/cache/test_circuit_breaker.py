@@ -27,7 +27,7 @@ from tests.support.timing import quickest, wait_until
 PATH = "repositories/a/tag"
 
 #: What the machine of a test may lose by itself; a request that waits for each answer would lose six seconds.
-SLACK_SECONDS = 1
+SLACK_SECONDS = 3
 
 PAUSE_SECONDS = 0.3
 
@@ -118,7 +118,7 @@ class TestARedisInTrouble:
             time.sleep(PAUSE_SECONDS)
             durations.append(request(driver))
         assert max(durations) < MAX_WAIT_SECONDS + SLACK_SECONDS
-        assert min(durations) < MAX_WAIT_SECONDS + 0.1
+        assert min(durations) < MAX_WAIT_SECONDS + 1
         assert not is_cached(driver, store)
         (warning,) = lines(caplog)
         assert f"Redis at 127.0.0.1:{server.port} is unavailable: it {reason}" in warning

@@ -222,9 +222,9 @@ class TestTheReservedFolder:
         (staging / "old-file-of-before-the-folders").write_bytes(b"half")
         Path(parts[0], "old-file").write_bytes(b"half")
         Path(parts[1], "removing", "aa").mkdir(parents=True)
-        time.sleep(0.4)
+        time.sleep(2.2)
         Path(parts[2], "young-file").write_bytes(b"half")
-        assert 3 == driver.remove_leftovers(0.2)
+        assert 3 == driver.remove_leftovers(2)
         assert ["young-file"] == left_in_staging(store)
 
     def test_has_folders_of_names_of_its_own(self, driver, store, tmp_path):
@@ -367,13 +367,13 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
         def exchange_late(*names):
             if threading.current_thread() is putting:
                 compared.set()
-                go_on.wait(10)
+                go_on.wait(60)
             return exchange(*names)
 
         def meanwhile(change):
             other = threading.Thread(target=change)
             putting.start()
-            assert compared.wait(10)
+            assert compared.wait(60)
             other.start()
             other.join(0.3)
             go_on.set()

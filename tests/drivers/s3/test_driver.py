@@ -154,13 +154,13 @@ class TestALargeFile:
 
         def hold(**_):
             sending.set()
-            assert ends.wait(10)
+            assert ends.wait(60)
 
         driver._objects.client.meta.events.register("before-call.s3.UploadPart", hold)
 
         def blocks():
             yield bytes(5 * MIB)
-            assert sending.wait(10)
+            assert sending.wait(60)
             yield bytes(5 * MIB)
             ends.set()
 
@@ -373,8 +373,8 @@ class TestASignedUrl:
     def test_is_good_without_credentials(self, driver):
         driver.put_content("a ü+%/b", b"content")
         url = driver.content_redirect_url("a ü+%/b")
-        assert b"content" == requests.get(url, timeout=10).content
-        assert b"ten" == requests.get(url, headers={"Range": "bytes=3-5"}, timeout=10).content
+        assert b"content" == requests.get(url, timeout=60).content
+        assert b"ten" == requests.get(url, headers={"Range": "bytes=3-5"}, timeout=60).content
         assert SECRET_KEY not in url
         assert ACCESS_KEY in url
 
@@ -383,9 +383,9 @@ class TestASignedUrl:
         driver.put_content("a", b"content")
         driver.put_content("b", b"content")
         url = driver.content_redirect_url("a")
-        assert 403 == requests.get(url.replace("/a?", "/b?"), timeout=10).status_code
+        assert 403 == requests.get(url.replace("/a?", "/b?"), timeout=60).status_code
         time.sleep(2)
-        assert 403 == requests.get(url, timeout=10).status_code
+        assert 403 == requests.get(url, timeout=60).status_code
         driver.close()
 
     def test_needs_a_path(self, driver):

@@ -28,7 +28,7 @@ class SlowIndex(SearchIndex):
         self.errors = []
 
     def put(self, entry):
-        self.free.wait(10)
+        self.free.wait(60)
         if self.errors:
             raise self.errors.pop()
         self.told.append(entry)
