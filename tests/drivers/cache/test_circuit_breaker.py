@@ -129,7 +129,7 @@ class TestARedisInTrouble:
         assert PASSWORD not in caplog.text
 
     def test_is_asked_by_nobody_as_long_as_the_pause_lasts(self, server, driver):
-        driver._cache._circuit._pause_seconds = 60
+        driver.cache._circuit._pause_seconds = 60
         server.freeze()
         request(driver)
         assert quickest(lambda: request(driver)) < MAX_WAIT_SECONDS
@@ -137,7 +137,7 @@ class TestARedisInTrouble:
 
     def test_is_not_over_when_it_answers_what_was_asked_before(self, driver, caplog):
         caplog.set_level(logging.INFO)
-        circuit = driver._cache._circuit
+        circuit = driver.cache._circuit
         circuit.call(lambda _: circuit._open("a test"))
         assert [] == lines(caplog, logging.INFO)
         with pytest.raises(Unavailable):
@@ -259,7 +259,7 @@ class TestAHostThatLostTheRedisAlone:
         store.put_content(PATH, b"old")
         for driver in (lost, other):
             assert b"old" == driver.get_content(PATH)
-        lost._cache._circuit._open("a test")
+        lost.cache._circuit._open("a test")
         lost.put_content(PATH, b"newer")
         assert b"newer" == lost.get_content(PATH)
         time.sleep(PAUSE_SECONDS)
@@ -275,7 +275,7 @@ class TestAHostThatLostTheRedisAlone:
         def get_content(path):
             content = read(path)
             store.get_content = read
-            lost._cache._circuit._open("a test")
+            lost.cache._circuit._open("a test")
             lost.put_content(PATH, b"newer")
             time.sleep(PAUSE_SECONDS)
             return content

@@ -134,7 +134,7 @@ class TestAFileThatWasLookedUp:
             here = cached(store, redis, identity)
             found = collect(lambda: look(here, "a/b/c"))
             assert is_good(found)
-            here._cache._circuit.call(lambda redis: redis.flushall())
+            here.cache._circuit.call(lambda redis: redis.flushall())
             assert not found.is_current()
 
     def test_does_not_count_while_the_redis_is_away(self, store, identity, look):
@@ -170,7 +170,7 @@ class TestWhatTheCacheDoesNotKnow:
             def _validator(self):
                 return dependencies.validator(int, int)
 
-        another = Another(store, here._cache)
+        another = Another(store, here.cache)
 
         def look():
             here.exists("a")
