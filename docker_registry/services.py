@@ -386,18 +386,19 @@ def has_access_control(config: Config) -> bool:
     return auth.htpasswd is not None or auth.rules is not None or auth.token.realm is not None
 
 
-def open_tokens(config: Config, driver: StorageDriver) -> Tokens:
+def open_tokens(config: Config, registry: OciRegistry) -> Tokens:
     """Return the tokens of a registry, and the keys that sign them."""
     from docker_registry.auth.tokens import Tokens
 
     auth = config.auth
     return Tokens.open(
-        driver,
+        registry.driver,
         service=auth.service,
         issuer=auth.issuer,
         seconds=auth.token_seconds,
         algorithm=auth.algorithm,
         rotation_seconds=auth.key_rotation,
+        pace=registry.slices.pace,
     )
 
 
@@ -436,7 +437,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         registry.access.policy,
         htpasswd_file=config.auth.htpasswd,
         rules_file=config.auth.rules,
-        tokens=open_tokens(config, registry.driver) if config.auth.token.realm is None else None,
+        tokens=open_tokens(config, registry) if config.auth.token.realm is None else None,
         external_tokens=_open_external_tokens(config.auth.token),
         robots=Robots(registry.driver),
     )

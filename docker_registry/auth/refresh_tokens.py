@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -58,13 +58,20 @@ class RefreshToken:
 class RefreshTokens:
     """Issues, verifies and revokes refresh tokens."""
 
-    def __init__(self, driver: StorageDriver, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        now: Callable[[], float] = time.time,
+        pace: Callable[[Iterable[str]], Iterator[str]] = iter,
+    ) -> None:
         """
         Args:
             now: the clock; returns seconds since the Unix epoch.
+            pace: yields items, and lets other requests run between them.
         """
         self._driver = driver
         self._now = now
+        self._pace = pace
 
     def issue(self, user: str, client: str, user_version: str) -> str:
         """Issue a token for a user."""
@@ -91,10 +98,10 @@ class RefreshTokens:
     def list(self) -> Iterator[RefreshToken]:
         """Yield all tokens, also those that have ended."""
         try:
-            paths = list(self._driver.list_directory(FOLDER))
+            paths = list(self._pace(self._driver.list_directory(FOLDER)))
         except PathNotFound:
             return
-        for path in paths:
+        for path in self._pace(paths):
             found = self._get(path.rpartition("/")[2])
             if found is not None:
                 yield found

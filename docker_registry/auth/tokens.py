@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from docker_registry.auth.access_tokens import AccessTokens
@@ -34,6 +35,7 @@ class Tokens:
         seconds: int,
         algorithm: str,
         rotation_seconds: float,
+        pace: Callable[[Iterable[str]], Iterator[str]],
     ) -> Tokens:
         """
         Create the parts on a store.
@@ -42,10 +44,11 @@ class Tokens:
             seconds: life of an access token.
             algorithm: of new signing keys.
             rotation_seconds: age at which a signing key is replaced.
+            pace: see :class:`RefreshTokens`.
         """
         keys = SigningKeys(driver, algorithm=algorithm, rotation_seconds=rotation_seconds)
         access = AccessTokens(keys, issuer=issuer, service=service, seconds=seconds)
-        return cls(service, keys, access, RefreshTokens(driver))
+        return cls(service, keys, access, RefreshTokens(driver, pace=pace))
 
     def keep_up(self) -> None:
         """Replace the signing key if it is due, and remove refresh tokens that have ended."""

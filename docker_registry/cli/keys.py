@@ -45,7 +45,7 @@ def opened_tokens() -> Iterator[Tokens]:
     from docker_registry import services
 
     with opened_services() as built:
-        yield services.open_tokens(built.config, built.registry.driver)
+        yield services.open_tokens(built.config, built.registry)
 
 
 @contextmanager

@@ -19,9 +19,13 @@ COUNT = 500
 #: Twice as long as what a computation takes at once, and less than each takes that does not pause.
 MAX_TURN_SECONDS = 0.010
 
+#: An operation that takes too long is measured again: a busy machine makes some of them slower, but not the same ones.
+RUNS = 3
+
 PROGRAM = """
 import gc, os, sys, time
 from pathlib import Path
+from docker_registry.auth import refresh_tokens
 from docker_registry.drivers.file import FileDriver
 from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.names import *
@@ -31,6 +35,7 @@ from tests.support.registries import Registry
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 many, old = RepositoryName("acme/many"), ImageRepositoryName.parse("acme/many")
 digest, image = Digest.of(b"manifest"), "ab" * 32
+parsed = ImageId.parse(image)
 
 def write(path, content=b""):
     place = root / path
@@ -56,6 +61,11 @@ if not root.exists():
     write(legacy_layout.private(legacy_layout.repository_folders(ImageRepositoryName.parse("old/web7"))[0]))
     for identity in names("%032x"):
         write(layout.upload_state(many, identity), b"{}")
+    for identity in [f"{number:032x}" for number in range(3 * count)]:
+        write(f"{image_layout.derived(parsed)}/from-{identity}", b"{}")
+        write(f"{image_layout.staged_layers(parsed)}/{identity}", b"{}")
+        write(f"{refresh_tokens.FOLDER}/{identity * 2}", b"{}")
+        (root / "empty" / identity / "folder").mkdir(parents=True)
 
 gc.freeze()
 gc.disable()
@@ -64,11 +74,10 @@ longest = 0
 
 def serve():
     global longest
+    before = time.thread_time()
     while True:
         gevent.sleep(0.001)
-        before = time.thread_time()
-        gevent.sleep(0.001)
-        longest = max(longest, time.thread_time() - before)
+        longest, before = max(longest, time.thread_time() - before), time.thread_time()
 
 gevent.spawn(serve)
 gevent.sleep(0.01)
@@ -86,14 +95,24 @@ OPERATIONS = [
     "registry.run_housekeeping(1e9)",
     "list(registry.search_entries.all())",
     "registry.image_tags.list_images(old)",
+    "list(registry.images._derived.origins(parsed))",
+    "list(registry.image_pushes._staged_layers.of(parsed))",
+    "list(refresh_tokens.RefreshTokens(registry.driver, pace=registry.slices.pace).list())",
+    "registry.driver.exists('empty')",
+    "list(registry.driver.walk('empty'))",
 ]
 
 
 def test_long_operations_pause(tmp_path):
     is_writable = os.access("/dev/shm", os.W_OK)  # a disk needs seconds for thousands of files
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if is_writable else tmp_path) as folder:
-        turns = map(float, under_gevent(PROGRAM, f"{folder}/store", str(COUNT), *OPERATIONS))
-        assert [] == [each for each in zip(OPERATIONS, turns, strict=True) if each[1] > MAX_TURN_SECONDS]
+    left = OPERATIONS
+    for _ in range(RUNS):  # with a store of its own for each, since operations remember what they did
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if is_writable else tmp_path) as folder:
+            turns = under_gevent(PROGRAM, f"{folder}/store", str(COUNT), *left)
+        too_long = {each: turn for each, turn in zip(left, turns, strict=True) if float(turn) > MAX_TURN_SECONDS}
+        if not (left := list(too_long)):
+            break
+    assert {} == too_long
 
 
 LISTING = """

@@ -25,6 +25,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import BinaryIO, ClassVar, Final
@@ -48,6 +49,9 @@ from docker_registry.drivers.file.transaction import Committer, ImmediateCommitt
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
+
+#: A walk lists so many folders without finding a file before it leaves the event loop to other greenlets.
+_FEW_FOLDERS: Final = 32
 
 #: Up to this size a file is written without a thread, because the kernel only copies the bytes.
 _INLINE_BYTES: Final = 256 * 1024
@@ -204,8 +208,11 @@ class FileDriver(StorageDriver):
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
+        return self._list(path)
+
+    def _list(self, path: str, *, in_thread: bool = False) -> Iterator[str]:
         with self._tree.errors(path):
-            names = self._tree.names(check_path(path, root=True))
+            names = self._tree.names(check_path(path, root=True), in_thread=in_thread)
         first = next(names, None)
         if path and first is None:
             raise PathNotFound(path=path)
@@ -227,7 +234,7 @@ class FileDriver(StorageDriver):
         found = self._tree.find(check_path(path, root=True))
         if found is None:
             return
-        yield from self._walk(path, {(found.st_dev, found.st_ino)})
+        yield from self._walk(path, {(found.st_dev, found.st_ino)}, _Progress())
 
     # ----------------------------------------------------------------------------------------------- writing
 
@@ -350,9 +357,15 @@ class FileDriver(StorageDriver):
         found = self._tree.find(check_path(path))
         return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
-    def _walk(self, path: str, way: set[tuple[int, int]]) -> Iterator[Stat]:
+    def _walk(self, path: str, way: set[tuple[int, int]], progress: _Progress) -> Iterator[Stat]:
+        """
+        Args:
+            way: identities of the folders that lead to this one.
+            progress: of the whole walk; while it finds no file, it lists folders in a native thread.
+        """
+        progress.fruitless_folders += 1
         try:
-            children = self.list_directory(path)
+            children = self._list(path, in_thread=progress.fruitless_folders > _FEW_FOLDERS)
         except PathNotFound:
             return
         for child in children:
@@ -361,13 +374,26 @@ class FileDriver(StorageDriver):
                 continue
             folder = (found.st_dev, found.st_ino)
             if stat.S_ISREG(found.st_mode):
+                progress.fruitless_folders = 0
                 yield Stat(child, found.st_size, found.st_mtime)
             elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a symbolic link may form a cycle
-                yield from self._walk(child, {*way, folder})
+                yield from self._walk(child, {*way, folder}, progress)
 
     def _stays(self, size: int) -> bool:
         """Return whether a file of *size* bytes stays in the page cache after it was read."""
         return self._keeps_pulls or size <= KEPT_BYTES
+
+
+@dataclass
+class _Progress:
+    """
+    Progress of a walk.
+
+    Attributes:
+        fruitless_folders: folders that were listed since it has found a file.
+    """
+
+    fruitless_folders: int = 0
 
 
 class _ScratchDriver(FileDriver):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from docker_registry.drivers.base import check_path
@@ -33,14 +34,20 @@ def is_ours(name: str) -> bool:
 
 def holds_files(folder: str) -> bool:
     """Return whether a folder contains a file at any depth."""
+    return any(are_files(folder))
+
+
+def are_files(folder: str) -> Iterator[bool]:
+    """Yield for each entry at any depth whether it is a file."""
     try:
         with os.scandir(folder) as entries:
-            return any(
-                is_ours(entry.name) and (not entry.is_dir(follow_symlinks=False) or holds_files(entry.path))
-                for entry in entries
-            )
+            for entry in entries:
+                is_file = not entry.is_dir(follow_symlinks=False)
+                yield is_file and is_ours(entry.name)
+                if not is_file and is_ours(entry.name):
+                    yield from are_files(entry.path)
     except FileNotFoundError:  # removed meanwhile; the other entries still count
-        return False
+        return
 
 
 def remove_folders(folder: str) -> None:

@@ -16,11 +16,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.file.folders import NOT_THERE, holds_files, is_ours, remove_folders, translated
+from docker_registry.drivers.file.folders import NOT_THERE, are_files, is_ours, remove_folders, translated
 from docker_registry.drivers.file.linux import MISSING, NoSymlinkOpener, rename_unwritten
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 
@@ -38,6 +39,9 @@ _MAX_TRIES: Final = 1000
 
 #: Longer folders are listed in a native thread: with 32 KiB a folder has 400 to 2000 entries, by file system.
 _SHORT_FOLDER_BYTES: Final = 32 * 1024
+
+#: Entries of folders without files that are looked at before a native thread goes on.
+_FEW_ENTRIES: Final = 64
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -167,15 +171,18 @@ class Tree:
         dependencies.record(location, found)
         return found
 
-    def names(self, path: str) -> Iterator[str]:
+    def names(self, path: str, *, in_thread: bool = False) -> Iterator[str]:
         """
         Yield the names of a folder's entries that can be components of a path.
+
+        Args:
+            in_thread: whether even a short folder is listed in a native thread, while other greenlets run.
 
         Raises:
             StorageUnavailable: the folder is the root, and does not contain a store.
         """
         with self.folder(path) as fd:
-            is_short = os.fstat(fd).st_size <= _SHORT_FOLDER_BYTES
+            is_short = not in_thread and os.fstat(fd).st_size <= _SHORT_FOLDER_BYTES
             names = os.listdir(fd) if is_short else run_in_thread(os.listdir, fd)
         dependencies.make_uncacheable()
         if not path:
@@ -187,7 +194,11 @@ class Tree:
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
         dependencies.make_uncacheable()
-        return holds_files(self.locate(path))
+        search = are_files(self.locate(path))
+        if any(islice(search, _FEW_ENTRIES)):
+            return True
+        found = next(search, None)
+        return bool(found) or (found is not None and run_in_thread(any, search))
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:

@@ -96,6 +96,7 @@ class DerivedImages:
         self._reader = reader
         self._unpacked = unpacked
         self._platform = platform
+        self._pace = json_budget.pace
         self._sources = ImageSources(driver, platform, json_budget)
         self._locks = KeyedLocks()
         self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
@@ -163,10 +164,10 @@ class DerivedImages:
     def origins(self, image_id: ImageId) -> Iterator[tuple[RepositoryName, Digest]]:
         """Yield the repositories and manifests that are known to contain an image."""
         try:
-            paths = list(self._driver.list_directory(image_layout.derived(image_id)))
+            paths = list(self._pace(self._driver.list_directory(image_layout.derived(image_id))))
         except PathNotFound:
             return
-        for path in filter(image_layout.is_derived_from, paths):
+        for path in filter(image_layout.is_derived_from, self._pace(paths)):
             try:
                 document = json.loads(self._driver.get_content(path))
                 yield RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])

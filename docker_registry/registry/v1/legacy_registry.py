@@ -74,6 +74,7 @@ class LegacyRegistry:
             self.private_images.resolve_image,
             reader,
             LayerInspections(self.images),
+            oci.slices,
         )
         self.image_tags = ImageTags(
             driver,

@@ -42,6 +42,7 @@ from docker_registry.registry.v1.layer_links import Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.pending_pushes import Pending, PendingPushes
 from docker_registry.registry.v1.staged_layers import KnownTarSum, StagedLayer, StagedLayers
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to end a push while concurrent pushes of the image interfere.
 _MAX_ATTEMPTS: Final = 100
@@ -89,10 +90,12 @@ class ImagePushes:
         resolve: ResolveImage,
         reader: LayerReader,
         inspections: LayerInspections,
+        slices: TimeSlices,
     ) -> None:
         """
         Args:
             resolve: returns the id of an image, or its hidden form if the client may not see the image.
+            slices: divides long computations into time slices.
         """
         self._driver = driver
         self._uploads = uploads
@@ -100,7 +103,7 @@ class ImagePushes:
         self._commits = commits
         self._unfinished = unfinished
         self._resolve = resolve
-        self._staged_layers = StagedLayers(driver, uploads)
+        self._staged_layers = StagedLayers(driver, uploads, slices)
         self._reader = reader
         self._inspections = inspections
 

@@ -17,6 +17,7 @@ from docker_registry.registry.names import ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.resources.time_slices import TimeSlices
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,14 @@ class StagedLayer:
 class StagedLayers:
     """All staged layers."""
 
-    def __init__(self, driver: StorageDriver, uploads: Uploads) -> None:
+    def __init__(self, driver: StorageDriver, uploads: Uploads, slices: TimeSlices) -> None:
+        """
+        Args:
+            slices: divides the reading of many records into time slices.
+        """
         self._driver = driver
         self._uploads = uploads
+        self._pace = slices.pace
 
     def put(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
         """Record a staged layer with its link for one image JSON."""
@@ -68,10 +74,10 @@ class StagedLayers:
     def of(self, image_id: ImageId) -> Iterator[StagedLayer]:
         """Yield the staged layers of an image."""
         try:
-            paths = list(self._driver.list_directory(image_layout.staged_layers(image_id)))
+            paths = list(self._pace(self._driver.list_directory(image_layout.staged_layers(image_id))))
         except PathNotFound:
             return
-        for path in paths:
+        for path in self._pace(paths):
             try:
                 record = json.loads(self._driver.get_content(path))
                 tarsum = KnownTarSum(**record["tarsum"]) if record.get("tarsum") else None
