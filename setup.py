@@ -61,6 +61,7 @@ setup(
             "google-cloud-storage>=3.1",
             "google-crc32c>=1.6",
             "hypothesis>=6.100",
+            "jsonschema>=4.21",
             "keystoneauth1>=5.4",
             "moto[s3]>=5.1",
             "mypy>=1.10",

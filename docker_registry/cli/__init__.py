@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from docker_registry.cli import (
     access,
     backup,
     check,
+    completion,
     diff_worker,
     keys,
     migrate,
@@ -26,7 +28,8 @@ from docker_registry.cli import (
     token,
     user,
 )
-from docker_registry.cli.command import CANNOT_RUN, Command, audit
+from docker_registry.cli.command import CANNOT_RUN, INCOMPLETE, Command, audit
+from docker_registry.cli.guide import GUIDES, OVERVIEW
 from docker_registry.errors import RegistryError
 
 #: All commands; each is a module of this package.
@@ -46,20 +49,38 @@ COMMANDS: Final[tuple[Command, ...]] = (
     backup.COMMAND,
     restore_backup.COMMAND,
     diff_worker.COMMAND,
+    completion.COMMAND,
 )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="docker-registry",
+        description="A registry server for container images.",
+        epilog=OVERVIEW.text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"docker-registry {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        guide = GUIDES.get(command.name)
+        command_parser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[:1].upper()}{command.help[1:]}.",
+            epilog=guide.text() if guide else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(command_parser)
+        command_parser.set_defaults(command=command)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command given by the arguments, by default ``serve``, and return its exit status."""
-    parser = argparse.ArgumentParser(prog="docker-registry", description="A registry server for container images.")
-    parser.add_argument("--version", action="version", version=f"docker-registry {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS:
-        command_parser = subparsers.add_parser(command.name, help=command.help, description=command.help)
-        command.add_arguments(command_parser)
-        command_parser.set_defaults(command=command)
     words = sys.argv[1:] if arguments is None else arguments
-    parsed = parser.parse_args(words)
+    parsed = build_parser().parse_args(words)
     command = getattr(parsed, "command", serve.COMMAND)
     try:
         status = command.run(parsed)
@@ -69,3 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
         return CANNOT_RUN
+    except KeyboardInterrupt:
+        print("docker-registry: interrupted", file=sys.stderr)
+        return INCOMPLETE
+    except BrokenPipeError:  # such as `docker-registry config | head -1`; what is left is not flushed again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INCOMPLETE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
 
     driver = services.open_store(load_config())
-    line = ProgressLine(sys.stderr)
+    line = ProgressLine()
     backup = Backup(driver, BackupFolder(Path(arguments.folder)), verify_all=arguments.verify, progress=line.show)
     try:
         report = backup.run()

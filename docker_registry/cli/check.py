@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from docker_registry import __version__
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, add_json, load_config
 from docker_registry.errors import StorageError
-from docker_registry.logs.setup import log_line
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
 
 
-def run(_: argparse.Namespace) -> int:
+def run(chosen: argparse.Namespace) -> int:
     """Check what the server checks when it starts; the server may be running."""
     from docker_registry import services
     from docker_registry.server import launch
@@ -28,15 +29,44 @@ def run(_: argparse.Namespace) -> int:
     if folder is not None:
         launch.give_folder(folder, uid, gid)
     launch.become(uid, gid)
-    return check(config)
+    summary = check(config)
+    print(json.dumps(asdict(summary)) if chosen.json else "\n".join(summary.lines()))
+    return 0
 
 
-def check(config: Config, log_format: str = "text") -> int:
+@dataclass(frozen=True, slots=True)
+class Summary:
     """
-    Check gunicorn's options, build all services, try out the store, and print a summary.
+    What a check has found.
 
-    Args:
-        log_format: of the summary.
+    Attributes:
+        private_repositories: their number; whether they are served is a setting.
+        read_only: why writes are refused; None if they are not.
+    """
+
+    version: str
+    flavor: str
+    path: str
+    storage: str
+    private_repositories: int
+    serve_private: bool
+    read_only: str | None
+
+    def lines(self) -> list[str]:
+        """Return the summary as text."""
+        lines = [f"docker-registry {self.version}, flavor {self.flavor} of {self.path}, storage {self.storage}"]
+        if self.read_only is not None:
+            lines.append(f"read-only: {self.read_only}")
+        if self.private_repositories:
+            noun = "repository" if self.private_repositories == 1 else "repositories"
+            access = "everyone may see them" if self.serve_private else "hidden from everyone"
+            lines.append(f"{self.private_repositories} private {noun}: {access} (serve_private)")
+        return lines
+
+
+def check(config: Config) -> Summary:
+    """
+    Check gunicorn's options, build all services, and try out the store.
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
@@ -54,21 +84,15 @@ def check(config: Config, log_format: str = "text") -> int:
             built.probe_store()
         except StorageError as error:
             raise StorageError(f"The store cannot be written: {error}") from None
-        private_repositories = len(built.registry.private_repositories.names())
-        for line in _lines(config, private_repositories, built.read_only.why):
-            print(log_line(line, log_format))
-    return 0
+        return Summary(
+            version=__version__,
+            flavor=config.flavor,
+            path=str(config.path),
+            storage=config.storage,
+            private_repositories=len(built.registry.private_repositories.names()),
+            serve_private=config.serve_private,
+            read_only=built.read_only.why,
+        )
 
 
-def _lines(config: Config, private_repositories: int, why_read_only: str | None) -> list[str]:
-    lines = [f"docker-registry {__version__}, flavor {config.flavor} of {config.path}, storage {config.storage}"]
-    if why_read_only is not None:
-        lines.append(f"read-only: {why_read_only}")
-    if private_repositories:
-        noun = "repository" if private_repositories == 1 else "repositories"
-        access = "everyone may see them" if config.serve_private else "hidden from everyone"
-        lines.append(f"{private_repositories} private {noun}: {access} (serve_private)")
-    return lines
-
-
-COMMAND: Final = Command("check", "try out the configuration and the store without serving", run)
+COMMAND: Final = Command("check", "try out the configuration and the store without serving", run, add_json)

@@ -48,6 +48,11 @@ def changes_by(*actions: str) -> Callable[[argparse.Namespace], bool]:
     return lambda chosen: chosen.action in actions
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
 def audit(message: str) -> None:
     """Append what a command has changed to the audit log, if there is one; a failure is only reported."""
     from docker_registry.logs.audit import record_command

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, changes_by, load_config
+from docker_registry.cli.command import Command, add_json, changes_by, load_config
 
 if TYPE_CHECKING:
     from docker_registry.auth.signing_keys import SigningKey
@@ -23,7 +23,8 @@ def run(chosen: argparse.Namespace) -> int:
 
     with opened_tokens() as tokens:
         if chosen.action == "rotate":
-            print(f"{tokens.keys.rotate().key_id} was added and signs in a minute")
+            kid = tokens.keys.rotate().key_id
+            print(json.dumps({"kid": kid}) if chosen.json else f"{kid} was added and signs in a minute")
         elif chosen.action == "list":
             _list(tokens.keys.all(), as_json=chosen.json)
         elif chosen.jwks:
@@ -84,7 +85,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list the keys, the oldest first")
     listing.add_argument("--json", action="store_true", help="print one JSON document")
-    actions.add_parser("rotate", help="add a key; the previous one stays valid for a day")
+    rotating = actions.add_parser("rotate", help="add a key; the previous one stays valid for a day")
+    add_json(rotating)
     export = actions.add_parser("export", help="print the public keys, for another registry that trusts these tokens")
     form = export.add_mutually_exclusive_group()
     form.add_argument("--certificate", action="store_true", help="as self-signed certificates (rootcertbundle)")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.command import INCOMPLETE, Command, add_json, load_config
 from docker_registry.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.registry.v1.migration import Migration
 
-    bar = ProgressBar(sys.stderr, "images")
+    bar = ProgressBar("images")
     with services.build(load_config(), v1=True) as built:
         report = Migration(built.registry.driver, built.require_legacy().images, dry_run=arguments.dry_run).run(
             bar.show
         )
     bar.end()
+    if arguments.json:
+        print(json.dumps({"dry_run": arguments.dry_run, **asdict(report)}, default=str))
+        return INCOMPLETE if report.failed else 0
     for line in _lines(report, dry_run=arguments.dry_run):
         print(line)
     return INCOMPLETE if report.failed else 0
@@ -47,6 +51,7 @@ def _lines(report: Report, *, dry_run: bool) -> list[str]:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only report what would be done")
+    add_json(parser)
 
 
 COMMAND: Final = Command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.maintenance.restoration import Restoration
 
     driver = services.open_store(load_config())
-    line = ProgressLine(sys.stderr)
+    line = ProgressLine()
     folder = BackupFolder(Path(arguments.folder))
     restoration = Restoration(driver, folder, overwrite=arguments.overwrite, progress=line.show)
     try:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, audit
+from docker_registry.cli.command import Command, add_json, audit
 from docker_registry.cli.keys import opened_services, time_text
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
         else:
             robots.revoke(chosen.name)
             audit(f"robot {chosen.name} revoked")
-            print(f"{chosen.name} was revoked")
+            print(json.dumps({"revoked": chosen.name}) if chosen.json else f"{chosen.name} was revoked")
     return 0
 
 
@@ -74,6 +74,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="print one JSON document")
     revoking = actions.add_parser("revoke", help="revoke a robot, on all hosts within five seconds")
     revoking.add_argument("name", metavar="NAME", help="the robot")
+    add_json(revoking)
 
 
 COMMAND: Final = Command("robot", "add, list or revoke robots: tokens for programs", run, _add_arguments)

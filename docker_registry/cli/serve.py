@@ -46,7 +46,9 @@ def run(_: argparse.Namespace) -> int:
 
     def check_as_worker() -> int:
         launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
-        return check(config, config.log_format)
+        for line in check(config).lines():
+            print(log_line(line, config.log_format))
+        return 0
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(check_as_worker)

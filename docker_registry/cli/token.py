@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, changes_by
+from docker_registry.cli.command import Command, add_json, changes_by
 from docker_registry.cli.keys import opened_tokens, time_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
         )
         if not count:
             raise Invalid("There is no such token.")
-    print(f"{count} revoked")
+    print(json.dumps({"revoked": count}) if chosen.json else f"{count} revoked")
     return 0
 
 
@@ -67,6 +67,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     revoking = actions.add_parser("revoke", help="revoke a refresh token, or all of a user")
     revoking.add_argument("id", metavar="ID", nargs="?", help="the id that `list` prints")
     revoking.add_argument("--user", help="revoke all tokens of this user")
+    add_json(revoking)
 
 
 COMMAND: Final = Command("token", "list or revoke refresh tokens", run, _add_arguments, changes_by("revoke"))

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from docker_registry.cli.command import Command, changes_by, load_config
+from docker_registry.cli.command import Command, add_json, changes_by, load_config
+
+#: What is printed of a change.
+_DONE: Final = {"added": "was added", "changed": "has a new password", "removed": "was removed"}
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -18,7 +21,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.action == "list":
         _list(path, as_json=chosen.json)
     else:
-        _change(path, chosen.action, chosen.name)
+        done = _change(path, chosen.action, chosen.name)
+        print(json.dumps({"user": chosen.name, "done": done}) if chosen.json else f"{chosen.name} {_DONE[done]}")
     return 0
 
 
@@ -29,8 +33,13 @@ def _list(path: Path, *, as_json: bool) -> None:
         print()
 
 
-def _change(path: Path, action: str, name: str) -> None:
+def _change(path: Path, action: str, name: str) -> str:
     """
+    Add or remove a user, or change a password.
+
+    Returns:
+        ``added``, ``changed`` or ``removed``.
+
     Raises:
         Invalid: the user exists already or does not exist, or its name or password is not valid.
         ConfigError: the file cannot be used or written.
@@ -47,7 +56,7 @@ def _change(path: Path, action: str, name: str) -> None:
             raise Invalid(f"There is no user {name}.")
         hashed = None if action == "remove" else htpasswd.hash_password(_read_password())
         htpasswd.write(path, {name: hashed})
-    print({"add": f"{name} was added", "passwd": f"{name} has a new password", "remove": f"{name} was removed"}[action])
+    return {"add": "added", "passwd": "changed", "remove": "removed"}[action]
 
 
 def _read_password() -> str:
@@ -96,6 +105,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         changing = actions.add_parser(action, help=sentence, description=sentence)
         changing.add_argument("name", metavar="NAME", help="the user")
+        add_json(changing)
 
 
 COMMAND: Final = Command(
