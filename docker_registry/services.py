@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from docker_registry import __version__, drivers
 from docker_registry.concurrency import RunBlocking
-from docker_registry.config.schema import Config, Redis, TokenServer, secret_values
+from docker_registry.config.schema import Auth, Config, Redis, TokenServer, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
 from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.auth.external_tokens import ExternalTokens
     from docker_registry.auth.tokens import Tokens
+    from docker_registry.auth.workloads import Workloads
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -383,7 +384,8 @@ def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
 def has_access_control(config: Config) -> bool:
     """Return whether a registry knows users or rules, so that not everyone may do everything."""
     auth = config.auth
-    return auth.htpasswd is not None or auth.rules is not None or auth.token.realm is not None
+    files = auth.htpasswd is not None or auth.rules is not None
+    return files or auth.token.realm is not None or bool(auth.oidc)
 
 
 def open_tokens(config: Config, registry: OciRegistry) -> Tokens:
@@ -425,6 +427,35 @@ def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:
     return external_tokens.ExternalTokens(server, keys)
 
 
+def _open_workloads(auth: Auth) -> Workloads | None:
+    """
+    Return what verifies tokens of workloads; None if no issuer is configured.
+
+    Raises:
+        ConfigError: a setting is invalid, or a file of keys cannot be used.
+    """
+    if not auth.oidc:
+        return None
+    if auth.token.realm is not None:
+        raise ConfigError("auth.oidc needs the registry's own tokens, which auth.token replaces")
+    from docker_registry.auth.workloads import Issuer, Workloads
+
+    return Workloads(
+        [
+            Issuer(
+                url=item.issuer,
+                audience=item.audience,
+                match=item.match,
+                name=item.as_,
+                groups=item.groups,
+                ca=item.ca,
+                jwks_file=item.jwks_file,
+            )
+            for item in auth.oidc
+        ]
+    )
+
+
 def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
@@ -440,6 +471,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         tokens=open_tokens(config, registry) if config.auth.token.realm is None else None,
         external_tokens=_open_external_tokens(config.auth.token),
         robots=Robots(registry.driver),
+        workloads=_open_workloads(config.auth),
     )
     registry.access.policy = control.policy
     if legacy is not None:

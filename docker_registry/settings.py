@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -209,7 +209,7 @@ def settings_of(declaration: type, prefix: str = "") -> Iterator[Setting]:
             yield from settings_of(annotation, f"{prefix}{entry.name}.")  # type: ignore[arg-type] # a class, not an instance
         elif entry.metadata:
             kind, section = _plain_type(annotation), _item_section(annotation)
-            yield Setting(prefix + entry.name, kind, entry.default, section=section, **entry.metadata)
+            yield Setting(prefix + _name(entry), kind, entry.default, section=section, **entry.metadata)
 
 
 def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str = "", **others: Any) -> Declaration:
@@ -221,12 +221,17 @@ def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str 
     """
     types = get_type_hints(declaration)
     for entry in fields(declaration):  # type: ignore[arg-type] # only dataclasses are declarations
-        name = prefix + entry.name
+        name = prefix + _name(entry)
         if is_dataclass(types[entry.name]):
             others[entry.name] = fill(types[entry.name], values, f"{name}.")
         elif name in values:
             others[entry.name] = values[name]
     return declaration(**others)
+
+
+def _name(entry: Field[Any]) -> str:
+    """Return the name of a setting; a field that would be a keyword of Python has an underscore at its end."""
+    return entry.name.removesuffix("_")
 
 
 def flatten(tree: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

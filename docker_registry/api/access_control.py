@@ -89,7 +89,8 @@ def install(
             return
         if control.rules().has_networks:
             dependencies.make_uncacheable()  # the response depends on the client's address
-        client = control.authenticate(request.headers.get("Authorization"), origin.address())
+        for_token = request.endpoint == "v2_token.get_token"
+        client = control.authenticate(request.headers.get("Authorization"), origin.address(), for_token=for_token)
         ends = client.expires if client.grant is None else min(client.expires, client.grant.expires)
         if ends != math.inf:
             dependencies.expire(time.monotonic() + ends - time.time())

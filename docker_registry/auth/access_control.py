@@ -12,6 +12,7 @@ from typing import Final
 from docker_registry.auth import credentials, htpasswd, rules, scopes
 from docker_registry.auth.client import ANONYMOUS_NAME, Address, Client
 from docker_registry.auth.external_tokens import ExternalTokens
+from docker_registry.auth.key_sets import KeySource
 from docker_registry.auth.passwords import Passwords
 from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.policy import RulesPolicy, canonical
@@ -23,6 +24,8 @@ from docker_registry.auth.rules import Rule, Rules
 from docker_registry.auth.scopes import Grant, Scope
 from docker_registry.auth.tokens import Tokens
 from docker_registry.auth.watched_file import WatchedFile
+from docker_registry.auth.workloads import VERSION_PREFIX, Workloads
+from docker_registry.auth.workloads import is_token as is_workload_token
 from docker_registry.errors import Denied, Unauthorized
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.names import Tag, is_repository_name
@@ -93,6 +96,7 @@ class AccessControl:
         tokens: Tokens | None = None,
         external_tokens: ExternalTokens | None = None,
         robots: Robots | None = None,
+        workloads: Workloads | None = None,
     ) -> None:
         """
         Args:
@@ -102,6 +106,7 @@ class AccessControl:
             tokens: None where only passwords or the tokens of another server are accepted.
             external_tokens: verifies the tokens of another token server, which replace our own.
             robots: tokens of programs; None if there are none.
+            workloads: programs that other services vouch for; None if there are none.
 
         Raises:
             ConfigError: a file cannot be read or used.
@@ -113,6 +118,7 @@ class AccessControl:
         self.tokens = tokens
         self._external_tokens = external_tokens
         self._robots = robots
+        self._workloads = workloads
         self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
 
     def users(self) -> Mapping[str, bytes]:
@@ -125,13 +131,14 @@ class AccessControl:
 
     # --------------------------------------------------------------------------------------- authentication
 
-    def authenticate(self, header: str | None, address: Address | None) -> Client:
+    def authenticate(self, header: str | None, address: Address | None, *, for_token: bool = False) -> Client:
         """
         Return the client of a request.
 
         Args:
             header: the Authorization header; None without one.
             address: network address of the client.
+            for_token: whether the client requests a token, and may do so with that of a workload.
 
         Raises:
             Unauthorized: the credentials are malformed, wrong or expired.
@@ -141,19 +148,25 @@ class AccessControl:
         if given is None:
             return Client(ANONYMOUS_NAME, address=address)
         if isinstance(given, credentials.Basic):
-            return self.log_in(given.name, given.password, address)
+            return self.log_in(given.name, given.password, address, for_token=for_token)
         if isinstance(given, credentials.ImageToken):
             return self._verify_image_token(given.header, address)
         return self._verify(given.token, address)
 
-    def log_in(self, name: str, password: str, address: Address | None) -> Client:
+    def log_in(self, name: str, password: str, address: Address | None, *, for_token: bool = False) -> Client:
         """
-        Return the user of a name and a password; the robot of a robot's token, whatever the name.
+        Return the user of a name and a password; the robot or workload of a token, whatever the name.
+
+        Args:
+            for_token: as for :meth:`authenticate`.
 
         Raises:
             Unauthorized: the name or the password is wrong.
             TooManyAttempts: too many logins failed.
+            AuthorityUnavailable: the keys of the workload's issuer could not be fetched.
         """
+        if for_token and self._workloads is not None and is_workload_token(password):
+            return self._log_in_workload(self._workloads, password, address)
         if self._robots is not None and is_robot_token(password):
             robot = self._robots.verify(password)
             if robot is None:
@@ -164,6 +177,16 @@ class AccessControl:
             logger.warning("login failed: user %.64r from %s", name, address)
             raise Unauthorized("The user name or the password is wrong.")
         return self._client(name, address)
+
+    def _log_in_workload(self, workloads: Workloads, text: str, address: Address | None) -> Client:
+        try:
+            found = workloads.verify(text)
+            if found.name in self.users():
+                raise Unauthorized("The token is not valid: it has the name of a user.", error="invalid_token")
+        except Unauthorized as error:
+            logger.warning("login failed: token of a workload from %s: %s", address, error.sentence)
+            raise
+        return Client(found.name, found.groups, address, expires=found.expires, version=found.version)
 
     def log_in_again(self, refresh_token: str, address: Address | None) -> Client:
         """
@@ -200,11 +223,16 @@ class AccessControl:
     def watch(self, sleep: Callable[[float], object]) -> None:
         """Keep what other services and hosts decide up to date, for ever; the body of a greenlet."""
         while True:
-            if self._external_tokens is not None and isinstance(self._external_tokens.keys, RemoteKeys):
-                self._external_tokens.keys.renew_if_due()
+            for keys in self._keys_of_others():
+                if isinstance(keys, RemoteKeys):
+                    keys.renew_if_due()
             if self._robots is not None:
                 self._robots.refresh()
             sleep(REFRESH_SECONDS)
+
+    def _keys_of_others(self) -> list[KeySource]:
+        own = [] if self._external_tokens is None else [self._external_tokens.keys]
+        return own + ([] if self._workloads is None else [issuer.keys for issuer in self._workloads.issuers])
 
     def _verify(self, text: str, address: Address | None) -> Client:
         if self._external_tokens is not None:
@@ -217,6 +245,10 @@ class AccessControl:
         found = self._tokens().access.verify(text)
         if not found.user:
             return Client(ANONYMOUS_NAME, address=address, grant=found.grant)
+        if found.user_version.startswith(VERSION_PREFIX):
+            if self._workloads is None or not self._workloads.knows(found.user_version):
+                raise Unauthorized("The token is not valid: its issuer has changed.", error="invalid_token")
+            return Client(found.user, found.groups, address, found.grant, version=found.user_version)
         if self.user_version(found.user) != found.user_version:
             raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
         return replace(self._client(found.user, address), groups=found.groups, grant=found.grant)

@@ -13,6 +13,7 @@ both allow. It ends with the user's password: ``user_version`` is derived from t
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -91,14 +92,28 @@ class AccessTokens:
         self._now = now
         self._verified: Remembered[AccessToken] = Remembered()
 
-    def issue(self, user: str, user_version: str, grant: Grant, groups: frozenset[str] = frozenset()) -> Issued:
-        """Issue a token."""
+    def issue(
+        self,
+        user: str,
+        user_version: str,
+        grant: Grant,
+        groups: frozenset[str] = frozenset(),
+        until: float = math.inf,
+    ) -> Issued:
+        """
+        Issue a token.
+
+        Args:
+            until: when the credentials of the user end, seconds since the Unix epoch; the token may outlive them by
+                a minute at most.
+        """
         key, now = self._keys.current(), int(self._now())
+        seconds = int(min(self._seconds, max(until - now, MIN_SECONDS)))
         claims: dict[str, Any] = {
             "iss": self._issuer,
             "sub": user,
             "aud": self._service,
-            "exp": now + self._seconds,
+            "exp": now + seconds,
             "nbf": now - json_web_tokens.SKEW_SECONDS,
             "iat": now,
             "jti": secrets.token_urlsafe(12),
@@ -111,7 +126,7 @@ class AccessTokens:
         if groups:
             claims["groups"] = sorted(groups)
         text = jwt.encode(claims, key.private, key.algorithm, {"kid": key.key_id})
-        return Issued(text, now, self._seconds)
+        return Issued(text, now, seconds)
 
     def verify(self, text: str) -> AccessToken:
         """

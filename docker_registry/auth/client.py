@@ -30,6 +30,7 @@ class Client(Principal):
         grant: what its access token allows at most; None without a token.
         limits: the scopes of a robot; None for others.
         expires: when its credentials end, seconds since the Unix epoch.
+        version: of an identity that another service vouches for; see :class:`~docker_registry.auth.workloads.Workload`.
     """
 
     groups: frozenset[str] = frozenset()
@@ -37,6 +38,7 @@ class Client(Principal):
     grant: Grant | None = None
     limits: Rules | None = None
     expires: float = math.inf
+    version: str = ""
 
     @property
     def is_anonymous(self) -> bool:

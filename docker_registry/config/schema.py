@@ -165,6 +165,23 @@ class TokenServer:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Issuer:
+    """An OpenID Connect issuer that vouches for workloads."""
+
+    issuer: str = setting(MISSING, "URL of the issuer, the claim `iss`.")
+    audience: str = setting(MISSING, "What its tokens must have as `aud`.")
+    match: Mapping[str, str] = setting(MISSING, "Patterns of claims that must all match, such as `sub: repo:acme/**`.")
+    as_: str = setting("${sub}", "Name of the workload in rules; `${claim}` stands for a claim.")
+    groups: str | None = setting(None, "Claim with the groups of the workload; rules name them as `@group`.")
+    ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the certificate authorities for the issuer; those of the system when unset."
+    )
+    jwks_file: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "JSON Web Key Set of the issuer, instead of its discovery document. Reloaded when it changes."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Auth:
     """Access control; the registry is open to everyone unless `htpasswd`, `rules` or `token.realm` is set."""
 
@@ -187,6 +204,11 @@ class Auth:
         7776000, "Age at which a signing key is replaced; it stays valid for another day.", unit="seconds", minimum=3600
     )
     token: TokenServer = field(default_factory=TokenServer)
+    oidc: tuple[Issuer, ...] = setting(
+        (),
+        "OpenID Connect issuers whose tokens are accepted as passwords at the token endpoint: a list of `issuer`, "
+        "`audience`, `match`, `as`, `groups`, `ca`, `jwks_file`.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -51,7 +51,8 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
         form = _form()
         kind = _field(form, "grant_type")
         if kind == "password":
-            client = control.log_in(_field(form, "username"), _field(form, "password"), origin.address())
+            name, password = _field(form, "username"), _field(form, "password")
+            client = control.log_in(name, password, origin.address(), for_token=True)
             is_offline = _field(form, "access_type") == "offline"
             refresh = _refresh_token(client, _field(form, "client_id")) if is_offline else None
         elif kind == "refresh_token":
@@ -69,7 +70,8 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
     def _response(client: Client, wanted: Sequence[str], refresh: str | None) -> Response:
         grant = control.grant(client, parse_scopes(wanted))
         user = "" if client.is_anonymous else client.name
-        issued = tokens.access.issue(user, control.user_version(user) or "", grant, client.groups)
+        version = client.version or control.user_version(user) or ""
+        issued = tokens.access.issue(user, version, grant, client.groups, client.expires)
         issued_at = datetime.fromtimestamp(issued.issued_at, timezone.utc)
         content: dict[str, Any] = {
             "token": issued.text,
