@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -21,7 +20,8 @@ from docker_registry.errors import Invalid, StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.read_only import REFRESH_SECONDS, ReadOnly
 from tests.support.clients.v2 import Client, digest_of
-from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.servers.registry import Server
+from tests.support.servers.template import run_command
 from tests.support.timing import wait_until
 
 MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
@@ -30,9 +30,7 @@ WHY = "Moving to another bucket until 14:00."
 
 
 def switch(store, *arguments):
-    environment = {**os.environ, "STORAGE_PATH": str(store), "SEARCH_BACKEND": ""}
-    command = [*COMMAND, "readonly", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return run_command("readonly", *arguments, STORAGE_PATH=str(store), SEARCH_BACKEND="")
 
 
 def becomes(expected, act):

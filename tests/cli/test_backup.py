@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,8 @@ from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client
 from tests.support.processes import find
 from tests.support.registries import Registry
-from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.servers.registry import ROOT, Server
+from tests.support.servers.template import run_command
 from tests.support.v1_images import chain
 
 NAME = RepositoryName.parse("busy/app")
@@ -31,14 +31,7 @@ NAME = RepositoryName.parse("busy/app")
 
 def run(store, *arguments, status=0, **environment):
     """Run a command over a store, and return what it printed."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "STORAGE_PATH": str(store), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_command(*arguments, STORAGE_PATH=str(store), **environment)
     assert status == done.returncode, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
-import subprocess
 
 import pytest
 
@@ -14,7 +14,8 @@ from tests.support import processes
 from tests.support.clients.v1 import Docker, done
 from tests.support.layers import tar
 from tests.support.servers.redis import redis_server  # noqa: F401 - a fixture
-from tests.support.servers.registry import COMMAND, ROOT, Server
+from tests.support.servers.registry import Server
+from tests.support.servers.template import run_command, template
 from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
@@ -40,9 +41,13 @@ def worker(server, **environment):
     """A worker that runs as long as a ``with`` lasts."""
     log = server.store.parent / f"worker-{next(_numbers)}.log"
     environment = {"STORAGE_PATH": str(server.store), **server.environment, **environment}
-    with processes.running([*COMMAND, "diff-worker"], log, lambda: True, environment) as process:
-        process.log = log
+    with log.open("wb") as output:
+        process = template("command").start(["diff-worker"], {**os.environ, **environment}, output)
+    process.log = log
+    try:
         yield process
+    finally:
+        processes.stop(process)
 
 
 def push(docker, *layers):
@@ -114,7 +119,7 @@ class TestAWorker:
             assert "Traceback" not in process.log.read_text()
 
     def test_needs_a_redis(self):
-        done = subprocess.run([*COMMAND, "diff-worker"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = run_command("diff-worker")
         assert done.returncode != 0
         assert "cache.host is not set" in done.stderr
         assert "Traceback" not in done.stderr

@@ -16,6 +16,7 @@ from docker_registry import __version__, housekeeping, services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from tests.support.processes import find, free_port
+from tests.support.servers.template import run_command
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = "import sys; from docker_registry.cli import main; sys.exit(main())"
@@ -25,11 +26,14 @@ PROGRAM = "import sys; from docker_registry.cli import main; sys.exit(main())"
 def run(tmp_path):
     listening = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(free_port())}
 
-    def run(*arguments, prefix=(), **environment):
+    def run(*arguments, new_interpreter=False, prefix=(), **environment):
+        environment = {"STORAGE_PATH": str(tmp_path / "store"), **listening, **environment}
+        if not (new_interpreter or prefix):
+            return run_command(*arguments, **environment)
         return subprocess.run(
             [*prefix, sys.executable, "-c", PROGRAM, *arguments],
             cwd=ROOT,
-            env={**os.environ, "STORAGE_PATH": str(tmp_path / "store"), **listening, **environment},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=60,
@@ -53,7 +57,7 @@ def stored(store):
 
 class TestACommand:
     def test_tells_the_version(self, run):
-        assert f"docker-registry {__version__}\n" == run("--version").stdout
+        assert f"docker-registry {__version__}\n" == run("--version", new_interpreter=True).stdout
 
     def test_tells_what_there_is(self, run):
         for name in ("serve", "check", "config"):
@@ -63,7 +67,7 @@ class TestACommand:
         assert 2 == run("dance").returncode
 
     def test_tries_out_the_store(self, run, tmp_path):
-        assert 0 == run("check").returncode
+        assert 0 == run("check", new_interpreter=True).returncode
         before = stored(tmp_path / "store")
         done = run("check")
         assert (0, "") == (done.returncode, done.stderr)

@@ -66,8 +66,8 @@ class Server:
         self._wait()
 
     def _start(self, environment, log):
-        if self.is_forked and template().can_start(environment):
-            return template().start([], environment, log)
+        if self.is_forked and template("server").can_start(environment):
+            return template("server").start([], environment, log)
         return subprocess.Popen(
             bound(self.command), cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
         )

@@ -1,8 +1,8 @@
 """
-Starts registries by forking a process that has imported all modules.
+Starts servers and commands by forking a process that has imported the registry.
 
-Importing them takes two thirds of the CPU time of a start. A forked server runs the same code as the console script:
-its imports find the modules that are already loaded. What only a new interpreter can do, such as reading ``PYTHON…``
+Importing it takes two thirds of the CPU time of a start. A forked process runs the same code as the console script: its
+imports find the modules that are already loaded. What only a new interpreter can do, such as reading ``PYTHON…``
 variables, needs a real start.
 """
 
@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ _READ_ONCE = ("PYTHON", "GEVENT", "LD_", "MALLOC", "PORT", "WEB_CONCURRENCY", "F
 
 _MESSAGE_BYTES = 200_000
 _PR_SET_PDEATHSIG = 1
-_PROGRAM = "import sys; from tests.support.servers.template import serve; sys.exit(serve(int(sys.argv[1])))"
+_PROGRAM = "import sys; from tests.support.servers.template import serve; sys.exit(serve(*sys.argv[1:]))"
 
 
 class ForkedProcess:
@@ -100,15 +101,19 @@ class ForkedProcess:
 
 
 class Template:
-    """A process that has imported the registry and forks servers."""
+    """A process that has imported the registry and is forked for every start."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        """
+        Args:
+            kind: ``server``, whose modules gevent has patched, or ``command``.
+        """
         self._environment = dict(os.environ)
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                bound([sys.executable, "-c", _PROGRAM, str(theirs.fileno())]),
+                bound([sys.executable, "-c", _PROGRAM, str(theirs.fileno()), kind]),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -122,20 +127,28 @@ class Template:
         changed = (name for name, value in environment.items() if value != self._environment.get(name))
         return not any(name.startswith(_READ_ONCE) for name in changed)
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes]) -> ForkedProcess:
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        output: IO[bytes],
+        errors: IO[bytes] | None = None,
+    ) -> ForkedProcess:
         """
         Run the console script in a session of its own.
 
         Args:
             environment: all variables.
-            output: a file for its standard output and errors.
+            output: a file for its standard output.
+            errors: a file for its standard errors; by default *output*.
         """
+        errors = errors or output
         message = json.dumps([arguments, dict(environment)]).encode()
         assert len(message) < _MESSAGE_BYTES
         status, theirs = os.pipe()
         try:
             with self._lock:
-                socket.send_fds(self._socket, [message], [output.fileno(), theirs])
+                socket.send_fds(self._socket, [message], [output.fileno(), errors.fileno(), theirs])
                 pid = int(self._socket.recv(100))
         finally:
             os.close(theirs)
@@ -148,17 +161,37 @@ class Template:
 
 
 @functools.cache
-def template() -> Template:
-    """Return the template of this process; it ends with this process."""
-    return Template()
+def template(kind: str) -> Template:
+    """Return the template of this process for servers or commands; it ends with this process."""
+    return Template(kind)
 
 
-def serve(descriptor: int) -> int:
+def run_command(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """
+    Run a command of the console script; return its exit status and what it printed.
+
+    Args:
+        timeout: seconds.
+        environment: in addition to this process's own.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        kind = "server" if arguments in ((), ("serve",)) else "command"
+        process = template(kind).start(arguments, {**os.environ, **environment}, output, errors)
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.kill()
+        for stream in (output, errors):
+            stream.seek(0)
+        return subprocess.CompletedProcess(arguments, status, output.read().decode(), errors.read().decode())
+
+
+def serve(descriptor: str, kind: str) -> int:
     """Fork a process for each message of a socket until it is closed."""
-    control = socket.socket(fileno=descriptor)  # gevent must patch neither the socket nor the poll
+    control = socket.socket(fileno=int(descriptor))  # gevent must patch neither the socket nor the poll
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    _import_registry()
+    (_import_server if kind == "server" else _import_commands)()
     running: dict[int, tuple[int, int]] = {}  # by the descriptor of a process: its id, the pipe for its exit status
     while True:
         for ready, _ in poll.poll():
@@ -169,22 +202,36 @@ def serve(descriptor: int) -> int:
                 os.close(status)
                 os.close(ready)
                 continue
-            message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 2)
+            message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 3)
             if not message:
                 return 0
-            output, status = descriptors
+            *streams, status = descriptors
             parent = os.getpid()
             pid = os.fork()
             if not pid:
-                _run(parent, message, output)
-            os.close(output)
+                _run(parent, message, streams)
+            for stream in streams:
+                os.close(stream)
             handle = os.pidfd_open(pid)
             running[handle] = pid, status
             poll.register(handle, select.POLLIN)
             control.send(str(pid).encode())
 
 
-def _import_registry() -> None:
+def _import_commands() -> None:
+    """Import what most commands import."""
+    gc.disable()
+    import gunicorn.app.wsgiapp  # noqa: F401
+
+    from docker_registry import cli, services  # noqa: F401
+    from docker_registry.cli.command import load_config
+    from docker_registry.server import launch  # noqa: F401
+
+    services.load(load_config())
+    gc.enable()
+
+
+def _import_server() -> None:
     """Import what the command ``serve`` imports before it forks."""
     gc.disable()
     from docker_registry.cli import serve  # noqa: F401
@@ -202,15 +249,15 @@ def _import_registry() -> None:
     gc.enable()
 
 
-def _run(parent: int, message: bytes, output: int) -> NoReturn:
+def _run(parent: int, message: bytes, streams: Sequence[int]) -> NoReturn:
     """Run the console script in the forked process and exit; see :meth:`Template.start`."""
     arguments, environment = json.loads(message)
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(streams[0], 1)
+    os.dup2(streams[1], 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)
@@ -225,7 +272,10 @@ def _run(parent: int, message: bytes, output: int) -> NoReturn:
     except BaseException:  # noqa: BLE001 - as the interpreter would
         traceback.print_exc()
     finally:
-        # Not the rest of an exit, where gevent's threading waits for the main thread that it was imported in.
+        from gevent import monkey
+
+        if not monkey.is_module_patched("threading"):
+            threading._shutdown()  # gevent's would wait for the main thread that it was imported in
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
