@@ -35,6 +35,7 @@ from docker_registry.services import Services
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
+    from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 
@@ -75,6 +76,8 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.health, app.inflight = services.health, services.inflight
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
     request_context.install(app)
+    if services.mirror is not None:
+        _add_namespaces(app, services.mirror)
     errors.install(app, v2=config.v2)
     request_body.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
@@ -91,6 +94,13 @@ def _add_hooks(app: Application, services: Services) -> None:
     app.after_request(responses.common_headers(config.flavor, __version__))
     if config.v2:
         app.after_request(v2_base.announce_version)
+
+
+def _add_namespaces(app: Application, mirror: Mirror) -> None:
+    # Not imported by a registry without upstreams.
+    from docker_registry.api import namespaces
+
+    namespaces.install(app, mirror.namespaces)
 
 
 def _add_access_control(app: Application, services: Services, control: AccessControl) -> None:

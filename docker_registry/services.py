@@ -542,6 +542,9 @@ def _open_mirror(
         memory=body_memory,
         read_only=read_only,
         is_offline=config.mirroring.offline,
+        hosts=config.mirroring.hosts,
+        own_names=config.mirroring.own_names,
+        external_url=config.external_url,
     )
 
 

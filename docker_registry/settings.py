@@ -260,6 +260,8 @@ def _plain_type(annotation: Any) -> type:
         return list
     if get_origin(annotation) in (dict, Mapping):
         return dict
+    if given and get_origin(given[0]) is not None:  # such as a map that may be None
+        return _plain_type(given[0])
     plain: type = given[0] if given else annotation
     return plain
 

@@ -72,6 +72,12 @@ class Mirroring:
     tags_cache_ttl: int = setting(
         172800, "Time a tag is served before the source is asked again.", unit="seconds", minimum=0
     )
+    hosts: Mapping[str, str] | None = setting(
+        None, "Upstreams by the `Host` header of the requests that mean them, such as `{hub.example.com: docker.io}`."
+    )
+    own_names: tuple[str, ...] = setting(
+        (), "Values of `ns`, besides the host of `external_url`, by which clients mean this registry itself."
+    )
     offline: bool = setting(False, "Never ask an upstream; serve what the store has.")
     upstreams: tuple[MirrorUpstream, ...] = setting(
         (), "Registries to mirror, each a section; [mirrors.md](mirrors.md#upstreams) lists its keys."

@@ -155,6 +155,10 @@ class TestASetting:
         assert Config().cache == load("common: {cache: {host: h}}\ndev: {storage: memory, cache: }").cache
 
 
+#: The names in the section ``mirroring``.
+MIRRORING = "source, source_index, tags_cache_ttl, hosts, own_names, offline, upstreams"
+
+
 class TestAMistake:
     @pytest.mark.parametrize(
         ("expected", "text"),
@@ -168,11 +172,11 @@ class TestAMistake:
             ("cache.password must be followed by a colon and a space", "cache: {password=s3cret}"),
             ("there is no setting None", "~: a"),
             (
-                "mirroring must be a section with source, source_index, tags_cache_ttl, offline, upstreams",
+                f"mirroring must be a section with {MIRRORING}",
                 "mirroring: true",
             ),
             (
-                "mirroring must be a section with source, source_index, tags_cache_ttl, offline, upstreams",
+                f"mirroring must be a section with {MIRRORING}",
                 "mirroring: [a]",
             ),
             ("standalone must be true or false", "standalone: maybe"),

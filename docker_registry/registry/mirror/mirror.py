@@ -14,6 +14,7 @@ from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.mirrored_blobs import MirroredBlobs
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.mirrored_tags import MirroredTags
+from docker_registry.registry.mirror.namespaces import Namespaces
 from docker_registry.registry.mirror.remotes import Remotes
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.mirror.upstream import Upstream, Upstreams
@@ -32,6 +33,7 @@ class Mirror:
 
     Attributes:
         upstreams: the mirrored registries.
+        namespaces: decides which of them a request means.
     """
 
     def __init__(
@@ -43,6 +45,9 @@ class Mirror:
         memory: MemoryBudget,
         read_only: ReadOnly,
         is_offline: bool = False,
+        hosts: Mapping[str, str] | None = None,
+        own_names: Sequence[str] = (),
+        external_url: str | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -54,12 +59,14 @@ class Mirror:
             memory: budget for manifests that are being received.
             read_only: while writes are refused, nothing is fetched.
             is_offline: never ask an upstream.
+            hosts, own_names, external_url: see :class:`Namespaces`.
             now: the clock, seconds since the Unix epoch.
 
         Raises:
-            ConfigError: two upstreams have the same name.
+            ConfigError: two upstreams have the same name, or a host is invalid.
         """
         self.upstreams = Upstreams(upstreams)
+        self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url)
         self._registry = registry
         self._clients = [
             UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, is_offline=is_offline)

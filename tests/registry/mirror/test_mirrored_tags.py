@@ -132,7 +132,7 @@ class TestAKnownTag:
 
     def test_is_served_by_a_registry_that_is_offline(self, pulled, upstream, open_mirror):
         age(pulled, 3600)
-        offline = open_mirror(is_offline=True)
+        offline = open_mirror(mirroring={"offline": True})
         assert "Warning" in offline.get("manifests/v1").headers
         assert 503 == offline.get("manifests/other").status_code
         assert 503 == offline.get(f"blobs/{next(iter(OLD.blobs))}").status_code
