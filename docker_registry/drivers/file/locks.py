@@ -21,6 +21,9 @@ from docker_registry.errors import StorageError
 #: The file names of a :class:`FairLock`. They must not change: processes of older versions lock the same files.
 FAIR_LOCK_NAMES: Final = ("gate", "lock")
 
+#: Opening a pipe must not block; a pipe can be locked like a file.
+_LOCK_FLAGS: Final = os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+
 #: Errors for a folder, a symbolic link and a socket.
 _NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
@@ -82,16 +85,15 @@ class FairLock:
             close_now(second)
 
 
-def open_lock(location: str, flags: int = os.O_RDONLY) -> int:
+def open_lock(location: str) -> int:
     """
-    Open a lock file, creating it if it does not exist.
+    Open a lock file for reading, creating it if it does not exist.
 
     Raises:
         StorageError: something else than a file has its name.
     """
     try:
-        # Opening a pipe must not block; a pipe can be locked like a file.
-        return os.open(location, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+        return os.open(location, os.O_RDONLY | _LOCK_FLAGS, 0o644)
     except OSError as error:
         raise not_a_lock(location, error) from None
 
@@ -106,8 +108,8 @@ def not_a_lock(location: str, error: OSError) -> Exception:
 
 def _open_writable(location: str) -> int:
     try:
-        return open_lock(location, os.O_RDWR)
-    except PermissionError:  # another user owns it; only NFS needs write access for an exclusive lock
+        return os.open(location, os.O_RDWR | _LOCK_FLAGS, 0o644)
+    except OSError:  # perhaps another user owns it; only NFS needs write access for an exclusive lock
         return open_lock(location)
 
 

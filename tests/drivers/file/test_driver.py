@@ -36,7 +36,7 @@ def driver(tmp_path):
 
 
 def left_in_staging(store):
-    """The names of what lies aside, in one of the folders for that or where old versions have put it."""
+    """The names of staged files, in the subfolders or where older versions wrote them."""
     return [path.name for path in (store / RESERVED / "aside").glob("**/*") if len(path.name) > 8]
 
 
@@ -54,17 +54,17 @@ class TestFileDriver(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, tmp_path):
-        """A disk that is no longer mounted, with the empty folder that was under it."""
+        """The empty mount point of a disk that is no longer mounted."""
         driver = FileDriver(str(tmp_path / "store"))
         shutil.rmtree(tmp_path / "store" / RESERVED)
         return driver
 
 
 class TestAKey:
-    """Others on this machine may read blobs, and no key, in whatever way it is written."""
+    """Other users of the host may read blobs but no keys, however a key is written."""
 
     @pytest.mark.parametrize("path", ["docker/registry/v2/_v1/token-key", "docker/registry/v2/_auth/keys/1"])
-    def test_is_for_its_owner_alone(self, driver, store, path):
+    def test_is_readable_by_its_owner_only(self, driver, store, path):
         driver.put_content(path, b"one")
         assert 0o600 == (store / path).stat().st_mode & 0o777
         driver.put_content(path, b"other", if_match=driver.get_versioned(path).version)
@@ -76,7 +76,7 @@ class TestAKey:
         assert {0o600} == {location.stat().st_mode & 0o777 for location in files}
         assert 0o644 == (store / "blob").stat().st_mode & 0o777
 
-    def test_of_an_earlier_version_becomes_so(self, driver, store):
+    def test_of_an_earlier_version_is_restricted(self, driver, store):
         path = "docker/registry/v2/_v1/token-key"
         driver.put_content(path, b"key")
         (store / path).chmod(0o644)
@@ -93,7 +93,7 @@ class TestTheRoot:
             os.close(fd)
         return bool(flags & linux._IS_TOP)
 
-    def test_that_the_driver_makes_has_its_folders_spread(self, tmp_path):
+    def test_created_by_the_driver_spreads_its_subfolders(self, tmp_path):
         if sync.filesystem_type(str(tmp_path)) != "ext4":
             pytest.skip("only ext4 can be asked for that")
         (tmp_path / "given").mkdir()
@@ -102,7 +102,7 @@ class TestTheRoot:
         assert [True, False] == [self.is_spread(tmp_path / name) for name in ("made", "given")]
         assert self.is_spread(tmp_path / "given" / RESERVED)
 
-    def test_is_made_when_it_is_not_there(self, tmp_path):
+    def test_is_created_if_missing(self, tmp_path):
         FileDriver(str(tmp_path / "a" / "b")).put_content("c", b"")
         assert (tmp_path / "a" / "b" / "c").exists()
 
@@ -118,7 +118,7 @@ class TestTheRoot:
         with pytest.raises(StorageError, match="cannot be used"):
             FileDriver(str(tmp_path / "file"))
 
-    def test_is_not_an_empty_store_when_it_is_gone(self, driver, store):
+    def test_that_is_gone_is_not_an_empty_store(self, driver, store):
         driver.put_content("a", b"")
         shutil.rmtree(store)
         for verb in (driver.get_content, driver.stat, driver.exists, driver.remove):
@@ -129,7 +129,7 @@ class TestTheRoot:
                 list(verb())
 
 
-class TestWhatLeadsOutOfTheRoot:
+class TestALinkOutOfTheRoot:
     @pytest.fixture
     def outside(self, tmp_path, driver, store):
         outside = tmp_path / "outside"
@@ -160,19 +160,19 @@ class TestWhatLeadsOutOfTheRoot:
         assert ["secret"] == os.listdir(outside)
         assert b"secret" == (outside / "secret").read_bytes()
 
-    def test_is_replaced_by_a_content_and_not_followed(self, driver, outside):
+    def test_is_replaced_by_a_put_and_not_followed(self, driver, outside):
         driver.put_content("file", b"new")
         assert (b"new", b"secret") == (driver.get_content("file"), (outside / "secret").read_bytes())
 
 
-class TestWhatOthersLeaveInTheTree:
-    def test_is_left_out_when_it_cannot_be_a_path(self, driver, store):
+class TestForeignEntries:
+    def test_with_invalid_names_are_not_listed(self, driver, store):
         driver.put_content("a/b", b"")
         (store / "a" / "bad\nname").write_bytes(b"")
         assert ["a/b"] == list(driver.list_directory("a"))
 
     @pytest.mark.parametrize("junk", ["lost+found", f".nfs{'0' * 16}7a"])
-    def test_is_left_out_when_the_file_system_keeps_it_for_itself(self, driver, store, junk):
+    def test_of_the_file_system_are_not_listed(self, driver, store, junk):
         (store / junk).mkdir(mode=0)
         (store / "a").mkdir()
         (store / "a" / f".nfs{'0' * 16}7a").write_bytes(b"")
@@ -180,26 +180,26 @@ class TestWhatOthersLeaveInTheTree:
         assert [] == list(driver.walk())
         assert not driver.exists("a")
 
-    def test_is_walked_once_when_a_link_leads_back_up(self, driver, store):
+    def test_that_link_upwards_are_walked_once(self, driver, store):
         driver.put_content("a/b/c", b"")
         (store / "a" / "b" / "up").symlink_to("..")
         (store / "a" / "b" / "self").symlink_to(".")
         assert ["a/b/c"] == [stat.path for stat in driver.walk()]
 
-    def test_is_linked_itself_when_a_symbolic_link_leads_to_it(self, driver, store):
+    def test_behind_a_symbolic_link_are_hard_linked_themselves(self, driver, store):
         driver.put_content("a/b/file", b"content")
         (store / "a" / "link").symlink_to("b/file")
         assert driver.link("a/link", "c")
         driver.remove("a")
         assert b"content" == driver.get_content("c")
 
-    def test_does_not_block_when_it_is_a_pipe(self, driver, store):
+    def test_that_are_pipes_do_not_block(self, driver, store):
         os.mkfifo(store / "pipe")
         with pytest.raises(PathNotFound):
             driver.get_content("pipe")
         assert driver.exists("pipe")
 
-    def test_counts_as_nothing_when_it_is_an_empty_folder(self, driver, store):
+    def test_that_are_empty_folders_do_not_exist(self, driver, store):
         (store / "a" / "b").mkdir(parents=True)
         assert not driver.exists("a")
         with pytest.raises(PathNotFound):
@@ -212,14 +212,14 @@ class TestTheReservedFolder:
         assert ["a"] == list(driver.list_directory())
 
     @pytest.mark.parametrize("path", [RESERVED, f"{RESERVED}/aside/x"])
-    def test_is_no_path(self, driver, path):
+    def test_is_not_a_path(self, driver, path):
         for verb in (driver.get_content, driver.exists, driver.remove, lambda path: driver.put_content(path, b"")):
             with pytest.raises(PathInvalid):
                 verb(path)
 
-    def test_loses_what_dead_writers_left_in_it(self, driver, store):
+    def test_is_cleaned_of_leftovers_of_dead_writers(self, driver, store):
         staging, parts = store / RESERVED / "aside", driver._staging.subfolders
-        (staging / "old-file-of-before-the-folders").write_bytes(b"half")
+        (staging / "old-file-beside-the-subfolders").write_bytes(b"half")
         Path(parts[0], "old-file").write_bytes(b"half")
         Path(parts[1], "removing", "aa").mkdir(parents=True)
         time.sleep(2.2)
@@ -227,16 +227,16 @@ class TestTheReservedFolder:
         assert 3 == driver.remove_leftovers(2)
         assert ["young-file"] == left_in_staging(store)
 
-    def test_has_folders_of_names_of_its_own(self, driver, store, tmp_path):
+    def test_has_subfolders_with_random_names(self, driver, store, tmp_path):
         again, other = FileDriver(str(store)), FileDriver(str(tmp_path / "other"))
         assert set(driver._staging.subfolders) == set(again._staging.subfolders)
         names = [{Path(part).name for part in one._staging.subfolders} for one in (driver, other)]
         assert [16, 16, 32] == [len(names[0]), len(names[1]), len(names[0] | names[1])]
 
-    def test_spreads_new_files_over_its_folders(self, driver):
+    def test_spreads_new_files_over_its_subfolders(self, driver):
         assert set(driver._staging.subfolders) == {os.path.dirname(driver._staging.new()) for _ in range(1000)}
 
-    def test_has_those_of_two_who_begin_it_at_once(self, driver, store):
+    def test_may_have_subfolders_of_two_processes(self, driver, store):
         more = Path(driver._staging.subfolders[0]).parent / "ffffffff"
         more.mkdir()
         os.utime(more, (0, 0))
@@ -246,7 +246,7 @@ class TestTheReservedFolder:
         assert more.is_dir()
         FileDriver(str(store)).put_content("a", b"content")
 
-    def test_keeps_what_was_brought_there_just_now_however_old_its_content(self, driver, store):
+    def test_keeps_a_file_that_was_moved_in_recently(self, driver, store):
         driver.put_content("a", b"content")
         os.utime(store / "a", (0, 0))
         os.rename(store / "a", store / RESERVED / "aside" / "linking-file")
@@ -255,7 +255,7 @@ class TestTheReservedFolder:
 
 @pytest.fixture
 def mount():
-    """Mount a file system until the test has ended."""
+    """Return a function that mounts a file system until the test ends."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     mounted = []
@@ -275,7 +275,7 @@ def mount():
 
 
 class TestAnotherFileSystemInTheTree:
-    def test_is_read_and_not_written_to(self, driver, store, mount):
+    def test_is_read_but_not_written_to(self, driver, store, mount):
         mount("tmpfs", store / "disk", "size=4m")
         (store / "disk" / "a").write_bytes(b"content")
         assert b"content" == driver.get_content("disk/a")
@@ -284,7 +284,7 @@ class TestAnotherFileSystemInTheTree:
                 verb("disk/b", b"")
         assert ["a"] == os.listdir(store / "disk")
 
-    def test_loses_what_is_removed_when_it_is_an_image_below_a_container(self, tmp_path, mount):
+    def test_below_an_overlay_allows_removals(self, tmp_path, mount):
         layers = mount("tmpfs", tmp_path / "layers", "size=4m")
         (layers / "image" / "a" / "b").mkdir(parents=True)
         (layers / "image" / "a" / "b" / "c").write_bytes(b"")
@@ -297,7 +297,7 @@ class TestAnotherFileSystemInTheTree:
 
 
 class TestAFullDisk:
-    def test_is_said_and_keeps_nothing_half_written(self, tmp_path, mount):
+    def test_raises_storage_full_and_leaves_nothing(self, tmp_path, mount):
         small = mount("tmpfs", tmp_path / "small", "size=4m")
         driver = FileDriver(str(small / "store"))
         driver.put_content("a", b"old")
@@ -311,7 +311,7 @@ class TestAFullDisk:
         driver.stream_write("b", [bytes(1024 * 1024)])
 
 
-WRITE_FOR_EVER = """
+WRITE_FOREVER = """
 import itertools, sys
 from docker_registry.drivers.file import FileDriver
 driver = FileDriver(sys.argv[1])
@@ -325,14 +325,14 @@ for turn in itertools.count():
 """
 
 
-class TestAWriterThatIsKilled:
+class TestAKilledWriter:
     def kill(self, store, rounds):
         seed = random.randrange(2**32)
         print(f"seed {seed}")
         moments = random.Random(seed)
         for _ in range(rounds):
             writer = subprocess.Popen(
-                [sys.executable, "-c", WRITE_FOR_EVER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
+                [sys.executable, "-c", WRITE_FOREVER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
             )
             with writer:
                 writer.stdout.readline()
@@ -346,18 +346,18 @@ class TestAWriterThatIsKilled:
             driver.remove_leftovers(-1)
             assert [] == left_in_staging(store)
 
-    def test_leaves_every_file_whole(self, tmp_path):
+    def test_leaves_only_whole_files(self, tmp_path):
         self.kill(tmp_path / "store", 20)
 
     @pytest.mark.slow
-    def test_leaves_every_file_whole_two_hundred_times(self, tmp_path):
+    def test_leaves_only_whole_files_two_hundred_times(self, tmp_path):
         self.kill(tmp_path / "store", 200)
 
 
-class TestAConditionalPutThatIsHeldUpAfterItsComparison:
+class TestAConditionalPutDelayedAfterItsComparison:
     @pytest.fixture
     def meanwhile(self, driver, monkeypatch):
-        """Begin a conditional put of a/b, let others try to change the store before it replaces the old content."""
+        """Start a conditional put of a/b, and let others change the store before it replaces the old content."""
         exchange, compared, go_on = linux._exchange, threading.Event(), threading.Event()
 
         def put():
@@ -387,11 +387,11 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
         monkeypatch.setattr(linux, "_exchange", exchange_late)
         return meanwhile
 
-    def test_does_not_bury_a_plain_put(self, driver, meanwhile):
+    def test_does_not_overwrite_a_plain_put(self, driver, meanwhile):
         meanwhile(lambda: driver.put_content("a/b", b"plain"))
         assert b"plain" == driver.get_content("a/b")
 
-    def test_does_not_bury_a_stream(self, driver, meanwhile):
+    def test_does_not_overwrite_a_stream(self, driver, meanwhile):
         meanwhile(lambda: driver.stream_write("a/b", [b"stream"]))
         assert b"stream" == driver.get_content("a/b")
 
@@ -400,12 +400,12 @@ class TestAConditionalPutThatIsHeldUpAfterItsComparison:
         meanwhile(lambda: driver.remove(removed))
         assert not driver.exists("a/b")
 
-    def test_does_not_stay_behind_when_its_file_is_moved(self, driver, meanwhile):
+    def test_does_not_recreate_a_moved_file(self, driver, meanwhile):
         meanwhile(lambda: driver.move("a/b", "c"))
         assert (b"conditional", False) == (driver.get_content("c"), driver.exists("a/b"))
 
     @pytest.mark.parametrize("verb", ["move", "link"])
-    def test_does_not_bury_what_comes_to_its_path(self, driver, meanwhile, verb):
+    def test_does_not_overwrite_a_file_moved_to_its_path(self, driver, meanwhile, verb):
         driver.put_content("d", b"moved")
         meanwhile(lambda: getattr(driver, verb)("d", "a/b"))
         assert b"moved" == driver.get_content("a/b")
@@ -427,7 +427,7 @@ for _ in range(25):
 """
 
 
-class TestConditionalPutsOfManyProcesses:
+class TestConditionalPutsOfSeveralProcesses:
     def test_lose_nothing(self, driver, store):
         driver.put_content("count", b"0")
         command = [sys.executable, "-c", COUNT, str(store)]
@@ -484,7 +484,7 @@ print(os.path.getsize(sys.argv[1] + "/b"), sorted(os.listdir(sys.argv[1])), left
 
 
 class TestUnderGevent:
-    def test_a_writer_whose_time_is_out_writes_nothing_anywhere(self, tmp_path, store):
+    def test_a_writer_that_times_out_writes_nothing(self, tmp_path, store):
         command = [sys.executable, "-c", INTERRUPTED, str(store)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert (f"0 ['{RESERVED}', 'b'] []\n", "") == (done.stdout, done.stderr)
@@ -496,7 +496,7 @@ class TestUnderGevent:
         assert (0, "") == (done.returncode, done.stderr)
         assert int(done.stdout) > 20
 
-    def test_what_is_replaced_is_removed_soon(self, tmp_path):
+    def test_replaced_files_are_removed_soon(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
             "from docker_registry.drivers.file import FileDriver, transaction\n"
@@ -515,7 +515,7 @@ class TestUnderGevent:
         command = [sys.executable, "-c", program, str(tmp_path / "store")]
         assert b"9\nb'9'\n" == subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
 
-    def test_folders_that_are_looked_at_are_closed_at_once(self, tmp_path):
+    def test_opened_folders_are_closed_at_once(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
             "from docker_registry.drivers.file import FileDriver\n"

@@ -1,4 +1,4 @@
-"""The journal: nothing that was acknowledged is lost by a crash of the host, whatever of it had reached the disk."""
+"""The journal: a crash of the host loses nothing acknowledged, whatever had reached the disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def identity(found):
 
 
 class Host:
-    """A host whose disk has what was synced, and by chance something of the rest."""
+    """A host whose disk has everything synced, and a random part of the rest."""
 
     def __init__(self, store, monkeypatch):
         self.store = str(store)
@@ -65,7 +65,7 @@ class Host:
         monkeypatch.setattr(os, "fsync", self.fsync)
 
     def process(self):
-        """Let one more process open the store."""
+        """Open the store in another process."""
         driver = FileDriver(self.store)
         assert driver._journal is not None, "the tests must lie in a file system that has a journal"
         self._drivers.append(driver)
@@ -86,11 +86,11 @@ class Host:
         return self._kept / path.replace("/", "|")
 
     def fsync(self, fd):
-        """Note that a file is on the disk; what the real disk has does not matter here."""
+        """Record that a file is on the simulated disk."""
         self._whole.add(identity(os.fstat(fd)))
 
     def kill(self, driver):
-        """End a process, whose locks the kernel takes."""
+        """End a process; the kernel releases its locks."""
         self._drivers.remove(driver)
         driver._journal.close()
 
@@ -135,7 +135,7 @@ def host(tmp_path, monkeypatch):
 
 
 def nothing(choices):
-    """Choose that nothing of what was not synced is there."""
+    """Let the crash lose everything that was not synced."""
     return choices[0]
 
 
@@ -153,7 +153,7 @@ def zeros(choices):
 
 @pytest.mark.parametrize("left", [nothing, torn])
 class TestAfterACrashOfTheHost:
-    def test_what_was_put_is_there(self, host, left):
+    def test_contents_are_there(self, host, left):
         driver = host.process()
         driver.put_content("a/b", b"one")
         with driver.batch():
@@ -164,7 +164,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"a/b": b"one", "a/c": b"two", "empty": b"", "d": b"three"} == contents(host.store)
 
-    def test_the_last_of_all_processes_counts(self, host, left):
+    def test_the_last_change_of_all_processes_counts(self, host, left):
         one, two = host.process(), host.process()
         for number in range(3):
             one.put_content("path", b"one %d" % number)
@@ -173,7 +173,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": b"two 2"} == contents(host.store)
 
-    def test_what_was_removed_is_not_there_again(self, host, left):
+    def test_removed_files_stay_removed(self, host, left):
         one, two = host.process(), host.process()
         one.put_content("folder/a", b"1")
         one.put_content("folder/b/c", b"2")
@@ -186,7 +186,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"own": b"4", "folder/b/c": b"again"} == contents(host.store)
 
-    def test_what_was_changed_otherwise_is_as_it_was(self, host, left):
+    def test_other_changes_are_there(self, host, left):
         driver = host.process()
         for path in ("streamed", "moved", "linked", "large"):
             driver.put_content(path, b"old")
@@ -200,7 +200,7 @@ class TestAfterACrashOfTheHost:
         expected = {"streamed": b"new", "linked": b"new", "moved": b"new", "large": large}
         assert expected == contents(host.store)
 
-    def test_what_could_not_be_put_is_not_put_later(self, host, left):
+    def test_failed_puts_are_not_replayed(self, host, left):
         driver = host.process()
         driver.put_content("a/b", b"old")
         driver.put_content("here", b"old")
@@ -212,7 +212,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"a/b": b"old", "here": b"new"} == contents(host.store)
 
-    def test_a_clock_that_was_wrong_before_changes_nothing(self, host, left):
+    def test_a_clock_that_was_wrong_does_not_matter(self, host, left):
         driver = host.process()
         driver._journal._membership.session = driver._journal._session._replace(began=0)  # as if it had begun in 1970
         driver.put_content("path", b"1")
@@ -220,8 +220,8 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": b"1"} == contents(host.store)
 
-    def test_what_was_touched_since_is_whole(self, host, left):
-        """As a blob is that is pushed once more."""
+    def test_touched_files_are_whole(self, host, left):
+        """A blob that is pushed again is touched."""
         driver = host.process()
         driver.put_content("path", content := os.urandom(5000))
         os.utime(Path(host.store, "path"), (2**31, 2**31))
@@ -229,8 +229,8 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": content} == contents(host.store)
 
-    def test_what_was_touched_before_is_replaced(self, host, left):
-        """The time that it was given need not have reached the disk."""
+    def test_files_touched_before_are_replaced(self, host, left):
+        """The new time of the file may not have reached the disk."""
         driver = host.process()
         driver.put_content("path", b"old")
         driver._journal.checkpoint()
@@ -243,7 +243,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": b"new"} == contents(host.store)
 
-    def test_what_another_server_changed_long_after_stays(self, host, left):
+    def test_later_changes_of_another_server_stay(self, host, left):
         host.process().put_content("path", b"old")
         host.crash(left)
         Path(host.store, "path").write_bytes(b"newer")
@@ -251,7 +251,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"path": b"newer"} == contents(host.store)
 
-    def test_strange_things_that_a_file_system_has_left_are_removed(self, host, left):
+    def test_entries_of_the_wrong_kind_are_removed(self, host, left):
         host.process().put_content("a/b/c", b"1")
         host.process().put_content("d", b"2")
         host.crash(left)
@@ -263,7 +263,7 @@ class TestAfterACrashOfTheHost:
         host.process()
         assert {"a/b/c": b"1", "d": b"2"} == contents(host.store)
 
-    def test_a_second_one_changes_nothing_more(self, host, left):
+    def test_a_second_crash_changes_nothing_more(self, host, left):
         host.process().put_content("path", b"1")
         host.crash(left)
         host.process().put_content("path", b"2")
@@ -273,7 +273,7 @@ class TestAfterACrashOfTheHost:
         assert {"path": b"2"} == contents(host.store)
         assert [] == host.journals()
 
-    def test_what_lay_in_a_journal_is_known_before_anything_is_changed(self, host, left):
+    def test_the_journal_is_replayed_before_the_first_change(self, host, left):
         host.process().put_content("path", b"1")
         host.crash(left)
         with pytest.raises(PreconditionFailed):
@@ -281,17 +281,17 @@ class TestAfterACrashOfTheHost:
 
 
 def truncate_times(location):
-    """Make the times of a file those of a clock that has whole seconds."""
+    """Round the times of a file down to whole seconds."""
     times = os.stat(location)
     os.utime(location, ns=(times.st_atime_ns // 10**9 * 10**9, times.st_mtime_ns // 10**9 * 10**9))
 
 
-class TestWhatOthersChangedSince:
-    """After a crash that took what was put last, and before this server was started again."""
+class TestAFileChangedByOthersSince:
+    """After a crash that lost the last put, and before this server was started again."""
 
     @pytest.fixture
     def path(self, host):
-        """A file that was there before, is replaced, and is the old one again."""
+        """A file that was replaced, and is the old one again after the crash."""
         driver = host.process()
         driver.put_content("folder/path", b"old")
         driver._journal.checkpoint()
@@ -301,13 +301,13 @@ class TestWhatOthersChangedSince:
         assert b"old" == path.read_bytes()
         return path
 
-    def test_is_put_again_when_nothing_has_changed(self, host, path):
+    def test_is_restored_if_it_is_unchanged(self, host, path):
         host.process()
         assert b"put" == path.read_bytes()
 
     @pytest.mark.parametrize("has_whole_seconds", [False, True])
     @pytest.mark.parametrize("in_place", [False, True])
-    def test_stays_when_it_was_written(self, host, path, in_place, has_whole_seconds):
+    def test_stays_if_it_was_written(self, host, path, in_place, has_whole_seconds):
         if not in_place:  # distribution 2 writes into the file, later versions make a new one
             path.unlink()
         path.write_bytes(b"newer")
@@ -316,7 +316,7 @@ class TestWhatOthersChangedSince:
         host.process()
         assert b"newer" == path.read_bytes()
 
-    def test_stays_when_it_was_written_into_what_the_journal_has_put(self, host):
+    def test_stays_if_the_journaled_file_was_overwritten(self, host):
         host.process().put_content("path", b"put")
         host.crash(everything)
         path = Path(host.store, "path")
@@ -325,7 +325,7 @@ class TestWhatOthersChangedSince:
         host.process()
         assert (inode, b"new") == (path.stat().st_ino, path.read_bytes())
 
-    def test_stays_when_it_came_from_a_backup_with_old_times(self, host, path):
+    def test_stays_if_it_was_restored_with_old_times(self, host, path):
         path.unlink()
         path.write_bytes(b"of a backup")
         os.utime(path, (1, 1))
@@ -337,7 +337,7 @@ class TestWhatOthersChangedSince:
         host.process()
         assert not path.exists()
 
-    def test_stays_removed_when_the_journal_has_brought_it_if_that_was_later(self, host):
+    def test_stays_removed_after_a_later_removal(self, host):
         host.process().put_content("folder/new", b"put")
         host.crash(nothing)
         Path(host.store, "folder").mkdir(exist_ok=True)
@@ -346,7 +346,7 @@ class TestWhatOthersChangedSince:
         host.process()
         assert {} == contents(host.store)
 
-    def test_stays_when_it_is_of_another_kind_and_later(self, host, path):
+    def test_stays_if_it_is_newer_and_of_another_kind(self, host, path):
         path.unlink()
         path.mkdir()
         (path / "file").write_bytes(b"of another program")
@@ -355,7 +355,7 @@ class TestWhatOthersChangedSince:
         host.process()
         assert {"folder/path/file": b"of another program"} == contents(host.store)
 
-    def test_stays_when_a_link_leads_out_of_the_store(self, host, path, tmp_path):
+    def test_stays_if_a_link_leads_out_of_the_store(self, host, path, tmp_path):
         path.unlink()
         (tmp_path / "outside").write_bytes(b"outside")
         path.symlink_to(tmp_path / "outside")
@@ -364,7 +364,7 @@ class TestWhatOthersChangedSince:
 
 
 class TestAWrongClock:
-    """Nothing acknowledged is lost by it."""
+    """It loses nothing acknowledged."""
 
     def test_of_the_file_that_was_replaced(self, host):
         driver = host.process()
@@ -389,9 +389,9 @@ class TestAWrongClock:
         assert {"path": b"put"} == contents(host.store)
 
 
-class TestAReplayThatIsInterrupted:
+class TestAnInterruptedReplay:
     @pytest.mark.parametrize("left", [nothing, everything, torn, zeros])
-    def test_is_done_again(self, tmp_path, left):
+    def test_is_repeated(self, tmp_path, left):
         for calls in itertools.count(1, 3):
             with pytest.MonkeyPatch.context() as monkeypatch:
                 host = Host(tmp_path / str(calls), monkeypatch)
@@ -436,7 +436,7 @@ class TestTheFolderOfJournals:
         host.kill(host.process())
         return Path(host.store, RESERVED, "journals")
 
-    def test_may_have_one_of_an_older_version(self, host, journals):
+    def test_may_contain_a_journal_of_an_older_version(self, host, journals):
         Path(host.store, "kept").write_bytes(b"newer")
         os.utime(Path(host.store, "kept"), (time.time() + 5, time.time() + 5))
         Path(host.store, "torn").write_bytes(b"")
@@ -459,7 +459,7 @@ class TestTheFolderOfJournals:
         }.items(),
         ids=lambda item: item[0],
     )
-    def test_keeps_what_is_not_ours(self, host, journals, caplog, make, name):
+    def test_keeps_foreign_entries(self, host, journals, caplog, make, name):
         make[1](journals / name)
         found = identity(os.lstat(journals / name))
         driver = host.process()
@@ -473,14 +473,14 @@ class TestTheFolderOfJournals:
 
     @pytest.mark.parametrize("name", ["gate", "lock", "checkpoint-lock"])
     @pytest.mark.parametrize("make", [os.mkdir, lambda location: os.symlink("nowhere/nowhere", location)])
-    def test_must_have_files_for_locks(self, host, journals, name, make):
+    def test_refuses_locks_that_are_not_files(self, host, journals, name, make):
         (journals / name).unlink(missing_ok=True)
         make(journals / name)
         with pytest.raises(StorageError, match=f"journals/{name}.*Remove it"):
             host.process()._journal.checkpoint()
 
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda location: Path(location).write_bytes(b"")])
-    def test_may_have_a_mark_that_is_none(self, host, journals, make):
+    def test_may_contain_an_invalid_mark(self, host, journals, make):
         driver = host.process()
         driver.put_content("path", b"1")
         make(journals / f"checkpoint-{driver._journal._session.id}")
@@ -505,18 +505,18 @@ class TestTheFolderOfJournals:
 
 
 class TestAfterACrashOfAProcess:
-    def test_its_journal_is_deleted_and_nothing_put_again(self, host):
+    def test_its_journal_is_deleted_without_a_replay(self, host):
         dead, living = host.process(), host.process()
         living.put_content("path", b"old")
         dead.put_content("path", b"new")
         dead.put_content("gone", b"")
-        Path(host.store, "gone").unlink()  # as nobody does; it shows that nothing is put again
+        Path(host.store, "gone").unlink()  # shows that nothing is replayed
         host.kill(dead)
         host.process()
         assert {"path": b"new"} == contents(host.store)
         assert 1 == len(host.journals())
 
-    def test_older_entries_of_the_living_do_not_count_any_more(self, host):
+    def test_older_entries_of_live_processes_are_obsolete(self, host):
         dead, living = host.process(), host.process()
         living.put_content("path", b"old")
         dead.put_content("path", b"new")
@@ -527,7 +527,7 @@ class TestAfterACrashOfAProcess:
         assert {"path": b"new"} == contents(host.store)
 
     @pytest.mark.parametrize("superblock", [None, "second"])
-    def test_the_session_goes_on_while_another_process_lives(self, host, superblock):
+    def test_the_session_continues_while_another_process_lives(self, host, superblock):
         """Containers may each see another superblock, or none."""
         dead, living = host.process(), host.process()
         dead.put_content("path", b"old")
@@ -540,7 +540,7 @@ class TestAfterACrashOfAProcess:
 
 
 class TestACheckpoint:
-    def test_makes_what_came_before_it_unneeded(self, host):
+    def test_makes_earlier_entries_obsolete(self, host):
         driver = host.process()
         driver.put_content("path", b"1")
         assert driver._journal.is_due
@@ -551,7 +551,7 @@ class TestACheckpoint:
         host.process()
         assert {} == contents(host.store)
 
-    def test_comes_when_the_journal_is_full(self, host):
+    def test_is_made_if_the_journal_is_full(self, host):
         driver = host.process()
         content = os.urandom(500_000)
         for number in range(40):  # 20 MB
@@ -561,7 +561,7 @@ class TestACheckpoint:
         expected = {f"{number % 7}": content + b"%d" % number for number in range(33, 40)}
         assert expected == contents(host.store)
 
-    def test_is_all_that_a_process_needs_that_puts_nothing(self, host):
+    def test_replaces_entries_of_a_process_without_a_journal(self, host):
         host.process().put_content("path", b"1")
         other = host.process()
         other.remove("path")
@@ -602,9 +602,9 @@ print(len(list(driver._journal._journals())))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_the_journal_of_another_user_is_taken_over():
-    """Commands may be run by root, and the server not."""
+    """Commands may run as root, the server as another user."""
     with tempfile.TemporaryDirectory() as folder:  # no other user may look into pytest's
         os.chmod(folder, 0o777)
         for user, path in (("65534", ""), ("0", "a"), ("65534", "a"), ("0", "b"), ("65534", "")):
@@ -614,7 +614,7 @@ def test_the_journal_of_another_user_is_taken_over():
         assert "0\n" == done.stdout
 
 
-def test_a_disk_with_little_room_is_left_without(tmp_path, monkeypatch):
+def test_a_nearly_full_disk_gets_no_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_module, "_MIN_FREE_BYTES", 2**62)
     host = Host(tmp_path / "store", monkeypatch)
     host.process().put_content("path", b"1")
@@ -622,7 +622,7 @@ def test_a_disk_with_little_room_is_left_without(tmp_path, monkeypatch):
     assert [] == host.journals()
 
 
-def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypatch):
+def test_a_quota_without_room_for_a_journal_stops_nothing(tmp_path, monkeypatch):
     def fail(fd, content, offset):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
@@ -635,7 +635,7 @@ def test_a_quota_that_has_no_room_for_a_journal_stops_nothing(tmp_path, monkeypa
     assert ({"path": b"2"}, []) == (contents(host.store), host.journals())
 
 
-def test_a_store_of_several_hosts_has_none(tmp_path, monkeypatch):
+def test_a_shared_store_has_no_journal(tmp_path, monkeypatch):
     monkeypatch.setattr("docker_registry.drivers.file.sync._KNOWN", set())
     assert FileDriver(str(tmp_path))._journal is None
 
@@ -645,7 +645,7 @@ CONTENTS = st.binary(max_size=6)
 CHANGES = st.one_of(
     st.tuples(st.just("put"), PATHS, CONTENTS),
     st.tuples(st.just("replace"), PATHS, CONTENTS),
-    st.tuples(st.just("together"), st.lists(st.tuples(PATHS, CONTENTS), max_size=4)),
+    st.tuples(st.just("batch"), st.lists(st.tuples(PATHS, CONTENTS), max_size=4)),
     st.tuples(st.just("stream"), PATHS, CONTENTS),
     st.tuples(st.just("touch"), PATHS),
     st.tuples(st.just("move"), PATHS, PATHS),
@@ -661,12 +661,12 @@ CALLS = ("fdatasync", "fsync", "link", "mkdir", "open", "pwritev", "rename", "rm
 
 
 class PowerLost(BaseException):
-    """The host is no more."""
+    """The host has lost its power."""
 
 
 @contextmanager
 def power_for(calls):
-    """Let the host crash in the middle of what it does, before one of its next calls of the system."""
+    """Crash the host before one of its next system calls."""
     left = itertools.count(calls, -1)
 
     def last_only(call):
@@ -685,7 +685,7 @@ def power_for(calls):
 
 
 class Model:
-    """What must lie in the store."""
+    """The contents that must be in the store."""
 
     def __init__(self):
         self.files = {}
@@ -704,7 +704,7 @@ class Model:
         driver.put_content(path, content, if_match=version)
         self.files[path] = content
 
-    def together(self, driver, puts):
+    def batch(self, driver, puts):
         with driver.batch():
             for path, content in puts:
                 driver.put_content(path, content)
@@ -731,8 +731,8 @@ class Model:
             del self.files[gone]
 
     def outcomes(self, kind, *details):
-        """Return what may lie under the paths of a change that was never acknowledged, beside what lies there now."""
-        if kind == "together":
+        """Return what an unacknowledged change may have left under its paths, beside the current contents."""
+        if kind == "batch":
             return [(path, content) for path, content in details[0]]
         if kind == "touch":
             return []
@@ -744,14 +744,14 @@ class Model:
         return [details]
 
 
-class TestACrashOfTheHostInTheMiddle:
+class TestACrashDuringAChange:
     @pytest.mark.parametrize("left", [nothing, everything, torn, zeros])
     @pytest.mark.parametrize(
         "change",
         [
             ("put", "b", b"new"),
             ("replace", "b", b"new"),
-            ("together", [("b", b"new"), ("f/g/a", b"new one")]),
+            ("batch", [("b", b"new"), ("f/g/a", b"new one")]),
             ("stream", "b", b"new"),
             ("move", "a", "b"),
             ("move", "a", "f/g/a"),
@@ -759,7 +759,7 @@ class TestACrashOfTheHostInTheMiddle:
             ("remove", "f"),
         ],
     )
-    def test_leaves_each_path_as_it_was_or_as_it_was_to_be(self, tmp_path, change, left):
+    def test_leaves_each_path_old_or_new(self, tmp_path, change, left):
         for calls in itertools.count():
             with pytest.MonkeyPatch.context() as monkeypatch:
                 host, model = Host(tmp_path / str(calls), monkeypatch), Model()
@@ -783,7 +783,7 @@ class TestACrashOfTheHostInTheMiddle:
 
 
 @pytest.mark.parametrize("examples", [30, pytest.param(1000, marks=pytest.mark.slow)])
-def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, examples):
+def test_no_history_loses_anything_acknowledged(tmp_path, examples):
     @settings(max_examples=examples, deadline=None)
     @given(st.data())
     def run(data):
@@ -793,7 +793,7 @@ def test_whatever_happened_nothing_acknowledged_is_lost(tmp_path, examples):
 
 
 def lose_what_was_not_acknowledged(store, data):
-    """Change a store by two processes, and end them and the host in between."""
+    """Changes of a store by two processes, with crashes of them and of the host in between."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         host, model = Host(store, monkeypatch), Model()
         processes = [host.process(), host.process()]
