@@ -87,14 +87,14 @@ def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
 
     @app.before_request
     def resolve_names() -> None:
-        values, endpoint = request.view_args or {}, request.endpoint or ""
-        context_of(request.environ).principal = principal().name
+        values, endpoint, client = request.view_args or {}, request.endpoint or "", principal()
+        context_of(request.environ).principal = client.name
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
-                values[key] = access.resolve(principal(), ACTIONS[endpoint], value, _tag(values))
+                values[key] = access.resolve(client, ACTIONS[endpoint], value, _tag(values))
             elif images is not None and isinstance(value, ImageId):
                 with_ancestors = endpoint in _ABOUT_ANCESTORS
-                values[key] = images.resolve_image(value, principal=principal(), with_ancestors=with_ancestors)
+                values[key] = images.resolve_image(value, principal=client, with_ancestors=with_ancestors)
 
 
 def principal() -> Principal:

@@ -64,7 +64,7 @@ class Staging:
 
     def new(self) -> str:
         """Return an unused path in one of the subfolders."""
-        name = secrets.token_hex(16)
+        name = os.urandom(16).hex()
         return f"{self.subfolders[int(name[0], 16)]}/{name}"
 
     def create(self, mode: int = SHARED) -> tuple[str, int]:
