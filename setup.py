@@ -75,6 +75,7 @@ setup(
             "python-swiftclient>=4.4",
             "redis>=5.0.1",
             "requests>=2.32",
+            "rsa>=4.9",
             "ruff>=0.6",
             "schemathesis>=4.32",
             "sentry-sdk>=2.20",

@@ -112,8 +112,7 @@ def _add_access_control(app: Application, services: Services, control: AccessCon
 
     config = services.config
     origin = ClientOrigin(services.trusted_proxies, config.external_url)
-    has_content = services.registry.repositories.has_content
-    access_control.install(app, control, origin, has_content, challenge=config.auth.challenge)
+    access_control.install(app, control, origin, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:
         app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
 

@@ -459,7 +459,14 @@ def _open_workloads(auth: Auth) -> Workloads | None:
 def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
+        if config.privileged_key is not None:
+            logger.warning("privileged_key has no effect: there is no access control (auth)")
         return None
+    privileged_key = None
+    if config.privileged_key is not None:
+        from docker_registry.auth.privileged_key import PrivilegedKey
+
+        privileged_key = PrivilegedKey(config.privileged_key, config.privileged_key_hashes)
     # PyJWT and cryptography take time to import.
     from docker_registry.auth.access_control import AccessControl, ImageGrant
     from docker_registry.auth.robots import Robots
@@ -472,6 +479,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         external_tokens=_open_external_tokens(config.auth.token),
         robots=Robots(registry.driver),
         workloads=_open_workloads(config.auth),
+        privileged_key=privileged_key,
     )
     registry.access.policy = control.policy
     if legacy is not None:

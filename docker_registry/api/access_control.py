@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -24,7 +24,7 @@ from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.http.exchange import context_of
 from docker_registry.registry import name_mapping
-from docker_registry.registry.access import Action, Name, hide
+from docker_registry.registry.access import Action, Name
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 
 
@@ -70,7 +70,6 @@ def install(
     app: Flask,
     control: AccessControl,
     origin: ClientOrigin,
-    has_content: Callable[[RepositoryName], bool],
     *,
     challenge: str,
 ) -> None:
@@ -78,7 +77,6 @@ def install(
     Install the hooks that check every request and challenge clients without credentials.
 
     Args:
-        has_content: returns whether a repository of API V2 exists.
         challenge: ``bearer`` or ``basic``.
     """
     has_tokens = challenge == "bearer"
@@ -89,8 +87,7 @@ def install(
             return
         if control.rules().has_networks:
             dependencies.make_uncacheable()  # the response depends on the client's address
-        for_token = request.endpoint == "v2_token.get_token"
-        client = control.authenticate(request.headers.get("Authorization"), origin.address(), for_token=for_token)
+        client = _authenticate(control, origin)
         ends = client.expires if client.grant is None else min(client.expires, client.grant.expires)
         if ends != math.inf:
             dependencies.expire(time.monotonic() + ends - time.time())
@@ -98,7 +95,7 @@ def install(
         request.environ[HOLDER] = control.holder(client) if request.endpoint.startswith("v1_repositories.") else ""
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
-            _check_names(control, client, has_content)
+            _check_names(control, client)
         elif requirement is Requirement.LOGIN:
             control.check_known(client)
         elif requirement is Requirement.LISTING:
@@ -110,6 +107,15 @@ def install(
             is_bearer = has_tokens and request.path.startswith("/v2") and request.path != TOKEN_PATH
             response.headers["WWW-Authenticate"] = _bearer(control, origin) if is_bearer else f'Basic realm="{REALM}"'
         return response
+
+
+def _authenticate(control: AccessControl, origin: ClientOrigin) -> Client:
+    address = origin.address()
+    client = control.find_privileged(request.method, request.path, request.headers, address)
+    if client is not None:
+        return client
+    for_token = request.endpoint == "v2_token.get_token"
+    return control.authenticate(request.headers.get("Authorization"), address, for_token=for_token)
 
 
 def _remember(client: Client) -> None:
@@ -145,7 +151,7 @@ def _scope() -> str:
     return " ".join(wanted)
 
 
-def _check_names(control: AccessControl, client: Client, has_content: Callable[[RepositoryName], bool]) -> None:
+def _check_names(control: AccessControl, client: Client) -> None:
     values, action = request.view_args or {}, ACTIONS[request.endpoint or ""]
     for key, value in values.items():
         if isinstance(value, RepositoryName | ImageRepositoryName):
@@ -153,7 +159,7 @@ def _check_names(control: AccessControl, client: Client, has_content: Callable[[
             for tag in tags or [None]:
                 control.check(client, action, value, tag)
             if action in (Action.PULL, Action.DELETE):
-                values[key] = _without_other_content(control, client, action, value, has_content)
+                values[key] = _without_other_content(control, client, action, value)
         elif isinstance(value, ImageId):
             control.check_everywhere(client, action)
     if request.endpoint in _NAMES_ANY_IMAGE:
@@ -168,25 +174,14 @@ def _tags(values: dict[str, object]) -> list[Tag]:
     return tags
 
 
-def _without_other_content(
-    control: AccessControl,
-    client: Client,
-    action: Action,
-    name: Name,
-    has_content: Callable[[RepositoryName], bool],
-) -> Name:
+def _without_other_content(control: AccessControl, client: Client, action: Action, name: Name) -> Name:
     """
     Return a name under which a client reaches no other repository that it may not see.
 
     API V2 shows the content of V1's ``foo`` under ``library/foo``, and V1 shows tags of V2's ``library/foo`` under
-    ``foo``, where they have none of their own (:mod:`docker_registry.registry.bridge.name_mapping`).
+    ``foo``, where they have none of their own (:mod:`docker_registry.registry.name_mapping`).
     """
-    if isinstance(name, ImageRepositoryName):
-        other = name_mapping.fallback(name)
-        if other is not None and has_content(other):
-            control.check(client, action, other)
+    other = name_mapping.fallback(name) if isinstance(name, ImageRepositoryName) else name_mapping.short(name)
+    if other is None or control.policy.allows(client, action, other):
         return name
-    other = name_mapping.short(name)
-    if other is None or control.policy.allows(client, action, other) or has_content(name):
-        return name
-    return hide(name)
+    return replace(name, is_exact=True)

@@ -10,32 +10,28 @@ from pathlib import Path
 from typing import Final
 
 from docker_registry.auth import credentials, htpasswd, rules, scopes
-from docker_registry.auth.client import ANONYMOUS_NAME, Address, Client
+from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Address, Client
 from docker_registry.auth.external_tokens import ExternalTokens
 from docker_registry.auth.key_sets import KeySource
 from docker_registry.auth.passwords import Passwords
-from docker_registry.auth.patterns import Pattern
-from docker_registry.auth.policy import RulesPolicy, canonical
+from docker_registry.auth.policy import EVERYTHING, RulesPolicy, canonical
+from docker_registry.auth.privileged_key import PrivilegedKey
 from docker_registry.auth.remote_keys import RemoteKeys
 from docker_registry.auth.robots import PREFIX as ROBOT_PREFIX
 from docker_registry.auth.robots import Robot, Robots
 from docker_registry.auth.robots import is_token as is_robot_token
-from docker_registry.auth.rules import Rule, Rules
+from docker_registry.auth.rules import Rules
 from docker_registry.auth.scopes import Grant, Scope
 from docker_registry.auth.tokens import Tokens
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.auth.workloads import VERSION_PREFIX, Workloads
 from docker_registry.auth.workloads import is_token as is_workload_token
+from docker_registry.dependencies import make_uncacheable
 from docker_registry.errors import Denied, Unauthorized
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.names import Tag, is_repository_name
 
 logger = logging.getLogger(__name__)
-
-#: The rules without a rules file: users may do everything, anonymous clients nothing.
-_DEFAULT_RULES = Rules(
-    [Rule(line=0, repositories=(Pattern.parse("**"),), is_for_authenticated=True, allow=frozenset(Action))]
-)
 
 #: The path of the token endpoint.
 TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
@@ -97,6 +93,7 @@ class AccessControl:
         external_tokens: ExternalTokens | None = None,
         robots: Robots | None = None,
         workloads: Workloads | None = None,
+        privileged_key: PrivilegedKey | None = None,
     ) -> None:
         """
         Args:
@@ -107,6 +104,7 @@ class AccessControl:
             external_tokens: verifies the tokens of another token server, which replace our own.
             robots: tokens of programs; None if there are none.
             workloads: programs that other services vouch for; None if there are none.
+            privileged_key: verifies requests of API V1 that the operator has signed; None if there are none.
 
         Raises:
             ConfigError: a file cannot be read or used.
@@ -119,6 +117,7 @@ class AccessControl:
         self._external_tokens = external_tokens
         self._robots = robots
         self._workloads = workloads
+        self._privileged_key = privileged_key
         self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
 
     def users(self) -> Mapping[str, bytes]:
@@ -127,7 +126,7 @@ class AccessControl:
 
     def rules(self) -> Rules:
         """Return the current rules."""
-        return _DEFAULT_RULES if self._rules is None else self._rules.get()
+        return EVERYTHING if self._rules is None else self._rules.get()
 
     # --------------------------------------------------------------------------------------- authentication
 
@@ -152,6 +151,24 @@ class AccessControl:
         if isinstance(given, credentials.ImageToken):
             return self._verify_image_token(given.header, address)
         return self._verify(given.token, address)
+
+    def find_privileged(
+        self, method: str, path: str, headers: Iterable[tuple[str, str]], address: Address | None
+    ) -> Client | None:
+        """
+        Return the client of a request of API V1 that is signed with the operator's key; None for others.
+
+        Args:
+            path: decoded, without the query and without a slash at its end, which the client may have signed too.
+        """
+        key = self._privileged_key
+        if key is None or not path.startswith("/v1/"):
+            return None
+        signed = [*headers]
+        if not any(key.verify(method, each, signed) for each in (path, f"{path}/")):
+            return None
+        make_uncacheable()
+        return Client(PRIVILEGED_NAME, address=address, is_privileged=True)
 
     def log_in(self, name: str, password: str, address: Address | None, *, for_token: bool = False) -> Client:
         """

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Address = IPv4Address | IPv6Address
 
+#: The name of a client whose request is signed with the operator's key.
+PRIVILEGED_NAME: Final = "privileged-key"
+
 #: The name of clients that present no credentials.
 ANONYMOUS_NAME: Final = "anonymous"
 
@@ -31,6 +34,7 @@ class Client(Principal):
         limits: the scopes of a robot; None for others.
         expires: when its credentials end, seconds since the Unix epoch.
         version: of an identity that another service vouches for; see :class:`~docker_registry.auth.workloads.Workload`.
+        is_privileged: whether the operator's key signed its request, so that it may do everything.
     """
 
     groups: frozenset[str] = frozenset()
@@ -39,6 +43,7 @@ class Client(Principal):
     limits: Rules | None = None
     expires: float = math.inf
     version: str = ""
+    is_privileged: bool = False
 
     @property
     def is_anonymous(self) -> bool:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from docker_registry.auth.client import Client
+from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.rules import Rule, Rules
 from docker_registry.auth.scopes import NEEDED
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import LIBRARY, Digest, ImageRepositoryName, RepositoryName, Tag
+
+#: The rules without a rules file, and for a request that is signed with the operator's key: users may do everything.
+EVERYTHING: Final = Rules(
+    [Rule(line=0, repositories=(Pattern.parse("**"),), is_for_authenticated=True, allow=frozenset(Action))]
+)
 
 
 class RulesPolicy:
@@ -27,7 +34,7 @@ class RulesPolicy:
     def rule(self, client: Client, action: Action, name: Repository, tag: Tag | None = None) -> Rule | None:
         """Return a rule that allows an action; None if it is denied. Does not look at private repositories."""
         text = canonical(name)
-        found = self._rules().find(client, action, text, None if tag is None else str(tag))
+        found = self._rules_for(client).find(client, action, text, None if tag is None else str(tag))
         is_within = client.limits is None or client.limits.find(client, action, text) is not None
         return found if is_within else None
 
@@ -43,7 +50,10 @@ class RulesPolicy:
 
     def _all(self, client: Client) -> tuple[Rules, ...]:
         """Return the rules that must all allow what a client does."""
-        return (self._rules(),) if client.limits is None else (self._rules(), client.limits)
+        return (self._rules_for(client),) if client.limits is None else (self._rules(), client.limits)
+
+    def _rules_for(self, client: Client) -> Rules:
+        return EVERYTHING if client.is_privileged else self._rules()
 
     # ------------------------------------------------------------------------------------------------- policy
 
@@ -74,11 +84,12 @@ class RulesPolicy:
     def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
-        return (self._rules() if client.limits is None else client.limits).pull_prefixes(client)
+        return (self._rules_for(client) if client.limits is None else client.limits).pull_prefixes(client)
 
     def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
-        rules, client, text = self._rules(), as_client(principal), canonical(name)
+        client, text = as_client(principal), canonical(name)
+        rules = self._rules_for(client)
         if not rules.restricts_tags(client, text):
             return None
         return lambda tag: rules.find(client, Action.PULL, text, tag) is not None

@@ -30,7 +30,6 @@ NOT_SERVED_YET = (
     "index_endpoint",
     "mirroring.source",
     "mirroring.tags_cache_ttl",
-    "privileged_key",
     "standalone",
 )
 
@@ -344,7 +343,11 @@ class Config:
     index_endpoint: str = setting("https://index.docker.io", "V1: URL of the index.")
     disable_token_auth: bool = setting(False, "V1: skip token checks because a proxy authenticates requests.")
     privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
-        None, "V1: PEM file of the RSA public key; requests signed with its private key need no token."
+        None, "V1: PEM file of an RSA public key. Requests that its private key has signed may do everything."
+    )
+    privileged_key_hashes: tuple[str, ...] = setting(
+        ("sha1", "sha256", "sha384", "sha512"),
+        "V1: hashes that their signatures may use; also `md5`. `sha1` is warned about.",
     )
     registry_endpoints: str | None = setting(
         None, "V1: value of X-Docker-Endpoints. The Host of the request when unset."

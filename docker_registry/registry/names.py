@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
@@ -54,10 +54,13 @@ class RepositoryName:
 
     Attributes:
         is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
+        is_exact: the name does not stand for another repository too; see
+            :mod:`docker_registry.registry.name_mapping`.
     """
 
     value: str
     is_hidden: bool = False
+    is_exact: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> RepositoryName:
@@ -213,11 +216,13 @@ class ImageRepositoryName:
 
     Attributes:
         is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
+        is_exact: the name does not stand for another repository too, as for :class:`RepositoryName`.
     """
 
     namespace: str
     name: str
     is_hidden: bool = False
+    is_exact: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> ImageRepositoryName:

@@ -263,6 +263,31 @@ class TestAnImageOfApiV1:
 class TestTheNamesOfOneRepositoryInBothApis:
     """API V1 and API V2 show `foo` under `library/foo` too."""
 
+    def test_show_only_their_own_content_to_a_client_that_may_not_see_the_other(self, tmp_path):
+        rules = """rules:
+          - {repositories: ["library/**"], who: [alice], allow: [pull]}
+          - {repositories: ["foo"], who: [bob], allow: [pull, delete]}
+          - {repositories: ["**"], who: [root], allow: [pull, push, overwrite, delete]}"""
+        settings(tmp_path, rules)
+        section = Auth(htpasswd=tmp_path / "users", rules=tmp_path / "rules.yml")
+        services = build(Config(storage="memory", auth=section), MemoryDriver())
+        app = create_app(services).test_client()
+        assert 200 == app.put("/v1/repositories/foo/", data="[]", auth=("root", "pw-root")).status_code
+        assert 404 == app.get("/v2/library/foo/tags/list", auth=("alice", "pw-alice")).status_code
+        assert 200 == app.get("/v2/library/foo/tags/list", auth=("root", "pw-root")).status_code
+        path = f"/v2/library/foo/manifests/{IMAGE.digest}"
+        options = {"data": IMAGE.manifest, "content_type": OCI_MANIFEST, "auth": ("root", "pw-root")}
+        for content in (IMAGE.config, *IMAGE.layers):
+            url = f"/v2/library/foo/blobs/uploads/?digest={digest_of(content)}"
+            assert 201 == app.post(url, data=content, auth=("root", "pw-root")).status_code
+        assert 201 == app.put(f"{path}?tag=v1", **options).status_code
+        # V1's foo also shows the tags of V2's library/foo, which bob may not see, and must not delete.
+        tags = "/v1/repositories/library/foo/tags"
+        assert ["v1"] == list(app.get(tags, auth=("root", "pw-root")).get_json())
+        assert {} == app.get(tags, auth=("bob", "pw-bob")).get_json()
+        assert 404 == app.delete(f"{tags}/v1", auth=("bob", "pw-bob")).status_code
+        assert 200 == app.delete(f"{tags}/v1", auth=("root", "pw-root")).status_code
+
     def test_lead_to_nothing_that_the_rules_do_not_allow(self, tmp_path):
         rules = """rules:
           - {repositories: ["library/**"], who: [alice], allow: [pull, push]}

@@ -24,6 +24,7 @@ TESTS = {
     "storage_path": ("cli/test_main.py", "STORAGE_PATH"),
     "storage_redirect": ("interop/test_s3.py", "STORAGE_REDIRECT"),
     "nginx_x_accel_redirect": ("api/test_x_accel.py", "X_ACCEL_REDIRECT"),
+    "privileged_key": ("api/test_privileged_key.py", "privileged_key="),
     "registry_endpoints": ("api/test_status.py", "REGISTRY_ENDPOINTS"),
     "search_backend": ("api/test_v1_search.py", "SEARCH_BACKEND"),
     "sqlalchemy_index_database": ("api/test_v1_search.py", "SQLALCHEMY_INDEX_DATABASE"),
