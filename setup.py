@@ -50,6 +50,8 @@ setup(
         # Where errors are reported: Bugsnag's notify API over requests, Sentry by its own library.
         "bugsnag": ["requests>=2.32"],
         "sentry": ["sentry-sdk>=2.20"],
+        # Traces of requests by OTLP over HTTP.
+        "otel": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
         "test": [
             "aiosmtpd>=1.4.6",
             "azure-storage-blob>=12.24",
@@ -65,6 +67,8 @@ setup(
             "keystoneauth1>=5.4",
             "moto[s3]>=5.1",
             "mypy>=1.10",
+            "opentelemetry-exporter-otlp-proto-http>=1.30",
+            "opentelemetry-sdk>=1.30",
             "oras>=0.2.30",
             "psycopg[binary]>=3.1.14",
             "publicsuffixlist>=1.0.2",

@@ -45,6 +45,7 @@ from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
+from docker_registry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
@@ -224,6 +225,9 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             part_numbers.add_budget("body_memory", body_memory)
             metrics = _open_metrics(config, part_numbers)
             observers.append(metrics)
+        tracing = open_tracing(os.environ)
+        if tracing is not None:
+            observers.append(tracing)
         audit = AuditLog(config.audit_log) if config.audit_log else None
         if audit is not None:
             observers.append(audit)

@@ -59,6 +59,7 @@ class Exchange(NamedTuple):
         protocol: such as ``HTTP/1.1``.
         referrer: the header Referer.
         user: user name in an unverified Basic Authorization header.
+        traceparent: the header, unchecked.
     """
 
     method: str
@@ -82,6 +83,7 @@ class Exchange(NamedTuple):
     protocol: str
     referrer: str
     user: str
+    traceparent: str = ""
 
 
 #: Receives every exchange of a worker.

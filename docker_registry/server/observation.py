@@ -82,6 +82,7 @@ class Observation:
             protocol=environ.get("SERVER_PROTOCOL", ""),
             referrer=environ.get("HTTP_REFERER", ""),
             user=basic_user(environ.get("HTTP_AUTHORIZATION", "")),
+            traceparent=environ.get("HTTP_TRACEPARENT", ""),
         )
         if is_ours:
             sock.exchange = exchange
@@ -101,6 +102,7 @@ class Observation:
         if self._proxies:
             forwarded = head.header(b"x-forwarded-for") or head.header(b"forwarded")
             address = self._proxies.client_of(address, forwarded)
+        traceparent = head.header(b"traceparent")
         self._send(
             Exchange(
                 cached.method,
@@ -115,7 +117,7 @@ class Observation:
                 client.answered_at - began,
                 cached.principal,
                 self._ids.adopt(head.header(b"x-request-id")),
-                trace_id(head.header(b"traceparent")),
+                trace_id(traceparent),
                 True,
                 address,
                 head.header(b"user-agent"),
@@ -124,6 +126,7 @@ class Observation:
                 cached.protocol,
                 head.header(b"referer"),
                 cached.user,
+                traceparent,
             )
         )
 

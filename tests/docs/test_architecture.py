@@ -36,6 +36,7 @@ IMPORTS = {
     "housekeeping": {"errors", "metrics", "registry", "services"},
     "services": {
         "part_numbers",
+        "tracing",
         "server.inflight",
         "concurrency",
         "auth",
@@ -91,6 +92,7 @@ IMPORTS = {
     "resources": {"errors"},
     "concurrency": {"dependencies"},
     "settings": {"errors"},
+    "tracing": {"errors", "http.exchange"},
     "part_numbers": {"drivers", "metrics", "registry", "resources.memory_budget", "server.inflight"},
     "dependencies": set(),
     "errors": set(),
