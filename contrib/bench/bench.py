@@ -143,6 +143,16 @@ class Bench:
         return self.stack.enter_context(TlsServer(self.ours.store, workers=self.workers, **settings))
 
     @cached_property
+    def ours_observed(self) -> Server:
+        """A second server of ours on the store of the first, with metrics, a JSON log and the audit log."""
+        settings = {
+            "REGISTRY_METRICS": "true",
+            "REGISTRY_LOG_FORMAT": "json",
+            "REGISTRY_AUDIT_LOG": str(self.folder / "audit.log"),
+        }
+        return self.stack.enter_context(Server(self.ours.store, workers=self.workers, new_interpreter=True, **settings))
+
+    @cached_property
     def nginx_with_tls(self) -> str:
         """URL of an nginx with TLS that serves the files of :attr:`static`."""
         certificate, key = self.authority.issue("nginx")

@@ -89,6 +89,15 @@ def manifests_with_tls(bench: Bench) -> Iterator[Sides]:
 
 
 @contextmanager
+def manifests_observed(bench: Bench) -> Iterator[Sides]:
+    """The same store, with metrics, a JSON log and an audit log, and with none of them."""
+    tags = max(10, int(TAGS * min(bench.scale, 1)))
+    fill(bench.ours.url, tags)
+    asked = script(tags)
+    yield partial(wrk, bench, bench.ours_observed.url, asked), partial(wrk, bench, bench.ours.url, asked)
+
+
+@contextmanager
 def blobs(bench: Bench) -> Iterator[Sides]:
     """Whether a blob is there."""
     image = fill(bench.ours.url, 1)
@@ -193,6 +202,14 @@ def _old(name: str, work: str, path: str) -> Row:
 READS = [
     Row("manifest", f"GET a manifest by one of {TAGS} tags (wrk)", PEER, "requests/s", manifests, bound=4),
     Row("manifest-tls", "the same with TLS", "our plain port", "requests/s", manifests_with_tls, bound=0.5),
+    Row(
+        "manifest-observed",
+        "the same with metrics, JSON log and audit log",
+        "our server without any log",
+        "requests/s",
+        manifests_observed,
+        bound=0.9,
+    ),
     Row("blob-head", "HEAD a blob (ab)", PEER, "requests/s", blobs, bound=4),
     _old("v1-tags", "GET the 10 tags of a repository, V1 (wrk)", "/v1/repositories/bench/old/tags"),
     _old("v1-ancestry", "GET an ancestry, V1 (wrk)", "/v1/images/{id}/ancestry"),

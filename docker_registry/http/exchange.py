@@ -60,6 +60,7 @@ class Exchange(NamedTuple):
         referrer: the header Referer.
         user: user name in an unverified Basic Authorization header.
         traceparent: the header, unchecked.
+        notes: what observers keep for other exchanges with the same cached response; empty at first.
     """
 
     method: str
@@ -84,6 +85,7 @@ class Exchange(NamedTuple):
     referrer: str
     user: str
     traceparent: str = ""
+    notes: dict[str, str] | None = None
 
 
 #: Receives every exchange of a worker.

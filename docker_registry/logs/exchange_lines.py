@@ -17,13 +17,16 @@ from docker_registry.logs.redaction import redact_query
 #: Longer texts from clients are cut.
 MAX_CHARACTERS: Final = 1024
 
+#: The key of :attr:`Exchange.notes`.
+_NOTE: Final = "json"
+
 #: The principal of changes that are made without a request.
 SYSTEM: Final = "system"
 
 
 def request_line(exchange: Exchange) -> str:
     """Return the line of the access log for an exchange, with its newline."""
-    return f'{{"time":"{now()}","level":"info","message":{_message(exchange)},{_fields(exchange)}}}\n'
+    return f'{{"time":"{now()}","level":"info",{_fixed(exchange)},{_varying(exchange)}}}\n'
 
 
 def audit_line(exchange: Exchange, event: str) -> str:
@@ -33,7 +36,7 @@ def audit_line(exchange: Exchange, event: str) -> str:
     Args:
         event: ``refusal``, ``login`` or ``change``.
     """
-    return f'{{"time":"{now()}","level":"info","event":"{event}","message":{_message(exchange)},{_fields(exchange)}}}\n'
+    return f'{{"time":"{now()}","level":"info","event":"{event}",{_fixed(exchange)},{_varying(exchange)}}}\n'
 
 
 def system_line(message: str, reason: str, operator: str = "") -> str:
@@ -62,19 +65,33 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def _message(exchange: Exchange) -> str:
-    return quote(f"{exchange.method} {redact_query(exchange.target)[:MAX_CHARACTERS]} {exchange.status}")
+def _fixed(exchange: Exchange) -> str:
+    """Return the fields that are the same in all exchanges with the same cached response."""
+    notes = exchange.notes
+    fields = notes.get(_NOTE) if notes else None
+    if fields is None:
+        message = f"{exchange.method} {redact_query(exchange.target)[:MAX_CHARACTERS]} {exchange.status}"
+        fields = (
+            f'"message":{quote(message)},"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}",'
+            f'"status":{exchange.status},"principal":{quote(exchange.principal or exchange.user)},'
+            f'"repository":{quote(exchange.repository[:MAX_CHARACTERS])},'
+            f'"reference":{quote(exchange.reference[:MAX_CHARACTERS])},'
+            f'"digest":{quote(exchange.digest[:MAX_CHARACTERS])},"upstream":{quote(exchange.upstream)}'
+        )
+        if notes is not None:
+            notes[_NOTE] = fields
+    return fields
 
 
-def _fields(exchange: Exchange) -> str:
+def _varying(exchange: Exchange) -> str:
     # Formatting by hand takes a third of the time of json.dumps; a cached response takes some 40 microseconds.
     return (
         f'"request_id":"{exchange.request_id}","trace_id":"{exchange.trace_id}",'
-        f'"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}","status":{exchange.status},'
         f'"bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},"seconds":{exchange.seconds:.6f},'
         f'"first_byte_seconds":{exchange.first_byte_seconds:.6f},"cached":{"true" if exchange.is_cached else "false"},'
-        f'"client":{quote(exchange.client)},"principal":{quote(exchange.principal or exchange.user)},'
-        f'"repository":{quote(exchange.repository[:MAX_CHARACTERS])},'
-        f'"reference":{quote(exchange.reference[:MAX_CHARACTERS])},"digest":{quote(exchange.digest[:MAX_CHARACTERS])},'
-        f'"upstream":{quote(exchange.upstream)},"user_agent":{quote(exchange.user_agent[:MAX_CHARACTERS])}'
+        f'"client":{_quoted(exchange.client)},"user_agent":{_quoted(exchange.user_agent[:MAX_CHARACTERS])}'
     )
+
+
+#: Clients and user agents repeat.
+_quoted: Final = lru_cache(maxsize=1024)(quote)

@@ -83,6 +83,7 @@ class Observation:
             referrer=environ.get("HTTP_REFERER", ""),
             user=basic_user(environ.get("HTTP_AUTHORIZATION", "")),
             traceparent=environ.get("HTTP_TRACEPARENT", ""),
+            notes={},
         )
         if is_ours:
             sock.exchange = exchange
@@ -127,6 +128,7 @@ class Observation:
                 head.header(b"referer"),
                 cached.user,
                 traceparent,
+                cached.notes,
             )
         )
 

@@ -63,7 +63,7 @@ def _reported(observed, before, count=1):
 
 def stable(exchange):
     """Return what is the same for a cached response."""
-    changing = ("seconds", "first_byte_seconds", "request_id", "is_cached")
+    changing = ("seconds", "first_byte_seconds", "request_id", "is_cached", "notes")
     return {name: value for name, value in exchange.items() if name not in changing}
 
 
@@ -74,7 +74,7 @@ class TestAnExchange:
             "method": "GET", "route": "v2_manifests.get_manifest", "repository": "acme/web", "reference": "v1",
             "digest": digest_of(IMAGE.manifest), "status": 200, "bytes_in": 0, "bytes_out": len(IMAGE.manifest),
             "principal": "anonymous", "trace_id": "", "client": "127.0.0.1", "user_agent": "a client", "upstream": "",
-            "target": MANIFEST, "protocol": "HTTP/1.1", "referrer": "", "user": "",
+            "target": MANIFEST, "protocol": "HTTP/1.1", "referrer": "", "user": "", "traceparent": "",
         }  # fmt: skip
         assert expected == stable(found)
         assert 0 < found["first_byte_seconds"] <= found["seconds"] < 10
