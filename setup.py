@@ -92,7 +92,11 @@ setup(
         ],
     },
     entry_points={
-        "console_scripts": ["docker-registry = docker_registry.cli:main"],
+        "console_scripts": [
+            "docker-registry = docker_registry.cli:main",
+            # The name that the program has in registry:2 and registry:3.
+            "registry = docker_registry.cli:main",
+        ],
         "docker_registry.drivers": [
             "azureblob = docker_registry.drivers.azureblob.driver:AzureBlobDriver",
             "file = docker_registry.drivers.file:FileDriver",

@@ -16,6 +16,7 @@ from docker_registry.cli import (
     check,
     completion,
     diff_worker,
+    garbage_collect,
     keys,
     migrate,
     print_config,
@@ -50,6 +51,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     restore_backup.COMMAND,
     diff_worker.COMMAND,
     completion.COMMAND,
+    garbage_collect.COMMAND,
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from docker_registry import __version__
-from docker_registry.cli.command import Command, add_json, load_config
+from docker_registry.cli.command import Command, add_json, choose_file, load_config
 from docker_registry.errors import StorageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def run(chosen: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.server import launch
 
+    choose_file(chosen.config)
     launch.check_environment(os.environ)
     launch.check_address(os.environ, may_be_in_use=True)
     uid, gid = launch.owner(os.environ)
@@ -95,4 +96,9 @@ def check(config: Config) -> Summary:
         )
 
 
-COMMAND: Final = Command("check", "try out the configuration and the store without serving", run, add_json)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the configuration file")
+
+
+COMMAND: Final = Command("check", "try out the configuration and the store without serving", run, _add_arguments)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -64,6 +65,23 @@ def audit(message: str) -> None:
         record_command(path, message)
     except OSError as error:  # the change has been made
         print(f"docker-registry: audit_log: {path} cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def choose_file(path: str | None) -> None:
+    """
+    Use a configuration file in this process and those that it starts, with the variables of the server that it sets.
+
+    Args:
+        path: None for the file that the environment selects.
+
+    Raises:
+        ConfigError: the file cannot be read or used.
+    """
+    from docker_registry.config.flavors import server_variables
+
+    if path is not None:
+        os.environ["DOCKER_REGISTRY_CONFIG"] = str(Path(path).absolute())
+    os.environ.update(server_variables(os.environ))
 
 
 def load_config() -> Config:

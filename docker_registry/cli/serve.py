@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.cli.check import check
-from docker_registry.cli.command import CANNOT_RUN, Command, load_config
+from docker_registry.cli.command import CANNOT_RUN, Command, choose_file, load_config
 from docker_registry.errors import RegistryError
 from docker_registry.logs.setup import log_line
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from docker_registry.server.launch import LogSettings
 
 
-def run(_: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Check the configuration and the store, then serve."""
     from docker_registry.metrics.shared import FOLDER_VARIABLE, make_folder
     from docker_registry.server import launch
 
+    choose_file(getattr(arguments, "config", None))
     launch.check_environment(os.environ)
     launch.check_address(os.environ)
     gc.disable()  # imported modules never become garbage, so collection during import is wasted time
@@ -95,4 +96,8 @@ def _run_in_child(work: Callable[[], int]) -> int:
         os._exit(status)
 
 
-COMMAND: Final = Command("serve", "run the server (the default command)", run)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the configuration file")
+
+
+COMMAND: Final = Command("serve", "run the server (the default command)", run, _add_arguments)

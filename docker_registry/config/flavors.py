@@ -17,15 +17,19 @@ A flavor's sections are merged into those of ``common`` key by key; all other va
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from docker_registry.config import distribution
 from docker_registry.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 SAMPLE: Final = "config_sample.yml"
 COMMON: Final = "common"
@@ -76,11 +80,19 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
     """
     Read the flavor ``SETTINGS_FLAVOR`` from the file ``DOCKER_REGISTRY_CONFIG``.
 
+    A file of the CNCF distribution registry is translated; it has no flavors.
+
     Raises:
         ConfigError: the file does not exist, is not valid YAML, or has no such flavor.
     """
     path = locate(environ)
-    flavors = read(path)
+    tree = read_tree(path)
+    if distribution.is_distribution(tree):
+        made = translate(tree, environ, path)
+        if made.ignored:
+            logger.warning("%s: ignored keys and variables: %s", path, ", ".join(made.ignored))
+        return Flavor(path, distribution.FLAVOR, made.settings, environ)
+    flavors = _flavors(tree)
     name = environ.get("SETTINGS_FLAVOR") or DEFAULT_FLAVOR
     if name not in flavors:
         available = ", ".join(flavors) or "none: flavors are sections at the outermost level of the file"
@@ -89,6 +101,44 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
             + did_you_mean(name, {flavor: flavor for flavor in flavors})
         )
     return Flavor(path, name, merge(flavors.get(COMMON, {}), flavors[name]), environ)
+
+
+def translate(tree: Mapping[str, Any], environ: Mapping[str, str], path: Path) -> distribution.Translation:
+    """
+    Translate a file of the CNCF distribution registry; see :func:`docker_registry.config.distribution.translate`.
+
+    The variables that the sample names keep their meaning.
+    """
+    own = {name: setting for setting, name in _variables(read(folder() / SAMPLE).get(COMMON, {}))}
+    return distribution.translate(tree, environ, own, path)
+
+
+def server_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return the variables of the server that a file of the CNCF distribution registry sets and the environment does not.
+
+    Raises:
+        ConfigError: the file cannot be read or used.
+    """
+    path = locate(environ)
+    tree = read_tree(path)
+    if not distribution.is_distribution(tree):
+        return {}
+    wanted = translate(tree, environ, path).environment
+    return {name: value for name, value in wanted.items() if not _is_set(environ.get(name, ""))}
+
+
+def _is_set(value: str) -> bool:
+    return bool(value) and not value.startswith("tcp://")  # as Kubernetes sets REGISTRY_PORT
+
+
+def _variables(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted names of settings with the variables that set them."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _variables(value, f"{prefix}{key}.")
+        elif name := variable(value):
+            yield f"{prefix}{key}", name
 
 
 def folder() -> Path:
@@ -114,6 +164,16 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: the file cannot be read or is not valid YAML.
     """
+    return _flavors(read_tree(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """
+    Return the content of a file, every scalar as text; empty if it is no mapping.
+
+    Raises:
+        ConfigError: the file cannot be read or is not valid YAML.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -125,8 +185,10 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_describe_error(error)}") from None
-    if not isinstance(tree, dict):
-        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _flavors(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     # An empty flavor (`dev:`) consists of `common` alone.
     flavors = {name: {} if flavor is None else flavor for name, flavor in tree.items()}
     return {name: flavor for name, flavor in flavors.items() if isinstance(name, str) and isinstance(flavor, dict)}

@@ -1,0 +1,383 @@
+"""
+Configuration files of the CNCF distribution registry (registry:2 and registry:3): ``version: 0.1``.
+
+A file is translated into settings of this registry; :mod:`docker_registry.config.distribution_keys` lists its keys.
+What would be dangerous to ignore prevents the start.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from docker_registry.config.distribution_keys import DRIVERS, FALSE, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
+from docker_registry.errors import ConfigError
+
+#: Name of the flavor into which a file is translated.
+FLAVOR: Final = "distribution"
+
+_PREFIX: Final = "REGISTRY_"
+
+#: Variables that Kubernetes sets in every container of a namespace with a service called ``registry``.
+_KUBERNETES: Final = re.compile(r"REGISTRY_(PORT(_.*)?|SERVICE_(HOST|PORT(_.*)?))$")
+
+_DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+
+_CORS: Final = {
+    "access-control-allow-origin": "origins",
+    "access-control-allow-methods": "methods",
+    "access-control-allow-headers": "headers",
+    "access-control-expose-headers": "expose_headers",
+    "access-control-allow-credentials": "supports_credentials",
+    "access-control-max-age": "max_age",
+}
+
+#: Variables of this registry's server, which are no settings.
+_SERVER: Final = {"REGISTRY_HOST", "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS"}
+
+#: Sections whose unknown keys prevent the start, as ignoring them may open the registry.
+_STRICT: Final = ("auth", "http.tls", "proxy", "storage.maintenance.readonly")
+
+#: Longer than any upload lives: purging is off.
+_NEVER_SECONDS: Final = 100 * 365 * 86400
+
+
+@dataclass(slots=True)
+class Translation:
+    """
+    What a file becomes.
+
+    Attributes:
+        settings: settings of this registry, nested in sections.
+        environment: environment variables of the server.
+        ignored: keys without effect, each with the reason.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a setting by its dotted name."""
+        *sections, last = name.split(".")
+        tree = self.settings
+        for section in sections:
+            tree = tree.setdefault(section, {})
+        tree[last] = value
+
+
+def is_distribution(tree: Mapping[str, Any]) -> bool:
+    """Return whether the content of a file is distribution's: a ``version`` that is no flavor."""
+    return isinstance(tree.get("version"), str)
+
+
+def translate(tree: Mapping[str, Any], environ: Mapping[str, str], own: Mapping[str, str], path: Path) -> Translation:
+    """
+    Translate a file, with its defaults, and the variables that override its keys.
+
+    Args:
+        tree: content of the file; every scalar is text.
+        environ: ``REGISTRY_`` followed by the path of a key overrides that key.
+        own: variables of this registry, with the settings that they set; they keep their meaning.
+        path: of the file, for messages.
+
+    Raises:
+        ConfigError: a key cannot be honoured and is dangerous to ignore, or has an invalid value.
+    """
+    if tree["version"] != "0.1":
+        raise ConfigError(f"{path}: version {tree['version']} is unknown; distribution's configuration has 0.1")
+    made = Translation()
+    content: dict[str, Any] = dict(tree)
+    unknown = _override(content, environ, own)
+    try:
+        _translate(dict(_flatten(content)), made)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    made.ignored += [f"{name} (an unknown variable)" for name in unknown]
+    for name in sorted(set(own) & set(environ)):
+        if name.startswith(_PREFIX) and environ[name]:
+            made.set(own[name], environ[name])
+    return made
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a tree by their dotted names; sections that KEYS lists are values."""
+    for name, value in tree.items():
+        dotted = f"{prefix}{name}"
+        has_children = any(key.startswith(f"{dotted}.") for key in KEYS)
+        if isinstance(value, dict) and (has_children or dotted not in KEYS):
+            if not value and dotted.startswith(("storage.", "auth.")):
+                yield dotted, None
+            yield from _flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _override(tree: dict[str, Any], environ: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """Apply variables to a tree; return the names of those that match no key."""
+    names = {
+        ".".join(parts[:count]) for key in KEYS for parts in [key.split(".")] for count in range(1, len(parts) + 1)
+    }
+    paths = {_variable(name): name for name in names}
+    strict = [
+        _variable(name) + "_" for name in (*_STRICT, *(key.name for key in KEYS.values() if key.verdict == REFUSED))
+    ]
+    unknown = []
+    for variable in sorted(environ):
+        if not variable.startswith(_PREFIX) or _KUBERNETES.match(variable) or variable in _SERVER:
+            continue
+        if variable in own and paths.get(variable[len(_PREFIX) :]) not in SAME:
+            continue
+        name, index = variable[len(_PREFIX) :], None
+        if name not in paths and (found := re.fullmatch(r"(.+)_([0-9]+)", name)):
+            name, index = found[1], int(found[2])
+        if name not in paths:
+            if name.startswith(tuple(strict)):
+                raise ConfigError(f"{variable} names no key that this registry knows, and is dangerous to ignore")
+            unknown.append(variable)
+            continue
+        _put(tree, paths[name].split("."), index, _parse(variable, environ[variable]))
+    return unknown
+
+
+def _variable(name: str) -> str:
+    return name.upper().replace(".", "_")
+
+
+def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -> None:
+    for name in path[:-1]:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        section = dict(tree[name])
+        tree[name] = section
+        tree = section
+    if index is not None:
+        items = list(tree.get(path[-1]) or [])
+        items[index : index + 1] = [value]
+        value = items
+    elif isinstance(value, str) and path in (["storage"], ["auth"]):
+        value = {value: {}}  # REGISTRY_AUTH=htpasswd names the section
+    tree[path[-1]] = value
+
+
+def _parse(variable: str, text: str) -> Any:
+    """Parse a variable as YAML, with every scalar left a string."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - the safe loader without types
+    except yaml.YAMLError:
+        raise ConfigError(f"{variable} is not valid YAML") from None
+
+
+def _translate(given: dict[str, Any], made: Translation) -> None:
+    for name, value in given.items():
+        key = _key_of(name)
+        if key is None and name.startswith(tuple(f"{section}." for section in _STRICT)):
+            raise ValueError(f"{name} is unknown, and dangerous to ignore")
+        if key is None:
+            made.ignored.append(f"{name} (unknown)")
+        elif key.verdict == REFUSED and not (name == "middleware.storage" and _is_cloudfront(value)):
+            if value not in (None, [], {}) and _text(value) not in key.accepted:
+                raise ValueError(f"{name} cannot be honoured. {key.note}")
+        elif key.verdict == NOT_SUPPORTED and value not in (None, [], {}):
+            made.ignored.append(f"{name} ({key.note.rstrip('.')})")
+        elif name in SAME and value is not None:
+            made.set(SAME[name], value)
+    for section in (_storage, _cloudfront, _maintenance, _auth, _log, _http, _tls, _redis):
+        section(given, made)
+
+
+def _key_of(name: str) -> Key | None:
+    """Return the declaration of a key, or of the section that is handled as a whole and contains it."""
+    if name in KEYS:
+        return KEYS[name]
+    if (
+        name in ("auth", "storage")
+        or name.removeprefix("storage.") in DRIVERS
+        or name in ("auth.htpasswd", "auth.token")
+    ):
+        return Key(name, NOT_NEEDED, "")  # an empty section
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in KEYS:
+            return KEYS[name] if KEYS[name].verdict in (REFUSED, NOT_SUPPORTED) else None
+    return None
+
+
+def _driver(given: Mapping[str, Any]) -> str:
+    others = {"tag", "delete", "redirect", "cache", "maintenance"}
+    drivers = dict.fromkeys(parts[1] for name in given if (parts := name.split("."))[0] == "storage" and len(parts) > 1)
+    chosen = [driver for driver in drivers if driver not in others]
+    if len(chosen) != 1:
+        raise ValueError(f"storage must have exactly one driver, not {', '.join(chosen) or 'none'}")
+    if chosen[0] not in DRIVERS:
+        raise ValueError(f"storage.{chosen[0]}: there is no such driver")
+    return chosen[0]
+
+
+def _storage(given: dict[str, Any], made: Translation) -> None:
+    driver = _driver(given)
+    ours, names = DRIVERS[driver]
+    made.set("storage", ours)
+    root = {"file": "/var/lib/registry", "s3": "/", "gcs": "/", "swift": "/"}.get(ours)
+    if root:
+        made.set("storage_path", root)
+    if ours == "s3":
+        made.set("s3_encrypt", "false")
+    for name, setting in names.items():
+        value = given.get(f"storage.{driver}.{name}")
+        if value not in (None, ""):
+            made.set(setting, value)
+    deletes = _text(given.get("storage.delete.enabled") or "false")
+    for setting in ("delete_tags", "delete_manifests", "delete_blobs"):
+        made.set(setting, deletes)
+    is_local = ours in ("file", "memory")
+    made.set("storage_redirect", str(not is_local and not _is_true(given.get("storage.redirect.disable"))).lower())
+    if given.get("validation.manifests.indexes.platforms") in ("all", "All"):
+        made.set("check_index_children", "true")
+
+
+def _cloudfront(given: dict[str, Any], made: Translation) -> None:
+    if _is_cloudfront(given.get("middleware.storage")):
+        options = given["middleware.storage"][0].get("options") or {}
+        for theirs, setting in (("baseurl", "base"), ("keypairid", "keyid"), ("privatekey", "keysecret")):
+            if theirs in options:
+                made.set(f"cloudfront.{setting}", options[theirs])
+
+
+def _is_cloudfront(middleware: Any) -> bool:
+    return (
+        isinstance(middleware, list)
+        and len(middleware) == 1
+        and isinstance(middleware[0], dict)
+        and middleware[0].get("name") == "cloudfront"
+    )
+
+
+def _maintenance(given: dict[str, Any], made: Translation) -> None:
+    prefix = "storage.maintenance.uploadpurging"
+    if _text(given.get(f"{prefix}.enabled") or "true") in FALSE or _is_true(given.get(f"{prefix}.dryrun")):
+        made.set("upload_ttl", str(_NEVER_SECONDS))
+        return
+    made.set("upload_ttl", _seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
+    made.set("upload_purge_interval", _seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
+
+
+def _auth(given: dict[str, Any], made: Translation) -> None:
+    kinds = dict.fromkeys(name.split(".")[1] for name in given if name.startswith("auth."))
+    if given.get("auth") is not None:
+        raise ValueError("auth must be a section with htpasswd or token")
+    unknown = [kind for kind in kinds if kind not in ("htpasswd", "token", "none")]
+    if unknown:
+        raise ValueError(f"auth.{unknown[0]} cannot be honoured. Use htpasswd or token.")
+    if len(kinds) > 1:
+        raise ValueError(f"auth must have one kind, not {' and '.join(kinds)}")
+    if "htpasswd" in kinds:
+        if not given.get("auth.htpasswd.path"):
+            raise ValueError("auth.htpasswd.path is missing")
+        made.set("auth.challenge", "basic")
+    if "token" in kinds and not given.get("auth.token.realm"):
+        raise ValueError("auth.token.realm is missing")
+
+
+def _log(given: dict[str, Any], made: Translation) -> None:
+    level = _text(given.get("log.level") or given.get("loglevel") or "info")
+    made.set("loglevel", {"trace": "debug", "fatal": "critical", "panic": "critical"}.get(level, level))
+    formatter = _text(given.get("log.formatter") or "text")
+    made.set("log_format", "json" if formatter == "logstash" else formatter)
+    if _is_true(given.get("log.accesslog.disabled")):
+        made.environment["GUNICORN_ACCESS_LOG_FILE"] = "none"
+
+
+def _http(given: dict[str, Any], made: Translation) -> None:
+    host, port = _address("http.addr", given.get("http.addr") or ":5000")
+    made.environment["REGISTRY_HOST"], made.environment["REGISTRY_PORT"] = host or "0.0.0.0", port  # noqa: S104
+    if drain := given.get("http.draintimeout"):
+        made.environment["GUNICORN_GRACEFUL_TIMEOUT"] = _seconds("http.draintimeout", drain)
+    if _is_true(given.get("http.debug.prometheus.enabled")) and given.get("http.debug.addr"):
+        host, port = _address("http.debug.addr", given["http.debug.addr"])
+        made.set("metrics_address", f"{host or '0.0.0.0'}:{port}")  # noqa: S104 - as they do
+    headers = given.get("http.headers") or {}
+    if not isinstance(headers, dict):
+        raise ValueError("http.headers must be a section")
+    for name, values in headers.items():
+        lower = name.lower()
+        values = values if isinstance(values, list) else [values]
+        if lower in _CORS:
+            is_single = lower in ("access-control-allow-credentials", "access-control-max-age")
+            items = [item.strip() for value in values for item in value.split(",")]
+            made.set(f"cors.{_CORS[lower]}", values[0] if is_single else items)
+        elif lower != "x-content-type-options":
+            made.ignored.append(f"http.headers.{name} (set it in a proxy)")
+
+
+def _tls(given: dict[str, Any], made: Translation) -> None:
+    authorities = given.get("http.tls.clientcas") or []
+    authorities = [authorities] if isinstance(authorities, str) else authorities
+    if len(authorities) > 1:
+        raise ValueError("http.tls.clientcas cannot be honoured with several files. Join them into one.")
+    accepted = {"require-and-verify-client-cert": "required", "verify-client-cert-if-given": "optional"}
+    wanted = given.get("http.tls.clientauth") or "require-and-verify-client-cert"
+    if authorities:
+        if wanted not in accepted:
+            raise ValueError(f"http.tls.clientauth cannot be honoured. Use one of {', '.join(accepted)}.")
+        made.set("tls.client_ca", authorities[0])
+        made.set("tls.client_certificates", accepted[wanted])
+    elif given.get("http.tls.clientauth"):
+        raise ValueError("http.tls.clientauth has no effect without http.tls.clientcas")
+    if given.get("http.tls.minimumtls") and given.get("http.tls.certificate"):
+        versions = {"tls1.0": "1.2", "tls1.1": "1.2", "tls1.2": "1.2", "tls1.3": "1.3"}
+        version = _text(given["http.tls.minimumtls"])
+        if version not in versions:
+            raise ValueError(f"http.tls.minimumtls must be one of {', '.join(versions)}")
+        made.set("tls.minimum_version", versions[version])
+        if version in ("tls1.0", "tls1.1"):
+            made.ignored.append(f"http.tls.minimumtls {version} (it is 1.2)")
+
+
+def _redis(given: dict[str, Any], made: Translation) -> None:
+    kind = given.get("storage.cache.blobdescriptor") or given.get("storage.cache.layerinfo")
+    if kind != "redis":
+        return
+    addresses = given.get("redis.addrs") or given.get("redis.addr")
+    addresses = [addresses] if isinstance(addresses, str) else addresses or []
+    if len(addresses) != 1:
+        raise ValueError("redis.addrs must have one address; several are no Redis server but a cluster")
+    host, port = _address("redis.addrs", addresses[0])
+    made.set("cache_lru.host", host or "localhost")
+    made.set("cache_lru.port", port)
+    for name, setting in (("username", "username"), ("password", "password"), ("db", "db"), ("tls.enabled", "tls")):
+        if given.get(f"redis.{name}"):
+            made.set(f"cache_lru.{setting}", given[f"redis.{name}"])
+
+
+def _address(name: str, text: Any) -> tuple[str, str]:
+    host, colon, port = _text(text).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError(f"{name} must be an address with a port, such as :5000")
+    return host.removeprefix("[").removesuffix("]"), port
+
+
+def _seconds(name: str, text: Any) -> str:
+    """Return a duration of Go, such as 1h30m, in whole seconds."""
+    found = _DURATION.findall(_text(text))
+    if not found or "".join(number + unit for number, unit in found) != text:
+        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m")
+    try:
+        return str(max(1, math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in found))))
+    except ValueError:
+        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
+
+
+def _is_true(value: Any) -> bool:
+    return _text(value).lower() in ("true", "yes", "on") if value is not None else False
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "[]" if value == [] else repr(value)

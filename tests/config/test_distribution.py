@@ -1,0 +1,246 @@
+"""Configuration files of the CNCF distribution registry, translated."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docker_registry.config import distribution
+from docker_registry.config.distribution_keys import KEYS, table
+from docker_registry.config.flavors import read_flavor, server_variables
+from docker_registry.config.schema import load_config
+from docker_registry.errors import ConfigError
+
+MINIMAL = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: /srv/registry\n"
+
+#: The file inside the image registry:2.
+IMAGE = """
+version: 0.1
+log:
+  fields:
+    service: registry
+storage:
+  cache:
+    blobdescriptor: inmemory
+  filesystem:
+    rootdirectory: /var/lib/registry
+http:
+  addr: :5000
+  headers:
+    X-Content-Type-Options: [nosniff]
+health:
+  storagedriver:
+    enabled: true
+    interval: 10s
+    threshold: 3
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a file of distribution as the server does."""
+
+    def load(text, **environment):
+        path = tmp_path / "config.yml"
+        path.write_text(text)
+        return load_config({"DOCKER_REGISTRY_CONFIG": str(path), **environment})
+
+    return load
+
+
+@pytest.fixture
+def variables(tmp_path):
+    """The variables of the server that a file sets."""
+
+    def variables(text, **environment):
+        path = tmp_path / "config.yml"
+        path.write_text(text)
+        return server_variables({"DOCKER_REGISTRY_CONFIG": str(path), **environment})
+
+    return variables
+
+
+class TestAFile:
+    def test_has_the_defaults_of_distribution(self, load):
+        config = load(IMAGE)
+        assert ("distribution", "file") == (config.flavor, config.storage)
+        assert "/var/lib/registry" == config.driver_options["storage_path"]
+        assert not any((config.delete_tags, config.delete_manifests, config.delete_blobs, config.storage_redirect))
+        assert (604800, 86400) == (config.upload_ttl, config.upload_purge_interval)
+
+    def test_sets_users_tls_and_deletion(self, load):
+        config = load(
+            MINIMAL
+            + "  delete: {enabled: true}\n  maintenance: {uploadpurging: {enabled: true, age: 1h30m, interval: 90s}}\n"
+            "auth: {htpasswd: {realm: x, path: /etc/users}}\nlog: {level: warn, formatter: logstash}\n"
+            "http: {host: 'https://r.example', tls: {certificate: /c.pem, key: /k.pem, clientcas: [/ca.pem],"
+            " clientauth: verify-client-cert-if-given, minimumtls: tls1.3},"
+            " headers: {Access-Control-Allow-Origin: ['https://ui.example'], Access-Control-Allow-Credentials: [true]},"
+            " debug: {addr: ':5001', prometheus: {enabled: true}}}\n"
+            "validation: {manifests: {indexes: {platforms: all}}}\ncatalog: {maxentries: 50}\n"
+        )
+        assert (True, 5400, 90) == (config.delete_blobs, config.upload_ttl, config.upload_purge_interval)
+        assert ("/etc/users", "basic") == (str(config.auth.htpasswd), config.auth.challenge)
+        assert ("/c.pem", "/k.pem", "/ca.pem") == tuple(
+            str(path) for path in (config.tls.certificate, config.tls.key, config.tls.client_ca)
+        )
+        assert ("1.3", "optional") == (config.tls.minimum_version, config.tls.client_certificates)
+        assert ("warn", "json", "https://r.example") == (config.loglevel, config.log_format, config.external_url)
+        assert (("https://ui.example",), True) == (config.cors.origins, config.cors.supports_credentials)
+        assert ("0.0.0.0:5001", True, 50) == (
+            config.metrics_address, config.check_index_children, config.max_page_entries,
+        )  # fmt: skip
+
+    def test_sets_a_bucket_and_its_cache(self, load):
+        config = load(
+            "version: 0.1\nstorage:\n  s3: {bucket: b, region: eu-west-1, accesskey: k, secretkey: s,"
+            " rootdirectory: /pre/fix, regionendpoint: 'https://s3.example', forcepathstyle: true}\n"
+            "  cache: {blobdescriptor: redis}\nredis: {addrs: ['cache.example:6380'], password: p, db: 2}\n"
+        )
+        names = ("s3_bucket", "s3_region", "storage_path", "s3_encrypt", "s3_path_style")
+        options = {each.name: config.driver_options[each.keyword] for each in config.driver_settings}
+        assert ["b", "eu-west-1", "/pre/fix", False, True] == [options[name] for name in names]
+        assert ("cache.example", 6380, "p", 2) == (
+            config.cache_lru.host, config.cache_lru.port, config.cache_lru.password, config.cache_lru.db,
+        )  # fmt: skip
+        assert config.storage_redirect
+
+    def test_sets_an_external_token_server(self, load):
+        token = "{realm: 'https://auth.example/token', service: s, issuer: i, rootcertbundle: /b.pem}"
+        config = load(f"{MINIMAL}auth: {{token: {token}}}\n")
+        assert ("https://auth.example/token", "s", "i", "/b.pem") == (
+            config.auth.token.realm, config.auth.token.service, config.auth.token.issuer,
+            str(config.auth.token.rootcertbundle),
+        )  # fmt: skip
+
+    def test_sets_variables_of_the_server(self, variables):
+        text = MINIMAL + "http: {addr: '127.0.0.1:5005', draintimeout: 60s}\nlog: {accesslog: {disabled: true}}\n"
+        assert {
+            "REGISTRY_HOST": "127.0.0.1",
+            "REGISTRY_PORT": "5005",
+            "GUNICORN_GRACEFUL_TIMEOUT": "60",
+            "GUNICORN_ACCESS_LOG_FILE": "none",
+        } == variables(text)
+        assert "REGISTRY_PORT" not in variables(text, REGISTRY_PORT="6000")
+        assert "5005" == variables(text, REGISTRY_PORT="tcp://10.0.0.1:5000")["REGISTRY_PORT"]
+
+    def test_without_upload_purging_keeps_uploads(self, load):
+        text = f"{MINIMAL}  maintenance: {{uploadpurging: {{enabled: false}}}}\n"
+        assert load(text).upload_ttl > 50 * 365 * 86400
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("  maintenance: {readonly: {enabled: true}}", "readonly.enabled cannot be honoured. Use `docker-registry"),
+            ("auth: {silly: {realm: x, service: y}}", "auth.silly"),
+            ("auth: {ldap: {url: x}}", "auth.ldap.url is unknown, and dangerous to ignore"),
+            ("auth: htpasswd", "auth must be a section"),
+            ("auth: {htpasswd: {realm: x}}", "auth.htpasswd.path is missing"),
+            ("auth: {token: {service: x}}", "auth.token.realm is missing"),
+            ("auth: {token: {realm: x, autoredirect: true}}", "auth.token.autoredirect cannot be honoured"),
+            ("http: {tls: {letsencrypt: {email: x}}}", "http.tls.letsencrypt cannot be honoured"),
+            ("http: {tls: {clientcas: [a, b]}}", "http.tls.clientcas cannot be honoured with several files"),
+            (
+                "http: {tls: {clientauth: request-client-cert, clientcas: [a]}}",
+                "http.tls.clientauth cannot be honoured",
+            ),
+            ("http: {tls: {ciphersuites: [a]}}", "http.tls.ciphersuites cannot be honoured"),
+            ("http: {tls: {clientca: a}}", "http.tls.clientca is unknown, and dangerous"),
+            ("http: {prefix: /registry/}", "http.prefix cannot be honoured"),
+            ("http: {addr: localhost}", "http.addr must be an address with a port"),
+            ("proxy: {remoteurl: 'https://registry-1.docker.io'}", "proxy.remoteurl cannot be honoured"),
+            ("middleware: {registry: [{name: x}]}", "middleware.registry cannot be honoured"),
+            ("middleware: {storage: [{name: redirect}]}", "middleware.storage cannot be honoured"),
+            ("  inmemory: {}", "storage must have exactly one driver, not filesystem, inmemory"),
+            ("  maintenance: {uploadpurging: {age: week}}", "uploadpurging.age must be a duration"),
+        ],
+    )
+    def test_that_cannot_be_honoured_prevents_the_start(self, load, text, message):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load(f"{MINIMAL}{text}\n")
+
+    def test_of_another_version_prevents_the_start(self, load):
+        with pytest.raises(ConfigError, match=r"version 0\.2 is unknown"):
+            load("version: 0.2\n")
+
+    def test_with_keys_without_effect_is_logged_once(self, load, caplog):
+        load(f"{MINIMAL}notifications: {{endpoints: [{{url: x}}]}}\nhttpp: {{addr: x}}\n", REGISTRY_STORGE="x")
+        (message,) = caplog.messages
+        assert "notifications (No notification is sent" in message
+        assert "httpp.addr (unknown)" in message
+        assert "REGISTRY_STORGE (an unknown variable)" in message
+
+
+class TestAVariable:
+    def test_overrides_a_key(self, load):
+        config = load(
+            MINIMAL,
+            REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY="/elsewhere",
+            REGISTRY_STORAGE_DELETE_ENABLED="true",
+            REGISTRY_HTTP_TLS_CERTIFICATE="/c.pem",
+            REGISTRY_HTTP_TLS_CLIENTCAS_0="/ca.pem",
+        )
+        assert ("/elsewhere", True) == (config.driver_options["storage_path"], config.delete_tags)
+        assert ("/c.pem", "/ca.pem") == (str(config.tls.certificate), str(config.tls.client_ca))
+
+    def test_names_a_section(self, load):
+        config = load(
+            MINIMAL, REGISTRY_AUTH="htpasswd", REGISTRY_AUTH_HTPASSWD_REALM="x", REGISTRY_AUTH_HTPASSWD_PATH="/users"
+        )
+        assert "/users" == str(config.auth.htpasswd)
+        assert "memory" == load(MINIMAL, REGISTRY_STORAGE="inmemory").storage
+
+    def test_of_this_registry_keeps_its_meaning(self, load):
+        config = load(
+            MINIMAL,
+            REGISTRY_DRAIN_DELAY="5",
+            REGISTRY_AUTH_HTPASSWD="/own",
+            REGISTRY_HOST="::1",
+            REGISTRY_V1_PLATFORM="",
+        )
+        assert (5, "/own") == (config.drain_delay, str(config.auth.htpasswd))
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("REGISTRY_PROXY_REMOTEURL", "https://registry-1.docker.io"),
+            ("REGISTRY_STORAGE_MAINTENANCE_READONLY", '{"enabled": true}'),
+            ("REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED", "true"),
+            ("REGISTRY_AUTH_LDAP_URL", "ldap://x"),
+            ("REGISTRY_HTTP_TLS_CLIENTCA", "/ca.pem"),
+            ("REGISTRY_AUTH", "{"),
+        ],
+    )
+    def test_that_is_dangerous_to_ignore_prevents_the_start(self, load, variable, value):
+        with pytest.raises(ConfigError):
+            load(MINIMAL, **{variable: value})
+
+    def test_of_kubernetes_is_ignored(self, load, caplog):
+        load(MINIMAL, REGISTRY_PORT_5000_TCP_ADDR="10.0.0.1", REGISTRY_SERVICE_HOST="x", REGISTRY_SERVICE_PORT_HTTP="1")
+        assert [] == caplog.messages
+
+    def test_has_no_effect_without_such_a_file(self):
+        assert "distribution" != read_flavor({"REGISTRY_STORAGE_DELETE_ENABLED": "false"}).name
+
+
+class TestTheReference:
+    def test_is_documented(self):
+        page = (Path(__file__).parents[2] / "docs/distribution.md").read_text()
+        assert table() in page
+
+    def test_leads_to_settings_that_exist(self):
+        from docker_registry import drivers
+        from docker_registry.config.schema import Config
+        from docker_registry.settings import settings_of
+
+        known = {each.name for each in settings_of(Config)}
+        for driver in ("file", "s3", "gcs", "azureblob", "swift"):
+            known |= {each.name for each in drivers.load(driver).settings}
+        notes = " ".join(key.note for key in KEYS.values())
+        found = re.findall(r"`((?:auth|tls|cache_lru|s3|gcs|azure|swift|storage|delete|upload)[_.][\w.]+)`", notes)
+        assert set(found) <= known
+
+    def test_of_a_file_without_a_version_is_none(self):
+        assert not distribution.is_distribution({"version": {"storage": "file"}})
