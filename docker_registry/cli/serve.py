@@ -17,6 +17,7 @@ from docker_registry.errors import RegistryError
 from docker_registry.logs.setup import log_line
 
 if TYPE_CHECKING:
+    from docker_registry.config.schema import Config
     from docker_registry.server.launch import LogSettings
 
 
@@ -45,14 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
     if folder is not None:
         launch.give_folder(folder, uid, gid)
 
-    def check_as_worker() -> int:
+    def check_as_worker(config: Config) -> int:
         launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
         for line in check(config).lines():
             print(log_line(line, config.log_format))
         return 0
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
-    status = _run_in_child(check_as_worker)
+    status = _run_in_child(lambda: check_as_worker(config))
     asks_for_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
     is_open = not services.has_access_control(config) and not asks_for_certificates
     if is_open and not launch.is_loopback(os.environ):
@@ -67,7 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ[FOLDER_VARIABLE] = str(metrics_folder)
     master = os.getpid()
     try:
-        return launch.run(os.environ, _log_settings)
+        return launch.run(
+            os.environ,
+            log_settings=_log_settings,
+            can_start=lambda: _run_in_child(lambda: check_as_worker(load_config())) == 0,
+        )
     finally:
         if os.getpid() == master:  # workers leave by this way, too
             shutil.rmtree(metrics_folder, ignore_errors=True)

@@ -198,18 +198,19 @@ def load() -> None:
     import docker_registry.server.worker  # noqa: F401
 
 
-def run(environ: Mapping[str, str], log_settings: Callable[[], LogSettings]) -> int:
+def run(environ: Mapping[str, str], log_settings: Callable[[], LogSettings], can_start: Callable[[], bool]) -> int:
     """
     Serve until a signal stops gunicorn; its settings are in ``gunicorn.py`` and ``GUNICORN_OPTS``.
 
     Args:
         log_settings: returns the configuration for gunicorn's own messages.
+        can_start: returns whether workers can start with the configuration as it is now.
     """
     from docker_registry.server.master import RegistryApplication
 
     open_files.allow_many()
     sys.argv = _arguments(environ)
-    RegistryApplication("%(prog)s [OPTIONS]", "docker-registry", log_settings).run()
+    RegistryApplication("%(prog)s [OPTIONS]", "docker-registry", log_settings, can_start).run()
     return 0
 
 

@@ -4,13 +4,21 @@ gunicorn's master process for the registry.
 A worker receives SIGTERM when the server stops and when a reload replaces it. Only the master knows which; it tells its
 workers through one byte of shared memory, so that only a server that stops drains its connections. After SIGUSR2 a
 new master serves the same sockets with new code; this one, and its workers, then count as replaced.
+
+A reload changes nothing if the configuration is invalid. It stops workers only when their successors accept
+connections, so that clients never wait for a start.
 """
 
 from __future__ import annotations
 
 import mmap
+import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from weakref import WeakSet
 
 from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
@@ -19,6 +27,14 @@ from gunicorn.arbiter import Arbiter
 
 from docker_registry.server.access_log import FORMAT
 from docker_registry.server.launch import LogSettings
+
+#: Interval of checks whether new workers accept connections, and the time after which old ones are replaced anyway.
+_START_CHECK_SECONDS: Final = 0.05
+_START_SECONDS: Final = 60.0
+
+
+class _Reloaded(Exception):
+    """Ends a reload before gunicorn waits for the old workers."""
 
 
 class RegistryArbiter(Arbiter):  # type: ignore[misc]
@@ -30,6 +46,58 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
         super().__init__(app)
         # SIGUSR2 runs the command anew. By default gunicorn runs sys.argv, which is not ours.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+        self._is_reloading = False
+        self._terminated: WeakSet[Any] = WeakSet()
+
+    def reload(self) -> None:
+        """
+        Start new workers with the current configuration and stop the old ones; keep these if it is invalid.
+
+        gunicorn waits for their end, up to ``graceful_timeout``, and ignores signals meanwhile: a long transfer would
+        delay SIGTERM.
+        """
+        if not self.app.can_start():
+            self.log.error("Not reloaded: the server cannot start with this configuration. The workers keep theirs.")
+            return
+        self._is_reloading = True
+        try:
+            with suppress(_Reloaded):
+                super().reload()
+        finally:
+            self._is_reloading = False
+
+    def manage_workers(self) -> None:
+        """Start missing workers; stop surplus ones, the oldest first, once the others accept connections."""
+        serving = [worker for worker in self.WORKERS.values() if worker not in self._terminated]
+        for _ in range(self.num_workers - len(serving)):  # gunicorn would wait for the end of those told to stop
+            self.spawn_worker()
+        if len(serving) > self.num_workers:
+            self._await_new_workers()
+        super().manage_workers()
+        if self._is_reloading:  # the last step of a reload before the wait
+            raise _Reloaded
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """
+        Send a signal to a worker, SIGTERM only once.
+
+        gunicorn repeats it each second, and one that arrives while the interpreter is finalized kills the worker.
+        """
+        worker = self.WORKERS.get(pid)
+        if sig == signal.SIGTERM and worker is not None:
+            if worker in self._terminated:
+                return
+            self._terminated.add(worker)
+        super().kill_worker(pid, sig)
+
+    def _await_new_workers(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            newest = sorted(self.WORKERS.values(), key=lambda worker: worker.age)[-self.num_workers :]
+            if all(getattr(worker, "is_serving", b"\1")[0] for worker in newest):
+                return
+            time.sleep(_START_CHECK_SECONDS)
+            self.reap_workers()
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers and wait for them; see gunicorn."""
@@ -55,12 +123,16 @@ class RegistryApplication(WSGIApplication, _RunsRegistryArbiter):  # type: ignor
         stopping: one byte, shared with the workers; not zero once the server is stopping.
     """
 
-    def __init__(self, usage: str, prog: str, log_settings: Callable[[], LogSettings]) -> None:
+    def __init__(
+        self, usage: str, prog: str, log_settings: Callable[[], LogSettings], can_start: Callable[[], bool]
+    ) -> None:
         """
         Args:
             log_settings: reads what the master's messages depend on from the configuration, also at a reload.
+            can_start: before a reload, returns whether workers can start with the configuration as it is now.
         """
         self.stopping = mmap.mmap(-1, 1)
+        self.can_start = can_start
         self._log_settings = log_settings
         super().__init__(usage, prog=prog)
 

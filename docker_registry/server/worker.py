@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import mmap
 import os
 import signal
 import socket as plain_socket
@@ -68,8 +69,24 @@ _UNSENT_BYTES: Final = 32 * 1024 * 1024
 _REPLACED_IDLE_SECONDS: Final = 5.0
 
 
+class _ListenerAddress:
+    """Stands for a listener in gunicorn's handlers, which ask each connection's listener for its address only."""
+
+    def __init__(self, listener: Any) -> None:
+        self._address = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        """Return the address; unlike the listener's own method also after the listener is closed."""
+        return self._address
+
+
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
-    """The registry's worker class; usable with any gunicorn as ``-k docker_registry.server.worker.RegistryWorker``."""
+    """
+    The registry's worker class; usable with any gunicorn as ``-k docker_registry.server.worker.RegistryWorker``.
+
+    Attributes:
+        is_serving: one byte, shared with the master; not zero once the worker accepts connections.
+    """
 
     #: Seconds without a single byte received or sent after which a transfer is aborted.
     silence_seconds: float = 300
@@ -83,10 +100,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # in the master: the worker's process is not forked yet
+        self.is_serving = mmap.mmap(-1, 1)
         open_files.allow_many()
         self.worker_connections = min(self.cfg.worker_connections, open_files.connections_that_fit())
         self._clients: dict[Any, ClientSocket] = {}
+        self._listeners: dict[Any, _ListenerAddress] = {}
         self._connections = Connections(
             self.worker_connections,
             number(os.environ, "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", 0),
@@ -127,6 +146,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._prepare_tls()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
+        # A worker that stops closes its listeners before the last clients to connect have sent a request.
+        self._listeners = {listener: _ListenerAddress(listener) for listener in self.sockets}
         gevent.spawn(self._end_connections_at_the_end)
         try:
             super().run()
@@ -134,6 +155,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if isinstance(self.log, AccessLog):
                 self.log.finish()
             self._close_observers()
+
+    def notify(self) -> None:
+        """Report to the master each second that the worker is alive: first when it accepts connections."""
+        self.is_serving[0] = 1
+        super().notify()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
@@ -177,6 +203,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
         greenlet = gevent.getcurrent()
+        listener = self._listeners[listener]
         if not isinstance(client, ClientSocket):
             client = PlainSocket(client.family, client.type, client.proto, fileno=client.detach())
         client.address = str(addr[0]) if isinstance(addr, tuple) else ""

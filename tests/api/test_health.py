@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -93,6 +96,29 @@ class TestAWorker:
         assert ["storage"] == list(client.get("/readyz").json["problems"])
 
 
+def late_request(server):
+    """Return the status of a request over a new connection that is idle for a second first."""
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        time.sleep(1)
+        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: r\r\n\r\n")
+        return int(connection.recv(12)[9:])
+
+
+@contextmanager
+def slow_upload(server):
+    """Begin a PATCH of an upload; yield a function that sends the rest and returns the beginning of the response."""
+    location = requests.post(f"{server.url}/v2/acme/web/blobs/uploads/", timeout=60).headers["Location"]
+    path = location.removeprefix(server.url)
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        connection.sendall(f"PATCH {path} HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\n\r\na".encode())
+
+        def finish():
+            connection.sendall(b"b")
+            return connection.recv(13)
+
+        yield finish
+
+
 class TestAServerThatStops:
     def test_drains_its_connections_first(self, tmp_path):
         with Server(tmp_path / "store", workers=2, REGISTRY_DRAIN_DELAY="1m") as server, requests.Session() as session:
@@ -117,7 +143,10 @@ class TestAServerThatStops:
         assert "/readyz" not in server.log.read_text()
 
     def test_loses_no_request_when_a_reload_replaces_workers(self, tmp_path):
-        with Server(tmp_path / "store", workers=2, REGISTRY_DRAIN_DELAY="20s") as server:
+        config = tmp_path / "config.yml"
+        shutil.copy(Server(tmp_path).root / "config" / "config_sample.yml", config)
+        environment = {"DOCKER_REGISTRY_CONFIG": str(config), "REGISTRY_DRAIN_DELAY": "20s"}
+        with Server(tmp_path / "store", workers=2, **environment) as server:
             is_over, statuses, errors = threading.Event(), Counter(), []
 
             def work(number):
@@ -125,25 +154,30 @@ class TestAServerThatStops:
                 with requests.Session() as session:
                     while not is_over.is_set():
                         try:
-                            statuses[session.put(url, data=MANIFEST, headers=TYPE, timeout=20).status_code] += 1
-                            statuses[session.get(url, timeout=20).status_code] += 1
-                            statuses[requests.get(f"{server.url}/readyz", timeout=20).status_code] += 1
-                        except requests.RequestException as error:
+                            statuses[session.put(url, data=MANIFEST, headers=TYPE, timeout=60).status_code] += 1
+                            statuses[session.get(url, timeout=60).status_code] += 1
+                            statuses[late_request(server)] += 1
+                        except OSError as error:
                             errors.append(error)
 
-            threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-            for thread in threads:
-                thread.start()
-            for _ in range(3):
+            with slow_upload(server) as finish:
+                threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+                for thread in threads:
+                    thread.start()
+                for _ in range(2):
+                    before = set(server.worker_pids())
+                    server.process.send_signal(signal.SIGHUP)
+                    # The worker of the slow upload stays.
+                    wait_until(lambda before=before: len(before & set(server.worker_pids())) <= 1)
                 before = set(server.worker_pids())
+                config.write_text("dev: [", "utf-8")
                 server.process.send_signal(signal.SIGHUP)
-                deadline = time.monotonic() + 30
-                while before & set(server.worker_pids()) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                assert not before & set(server.worker_pids())
-            is_over.set()
-            for thread in threads:
-                thread.join()
-            assert [] == errors
-            assert {200, 201} == set(statuses)
+                wait_until(lambda: "Not reloaded" in server.log.read_text())
+                assert before == set(server.worker_pids())
+                is_over.set()
+                for thread in threads:
+                    thread.join()
+                assert [] == errors
+                assert {200, 201} == set(statuses)
+                assert b"HTTP/1.1 202 " == finish()
             server.kill()  # rather than wait for the drain delay
