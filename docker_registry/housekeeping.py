@@ -63,6 +63,8 @@ def _purge(services: Services) -> None:
     logger.info(message)
     if services.audit is not None and (purged or adopted):
         services.audit.record_housekeeping(message)
+    if services.mirror is not None:
+        services.mirror.blobs.purge(upload_ttl_seconds)
     services.registry.driver.remove_leftovers(upload_ttl_seconds)
 
 

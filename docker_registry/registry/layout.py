@@ -52,6 +52,8 @@ CATALOG: Final = f"{ROOT}/_catalog"
 AUTH: Final = f"{ROOT}/_auth"
 #: What is known of mirrored repositories.
 MIRROR: Final = f"{ROOT}/_mirror"
+#: Blobs that are being received from upstreams.
+TRANSFERS: Final = f"{ROOT}/_transfers"
 CATALOG_COMPLETE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_PREFIX: Final = "tag-"
@@ -252,7 +254,7 @@ def read_tag(file_name: str) -> str | None:
 
 def transfer(transfer_id: str) -> str:
     """The folder of the bytes of one transfer from an upstream registry."""
-    return f"{ROOT}/_transfers/{transfer_id}"
+    return f"{TRANSFERS}/{transfer_id}"
 
 
 def probe(name: str) -> str:

@@ -65,6 +65,15 @@ class Leases:
             return False
         return True
 
+    def has_expired(self, work: str) -> bool:
+        """Return whether the last holder neither released the lease nor extended it; False if there is none."""
+        lease = self._driver.find_versioned(layout.lease(work))
+        return lease is not None and bool(lease.content) and self._is_free(lease.content)
+
+    def is_taken(self, work: str) -> bool:
+        """Return whether a process holds the lease, or held it and neither released nor extended it."""
+        return self._driver.find_versioned(layout.lease(work)) is not None
+
     def release(self, work: str) -> None:
         """Give up a lease before it expires; a lease that another process holds is left alone."""
         path = layout.lease(work)

@@ -442,6 +442,14 @@ DOMAIN = {
         "names",
     },
     "mirror.credentials": set(),
+    "mirror.followed_transfer": {
+        "layout",
+        "leases",
+        "mirror.pieces",
+        "mirror.transfer",
+        "names",
+        "stored_file",
+    },
     "mirror.hosts": set(),
     "mirror.mirror": {
         "layout",
@@ -460,13 +468,16 @@ DOMAIN = {
     },
     "mirror.mirrored_blobs": {
         "blobs",
-        "ingest",
         "keyed_locks",
         "layout",
+        "leases",
+        "mirror.followed_transfer",
+        "mirror.pieces",
         "mirror.remotes",
         "mirror.transfer",
         "names",
         "sources",
+        "stored_file",
         "uploads",
     },
     "mirror.mirrored_manifests": {
@@ -490,7 +501,8 @@ DOMAIN = {
     "mirror.namespaces": {"mirror.upstream"},
     "mirror.remotes": {"actor", "bounded_cache", "layout", "mirror.client", "mirror.upstream", "names", "read_only"},
     "mirror.tag_records": {"layout", "listing_cache", "names"},
-    "mirror.transfer": {"buffer_pool", "ingest", "layout", "names"},
+    "mirror.pieces": {"buffer_pool", "layout"},
+    "mirror.transfer": {"buffer_pool", "ingest", "layout", "mirror.pieces", "names"},
     "mirror.upstream": {"mirror.credentials", "names"},
     "maintenance.backup": {
         "layout",

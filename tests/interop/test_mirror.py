@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 from tests.support.clients.programs import missing
-from tests.support.clients.v2 import Client
+from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_index, pull, push, read_layout
 from tests.support.processes import stop
 from tests.support.servers.distribution import find_distribution, serve_distribution
 from tests.support.servers.registry import Server
-from tests.support.servers.upstream import Upstream
+from tests.support.servers.upstream import Answer, Upstream
+from tests.support.timing import wait_until
 
 #: Layers of several pieces.
 INDEX = make_index("mirrored", layer_bytes=3_000_000)
+
+LAYER = random.Random(5).randbytes(12 * 1024 * 1024 + 5)
 
 NAME = "up.example/library/app"
 
@@ -81,3 +89,49 @@ class TestManyClients:
         with ThreadPoolExecutor(12) as pool:
             assert {image.manifest} == set(pool.map(get, range(12)))
         assert ["app/manifests/v1"] == slow.asked()
+
+    def test_of_a_cold_blob_share_one_transfer(self, mirror, slow):
+        digest = digest_of(LAYER)
+        slow.contents[f"app/blobs/{digest}"] = Answer(LAYER, pause_seconds=0.05)
+        slow.requests.clear()
+
+        def get(number):
+            with Client(mirror.url) as client:
+                if number % 4 == 3:  # a client that leaves
+                    with client.request("GET", f"/v2/slow.example/app/blobs/{digest}", 200, stream=True) as answer:
+                        next(answer.iter_content(1000))
+                    return None
+                return client.get_blob("slow.example/app", digest) == LAYER
+
+        with ThreadPoolExecutor(12) as pool:
+            assert {True, None} == set(pool.map(get, range(12)))
+        assert [f"app/blobs/{digest}"] == slow.asked("GET")
+        assert [] == list(mirror.store.glob("docker/registry/v2/_transfers/*/*"))
+
+    @pytest.mark.slow
+    def test_receive_the_blob_when_a_worker_dies(self, mirror, slow):
+        layer = LAYER[::-1]
+        digest = digest_of(layer)
+
+        def answer(headers):
+            start = int(headers.get("range", "bytes=0-")[len("bytes=") : -1])
+            if not start:
+                return Answer(layer, pause_seconds=0.2)
+            part = {"Content-Range": f"bytes {start}-{len(layer) - 1}/{len(layer)}"}
+            return Answer(layer[start:], 206, part, pause_seconds=0.2)
+
+        slow.contents[f"app/blobs/{digest}"] = answer
+        slow.requests.clear()
+
+        def get(_):
+            with Client(mirror.url) as client, contextlib.suppress(requests.RequestException):
+                return client.get_blob("slow.example/app", digest) == layer
+
+        with ThreadPoolExecutor(12) as pool:
+            results = pool.map(get, range(12))
+            wait_until(lambda: len(list(mirror.store.glob("docker/registry/v2/_transfers/*/*"))) > 5)
+            os.kill(mirror.worker_pids()[0], signal.SIGKILL)
+        assert {True} <= set(results) <= {True, None}
+        with Client(mirror.url) as client:
+            assert layer == client.get_blob("slow.example/app", digest)
+        assert len(slow.asked("GET")) <= 2

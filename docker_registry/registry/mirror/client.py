@@ -8,6 +8,7 @@ answer is passed on before it is checked. Redirects are followed here, so that c
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ _ACCEPT: Final = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 _OK: Final = frozenset({200})
+_PARTIAL: Final = 206
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 #: Status codes of upstreams that do not support HEAD.
 _UNSUPPORTED: Final = frozenset({405, 501})
@@ -112,21 +115,35 @@ class UpstreamBlob:
     The body of a blob, which is being received.
 
     Attributes:
-        size: bytes that the upstream announces; None if it announces none.
+        size: bytes of the whole blob, as the upstream announces; None if it announces none.
+        validator: ETag with which the rest of the same content can be requested; empty if there is none.
     """
 
-    def __init__(self, response: requests.Response, upstream: str) -> None:
+    def __init__(self, response: requests.Response, upstream: str, start: int = 0) -> None:
         """
         Args:
             upstream: name of the upstream, for errors.
+            start: offset of the first byte that was requested.
+
+        Raises:
+            UpstreamError: the response is another part than the requested one.
         """
         self._response = response
         self._upstream = upstream
+        self._skipped = start
         self.size = _length(response)
+        etag = response.headers.get("ETag", "")
+        self.validator = "" if etag.startswith("W/") else etag
+        if response.status_code == _PARTIAL:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != start:
+                response.close()
+                raise UpstreamError("The upstream registry sent another part of the blob.", upstream=upstream)
+            self._skipped, self.size = 0, int(match[2])
 
     def blocks(self) -> Iterator[bytes]:
         """
-        Yield the bytes as they arrive.
+        Yield the bytes from the requested offset on, as they arrive.
 
         Raises:
             UpstreamTimeout: the upstream sends nothing.
@@ -134,7 +151,10 @@ class UpstreamBlob:
         """
         with _translated(self._upstream):
             while block := self._response.raw.read1(BLOCK_BYTES):
-                yield block
+                skipped = min(self._skipped, len(block))  # the upstream does not support ranges
+                self._skipped -= skipped
+                if skipped < len(block):
+                    yield block[skipped:]
 
     def close(self) -> None:
         """Close the connection; may be called repeatedly."""
@@ -223,15 +243,28 @@ class UpstreamClient:
         """Whether the upstream said recently that few pulls are left before it refuses more."""
         return time.monotonic() < self._limited_until
 
-    def get_blob(self, repository: str, digest: Digest) -> UpstreamBlob | None:
+    def get_blob(
+        self, repository: str, digest: Digest, start: int = 0, end: int | None = None, validator: str = ""
+    ) -> UpstreamBlob | None:
         """
-        Start to receive a blob; None if the upstream does not have it.
+        Start to receive a blob, or a part of it; None if the upstream does not have it.
+
+        Args:
+            start: offset of the first byte.
+            end: offset after the last byte; None for the end of the blob.
+            validator: of the response that brought the bytes before *start*; empty if there is none.
 
         Raises:
-            UpstreamError: the upstream cannot be asked.
+            UpstreamError: the upstream cannot be asked, or sends another part.
         """
-        response = self._ask("GET", repository, f"blobs/{digest}")
-        return None if response is None else UpstreamBlob(response, self.upstream.name)
+        headers = {}
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            if validator:
+                headers["If-Range"] = validator
+        accepted = _OK | {_PARTIAL} if headers else _OK
+        response = self._ask("GET", repository, f"blobs/{digest}", headers, accepted)
+        return None if response is None else UpstreamBlob(response, self.upstream.name, start)
 
     def find_blob_size(self, repository: str, digest: Digest) -> int | None:
         """

@@ -34,6 +34,7 @@ class Mirror:
     Attributes:
         upstreams: the mirrored registries.
         namespaces: decides which of them a request means.
+        blobs: their blobs, and the transfers that are in progress.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class Mirror:
         records = TagRecords(registry.driver, registry.listings)
         registry.sources.tags.append(MirroredTags(remotes, records, manifests, registry.leases, now))
         registry.sources.manifests.append(manifests)
-        registry.sources.blobs.append(MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads))
+        self.blobs = MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, registry.leases)
+        registry.sources.blobs.append(self.blobs)
 
     def close(self) -> None:
         """Close idle connections to upstreams."""

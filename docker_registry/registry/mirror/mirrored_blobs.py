@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
 
+import gevent
 from gevent.lock import BoundedSemaphore
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blob, Blobs
-from docker_registry.registry.ingest import Body
 from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
+from docker_registry.registry.mirror.pieces import Pieces, announced_size
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
-from docker_registry.registry.mirror.transfer import Transfer, TransferFile
+from docker_registry.registry.mirror.transfer import ByteStream, Transfer, TransferFile
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.uploads import Uploads
+
+#: Life of the lease of a transfer, which is extended while the process lives.
+LEASE_SECONDS: Final = 15.0
 
 _Key = tuple[str, Digest]
 
@@ -25,15 +34,17 @@ _Key = tuple[str, Digest]
 class MirroredBlobs:
     """A :class:`~docker_registry.registry.sources.BlobSource` of all upstreams."""
 
-    def __init__(self, driver: StorageDriver, remotes: Remotes, blobs: Blobs, uploads: Uploads) -> None:
+    def __init__(self, driver: StorageDriver, remotes: Remotes, blobs: Blobs, uploads: Uploads, leases: Leases) -> None:
         """
         Args:
+            leases: let one process at a time receive a blob.
             uploads: verifies and publishes what is received.
         """
         self._driver = driver
         self._remotes = remotes
         self._blobs = blobs
         self._uploads = uploads
+        self._leases = leases
         self._locks = KeyedLocks()
         self._transfers: dict[_Key, Transfer] = {}
         self._slots = {each.name: BoundedSemaphore(each.max_connections) for each in remotes.upstreams}
@@ -52,16 +63,20 @@ class MirroredBlobs:
         with self._locks.hold(key):
             transfer = self._transfers.get(key)
             if transfer is None:
-                stored = self._stored(name, remote, digest)
-                if stored is not None:
-                    return Found(stored)
+                found = self._wait_for_another_process(name, remote, digest)
+                if found is not None:
+                    return found
                 transfer = self._start(name, remote, digest)
         if transfer is None:
             return None
         if transfer.size is None:  # a response needs the length
             transfer.wait()
             return Found(self._blobs.stat_anywhere(digest))
-        file = TransferFile(transfer, transfer.size)
+
+        def fetch_part(start: int, end: int) -> ByteStream | None:
+            return remote.client.get_blob(remote.path, digest, start, end)
+
+        file = TransferFile(transfer, transfer.size, fetch_part)
         return Found(Blob(digest, transfer.size, file.path, file=file), Origin(expires=time.monotonic()))
 
     def stat(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
@@ -82,7 +97,62 @@ class MirroredBlobs:
             return None
         return Found(Blob(digest, size, layout.blob_data(digest)), Origin(expires=time.monotonic()))
 
+    def purge(self, ttl_seconds: float) -> int:
+        """
+        Remove the pieces of transfers whose processes died and that nobody continued.
+
+        Args:
+            ttl_seconds: minimum time since the last change of a transfer.
+
+        Returns:
+            The number of removed transfers.
+        """
+        oldest, newest = time.time() - ttl_seconds, dict[str, float]()
+        for piece in self._driver.walk(layout.TRANSFERS):
+            folder = piece.path.rpartition("/")[0]
+            newest[folder] = max(newest.get(folder, 0), piece.modified)
+        abandoned = [folder for folder, modified in newest.items() if modified < oldest]
+        return sum(self._driver.scratch.discard(folder) for folder in abandoned)
+
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _wait_for_another_process(self, name: RepositoryName, remote: Remote, digest: Digest) -> Found[Blob] | None:
+        """
+        Return a blob that is in the store, or that another process receives.
+
+        Returns:
+            None if this process is to receive it; it then holds the lease.
+        """
+        work = _work(name, digest)
+        while True:
+            stored = self._stored(name, remote, digest)
+            if stored is not None:
+                return Found(stored)
+            if self._leases.take(work, LEASE_SECONDS):
+                return None
+            size = announced_size(self._driver, work)
+            if size is not None:
+                return Found(self._follow(name, digest, work, size), Origin(expires=time.monotonic()))
+            gevent.sleep(POLL_SECONDS)
+
+    def _follow(self, name: RepositoryName, digest: Digest, work: str, size: int) -> Blob:
+        def take_over() -> ServedFile:
+            found = self.get(name, digest)
+            if found is None:
+                raise UpstreamUnavailable("The upstream registry does not have the blob any more.")
+            return self._blobs.file(found.value)
+
+        def is_published() -> bool:
+            return self._driver.exists(layout.layer_link(name, digest))
+
+        file = FollowedTransfer(self._driver, self._leases, work, digest, size, is_published, take_over)
+        return Blob(digest, size, file.path, file=file)
+
+    def _keep_lease(self, work: str) -> None:
+        """Extend the lease of a transfer for ever; the body of a greenlet."""
+        while True:
+            gevent.sleep(LEASE_SECONDS / 3)
+            self._leases.take(work, LEASE_SECONDS)
 
     def _stored(self, name: RepositoryName, remote: Remote, digest: Digest) -> Blob | None:
         """
@@ -112,45 +182,48 @@ class MirroredBlobs:
         return size
 
     def _start(self, name: RepositoryName, remote: Remote, digest: Digest) -> Transfer | None:
-        """Start to receive a blob; None if the upstream does not have it."""
-        if self._remotes.is_absent(name, digest):
-            return None
-        self._remotes.check_writable()
+        """
+        Start to receive a blob; this process holds the lease, which is released when the transfer has ended.
+
+        Returns:
+            None if the upstream does not have the blob.
+        """
+        work = _work(name, digest)
         slots = self._slots[remote.upstream.name]
-        if not slots.acquire(timeout=remote.upstream.timeout_seconds):
-            raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=remote.upstream.name)
-        release = _Once(slots.release)
-        try:
-            stream = remote.client.get_blob(remote.path, digest)
+        with ExitStack() as held:
+            held.callback(self._leases.release, work)
+            if self._remotes.is_absent(name, digest):
+                return None
+            self._remotes.check_writable()
+            if not slots.acquire(timeout=remote.upstream.timeout_seconds):
+                name_there = remote.upstream.name
+                raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=name_there)
+            held.callback(slots.release)
+            # Without leases several processes may receive the same blob, each with pieces of its own.
+            has_leases = self._driver.capabilities.if_match
+            pieces = Pieces(self._driver, work if has_leases else secrets.token_hex(16))
+            pieces.adopt()
+            stream = remote.client.get_blob(remote.path, digest, pieces.end)
             if stream is None:
                 self._remotes.record_absence(name, digest)
-                release()
                 return None
             self._remotes.mark(name, remote)
-        except BaseException:
-            release()
-            raise
-
-        def publish(body: Body) -> None:
-            self._uploads.put(name, digest, body, actor=MIRROR)
-
-        def end() -> None:
-            self._transfers.pop((str(name), digest), None)
-            release()
-
-        transfer = Transfer(self._driver, digest, stream, publish)
-        self._transfers[str(name), digest] = transfer
-        transfer.start(end)
+            if stream.size is not None:
+                pieces.announce_size(stream.size)
+            held.callback(gevent.spawn(self._keep_lease, work).kill)
+            self._transfers[str(name), digest] = transfer = Transfer(
+                self._driver,
+                digest,
+                stream,
+                lambda start: remote.client.get_blob(remote.path, digest, start, validator=stream.validator),
+                pieces,
+                lambda body: self._uploads.put(name, digest, body, actor=MIRROR),
+            )
+            held.callback(self._transfers.pop, (str(name), digest), None)
+            transfer.start(held.pop_all().close)
         return transfer
 
 
-class _Once:
-    """Calls a function at the first call only."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._function: Callable[[], object] | None = function
-
-    def __call__(self) -> None:
-        function, self._function = self._function, None
-        if function is not None:
-            function()
+def _work(name: RepositoryName, digest: Digest) -> str:
+    """Return the name of the lease of a transfer, and of the folder of its pieces."""
+    return f"mirror-{Digest.of(f'{name}@{digest}'.encode()).hex[:40]}"

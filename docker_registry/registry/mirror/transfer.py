@@ -13,19 +13,27 @@ budget among all transfers of the worker.
 from __future__ import annotations
 
 import logging
-import secrets
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import BinaryIO, Final, Protocol
 
 import gevent
 from gevent.event import Event
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import DigestInvalid, PathNotFound, RegistryError, SizeInvalid, UpstreamError
+from docker_registry.errors import (
+    DigestInvalid,
+    PathNotFound,
+    RegistryError,
+    SizeInvalid,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from docker_registry.registry import layout
 from docker_registry.registry.buffer_pool import POOL
 from docker_registry.registry.ingest import Body
+from docker_registry.registry.mirror.pieces import Pieces
 from docker_registry.registry.names import Digest
 
 logger = logging.getLogger(__name__)
@@ -48,6 +56,16 @@ class ByteStream(Protocol):
         """Close the connection."""
 
 
+#: A part that begins at most this far behind the received bytes is waited for.
+NEAR_BYTES: Final = 4 * 1024 * 1024
+
+#: Attempts to receive the rest of a blob after a broken connection.
+MAX_RESUMES: Final = 3
+
+#: Opens the stream again at an offset; None if the upstream does not have the blob any more.
+Reopen = Callable[[int], ByteStream | None]
+
+
 class Transfer:
     """
     One blob that is being received.
@@ -59,10 +77,19 @@ class Transfer:
     """
 
     def __init__(
-        self, driver: StorageDriver, digest: Digest, stream: ByteStream, publish: Callable[[Body], object]
+        self,
+        driver: StorageDriver,
+        digest: Digest,
+        stream: ByteStream,
+        reopen: Reopen,
+        pieces: Pieces,
+        publish: Callable[[Body], object],
     ) -> None:
         """
         Args:
+            stream: begins after the bytes of *pieces*.
+            reopen: continues after a broken connection.
+            pieces: bytes that an earlier transfer has received, and where further ones are kept.
             publish: verifies a body and publishes it as the blob; raises DigestInvalid or SizeInvalid otherwise.
         """
         self.digest = digest
@@ -71,9 +98,10 @@ class Transfer:
         self.is_published = False
         self._driver = driver
         self._stream = stream
+        self._reopen = reopen
         self._publish = publish
-        self._pieces = _Pieces(driver)
-        self._received = 0
+        self._pieces = pieces
+        self._received = pieces.end
         self._is_complete = False
         self._changed = Event()
 
@@ -86,6 +114,10 @@ class Transfer:
         """
         receiver = gevent.spawn(self._receive)
         gevent.spawn(self._store, receiver, on_end)
+
+    def is_far_from(self, offset: int) -> bool:
+        """Return whether it will take a while until the byte at an offset has arrived."""
+        return not self.is_published and offset > self._received + NEAR_BYTES
 
     def wait(self) -> None:
         """
@@ -159,10 +191,15 @@ class Transfer:
     def _receive(self) -> None:
         try:
             with POOL.transfer():
-                for block in self._stream.blocks():
-                    self._pieces.append(block)
-                    self._received += len(block)
-                    self._announce()
+                for resumes in count():
+                    try:
+                        self._receive_stream()
+                        break
+                    except (UpstreamUnavailable, UpstreamTimeout) as error:
+                        if resumes == MAX_RESUMES:
+                            raise
+                        logger.info("blob %s: resumed at byte %d after: %s", self.digest, self._received, error)
+                        self._resume()
             if self.size is None:
                 self.size = self._received
             self._is_complete = True
@@ -174,6 +211,19 @@ class Transfer:
         finally:
             self._stream.close()
             self._announce()
+
+    def _receive_stream(self) -> None:
+        for block in self._stream.blocks():
+            self._pieces.append(block)
+            self._received += len(block)
+            self._announce()
+
+    def _resume(self) -> None:
+        self._stream.close()
+        stream = self._reopen(self._received)
+        if stream is None or (self.size is not None and stream.size not in (None, self.size)):
+            raise UpstreamError("The upstream registry has changed the blob.", digest=str(self.digest))
+        self._stream = stream
 
     def _store(self, receiver: gevent.Greenlet[..., None], on_end: Callable[[], object]) -> None:
         try:
@@ -190,10 +240,10 @@ class Transfer:
             logger.exception("the blob %s could not be stored", self.digest)
             self.error = UpstreamError()
         finally:
-            on_end()
-            self._announce()
             receiver.kill()
             self._pieces.discard()
+            on_end()
+            self._announce()
 
 
 class TransferBody:
@@ -222,14 +272,16 @@ class TransferBody:
 class TransferFile:
     """The blob of a transfer as a :class:`~docker_registry.registry.stored_file.ServedFile`."""
 
-    def __init__(self, transfer: Transfer, size: int) -> None:
+    def __init__(self, transfer: Transfer, size: int, fetch_part: Callable[[int, int], ByteStream | None]) -> None:
         """
         Args:
             size: bytes of the blob.
+            fetch_part: requests a part of the blob, from an offset to another.
         """
         self.path = layout.blob_data(transfer.digest)
         self.size = size
         self._transfer = transfer
+        self._fetch_part = fetch_part
 
     def open(self) -> BinaryIO | None:
         """Return None: there is no file yet."""
@@ -240,51 +292,27 @@ class TransferFile:
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes as they arrive; see :meth:`Transfer.read`."""
-        return self._transfer.read(offset, length)
+        """
+        Yield bytes of the blob as they arrive; the last ones when it is verified.
 
+        A part that the transfer will reach much later is requested from the upstream by itself.
 
-class _Pieces:
-    """The received bytes: the last ones in memory, all before them in the store."""
-
-    def __init__(self, driver: StorageDriver) -> None:
-        self._scratch = driver.scratch
-        self._folder = layout.transfer(secrets.token_hex(16))
-        self._ends: list[int] = []  # of the pieces in the store
-        self._recent = b""  # the last piece that was written, for clients that keep up
-        self._tail = bytearray()
-
-    def append(self, block: bytes) -> None:
-        """Add received bytes."""
-        self._tail += block
-        if len(self._tail) >= POOL.block_bytes:
-            piece, start = bytes(self._tail), self._start_of_tail
-            self._scratch.stream_write(self._path(start), [piece])
-            self._recent = piece
-            self._ends.append(start + len(piece))
-            del self._tail[: len(piece)]
-
-    def read(self, offset: int, limit: int) -> bytes:
-        """Return bytes from an offset up to a limit, not necessarily all; the bytes exist."""
-        start = self._start_of_tail
-        if offset >= start:
-            return bytes(memoryview(self._tail)[offset - start : limit - start])
-        if offset >= start - len(self._recent):
-            start -= len(self._recent)
-            return self._recent[offset - start : limit - start]
-        number = bisect_right(self._ends, offset)
-        start = self._ends[number - 1] if number else 0
-        length = min(limit, self._ends[number]) - offset
-        return b"".join(self._scratch.stream_read(self._path(start), offset - start, length))
-
-    def discard(self) -> None:
-        """Remove the pieces from the store, and forget those in memory."""
-        if self._ends:
-            self._scratch.discard(self._folder)
-
-    @property
-    def _start_of_tail(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def _path(self, start: int) -> str:
-        return f"{self._folder}/{start}"
+        Raises:
+            RegistryError: the transfer failed.
+        """
+        end = self.size if length is None else min(offset + length, self.size)
+        released_end = min(end, self.size - WITHHELD_BYTES)
+        if self._transfer.is_far_from(offset) and offset < released_end:
+            stream = self._fetch_part(offset, released_end)
+            if stream is None:
+                raise UpstreamError("The upstream registry has changed the blob.", digest=str(self._transfer.digest))
+            try:
+                for block in stream.blocks():
+                    part = block[: released_end - offset]
+                    offset += len(part)
+                    yield part
+                    if offset == released_end:
+                        break
+            finally:
+                stream.close()
+        yield from self._transfer.read(offset, end - offset)

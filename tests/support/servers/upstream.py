@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -13,6 +14,8 @@ from typing import Any
 
 from tests.support.clients.v2 import digest_of
 from tests.support.images import Image
+
+_BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Answer:
     Attributes:
         headers: instead of the usual ones of the same names; None leaves one out.
         announced: value of Content-Length; by default that of the body. None sends the body and closes the connection.
+        pause_seconds: after each mebibyte of the body.
         raw: bytes to send instead of everything else.
     """
 
@@ -30,6 +34,7 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str | None] = field(default_factory=dict)
     announced: int | None = -1
+    pause_seconds: float = 0
     raw: bytes | None = None
 
 
@@ -76,7 +81,9 @@ class Upstream:
                         self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(answer.body)
+                    for start in range(0, len(answer.body), _BLOCK_BYTES):
+                        self.wfile.write(answer.body[start : start + _BLOCK_BYTES])
+                        time.sleep(answer.pause_seconds)
                 self.close_connection = length != len(answer.body)
 
             do_HEAD = do_GET  # noqa: N815 - the name that http.server calls

@@ -1,0 +1,124 @@
+"""Blobs of upstreams whose transfers break, are continued, or are read in parts."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import gevent
+import pytest
+
+from docker_registry.registry import layout
+from docker_registry.registry.mirror.mirrored_blobs import _work
+from docker_registry.registry.mirror.transfer import MAX_RESUMES, NEAR_BYTES
+from docker_registry.registry.names import Digest, RepositoryName
+from tests.registry.mirror.conftest import NAME, THERE
+from tests.support.clients.v2 import digest_of
+from tests.support.servers.upstream import Answer
+from tests.support.timing import wait_until
+
+LARGE = random.Random(2).randbytes(2 * NEAR_BYTES + 1)
+DIGEST = digest_of(LARGE)
+BLOB = f"blobs/{DIGEST}"
+ETAG = {"ETag": f'"{DIGEST}"'}
+
+
+def part_of(content, headers):
+    """Return the answer of an upstream that supports ranges."""
+    match = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", headers.get("range", ""))
+    if match is None:
+        return Answer(content, headers=ETAG)
+    first, last = int(match[1]), int(match[2] or len(content) - 1)
+    whole = {**ETAG, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
+    return Answer(content[first : last + 1], status=206, headers=whole)
+
+
+def breaking(answers):
+    """Return an upstream that breaks its first answers after half of their bytes, and how it was asked."""
+    ranges = []
+
+    def answer(headers):
+        ranges.append((headers.get("range"), headers.get("if-range")))
+        whole = answers(headers)
+        if len(ranges) == 1:
+            return Answer(whole.body[: len(LARGE) // 2], whole.status, whole.headers, announced=len(whole.body))
+        return whole
+
+    return answer, ranges
+
+
+#: Answers that do not continue the blob.
+OTHER_RESTS = {
+    "nothing": Answer(status=404),
+    "a longer blob": Answer(LARGE + b"more"),
+    "another part": Answer(b"x", 206, {"Content-Range": "bytes 0-0/1"}),
+    "an unnamed part": Answer(b"x", 206),
+}
+
+
+class TestABrokenTransfer:
+    def test_is_continued_where_it_ended(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"], ranges = breaking(lambda headers: part_of(LARGE, headers))
+        assert LARGE == mirrored.get(BLOB).data
+        assert [(None, None), (f"bytes={len(LARGE) // 2}-", ETAG["ETag"])] == ranges
+
+    def test_is_continued_by_an_upstream_without_ranges(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"], ranges = breaking(lambda headers: Answer(LARGE))
+        assert LARGE == mirrored.get(BLOB).data
+        assert 2 == len(ranges)
+
+    @pytest.mark.parametrize("rest", OTHER_RESTS)
+    def test_ends_when_the_rest_is_something_else(self, mirrored, upstream, rest):
+        bad = OTHER_RESTS[rest]
+        upstream.contents[f"{THERE}/{BLOB}"], _ = breaking(lambda headers: bad if "range" in headers else Answer(LARGE))
+        with pytest.raises(Exception, match=r"changed the blob|another part"):
+            assert mirrored.get(BLOB).data
+        assert set() == mirrored.paths()
+
+    def test_ends_after_three_attempts(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: Answer(LARGE[:100_000], announced=len(LARGE))
+        with pytest.raises(Exception, match="cannot be reached"):
+            assert mirrored.get(BLOB).data
+        assert 1 + MAX_RESUMES == len(upstream.requests)
+        assert set() == mirrored.paths()
+        wait_until(lambda: gevent.sleep(0) or not list(mirrored.driver.walk(layout.TRANSFERS)))
+
+    def test_of_a_process_that_died_is_continued(self, mirrored, upstream, driver):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        work = _work(RepositoryName(NAME), Digest.parse(DIGEST))
+        for start, end in ((0, 65536), (65536, 1_000_000), (1_000_000, 1_000_100)):  # the last may be incomplete
+            driver.put_content(f"{layout.transfer(work)}/{start}", LARGE[start:end])
+        driver.put_content(layout.lease(work), json.dumps({"holder": "another", "until": 1}).encode())
+        assert LARGE == mirrored.get(BLOB).data
+        assert ["bytes=1000000-"] == [headers["range"] for _, _, headers in upstream.requests]
+        assert [] == list(driver.walk(layout.TRANSFERS))
+        assert not driver.exists(layout.lease(work))
+
+    def test_whose_pieces_are_damaged_is_not_served_and_starts_anew(self, mirrored, upstream, driver):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        work = _work(RepositoryName(NAME), Digest.parse(DIGEST))
+        for start in (0, 65536):
+            driver.put_content(f"{layout.transfer(work)}/{start}", bytes(65536))
+        with pytest.raises(Exception, match="other content"):
+            assert mirrored.get(BLOB).data
+        assert set() == mirrored.paths()
+        assert LARGE == mirrored.get(BLOB).data
+
+    def test_that_nobody_continues_is_purged(self, mirrored, driver):
+        driver.put_content(f"{layout.transfer('abandoned')}/0", b"a")
+        blobs = mirrored.services.mirror.blobs
+        assert (0, 1) == (blobs.purge(3600), blobs.purge(-1))
+        assert [] == list(driver.walk(layout.TRANSFERS))
+
+
+class TestAPart:
+    def test_of_a_cold_blob_is_requested_by_itself(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        first, last = NEAR_BYTES + 1000, len(LARGE) - 1
+        answer = mirrored.get(BLOB, Range=f"bytes={first}-{last}")
+        assert (206, LARGE[first:]) == (answer.status_code, answer.data)
+        ranges = [headers.get("range") for _, _, headers in upstream.requests]
+        assert [None, f"bytes={first}-{last - 64 * 1024}"] == ranges, "the end is served when it is verified"
+        assert LARGE == mirrored.get(BLOB).data
+        assert 2 == len(upstream.requests)
