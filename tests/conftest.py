@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.leftovers import unmount_leftovers
 
 
@@ -24,3 +26,11 @@ def pytest_configure(config):
         os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".cache" / "pycache")
     if not hasattr(config, "workerinput"):
         unmount_leftovers(Path(config.option.basetemp) if config.option.basetemp else None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file together, and files with the same expensive backend."""
+    from tests.support.scheduling import Scheduling
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None

@@ -97,7 +97,7 @@ def check_life(client, pusher):
 
 
 class TestAServerThatIsKilled:
-    @pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.slow)])
     def test_keeps_what_it_acknowledged_and_shows_nothing_unverified(self, tmp_path, rounds, seed):
         moments = random.Random(seed)
         server = Server(tmp_path / "store", workers=2)

@@ -57,7 +57,7 @@ def check_life(docker, client, pusher):
 
 
 class TestAServerThatIsKilled:
-    @pytest.mark.parametrize("rounds", [4, pytest.param(200, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
     def test_keeps_what_it_acknowledged_and_serves_nothing_unverified(self, tmp_path, rounds, seed):
         moments = random.Random(seed)
         server = Server(tmp_path / "store", workers=2)

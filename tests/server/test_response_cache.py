@@ -437,7 +437,7 @@ class TestAChange:
             for _ in range(3):
                 assert image.manifest == connection.ask(head_of("/v2/acme/web/manifests/moving"))[0][1]
                 time.sleep(SETTLED_SECONDS)
-        assert 12 == asked()  # the second one was made since the files were too young before
+        assert 6 <= asked() <= 12  # twice for each where the files were too young the first time
 
     def test_that_removes_a_tag_is_seen(self, connection, slow):
         requested = head_of("/v2/acme/web/manifests/short-lived")
@@ -487,7 +487,8 @@ class TestAChange:
                 assert {b" 404 "} == {answer[0][8:13] for answer in connection.ask(*requested)}
                 time.sleep(SETTLED_SECONDS)
 
-    def test_of_any_kind_is_seen_at_once(self, server, slow, pushed):
+    @pytest.mark.parametrize("steps", [25, pytest.param(300, marks=pytest.mark.slow)])
+    def test_of_any_kind_is_seen_at_once(self, server, slow, pushed, steps):
         """A walk of changes by one server or the other, after each of which both answer the same, byte for byte."""
         chance = random.Random(20)
         images = [make_image(f"walk {number}") for number in range(3)]
@@ -502,7 +503,7 @@ class TestAChange:
         requested += [head_of(f"/v1/repositories/walk/one/tags/{tag}") for tag in tags]
         requested += [head_of(f"/v1/images/{image.text}/json") for image in old]
         with Connection(server) as fast, Connection(slow) as whole:
-            for step in range(60):
+            for step in range(steps):
                 with Client(chance.choice([server, slow]).url) as client, Docker(client.url) as docker:
                     image, tag = chance.choice(images), chance.choice(tags)
                     change = chance.randrange(5)
