@@ -206,6 +206,11 @@ class ClientSocket(socket.socket):
         self._has_received = True
         return bytes(super().recv(_HEAD_BYTES))
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of a request has been received yet."""
+        return not self._has_received
+
     def _wait_for_turn(self) -> None:
         gevent.sleep(0)  # the next request may be buffered by TLS, so the connection need not become readable
 

@@ -11,6 +11,7 @@ The gunicorn worker: gevent's worker, extended for a registry.
   would otherwise wait.
 * A transfer whose client is silent for too long is aborted. If the response is sent before the request body is
   complete, a lingering close lets the client receive it.
+* When many connections arrive at once, their first requests take turns (:mod:`docker_registry.server.turns`).
 * Idle and slow connections are closed to admit new ones (:mod:`docker_registry.server.connections`). At SIGTERM idle
   connections are closed at once; the worker waits only for transfers, as long as they make progress.
 * All of this applies to plain and TLS connections alike.
@@ -28,6 +29,7 @@ import socket as plain_socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -53,6 +55,7 @@ from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
 from docker_registry.server.response_cache import Hit, ResponseCache
 from docker_registry.server.tls import ReloadedContext
+from docker_registry.server.turns import Acceptor, Turns
 
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
@@ -113,6 +116,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         )
         self._unsent = MemoryBudget(_UNSENT_BYTES)
         self._slices = TimeSlices()
+        self._turns = Turns()
         self._cache = ResponseCache() if self._may_cache() else None
         self._observation = Observation()
         self._observers: Sequence[Observer] = ()
@@ -149,6 +153,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         # A worker that stops closes its listeners before the last clients to connect have sent a request.
         self._listeners = {listener: _ListenerAddress(listener) for listener in self.sockets}
         gevent.spawn(self._end_connections_at_the_end)
+        self.server_class = self._acceptor
         try:
             super().run()
         finally:
@@ -160,6 +165,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Report to the master each second that the worker is alive: first when it accepts connections."""
         self.is_serving[0] = 1
         super().notify()
+
+    def _acceptor(self, listener: Any, *, spawn: Any, **options: Any) -> Acceptor:
+        """Return what accepts the connections of a socket; called by gunicorn in place of ``server_class``."""
+        tls = {name: value for name, value in options.items() if name == "ssl_context"}
+        handle = partial(self.handle, listener)
+        return Acceptor(listener, handle, self._turns, shares=self.cfg.workers > 1, spawn=spawn, **tls)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
@@ -310,6 +321,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""
         for turn in itertools.count(1):
+            is_first = client.is_new
             received: bytes | None = b""
             with self._waiting(client):
                 takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
@@ -320,6 +332,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             hit = self._cache.find(received) if self._cache and self._may_use_cache else None
             if hit is None:
                 client.give_head(received)
+                if is_first and client.has_head:
+                    client.begin(Activity.WORKING)
+                    self._turns.wait()
                 return
             self._inflight.saw(client.fileno())
             try:

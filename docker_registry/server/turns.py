@@ -1,0 +1,112 @@
+"""
+The order in which new connections are served when many arrive at once.
+
+A worker accepts connections faster than it can serve them. If each were served right after it was accepted, a request
+that costs nothing, or the next one of a client that pushes, would wait behind thousands of others in the accept queue.
+So the worker accepts many at once, answers from the response cache what it can, and the first requests of the other
+connections take turns: the newest and the oldest alternately, so that neither waits for all of the others.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+from gevent.server import StreamServer
+
+#: Connections that a worker accepts at once.
+_ACCEPTED_AT_ONCE: Final = 32
+
+#: One of several workers accepts one connection at a time, so that the connections of a client are spread over them,
+#: unless more than this many are in the accept queue or wait for their turn.
+_MANY: Final = 8
+
+#: Offset and length of the number of connections in the accept queue, in the TCP_INFO of a listening socket (Linux,
+#: ``tcpi_unacked``).
+_UNACKED: Final = slice(24, 28)
+
+
+class Turns:
+    """Lets the greenlets of one event loop go on one at a time, while others are served in between."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._is_taken = False
+        self._is_newest_next = False
+
+    def __len__(self) -> int:
+        """Return the number of greenlets that wait."""
+        return len(self._waiting)
+
+    def wait(self) -> None:
+        """Wait until it is this greenlet's turn; returns at once unless another one took a turn just now."""
+        if not self._is_taken:
+            self._take()
+            return
+        turn = Event()
+        self._waiting.append(turn)
+        try:
+            turn.wait()
+        except BaseException:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            raise
+
+    def _take(self) -> None:
+        self._is_taken = True
+        gevent.get_hub().loop.run_callback(self._pass_on)  # after the greenlet has run
+
+    def _pass_on(self) -> None:
+        self._is_taken = False
+        if self._waiting:
+            self._is_newest_next = not self._is_newest_next
+            turn = self._waiting.pop() if self._is_newest_next else self._waiting.popleft()
+            turn.set()
+            self._take()
+
+
+class Acceptor(StreamServer):
+    """Accepts the connections of a listening socket."""
+
+    max_accept = _ACCEPTED_AT_ONCE
+
+    def __init__(
+        self, listener: Any, handle: Callable[..., Any], turns: Turns, *, shares: bool, **options: Any
+    ) -> None:
+        """
+        Args:
+            handle: called with each connection and the address of its client.
+            turns: of the worker's new connections.
+            shares: whether other workers accept connections of the same socket.
+            options: those of :class:`StreamServer`.
+        """
+        self._turns = turns
+        self._shares = shares
+        self._has_accepted = False
+        super().__init__(listener, handle, **options)
+
+    def do_read(self) -> Any:
+        """Accept a connection; return None to let others be served first."""
+        if self._has_accepted and self._shares and not self._are_many():
+            self._has_accepted = False
+            return None
+        accepted = super().do_read()
+        self._has_accepted = accepted is not None
+        return accepted
+
+    def _are_many(self) -> bool:
+        return len(self._turns) > _MANY or _queue_length(self.socket) > _MANY
+
+
+def _queue_length(listener: Any) -> int:
+    """Return the number of connections in the accept queue of a socket; 0 where it is unknown."""
+    try:
+        told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)
+    except OSError:  # a Unix socket
+        return 0
+    return int.from_bytes(told[_UNACKED], sys.byteorder)
