@@ -24,6 +24,7 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _read-only                                            * the reason while the registry is read-only
       _mirror/<name, with + for />/upstream                 * URL of the registry that this repository mirrors
       _mirror/<name, with + for />/tags/<tag>               * target of a mirrored tag, and when it was checked
+      _mirror/<name, with + for />/referrers/<digest>       * referrers of a manifest, as its upstream lists them
       _transfers/<id>/<offset>                              * bytes of a blob that is being received from an upstream
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens
@@ -245,6 +246,11 @@ def mirrored_tags(name: RepositoryName) -> str:
 def mirrored_tag(name: RepositoryName, tag: Tag) -> str:
     """The file with the target of a mirrored tag."""
     return f"{mirrored_tags(name)}/{tag}"
+
+
+def mirrored_referrers(name: RepositoryName, subject: Digest) -> str:
+    """The file with the upstream's list of the referrers of a manifest."""
+    return f"{mirrored(name)}/referrers/{subject.algorithm}-{subject.hex}"
 
 
 def read_tag(file_name: str) -> str | None:

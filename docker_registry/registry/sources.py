@@ -18,6 +18,7 @@ from docker_registry.registry.names import Digest, RepositoryName, Tag
 
 if TYPE_CHECKING:
     from docker_registry.registry.blobs import Blob
+    from docker_registry.registry.listing_cache import Page
 
 T = TypeVar("T")
 
@@ -69,6 +70,19 @@ class TagSource(Protocol):
 
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of all tags of a repository, in ASCII order."""
+        ...
+
+    def page(self, name: RepositoryName, count: int, last: str) -> Page | None:
+        """
+        Return a page of the tags of a repository that is listed elsewhere only, not as a whole.
+
+        Args:
+            count: largest number of names.
+            last: the page begins after this name.
+
+        Returns:
+            None if :meth:`names` has all tags.
+        """
         ...
 
     def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:

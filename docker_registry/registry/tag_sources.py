@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import Final
 
 from docker_registry.errors import ManifestUnknown
+from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import Found, TagSource
+
+#: Pages without a tag that the client may see, after which a list ends.
+_MAX_EMPTY_PAGES: Final = 20
 
 
 class TagSources:
@@ -43,6 +48,29 @@ class TagSources:
             found = source.get(name, tag)
             if found is not None:
                 return found
+        return None
+
+    def page(
+        self, name: RepositoryName, count: int, last: str = "", may_list: Callable[[str], bool] | None = None
+    ) -> Page | None:
+        """
+        Return a page of the tags of a repository that only a source can list; None for other repositories.
+
+        Args:
+            count, last: see :meth:`TagSource.page`.
+            may_list: leave out the tags for which this is false, so that the page may be shorter.
+        """
+        for source in self._sources:
+            page = source.page(name, count, last)
+            if page is None:
+                continue
+            names = tuple(filter(may_list or bool, page.names))
+            for _ in range(_MAX_EMPTY_PAGES):
+                if names or not page.more:
+                    break
+                page = source.page(name, count, page.names[-1]) or Page(())
+                names = tuple(filter(may_list or bool, page.names))
+            return Page(names, page.more and bool(names))
         return None
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:

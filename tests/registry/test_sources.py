@@ -70,6 +70,9 @@ class UpstreamTags(Upstream):
     def names(self, name):
         return self._ask().tags.names(name)
 
+    def page(self, name, count, last):
+        return None
+
     def pointing_at(self, name, digest, tags=None):
         return iter([tag for tag in self._ask().tags.pointing_at(name, digest) if tags is None or tag in tags])
 

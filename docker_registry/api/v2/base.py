@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from docker_registry import dependencies
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
 from docker_registry.http.old_clients import is_old_client
@@ -38,10 +39,14 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
     def list_tags(name: RepositoryName) -> Response:
         """List the tags of a repository, page by page (end-8)."""
         repository = registry.repositories.resolve(name)
-        registry.repositories.check(repository)
         page_request = requests.page(max_page_entries)
         may_list = registry.access.policy.tag_filter(principal(), name)
-        page = registry.tags.page(repository, page_request.count, page_request.last, may_list)
+        page = registry.tags.sources.page(repository, page_request.count, page_request.last, may_list)
+        if page is not None:
+            dependencies.make_uncacheable()
+        else:
+            registry.repositories.check(repository)
+            page = registry.tags.page(repository, page_request.count, page_request.last, may_list)
         return _page_response({"name": str(name), "tags": page.names}, page, page_request)
 
     return bp

@@ -21,6 +21,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import name_mapping
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.registry.v1.repositories import ImageRepositories
@@ -86,6 +87,10 @@ class V1TagSource:
         """Return the names of all tags, in ASCII order."""
         image_repository = name_mapping.image_repository(name)
         return self._files.names(image_repository) if image_repository is not None else ()
+
+    def page(self, name: RepositoryName, count: int, last: str) -> Page | None:  # noqa: ARG002
+        """Return None: all tags are known."""
+        return None
 
     def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
         """

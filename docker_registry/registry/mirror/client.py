@@ -110,6 +110,19 @@ class TagState:
     digest: Digest | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamPage:
+    """
+    A page of a list, as an upstream sent it.
+
+    Attributes:
+        following: path and query of the next page, below the repository; empty on the last page.
+    """
+
+    payload: bytes
+    following: str
+
+
 class UpstreamBlob:
     """
     The body of a blob, which is being received.
@@ -265,6 +278,41 @@ class UpstreamClient:
         accepted = _OK | {_PARTIAL} if headers else _OK
         response = self._ask("GET", repository, f"blobs/{digest}", headers, accepted)
         return None if response is None else UpstreamBlob(response, self.upstream.name, start)
+
+    def get_page(self, repository: str, path: str, accept: str) -> UpstreamPage | None:
+        """
+        Return a page of tags or referrers; None if the upstream does not have the list.
+
+        Args:
+            path: path and query of the page, below the repository.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or sends something else.
+        """
+        response = self._ask("GET", repository, path, {"Accept": accept})
+        if response is None:
+            return None
+        with response:
+            if _content_type(response) not in (accept, "application/json"):
+                raise UpstreamError("The upstream registry sent no list.", upstream=self.upstream.name)
+            payload = self._read(response, MAX_MANIFEST_BYTES)
+        return UpstreamPage(payload, self._following(response, repository, path))
+
+    def _following(self, response: requests.Response, repository: str, path: str) -> str:
+        """
+        Return where the next page is.
+
+        Raises:
+            UpstreamError: it is not below the repository.
+        """
+        target = response.links.get("next", {}).get("url", "")
+        if not target:
+            return ""
+        base = f"{self.upstream.url}/v2/{repository}/"
+        url = urljoin(f"{base}{path}", target)
+        if not url.startswith(f"{base}{path.partition('?')[0]}?"):
+            raise UpstreamError("The next page of the upstream registry is elsewhere.", upstream=self.upstream.name)
+        return url.removeprefix(base)
 
     def find_blob_size(self, repository: str, digest: Digest) -> int | None:
         """

@@ -13,6 +13,7 @@ from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.mirrored_blobs import MirroredBlobs
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
+from docker_registry.registry.mirror.mirrored_referrers import MirroredReferrers
 from docker_registry.registry.mirror.mirrored_tags import MirroredTags
 from docker_registry.registry.mirror.namespaces import Namespaces
 from docker_registry.registry.mirror.remotes import Remotes
@@ -76,10 +77,13 @@ class Mirror:
         remotes = Remotes(registry.driver, self._clients, read_only)
         manifests = MirroredManifests(remotes, registry.manifests)
         records = TagRecords(registry.driver, registry.listings)
-        registry.sources.tags.append(MirroredTags(remotes, records, manifests, registry.leases, now))
+        registry.sources.tags.append(
+            MirroredTags(remotes, records, manifests, registry.leases, registry.json_budget, now)
+        )
         registry.sources.manifests.append(manifests)
         self.blobs = MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, registry.leases)
         registry.sources.blobs.append(self.blobs)
+        registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
 
     def close(self) -> None:
         """Close idle connections to upstreams."""

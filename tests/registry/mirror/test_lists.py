@@ -1,0 +1,168 @@
+"""Lists of tags and referrers of an upstream."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.registry import layout
+from docker_registry.registry.names import Digest, RepositoryName
+from tests.registry.mirror.conftest import NAME, THERE
+from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, digest_of, encoded
+from tests.support.images import make_image
+from tests.support.servers.upstream import Answer
+
+IMAGE = make_image("signed", layer_bytes=10)
+TAGS, REFERRERS = f"{THERE}/tags/list", f"{THERE}/referrers/{IMAGE.digest}"
+FALLBACK = f"{THERE}/manifests/{IMAGE.digest.replace(':', '-')}"
+
+
+def signature(number):
+    """A manifest that refers to the image."""
+    subject = {"mediaType": OCI_MANIFEST, "digest": IMAGE.digest, "size": len(IMAGE.manifest)}
+    config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    return encoded(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": f"application/vnd.test.{number % 2}",
+            "config": config,
+            "layers": [],
+            "subject": subject,
+            "annotations": {"number": str(number)},
+        }
+    )
+
+
+def entry(number):
+    payload = signature(number)
+    return {
+        "mediaType": OCI_MANIFEST,
+        "digest": digest_of(payload),
+        "size": len(payload),
+        "artifactType": f"application/vnd.test.{number % 2}",
+    }
+
+
+def index(*numbers, link=None):
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry(number) for number in numbers]}
+    headers = {"Content-Type": OCI_INDEX, **({"Link": f'<{link}>; rel="next"'} if link else {})}
+    return Answer(encoded(document), headers=headers)
+
+
+def tags(names, link=None):
+    headers = {"Content-Type": "application/json", **({"Link": f'<{link}>; rel="next"'} if link else {})}
+    return Answer(json.dumps({"name": THERE, "tags": names}).encode(), headers=headers)
+
+
+def referrers(mirrored, query=""):
+    answer = mirrored.get(f"referrers/{IMAGE.digest}{query}")
+    assert 200 == answer.status_code, answer.data
+    return {each["digest"] for each in answer.json["manifests"]}
+
+
+def digests(*numbers):
+    return {digest_of(signature(number)) for number in numbers}
+
+
+class TestTags:
+    def test_are_passed_through_page_by_page(self, mirrored, upstream):
+        pages = {None: ["a", "b"], "b": ["c"]}
+
+        def page(headers):
+            query = dict(part.split("=") for part in upstream.requests[-1][1].partition("?")[2].split("&"))
+            assert "2" == query["n"]
+            names = pages[query.get("last")]
+            return tags(names, f"/v2/{TAGS}?n=2&last={names[-1]}" if names != ["c"] else None)
+
+        upstream.contents[TAGS] = page
+        first = mirrored.get("tags/list?n=2")
+        assert ["a", "b"] == first.json["tags"]
+        second = mirrored.client.get(first.headers["Link"].partition(">")[0].lstrip("<"))
+        assert (["c"], False) == (second.json["tags"], "Link" in second.headers)
+
+    def test_of_an_upstream_without_pages_are_cut(self, mirrored, upstream):
+        upstream.contents[TAGS] = tags(["c", "a", "b", "in valid", 7])
+        assert ["a", "b"] == mirrored.get("tags/list?n=2").json["tags"]
+        assert ["b", "c"] == mirrored.get("tags/list?n=2&last=a").json["tags"]
+
+    def test_are_those_that_are_here_while_the_upstream_is_away(self, mirrored, upstream):
+        upstream.add(THERE, "v1", IMAGE)
+        assert 200 == mirrored.get("manifests/v1").status_code
+        upstream.contents[TAGS] = Answer(b"<html>", headers={"Content-Type": "text/html"})
+        assert ["v1"] == mirrored.get("tags/list").json["tags"]
+        upstream.stop()
+        assert ["v1"] == mirrored.get("tags/list").json["tags"]
+        assert 404 == mirrored.get("tags/list", "up.example/other").status_code
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b'{"tags": 7}', b"{" * 100_000], ids=["empty", "list", "number", "deep"]
+    )
+    def test_that_are_invalid_are_not_listed(self, mirrored, upstream, body):
+        upstream.contents[TAGS] = Answer(body, headers={"Content-Type": "application/json"})
+        assert 404 == mirrored.get("tags/list").status_code
+
+    def test_whose_next_page_is_elsewhere_are_not_listed(self, mirrored, upstream):
+        upstream.contents[TAGS] = tags(["a"], "http://169.254.169.254/latest")
+        assert 404 == mirrored.get("tags/list").status_code
+
+
+class TestReferrers:
+    @pytest.fixture(autouse=True)
+    def image(self, upstream, mirrored):
+        upstream.add(THERE, "v1", IMAGE)
+        assert 200 == mirrored.get("manifests/v1").status_code
+
+    def test_of_all_pages_are_listed_and_remembered(self, mirrored, upstream, open_mirror):
+        second = f"/v2/{REFERRERS}?page=2"
+        upstream.contents[REFERRERS] = lambda headers: (
+            index(3) if upstream.requests[-1][1] == second else index(1, 2, link=second)
+        )
+        upstream.requests.clear()
+        assert digests(1, 2, 3) == referrers(mirrored)
+        assert digests(1, 3) == referrers(mirrored, "?artifactType=application/vnd.test.1")
+        assert 2 == len(upstream.requests)
+        upstream.stop()
+        assert digests(1, 2, 3) == referrers(open_mirror())
+
+    def test_are_the_upstreams_and_ours(self, mirrored, upstream):
+        upstream.put_manifest(THERE, "signature", signature(1), OCI_MANIFEST)
+        upstream.contents[REFERRERS] = index(1, 2)
+        assert signature(1) == mirrored.get(f"manifests/{digest_of(signature(1))}").data
+        assert digests(1, 2) == referrers(mirrored)
+
+    def test_that_do_not_exist_are_remembered(self, mirrored, upstream):
+        upstream.contents[REFERRERS] = index()
+        upstream.requests.clear()
+        assert set() == referrers(mirrored) == referrers(mirrored)
+        assert 1 == len(upstream.requests)
+
+    def test_of_an_upstream_without_the_api_are_those_of_the_tag(self, mirrored, upstream):
+        upstream.contents[FALLBACK] = index(1)
+        assert digests(1) == referrers(mirrored)
+        assert 200 == mirrored.get(f"referrers/{digest_of(b'other')}").status_code
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Answer(b"<html>", headers={"Content-Type": "text/html"}),
+            Answer(b"{", headers={"Content-Type": OCI_INDEX}),
+            Answer(b" " * 5_000_000, headers={"Content-Type": OCI_INDEX}),
+            index(1, link="http://169.254.169.254/latest"),
+            index(1, link=f"/v2/{REFERRERS}?again"),
+            Answer(status=500),
+        ],
+        ids=["page", "no JSON", "five megabytes", "a link elsewhere", "an endless list", "error"],
+    )
+    def test_that_are_invalid_are_an_error_unless_they_are_known(self, mirrored, upstream, driver, answer):
+        upstream.contents[REFERRERS] = answer
+        assert 502 == mirrored.get(f"referrers/{IMAGE.digest}").status_code
+        record = json.dumps({"checked": 1, "manifests": [entry(7)]}).encode()
+        driver.put_content(layout.mirrored_referrers(RepositoryName(NAME), Digest.parse(IMAGE.digest)), record)
+        assert digests(7) == referrers(mirrored)
+
+    def test_that_are_no_descriptors_are_left_out(self, mirrored, upstream):
+        document = {"manifests": [7, {}, {"digest": "sha256:1", "size": 1}, {"digest": IMAGE.digest}, entry(1)]}
+        upstream.contents[REFERRERS] = Answer(encoded(document), headers={"Content-Type": OCI_INDEX})
+        assert digests(1) == referrers(mirrored)
