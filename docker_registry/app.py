@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -31,7 +32,9 @@ from docker_registry.api.v2 import referrers as v2_referrers
 from docker_registry.api.v2 import uploads as v2_uploads
 from docker_registry.config.schema import Config
 from docker_registry.drivers.cache.driver import CachedDriver
-from docker_registry.services import Services
+from docker_registry.errors import ConfigError
+from docker_registry.registry import events
+from docker_registry.services import Services, open_privileged_key
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
@@ -54,7 +57,13 @@ def create_app(services: Services) -> Flask:
     _add_hooks(app, services)
     config = services.config
     app.register_blueprint(
-        status.blueprint(flavor=config.flavor, version=__version__, v1=config.v1, probes=_probes(services))
+        status.blueprint(
+            flavor=config.flavor,
+            version=__version__,
+            v1=config.v1,
+            probes=_probes(services),
+            standalone=config.standalone,
+        )
     )
     app.register_blueprint(health.blueprint(services.health))
     if services.metrics is not None and not config.metrics_address:
@@ -82,6 +91,8 @@ def _add_hooks(app: Application, services: Services) -> None:
     request_body.install(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
+    if not config.standalone:
+        _add_index(app, services)
     if services.access_control is not None:
         _add_access_control(app, services, services.access_control)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
@@ -115,6 +126,29 @@ def _add_access_control(app: Application, services: Services, control: AccessCon
     access_control.install(app, control, origin, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:
         app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
+
+
+def _add_index(app: Application, services: Services) -> None:
+    """
+    Install the check of tokens by a separate Index.
+
+    Raises:
+        ConfigError: API V2 or users are configured too, or a setting is invalid.
+    """
+    from docker_registry.api.v1 import index_access
+    from docker_registry.auth.index import Index
+
+    config = services.config
+    if config.v2 or services.access_control is not None:
+        raise ConfigError("standalone: false, an index for API V1, needs v2: false and no users (auth)")
+    index = Index(config.index_endpoint)
+    index_access.install(
+        app,
+        index,
+        privileged_key=open_privileged_key(config),
+        has_tokens=not config.disable_token_auth,
+        before_put_image_json=partial(events.before_put_image_json.connect, sender=services.registry.driver),
+    )
 
 
 def _probes(services: Services) -> dict[str, status.Probe]:

@@ -50,6 +50,7 @@ from docker_registry.tracing import open_tracing
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.auth.external_tokens import ExternalTokens
+    from docker_registry.auth.privileged_key import PrivilegedKey
     from docker_registry.auth.tokens import Tokens
     from docker_registry.auth.workloads import Workloads
     from docker_registry.registry.mirror.mirror import Mirror
@@ -381,7 +382,8 @@ def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
         max_manifest_bytes=config.max_manifest_bytes,
         check_index_children=config.check_index_children,
         immutable_tags=config.immutable_tags,
-        serve_private=config.serve_private,
+        # With an index, its tokens decide who sees private repositories.
+        serve_private=config.serve_private or not config.standalone,
     )
 
 
@@ -460,17 +462,26 @@ def _open_workloads(auth: Auth) -> Workloads | None:
     )
 
 
+def open_privileged_key(config: Config) -> PrivilegedKey | None:
+    """
+    Return what verifies requests that the operator has signed; None without a key.
+
+    Raises:
+        ConfigError: the file cannot be used, or a hash is unknown.
+    """
+    if config.privileged_key is None:
+        return None
+    from docker_registry.auth.privileged_key import PrivilegedKey
+
+    return PrivilegedKey(config.privileged_key, config.privileged_key_hashes)
+
+
 def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
     """Apply the configured access control to a registry."""
     if not has_access_control(config):
-        if config.privileged_key is not None:
+        if config.privileged_key is not None and config.standalone:
             logger.warning("privileged_key has no effect: there is no access control (auth)")
         return None
-    privileged_key = None
-    if config.privileged_key is not None:
-        from docker_registry.auth.privileged_key import PrivilegedKey
-
-        privileged_key = PrivilegedKey(config.privileged_key, config.privileged_key_hashes)
     # PyJWT and cryptography take time to import.
     from docker_registry.auth.access_control import AccessControl, ImageGrant
     from docker_registry.auth.robots import Robots
@@ -483,7 +494,7 @@ def _restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | No
         external_tokens=_open_external_tokens(config.auth.token),
         robots=Robots(registry.driver),
         workloads=_open_workloads(config.auth),
-        privileged_key=privileged_key,
+        privileged_key=open_privileged_key(config),
     )
     registry.access.policy = control.policy
     if legacy is not None:

@@ -19,7 +19,7 @@ from tests.support.images import make_image, push
 ENTRIES = 100_000
 
 
-def _copies(store: Path, source: str, paths: Iterator[str]) -> None:
+def copies(store: Path, source: str, paths: Iterator[str]) -> None:
     """Write files as the server would, without asking it a hundred thousand times."""
     content = (store / source).read_bytes()
     for path in paths:
@@ -38,7 +38,7 @@ def tags(bench: Bench) -> Iterator[Sides]:
             repository = RepositoryName.parse(name)
             numbered = (Tag(f"t{number:06}") for number in range(entries))
             link = layout.tag_link(repository, Tag("t"))
-            _copies(bench.ours.store, link, (layout.tag_link(repository, tag) for tag in numbered))
+            copies(bench.ours.store, link, (layout.tag_link(repository, tag) for tag in numbered))
         yield _pages(client, "/v2/bench/many/tags/list?n=100"), _pages(client, "/v2/bench/few/tags/list?n=100")
 
 
@@ -54,8 +54,8 @@ def repositories(bench: Bench) -> Iterator[Sides]:
         digest = Digest.of(make_image("bench").manifest)
         names = [RepositoryName.parse(f"bench/r{number:06}") for number in range(entries)]
         first = layout.revision_link(RepositoryName.parse("bench/r"), digest)
-        _copies(server.store, first, (layout.revision_link(name, digest) for name in names))
-        _copies(server.store, layout.catalog_entry(RepositoryName.parse("bench/r")), map(layout.catalog_entry, names))
+        copies(server.store, first, (layout.revision_link(name, digest) for name in names))
+        copies(server.store, layout.catalog_entry(RepositoryName.parse("bench/r")), map(layout.catalog_entry, names))
         clients.append(client)
     yield _pages(clients[0], "/v2/_catalog?n=100"), _pages(clients[1], "/v2/_catalog?n=100")
 

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import access
 import listings
 import object_stores
 import small_requests
@@ -38,6 +39,7 @@ ROWS = [
     *small_requests.READS,
     *workload.ROWS,
     *listings.ROWS,
+    *access.ROWS,
     *object_stores.ROWS,
     *whole_server.ROWS,
 ]

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from flask import Flask, request
 
-from docker_registry.errors import Denied, Unauthorized
+from docker_registry.errors import Denied, ImageUnknown, Unauthorized
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
@@ -65,6 +65,9 @@ PRINCIPAL: Final = "docker_registry.principal"
 #: Where it puts what a token of API V1 is to say about the client.
 HOLDER: Final = "docker_registry.holder"
 
+#: Where the Index's check of images that a body names is put: returns whether the token may use an image.
+IMAGE_CHECK: Final = "docker_registry.image_check"
+
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
@@ -106,6 +109,18 @@ def principal() -> Principal:
 def holder() -> str:
     """Return what a token of API V1 is to say about the current client; empty without access control."""
     return str(request.environ.get(HOLDER, ""))
+
+
+def check_image(image_id: ImageId) -> None:
+    """
+    Check that the token of the current request may use an image that its body names.
+
+    Raises:
+        ImageUnknown: it may not.
+    """
+    may_use = request.environ.get(IMAGE_CHECK)
+    if may_use is not None and not may_use(str(image_id)):
+        raise ImageUnknown(id=str(image_id))
 
 
 def is_restricted() -> bool:

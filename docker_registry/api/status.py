@@ -22,7 +22,9 @@ _TIMEOUT_SECONDS: Final = 10.0
 Probe = Callable[[], object]
 
 
-def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe]) -> Blueprint:
+def blueprint(
+    *, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe], standalone: bool = True
+) -> Blueprint:
     """
     Build the blueprint.
 
@@ -31,6 +33,7 @@ def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe
         version: version of the registry.
         v1: whether to add the paths of API V1.
         probes: the check of each service that the registry needs, by the name of the service.
+        standalone: whether API V1 needs no separate index.
     """
     bp = Blueprint("status", __name__)
 
@@ -41,8 +44,8 @@ def blueprint(*, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe
 
     @bp.get("/_ping")
     def ping() -> Response:
-        """Confirm that the registry is running and that it needs no separate index."""
-        return json_response(True, headers={"X-Docker-Registry-Standalone": "True"})
+        """Confirm that the registry is running, and tell whether it needs a separate index."""
+        return json_response(True, headers={"X-Docker-Registry-Standalone": str(standalone)})
 
     @bp.get("/_status")
     def show_status() -> Response:

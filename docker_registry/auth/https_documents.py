@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -23,56 +24,76 @@ STEP_SECONDS: Final = 5.0
 _CHUNK_BYTES: Final = 16 * 1024
 
 
-def check_url(setting: str, url: str) -> None:
+def check_url(setting: str, url: str, schemes: Collection[str] = ("https",)) -> None:
     """
     Raises:
-        ConfigError: the text is not a URL of https without credentials.
+        ConfigError: the text is not a URL of one of the schemes, without credentials.
     """
     try:
         parts = urlsplit(url)
-        is_valid = parts.scheme == "https" and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        is_valid = parts.scheme in schemes and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         is_valid = False
     if not is_valid or not url.isprintable() or " " in url or '"' in url:
-        raise ConfigError(f"{setting} must be a URL that begins with https://")
+        raise ConfigError(f"{setting} must be a URL that begins with {' or '.join(f'{each}://' for each in schemes)}")
 
 
 def fetch(url: str, ca: Path | None = None) -> bytes:
     """
-    Return a document. Redirects are not followed; proxies of the environment are used.
-
-    Args:
-        ca: PEM file of the certificate authorities that sign the server's certificate; None for those of the system.
+    Return a document; see :func:`request`.
 
     Raises:
         AuthorityUnavailable: the server did not answer in time with status 200 and a document that is small enough.
+    """
+    status, content = request(url, ca)
+    if status != 200:
+        raise AuthorityUnavailable(f"{url} answered {status}.")
+    return content
+
+
+def request(
+    url: str, ca: Path | None = None, *, headers: Mapping[str, str] | None = None, max_bytes: int = MAX_BYTES
+) -> tuple[int, bytes]:
+    """
+    Return status and body of a GET; an empty body for a status other than 200.
+
+    Redirects are not followed; proxies of the environment are used.
+
+    Args:
+        ca: PEM file of the certificate authorities that sign the server's certificate; None for those of the system.
+        headers: further headers of the request.
+        max_bytes: largest body.
+
+    Raises:
+        AuthorityUnavailable: the server did not answer in time with a document that is small enough.
     """
     import requests
 
     late = AuthorityUnavailable(f"{url} took longer than {TOTAL_SECONDS:.0f} seconds.")
     try:
-        with (
-            gevent.Timeout(TOTAL_SECONDS, late),
-            requests.get(
+        with gevent.Timeout(TOTAL_SECONDS, late), requests.Session() as session:
+            session.auth = _unchanged  # not that of a .netrc file
+            with session.get(
                 url,
                 timeout=STEP_SECONDS,
                 stream=True,
                 allow_redirects=False,
                 verify=True if ca is None else str(ca),
-                headers={"Accept": "application/json"},
-            ) as response,
-        ):
-            if response.status_code != 200:
-                raise AuthorityUnavailable(f"{url} answered {response.status_code}.")
-            return _read(response, url)
+                headers={"Accept": "application/json", **(headers or {})},
+            ) as response:
+                return response.status_code, _read(response, url, max_bytes) if response.status_code == 200 else b""
     except (requests.RequestException, OSError) as error:
         raise AuthorityUnavailable(f"{url} cannot be read ({type(error).__name__}).") from None
 
 
-def _read(response: requests.Response, url: str) -> bytes:
+def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    return prepared
+
+
+def _read(response: requests.Response, url: str, max_bytes: int) -> bytes:
     content = b""
     for chunk in response.iter_content(_CHUNK_BYTES):
         content += chunk
-        if len(content) > MAX_BYTES:
-            raise AuthorityUnavailable(f"{url} is larger than {MAX_BYTES // 1024} KiB.")
+        if len(content) > max_bytes:
+            raise AuthorityUnavailable(f"{url} is larger than {max_bytes // 1024} KiB.")
     return content

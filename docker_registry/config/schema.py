@@ -26,11 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Prefixes of settings that are declared but not implemented; remove a prefix when its feature is implemented.
 NOT_SERVED_YET = (
-    "disable_token_auth",
-    "index_endpoint",
     "mirroring.source",
     "mirroring.tags_cache_ttl",
-    "standalone",
 )
 
 
@@ -339,7 +336,9 @@ class Config:
         "`X-Forwarded-Host` are trusted; `unix` for proxies that connect by a Unix socket.",
     )
 
-    standalone: bool = setting(True, "V1: act as the index too; `false` validates tokens at `index_endpoint`.")
+    standalone: bool = setting(
+        True, "V1: act as the index too; `false` validates tokens at `index_endpoint`, and needs `v2: false`."
+    )
     index_endpoint: str = setting("https://index.docker.io", "V1: URL of the index.")
     disable_token_auth: bool = setting(False, "V1: skip token checks because a proxy authenticates requests.")
     privileged_key: Path | None = setting(  # noqa: RUF009 - a declaration, like the others

@@ -30,6 +30,12 @@ from tests.support.v1_images import make
 IMAGE, OTHER = make_image(1), make_image(2)
 ANONYMOUS = None
 
+#: A value for each part of a route.
+ROUTE_VALUES = {
+    "name": "secret/x", "repository": "secret/x", "image_id": "a" * 64, "reference": "v1", "tag": "v1",
+    "digest": IMAGE.digest, "upload_id": "6f1f8a35-4d0e-4f0c-9c51-0d5a8f4e2a11", "username": "x",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -409,15 +415,52 @@ class TestEveryRoute:
         assert endpoints == {*ACTIONS, *WITHOUT_REPOSITORY}
         assert not ACTIONS.keys() & WITHOUT_REPOSITORY.keys()
 
+    def test_allows_readers_to_read_and_writers_to_push(self, tmp_path):
+        """The whole table: each route and method for anonymous clients, a reader, a writer and an owner."""
+        rules = """rules:
+          - {repositories: ["**"], who: [reader], allow: [pull]}
+          - {repositories: ["**"], who: [writer], allow: [pull, push]}
+          - {repositories: ["**"], who: [owner], allow: [pull, push, overwrite, delete]}"""
+        users = (ANONYMOUS, "reader", "writer", "owner")
+        settings(tmp_path, rules, users[1:])
+        section = Auth(htpasswd=tmp_path / "users", rules=tmp_path / "rules.yml")
+        with build(Config(storage="memory", metrics=True, auth=section), MemoryDriver()) as services:
+            application = create_app(services)
+            app, table, wrong = application.test_client(), 0, {}
+            for rule in application.url_map.iter_rules():
+                path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: ROUTE_VALUES[name[1]], rule.rule)
+                for method in sorted(rule.methods - {"OPTIONS"}):
+                    found = [self.outcome(app, method, path, user) for user in users]
+                    table += 1
+                    if found != self.expected(rule.endpoint):
+                        wrong[rule.endpoint, method] = found
+        assert {} == wrong
+        assert table > 60
+
+    def outcome(self, app, method, path, user):
+        """401, 403, or 0 for everything that a client without rights would not get."""
+        auth = None if user is ANONYMOUS else (user, PASSWORD + user)
+        status = app.open(path, method=method, auth=auth, data=b"{}").status_code
+        return status if status in (401, 403) else 0
+
+    def expected(self, endpoint):
+        if endpoint == "v1_tags.put_tag":
+            return [401, 403, 0, 0]
+        if endpoint in ACTIONS:
+            return {"pull": [401, 0, 0, 0], "push": [401, 403, 0, 0], "delete": [401, 403, 403, 0]}[
+                ACTIONS[endpoint].value
+            ]
+        if endpoint == "v2_token.post_token" or WITHOUT_REPOSITORY[endpoint] is Requirement.NOTHING:
+            return [0, 0, 0, 0]
+        return [401, 0, 0, 0]
+
     def test_is_closed_to_a_client_without_rights(self, server):
         """Anonymous: 401, but for what needs nothing; a user without rights: 403."""
-        values = {"name": "secret/x", "repository": "secret/x", "image_id": "a" * 64, "reference": "v1", "tag": "v1"}
-        values |= {"digest": IMAGE.digest, "upload_id": "6f1f8a35-4d0e-4f0c-9c51-0d5a8f4e2a11", "username": "x"}
         with build(Config(storage="memory", metrics=True), MemoryDriver()) as services:
             rules = list(create_app(services).url_map.iter_rules())
         found = {}
         for rule, (user, index) in itertools.product(rules, ((ANONYMOUS, 0), ("bob", 1))):
-            path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: values[name[1]], rule.rule)
+            path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: ROUTE_VALUES[name[1]], rule.rule)
             with as_user(server, user) as client:
                 for method in sorted(rule.methods - {"OPTIONS", "HEAD"}):
                     found.setdefault((rule.endpoint, method), [0, 0])[index] = status(client, method, path)

@@ -250,9 +250,9 @@ class TestARetiredSetting:
 
 class TestAnUnimplementedSetting:
     def test_causes_a_warning_when_set(self, load, caplog, path):
-        load("dev: {storage: memory, standalone: false, mirroring: {source: h}}")
+        load("dev: {storage: memory, mirroring: {source: h}}")
 
-        sentence = f"{path}, flavor dev: settings without effect in this version: standalone, mirroring.source"
+        sentence = f"{path}, flavor dev: settings without effect in this version: mirroring.source"
         assert [sentence] == [record.getMessage() for record in caplog.records]
 
 

@@ -54,9 +54,9 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Point a tag at an image."""
-        image_id = legacy.private_images.resolve_image(
-            _read_id(), principal=authorization.principal(), with_ancestors=True
-        )
+        named = _read_id()
+        authorization.check_image(named)
+        image_id = legacy.private_images.resolve_image(named, principal=authorization.principal(), with_ancestors=True)
         if authorization.is_restricted():
             _check_overwrite(legacy, access, repository, tag, image_id)
         legacy.image_tags.put(repository, tag, image_id, _client(), actor=authorization.actor("push"))

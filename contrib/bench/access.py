@@ -1,0 +1,135 @@
+"""Rows of access control: what users, rules and tokens cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import requests
+from bench import Bench
+from listings import ENTRIES, copies
+from rows import Row, Sides
+from small_requests import ACCEPT, REPOSITORY, fill, script, wrk
+from transfers import timed
+
+from docker_registry.auth.client import Client as AuthClient
+from docker_registry.auth.policy import RulesPolicy
+from docker_registry.auth.rules import parse
+from docker_registry.registry import layout
+from docker_registry.registry.access import Action, OpenPolicy
+from docker_registry.registry.names import Digest, RepositoryName
+from tests.support.access import settings
+from tests.support.clients.v2 import Client
+from tests.support.images import make_image, push
+
+TOKENS = 200
+RULES = 1000
+USERS = 10_000
+DECISIONS = 20_000
+
+_ALL = """rules:
+  - {repositories: ["**"], who: [authenticated], allow: [pull, push, overwrite, delete]}"""
+_FEW = """rules:
+  - {repositories: ["bench/few*"], who: [reader], allow: [pull]}
+  - {repositories: ["**"], who: [root], allow: [pull, push, overwrite, delete]}"""
+
+
+@contextmanager
+def manifests_by_tokens(bench: Bench) -> Iterator[Sides]:
+    """One manifest by its tag, with one of 200 tokens each; and without access control."""
+    restricted = bench.stack.enter_context(
+        bench.server("restricted", **settings(bench.folder / "access", _ALL, ("root",)))
+    )
+    image = fill(bench.ours.url, 1)
+    with Client(restricted.url) as root:
+        root.session.auth = ("root", "pw-root")
+        push(root, REPOSITORY, "t0", image)
+    scope = {"scope": f"repository:{REPOSITORY}:pull"}
+    tokens = [
+        requests.get(f"{restricted.url}/v2/token", params=scope, auth=("root", "pw-root"), timeout=30).json()["token"]
+        for _ in range(TOKENS)
+    ]
+    listed = ", ".join(f'"Bearer {token}"' for token in tokens)
+    with_tokens = (
+        f"local tokens = {{{listed}}}\n"
+        f'wrk.headers["Accept"] = "{ACCEPT}"\n'
+        f"request = function() wrk.headers['Authorization'] = tokens[math.random(1, {TOKENS})] "
+        f'return wrk.format("GET", "/v2/{REPOSITORY}/manifests/t0") end'
+    )
+    yield partial(wrk, bench, restricted.url, with_tokens), partial(wrk, bench, bench.ours.url, script(1))
+
+
+@contextmanager
+def decisions(bench: Bench) -> Iterator[Sides]:
+    """Decisions about pulls by 10,000 users under 1000 rules; and under three."""
+
+    def policy(count: int) -> RulesPolicy:
+        groups = ", ".join(
+            f"g{number}: [{', '.join(f'u{user}' for user in range(number, USERS, 100))}]" for number in range(100)
+        )
+        lines = [f"groups: {{{groups}}}", "rules:"]
+        for number in range(count):
+            who = f'"@g{number % 100}"' if number % 2 else f"u{number}"
+            lines.append(f'  - {{repositories: ["team{number}/**", "shared/*-{number}"], who: [{who}], allow: [pull]}}')
+        rules = parse("\n".join(lines).encode(), Path("rules.yml"))
+        return RulesPolicy(lambda: rules, OpenPolicy())
+
+    def measure(found: RulesPolicy) -> float:
+        clients = [AuthClient(f"u{number}") for number in range(0, USERS, 7)]
+        names = [RepositoryName.parse(f"team{number}/web") for number in range(5000)]
+        count = max(1000, int(DECISIONS * bench.scale))
+
+        def decide() -> None:
+            for number in range(count):
+                client = clients[number % len(clients)]
+                found.allows(client, Action.PULL, names[number * 7 % len(names)])
+
+        return timed(decide) / count * 1e6
+
+    yield partial(measure, policy(RULES)), partial(measure, policy(3))
+
+
+@contextmanager
+def restricted_catalog(bench: Bench) -> Iterator[Sides]:
+    """A page of the catalog for a user who may see 10 repositories of many; and for one who may see all."""
+    count = max(1000, int(ENTRIES * bench.scale))
+    server = bench.stack.enter_context(
+        bench.server("catalog", **settings(bench.folder / "few", _FEW, ("root", "reader")))
+    )
+    clients = []
+    for user in ("reader", "root"):
+        client = bench.stack.enter_context(Client(server.url))
+        client.session.auth = (user, f"pw-{user}")
+        clients.append(client)
+    image = make_image("bench")
+    push(clients[1], "bench/r", "t", image)
+    names = [RepositoryName.parse(f"bench/r{number:06}") for number in range(count)]
+    names += [RepositoryName.parse(f"bench/few{number}") for number in range(10)]
+    first = RepositoryName.parse("bench/r")
+    link = partial(layout.revision_link, digest=Digest.of(image.manifest))
+    copies(server.store, link(first), map(link, names))
+    copies(server.store, layout.catalog_entry(first), map(layout.catalog_entry, names))
+    yield _pages(clients[0]), _pages(clients[1])
+
+
+def _pages(client: Client):  # type: ignore[no-untyped-def] # what a row measures
+    for _ in range(20):  # every worker reads a long list once
+        client.request("GET", "/v2/_catalog?n=100", 200)
+
+    return lambda: min(timed(partial(client.request, "GET", "/v2/_catalog?n=100", 200)) for _ in range(5))
+
+
+ROWS = [
+    Row(
+        "tokens",
+        f"GET manifest by tag, {TOKENS} tokens",
+        "without access control",
+        "GET/s",
+        manifests_by_tokens,
+        bound=0.8,
+    ),
+    Row("decision", f"decision of {RULES} rules and {USERS} users", "of 3 rules", "us", decisions, limit=50),
+    Row("catalog-few", f"catalog of 10 among {ENTRIES} repositories", "of all", "s", restricted_catalog, limit=0.05),
+]
