@@ -16,6 +16,7 @@ from docker_registry.cli import (
     check,
     completion,
     diff_worker,
+    doctor,
     garbage_collect,
     keys,
     migrate,
@@ -50,6 +51,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     backup.COMMAND,
     restore_backup.COMMAND,
     diff_worker.COMMAND,
+    doctor.COMMAND,
     completion.COMMAND,
     garbage_collect.COMMAND,
 )

@@ -24,6 +24,7 @@ IMPORTS = {
         "auth",
         "cli",
         "config",
+        "doctor",
         "errors",
         "housekeeping",
         "logs",
@@ -33,6 +34,7 @@ IMPORTS = {
         "services",
     },
     "app": {"api", "auth", "config.schema", "drivers", "errors", "registry", "services"},
+    "doctor": {"doctor"},
     "housekeeping": {"errors", "metrics", "registry", "services"},
     "services": {
         "part_numbers",

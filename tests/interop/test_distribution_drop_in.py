@@ -78,7 +78,7 @@ def answers(url, credentials=None):
 
 
 class TestAServerInPlaceOfDistribution:
-    @pytest.mark.parametrize("sections", ["defaults", "users-and-deletion"])
+    @pytest.mark.parametrize("sections", [pytest.param("defaults", marks=pytest.mark.slow), "users-and-deletion"])
     def test_answers_alike(self, volume, tmp_path, sections):
         settings, credentials = {}, None
         if sections == "users-and-deletion":

@@ -120,6 +120,7 @@ class TestAProxy:
             direct, answer = (session.get(f"{url}{path}", timeout=60) for url in (registry.url, proxied))
             assert (direct.status_code, direct.content) == (answer.status_code, answer.content)
 
+    @pytest.mark.slow
     def test_serves_skopeo(self, proxied, authority, tmp_path):
         skopeo = programs.Tool([programs.require("skopeo", "skopeo"), "--insecure-policy", "copy"])
         image = make_image("proxied")

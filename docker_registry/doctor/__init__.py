@@ -1,0 +1,1 @@
+"""Diagnosis of a registry and its proxies through its public address."""

@@ -1,0 +1,150 @@
+"""HTTP connections of the doctor: one request each, so that every probe sees the proxy afresh."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+
+TIMEOUT_SECONDS: Final = 30.0
+_MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, with a body of at most 4 MiB."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Return a header by its lower-case name; empty if it is missing."""
+        return self.headers.get(name, "")
+
+
+@dataclass(slots=True)
+class Target:
+    """
+    The address that is examined.
+
+    Attributes:
+        url: scheme and host of the registry.
+        ca: PEM file of the authorities to trust besides those of the system.
+        is_verified: whether certificates are verified.
+        authorization: value of the header for all requests.
+    """
+
+    url: str
+    ca: Path | None = None
+    user: str | None = None
+    password: str = field(default="", repr=False)
+    is_verified: bool = True
+    authorization: str = field(default="", repr=False)
+
+    def connect(self, url: str | None = None, timeout: float = TIMEOUT_SECONDS) -> http.client.HTTPConnection:
+        """
+        Open a connection.
+
+        Args:
+            url: another address; default that of the registry.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate is not trusted.
+        """
+        parts = urlsplit(url or self.url)
+        host = parts.hostname or ""
+        made: http.client.HTTPConnection
+        if parts.scheme == "https":
+            made = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=self._context())
+        else:
+            made = http.client.HTTPConnection(host, parts.port, timeout=timeout)
+        made.connect()
+        return made
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """
+        Send a request and return the response.
+
+        Raises:
+            OSError, http.client.HTTPException: no response was received.
+        """
+        connection = self.connect()
+        try:
+            sent = {**self.credentials(), **(headers or {})}
+            connection.request(method, path, body, sent)
+            return read(connection)
+        finally:
+            connection.close()
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers that authenticate a request."""
+        return {"Authorization": self.authorization} if self.authorization else {}
+
+    def basic(self) -> str:
+        """Return the value of Authorization for the user's password."""
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+    def fetch_token(self, challenge: str, scope: str) -> str:
+        """
+        Return an access token (distribution's token specification).
+
+        Args:
+            challenge: the value of WWW-Authenticate.
+
+        Raises:
+            ValueError: the token server refuses, or its response has no token.
+            OSError, http.client.HTTPException: it cannot be reached.
+        """
+        given = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        parts = urlsplit(given.get("realm", ""))
+        query = urlencode({"service": given.get("service", ""), "scope": scope})
+        connection = self.connect(given.get("realm"))
+        try:
+            headers = {"Authorization": self.basic()} if self.user else {}
+            connection.request("GET", f"{parts.path}?{query}", headers=headers)
+            answer = read(connection)
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise ValueError(f"the token server answers {answer.status}")
+        document = json.loads(answer.body)
+        return str(document.get("token") or document["access_token"])
+
+    def offers_http2(self) -> bool:
+        """Return whether the server would speak HTTP/2."""
+        parts = urlsplit(self.url)
+        context = self._context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        address = (parts.hostname or "", parts.port or 443)
+        with (
+            socket.create_connection(address, TIMEOUT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=parts.hostname) as encrypted,
+        ):
+            return encrypted.selected_alpn_protocol() == "h2"
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self.ca is not None:
+            context.load_verify_locations(self.ca)
+        if not self.is_verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def read(connection: http.client.HTTPConnection) -> Answer:
+    """Return the response to the request that was sent."""
+    response = connection.getresponse()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, response.read(_MAX_BYTES))
