@@ -112,6 +112,7 @@ def _add_namespaces(app: Application, mirror: Mirror) -> None:
     from docker_registry.api import namespaces
 
     namespaces.install(app, mirror.namespaces)
+    namespaces.refuse_loops(app, mirror.via)
 
 
 def _add_access_control(app: Application, services: Services, control: AccessControl) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import secrets
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -555,13 +558,21 @@ def _open_mirror(
             is_insecure=each.insecure,
             ca=each.ca,
             client_cert=each.client_cert,
+            allows=_name_filter(each.name, each.allow, each.deny),
         )
         upstreams[upstream] = open_credentials(upstream, each.username, each.password, each.password_file, each.command)
-    user_agent = f"docker-registry/{__version__}"
+    user_agent, store = f"docker-registry/{__version__}", StoreIdentity(registry.driver)
+
+    fallback = secrets.token_hex(8)
+
+    def identity() -> str:
+        return f"docker-registry-{hashlib.sha256((store() or fallback).encode()).hexdigest()[:16]}"
+
     return Mirror(
         registry,
         upstreams,
         user_agent=user_agent,
+        via=identity,
         memory=body_memory,
         read_only=read_only,
         is_offline=config.mirroring.offline,
@@ -569,6 +580,32 @@ def _open_mirror(
         own_names=config.mirroring.own_names,
         external_url=config.external_url,
     )
+
+
+def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Callable[[str], bool]:
+    """
+    Return a predicate for names that match one of the patterns in *allow*, or any if it is empty, and none in *deny*.
+
+    Raises:
+        ConfigError: a pattern is invalid.
+    """
+    from docker_registry.auth.patterns import Pattern
+
+    parsed: list[list[Pattern]] = []
+    for texts in (allow, deny):
+        parsed.append([])
+        for text in texts:
+            try:
+                parsed[-1].append(Pattern.parse(text))
+            except ValueError as error:
+                raise ConfigError(f"mirroring.upstreams: {upstream}: the pattern {text} {error}") from None
+    allowed, denied = parsed
+
+    def allows(name: str) -> bool:
+        is_allowed = not allowed or any(pattern.matches(name) for pattern in allowed)
+        return is_allowed and not any(pattern.matches(name) for pattern in denied)
+
+    return allows
 
 
 def _import_mirror() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from flask import Flask, Response, request
 
-from docker_registry.errors import NameInvalid
+from docker_registry.errors import NameInvalid, UpstreamError
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.mirror.namespaces import Namespaces
 
@@ -45,3 +45,18 @@ def install(app: Flask, namespaces: Namespaces) -> None:
                 query = urlencode({"ns": namespace})
                 response.headers["Link"] = response.headers["Link"].replace("?", f"?{query}&", 1)
         return response
+
+
+def refuse_loops(app: Flask, via: Callable[[], str]) -> None:
+    """
+    Install the hook that refuses requests which this registry has sent itself.
+
+    Args:
+        via: returns the name of this registry in Via headers.
+    """
+
+    @app.before_request
+    def refuse_own_requests() -> None:
+        received = request.headers.get("Via")
+        if received is not None and via() in received:
+            raise UpstreamError("This registry is its own upstream.")

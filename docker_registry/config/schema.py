@@ -52,6 +52,10 @@ class MirrorUpstream:
     ca: Path | None = setting(None, "PEM file of the certificate authorities that sign the upstream's certificate.")  # noqa: RUF009
     client_cert: Path | None = setting(None, "PEM file with a certificate and its key for the upstream.")  # noqa: RUF009
     insecure: bool = setting(False, "Send the password by plain HTTP too, and do not verify certificates.")
+    allow: tuple[str, ...] = setting(
+        (), "Patterns of the repositories that are mirrored, by their names at the upstream; all when empty."
+    )
+    deny: tuple[str, ...] = setting((), "Patterns of repositories that are not mirrored, even if `allow` names them.")
     ttl: int = setting(300, "Time a tag is served before the upstream is asked again.", unit="seconds", minimum=0)
     timeout: int = setting(30, "Time in which the upstream must connect or send something.", unit="seconds", minimum=1)
     max_connections: int = setting(

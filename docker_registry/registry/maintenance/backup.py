@@ -145,7 +145,10 @@ class Backup:
             blobs = manifest_payload.read(payload, None, is_stored=True).blobs
         except ManifestInvalid:  # schema 1, or a manifest that another server accepted
             return
+        is_mirrored = self._driver.exists(layout.mirror_upstream(name))
         for blob in blobs:
+            if is_mirrored and not self._driver.exists(layout.layer_link(name, blob.digest)):
+                continue  # not requested by a client yet
             if not self._copy_blob(blob.digest):
                 self._report.add_damage(path, f"the manifest names {blob.digest}, which is missing or damaged")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
@@ -189,17 +189,20 @@ class UpstreamClient:
         memory: MemoryBudget,
         *,
         user_agent: str,
+        via: Callable[[], str],
         is_offline: bool = False,
     ) -> None:
         """
         Args:
             credentials: None for anonymous access.
+            via: returns the name of this registry in Via headers, by which it recognizes its own requests.
             memory: budget for manifests that are being received.
             is_offline: never ask the upstream.
         """
         self.upstream = upstream
         self.has_credentials = credentials is not None
         self._memory = memory
+        self._via = via
         self._is_offline = is_offline
         self._limited_until = 0.0
         self._breaker = CircuitBreaker(upstream.name)
@@ -427,7 +430,12 @@ class UpstreamClient:
         for is_last in (False, True):
             try:
                 return self._session.request(
-                    method, url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self._timeouts
+                    method,
+                    url,
+                    headers={"Via": f"1.1 {self._via()}", **headers},
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=self._timeouts,
                 )
             except requests.ConnectionError as error:
                 if is_last or not (error.args and isinstance(error.args[0], ProtocolError)):

@@ -35,6 +35,7 @@ class Mirror:
     Attributes:
         upstreams: the mirrored registries.
         namespaces: decides which of them a request means.
+        via: returns the name of this registry in Via headers.
         blobs: their blobs, and the transfers that are in progress.
     """
 
@@ -44,6 +45,7 @@ class Mirror:
         upstreams: Mapping[Upstream, Credentials | None],
         *,
         user_agent: str,
+        via: Callable[[], str],
         memory: MemoryBudget,
         read_only: ReadOnly,
         is_offline: bool = False,
@@ -58,6 +60,7 @@ class Mirror:
         Args:
             upstreams: the mirrored registries, each with the credentials for it.
             user_agent: what upstreams are told about this server.
+            via: returns the name of this registry in Via headers; the same on all its hosts.
             memory: budget for manifests that are being received.
             read_only: while writes are refused, nothing is fetched.
             is_offline: never ask an upstream.
@@ -69,9 +72,10 @@ class Mirror:
         """
         self.upstreams = Upstreams(upstreams)
         self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url)
+        self.via = via
         self._registry = registry
         self._clients = [
-            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, is_offline=is_offline)
+            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, via=via, is_offline=is_offline)
             for upstream in self.upstreams
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)

@@ -68,9 +68,11 @@ class Remotes:
         self.upstreams = Upstreams(client.upstream for client in self._clients.values())
 
     def find(self, name: RepositoryName) -> Remote | None:
-        """Return the repository that one here mirrors; None for one that mirrors nothing, or is hidden."""
+        """Return the repository that one here mirrors; None for one that mirrors nothing, is hidden or not allowed."""
         found = None if name.is_hidden else self.upstreams.find(str(name))
-        return None if found is None else Remote(self._clients[found[0].name], found[1])
+        if found is None or not found[0].allows(found[1]):
+            return None
+        return Remote(self._clients[found[0].name], found[1])
 
     def check_writable(self) -> None:
         """

@@ -7,7 +7,7 @@ Upstreams: the registries that are mirrored, and the repositories that mirror th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,11 @@ from docker_registry.registry.names import is_repository_name
 _PORTS: Final = {"https": 443, "http": 80}
 
 
+def all_names(name: str) -> bool:  # noqa: ARG001
+    """Return True: every repository may be mirrored."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """
@@ -41,6 +46,7 @@ class Upstream:
         is_insecure: whether passwords may be sent by plain HTTP, and certificates are not verified.
         ca: PEM file of the certificate authorities that sign its certificate; None for those of the system.
         client_cert: PEM file with the certificate and the key of this registry.
+        allows: whether a repository may be mirrored, by its name at the upstream.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Upstream:
     is_insecure: bool = False
     ca: Path | None = None
     client_cert: Path | None = None
+    allows: Callable[[str], bool] = all_names
 
     @property
     def address(self) -> str:

@@ -12,7 +12,11 @@ import pytest
 
 from docker_registry.config.schema import MirrorUpstream
 from docker_registry.errors import ConfigError
+from docker_registry.registry import layout
+from docker_registry.registry.maintenance.backup import Backup
+from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.mirror.transfer import WITHHELD_BYTES
+from docker_registry.registry.names import Digest
 from docker_registry.settings import TYPES, settings_of
 from tests.registry.mirror.conftest import NAME, THERE
 from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, digest_of, encoded
@@ -83,7 +87,7 @@ class TestAnImageOfAnUpstream:
         private = {"Authorization": "Basic eDp5", "Cookie": "a=b", "X-Forwarded-For": "10.1.1.1", "Forwarded": "for=x"}
         assert 200 == mirrored.get("manifests/v1", **private).status_code
         ((_, _, headers),) = upstream.requests
-        assert {"host", "user-agent", "accept", "accept-encoding", "connection"} >= headers.keys()
+        assert {"host", "user-agent", "accept", "accept-encoding", "connection", "via"} >= headers.keys()
         assert headers["user-agent"].startswith("docker-registry/")
 
     def test_is_not_pushed_or_deleted(self, mirrored, upstream):
@@ -135,6 +139,43 @@ class TestAnImageOfAnUpstream:
         mirrored.services.read_only.why = "moving"
         assert (503, "UNAVAILABLE") == code(mirrored.get("manifests/v1"))
         assert [] == upstream.requests
+
+    def test_of_which_only_the_manifest_is_here_is_backed_up_without_damage(self, mirrored, driver, tmp_path):
+        assert 200 == mirrored.get("manifests/v1").status_code
+        driver.put_content(f"{layout.transfer('running')}/0", b"a")
+        report = Backup(driver, BackupFolder(tmp_path / "backup")).run()
+        assert [] == report.damaged
+        assert not (tmp_path / "backup" / layout.TRANSFERS).exists()
+        assert mirrored.get(BLOB).data == LARGE
+        driver.remove(layout.blob_data(Digest.parse(digest_of(LARGE))))
+        assert 1 == len(Backup(driver, BackupFolder(tmp_path / "backup")).run().damaged), "what was here is checked"
+
+
+class TestNames:
+    def test_that_are_not_allowed_are_not_mirrored(self, open_mirror, upstream):
+        upstream.add(THERE, "v1", IMAGE)
+        for options, status in (
+            ({"allow": ("library/*",)}, 200),
+            ({"allow": ("acme/**",)}, 404),
+            ({"deny": ("library/*",)}, 404),
+            ({"allow": ("**",), "deny": ("*/app",)}, 404),
+        ):
+            upstream.requests.clear()
+            assert status == open_mirror(**options).head("manifests/v1").status_code
+            assert (status == 404) == (not upstream.requests)
+        refused = open_mirror(deny=("**",)).client.post(f"/v2/{NAME}/blobs/uploads/")
+        assert 405 == refused.status_code
+        with pytest.raises(ConfigError, match=r"the pattern a b may only contain"):
+            open_mirror(allow=("a b",))
+
+
+class TestARegistryThatIsItsOwnUpstream:
+    def test_answers_with_an_error(self, mirrored, upstream):
+        mirrored.get("manifests/v1")
+        ((_, _, headers),) = upstream.requests
+        answer = mirrored.get("manifests/v1", Via=f"1.0 proxy, {headers['via']}")
+        assert (502, "UNAVAILABLE") == code(answer)
+        assert 404 == mirrored.get("manifests/v1", Via="1.1 proxy").status_code
 
 
 class TestWhatAnUpstreamDoesNotHave:
