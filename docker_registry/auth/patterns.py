@@ -60,6 +60,11 @@ class Pattern:
         return cls(text, first if is_literal else first[: first.rfind("/") + 1], _compile(text))
 
     @property
+    def literal(self) -> str:
+        """The text before the first wildcard, with which every matching name begins; may be empty."""
+        return _PARTS.split(self.text, maxsplit=1)[0]
+
+    @property
     def matches_all(self) -> bool:
         """True if the pattern matches every name."""
         return self.text == "**"

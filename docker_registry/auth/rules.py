@@ -137,7 +137,7 @@ class Rules:
                 for pattern in rule.repositories:
                     replaced = pattern.for_user(None if client.is_anonymous else client.name)
                     if replaced is not None:
-                        prefixes.add(replaced.prefix)
+                        prefixes.add(replaced.literal)
         return sorted(prefixes)
 
     def allows_everywhere(self, client: Client, action: Action) -> bool:

@@ -89,8 +89,8 @@ class TestARule:
         assert found is not None
         assert 4 == found.line
 
-    def test_narrows_the_catalog_to_its_prefixes(self):
-        assert ["", "alice/", "public/", "shared/"] == rules.parse(
+    def test_narrows_the_catalog_to_what_its_patterns_begin_with(self):
+        assert ["", "alice/x", "public/", "shared/alice-"] == rules.parse(
             b"rules: [{repositories: ['*'], who: [alice], allow: [push]},"
             b"{repositories: ['public/**', 'shared/${user}-*', '${user}/x*'], who: [authenticated], allow: [pull]}]",
             FILE,
