@@ -90,7 +90,8 @@ class Mirror:
         registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
 
     def close(self) -> None:
-        """Close idle connections to upstreams."""
+        """Stop all transfers, and close the connections to upstreams."""
+        self.blobs.close()
         for client in self._clients:
             client.close()
 

@@ -97,6 +97,11 @@ class MirroredBlobs:
             return None
         return Found(Blob(digest, size, layout.blob_data(digest)), Origin(expires=time.monotonic()))
 
+    def close(self) -> None:
+        """Stop all transfers."""
+        for transfer in list(self._transfers.values()):
+            transfer.stop()
+
     def purge(self, ttl_seconds: float) -> int:
         """
         Remove the pieces of transfers whose processes died and that nobody continued.

@@ -104,6 +104,7 @@ class Transfer:
         self._received = pieces.end
         self._is_complete = False
         self._changed = Event()
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self, on_end: Callable[[], object]) -> None:
         """
@@ -113,7 +114,14 @@ class Transfer:
             on_end: called when the transfer has ended, whether or not it failed.
         """
         receiver = gevent.spawn(self._receive)
-        gevent.spawn(self._store, receiver, on_end)
+        self._greenlets = [receiver, gevent.spawn(self._store, receiver, on_end)]
+
+    def stop(self) -> None:
+        """Stop a transfer that has been started, and close its connection."""
+        self.error = self.error or UpstreamUnavailable("The registry is stopping.")
+        gevent.killall(self._greenlets)
+        self._stream.close()
+        self._announce()
 
     def is_far_from(self, offset: int) -> bool:
         """Return whether it will take a while until the byte at an offset has arrived."""
@@ -221,7 +229,10 @@ class Transfer:
     def _resume(self) -> None:
         self._stream.close()
         stream = self._reopen(self._received)
-        if stream is None or (self.size is not None and stream.size not in (None, self.size)):
+        if stream is not None and self.size is not None and stream.size not in (None, self.size):
+            stream.close()
+            stream = None
+        if stream is None:
             raise UpstreamError("The upstream registry has changed the blob.", digest=str(self.digest))
         self._stream = stream
 

@@ -105,6 +105,15 @@ class TestABrokenTransfer:
         assert set() == mirrored.paths()
         assert LARGE == mirrored.get(BLOB).data
 
+    def test_is_stopped_with_the_registry(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, pause_seconds=0.01)
+        blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
+        assert next(blocks)
+        mirrored.services.close()
+        with pytest.raises(Exception, match="stopping"):
+            list(blocks)
+        assert set() == mirrored.paths()
+
     def test_that_nobody_continues_is_purged(self, mirrored, driver):
         driver.put_content(f"{layout.transfer('abandoned')}/0", b"a")
         blobs = mirrored.services.mirror.blobs
