@@ -43,7 +43,9 @@ http {{
 
 
 @contextlib.contextmanager
-def running_nginx(folder: Path, ports: Sequence[int], locations: str = "", workers: int = 1) -> Iterator[str]:
+def running_nginx(
+    folder: Path, ports: Sequence[int], locations: str = "", workers: int = 1, options: str = ""
+) -> Iterator[str]:
     """
     Run nginx for the duration of a ``with`` block and yield its URL.
 
@@ -52,9 +54,10 @@ def running_nginx(folder: Path, ports: Sequence[int], locations: str = "", worke
         ports: of the registries, each of which gets requests in its turn.
         locations: more of its configuration.
         workers: processes that serve.
+        options: of each server in its group, such as ``max_fails=0``.
     """
     program, port = programs.require("nginx", "nginx-light"), processes.free_port()
-    servers = " ".join(f"server 127.0.0.1:{each};" for each in ports)
+    servers = " ".join(f"server 127.0.0.1:{each} {options};" for each in ports)
     user = "user root;" if os.geteuid() == 0 else ""  # who may read what the registry has written
     text = _CONFIGURATION.format(
         user=user, folder=folder, servers=servers, port=port, locations=locations, workers=workers
