@@ -76,17 +76,26 @@ class Acceptor(StreamServer):
     max_accept = _ACCEPTED_AT_ONCE
 
     def __init__(
-        self, listener: Any, handle: Callable[..., Any], turns: Turns, *, shares: bool, **options: Any
+        self,
+        listener: Any,
+        handle: Callable[..., Any],
+        turns: Turns,
+        *,
+        shares: bool,
+        is_last: Callable[[], bool] = lambda: True,
+        **options: Any,
     ) -> None:
         """
         Args:
             handle: called with each connection and the address of its client.
             turns: of the worker's new connections.
             shares: whether other workers accept connections of the same socket.
+            is_last: returns whether no worker goes on after this one.
             options: those of :class:`StreamServer`.
         """
         self._turns = turns
         self._shares = shares
+        self._is_last = is_last
         self._has_accepted = False
         super().__init__(listener, handle, **options)
 
@@ -98,6 +107,18 @@ class Acceptor(StreamServer):
         accepted = super().do_read()
         self._has_accepted = accepted is not None
         return accepted
+
+    def close(self) -> None:
+        """
+        Stop accepting connections.
+
+        When the server stops, those that wait in the accept queue are accepted first: closing the socket would reset
+        them. When the worker is replaced, other workers accept them.
+        """
+        if self._is_last() and not self.closed:
+            while (accepted := super().do_read()) is not None:
+                self.do_handle(*accepted)
+        super().close()
 
     def _are_many(self) -> bool:
         return len(self._turns) > _MANY or _queue_length(self.socket) > _MANY

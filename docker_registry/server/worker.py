@@ -71,6 +71,9 @@ _UNSENT_BYTES: Final = 32 * 1024 * 1024
 #: next response, so that no request meets a closed connection.
 _REPLACED_IDLE_SECONDS: Final = 5.0
 
+#: A worker that stops ends them sooner, but not before the request of a connection that was just accepted arrives.
+_STOPPED_IDLE_SECONDS: Final = 0.5
+
 
 class _ListenerAddress:
     """Stands for a listener in gunicorn's handlers, which ask each connection's listener for its address only."""
@@ -170,7 +173,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Return what accepts the connections of a socket; called by gunicorn in place of ``server_class``."""
         tls = {name: value for name, value in options.items() if name == "ssl_context"}
         handle = partial(self.handle, listener)
-        return Acceptor(listener, handle, self._turns, shares=self.cfg.workers > 1, spawn=spawn, **tls)
+        return Acceptor(
+            listener,
+            handle,
+            self._turns,
+            shares=self.cfg.workers > 1,
+            is_last=lambda: not self._is_replaced,
+            spawn=spawn,
+            **tls,
+        )
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
@@ -463,7 +474,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
             gevent.sleep(0.2)
             if not self.alive:
-                self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self._is_replaced else 0)
+                self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self._is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
 
 

@@ -8,8 +8,12 @@ import signal
 import socket
 from contextlib import ExitStack
 
+import gevent
+import gevent.socket
+import pytest
 import requests
 
+from docker_registry.server.turns import Acceptor, Turns
 from tests.support.gevent_program import under_gevent
 from tests.support.servers.registry import Server
 
@@ -56,3 +60,23 @@ class TestManyNewConnections:
             assert len(answered) < CONNECTIONS // 2
             for one in crowd:
                 assert one.recv(100).startswith(b"HTTP/1.1 404 ")
+
+
+class TestAnAcceptorThatCloses:
+    @pytest.mark.parametrize("is_last", [True, False])
+    def test_accepts_what_waits_in_the_queue_unless_other_workers_do(self, is_last):
+        served = []
+        listener = gevent.socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = listener.getsockname()
+        acceptor = Acceptor(
+            listener, lambda client, _: served.append(client.recv(1)), Turns(), shares=False, is_last=lambda: is_last
+        )
+        acceptor.start()  # accepts nothing before other greenlets run
+        with socket.create_connection(address) as client:
+            client.sendall(b"x")
+            acceptor.close()
+            gevent.idle()
+            gevent.sleep(0.05)
+        assert ([b"x"] if is_last else []) == served
