@@ -8,7 +8,6 @@ it is off unless one of :data:`_SWITCHES` is set. A span continues the trace of 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ import gevent
 
 from docker_registry import __version__
 from docker_registry.errors import ConfigError
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import TRACEPARENT, Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -38,9 +37,6 @@ _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST"
 
 #: Longer texts from clients are cut.
 _MAX_CHARACTERS: Final = 1024
-
-#: W3C Trace Context, section 3.2: version, trace id, parent id, flags.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 #: How long a worker that ends waits for the export of its last spans.
 _CLOSE_SECONDS: Final = 2.0
@@ -153,7 +149,7 @@ def _parent(traceparent: str) -> Context:
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    found = TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if found is None:
         return Context()
     trace_id, span_id, flags = (int(part, 16) for part in found.groups())

@@ -25,8 +25,11 @@ CONTEXT: Final = "docker_registry.request"
 #: A request id of a client or proxy is adopted if it looks like this; otherwise the request gets an id of its own.
 _REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
 
-#: W3C Trace Context, section 3.2: version, trace id, parent id, flags.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+#: W3C Trace Context, section 3.2: version, trace id, parent id, flags. The version ff and ids of zeros are invalid, and
+#: only later versions than 00 may have more fields.
+TRACEPARENT: Final = re.compile(
+    r"(?!ff)(?!00-.{52}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
 
 
 class Exchange(NamedTuple):
@@ -140,7 +143,7 @@ class RequestIds:
 
 def trace_id(traceparent: str) -> str:
     """Return the trace id of a traceparent header; empty if it is malformed or missing."""
-    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    match = TRACEPARENT.fullmatch(traceparent) if traceparent else None
     return match[1] if match else ""
 
 

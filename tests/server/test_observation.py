@@ -19,6 +19,7 @@ MANIFEST = "/v2/acme/web/manifests/v1"
 LAYER = next(iter(IMAGE.blobs))
 BLOB = f"/v2/acme/web/blobs/{LAYER}"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,24 @@ class TestIds:
         generators = [RequestIds(), RequestIds()]
         assert 200 == len({each.new() for each in generators for _ in range(100)})
 
-    @pytest.mark.parametrize("text", ["", "00-0", f"00-{TRACE.upper()}-b7ad6b7169203331-01", f"0-{TRACE}"])
-    def test_of_traces_are_valid(self, text):
-        assert "" == trace_id(text)
+    @pytest.mark.parametrize(
+        ("expected", "header"),
+        [
+            ("", ""),
+            ("", "00-0"),
+            ("", f"0-{TRACE}"),
+            (TRACE, f"00-{TRACE}-{SPAN}-01"),
+            (TRACE, f"cc-{TRACE}-{SPAN}-01-later"),
+            ("", f"00-{TRACE}-{SPAN}-01-later"),
+            ("", f"cc-{TRACE}-{SPAN}-01x"),
+            ("", f"ff-{TRACE}-{SPAN}-01"),
+            ("", f"00-{'0' * 32}-{SPAN}-01"),
+            ("", f"00-{TRACE}-{'0' * 16}-01"),
+            ("", f"00-{TRACE.upper()}-{SPAN}-01"),
+        ],
+    )
+    def test_of_traces_are_valid(self, expected, header):
+        assert expected == trace_id(header)
 
 
 class TestTheUserOfAnAuthorizationHeader:
