@@ -19,6 +19,7 @@ _VARIABLES: Final = {
     "REGISTRY_AUTH_HTPASSWD": "the file of users",
     "REGISTRY_AUTH_RULES": "the file of rules",
     "SEARCH_BACKEND": "the search index, such as sqlalchemy",
+    "DOCKER_REGISTRY_PASSWORD": "the password of --user",
     "CACHE_REDIS_HOST": "the Redis that holds the queue",
 }
 
@@ -165,6 +166,23 @@ GUIDES: Final = {
     "diff-worker": Guide(
         (("CACHE_REDIS_HOST=redis docker-registry diff-worker", "compute queued diffs until SIGTERM"),),
         (*_STORE, "CACHE_REDIS_HOST"),
+    ),
+    "doctor": Guide(
+        (
+            (
+                "docker-registry doctor https://registry.example.com",
+                "push and pull through all proxies; status 1: faults",
+            ),
+            (
+                "docker-registry doctor https://registry.example.com --user ops --silence 120 --json",
+                "log in, pause in an upload, report to a program",
+            ),
+        ),
+        ("DOCKER_REGISTRY_PASSWORD",),
+    ),
+    "garbage-collect": Guide(
+        (("docker-registry garbage-collect", "explain that nothing is deleted; status 2"),),
+        (),
     ),
     "completion": Guide(
         (
