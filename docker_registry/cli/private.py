@@ -37,14 +37,14 @@ def _clear(text: str) -> list[str]:
     """
     from docker_registry import services
     from docker_registry.errors import NameUnknown
-    from docker_registry.registry.actor import Actor
+    from docker_registry.registry.actor import COMMAND_LINE
     from docker_registry.registry.names import ImageRepositoryName
 
     name = ImageRepositoryName.parse(text)
     with services.build(load_config(), v1=True) as built:
         if not built.registry.private_repositories.is_private(name):
             raise NameUnknown("No private repository has this name.", name=text)
-        built.require_legacy().private_images.set_private(name, private=False, actor=Actor("cli"))
+        built.require_legacy().private_images.set_private(name, private=False, actor=COMMAND_LINE)
     return [text]
 
 

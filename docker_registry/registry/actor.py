@@ -43,5 +43,6 @@ class Actor:
 ANONYMOUS_PUSH: Final = Actor("push")
 ANONYMOUS_DELETE: Final = Actor("delete")
 
-#: The actor of housekeeping.
+#: The actors of housekeeping and of commands.
 GARBAGE_COLLECTION: Final = Actor("gc", Principal("docker-registry"))
+COMMAND_LINE: Final = Actor("cli", Principal("docker-registry"))

@@ -19,7 +19,7 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import events, layout, manifest_payload
-from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
+from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
@@ -114,9 +114,12 @@ class Manifests:
         self._sources = sources
         self.max_manifest_bytes = max_manifest_bytes
 
-    def get(self, name: RepositoryName, reference: Reference) -> Manifest:
+    def get(self, name: RepositoryName, reference: Reference, *, principal: Principal = ANONYMOUS) -> Manifest:
         """
         Return a manifest as it was pushed (end-3).
+
+        Args:
+            principal: on whose behalf; content that it may not see is not used to generate a manifest.
 
         Raises:
             ManifestUnknown: neither the repository nor a source has the tag or the manifest.
@@ -125,7 +128,7 @@ class Manifests:
         if isinstance(reference, Tag):
             digest = self._tags.links.find(name, reference)
             if digest is None:
-                found = self._tags.sources.get(name, reference)
+                found = self._tags.sources.get(name, reference, principal)
                 digest, origin = found.value, found.origin
         else:
             digest = reference
@@ -211,7 +214,7 @@ class Manifests:
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
         conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition) for tag in tags}
-        self._check_tags(name, conditions, digest)
+        self._check_tags(name, conditions, digest, actor.principal)
         if name.is_hidden:  # the same error as in a repository that has none of the blobs
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
@@ -226,7 +229,15 @@ class Manifests:
                     self._referrers.put(name, descriptor, document)
                     is_linked = self._link(name, digest, document, is_new=is_new)
                     for tag, each in conditions.items():
-                        self._tags.point(name, tag, digest, each, is_new=is_new, has_back_references=complete)
+                        self._tags.point(
+                            name,
+                            tag,
+                            digest,
+                            each,
+                            principal=actor.principal,
+                            is_new=is_new,
+                            has_back_references=complete,
+                        )
                 break
             except PreconditionFailed:  # another request changed a tag concurrently
                 if tag_condition is not None:
@@ -417,14 +428,16 @@ class Manifests:
 
         return holds
 
-    def _check_tags(self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest) -> None:
+    def _check_tags(
+        self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest, principal: Principal
+    ) -> None:
         """Raise the error that setting the tags would raise now."""
         for tag, condition in tags.items():
-            self._tags.check(name, tag, digest, condition)
+            self._tags.check(name, tag, digest, condition, principal=principal)
         short = self._repositories.find_short(name)
         if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name
             for tag in tags:
-                self._tags.check(short, tag, digest)
+                self._tags.check(short, tag, digest, principal=principal)
 
     def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
         """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 
 if TYPE_CHECKING:
@@ -51,9 +52,12 @@ class Found(Generic[T]):
 class TagSource(Protocol):
     """A source of tags."""
 
-    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+    def get(self, name: RepositoryName, tag: Tag, principal: Principal = ANONYMOUS) -> Found[Digest] | None:
         """
         Return the target of a tag, and store or generate its manifest if necessary; None when there is no such tag.
+
+        Args:
+            principal: on whose behalf; content that it may not see is not used.
 
         Raises:
             ManifestUnknown: the tag exists, but has no manifest; the message explains why.

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Final
 
 from docker_registry.errors import ManifestUnknown
+from docker_registry.registry.actor import Principal
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import Found, TagSource
@@ -25,27 +26,33 @@ class TagSources:
         """
         self._sources = sources
 
-    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest]:
+    def get(self, name: RepositoryName, tag: Tag, principal: Principal) -> Found[Digest]:
         """
         Return the target of a tag; its manifest is generated if necessary.
+
+        Args:
+            principal: on whose behalf; content that it may not see is not used.
 
         Raises:
             ManifestUnknown: no source has the tag, or the tag has no manifest.
         """
-        found = self.resolve(name, tag)
+        found = self.resolve(name, tag, principal)
         if found is None:
             raise ManifestUnknown(name=str(name), tag=str(tag))
         return found
 
-    def resolve(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+    def resolve(self, name: RepositoryName, tag: Tag, principal: Principal) -> Found[Digest] | None:
         """
         Return the target of a tag; its manifest is generated if necessary. None if no source has the tag.
+
+        Args:
+            principal: as for :meth:`get`.
 
         Raises:
             ManifestUnknown: the tag has no manifest.
         """
         for source in self._sources:
-            found = source.get(name, tag)
+            found = source.get(name, tag, principal)
             if found is not None:
                 return found
         return None

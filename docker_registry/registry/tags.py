@@ -18,7 +18,7 @@ from docker_registry.errors import (
     TagImmutable,
 )
 from docker_registry.registry import events
-from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
+from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listing_cache import ListingCache, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag
@@ -66,16 +66,19 @@ class Tags:
         self.reservations = TagReservations(driver)
         self._back_references = TagBackReferences(driver, listings)
 
-    def get(self, name: RepositoryName, tag: Tag) -> Digest:
+    def get(self, name: RepositoryName, tag: Tag, *, principal: Principal = ANONYMOUS) -> Digest:
         """
         Return the digest of the manifest that a tag points at.
 
         For a tag that only a source has, a manifest is generated if necessary.
 
+        Args:
+            principal: on whose behalf; content that it may not see is not used to generate a manifest.
+
         Raises:
             ManifestUnknown: the tag does not exist.
         """
-        return self.links.find(name, tag) or self.sources.get(name, tag).value
+        return self.links.find(name, tag) or self.sources.get(name, tag, principal).value
 
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the target of a tag, or None if it is not known without generating a manifest."""
@@ -107,7 +110,7 @@ class Tags:
         """
         while True:
             try:
-                previous = self.point(name, tag, digest, condition)
+                previous = self.point(name, tag, digest, condition, principal=actor.principal)
             except PreconditionFailed:
                 if condition is not None:
                     raise TagChanged(name=str(name), tag=str(tag)) from None
@@ -126,6 +129,7 @@ class Tags:
         digest: Digest,
         condition: Condition | None = None,
         *,
+        principal: Principal = ANONYMOUS,
         is_new: bool = False,
         has_back_references: bool = False,
     ) -> Digest | None:
@@ -134,6 +138,7 @@ class Tags:
 
         Args:
             condition: set the tag only if this holds for its current target; checked atomically with the change.
+            principal: as for :meth:`get`, to find the current target of a tag of a source.
             is_new: the manifest was just created, so there are no back-references to look up.
             has_back_references: the back-references of the repository are known to be complete.
 
@@ -147,20 +152,31 @@ class Tags:
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
         """
-        previous, version = self._checked(name, tag, digest, condition)
+        previous, version = self._checked(name, tag, digest, condition, principal)
         if version == ABSENT and self._is_immutable(name, tag):
             version = self.reservations.reserve(name, tag)
-            if self._source_target(name, tag) not in (None, digest):  # a source got the tag before this reservation
+            if self._source_target(name, tag, principal) not in (
+                None,
+                digest,
+            ):  # a source got the tag before this reservation
                 self.reservations.release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
         self._back_references.put(name, tag, digest, is_new=is_new, are_complete=has_back_references)
         self.links.put(name, tag, digest, version)
         return previous
 
-    def check(self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None = None) -> None:
+    def check(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None = None,
+        *,
+        principal: Principal = ANONYMOUS,
+    ) -> None:
         """Raise the error that :meth:`point` would raise now, without changing anything."""
         if condition is not None or self._is_immutable(name, tag):
-            self._checked(name, tag, digest, condition)
+            self._checked(name, tag, digest, condition, principal)
 
     def check_mutable(self, name: RepositoryName, tag: Tag) -> None:
         """
@@ -290,7 +306,7 @@ class Tags:
         return self._immutable.covers(name.value, tag.value)
 
     def _checked(
-        self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
+        self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None, principal: Principal
     ) -> tuple[Digest | None, str]:
         """Check *condition* and immutability; return the target of a tag and the version of its link."""
         immutable = self._is_immutable(name, tag)
@@ -299,14 +315,14 @@ class Tags:
         current, version = self.links.find_versioned(name, tag)
         if version == ABSENT:
             is_decisive = immutable or condition is not None
-            current = self._source_target(name, tag) if is_decisive else self.sources.find(name, tag)
+            current = self._source_target(name, tag, principal) if is_decisive else self.sources.find(name, tag)
         if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
         if condition is not None and not condition(current):
             raise TagChanged(name=str(name), tag=str(tag))
         return current, version
 
-    def _source_target(self, name: RepositoryName, tag: Tag) -> Digest | None:
+    def _source_target(self, name: RepositoryName, tag: Tag, principal: Principal) -> Digest | None:
         """
         Return the target of a tag of a source; None if it does not exist or has no manifest.
 
@@ -314,7 +330,7 @@ class Tags:
             TagImmutable: the tag has no manifest and is immutable.
         """
         try:
-            found = self.sources.resolve(name, tag)
+            found = self.sources.resolve(name, tag, principal)
         except ManifestUnknown:
             self.check_mutable(name, tag)
             return None

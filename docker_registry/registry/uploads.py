@@ -57,7 +57,9 @@ class Uploads:
         self._sessions = UploadSessions(driver, now, slices)
         self.counts = self._sessions.counts
 
-    def start(self, name: RepositoryName | None, algorithm: str = CANONICAL) -> Upload:
+    def start(
+        self, name: RepositoryName | None, algorithm: str = CANONICAL, *, actor: Actor = ANONYMOUS_PUSH
+    ) -> Upload:
         """
         Start a session (end-4a, end-4c).
 
@@ -65,7 +67,9 @@ class Uploads:
             name: the repository; None when the target repository is not known yet.
             algorithm: of the digest that the client will commit with, if it announced one.
         """
-        return self._sessions.start(name, algorithm)
+        upload = self._sessions.start(name, algorithm)
+        logger.debug("upload %s to %s was started by %s", upload.id, name, actor)
+        return upload
 
     def get(self, name: RepositoryName | None, upload_id: str) -> Upload:
         """
@@ -98,6 +102,8 @@ class Uploads:
         start: int | None = None,
         length: int | None = None,
         taps: Sequence[Tap] = (),
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
     ) -> Upload:
         """
         Add the next bytes of a blob to a session (end-5).
@@ -123,6 +129,7 @@ class Uploads:
         chunk, complete = self._receive(upload, body, length, taps)
         if chunk.size:
             upload = self._sessions.enter(upload, chunk)
+            logger.debug("upload %s received %d bytes from %s", upload_id, chunk.size, actor)
         if not complete:
             raise SizeInvalid("The body ended early.", size=upload.size)
         return upload

@@ -57,7 +57,7 @@ class Upstream:
 
 
 class UpstreamTags(Upstream):
-    def get(self, name, tag):
+    def get(self, name, tag, principal):
         digest = self._ask().tags.find(name, tag)
         return None if digest is None else Found(digest, LATE)
 

@@ -38,7 +38,7 @@ def blueprint(legacy: LegacyRegistry) -> Blueprint:
     @bp.put("/v1/images/<image_id>/layer")
     def put_layer(image_id: ImageId) -> Response:
         """Receive an image's layer."""
-        legacy.image_pushes.put_layer(image_id, requests.body())
+        legacy.image_pushes.put_layer(image_id, requests.body(), actor=actor("push"))
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/checksum")

@@ -28,7 +28,8 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
     @bp.get("/v2/<path:name>/manifests/<reference>")
     def get_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Serve a manifest exactly as it was pushed (end-3)."""
-        manifest = registry.manifests.get(registry.repositories.resolve(name), reference)
+        name = registry.repositories.resolve(name)
+        manifest = registry.manifests.get(name, reference, principal=authorization.principal())
         descriptor = manifest.descriptor
         origin = manifest.origin
         must_be_accepted = isinstance(reference, Tag) and not (origin is not None and origin.is_generated)

@@ -29,7 +29,7 @@ def blueprint(registry: OciRegistry) -> Blueprint:
             digest = requests.digest_parameter()
             return _created(name, registry.uploads.put(name, digest, requests.body(), actor=actor("push")))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        response = _upload_accepted(name, registry.uploads.start(name, algorithm))
+        response = _upload_accepted(name, registry.uploads.start(name, algorithm, actor=actor("push")))
         min_bytes = registry.driver.capabilities.min_chunk_bytes
         if min_bytes is not None:  # a recommendation: smaller chunks are accepted too
             response.headers["OCI-Chunk-Min-Length"] = str(min_bytes)
@@ -39,7 +39,9 @@ def blueprint(registry: OciRegistry) -> Blueprint:
     def append_chunk(name: RepositoryName, upload_id: str) -> Response:
         """Append the next bytes to an upload (end-5)."""
         chunk = requests.chunk_range()
-        upload = registry.uploads.append(name, upload_id, requests.body(), chunk.start, chunk.length)
+        upload = registry.uploads.append(
+            name, upload_id, requests.body(), chunk.start, chunk.length, actor=actor("push")
+        )
         return _upload_accepted(name, upload)
 
     @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")

@@ -24,7 +24,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
-from docker_registry.registry.actor import ANONYMOUS
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
@@ -74,9 +74,12 @@ class DerivedManifests:
         self._manifests = manifests
         self._locks = KeyedLocks()
 
-    def get(self, name: RepositoryName, image_id: ImageId) -> Digest:
+    def get(self, name: RepositoryName, image_id: ImageId, principal: Principal = ANONYMOUS) -> Digest:
         """
         Return the manifest of a V1 image, creating it if necessary, and grant it to a repository.
+
+        Args:
+            principal: an existing manifest of API V2 is reused only from a repository that it may pull from.
 
         Raises:
             ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete.
@@ -86,7 +89,7 @@ class DerivedManifests:
         digest = self.find(image_id)
         if digest is not None and self._driver.exists(layout.revision_link(name, digest)):
             return digest
-        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(ANONYMOUS))
+        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(principal))
         if origin is not None:
             self._manifests.grant(name, origin[1])
             return origin[1]

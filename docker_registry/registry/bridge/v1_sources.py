@@ -20,6 +20,7 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import name_mapping
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
@@ -57,9 +58,12 @@ class V1TagSource:
         self._files = files
         self._manifests = manifests
 
-    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+    def get(self, name: RepositoryName, tag: Tag, principal: Principal = ANONYMOUS) -> Found[Digest] | None:
         """
         Return the manifest of the image that a tag points at, deriving it if necessary; None when there is no such tag.
+
+        Args:
+            principal: on whose behalf; see :meth:`DerivedManifests.get`.
 
         Raises:
             ManifestUnknown: the image cannot be converted for V2; the message explains why.
@@ -68,7 +72,7 @@ class V1TagSource:
         if image_id is None:
             return None
         try:
-            return Found(self._manifests.get(name, image_id), _GENERATED)
+            return Found(self._manifests.get(name, image_id, principal), _GENERATED)
         except (ImageUnknown, ImageUnfinished, ImageInvalid, LayerFormatUnsupported, TooLarge) as error:
             raise ManifestUnknown(
                 f"API V2 cannot represent the image of this tag. {error.sentence}", id=str(image_id)

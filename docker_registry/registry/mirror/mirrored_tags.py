@@ -11,6 +11,7 @@ import gevent
 
 from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
 from docker_registry.registry import json_scanner
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
@@ -72,7 +73,7 @@ class MirroredTags:
         self._now = now
         self._locks = KeyedLocks()
 
-    def get(self, name: RepositoryName, tag: Tag) -> Found[Digest] | None:
+    def get(self, name: RepositoryName, tag: Tag, principal: Principal = ANONYMOUS) -> Found[Digest] | None:  # noqa: ARG002
         """
         Return the target of a tag, and fetch its manifest; None when there is no such tag.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, StorageError
 from docker_registry.registry import layout
+from docker_registry.registry.actor import COMMAND_LINE, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1 import image_layout
@@ -50,7 +51,9 @@ class Report:
 class Migration:
     """A migration run over all images."""
 
-    def __init__(self, driver: StorageDriver, images: Images, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, driver: StorageDriver, images: Images, *, dry_run: bool = False, actor: Actor = COMMAND_LINE
+    ) -> None:
         """
         Args:
             dry_run: only report: read metadata files, but no layers, and do not migrate any.
@@ -58,6 +61,7 @@ class Migration:
         self._driver = driver
         self._images = images
         self._dry_run = dry_run
+        self._actor = actor
         self.report = Report()
 
     def run(self, report_progress: Callable[[int, int], object] = lambda _done, _of: None) -> Report:
@@ -110,6 +114,7 @@ class Migration:
             link, _ = self._images.find_stored_layer(image_id)
             self._settle(raw, link)
             size = link.size
+            logger.debug("the layer of image %s was migrated by %s", image_id, self._actor)
         self.report.migrated += 1
         self.report.migrated_bytes += size
 

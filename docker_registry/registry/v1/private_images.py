@@ -9,6 +9,7 @@ API V2 is as visible as the V2 repositories that have its layer. Trees of old se
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
+
+logger = logging.getLogger(__name__)
 
 
 class PrivateImages:
@@ -99,17 +102,19 @@ class PrivateImages:
         for each in (name, *oci_names(str(name))):
             events.announce(events.repository_updated, self._driver, actor, name=each)
 
-    def claim(self, name: ImageRepositoryName) -> None:
+    def claim(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """Mark the listed images of a private repository that have not been pushed yet as private."""
         if self._private.is_private(name):
             for image_id in self._pace(self._parsed(self._repositories.image_ids(name))):
                 if not self._images.exists(image_id):
                     self._driver.put_content(image_layout.private_image(image_id), b"")
+                    logger.debug("image %s was made private with %s by %s", image_id, name, actor)
 
-    def reveal(self, name: ImageRepositoryName, image_id: ImageId) -> None:
+    def reveal(self, name: ImageRepositoryName, image_id: ImageId, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """Make an image that a public repository has tagged public, with all its ancestors."""
         if self._private.names() and not self._private.is_private(name):
             self._unmark(self._images.ancestry_anywhere(image_id))
+            logger.debug("image %s was made public with %s by %s", image_id, name, actor)
 
     # ------------------------------------------------------------------------------------------------- steps
 

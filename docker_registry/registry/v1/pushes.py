@@ -130,7 +130,7 @@ class ImagePushes:
         if self._commits.decided(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
-    def put_layer(self, image_id: ImageId, body: Body) -> None:
+    def put_layer(self, image_id: ImageId, body: Body, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
         Receive and stage the layer of an image; its content is not inspected.
 
@@ -144,10 +144,10 @@ class ImagePushes:
             raise self._exists(image_id)
         receipt = Receipt(newest)
         sums = {payload: payload_checksum(payload) for payload in others}
-        upload = self._uploads.start(None)
+        upload = self._uploads.start(None, actor=actor)
         try:
             taps = [receipt.update, *(payload_sum.update for payload_sum in sums.values())]
-            upload = self._uploads.append(None, upload.id, body, taps=taps)
+            upload = self._uploads.append(None, upload.id, body, taps=taps, actor=actor)
         except Exception:
             self._cancel(upload.id)
             raise

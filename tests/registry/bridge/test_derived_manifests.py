@@ -11,6 +11,8 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import BlobUnknown, ManifestUnknown
+from docker_registry.registry.access import OpenPolicy
+from docker_registry.registry.actor import Principal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
@@ -26,6 +28,7 @@ from tests.registry.bridge.both import (
     config_of,
     make_v2,
     push_v1,
+    push_v2,
     read,
     unpack,
     unpack_any,
@@ -49,6 +52,30 @@ MANIFESTS = {
     "acme/web:v1": "sha256:2f5760dc85b2fea36506dba5b9b6a81f05c3574125c32d1366ea4b61c2e8fd64",
     "base:latest": "sha256:6100748a809f9a29b566d5242550d80f5e1f82016b5dbfe40ebc11af4f57a4ee",
 }
+
+
+class OnlyAliceMayPull(OpenPolicy):
+    """Hides the repository ``acme/web`` from everyone but alice."""
+
+    def allows(self, principal, action, name, tag=None):
+        return principal.name == "alice" or str(name) != str(NEW)
+
+    def hidden_repositories(self, principal):
+        return () if principal.name == "alice" else (NEW,)
+
+
+class TestAManifestOfAnotherRepository:
+    def test_is_served_to_clients_that_may_pull_from_there(self, registry):
+        original = push_v2(registry, gzip.compress(tar(member("f", b"1"))))
+        image_id = registry.image_tags.get(OLD, V2)
+        registry.driver.put_content("repositories/acme/shared/tag_v1", str(image_id).encode())
+        registry.access.policy = OnlyAliceMayPull()
+        shared = RepositoryName("acme/shared")
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.get(shared, V1)
+        alice = Principal("alice")
+        assert original == registry.manifests.get(shared, V1, principal=alice).descriptor.digest
+        assert original == registry.tags.get(shared, V1, principal=alice)
 
 
 class TestAnOldTree:
