@@ -141,10 +141,10 @@ def state(driver):
         found["v1 tags"] = None
     for tag in (LATEST, STAYS):
         try:
-            found[f"v1 note of {tag}"] = registry.image_tags.get_note(V1_NAME, tag)
+            found[f"v1 note of {tag}"] = registry.image_tags.get_json(V1_NAME, tag)
         except ImageTagUnknown:
             pass
-    found["v1 note"] = registry.image_tags.get_repository_note(V1_NAME)
+    found["v1 note"] = registry.image_tags.get_repository_json(V1_NAME)
     try:
         found["v1 images"] = json.loads(registry.image_tags.list_images(V1_NAME))
     except ImagesUnknown:

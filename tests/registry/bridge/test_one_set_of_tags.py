@@ -69,7 +69,7 @@ class TestATagThatV1PutsOnAnImageOfV2:
         digest = push_v2(registry, layer(1), tag=V2)
         registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V2), {"docker_version": "1.5.0"})
         assert digest == registry.tags.get(NEW, V1)
-        assert "1.5.0" == registry.image_tags.get_note(OLD, V1)["docker_version"]
+        assert "1.5.0" == registry.image_tags.get_json(OLD, V1)["docker_version"]
 
     def test_points_at_it_in_another_repository(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)

@@ -17,7 +17,7 @@ DEEP = ImageRepositoryName.parse("a/b/c")
 V1, LATEST = Tag("v1"), Tag("latest")
 OLD, NEW = chain(2)
 
-NOTHING_KNOWN = {
+UNKNOWN_CLIENT = {
     "last_update": None,
     "docker_version": None,
     "docker_go_version": None,
@@ -47,7 +47,7 @@ class TestATag:
         assert {"last_update": 1400000000, "docker_version": "1.5.0"} == note
 
     def test_is_unknown_before_it_was_pushed(self, tags):
-        for ask in (tags.get, tags.delete, tags.get_note):
+        for ask in (tags.get, tags.delete, tags.get_json):
             with pytest.raises(ImageTagUnknown, match="Tag not found"):
                 ask(NAME, V1)
 
@@ -85,27 +85,27 @@ class TestATag:
 class TestTheNoteOfATag:
     def test_tells_who_pushed_it(self, tags):
         tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0", "os": "linux"})
-        assert {"last_update": 1400000000, "docker_version": "1.5.0", "os": "linux"} == tags.get_note(NAME, V1)
+        assert {"last_update": 1400000000, "docker_version": "1.5.0", "os": "linux"} == tags.get_json(NAME, V1)
 
     def test_of_latest_is_that_of_the_repository(self, tags):
-        assert NOTHING_KNOWN == tags.get_repository_note(NAME)
+        assert UNKNOWN_CLIENT == tags.get_repository_json(NAME)
         tags.put(NAME, V1, OLD.id, {"arch": "arm"})
-        assert NOTHING_KNOWN == tags.get_repository_note(NAME)
+        assert UNKNOWN_CLIENT == tags.get_repository_json(NAME)
         tags.put(NAME, LATEST, OLD.id, {"arch": "arm"})
-        assert {"last_update": 1400000000, "arch": "arm"} == tags.get_repository_note(NAME)
+        assert {"last_update": 1400000000, "arch": "arm"} == tags.get_repository_json(NAME)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
     def test_that_is_damaged_tells_nothing(self, tags, driver, content):
         tags.put(NAME, V1, OLD.id, {})
         driver.put_content("repositories/acme/web/tagv1_json", content)
-        assert NOTHING_KNOWN == tags.get_note(NAME, V1)
+        assert UNKNOWN_CLIENT == tags.get_json(NAME, V1)
 
     def test_never_takes_the_place_of_another_tag(self, tags):
         """In 0.7.1 the meta-data of ``_x`` lies where the tag ``x_json`` does."""
         tags.put(NAME, Tag("v1_json"), OLD.id, {})
         tags.put(NAME, Tag("_v1"), NEW.id, {})
         assert {"v1_json": OLD.text, "_v1": NEW.text} == tags.list(NAME)
-        assert NOTHING_KNOWN == tags.get_note(NAME, Tag("_v1"))
+        assert UNKNOWN_CLIENT == tags.get_json(NAME, Tag("_v1"))
 
 
 class TestTheListOfTags:
