@@ -190,12 +190,12 @@ DOMAIN = {
         "names",
         "sources",
     },
-    "sources": {"blobs", "listing_cache", "names"},
+    "sources": {"actor", "blobs", "listing_cache", "names"},
     "stored_file": set(),
     "tag_back_references": {"layout", "listing_cache", "names"},
     "tag_links": {"conditional_removal", "layout", "listing_cache", "names"},
     "tag_reservations": {"conditional_removal", "layout", "names"},
-    "tag_sources": {"listing_cache", "names", "sources"},
+    "tag_sources": {"actor", "listing_cache", "names", "sources"},
     "tags": {
         "actor",
         "events",
@@ -293,7 +293,7 @@ DOMAIN = {
         "v1.tags",
         "v1.tokens",
     },
-    "v1.migration": {"integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
+    "v1.migration": {"actor", "integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
     "v1.pending_pushes": {"names", "v1.image_layout"},
     "v1.private_images": {
         "access",
@@ -411,6 +411,7 @@ DOMAIN = {
     "bridge.image_structure": {"bridge.go_json"},
     "bridge.unpacked_layers": {"keyed_locks", "leases", "names", "stored_file", "v1.layer_reader"},
     "bridge.v1_sources": {
+        "actor",
         "bridge.derived_manifests",
         "listing_cache",
         "name_mapping",
@@ -504,6 +505,7 @@ DOMAIN = {
         "referrers",
     },
     "mirror.mirrored_tags": {
+        "actor",
         "bounded_cache",
         "json_budget",
         "json_scanner",
