@@ -438,8 +438,11 @@ class StorageDriver(ABC):
 
 def _with_old_flags(driver: StorageDriver, capabilities: Capabilities) -> Capabilities:
     """Return capabilities with the values of the old flags that a driver declares, in its classes or itself."""
-    declared = [old for old in _OLD_FLAGS if old in vars(driver) or hasattr(type(driver), old)]
-    return replace(capabilities, **{_OLD_FLAGS[old]: getattr(driver, old) for old in declared})
+    known: dict[Capabilities, Capabilities] = vars(driver).setdefault("_capabilities_by_default", {})
+    if capabilities not in known:  # capabilities are read with every file
+        declared = [old for old in _OLD_FLAGS if old in vars(driver) or hasattr(type(driver), old)]
+        known[capabilities] = replace(capabilities, **{_OLD_FLAGS[old]: getattr(driver, old) for old in declared})
+    return known[capabilities]
 
 
 def check_path(path: str, *, root: bool = False) -> str:

@@ -27,7 +27,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from typing import Any, Final
 
 from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
@@ -173,14 +172,14 @@ class UploadSessions:
     def __init__(
         self,
         driver: StorageDriver,
-        now: Callable[[], datetime],
+        now: Callable[[], float],
         slices: TimeSlices | None = None,
         *,
         max_chunks: int = MAX_CHUNKS,
     ) -> None:
         """
         Args:
-            now: the clock.
+            now: the clock, seconds since the Unix epoch.
             slices: divides the scan of all sessions into time slices.
             max_chunks: maximum number of chunks of one session.
         """
@@ -298,7 +297,7 @@ class UploadSessions:
         Returns:
             The number of deleted sessions.
         """
-        oldest = self._now().timestamp() - ttl_seconds
+        oldest = self._now() - ttl_seconds
         purged = 0
         for upload_id in self._pace(self._ids(name)):
             upload = Upload(name, upload_id)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timezone
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -44,12 +44,12 @@ class Uploads:
         self,
         driver: StorageDriver,
         blobs: Blobs,
-        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        now: Callable[[], float] = time.time,
         slices: TimeSlices | None = None,
     ) -> None:
         """
         Args:
-            now: the clock.
+            now: the clock, seconds since the Unix epoch.
             slices: divides the scan of all sessions into time slices.
         """
         self._driver = driver

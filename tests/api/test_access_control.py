@@ -57,28 +57,16 @@ def as_user(server, name):
     return client
 
 
-@pytest.fixture
-def alice(server):
-    with as_user(server, "alice") as client:
-        yield client
+def client_fixture(name):
+    @pytest.fixture
+    def client(server):
+        with as_user(server, name) as client:
+            yield client
+
+    return client
 
 
-@pytest.fixture
-def bob(server):
-    with as_user(server, "bob") as client:
-        yield client
-
-
-@pytest.fixture
-def root(server):
-    with as_user(server, "root") as client:
-        yield client
-
-
-@pytest.fixture
-def anonymous(server):
-    with as_user(server, ANONYMOUS) as client:
-        yield client
+alice, bob, root, anonymous = map(client_fixture, ("alice", "bob", "root", ANONYMOUS))
 
 
 def status(client, method, path, **options):

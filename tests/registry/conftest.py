@@ -1,8 +1,6 @@
-"""The services over a store in memory, with a clock that tests control."""
+"""The services over a store in memory."""
 
 from __future__ import annotations
-
-from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -13,19 +11,6 @@ from tests.support.servers.databases_and_stores import mariadb, postgresql, sqli
 
 NAME = RepositoryName.parse("acme/web")
 OTHER = RepositoryName.parse("acme/other")
-
-
-class Clock:
-    """A clock that stands still until a test sets it."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def turn(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from docker_registry.errors import RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest
 from docker_registry.registry.upload_sessions import MAX_LISTED, Chunk, Upload, UploadSessions, parse_upload_id
-from tests.registry.conftest import NAME, OTHER, Clock
+from tests.registry.conftest import NAME, OTHER
+from tests.support.clock import Clock
 
 
 @pytest.fixture
@@ -141,16 +142,16 @@ class TestPurging:
     def test_deletes_only_abandoned_sessions(self, sessions, driver, clock):
         bring(sessions, begin(sessions), b"x")
         newest = max(stat.modified for stat in driver.walk())
-        clock.turn(newest - clock().timestamp() + 50)
+        clock.now = newest + 50
         assert 0 == sessions.purge(NAME, 100)
-        clock.turn(51)
+        clock.now += 51
         assert 1 == sessions.purge(NAME, 100)
         assert [] == list(driver.walk())
 
     def test_deletes_sessions_of_distribution_too(self, sessions, driver, clock):
         path = f"{layout.uploads(NAME)}/0b5c5b0e-0000-4000-8000-000000000000/data"
         driver.put_content(path, b"")
-        clock.turn(driver.stat(path).modified)
+        clock.now = driver.stat(path).modified + 101
         assert 1 == sessions.purge(NAME, 100)
 
     def test_of_a_repository_without_uploads_does_nothing(self, sessions):
@@ -191,7 +192,7 @@ class TestASessionOfManyChunks:
         sessions = UploadSessions(driver, clock, max_chunks=3)
         upload = begin(sessions)
         for _ in range(3):
-            sessions.check_room(upload)
+            sessions.check_chunk_count(upload)
             upload = bring(sessions, sessions.get(NAME, upload.id), b"x")
         with pytest.raises(TooLarge):
-            sessions.check_room(upload)
+            sessions.check_chunk_count(upload)

@@ -20,7 +20,8 @@ from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest
 from docker_registry.registry.upload_sessions import MAX_LISTED, Upload
 from docker_registry.registry.uploads import Uploads
-from tests.registry.conftest import NAME, OTHER, Clock
+from tests.registry.conftest import NAME, OTHER
+from tests.support.clock import Clock
 from tests.support.registries import Registry
 
 
