@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: The path of the token endpoint.
 TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 
-#: Time between two looks at what other services and hosts decide; that applies within five seconds.
+#: How often changes by other services and hosts are read, so that they apply within five seconds.
 REFRESH_SECONDS: Final = 2.0
 
 #: Name of a client whose token, from another server, names none.
@@ -53,7 +53,7 @@ _GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
 @dataclass(frozen=True, slots=True)
 class ImageGrant:
     """
-    What a token of API V1 says.
+    The content of a verified token of API V1.
 
     Attributes:
         holder: the user and its version, as :meth:`AccessControl.holder` wrote them.
@@ -172,7 +172,9 @@ class AccessControl:
 
     def log_in(self, name: str, password: str, address: Address | None, *, for_token: bool = False) -> Client:
         """
-        Return the user of a name and a password; the robot or workload of a token, whatever the name.
+        Return the client that a name and a password belong to.
+
+        If the password is the token of a robot or workload, the name is ignored.
 
         Args:
             for_token: as for :meth:`authenticate`.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Largest document.
 MAX_BYTES: Final = 256 * 1024
 
-#: Time for a whole document, and for each step of it.
+#: Time limits: for a document, and for the connection and each read from it.
 TOTAL_SECONDS: Final = 10.0
 STEP_SECONDS: Final = 5.0
 
@@ -43,7 +43,7 @@ def fetch(url: str, ca: Path | None = None) -> bytes:
     Return a document; see :func:`request`.
 
     Raises:
-        AuthorityUnavailable: the server did not answer in time with status 200 and a document that is small enough.
+        AuthorityUnavailable: the response is late, too large, or has another status than 200.
     """
     status, content = request(url, ca)
     if status != 200:

@@ -41,7 +41,7 @@ class RequestHead(NamedTuple):
 
     Attributes:
         key: equal for requests that have the same response.
-        is_repeatable: whether a client may send exactly the same bytes again.
+        is_repeatable: whether it has no header of :data:`UNIQUE`, so that the client may send the same bytes again.
         omitted: the headers that are not part of the key, names in lower case.
     """
 
@@ -67,15 +67,15 @@ def parse_head(received: bytes) -> RequestHead | None:
     ends = len(lines) + 1
     if received.count(b"\n") != ends or received.count(b"\r") != ends or b"" in lines or b"\0" in received:
         return None
-    kept, omitted = [], {}
+    included, omitted = [], {}
     for line in lines:
         name, _, value = line.partition(b":")
         name = name.lower()
         if name not in _OMITTED:
-            kept.append(line)
+            included.append(line)
         elif name in omitted:
             return None
         else:
             omitted[name] = value.strip(b" \t").decode("latin-1")
-    kept.append(b"old" if is_old_client(omitted.get(b"user-agent", "")) else b"")
-    return RequestHead(b"\r\n".join(kept), UNIQUE.isdisjoint(omitted), omitted)
+    included.append(b"old" if is_old_client(omitted.get(b"user-agent", "")) else b"")
+    return RequestHead(b"\r\n".join(included), UNIQUE.isdisjoint(omitted), omitted)

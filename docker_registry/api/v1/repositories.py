@@ -36,7 +36,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
     def begin_push(repository: ImageRepositoryName) -> Response:
         """Record the images that a push is going to upload, and return a write token."""
         legacy.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES), actor=actor("push"))
-        legacy.private_images.claim(repository, actor=actor("push"))
+        legacy.private_images.mark_listed(repository, actor=actor("push"))
         return json_response("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
@@ -64,7 +64,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         repository_named_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
         repository_named_auth = access.resolve(principal(), Action.PUSH, repository_named_auth)
         legacy.image_repositories.put_images(repository_named_auth, body, actor=actor("push"))
-        legacy.private_images.claim(repository_named_auth, actor=actor("push"))
+        legacy.private_images.mark_listed(repository_named_auth, actor=actor("push"))
         return json_response("", headers=_token(repository_named_auth, "write"))
 
     @bp.delete("/v1/repositories/<path:repository>")
@@ -76,8 +76,8 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         legacy.image_tags.delete_repository(repository, actor=actor("delete"))
         return json_response(True)
 
-    def _token(repository: ImageRepositoryName, access: TokenAccess) -> dict[str, str]:
-        token = legacy.tokens.make(repository, access, holder())
+    def _token(repository: ImageRepositoryName, permission: TokenAccess) -> dict[str, str]:
+        token = legacy.tokens.make(repository, permission, holder())
         return {
             "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
             "X-Docker-Token": token,

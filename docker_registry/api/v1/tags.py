@@ -60,7 +60,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         if authorization.is_restricted():
             _check_overwrite(legacy, access, repository, tag, image_id)
         legacy.image_tags.put(repository, tag, image_id, _client(), actor=authorization.actor("push"))
-        legacy.private_images.reveal(repository, image_id, actor=authorization.actor("push"))
+        legacy.private_images.unmark_tagged(repository, image_id, actor=authorization.actor("push"))
         return json_response(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")

@@ -32,14 +32,15 @@ _RETRIES = 3
 _FIRST_PAUSE_SECONDS = 0.3
 _LONGEST_PAUSE_SECONDS = 2
 
-_REFUSED = "Swift refuses the user, the password or the project (swift_user, swift_password, swift_tenant_name)."
+_UNAUTHORIZED = "Swift rejects the user, the password or the project (swift_user, swift_password, swift_tenant_name)."
 
+#: What Swift does when it answers with a status; follows "Swift" in messages.
 _MESSAGES = {
-    400: "cannot understand a request",
-    403: "does not let this user do that (its rights on swift_container)",
-    405: "does not let this user do that (its rights on swift_container)",
-    409: "is busy with another change of the same file",
-    412: "found another version of the file",
+    400: "rejects a malformed request",
+    403: "denies this user access (check its rights on swift_container)",
+    405: "denies this user access (check its rights on swift_container)",
+    409: "is processing another change of the same file",
+    412: "has another version of the file",
 }
 
 
@@ -159,7 +160,7 @@ def translated() -> Iterator[None]:
             "Keystone's catalog has no Swift endpoint: check swift_region_name, swift_endpoint_type, swift_tenant_name."
         ) from None
     except KeystoneHttpError as error:
-        raise (StorageError(_REFUSED) if error.http_status < 500 else _unavailable(error)) from None
+        raise (StorageError(_UNAUTHORIZED) if error.http_status < 500 else _unavailable(error)) from None
     except (KeystoneError, *NETWORK_ERRORS) as error:
         raise _unavailable(error) from None
 
@@ -168,12 +169,12 @@ def _registry_error_of(status: int | None) -> StorageError:
     if status == 404:
         return PathNotFound()
     if status == 401:
-        return StorageError(_REFUSED)
+        return StorageError(_UNAUTHORIZED)
     if status in (413, 507):
-        return StorageFull("Swift has no room left, or the quota of the account or the container is used up.")
+        return StorageFull("Swift is full, or the quota of the account or the container is used up.")
     if not status or status in (408, 429, 498, 499) or status >= 500:
         return StorageUnavailable(f"Swift cannot answer for now (status {status or 'unknown'}).")
-    return StorageError(f"Swift {_MESSAGES.get(status, 'refuses a request')} (status {status}).")
+    return StorageError(f"Swift {_MESSAGES.get(status, 'rejects a request')} (status {status}).")
 
 
 def _unavailable(error: Exception) -> StorageUnavailable:

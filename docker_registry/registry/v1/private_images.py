@@ -102,7 +102,7 @@ class PrivateImages:
         for each in (name, *oci_names(str(name))):
             events.announce(events.repository_updated, self._driver, actor, name=each)
 
-    def claim(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def mark_listed(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """Mark the listed images of a private repository that have not been pushed yet as private."""
         if self._private.is_private(name):
             for image_id in self._pace(self._parsed(self._repositories.image_ids(name))):
@@ -110,7 +110,7 @@ class PrivateImages:
                     self._driver.put_content(image_layout.private_image(image_id), b"")
                     logger.debug("image %s was made private with %s by %s", image_id, name, actor)
 
-    def reveal(self, name: ImageRepositoryName, image_id: ImageId, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def unmark_tagged(self, name: ImageRepositoryName, image_id: ImageId, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """Make an image that a public repository has tagged public, with all its ancestors."""
         if self._private.names() and not self._private.is_private(name):
             self._unmark(self._images.ancestry_anywhere(image_id))

@@ -153,18 +153,18 @@ class TestARepositoryThatBecomesPrivate:
     def test_takes_nothing_from_a_public_one_that_gets_its_image(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
-        everything.private_images.reveal(PUBLIC, OWN.id)
+        everything.private_images.unmark_tagged(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 
     def test_shows_nothing_by_a_tag_of_its_own(self, driver, registry):
-        registry.private_images.reveal(SECRET, OWN.id)
+        registry.private_images.unmark_tagged(SECRET, OWN.id)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
 
     def test_hides_what_is_pushed_to_it_afterwards(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         late = make(4, BASE)
         everything.image_repositories.put_images(SECRET, listed(BASE, late))
-        everything.private_images.claim(SECRET)
+        everything.private_images.mark_listed(SECRET)
         push(everything, late)
         assert [OWN, late] == hidden(Registry(driver), BASE, OWN, OPEN, late)
         with pytest.raises(BlobUnknown):
@@ -174,7 +174,7 @@ class TestARepositoryThatBecomesPrivate:
     def test_claims_nothing_when_it_is_public(self, driver, registry):
         late = make(4, BASE)
         registry.image_repositories.put_images(PUBLIC, listed(BASE, late))
-        registry.private_images.claim(PUBLIC)
+        registry.private_images.mark_listed(PUBLIC)
         assert [] == hidden(registry, late)
 
     def test_is_announced(self, driver, registry):
