@@ -81,8 +81,9 @@ class MirroredReferrers:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ask(self, remote: Remote, subject: Digest) -> Entries:
-        path, entries, size = f"referrers/{subject}", Entries(), 0
-        for _ in range(MAX_PAGES):
+        path, entries, size, read = f"referrers/{subject}", Entries(), 0, set[str]()
+        while path not in read and len(read) < MAX_PAGES:
+            read.add(path)
             page = remote.client.get_page(remote.path, path, OCI_INDEX)
             if page is None:
                 return self._ask_for_tag(remote, subject)

@@ -22,11 +22,11 @@ class Mirrored:
         client: sends requests to its application.
     """
 
-    def __init__(self, driver, url, mirroring=None, external_url=None, **options):
+    def __init__(self, driver, url, mirroring=None, external_url=None, v1=False, **options):
         self.driver = driver
         upstream = MirrorUpstream(name="up.example", url=url, timeout=2, **options)
         section = Mirroring(upstreams=(upstream,), **(mirroring or {}))
-        self.services = build(Config(storage="memory", mirroring=section, external_url=external_url), driver)
+        self.services = build(Config(storage="memory", mirroring=section, external_url=external_url, v1=v1), driver)
         self.client = create_app(self.services).test_client()
 
     def get(self, path, name=NAME, **headers):

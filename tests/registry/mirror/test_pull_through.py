@@ -90,7 +90,8 @@ class TestAnImageOfAnUpstream:
         assert {"host", "user-agent", "accept", "accept-encoding", "connection", "via"} >= headers.keys()
         assert headers["user-agent"].startswith("docker-registry/")
 
-    def test_is_not_pushed_or_deleted(self, mirrored, upstream):
+    def test_is_not_pushed_or_deleted(self, open_mirror, upstream):
+        mirrored = open_mirror(v1=True)
         pull(mirrored)
         before = mirrored.paths()
         path = f"/v2/{NAME}"
