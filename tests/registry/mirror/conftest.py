@@ -24,7 +24,7 @@ class Mirrored:
 
     def __init__(self, driver, url, mirroring=None, external_url=None, v1=False, **options):
         self.driver = driver
-        upstream = MirrorUpstream(name="up.example", url=url, timeout=2, **options)
+        upstream = MirrorUpstream(name="up.example", url=url, timeout=60, **options)
         section = Mirroring(upstreams=(upstream,), **(mirroring or {}))
         self.services = build(Config(storage="memory", mirroring=section, external_url=external_url, v1=v1), driver)
         self.client = create_app(self.services).test_client()

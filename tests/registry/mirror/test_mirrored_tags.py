@@ -43,7 +43,7 @@ def questions(upstream):
 
 class TestATag:
     def test_is_not_asked_for_within_its_ttl(self, pulled, upstream):
-        age(pulled, 290)
+        age(pulled, 200)
         assert OLD.manifest == pulled.get("manifests/v1").data
         assert [] == questions(upstream)
 
