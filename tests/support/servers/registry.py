@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,8 @@ class Server:
         """Kill master and workers at once, as a power failure would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
+        for folder in Path("/dev/shm").glob(f"docker-registry-metrics-{self.process.pid}-*"):
+            shutil.rmtree(folder, ignore_errors=True)  # otherwise the next server on this machine would do it
         self.process = None
 
     def worker_pids(self):
