@@ -34,3 +34,30 @@ def pytest_xdist_make_scheduler(config, log):
     from tests.support.scheduling import Scheduling
 
     return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def seaweedfs():
+    """One S3 server for all files that a process runs; a fixture imported by a file would start one for that file."""
+    from tests.support.servers.seaweedfs import run_seaweedfs
+
+    with run_seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift_server():
+    """One Swift for all files that a process runs."""
+    from tests.support.servers.swift import run_swift
+
+    with run_swift() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def glance_server():
+    """One Glance for all files that a process runs."""
+    from tests.support.servers.glance import run_glance
+
+    with run_glance() as server:
+        yield server

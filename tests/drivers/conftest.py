@@ -6,7 +6,7 @@ import pytest
 
 # A promise that is not kept shows what was expected and what came. By their names, since others import the drivers.
 SUBJECTS = ("conditions", "contents", "folders", "paths")
-pytest.register_assert_rewrite(*(f"docker_registry.drivers.testing.{subject}" for subject in SUBJECTS))
+pytest.register_assert_rewrite(*(f"docker_registry.drivers.testing_{subject}" for subject in SUBJECTS))
 
 
 @pytest.fixture(scope="session", autouse=True)

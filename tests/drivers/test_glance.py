@@ -19,10 +19,6 @@ from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests.drivers.test_swift import CuttingProxy
 from tests.support import processes
-from tests.support.servers.glance import glance_server
-from tests.support.servers.swift import swift_server
-
-__all__ = ["glance_server", "swift_server"]
 
 
 class LayersOnly(GlanceDriver):

@@ -17,9 +17,7 @@ from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests.support import processes
-from tests.support.servers.swift import READER, READER_PASSWORD, swift_server
-
-__all__ = ["swift_server"]
+from tests.support.servers.swift import READER, READER_PASSWORD
 
 MIB = 1024 * 1024
 

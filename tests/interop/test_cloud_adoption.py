@@ -22,9 +22,6 @@ from tests.support.images import make_image, make_index, pull, push
 from tests.support.servers.azurite import KEY, NAME, run_azurite
 from tests.support.servers.gcs import make_service_account, run_gcs
 from tests.support.servers.registry import Server
-from tests.support.servers.swift import swift_server
-
-__all__ = ["swift_server"]
 
 IMAGE, INDEX, NEW = make_image("image of a cloud"), make_index("index of a cloud"), make_image("new in a cloud")
 SEGMENT_BYTES = 100_000

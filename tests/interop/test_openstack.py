@@ -9,11 +9,7 @@ pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
 from tests.interop.stores import StoreSuite
 from tests.support.clients.v2 import Client
-from tests.support.servers.glance import glance_server
 from tests.support.servers.registry import Server
-from tests.support.servers.swift import swift_server
-
-__all__ = ["glance_server", "swift_server"]
 
 
 @pytest.fixture(scope="module", params=["swift", "glance", "glance-swift"])

@@ -17,10 +17,7 @@ from tests.support.clients.programs import Tool, missing, require, require_root
 from tests.support.clients.v2 import Client
 from tests.support.images import make_tar
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.timing import wait_until
-
-__all__ = ["seaweedfs"]
 
 #: podman 4.3 cannot write larger files that do not compress ("short write").
 FILE_BYTES = 2000

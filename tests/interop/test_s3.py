@@ -11,10 +11,7 @@ from tests.interop.stores import RedirectSuite, StoreSuite
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import Client
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.v1_images import make
-
-__all__ = ["seaweedfs"]
 
 KIB = 1024
 

@@ -18,9 +18,7 @@ from tests.support.images import make_image, make_index, pull
 from tests.support.processes import free_port, listens, running
 from tests.support.servers.distribution import find_distribution
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import BUCKET, seaweedfs
-
-__all__ = ["seaweedfs"]
+from tests.support.servers.seaweedfs import BUCKET
 
 IMAGE, INDEX = make_image("image of a bucket"), make_index("index of a bucket")
 

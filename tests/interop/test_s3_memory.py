@@ -11,10 +11,7 @@ from tests.load.test_memory import Noise
 from tests.support.clients import v2
 from tests.support.processes import children, memory_bytes
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.timing import Latency
-
-__all__ = ["seaweedfs"]
 
 MIB = 1024 * 1024
 

@@ -17,9 +17,7 @@ from tests.support.clients.v2 import OCI_MANIFEST, WAYS, Client, Refused, digest
 from tests.support.images import make_image, push
 from tests.support.servers.fault_proxy import FaultProxy
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
-
-__all__ = ["seaweedfs"]
+from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY
 
 MIB = 1024 * 1024
 

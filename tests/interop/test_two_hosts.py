@@ -22,11 +22,10 @@ from tests.support.servers.databases_and_stores import postgresql
 from tests.support.servers.nginx import running_nginx
 from tests.support.servers.redis import redis_server
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.timing import wait_until
 from tests.support.v1_images import chain
 
-__all__ = ["postgresql", "redis_server", "seaweedfs"]
+__all__ = ["postgresql", "redis_server"]
 
 _numbers = itertools.count()
 

@@ -30,10 +30,7 @@ from docker_registry.registry.names import Digest, ImageRepositoryName, Reposito
 from tests.registry.bridge.both import descriptor, layer, make_v2, put_blob
 from tests.support.interleaving import ALL, Request, Schedule, StoppingDriver, copied, sample, schedules
 from tests.support.registries import Registry
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.v1_images import chain, push
-
-__all__ = ["seaweedfs"]
 
 NAME, OTHER = RepositoryName.parse("acme/web"), RepositoryName.parse("acme/other")
 V1_NAME = ImageRepositoryName.parse("acme/web")

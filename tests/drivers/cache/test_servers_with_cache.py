@@ -22,10 +22,7 @@ from docker_registry.services import open_driver
 from tests.support.clients.v2 import Client
 from tests.support.servers.redis import PASSWORD, own_redis
 from tests.support.servers.registry import Server
-from tests.support.servers.seaweedfs import seaweedfs
 from tests.support.timing import wait_until
-
-__all__ = ["seaweedfs"]
 
 #: What a request may lose to a Redis.
 BOUND_SECONDS = 0.1

@@ -15,10 +15,8 @@ from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite
 from tests.drivers.cache.test_driver import cached
 from tests.support.servers.redis import redis_server
-from tests.support.servers.seaweedfs import seaweedfs
-from tests.support.servers.swift import swift_server
 
-__all__ = ["redis_server", "seaweedfs", "swift_server"]
+__all__ = ["redis_server"]
 
 
 class CachedSuite(DriverSuite):

@@ -16,9 +16,7 @@ from docker_registry.drivers.s3.client import Account, proxy_url
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 from tests.support import processes
-from tests.support.servers.seaweedfs import READER_KEY, READER_SECRET, seaweedfs
-
-__all__ = ["seaweedfs"]
+from tests.support.servers.seaweedfs import READER_KEY, READER_SECRET
 
 ROOT = Path(__file__).parents[3]
 KEYS = {"access_key": "key", "secret_key": "secret"}

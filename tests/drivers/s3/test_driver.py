@@ -20,10 +20,8 @@ from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests.drivers.object_stores import BrokenReadSuite, LostResponseSuite
 from tests.support.clients import programs
-from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, seaweedfs
+from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.support.servers.truncating_proxy import CuttingProxy
-
-__all__ = ["seaweedfs"]
 
 MIB = 1024 * 1024
 

@@ -11,9 +11,7 @@ pytest.importorskip("swiftclient", reason="python-swiftclient is not installed")
 
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.testing import DriverSuite
-from tests.support.servers.swift import PASSWORD, USER, swift_server
-
-__all__ = ["swift_server"]
+from tests.support.servers.swift import PASSWORD, USER
 
 MIB = 1024 * 1024
 

@@ -17,9 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from docker_registry.drivers.s3.cloudfront import CloudFront
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.errors import ConfigError
-from tests.support.servers.seaweedfs import seaweedfs
-
-__all__ = ["seaweedfs"]
 
 BASE = "https://d111111abcdef8.cloudfront.net"
 

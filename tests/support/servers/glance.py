@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support import processes
 from tests.support.clients import programs
 from tests.support.servers import databases_and_stores
@@ -68,12 +66,6 @@ class GlanceServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-
-@pytest.fixture(scope="session")
-def glance_server() -> Iterator[GlanceServer]:
-    with run_glance() as server:
-        yield server
 
 
 @contextlib.contextmanager

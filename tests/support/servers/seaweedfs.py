@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import pytest
 from botocore.config import Config
 
 from tests.support import processes
@@ -74,12 +73,6 @@ class S3Server:
             "s3_endpoint": self.endpoint,
             "s3_secure": False,
         }
-
-
-@pytest.fixture(scope="session")
-def seaweedfs() -> Iterator[S3Server]:
-    with run_seaweedfs() as server:
-        yield server
 
 
 @contextlib.contextmanager

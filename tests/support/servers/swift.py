@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from swiftclient.client import Connection
 
 from tests.support import processes
@@ -122,12 +121,6 @@ class SwiftServer:
     def connect(self) -> Connection:
         """Return a client of the tests' own."""
         return Connection(self.authurl, USER, PASSWORD)
-
-
-@pytest.fixture(scope="session")
-def swift_server() -> Iterator[SwiftServer]:
-    with run_swift() as server:
-        yield server
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ variables, needs a real start.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import functools
 import gc
@@ -193,7 +192,6 @@ def serve(descriptor: str, kind: str) -> int:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     (_import_server if kind == "server" else _import_commands)()
-    imported: set[str | None] = set()
     running: dict[int, tuple[int, int]] = {}  # by the descriptor of a process: its id, the pipe for its exit status
     while True:
         for ready, _ in poll.poll():
@@ -208,10 +206,6 @@ def serve(descriptor: str, kind: str) -> int:
             if not message:
                 return 0
             *streams, status = descriptors
-            environment = json.loads(message)[1]
-            if (flavor := environment.get("SETTINGS_FLAVOR")) not in imported:
-                imported.add(flavor)
-                _import_driver(environment)
             parent = os.getpid()
             pid = os.fork()
             if not pid:
@@ -253,16 +247,6 @@ def _import_server() -> None:
     services.load(config)
     app.load(config)
     gc.enable()
-
-
-def _import_driver(environment: Mapping[str, str]) -> None:
-    """Import the storage driver of a configuration, as the server does before it forks; some take a second."""
-    from docker_registry import services
-    from docker_registry.config.schema import load_config
-    from docker_registry.errors import RegistryError
-
-    with contextlib.suppress(RegistryError):  # the command reports it
-        services.load(load_config(environment))
 
 
 def _run(parent: int, message: bytes, streams: Sequence[int]) -> NoReturn:
