@@ -18,7 +18,9 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def server(seaweedfs, tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("memory") / "store", **environment(seaweedfs.options())) as server:
+    folder = tmp_path_factory.mktemp("memory")
+    # A forked process would begin with the memory of the one that it was forked from.
+    with Server(folder / "store", new_interpreter=True, **environment(seaweedfs.options())) as server:
         yield server
 
 

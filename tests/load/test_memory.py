@@ -58,7 +58,7 @@ class Noise:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("memory") / "store") as server:
+    with Server(tmp_path_factory.mktemp("memory") / "store", new_interpreter=True) as server:
         yield server
     shutil.rmtree(server.store)  # pytest keeps the folders of its last runs, and these are big
 
