@@ -144,7 +144,9 @@ def undisturbed(folder):
 @pytest.fixture(scope="module")
 def narrow(folder):
     """A server with fewer connections, so that a few hundred of them are too many."""
-    with Server(folder / "attacked", workers=2, GUNICORN_OPTS="--worker-connections 300") as server:
+    with Server(
+        folder / "attacked", workers=2, new_interpreter=True, GUNICORN_OPTS="--worker-connections 300"
+    ) as server:
         yield server
 
 
@@ -152,7 +154,9 @@ def narrow(folder):
 def measured(folder):
     """A worker that measures how long its event loop is blocked."""
     options = "-k tests.support.stall_worker.StallWorker --worker-connections 60"
-    with Server(folder / "measured", GUNICORN_OPTS=options, **{stall_worker.FOLDER: str(folder)}) as server:
+    with Server(
+        folder / "measured", new_interpreter=True, GUNICORN_OPTS=options, **{stall_worker.FOLDER: str(folder)}
+    ) as server:
         yield server
 
 

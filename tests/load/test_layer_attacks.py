@@ -30,7 +30,7 @@ MAX_LATENCY_SECONDS = 0.25
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("attacks") / "store", workers=2) as server:
+    with Server(tmp_path_factory.mktemp("attacks") / "store", workers=2, new_interpreter=True) as server:
         yield server
 
 

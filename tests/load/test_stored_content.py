@@ -66,7 +66,7 @@ class OldStore:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("large") / "store") as server:
+    with Server(tmp_path_factory.mktemp("large") / "store", new_interpreter=True) as server:
         server.url += "/v2/acme/large"
         yield server
 
