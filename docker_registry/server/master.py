@@ -77,6 +77,19 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
         if self._is_reloading:  # the last step of a reload before the wait
             raise _Reloaded
 
+    def spawn_worker(self) -> Any:
+        """
+        Fork a worker; see gunicorn.
+
+        A signal that arrives before the worker has installed its handlers would be lost, so it is deferred.
+        """
+        deferred = getattr(self.worker_class, "deferred_signals", frozenset())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, deferred)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def kill_worker(self, pid: int, sig: int) -> None:
         """
         Send a signal to a worker, SIGTERM only once.

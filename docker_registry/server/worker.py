@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gevent
 import gevent.socket
@@ -94,6 +94,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         is_serving: one byte, shared with the master; not zero once the worker accepts connections.
     """
 
+    #: Signals that the master blocks when it forks a worker, until the worker has installed its handlers.
+    deferred_signals: ClassVar = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
     #: Seconds without a single byte received or sent after which a transfer is aborted.
     silence_seconds: float = 300
 
@@ -138,10 +141,10 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Install the signal handlers, initialize the worker and serve."""
-        # gunicorn installs them later; a signal that the master forwards before that would be lost and the worker
-        # would keep running.
-        for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # gunicorn installs them later.
+        for ending in self.deferred_signals:
             signal.signal(ending, self.handle_exit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.deferred_signals)
         if self.worker_connections < self.cfg.worker_connections:
             self.log.warning("The limit of open files allows only %d connections.", self.worker_connections)
         super().init_process()

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from docker_registry.logs.setup import start_logging
+from docker_registry.server import launch
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.processes import free_port, listens
 from tests.support.servers.registry import ROOT, Server
@@ -76,6 +77,20 @@ class TestSigterm:
         answer = requests.put(url, params={"digest": DIGEST}, data=slowly(), timeout=30)
         assert 201 == answer.status_code
         server.process.wait(60)
+
+
+class TestAWorker:
+    def test_stops_by_a_signal_that_arrives_right_after_its_fork(self, tmp_path):
+        config = tmp_path / "gunicorn.py"
+        config.write_text(
+            f"exec(open({str(launch.gunicorn_config())!r}).read())\n"
+            "import os, signal\n"
+            "def post_fork(server, worker):\n"
+            "    if worker.age == 1: signal.raise_signal(signal.SIGTERM)\n"
+        )
+        with Server(tmp_path / "store", GUNICORN_OPTS=f"--config {config}") as server:
+            wait_until(lambda: server.log.read_text().count("Booting worker") == 2)  # the first one has ended
+            assert 1 == len(server.worker_pids())
 
 
 class TestAWorkerThatIsKilled:
