@@ -83,7 +83,7 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
 
         A signal that arrives before the worker has installed its handlers would be lost, so it is deferred.
         """
-        deferred = getattr(self.worker_class, "deferred_signals", frozenset())
+        deferred: frozenset[int] = getattr(self.worker_class, "deferred_signals", frozenset())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, deferred)
         try:
             return super().spawn_worker()
