@@ -1,0 +1,270 @@
+"""The parts of a running registry, built once from its configuration and closed in reverse order."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, final
+
+from docker_registry import drivers
+from docker_registry.config.schema import Config, secret_values
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.measured import StorageTimes
+from docker_registry.error_reports.reporting import ErrorReporting
+from docker_registry.errors import ConfigError
+from docker_registry.http.exchange import Observer
+from docker_registry.http.health import Health
+from docker_registry.http.trusted_proxies import TrustedProxies
+from docker_registry.logs.audit import AuditLog
+from docker_registry.logs.redaction import Redactor
+from docker_registry.metrics.server_metrics import ServerMetrics
+from docker_registry.part_numbers import PartNumbers
+from docker_registry.registry.layers.limits import LayerLimits
+from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.read_only import ReadOnly
+from docker_registry.registry.search import index as search
+from docker_registry.registry.search.entries import SearchEntries
+from docker_registry.registry.search.index import NullIndex, SearchIndex
+from docker_registry.registry.search.updates import SearchUpdates
+from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.server.inflight import BriefCalls, InflightRequests
+from docker_registry.services.access import restrict
+from docker_registry.services.mirrors import import_mirror, open_mirror
+from docker_registry.services.reporting import error_reporters, open_metrics
+from docker_registry.services.store import open_diff_queue, open_driver, search_database
+from docker_registry.tracing import open_tracing
+
+if TYPE_CHECKING:
+    from docker_registry.auth.access_control import AccessControl
+    from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+logger = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """
+    The parts of a registry; a context manager that closes them.
+
+    Attributes:
+        access_control: checks every request; None in a registry without users.
+        legacy: the registry of API V1; None where it is not served.
+        observers: receive each exchange that a worker reports.
+        body_memory: memory budget for request bodies that are held in memory.
+        search_updates: keeps *search_index* up to date while the registry changes.
+        diff_queue: the queue of diffs to compute; None without Redis or API V1.
+        error_reporting: passes logged errors to the configured reporters, once it watches the log.
+        trusted_proxies: proxies whose headers tell the client's address.
+        inflight: the requests in progress, as the worker reports them.
+        mirror: the mirror of upstream registries; None if none is configured.
+        audit: the audit log; None if it is off.
+        metrics: of all workers; None if they are off.
+        part_numbers: to which the worker adds its own limits; None if metrics are off.
+        read_only: whether writes are refused.
+        health: whether the store can be read and the worker is stopping.
+    """
+
+    config: Config
+    registry: OciRegistry
+    legacy: LegacyRegistry | None
+    access_control: AccessControl | None
+    body_memory: MemoryBudget
+    search_entries: SearchEntries
+    search_index: SearchIndex
+    search_updates: SearchUpdates
+    diff_queue: RedisDiffQueue | None
+    error_reporting: ErrorReporting
+    health: Health
+    inflight: InflightRequests
+    trusted_proxies: TrustedProxies
+    read_only: ReadOnly
+    mirror: Mirror | None = None
+    audit: AuditLog | None = None
+    metrics: ServerMetrics | None = None
+    part_numbers: PartNumbers | None = None
+    observers: tuple[Observer, ...] = ()
+    _opened: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def require_legacy(self) -> LegacyRegistry:
+        """
+        Return the registry of API V1.
+
+        Raises:
+            ConfigError: it is not open.
+        """
+        if self.legacy is None:
+            raise ConfigError("This needs API V1, which is not served (v1).")
+        return self.legacy
+
+    def check_start(self) -> None:
+        """
+        Check that what the store contains fits the configuration, before requests are served.
+
+        Raises:
+            ConfigError: repositories were pushed under the name of a mirrored registry.
+        """
+        if self.mirror is None:
+            return
+        self.mirror.check_names()
+        for name in self.mirror.accounts if self.access_control is None else ():
+            logger.warning("everyone who reaches this registry may pull what the account at %s may", name)
+
+    def probe_store(self) -> None:
+        """
+        Check that the store works: by writing, or by reading while the registry is read-only.
+
+        Raises:
+            StorageError: it does not.
+        """
+        if self.read_only.why is None:
+            self.registry.probe()
+        else:
+            self.registry.probe_reading()
+
+    def close(self) -> None:
+        """Close every part, the last one opened first."""
+        self._opened.close()
+
+
+def load(config: Config) -> None:
+    """
+    Import the modules that a configuration needs, without opening anything.
+
+    Raises:
+        ConfigError: the configuration names a driver or a search index that does not exist.
+    """
+    drivers.load(config.storage)
+    search.load(config.search_backend)
+    if config.v1:
+        import docker_registry.registry.bridge.bridge
+        import docker_registry.registry.v1.diff_queue
+        import docker_registry.registry.v1.legacy_registry  # noqa: F401
+    if config.mirroring.upstreams:
+        import_mirror()
+
+
+def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | None = None) -> Services:
+    """
+    Open all parts that a configuration names.
+
+    Args:
+        driver: the store; by default the configured one, with its cache.
+        v1: whether to open the registry of API V1; by default if it is served.
+
+    Raises:
+        ConfigError: the configuration names a part that does not exist or lacks a library, or a part rejects its
+            settings.
+        StorageError: the store cannot be used.
+    """
+    with ExitStack() as opened:
+        if config.metrics_by_repository and not config.metrics_address:
+            raise ConfigError(
+                "metrics_by_repository needs metrics_address, because names of repositories may be private."
+            )
+        times = StorageTimes() if config.metrics or config.metrics_address else None
+        inflight = InflightRequests()
+        registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
+        legacy, diff_queue = None, None
+        if config.v1 if v1 is None else v1:
+            diff_queue = open_diff_queue(config)
+            if diff_queue is not None:
+                opened.callback(diff_queue.close)
+            legacy = _add_legacy(config, registry, diff_queue)
+        search_entries = SearchEntries(
+            registry.repositories,
+            registry.private_repositories,
+            registry.slices,
+            legacy.image_repositories if legacy is not None else None,
+        )
+        search_index = search.open_index(config.search_backend, search_database(config), search_entries.look_up)
+        opened.callback(search_index.close)
+        search_updates = SearchUpdates(search_index, search_entries.look_up)
+        if not isinstance(search_index, NullIndex):
+            search_updates.connect(registry.driver)
+        error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
+        opened.callback(error_reporting.close)
+        observers: list[Observer] = []
+        body_memory = MemoryBudget(config.max_body_memory_bytes)
+        read_only = ReadOnly(registry.driver)
+        mirror = open_mirror(config, registry, body_memory, read_only)
+        if mirror is not None:
+            opened.callback(mirror.close)
+        metrics, part_numbers = None, None
+        if times is not None:
+            part_numbers = PartNumbers(registry, search_updates, times, inflight, config.storage)
+            part_numbers.add_budget("body_memory", body_memory)
+            metrics = open_metrics(config, part_numbers)
+            observers.append(metrics)
+        tracing = open_tracing(os.environ)
+        if tracing is not None:
+            observers.append(tracing)
+        audit = AuditLog(config.audit_log) if config.audit_log else None
+        if audit is not None:
+            observers.append(audit)
+        return Services(
+            config=config,
+            registry=registry,
+            access_control=restrict(config, registry, legacy),
+            legacy=legacy,
+            body_memory=body_memory,
+            audit=audit,
+            metrics=metrics,
+            part_numbers=part_numbers,
+            search_entries=search_entries,
+            search_index=search_index,
+            search_updates=search_updates,
+            diff_queue=diff_queue,
+            error_reporting=error_reporting,
+            health=Health(registry.probe_reading, config.drain_delay),
+            inflight=inflight,
+            observers=tuple(observers),
+            read_only=read_only,
+            mirror=mirror,
+            trusted_proxies=TrustedProxies(config.trusted_proxies),
+            _opened=opened.pop_all(),
+        )
+
+
+def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
+    return OciRegistry(
+        driver,
+        max_manifest_bytes=config.max_manifest_bytes,
+        check_index_children=config.check_index_children,
+        immutable_tags=config.immutable_tags,
+        # With an index, its tokens decide who sees private repositories.
+        serve_private=config.serve_private or not config.standalone,
+    )
+
+
+def _add_legacy(config: Config, registry: OciRegistry, diff_queue: RedisDiffQueue | None) -> LegacyRegistry:
+    """Open the registry of API V1 on the same store, and the bridge through which each sees what the other stored."""
+    from docker_registry.registry.bridge.bridge import Bridge
+    from docker_registry.registry.v1.layer_reader import LayerReader
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+
+    limits = LayerLimits(
+        max_bytes=config.max_unpacked_layer_bytes,
+        max_ratio=config.max_layer_ratio,
+        max_seconds=config.max_layer_seconds,
+    )
+    reader = LayerReader(limits)
+    bridge = Bridge(registry, reader, platform=config.v1_platform)
+    legacy = LegacyRegistry(
+        registry, reader, bridge.images, upload_ttl_seconds=config.upload_ttl, diff_queue=diff_queue
+    )
+    bridge.connect(legacy)
+    return legacy

@@ -1,0 +1,107 @@
+"""Opens the configured store with its cache, and what lies beside it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from docker_registry import drivers
+from docker_registry.concurrency import RunBlocking
+from docker_registry.config.schema import Config, Redis
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.cache import connection
+from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
+from docker_registry.drivers.cache.driver import CachedDriver
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
+from docker_registry.drivers.store_identity import StoreIdentity
+
+if TYPE_CHECKING:
+    from docker_registry.registry.v1.diff_queue import RedisDiffQueue
+
+#: The search database of a host without a local disk for its data.
+_TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
+
+
+def storage_folder(config: Config) -> Path | None:
+    """Return the folder of a store of local files; None for other stores."""
+    path = config.driver_options.get("storage_path") if config.storage == "file" else None
+    return None if path is None else Path(path).expanduser().absolute()
+
+
+def search_database(config: Config) -> str:
+    """
+    Return the URL of the search database.
+
+    By default it is beside the data. Hosts that share a folder over the network must not share an SQLite database
+    there, so each then has its own.
+    """
+    if config.sqlalchemy_index_database:
+        return config.sqlalchemy_index_database
+    folder = storage_folder(config)
+    if folder is not None:
+        from docker_registry.drivers.file.sync import Disk
+        from docker_registry.drivers.file.tree import RESERVED
+
+        if Disk(str(folder)).syncs_whole:
+            return f"sqlite:///{folder / RESERVED}/search.db"
+    return _TEMPORARY_DATABASE
+
+
+def open_driver(
+    config: Config, times: StorageTimes | None = None, run_brief: RunBlocking | None = None
+) -> StorageDriver:
+    """
+    Open the configured store with its configured cache.
+
+    Args:
+        times: receives the durations of the calls of the store.
+        run_brief: how the driver runs brief disk waits; by default in native threads.
+
+    Raises:
+        ConfigError: the driver or the library for Redis does not exist, or the driver rejects its settings.
+        StorageError: the store cannot be used.
+    """
+    driver = open_store(config)
+    if run_brief is not None:
+        driver.run_brief = run_brief
+    if times is not None:
+        driver = MeasuredDriver(driver, times)
+    address = _redis_address(config.cache_lru)
+    if not address.is_set:
+        return driver
+    redis = connection.connect(address, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+    cache = LeasedCache(redis, CircuitBreaker(redis, str(address)), StoreIdentity(driver))
+    return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
+
+
+def open_store(config: Config) -> StorageDriver:
+    """
+    Open the configured store without a cache.
+
+    Raises:
+        ConfigError, StorageError: as for :func:`open_driver`.
+    """
+    return drivers.load(config.storage)(**config.driver_options)
+
+
+def open_diff_queue(config: Config) -> RedisDiffQueue | None:
+    """
+    Open the queue of diffs to compute; None without Redis.
+
+    Raises:
+        ConfigError: the library for Redis is not installed.
+    """
+    from docker_registry.registry.v1.diff_queue import TIMEOUT_SECONDS, RedisDiffQueue
+
+    address = _redis_address(config.cache)
+    if not address.is_set:
+        return None
+    return RedisDiffQueue(connection.connect(address, "cache", timeout_seconds=TIMEOUT_SECONDS))
+
+
+def _redis_address(section: Redis) -> connection.RedisAddress:
+    return connection.RedisAddress(
+        **{entry.name: getattr(section, entry.name) for entry in fields(connection.RedisAddress)}
+    )
