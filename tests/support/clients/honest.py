@@ -5,8 +5,9 @@ Well-behaved clients that push and pull, and report how long it took.
 
     {"cycles": [[0.031, …], …], "latencies": [0.004, …], "errors": ["…"]}
 
-A cycle is the push of an image of 256 KiB and its pull; each client makes one in three seconds, if it can. With no
-clients the latency of ``GET /v2/`` is measured instead: in a process of its own, so that the clients do not delay it.
+A cycle is the push of an image of 256 KiB and its pull; each client makes one in three seconds, if it can, and at least
+one. With no clients the latency of ``GET /v2/`` is measured instead, in a process of its own that the clients do not
+delay.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def push_and_pull(client: Client, name: str) -> None:
 def work(port: int, number: int, until: float, cycles: list[float], errors: list[str]) -> None:
     with Client(f"http://127.0.0.1:{port}") as client:
         time.sleep(number * CYCLE_SECONDS / 20)  # they do not begin all at once
-        while (began := time.monotonic()) < until:
+        while (began := time.monotonic()) < until or not cycles:
             try:
                 push_and_pull(client, f"honest/client{number}")
             except Exception as error:  # noqa: BLE001 - it is told
