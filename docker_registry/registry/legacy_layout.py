@@ -60,7 +60,7 @@ def private(folder: str) -> str:
 
 
 def private_entry(name: ImageRepositoryName) -> str:
-    """The file that lists a private repository, written before the repository becomes private."""
+    """The file that lists a private repository, written and removed after its file ``_private``."""
     return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
 
 

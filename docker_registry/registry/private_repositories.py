@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import NameInvalid, PathNotFound
+from docker_registry.errors import NameInvalid
 from docker_registry.registry import legacy_layout, name_mapping
 from docker_registry.registry.access import Action, Repository
 from docker_registry.registry.actor import Principal
@@ -143,14 +143,9 @@ class PrivateRepositories:
             name = legacy_layout.read_repository_folder(folder) if file_name == "_private" else None
             if name is not None:
                 private[str(name)] = name
-        for name in private.values():
-            self._driver.put_content(legacy_layout.private_entry(name), b"")
         self.forget()
-        for gone in set(self.read_entries()) - private.keys():
-            try:
-                self._driver.remove(legacy_layout.private_entry(ImageRepositoryName.parse(gone)))
-            except PathNotFound:  # removed by another process
-                pass
+        for text in self.pace({*private, *self.read_entries()}):
+            self._settle_entry(private.get(text) or ImageRepositoryName.parse(text))
         if self.mark_images is not None:
             self.mark_images(private.values())
             if not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
@@ -159,6 +154,25 @@ class PrivateRepositories:
         self.forget()
         self._is_adopted = True
         return len(private)
+
+    def _settle_entry(self, name: ImageRepositoryName) -> None:
+        """
+        Create or remove the entry of a repository after its file ``_private``.
+
+        Another worker may change both meanwhile, the file first, so the file is read again after the entry is written.
+        """
+        while True:
+            is_private = self._is_marked(name)
+            if is_private:
+                self._driver.put_content(legacy_layout.private_entry(name), b"")
+            else:
+                self._driver.discard(legacy_layout.private_entry(name))
+            if self._is_marked(name) is is_private:
+                return
+
+    def _is_marked(self, name: ImageRepositoryName) -> bool:
+        folders = legacy_layout.repository_folders(name)
+        return any(self._driver.exists(legacy_layout.private(folder)) for folder in folders)
 
 
 def oci_names(name: str) -> list[RepositoryName]:

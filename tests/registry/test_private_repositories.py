@@ -9,7 +9,7 @@ from docker_registry.errors import BlobUnknown
 from docker_registry.registry.access import Action
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
-from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
 from tests.support.registries import Registry
 
@@ -24,6 +24,17 @@ def driver():
     driver.put_content("repositories/acme/secret/_private", b"")
     OciRegistry(driver).uploads.put(OPEN, Digest.of(CONTENT), Content(CONTENT))
     return driver
+
+
+class BusyDriver(MemoryDriver):
+    """A store in which something happens at the end of each walk."""
+
+    def at_end_of_walk(self):
+        """Do nothing."""
+
+    def walk(self, path=""):
+        yield from super().walk(path)
+        self.at_end_of_walk()
 
 
 def names(registry):
@@ -49,3 +60,17 @@ class TestAStoreServedWithoutApiV1:
             OciRegistry(driver).blobs.mount(NEW, Digest.of(CONTENT))
         Registry(driver).private_repositories.adopt()
         assert len(CONTENT) == OciRegistry(driver).blobs.mount(NEW, Digest.of(CONTENT)).size
+
+
+class TestTheSearchForPrivateRepositories:
+    """A worker searches the whole tree at its first request if the store was empty when the others started."""
+
+    @pytest.mark.parametrize("is_private", [True, False])
+    def test_does_not_undo_a_change_that_another_worker_makes_meanwhile(self, is_private):
+        driver = BusyDriver()
+        first = Registry(driver)
+        name = ImageRepositoryName("acme", "web")
+        first.private_images.set_private(name, private=not is_private)
+        driver.at_end_of_walk = lambda: first.private_images.set_private(name, private=is_private)
+        Registry(driver).private_repositories.adopt()
+        assert ([str(name)] if is_private else []) == list(first.private_repositories.names())
