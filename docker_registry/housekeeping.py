@@ -46,8 +46,6 @@ def _run(services: Services) -> None:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
                 _purge(services)
-                if services.metrics is not None:
-                    services.metrics.record_uploads_left(services.registry.uploads.counts.left)
                 if services.access_control is not None and services.access_control.tokens is not None:
                     services.access_control.tokens.keep_up()
             _fill_search_index(services)
@@ -59,6 +57,8 @@ def _run(services: Services) -> None:
 def _purge(services: Services) -> None:
     upload_ttl_seconds = services.config.upload_ttl
     purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds)
+    if services.metrics is not None:  # at once: uploads that begin before it is recorded are missing in the metrics
+        services.metrics.record_uploads_left(services.registry.uploads.counts.left)
     message = f"purged {purged} abandoned uploads, adopted {adopted} repositories of other servers"
     logger.info(message)
     if services.audit is not None and (purged or adopted):
