@@ -81,7 +81,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     config, registry = services.config, services.registry
     app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
-    app.part_numbers = services.part_numbers
+    app.metrics_collector = services.metrics_collector
     app.health, app.inflight = services.health, services.inflight
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
     request_context.install(app)

@@ -12,7 +12,7 @@ from werkzeug.routing import MapAdapter
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
 from docker_registry.http.trusted_proxies import TrustedProxies
-from docker_registry.part_numbers import PartNumbers
+from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.resources.memory_budget import MemoryBudget
 
 
@@ -42,7 +42,7 @@ class Application(Flask):
         tls: the section ``tls`` of the configuration, for the worker.
         inflight: to which the worker reports the requests in progress.
         health: to which the worker reports that the server is stopping.
-        part_numbers: to which the worker adds its own limits; None if metrics are off.
+        metrics_collector: to which the worker adds its own limits; None if metrics are off.
         body_memory: memory budget for the bodies of all requests.
         serves_v2: whether API V2 is served, so that errors below its paths have its form.
     """
@@ -54,7 +54,7 @@ class Application(Flask):
     tls: object = None
     inflight: object = None
     health: Health | None = None
-    part_numbers: PartNumbers | None = None
+    metrics_collector: MetricsCollector | None = None
     body_memory: MemoryBudget
     serves_v2: bool = True
 

@@ -206,9 +206,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if proxies := getattr(self.wsgi, "trusted_proxies", None):
             self._observation.trust(proxies)
         self._observers = getattr(self.wsgi, "observers", ())
-        if numbers := getattr(self.wsgi, "part_numbers", None):
-            numbers.add_budget("unsent_responses", self._unsent)
-            numbers.watch_connections(lambda: (len(self._connections), self.worker_connections))
+        if collector := getattr(self.wsgi, "metrics_collector", None):
+            collector.add_budget("unsent_responses", self._unsent)
+            collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
         for observer in (*filter(None, [log]), *self._observers):
             self._observation.add(observer)
         self.wsgi = self._observation.around(self.wsgi)

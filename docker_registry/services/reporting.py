@@ -15,7 +15,7 @@ from docker_registry.error_reports.sentry import SentryReporter
 from docker_registry.metrics import listener
 from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics.shared import FOLDER_VARIABLE
-from docker_registry.part_numbers import PartNumbers
+from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.leases import Leases
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:
     return reporters
 
 
-def open_metrics(config: Config, part_numbers: PartNumbers) -> ServerMetrics:
+def open_metrics(config: Config, metrics_collector: MetricsCollector) -> ServerMetrics:
     """
     Raises:
         ConfigError: the address of the metrics cannot be used.
@@ -61,5 +61,5 @@ def open_metrics(config: Config, part_numbers: PartNumbers) -> ServerMetrics:
         listener.open_socket(config.metrics_address).close()
     folder = os.environ.get(FOLDER_VARIABLE)
     return ServerMetrics(
-        Path(folder) if folder else None, part_numbers.collect, by_repository=config.metrics_by_repository
+        Path(folder) if folder else None, metrics_collector.collect, by_repository=config.metrics_by_repository
     )

@@ -21,7 +21,7 @@ from docker_registry.http.trusted_proxies import TrustedProxies
 from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics.server_metrics import ServerMetrics
-from docker_registry.part_numbers import PartNumbers
+from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
@@ -65,7 +65,7 @@ class Services:
         mirror: the mirror of upstream registries; None if none is configured.
         audit: the audit log; None if it is off.
         metrics: of all workers; None if they are off.
-        part_numbers: to which the worker adds its own limits; None if metrics are off.
+        metrics_collector: to which the worker adds its own limits; None if metrics are off.
         read_only: whether writes are refused.
         health: whether the store can be read and the worker is stopping.
     """
@@ -87,7 +87,7 @@ class Services:
     mirror: Mirror | None = None
     audit: AuditLog | None = None
     metrics: ServerMetrics | None = None
-    part_numbers: PartNumbers | None = None
+    metrics_collector: MetricsCollector | None = None
     observers: tuple[Observer, ...] = ()
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -203,11 +203,11 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         mirror = open_mirror(config, registry, body_memory, read_only)
         if mirror is not None:
             opened.callback(mirror.close)
-        metrics, part_numbers = None, None
+        metrics, metrics_collector = None, None
         if times is not None:
-            part_numbers = PartNumbers(registry, search_updates, times, inflight, config.storage)
-            part_numbers.add_budget("body_memory", body_memory)
-            metrics = open_metrics(config, part_numbers)
+            metrics_collector = MetricsCollector(registry, search_updates, times, inflight, config.storage)
+            metrics_collector.add_budget("body_memory", body_memory)
+            metrics = open_metrics(config, metrics_collector)
             observers.append(metrics)
         tracing = open_tracing(os.environ)
         if tracing is not None:
@@ -223,7 +223,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             body_memory=body_memory,
             audit=audit,
             metrics=metrics,
-            part_numbers=part_numbers,
+            metrics_collector=metrics_collector,
             search_entries=search_entries,
             search_index=search_index,
             search_updates=search_updates,

@@ -1,4 +1,4 @@
-"""What the parts of a worker have counted, as metrics."""
+"""Collects metrics from the parts of a worker, which count in plain attributes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from docker_registry.server.inflight import InflightRequests
 _DRIVERS: Final = {"azureblob": "azure", "file": "filesystem", "memory": "inmemory", "s3": "s3aws"}
 
 
-class PartNumbers:
+class MetricsCollector:
     """
-    Collects the numbers of the parts of a worker.
+    Collects the metrics of a worker.
 
-    The parts count in plain attributes, which are read here once a second.
+    The attributes of its parts are read once a second.
     """
 
     def __init__(
