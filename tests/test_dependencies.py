@@ -107,7 +107,7 @@ class TestWhatCannotBeNoted:
     def test_is_what_changed_between_two_looks(self, driver):
         def look_twice():
             driver.get_content("a/b")
-            os.utime(driver._tree.place("a/b"), (1, 1))
+            os.utime(driver._tree.locate("a/b"), (1, 1))
             driver.get_content("a/b")
 
         assert not collect(look_twice).is_complete
@@ -152,7 +152,7 @@ class TestAFileWithWholeSeconds:
 class TestAFolder:
     def test_whose_time_was_set_back_has_another_version(self, driver):
         """As rsync and tar do, after they have brought a file."""
-        place = driver._tree.place("a")
+        place = driver._tree.locate("a")
         before, times = driver.folder_version("a"), os.stat(place)
         driver.put_content("a/new", b"")
         os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -109,7 +109,7 @@ class PrivateRepositories:
                 self._is_adopted = self._are_images_marked = True
             else:
                 self.adopt()
-        if type(self._driver).folder_version is not StorageDriver.folder_version:
+        if self._driver.capabilities.folder_versions:
             return self.read_entries()
         if self._cached is None or self._now() - self._cached[0] > _CACHE_SECONDS:
             self._cached = (self._now(), self.read_entries())

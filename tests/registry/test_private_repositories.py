@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from docker_registry.drivers.file.driver import FileDriver
+from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
 from docker_registry.registry.access import Action
@@ -74,3 +76,12 @@ class TestTheSearchForPrivateRepositories:
         driver.at_end_of_walk = lambda: first.private_images.set_private(name, private=is_private)
         Registry(driver).private_repositories.adopt()
         assert ([str(name)] if is_private else []) == list(first.private_repositories.names())
+
+
+class TestAChange:
+    def test_is_seen_at_once_by_other_workers_whose_store_is_measured(self, tmp_path):
+        workers = [Registry(MeasuredDriver(FileDriver(tmp_path), StorageTimes())) for _ in range(2)]
+        name = ImageRepositoryName("acme", "web")
+        for is_private in (False, True, False):
+            workers[0].private_images.set_private(name, private=is_private)
+            assert [is_private] * 2 == [worker.private_repositories.is_private(name) for worker in workers]

@@ -67,7 +67,7 @@ class CachedDriver(StorageDriver):
         self.cache = cache
         self._max_bytes = max_bytes
         store = driver.driver if isinstance(driver, MeasuredDriver) else driver
-        self._has_folder_versions = type(store).folder_version is not StorageDriver.folder_version
+        self._has_folder_versions = store.capabilities.folder_versions
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
