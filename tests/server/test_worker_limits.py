@@ -313,3 +313,4 @@ class TestTheLimitOfOpenFiles:
             assert 201 == requests.post(url, data=content, timeout=20).status_code
             assert "Too many open files" not in server.log.read_text()
             assert "The limit of open files allows only" in server.log.read_text()
+            server.kill()  # rather than wait for the bodies
