@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
@@ -36,6 +36,27 @@ def run_in_thread(function: Callable[..., Result], *args: Any) -> Result:
     if not monkey.is_module_patched("threading"):
         return function(*args)
     return start_in_thread(function, *args)()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """
+    Raise :class:`TimeoutError` if the block takes longer than *seconds*, however its waits are divided.
+
+    This needs gevent; outside of a worker, as in commands, only the timeouts of the sockets apply.
+    """
+    if not monkey.is_module_patched("socket"):
+        yield
+        return
+    timeout = gevent.Timeout.start_new(seconds)
+    try:
+        yield
+    except gevent.Timeout as raised:
+        if raised is not timeout:
+            raise
+        raise TimeoutError from None
+    finally:
+        timeout.close()
 
 
 def run_in_background(function: Callable[..., object], *args: Any) -> None:

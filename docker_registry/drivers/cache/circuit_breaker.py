@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import gevent
-from gevent import monkey
+from docker_registry.concurrency import deadline
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -84,7 +82,8 @@ class CircuitBreaker:
             self._retry_at = time.monotonic() + self._pause_seconds  # other calls fail while this one is the trial
         started, cpu_started = time.monotonic(), time.process_time()
         try:
-            with _deadline(self._wait_time.remaining()):
+            # Name lookup, connection, authentication and response share one deadline.
+            with deadline(self._wait_time.remaining()):
                 result = work(self._redis)
         except (RedisError, OSError) as error:
             if _is_out_of_memory(error):
@@ -161,28 +160,6 @@ class _WaitTime(threading.local):
         """Subtract the duration of a call, in seconds; return whether any wait time is left."""
         self._remaining = max(self._remaining - max(seconds - _NORMAL_CALL_SECONDS, 0), 0)
         return self._remaining > 0
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """
-    Raise :class:`TimeoutError` if the block takes longer than *seconds*.
-
-    Name lookup, connection, authentication and response share one deadline. This needs gevent; without it, as in
-    commands, the socket timeout applies to each of them.
-    """
-    if not monkey.is_module_patched("socket"):
-        yield
-        return
-    timeout = gevent.Timeout.start_new(seconds)
-    try:
-        yield
-    except gevent.Timeout as raised:
-        if raised is not timeout:
-            raise
-        raise TimeoutError from None
-    finally:
-        timeout.close()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -17,12 +17,11 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-import gevent
 import requests
-from gevent import monkey
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from docker_registry.concurrency import deadline
 from docker_registry.errors import (
     DigestInvalid,
     UpstreamDenied,
@@ -256,7 +255,7 @@ class UpstreamClient:
 
     @property
     def is_nearly_limited(self) -> bool:
-        """Whether the upstream said recently that few pulls are left before it refuses more."""
+        """Whether the upstream has recently announced that few pulls are left."""
         return time.monotonic() < self._limited_until
 
     def get_blob(
@@ -361,7 +360,7 @@ class UpstreamClient:
         path = f"{repository}/{content}"
         began, status = time.monotonic(), "failed"
         try:
-            with _translated(self.upstream.name), _deadline(2 * self.upstream.timeout_seconds):
+            with _translated(self.upstream.name), deadline(2 * self.upstream.timeout_seconds):
                 response = self._authenticated(method, repository, f"{self.upstream.url}/v2/{path}", headers or {})
             status = str(response.status_code)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
@@ -485,7 +484,7 @@ class UpstreamClient:
         with (
             self._memory.reserve(0) as reserved,
             _translated(self.upstream.name),
-            _deadline(MAX_MANIFEST_SECONDS),
+            deadline(MAX_MANIFEST_SECONDS),
         ):
             while block := response.raw.read1(BLOCK_BYTES):
                 if reserved.size_bytes + len(block) > max_bytes:
@@ -512,27 +511,6 @@ def _translated(upstream: str) -> Iterator[None]:
         if "timed out" in str(error):
             raise UpstreamTimeout(upstream=upstream) from error
         raise UpstreamUnavailable(upstream=upstream) from error
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """
-    Raise :class:`TimeoutError` if the block takes longer than *seconds*, even if bytes keep arriving.
-
-    This needs gevent; outside of a worker only the timeouts of the sockets apply.
-    """
-    if not monkey.is_module_patched("socket"):
-        yield
-        return
-    timeout = gevent.Timeout.start_new(seconds)
-    try:
-        yield
-    except gevent.Timeout as raised:
-        if raised is not timeout:
-            raise
-        raise TimeoutError from None
-    finally:
-        timeout.close()
 
 
 def _content_type(response: requests.Response) -> str:
