@@ -22,11 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from docker_registry.auth import stored_document
 from docker_registry.auth.patterns import Pattern
 from docker_registry.auth.rules import Rule, Rules
 from docker_registry.dependencies import depend_on_version
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import Invalid, PathNotFound, PreconditionFailed, StorageError
+from docker_registry.errors import Invalid, PathNotFound, StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.access import Action
 
@@ -226,18 +227,12 @@ class Robots:
         self._change(change)
 
     def _change(self, change: Callable[[dict[str, Robot]], None]) -> None:
-        while True:
-            version = self._read()
+        def make() -> bytes:
             robots = dict(self._by_name)
             change(robots)
-            content = json.dumps({"robots": [robot.store() for robot in robots.values()]}).encode()
-            condition = version if self._driver.capabilities.if_match else None
-            try:
-                self._driver.put_content(PATH, content, if_match=condition)
-            except PreconditionFailed:  # another process has changed them
-                continue
-            self._read()
-            return
+            return json.dumps({"robots": [robot.store() for robot in robots.values()]}).encode()
+
+        stored_document.change(self._driver, PATH, self._read, make)
 
     def _read(self) -> str:
         """

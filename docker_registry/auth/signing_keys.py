@@ -22,9 +22,10 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from docker_registry.auth import stored_document
 from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
+from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.registry import layout
 
 PATH: Final = f"{layout.AUTH}/signing-keys"
@@ -183,19 +184,11 @@ class SigningKeys:
         return version
 
     def _change(self, change: Callable[[tuple[SigningKey, ...]], tuple[SigningKey, ...]]) -> None:
-        while True:
-            version = self._read()
+        def make() -> bytes | None:
             keys = change(self._keys)
-            if keys == self._keys:
-                return
-            content = json.dumps({"keys": [key.store() for key in keys]}).encode()
-            condition = version if self._driver.capabilities.if_match else None
-            try:
-                self._driver.put_content(PATH, content, if_match=condition)
-            except PreconditionFailed:  # another worker has changed them
-                continue
-            self._read()
-            return
+            return None if keys == self._keys else json.dumps({"keys": [key.store() for key in keys]}).encode()
+
+        stored_document.change(self._driver, PATH, self._read, make)
 
 
 def _parse(content: bytes) -> tuple[SigningKey, ...]:
