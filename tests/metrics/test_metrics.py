@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from docker_registry.metrics.recorder import Recorder, Series
 from docker_registry.metrics.shared import SharedNumbers
 from tests.support.processes import free_port
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
@@ -70,13 +70,6 @@ def repositories_in(samples):
     return {(name, labels[0][1]): value for (name, *labels), value in samples.items() if "_repository_" in name}
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 class TestFourWorkers:
     def test_count_what_clients_did_also_after_they_ended(self, tmp_path):
         with Server(tmp_path / "store", workers=4, REGISTRY_METRICS="true") as server:
@@ -98,19 +91,19 @@ class TestFourWorkers:
                     get = requests.get(server.url + start.headers["Location"], timeout=20)
                     done["blob_upload_chunk", "get", str(get.status_code)] += 1
 
-            wait_for(lambda: "purged" in server.log.read_text())  # counts the open uploads
+            wait_until(lambda: "purged" in server.log.read_text())  # counts the open uploads
             act(10)
             requests.request("BREW", f"{server.url}/v2/", timeout=20)
             folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
-            wait_for(lambda: done == published_requests(folder))
+            wait_until(lambda: done == published_requests(folder))
             samples, types = scrape(server.url)
             assert done == requests_by(samples)
             before = set(server.worker_pids())
             os.kill(server.worker_pids()[0], signal.SIGKILL)
             server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: before.isdisjoint(server.worker_pids()))
+            wait_until(lambda: before.isdisjoint(server.worker_pids()))
             act(3)
-            wait_for(lambda: 4 == scrape(server.url)[0]["registry_workers",] and done == published_requests(folder))
+            wait_until(lambda: 4 == scrape(server.url)[0]["registry_workers",] and done == published_requests(folder))
             samples, _ = scrape(server.url, OPENMETRICS)
             assert done == requests_by(samples)
             assert samples["registry_received_bytes_total",] == 13 * len(MANIFEST)
@@ -154,7 +147,7 @@ class TestASeparateAddress:
             requests.get(f"{server.url}/v2/acme/none/manifests/v1", timeout=20)
             counted = [f"registry_repository_{what}_total" for what in ("pulls", "pushes")]
             wanted = {(counted[0], "acme/web"): 3, (counted[1], "acme/web"): 1}
-            wait_for(lambda: wanted == repositories_in(scrape(f"http://127.0.0.1:{port}")[0]))
+            wait_until(lambda: wanted == repositories_in(scrape(f"http://127.0.0.1:{port}")[0]))
             assert 404 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20).status_code
             assert 404 == requests.get(f"{server.url}/metrics", timeout=20).status_code
 
