@@ -208,7 +208,7 @@ class ClientSocket(socket.socket):
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing of a request has been received yet."""
+        """Whether the connection has received no request yet, not even a part of one."""
         return not self._has_received
 
     def _wait_for_turn(self) -> None:

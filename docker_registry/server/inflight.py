@@ -67,7 +67,7 @@ class InflightRequests:
 
     @property
     def has_lone_client(self) -> bool:
-        """Whether exactly one request is in progress and other connections sent none recently."""
+        """Whether one connection sends all requests: one is in progress, and no other connection sent one recently."""
         return self.count == 1 and self._clock() >= self._company_until
 
 

@@ -199,17 +199,17 @@ class Transaction:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether contents are pending that must be published before the next change."""
+        """Whether added contents must be published before the next change."""
         return bool(self._waiting)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to publish or to sync."""
+        """Whether the transaction has nothing to publish and nothing to sync."""
         return not (self._waiting or self._folders or self._entries)
 
     @property
     def is_brief(self) -> bool:
-        """Whether only a few pending bytes remain to be published, for which the journal has room."""
+        """Whether the remaining contents are small and fit into the journal."""
         journal = self._journal
         is_little = not self._entries and self._waiting_bytes <= _BRIEF_BYTES
         return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)

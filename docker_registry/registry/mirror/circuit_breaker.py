@@ -38,7 +38,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the upstream has failed too often to be asked by every request."""
+        """Whether requests fail without asking the upstream, except one in :data:`PROBE_SECONDS`."""
         return self._failures >= MAX_FAILURES
 
     def check(self) -> None:

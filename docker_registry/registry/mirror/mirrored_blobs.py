@@ -104,7 +104,7 @@ class MirroredBlobs:
 
     def purge(self, ttl_seconds: float) -> int:
         """
-        Remove the pieces of transfers whose processes died and that nobody continued.
+        Remove the pieces of transfers that no process continues.
 
         Args:
             ttl_seconds: minimum time since the last change of a transfer.
