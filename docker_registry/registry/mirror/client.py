@@ -8,169 +8,53 @@ answer is passed on before it is checked. Redirects are followed here, so that c
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import ProtocolError
 
 from docker_registry.concurrency import deadline
 from docker_registry.errors import (
     DigestInvalid,
-    UpstreamDenied,
     UpstreamError,
     UpstreamLimited,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from docker_registry.registry.mirror import hosts
+from docker_registry.registry.mirror import hosts, responses
 from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
+from docker_registry.registry.mirror.responses import TagState, UpstreamBlob, UpstreamManifest, UpstreamPage
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.names import Digest, Reference, Tag
 from docker_registry.resources.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
-#: Largest manifest that is accepted from an upstream; clients reject larger ones.
-MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
-
 MAX_REDIRECTS: Final = 10
-
-#: Longest time in which a manifest, which is small, must arrive.
-MAX_MANIFEST_SECONDS: Final = 120.0
-
-#: Largest block that is read of a body at once.
-BLOCK_BYTES: Final = 256 * 1024
-
-#: What the libraries raise when a connection fails, also in the middle of a body.
-_NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
 
 _ACCEPT: Final = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 _OK: Final = frozenset({200})
-_PARTIAL: Final = 206
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 #: Status codes of upstreams that do not support HEAD.
 _UNSUPPORTED: Final = frozenset({405, 501})
 
 #: Status codes with which an upstream says that it has no such content.
 _MISSING: Final = frozenset({404})
-_DENIED: Final = frozenset({401, 403})
 _UNAUTHORIZED: Final = 401
-_LIMITED: Final = 429
-
-#: Retry-After of an upstream that names none, or names it as a date.
-_RETRY_AFTER_SECONDS: Final = 60
-_MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600
 
 #: Below this share of its pulls, an upstream is not asked for what the store has, for this time.
 _LOW_SHARE: Final = 0.1
 _LIMIT_SECONDS: Final = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamManifest:
-    """
-    A manifest as an upstream sent it; only its size is checked.
-
-    Attributes:
-        content_type: its media type without parameters; empty when the upstream sent none.
-        digest: the text of Docker-Content-Digest; empty when the upstream sent none.
-    """
-
-    payload: bytes
-    content_type: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class TagState:
-    """
-    The state of a tag at an upstream.
-
-    Attributes:
-        exists: whether the upstream has the tag, as far as it says.
-        digest: its target; None if the upstream does not say.
-    """
-
-    exists: bool
-    digest: Digest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamPage:
-    """
-    A page of a list, as an upstream sent it.
-
-    Attributes:
-        following: path and query of the next page, below the repository; empty on the last page.
-    """
-
-    payload: bytes
-    following: str
-
-
-class UpstreamBlob:
-    """
-    The body of a blob, which is being received.
-
-    Attributes:
-        size: bytes of the whole blob, as the upstream announces; None if it announces none.
-        validator: ETag with which the rest of the same content can be requested; empty if there is none.
-    """
-
-    def __init__(self, response: requests.Response, upstream: str, start: int = 0) -> None:
-        """
-        Args:
-            upstream: name of the upstream, for errors.
-            start: offset of the first byte that was requested.
-
-        Raises:
-            UpstreamError: the response is another part than the requested one.
-        """
-        self._response = response
-        self._upstream = upstream
-        self._skipped = start
-        self.size = _length(response)
-        etag = response.headers.get("ETag", "")
-        self.validator = "" if etag.startswith("W/") else etag
-        if response.status_code == _PARTIAL:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != start:
-                response.close()
-                raise UpstreamError("The upstream registry sent another part of the blob.", upstream=upstream)
-            self._skipped, self.size = 0, int(match[2])
-
-    def blocks(self) -> Iterator[bytes]:
-        """
-        Yield the bytes from the requested offset on, as they arrive.
-
-        Raises:
-            UpstreamTimeout: the upstream sends nothing.
-            UpstreamUnavailable: the connection breaks before the end.
-        """
-        with _translated(self._upstream):
-            while block := self._response.raw.read1(BLOCK_BYTES):
-                skipped = min(self._skipped, len(block))  # the upstream does not support ranges
-                self._skipped -= skipped
-                if skipped < len(block):
-                    yield block[skipped:]
-
-    def close(self) -> None:
-        """Close the connection; may be called repeatedly."""
-        self._response.close()
 
 
 class UpstreamClient:
@@ -233,8 +117,10 @@ class UpstreamClient:
         if response is None:
             return None
         with response:
-            payload = self._read(response, MAX_MANIFEST_BYTES)
-        return UpstreamManifest(payload, _content_type(response), response.headers.get("Docker-Content-Digest", ""))
+            payload = self._read(response, responses.MAX_MANIFEST_BYTES)
+        return UpstreamManifest(
+            payload, responses.content_type(response), response.headers.get("Docker-Content-Digest", "")
+        )
 
     def check_tag(self, repository: str, tag: Tag) -> TagState:
         """
@@ -277,7 +163,7 @@ class UpstreamClient:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if validator:
                 headers["If-Range"] = validator
-        accepted = _OK | {_PARTIAL} if headers else _OK
+        accepted = _OK | {responses.PARTIAL} if headers else _OK
         response = self._ask("GET", repository, f"blobs/{digest}", headers, accepted)
         return None if response is None else UpstreamBlob(response, self.upstream.name, start)
 
@@ -295,26 +181,12 @@ class UpstreamClient:
         if response is None:
             return None
         with response:
-            if _content_type(response) not in (accept, "application/json"):
+            if responses.content_type(response) not in (accept, "application/json"):
                 raise UpstreamError("The upstream registry sent no list.", upstream=self.upstream.name)
-            payload = self._read(response, MAX_MANIFEST_BYTES)
-        return UpstreamPage(payload, self._following(response, repository, path))
-
-    def _following(self, response: requests.Response, repository: str, path: str) -> str:
-        """
-        Return where the next page is.
-
-        Raises:
-            UpstreamError: it is not below the repository.
-        """
-        target = response.links.get("next", {}).get("url", "")
-        if not target:
-            return ""
-        base = f"{self.upstream.url}/v2/{repository}/"
-        url = urljoin(f"{base}{path}", target)
-        if not url.startswith(f"{base}{path.partition('?')[0]}?"):
-            raise UpstreamError("The next page of the upstream registry is elsewhere.", upstream=self.upstream.name)
-        return url.removeprefix(base)
+            payload = self._read(response, responses.MAX_MANIFEST_BYTES)
+        return UpstreamPage(
+            payload, responses.next_page(response, f"{self.upstream.url}/v2/{repository}/", path, self.upstream.name)
+        )
 
     def find_blob_size(self, repository: str, digest: Digest) -> int | None:
         """
@@ -327,7 +199,7 @@ class UpstreamClient:
         if response is None:
             return None
         with response:
-            size = _length(response)
+            size = responses.length_of(response)
         if size is None:
             raise UpstreamError(
                 "The upstream registry does not state the size of the blob.", upstream=self.upstream.name
@@ -360,7 +232,7 @@ class UpstreamClient:
         path = f"{repository}/{content}"
         began, status = time.monotonic(), "failed"
         try:
-            with _translated(self.upstream.name), deadline(2 * self.upstream.timeout_seconds):
+            with responses.network_errors(self.upstream.name), deadline(2 * self.upstream.timeout_seconds):
                 response = self._authenticated(method, repository, f"{self.upstream.url}/v2/{path}", headers or {})
             status = str(response.status_code)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
@@ -379,22 +251,19 @@ class UpstreamClient:
         response.close()
         if response.status_code in _MISSING:
             return None
-        raise self._error(response)
+        raise responses.error_of(response, self.upstream.name)
+
+    def _read(self, response: requests.Response, max_bytes: int) -> bytes:
+        return responses.read_body(response, max_bytes, self.upstream.name, self._memory)
 
     def _watch_limit(self, response: requests.Response) -> None:
         """Remember whether few pulls are left (Docker Hub: ``ratelimit-limit: 100;w=21600``)."""
-        limit, remaining = (_number(response.headers.get(f"ratelimit-{each}", "")) for each in ("limit", "remaining"))
+        limit, remaining = (
+            responses.number(response.headers.get(f"ratelimit-{each}", "")) for each in ("limit", "remaining")
+        )
         if limit is None or remaining is None:
             return
         self._limited_until = time.monotonic() + _LIMIT_SECONDS if remaining < _LOW_SHARE * limit else 0.0
-
-    def _error(self, response: requests.Response) -> UpstreamError:
-        status = response.status_code
-        if status == _LIMITED:
-            return UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
-        if status in _DENIED:
-            return UpstreamDenied(status=status, upstream=self.upstream.name)
-        return UpstreamError(status=status, upstream=self.upstream.name)
 
     def _authenticated(self, method: str, repository: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         """Send a request; if the upstream wants other credentials, once more with these."""
@@ -463,8 +332,8 @@ class UpstreamClient:
         """Ask a token server; see :class:`~docker_registry.registry.mirror.authenticator.TokenRequest`."""
         with self._request("GET", url, headers) as response:
             status = response.status_code
-            if status == _LIMITED:
-                raise UpstreamLimited(retry_after_seconds=_retry_after(response), upstream=self.upstream.name)
+            if status == responses.LIMITED:
+                raise UpstreamLimited(retry_after_seconds=responses.retry_after(response), upstream=self.upstream.name)
             if status != 200:
                 raise UpstreamError(
                     "The token server of the upstream registry sent no token.",
@@ -476,57 +345,7 @@ class UpstreamClient:
     def _timeouts(self) -> tuple[float, float]:
         return min(10.0, self.upstream.timeout_seconds), self.upstream.timeout_seconds
 
-    def _read(self, response: requests.Response, max_bytes: int) -> bytes:
-        """Read a short body."""
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UpstreamError("The upstream registry compresses its answer.", upstream=self.upstream.name)
-        parts = []
-        with (
-            self._memory.reserve(0) as reserved,
-            _translated(self.upstream.name),
-            deadline(MAX_MANIFEST_SECONDS),
-        ):
-            while block := response.raw.read1(BLOCK_BYTES):
-                if reserved.size_bytes + len(block) > max_bytes:
-                    raise UpstreamError("The answer of the upstream registry is too large.", max_bytes=max_bytes)
-                reserved.grow(len(block))
-                parts.append(block)
-        return b"".join(parts)
-
 
 def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Leave a request as it is; without any authentication, requests would send that of ``~/.netrc``."""
     return request
-
-
-@contextmanager
-def _translated(upstream: str) -> Iterator[None]:
-    """Turn errors of the network into those of the registry."""
-    try:
-        yield
-    except (requests.Timeout, TimeoutError) as error:
-        raise UpstreamTimeout(upstream=upstream) from error
-    except _NETWORK_ERRORS as error:
-        # urllib3 reports a timeout in the middle of a body as another exception of its own.
-        if "timed out" in str(error):
-            raise UpstreamTimeout(upstream=upstream) from error
-        raise UpstreamUnavailable(upstream=upstream) from error
-
-
-def _content_type(response: requests.Response) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip()
-
-
-def _number(text: str) -> int | None:
-    """Return the number at the beginning of a header, before any parameters; None if there is none."""
-    digits = text.partition(";")[0].strip()
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
-
-
-def _length(response: requests.Response) -> int | None:
-    return _number(response.headers.get("Content-Length", ""))
-
-
-def _retry_after(response: requests.Response) -> int:
-    seconds = _number(response.headers.get("Retry-After", ""))
-    return min(max(_RETRY_AFTER_SECONDS if seconds is None else seconds, 1), _MAX_RETRY_AFTER_SECONDS)

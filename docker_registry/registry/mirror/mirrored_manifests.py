@@ -5,8 +5,8 @@ from __future__ import annotations
 from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifests import Manifests
-from docker_registry.registry.mirror.client import UpstreamManifest
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
+from docker_registry.registry.mirror.responses import UpstreamManifest
 from docker_registry.registry.names import Digest, Reference, RepositoryName
 from docker_registry.registry.sources import Found
 

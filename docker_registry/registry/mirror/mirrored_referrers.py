@@ -21,8 +21,8 @@ from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifest_payload import OCI_INDEX
-from docker_registry.registry.mirror.client import MAX_MANIFEST_BYTES
 from docker_registry.registry.mirror.remotes import Remote, Remotes
+from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.referrers import fallback_tag
 

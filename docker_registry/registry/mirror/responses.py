@@ -1,0 +1,237 @@
+"""The responses of an upstream registry, bounded and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urljoin
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from docker_registry.concurrency import deadline
+from docker_registry.errors import (
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from docker_registry.registry.names import Digest
+from docker_registry.resources.memory_budget import MemoryBudget
+
+#: Largest manifest that is accepted from an upstream; clients reject larger ones.
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+
+#: Longest time in which a manifest, which is small, must arrive.
+MAX_MANIFEST_SECONDS: Final = 120.0
+
+#: Largest block that is read of a body at once.
+BLOCK_BYTES: Final = 256 * 1024
+
+#: Status of a response to a request with a Range.
+PARTIAL: Final = 206
+
+#: Status of a response to a client that has sent too many requests.
+LIMITED: Final = 429
+
+#: What the libraries raise when a connection fails, also in the middle of a body.
+_NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
+
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
+_DENIED: Final = frozenset({401, 403})
+
+#: Retry-After of an upstream that names none, or names it as a date.
+_RETRY_AFTER_SECONDS: Final = 60
+_MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamManifest:
+    """
+    A manifest as an upstream sent it; only its size is checked.
+
+    Attributes:
+        content_type: its media type without parameters; empty when the upstream sent none.
+        digest: the text of Docker-Content-Digest; empty when the upstream sent none.
+    """
+
+    payload: bytes
+    content_type: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagState:
+    """
+    The state of a tag at an upstream.
+
+    Attributes:
+        exists: whether the upstream has the tag, as far as it says.
+        digest: its target; None if the upstream does not say.
+    """
+
+    exists: bool
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPage:
+    """
+    A page of a list, as an upstream sent it.
+
+    Attributes:
+        following: path and query of the next page, below the repository; empty on the last page.
+    """
+
+    payload: bytes
+    following: str
+
+
+class UpstreamBlob:
+    """
+    The body of a blob, which is being received.
+
+    Attributes:
+        size: bytes of the whole blob, as the upstream announces; None if it announces none.
+        validator: ETag with which the rest of the same content can be requested; empty if there is none.
+    """
+
+    def __init__(self, response: requests.Response, upstream: str, start: int = 0) -> None:
+        """
+        Args:
+            upstream: name of the upstream, for errors.
+            start: offset of the first byte that was requested.
+
+        Raises:
+            UpstreamError: the response is another part than the requested one.
+        """
+        self._response = response
+        self._upstream = upstream
+        self._skipped = start
+        self.size = length_of(response)
+        etag = response.headers.get("ETag", "")
+        self.validator = "" if etag.startswith("W/") else etag
+        if response.status_code == PARTIAL:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != start:
+                response.close()
+                raise UpstreamError("The upstream registry sent another part of the blob.", upstream=upstream)
+            self._skipped, self.size = 0, int(match[2])
+
+    def blocks(self) -> Iterator[bytes]:
+        """
+        Yield the bytes from the requested offset on, as they arrive.
+
+        Raises:
+            UpstreamTimeout: the upstream sends nothing.
+            UpstreamUnavailable: the connection breaks before the end.
+        """
+        with network_errors(self._upstream):
+            while block := self._response.raw.read1(BLOCK_BYTES):
+                skipped = min(self._skipped, len(block))  # the upstream does not support ranges
+                self._skipped -= skipped
+                if skipped < len(block):
+                    yield block[skipped:]
+
+    def close(self) -> None:
+        """Close the connection; may be called repeatedly."""
+        self._response.close()
+
+
+@contextmanager
+def network_errors(upstream: str) -> Iterator[None]:
+    """
+    Turn errors of the network into those of the registry.
+
+    Raises:
+        UpstreamTimeout: the upstream sends nothing for too long.
+        UpstreamUnavailable: the connection cannot be made, or breaks.
+    """
+    try:
+        yield
+    except (requests.Timeout, TimeoutError) as error:
+        raise UpstreamTimeout(upstream=upstream) from error
+    except _NETWORK_ERRORS as error:
+        # urllib3 reports a timeout in the middle of a body as another exception of its own.
+        if "timed out" in str(error):
+            raise UpstreamTimeout(upstream=upstream) from error
+        raise UpstreamUnavailable(upstream=upstream) from error
+
+
+def read_body(response: requests.Response, max_bytes: int, upstream: str, memory: MemoryBudget) -> bytes:
+    """
+    Read a short body.
+
+    Args:
+        upstream: name of the upstream, for errors.
+        memory: budget from which the body is taken while it is received.
+
+    Raises:
+        UpstreamError: the body is compressed or longer than *max_bytes*, or cannot be received.
+    """
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UpstreamError("The upstream registry compresses its answer.", upstream=upstream)
+    parts = []
+    with memory.reserve(0) as reserved, network_errors(upstream), deadline(MAX_MANIFEST_SECONDS):
+        while block := response.raw.read1(BLOCK_BYTES):
+            if reserved.size_bytes + len(block) > max_bytes:
+                raise UpstreamError("The answer of the upstream registry is too large.", max_bytes=max_bytes)
+            reserved.grow(len(block))
+            parts.append(block)
+    return b"".join(parts)
+
+
+def error_of(response: requests.Response, upstream: str) -> UpstreamError:
+    """Return the error that the status of a response means."""
+    status = response.status_code
+    if status == LIMITED:
+        return UpstreamLimited(retry_after_seconds=retry_after(response), upstream=upstream)
+    if status in _DENIED:
+        return UpstreamDenied(status=status, upstream=upstream)
+    return UpstreamError(status=status, upstream=upstream)
+
+
+def next_page(response: requests.Response, base: str, path: str, upstream: str) -> str:
+    """
+    Return path and query of the next page of a list, below the repository; empty on the last page.
+
+    Args:
+        base: URL of the repository, with a slash at its end.
+        path: path and query of this page, below the repository.
+
+    Raises:
+        UpstreamError: the next page is not one of this list.
+    """
+    target = response.links.get("next", {}).get("url", "")
+    if not target:
+        return ""
+    url = urljoin(f"{base}{path}", target)
+    if not url.startswith(f"{base}{path.partition('?')[0]}?"):
+        raise UpstreamError("The next page of the upstream registry is elsewhere.", upstream=upstream)
+    return url.removeprefix(base)
+
+
+def content_type(response: requests.Response) -> str:
+    """Return the media type of a response without parameters; empty if it names none."""
+    return response.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def number(text: str) -> int | None:
+    """Return the number at the beginning of a header, before any parameters; None if there is none."""
+    digits = text.partition(";")[0].strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+
+
+def length_of(response: requests.Response) -> int | None:
+    """Return the size of a body in bytes, as Content-Length announces it; None if it does not."""
+    return number(response.headers.get("Content-Length", ""))
+
+
+def retry_after(response: requests.Response) -> int:
+    """Return after how many seconds the upstream may be asked again."""
+    seconds = number(response.headers.get("Retry-After", ""))
+    return min(max(_RETRY_AFTER_SECONDS if seconds is None else seconds, 1), _MAX_RETRY_AFTER_SECONDS)
