@@ -137,7 +137,7 @@ def _add_index(app: Application, services: Services) -> None:
         ConfigError: API V2 or users are configured too, or a setting is invalid.
     """
     from docker_registry.api.v1 import index_access
-    from docker_registry.auth.index import Index
+    from docker_registry.auth.external.index import Index
 
     config = services.config
     if config.v2 or services.access_control is not None:

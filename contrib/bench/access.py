@@ -15,8 +15,8 @@ from small_requests import ACCEPT, REPOSITORY, fill, script, wrk
 from transfers import timed
 
 from docker_registry.auth.client import Client as AuthClient
-from docker_registry.auth.policy import RulesPolicy
-from docker_registry.auth.rules import parse
+from docker_registry.auth.rules.policy import RulesPolicy
+from docker_registry.auth.rules.rules import parse
 from docker_registry.registry import layout
 from docker_registry.registry.access import Action, OpenPolicy
 from docker_registry.registry.names import Digest, RepositoryName

@@ -19,9 +19,9 @@ from docker_registry import dependencies
 from docker_registry.api.authorization import ACTIONS, HOLDER, PRINCIPAL
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
-from docker_registry.auth import scopes
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
+from docker_registry.auth.tokens import scopes
 from docker_registry.http.exchange import context_of
 from docker_registry.registry import name_mapping
 from docker_registry.registry.access import Action, Name

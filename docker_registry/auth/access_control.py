@@ -9,23 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from docker_registry.auth import credentials, htpasswd, rules, scopes
+from docker_registry.auth import credentials
 from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Address, Client
-from docker_registry.auth.external_tokens import ExternalTokens
-from docker_registry.auth.key_sets import KeySource
-from docker_registry.auth.passwords import Passwords
-from docker_registry.auth.policy import EVERYTHING, RulesPolicy, canonical
+from docker_registry.auth.external.external_tokens import ExternalTokens
+from docker_registry.auth.external.key_sets import KeySource
+from docker_registry.auth.external.remote_keys import RemoteKeys
+from docker_registry.auth.external.workloads import VERSION_PREFIX, Workloads
+from docker_registry.auth.external.workloads import is_token as is_workload_token
 from docker_registry.auth.privileged_key import PrivilegedKey
-from docker_registry.auth.remote_keys import RemoteKeys
-from docker_registry.auth.robots import PREFIX as ROBOT_PREFIX
-from docker_registry.auth.robots import Robot, Robots
-from docker_registry.auth.robots import is_token as is_robot_token
-from docker_registry.auth.rules import Rules
-from docker_registry.auth.scopes import Grant, Scope
-from docker_registry.auth.tokens import Tokens
+from docker_registry.auth.rules import rules
+from docker_registry.auth.rules.policy import EVERYTHING, RulesPolicy, canonical
+from docker_registry.auth.rules.rules import Rules
+from docker_registry.auth.tokens import scopes
+from docker_registry.auth.tokens.scopes import Grant, Scope
+from docker_registry.auth.tokens.tokens import Tokens
+from docker_registry.auth.users import htpasswd
+from docker_registry.auth.users.passwords import Passwords
+from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
+from docker_registry.auth.users.robots import Robot, Robots
+from docker_registry.auth.users.robots import is_token as is_robot_token
 from docker_registry.auth.watched_file import WatchedFile
-from docker_registry.auth.workloads import VERSION_PREFIX, Workloads
-from docker_registry.auth.workloads import is_token as is_workload_token
 from docker_registry.dependencies import make_uncacheable
 from docker_registry.errors import Denied, Unauthorized
 from docker_registry.registry.access import AccessPolicy, Action, Repository
@@ -402,5 +405,5 @@ class AccessControl:
 
 
 def parse_scopes(texts: Iterable[str]) -> list[Scope]:
-    """Return the scopes in request parameters; see :func:`docker_registry.auth.scopes.parse`."""
+    """Return the scopes in request parameters; see :func:`docker_registry.auth.tokens.scopes.parse`."""
     return scopes.parse(texts)

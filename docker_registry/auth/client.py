@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.auth.scopes import Grant
+from docker_registry.auth.tokens.scopes import Grant
 from docker_registry.registry.actor import Principal
 
 if TYPE_CHECKING:
-    from docker_registry.auth.rules import Rules
+    from docker_registry.auth.rules.rules import Rules
 
 Address = IPv4Address | IPv6Address
 
@@ -33,7 +33,7 @@ class Client(Principal):
         grant: what its access token allows at most; None without a token.
         limits: the scopes of a robot; None for others.
         expires: when its credentials end, seconds since the Unix epoch.
-        version: of an identity that another service vouches for; see :class:`~docker_registry.auth.workloads.Workload`.
+        version: of an identity that another service vouches for (:mod:`docker_registry.auth.external.workloads`).
         is_privileged: whether the operator's key signed its request, so that it may do everything.
     """
 

@@ -10,7 +10,7 @@ from docker_registry.cli.command import INCOMPLETE, Command, load_config
 from docker_registry.cli.keys import opened_services
 
 if TYPE_CHECKING:
-    from docker_registry.auth.rules import Rule, Rules
+    from docker_registry.auth.rules.rules import Rule, Rules
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _limits(user: str) -> Rules | None:
     """Return the scopes of a robot; None for a user."""
-    from docker_registry.auth.robots import PREFIX, Robots
+    from docker_registry.auth.users.robots import PREFIX, Robots
     from docker_registry.errors import Invalid
 
     if not user.startswith(PREFIX):

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 from docker_registry.cli.command import Command, add_json, changes_by, load_config
 
 if TYPE_CHECKING:
-    from docker_registry.auth.signing_keys import SigningKey
-    from docker_registry.auth.tokens import Tokens
+    from docker_registry.auth.tokens.signing_keys import SigningKey
+    from docker_registry.auth.tokens.tokens import Tokens
     from docker_registry.services import Services
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Run ``list``, ``rotate`` or ``export``."""
-    from docker_registry.auth import key_export
+    from docker_registry.auth.tokens import key_export
 
     with opened_tokens() as tokens:
         if chosen.action == "rotate":

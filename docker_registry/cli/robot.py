@@ -10,7 +10,7 @@ from docker_registry.cli.command import Command, add_json, audit
 from docker_registry.cli.keys import opened_services, time_text
 
 if TYPE_CHECKING:
-    from docker_registry.auth.robots import Robots
+    from docker_registry.auth.users.robots import Robots
 
 _DAY_SECONDS: Final = 86400
 _MAX_DAYS: Final = 3650
@@ -23,7 +23,7 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         Invalid: the name, a scope or the life of a robot is not valid, or there is (no) such robot.
     """
-    from docker_registry.auth.robots import Robots
+    from docker_registry.auth.users.robots import Robots
     from docker_registry.errors import Invalid
 
     with opened_services() as built:

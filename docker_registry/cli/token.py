@@ -10,7 +10,7 @@ from docker_registry.cli.command import Command, add_json, changes_by
 from docker_registry.cli.keys import opened_tokens, time_text
 
 if TYPE_CHECKING:
-    from docker_registry.auth.refresh_tokens import RefreshToken
+    from docker_registry.auth.tokens.refresh_tokens import RefreshToken
 
 #: Digits of a token's id that are printed and accepted.
 _ID_DIGITS: Final = 12

@@ -44,7 +44,7 @@ def _change(path: Path, action: str, name: str) -> str:
         Invalid: the user exists already or does not exist, or its name or password is not valid.
         ConfigError: the file cannot be used or written.
     """
-    from docker_registry.auth import htpasswd
+    from docker_registry.auth.users import htpasswd
     from docker_registry.errors import Invalid
 
     htpasswd.check_name(name)
@@ -72,7 +72,7 @@ def _read_password() -> str:
 
 
 def _users(path: Path) -> dict[str, bytes]:
-    from docker_registry.auth import htpasswd
+    from docker_registry.auth.users import htpasswd
     from docker_registry.errors import ConfigError
 
     try:

@@ -11,10 +11,10 @@ from docker_registry.registry.oci_registry import OciRegistry
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
-    from docker_registry.auth.external_tokens import ExternalTokens
+    from docker_registry.auth.external.external_tokens import ExternalTokens
+    from docker_registry.auth.external.workloads import Workloads
     from docker_registry.auth.privileged_key import PrivilegedKey
-    from docker_registry.auth.tokens import Tokens
-    from docker_registry.auth.workloads import Workloads
+    from docker_registry.auth.tokens.tokens import Tokens
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def has_access_control(config: Config) -> bool:
 
 def open_tokens(config: Config, registry: OciRegistry) -> Tokens:
     """Return the tokens of a registry, and the keys that sign them."""
-    from docker_registry.auth.tokens import Tokens
+    from docker_registry.auth.tokens.tokens import Tokens
 
     auth = config.auth
     return Tokens.open(
@@ -65,7 +65,7 @@ def restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | Non
         return None
     # PyJWT and cryptography take time to import.
     from docker_registry.auth.access_control import AccessControl, ImageGrant
-    from docker_registry.auth.robots import Robots
+    from docker_registry.auth.users.robots import Robots
 
     control = AccessControl(
         registry.access.policy,
@@ -98,7 +98,7 @@ def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:
     """
     if section.realm is None:
         return None
-    from docker_registry.auth import external_tokens, key_sources
+    from docker_registry.auth.external import external_tokens, key_sources
 
     keys = key_sources.open_keys(
         "auth.token", certificates=section.rootcertbundle, jwks=section.jwks, ca=section.ca, name="the token server"
@@ -123,7 +123,7 @@ def _open_workloads(auth: Auth) -> Workloads | None:
         return None
     if auth.token.realm is not None:
         raise ConfigError("auth.oidc needs the registry's own tokens, which auth.token replaces")
-    from docker_registry.auth.workloads import Issuer, Workloads
+    from docker_registry.auth.external.workloads import Issuer, Workloads
 
     return Workloads(
         [

@@ -75,7 +75,7 @@ def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Ca
     Raises:
         ConfigError: a pattern is invalid.
     """
-    from docker_registry.auth.patterns import Pattern
+    from docker_registry.auth.rules.patterns import Pattern
 
     parsed: list[list[Pattern]] = []
     for texts in (allow, deny):

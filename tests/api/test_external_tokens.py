@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from docker_registry.app import create_app
-from docker_registry.auth import https_documents, key_sets
-from docker_registry.auth.access_tokens import AccessTokens
-from docker_registry.auth.key_export import certificate
-from docker_registry.auth.remote_keys import MAX_AGE_SECONDS, RENEWED_SECONDS, RETRY_SECONDS, RemoteKeys
-from docker_registry.auth.scopes import Grant
-from docker_registry.auth.signing_keys import SigningKeys
+from docker_registry.auth.external import https_documents, key_sets
+from docker_registry.auth.external.remote_keys import MAX_AGE_SECONDS, RENEWED_SECONDS, RETRY_SECONDS, RemoteKeys
+from docker_registry.auth.tokens.access_tokens import AccessTokens
+from docker_registry.auth.tokens.key_export import certificate
+from docker_registry.auth.tokens.scopes import Grant
+from docker_registry.auth.tokens.signing_keys import SigningKeys
 from docker_registry.config.schema import Auth, Config, TokenServer
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import AuthorityUnavailable, ConfigError

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from docker_registry.app import create_app
-from docker_registry.auth import robots as module
-from docker_registry.auth.robots import PATH, Robots, is_token
+from docker_registry.auth.users import robots as module
+from docker_registry.auth.users.robots import PATH, Robots, is_token
 from docker_registry.cli import main
 from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from docker_registry.app import create_app
-from docker_registry.auth import json_web_tokens, scopes
-from docker_registry.auth.access_tokens import AccessTokens
-from docker_registry.auth.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
+from docker_registry.auth.tokens import json_web_tokens, scopes
+from docker_registry.auth.tokens.access_tokens import AccessTokens
+from docker_registry.auth.tokens.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
 from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import Unauthorized

@@ -176,7 +176,7 @@ class TestATokenOfAWorkload:
 
 class TestTheKeys:
     def test_are_discovered_rotated_and_kept_during_an_outage(self, provider, key, tmp_path, monkeypatch):
-        monkeypatch.setattr("docker_registry.auth.remote_keys.RETRY_SECONDS", 0.0)
+        monkeypatch.setattr("docker_registry.auth.external.remote_keys.RETRY_SECONDS", 0.0)
         app, other = make_app(tmp_path, issuer(provider)), Key("two")
         assert 401 == ask(app, other.sign(claims(provider))).status_code
         publish(provider, key, other)

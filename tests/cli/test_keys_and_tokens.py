@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from docker_registry.auth import signing_keys
-from docker_registry.auth.refresh_tokens import RefreshTokens
+from docker_registry.auth.tokens import signing_keys
+from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
 from docker_registry.cli import main
 from docker_registry.drivers.file import FileDriver
 from tests.support.access import write_users

@@ -8,7 +8,7 @@ import json
 import bcrypt
 import pytest
 
-from docker_registry.auth import htpasswd
+from docker_registry.auth.users import htpasswd
 from docker_registry.cli import main
 from tests.support.access import COST, RULES, write_users
 

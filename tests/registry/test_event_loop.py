@@ -25,7 +25,7 @@ RUNS = 3
 PROGRAM = """
 import gc, os, sys, time
 from pathlib import Path
-from docker_registry.auth import refresh_tokens
+from docker_registry.auth.tokens import refresh_tokens
 from docker_registry.drivers.file import FileDriver
 from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.names import *

@@ -13,7 +13,7 @@ from flask import Flask, Response, request
 
 from docker_registry import dependencies
 from docker_registry.api.authorization import IMAGE_CHECK
-from docker_registry.auth.index import Index, IndexToken
+from docker_registry.auth.external.index import Index, IndexToken
 from docker_registry.auth.privileged_key import PrivilegedKey
 from docker_registry.errors import ImageInvalid, ImageUnknown, NotFound, Unauthorized
 from docker_registry.registry.names import ImageId, ImageRepositoryName

@@ -21,8 +21,8 @@ from docker_registry.api.authorization import principal
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.auth.access_control import AccessControl, parse_scopes
 from docker_registry.auth.client import Client
-from docker_registry.auth.policy import as_client
-from docker_registry.auth.tokens import Tokens
+from docker_registry.auth.rules.policy import as_client
+from docker_registry.auth.tokens.tokens import Tokens
 from docker_registry.errors import Invalid, Unauthorized
 from docker_registry.http.exchange import context_of
 

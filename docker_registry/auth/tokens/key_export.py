@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from docker_registry.auth.signing_keys import ES256, SigningKey
+from docker_registry.auth.tokens.signing_keys import ES256, SigningKey
 
 #: A certificate carries a key only; its life does not matter, but verifiers check it.
 _VALID: Final = timedelta(days=3650)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from docker_registry.auth import json_web_tokens
-from docker_registry.auth.access_tokens import AccessToken
-from docker_registry.auth.json_web_tokens import ALGORITHMS, SKEW_SECONDS, Remembered
-from docker_registry.auth.key_sets import KeySource
-from docker_registry.auth.scopes import Grant
+from docker_registry.auth.external.key_sets import KeySource
+from docker_registry.auth.tokens import json_web_tokens
+from docker_registry.auth.tokens.access_tokens import AccessToken
+from docker_registry.auth.tokens.json_web_tokens import ALGORITHMS, SKEW_SECONDS, Remembered
+from docker_registry.auth.tokens.scopes import Grant
 from docker_registry.errors import ConfigError
 
 #: The ``denied`` claim and versions of users are our own and not read.

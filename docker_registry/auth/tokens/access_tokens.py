@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import jwt
 
-from docker_registry.auth import json_web_tokens
-from docker_registry.auth.json_web_tokens import Remembered, VerifyingKey
-from docker_registry.auth.scopes import Grant
-from docker_registry.auth.signing_keys import ES256, RS256, SigningKeys
+from docker_registry.auth.tokens import json_web_tokens
+from docker_registry.auth.tokens.json_web_tokens import Remembered, VerifyingKey
+from docker_registry.auth.tokens.scopes import Grant
+from docker_registry.auth.tokens.signing_keys import ES256, RS256, SigningKeys
 
 #: Clients take a shorter life for 60 seconds.
 MIN_SECONDS: Final = 60

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from docker_registry.auth.json_web_tokens import VerifyingKey
-from docker_registry.auth.key_sets import parse_jwks, select
+from docker_registry.auth.external.key_sets import parse_jwks, select
+from docker_registry.auth.tokens.json_web_tokens import VerifyingKey
 from docker_registry.dependencies import depend_on_version
 from docker_registry.errors import AuthorityUnavailable
 
@@ -29,7 +29,7 @@ RETRY_SECONDS: Final = 10.0
 
 
 class RemoteKeys:
-    """The keys of another service; a :class:`~docker_registry.auth.key_sets.KeySource`."""
+    """The keys of another service; a :class:`~docker_registry.auth.external.key_sets.KeySource`."""
 
     def __init__(self, name: str, fetch: Callable[[], bytes], now: Callable[[], float] = time.monotonic) -> None:
         """
@@ -48,12 +48,12 @@ class RemoteKeys:
 
     @property
     def version(self) -> object:
-        """See :class:`~docker_registry.auth.key_sets.KeySource`."""
+        """See :class:`~docker_registry.auth.external.key_sets.KeySource`."""
         depend_on_version(self._current_version)
         return self._current_version()
 
     def find(self, wanted: str | None) -> Sequence[VerifyingKey]:
-        """See :class:`~docker_registry.auth.key_sets.KeySource`."""
+        """See :class:`~docker_registry.auth.external.key_sets.KeySource`."""
         found = select(self._usable(), wanted)
         if not found and self._is_retry_allowed():
             self.renew()

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.auth import stored_document
-from docker_registry.auth.patterns import Pattern
-from docker_registry.auth.rules import Rule, Rules
+from docker_registry.auth.rules.patterns import Pattern
+from docker_registry.auth.rules.rules import Rule, Rules
 from docker_registry.dependencies import depend_on_version
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import Invalid, PathNotFound, StorageError

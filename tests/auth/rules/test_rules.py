@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.auth import rules
 from docker_registry.auth.client import Client, parse_address
-from docker_registry.auth.patterns import Pattern
+from docker_registry.auth.rules import rules
+from docker_registry.auth.rules.patterns import Pattern
 from docker_registry.errors import ConfigError
 from docker_registry.registry.access import Action
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from docker_registry.auth import https_documents
-from docker_registry.auth.json_web_tokens import MAX_REMEMBERED
+from docker_registry.auth.external import https_documents
+from docker_registry.auth.tokens.json_web_tokens import MAX_REMEMBERED
 from docker_registry.errors import AuthorityUnavailable, NameInvalid, Unauthorized
 from docker_registry.registry.names import ImageRepositoryName
 

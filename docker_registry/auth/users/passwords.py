@@ -19,9 +19,9 @@ from typing import Final
 
 import bcrypt
 
-from docker_registry.auth.attempts import Attempts
 from docker_registry.auth.client import Address
-from docker_registry.auth.htpasswd import COST, MAX_PASSWORD_BYTES
+from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.htpasswd import COST, MAX_PASSWORD_BYTES
 from docker_registry.concurrency import run_in_thread
 from docker_registry.errors import Overloaded, TooManyAttempts
 

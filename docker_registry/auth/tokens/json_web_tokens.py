@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from docker_registry.auth.signing_keys import PublicKey
+from docker_registry.auth.tokens.signing_keys import PublicKey
 from docker_registry.errors import Unauthorized
 
 Verified = TypeVar("Verified")

@@ -10,7 +10,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from docker_registry.auth import htpasswd
+from docker_registry.auth.users import htpasswd
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import ConfigError, Invalid
 from tests.support.processes import find

@@ -5,10 +5,11 @@ from __future__ import annotations
 import bcrypt
 import pytest
 
-from docker_registry.auth import attempts, credentials, passwords
-from docker_registry.auth.attempts import Attempts
+from docker_registry.auth import credentials
 from docker_registry.auth.client import parse_address
-from docker_registry.auth.passwords import Passwords
+from docker_registry.auth.users import attempts, passwords
+from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.passwords import Passwords
 from docker_registry.errors import TooManyAttempts, Unauthorized
 from tests.support.clock import Clock
 

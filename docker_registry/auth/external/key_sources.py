@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docker_registry.auth import https_documents
-from docker_registry.auth.key_sets import FileKeys, KeySource, parse_certificates, parse_jwks
-from docker_registry.auth.remote_keys import RemoteKeys
+from docker_registry.auth.external import https_documents
+from docker_registry.auth.external.key_sets import FileKeys, KeySource, parse_certificates, parse_jwks
+from docker_registry.auth.external.remote_keys import RemoteKeys
 from docker_registry.errors import ConfigError
 
 

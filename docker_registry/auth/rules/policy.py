@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from docker_registry.auth.client import Client
-from docker_registry.auth.patterns import Pattern
-from docker_registry.auth.rules import Rule, Rules
-from docker_registry.auth.scopes import NEEDED
+from docker_registry.auth.rules.patterns import Pattern
+from docker_registry.auth.rules.rules import Rule, Rules
+from docker_registry.auth.tokens.scopes import NEEDED
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import LIBRARY, Digest, ImageRepositoryName, RepositoryName, Tag

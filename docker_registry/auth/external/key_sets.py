@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from docker_registry.auth.json_web_tokens import VerifyingKey, algorithms_of
-from docker_registry.auth.signing_keys import PublicKey, key_id
+from docker_registry.auth.tokens.json_web_tokens import VerifyingKey, algorithms_of
+from docker_registry.auth.tokens.signing_keys import PublicKey, key_id
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import ConfigError
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from docker_registry.auth.client import Client, parse_address
-from docker_registry.auth.patterns import Pattern
-from docker_registry.auth.rules_file import Section, read
+from docker_registry.auth.rules.patterns import Pattern
+from docker_registry.auth.rules.rules_file import Section, read
 from docker_registry.errors import ConfigError
 from docker_registry.registry.access import Action
 

@@ -21,12 +21,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from docker_registry.auth import https_documents, json_web_tokens
-from docker_registry.auth.htpasswd import RESERVED
-from docker_registry.auth.json_web_tokens import ALGORITHMS, SKEW_SECONDS
-from docker_registry.auth.key_sets import FileKeys, KeySource, parse_jwks
-from docker_registry.auth.remote_keys import RemoteKeys
-from docker_registry.auth.robots import PREFIX as ROBOT_PREFIX
+from docker_registry.auth.external import https_documents
+from docker_registry.auth.external.key_sets import FileKeys, KeySource, parse_jwks
+from docker_registry.auth.external.remote_keys import RemoteKeys
+from docker_registry.auth.tokens import json_web_tokens
+from docker_registry.auth.tokens.json_web_tokens import ALGORITHMS, SKEW_SECONDS
+from docker_registry.auth.users.htpasswd import RESERVED
+from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
 from docker_registry.errors import AuthorityUnavailable, ConfigError, Unauthorized
 
 #: Begins the version of an identity in access tokens.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from docker_registry.auth.access_tokens import AccessTokens
-from docker_registry.auth.refresh_tokens import RefreshTokens
-from docker_registry.auth.signing_keys import SigningKeys
+from docker_registry.auth.tokens.access_tokens import AccessTokens
+from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
+from docker_registry.auth.tokens.signing_keys import SigningKeys
 from docker_registry.drivers.base import StorageDriver
 
 

@@ -1,0 +1,1 @@
+"""Other services that vouch for clients."""
