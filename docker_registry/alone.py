@@ -1,4 +1,4 @@
-"""The former place of ``Brief``, which storage drivers of third parties may still import."""
+"""Deprecated name that third-party storage drivers may import (docs/drivers.md): ``Brief``."""
 
 from __future__ import annotations
 

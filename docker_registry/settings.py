@@ -137,21 +137,21 @@ class Setting:
             raise ValueError("must be a list of sections")
         return tuple(self._convert_section(item, section, f"item {number}") for number, item in enumerate(raw, 1))
 
-    def _convert_section(self, raw: Mapping[str, Any], section: Section, place: str) -> Any:
+    def _convert_section(self, raw: Mapping[str, Any], section: Section, label: str) -> Any:
         declared = {setting.name: setting for setting in settings_of(section)}
         values = {}
         for name, given in flatten(raw, declared):
             if name not in declared:
-                raise ValueError(f"has no setting {without_value(name)} (in {place})")
+                raise ValueError(f"has no setting {without_value(name)} (in {label})")
             if given is None:
                 continue
             try:
                 values[name] = declared[name].convert(given)
             except ValueError as error:
-                raise ValueError(f"is wrong in {place}: {name} {error}") from None
+                raise ValueError(f"is wrong in {label}: {name} {error}") from None
         missing = [name for name, setting in declared.items() if setting.default is MISSING and name not in values]
         if missing:
-            raise ValueError(f"lacks {', '.join(missing)} (in {place})")
+            raise ValueError(f"lacks {', '.join(missing)} (in {label})")
         return fill(section, values)
 
     def _convert_map(self, raw: object) -> dict[str, str]:

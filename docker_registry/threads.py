@@ -1,4 +1,4 @@
-"""The former place of :mod:`docker_registry.concurrency`, which storage drivers of third parties may still import."""
+"""Deprecated alias of :mod:`docker_registry.concurrency` for third-party storage drivers (docs/drivers.md)."""
 
 from __future__ import annotations
 

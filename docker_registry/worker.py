@@ -1,4 +1,4 @@
-"""The documented place of the gunicorn worker: ``-k docker_registry.worker.RegistryWorker``."""
+"""Documented name of the gunicorn worker: ``-k docker_registry.worker.RegistryWorker``."""
 
 from __future__ import annotations
 

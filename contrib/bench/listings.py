@@ -23,9 +23,9 @@ def copies(store: Path, source: str, paths: Iterator[str]) -> None:
     """Write files as the server would, without asking it a hundred thousand times."""
     content = (store / source).read_bytes()
     for path in paths:
-        place = store / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
+        file = store / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
 
 @contextmanager

@@ -396,11 +396,11 @@ class AccessControl:
         """
         if client.is_anonymous:
             raise Unauthorized
-        place = "every repository" if name is None else canonical(name)
-        logger.warning("denied: user %r, %s, %s", client.name, action.value, place)
+        resource = "every repository" if name is None else canonical(name)
+        logger.warning("denied: user %r, %s, %s", client.name, action.value, resource)
         raise Denied(
-            f"{client.name} may not {action.value} in {'' if name is None else 'the repository '}{place}.",
-            user=client.name, action=action.value, repository=None if name is None else place,
+            f"{client.name} may not {action.value} in {'' if name is None else 'the repository '}{resource}.",
+            user=client.name, action=action.value, repository=None if name is None else resource,
         )  # fmt: skip
 
 

@@ -125,8 +125,8 @@ class Examination:
             self.target.is_verified = False
         parts = urlsplit(self.target.url)
         if parts.scheme == "http":
-            place = "even on loopback since Docker 29.10" if _is_loopback(parts.hostname or "") else "in daemon.json"
-            self.note("tls", f"Without TLS, Docker needs this host in insecure-registries, {place}.")
+            hint = "even on loopback since Docker 29.10" if _is_loopback(parts.hostname or "") else "in daemon.json"
+            self.note("tls", f"Without TLS, Docker needs this host in insecure-registries, {hint}.")
         elif self.target.offers_http2():
             self.note("http2", "HTTP/2 is offered. The probes use HTTP/1.1, as Docker does for pushes over proxies.")
 

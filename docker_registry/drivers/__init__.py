@@ -32,7 +32,7 @@ _EXTRAS: Final = {
 
 def installed() -> dict[str, EntryPoint]:
     """Return the installed drivers by name."""
-    own = {name: EntryPoint(name, place, GROUP) for name, place in _OWN.items()}
+    own = {name: EntryPoint(name, target, GROUP) for name, target in _OWN.items()}
     return own | {point.name: point for point in entry_points(group=GROUP)}
 
 

@@ -19,12 +19,12 @@ _MAX_SHOWN_CHARACTERS: Final = 64
 class KnownKeys:
     """The keys that the specification defines for one kind of object."""
 
-    def __init__(self, place: str, *keys: str) -> None:
+    def __init__(self, kind: str, *keys: str) -> None:
         """
         Args:
-            place: the kind of object, for errors.
+            kind: the kind of object, for errors.
         """
-        self._place = place
+        self._kind = kind
         self._keys = frozenset(keys)
         self._folded = frozenset(key.casefold() for key in keys)
 
@@ -65,12 +65,12 @@ class KnownKeys:
             seen.add(key)
 
     def _repeated(self, key: str) -> ManifestInvalid:
-        return ManifestInvalid(f"{self._place} has a duplicate key.", key=key)
+        return ManifestInvalid(f"{self._kind} has a duplicate key.", key=key)
 
     def _check_case(self, key: str) -> None:
         if key.casefold() in self._folded:
             shown = key[:_MAX_SHOWN_CHARACTERS].encode("ascii", "backslashreplace").decode("ascii")
-            raise ManifestInvalid(f"{self._place} has a key whose case differs from the specification.", key=shown)
+            raise ManifestInvalid(f"{self._kind} has a key whose case differs from the specification.", key=shown)
 
 
 MANIFEST_KEYS: Final = KnownKeys(

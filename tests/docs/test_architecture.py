@@ -99,7 +99,7 @@ IMPORTS = {
     "metrics_collector": {"drivers", "metrics", "registry", "resources.memory_budget", "server.inflight"},
     "dependencies": set(),
     "errors": set(),
-    # Former places of documented names.
+    # Deprecated and documented names.
     "worker": {"server.worker"},
     "threads": {"concurrency"},
     "alone": {"concurrency"},

@@ -209,15 +209,15 @@ def _discover(url: str, ca: Path | None) -> bytes:
     Raises:
         AuthorityUnavailable: a document could not be fetched, or is not that of this issuer.
     """
-    place = url.rstrip("/") + _DISCOVERY
+    document_url = url.rstrip("/") + _DISCOVERY
     try:
-        document = json.loads(https_documents.fetch(place, ca))
+        document = json.loads(https_documents.fetch(document_url, ca))
         named, keys_url = document["issuer"], str(document["jwks_uri"])
         https_documents.check_url("jwks_uri", keys_url)
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError):
-        raise AuthorityUnavailable(f"{place} is not usable.") from None
+        raise AuthorityUnavailable(f"{document_url} is not usable.") from None
     if named != url:
-        raise AuthorityUnavailable(f"{place} names another issuer.")
+        raise AuthorityUnavailable(f"{document_url} names another issuer.")
     return https_documents.fetch(keys_url, ca)
 
 

@@ -100,6 +100,6 @@ def read(content: bytes, path: Path) -> Section:
         raise ConfigError(f"{path} is not UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        location = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
-        raise ConfigError(f"{location}: {getattr(error, 'problem', None) or 'the YAML is not valid'}") from None
+        prefix = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+        raise ConfigError(f"{prefix}: {getattr(error, 'problem', None) or 'the YAML is not valid'}") from None
     return Section(path, node)

@@ -113,9 +113,9 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
     Raises:
         ConfigError: the name cannot be the first component of a repository's name, or the URL is invalid.
     """
-    place = f"mirroring.upstreams: {name[:255]}:"
+    prefix = f"mirroring.upstreams: {name[:255]}:"
     if "/" in name or not is_repository_name(name):
-        raise ConfigError(f"{place} the name must be the first part of repository names, such as docker.io")
+        raise ConfigError(f"{prefix} the name must be the first part of repository names, such as docker.io")
     try:
         parts = urlsplit(url)
         is_valid = _is_valid(parts)
@@ -123,12 +123,12 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
         is_valid = False
     if not is_valid:
         raise ConfigError(
-            f"{place} the url must be http://HOST or https://HOST, without credentials, query or fragment"
+            f"{prefix} the url must be http://HOST or https://HOST, without credentials, query or fragment"
         )
     upstream = Upstream(name=name, url=url.rstrip("/"), **options)
     for key, path in (("ca", upstream.ca), ("client_cert", upstream.client_cert)):
         if path is not None and not os.access(path, os.R_OK):
-            raise ConfigError(f"{place} {key} {path} cannot be read")
+            raise ConfigError(f"{prefix} {key} {path} cannot be read")
     return upstream
 
 
@@ -145,16 +145,16 @@ def open_credentials(
     Raises:
         ConfigError: they are incomplete, contradict each other, cannot be read, or would be sent by plain HTTP.
     """
-    place = f"mirroring.upstreams: {upstream.name}:"
+    prefix = f"mirroring.upstreams: {upstream.name}:"
     given = [each for each in (password, password_file, command) if each is not None]
     if len(given) > 1:
-        raise ConfigError(f"{place} password, password_file and command exclude each other")
+        raise ConfigError(f"{prefix} password, password_file and command exclude each other")
     if not given and username is None:
         return None
     if not given or (username is None) != (command is not None):
-        raise ConfigError(f"{place} a username needs a password or password_file, and these need a username")
+        raise ConfigError(f"{prefix} a username needs a password or password_file, and these need a username")
     if urlsplit(upstream.url).scheme == "http" and not upstream.is_insecure:
-        raise ConfigError(f"{place} a password is sent by https only, or with insecure: true")
+        raise ConfigError(f"{prefix} a password is sent by https only, or with insecure: true")
     if command is not None:
         return HelperCredentials(command, upstream.url)
     if password_file is not None:
