@@ -23,6 +23,7 @@ from docker_registry.api import (
     responses,
     status,
 )
+from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
 from docker_registry.api.v2 import base as v2_base
@@ -54,8 +55,9 @@ def create_app(services: Services) -> Flask:
     # A client cannot replay a streamed body after a redirect, so URLs are never corrected by redirects.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    _add_hooks(app, services)
     config = services.config
+    origin = ClientOrigin(services.trusted_proxies, config.external_url)
+    _add_hooks(app, services, origin)
     app.register_blueprint(
         status.blueprint(
             flavor=config.flavor,
@@ -72,11 +74,11 @@ def create_app(services: Services) -> Flask:
     if config.v1 and services.legacy is not None:
         _add_v1(app, services, services.legacy, downloads)
     if config.v2:
-        _add_v2(app, services, downloads)
+        _add_v2(app, services, downloads, origin)
     return app
 
 
-def _add_hooks(app: Application, services: Services) -> None:
+def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
     app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
@@ -94,7 +96,7 @@ def _add_hooks(app: Application, services: Services) -> None:
     if not config.standalone:
         _add_index(app, services)
     if services.access_control is not None:
-        _add_access_control(app, services, services.access_control)
+        _add_access_control(app, services, services.access_control, origin)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     read_only.install(app, services.read_only)
     if services.mirror is not None:
@@ -115,15 +117,13 @@ def _add_namespaces(app: Application, mirror: Mirror) -> None:
     namespaces.refuse_loops(app, mirror.via)
 
 
-def _add_access_control(app: Application, services: Services, control: AccessControl) -> None:
+def _add_access_control(app: Application, services: Services, control: AccessControl, origin: ClientOrigin) -> None:
     """Install access control and its token endpoint."""
     # Not imported by a registry without users: PyJWT and cryptography take time and memory.
     from docker_registry.api import access_control
-    from docker_registry.api.client_origin import ClientOrigin
     from docker_registry.api.v2 import token as v2_token
 
     config = services.config
-    origin = ClientOrigin(services.trusted_proxies, config.external_url)
     access_control.install(app, control, origin, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:
         app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
@@ -177,10 +177,10 @@ def _add_v1(app: Flask, services: Services, legacy: LegacyRegistry, downloads: D
     )
 
 
-def _add_v2(app: Flask, services: Services, downloads: Downloads) -> None:
+def _add_v2(app: Flask, services: Services, downloads: Downloads, origin: ClientOrigin) -> None:
     config, registry = services.config, services.registry
     app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
-    app.register_blueprint(v2_uploads.blueprint(registry))
+    app.register_blueprint(v2_uploads.blueprint(registry, origin))
     app.register_blueprint(v2_blobs.blueprint(registry, downloads, delete=config.delete_blobs))
     app.register_blueprint(
         v2_manifests.blueprint(

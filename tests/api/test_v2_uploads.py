@@ -8,6 +8,10 @@ from http.client import HTTPResponse
 
 import pytest
 
+from docker_registry.app import create_app
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.services import build
 from tests.api.conftest import code, unique
 from tests.api.test_v2_blobs import digest_of
 
@@ -233,3 +237,24 @@ class TestAnEmptyClosingPut:
             for wrong in ("0-8", "0-10", "3-12"):
                 assert 416 == session.put(url, headers={"Content-Range": wrong}).status_code
             assert 201 == session.put(url, headers={"Content-Range": text}).status_code
+
+
+class TestTheAbsoluteLocationForOllama:
+    @pytest.mark.parametrize(("peer", "scheme"), [("127.0.0.1", "https"), ("192.0.2.7", "http")])
+    def test_has_the_forwarded_scheme_of_trusted_proxies_only(self, peer, scheme):
+        headers = {"User-Agent": "ollama/0.5.7", "Host": "registry.example.com", "X-Forwarded-Proto": "https"}
+        location = absolute_location(Config(storage="memory"), headers, peer)
+        assert location.startswith(f"{scheme}://registry.example.com/v2/acme/model/blobs/uploads/")
+
+    def test_begins_with_the_external_url(self):
+        config = Config(storage="memory", external_url="https://registry.example.com/")
+        location = absolute_location(config, {"User-Agent": "ollama/0.5.7"}, "192.0.2.7")
+        assert location.startswith("https://registry.example.com/v2/acme/model/blobs/uploads/")
+
+
+def absolute_location(config, headers, peer):
+    """Start an upload in a registry in this process; return the absolute URL of the response."""
+    client = create_app(build(config, MemoryDriver())).test_client()
+    answer = client.post("/v2/acme/model/blobs/uploads/", headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+    assert 202 == answer.status_code
+    return answer.headers["Docker-Upload-Location"]

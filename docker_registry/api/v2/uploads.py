@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor
+from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.v2.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry.blobs import Blob
@@ -14,8 +15,13 @@ from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.upload_sessions import Upload
 
 
-def blueprint(registry: OciRegistry) -> Blueprint:
-    """Build the blueprint."""
+def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        origin: finds the URL of the registry for clients that need absolute URLs.
+    """
     bp = Blueprint("v2_uploads", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
 
@@ -29,7 +35,7 @@ def blueprint(registry: OciRegistry) -> Blueprint:
             digest = requests.digest_parameter()
             return _created(name, registry.uploads.put(name, digest, requests.body(), actor=actor("push")))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        response = _upload_accepted(name, registry.uploads.start(name, algorithm, actor=actor("push")))
+        response = _upload_accepted(origin, name, registry.uploads.start(name, algorithm, actor=actor("push")))
         min_bytes = registry.driver.capabilities.min_chunk_bytes
         if min_bytes is not None:  # a recommendation: smaller chunks are accepted too
             response.headers["OCI-Chunk-Min-Length"] = str(min_bytes)
@@ -42,7 +48,7 @@ def blueprint(registry: OciRegistry) -> Blueprint:
         upload = registry.uploads.append(
             name, upload_id, requests.body(), chunk.start, chunk.length, actor=actor("push")
         )
-        return _upload_accepted(name, upload)
+        return _upload_accepted(origin, name, upload)
 
     @bp.put("/v2/<path:name>/blobs/uploads/<upload_id>")
     def commit_upload(name: RepositoryName, upload_id: str) -> Response:
@@ -78,22 +84,12 @@ def _mount(registry: OciRegistry, name: RepositoryName) -> Blob | None:
         return None  # fall back to an upload ("Mounting a blob from another repository")
 
 
-def _upload_accepted(name: RepositoryName, upload: Upload) -> Response:
+def _upload_accepted(origin: ClientOrigin, name: RepositoryName, upload: Upload) -> Response:
     headers = _progress(upload)
     if request.headers.get("User-Agent", "").startswith("ollama/"):
-        headers["Docker-Upload-Location"] = _absolute(_location(name, upload))
+        # ollama does not resolve a relative Location (its server/upload.go).
+        headers["Docker-Upload-Location"] = f"{origin.base_url()}{_location(name, upload)}"
     return with_location(202, _location(name, upload), headers)
-
-
-def _absolute(path: str) -> str:
-    """
-    Return the absolute URL of a path, for ollama, which does not resolve a relative Location (its server/upload.go).
-
-    The scheme is taken from X-Forwarded-Proto if a proxy sets it. A client that forges it, or the host, only misleads
-    itself.
-    """
-    forwarded_scheme = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
-    return f"{forwarded_scheme if forwarded_scheme in ('http', 'https') else request.scheme}://{request.host}{path}"
 
 
 def _location(name: RepositoryName, upload: Upload) -> str:
