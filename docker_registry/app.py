@@ -11,21 +11,17 @@ from flask import Flask
 from docker_registry import __version__
 from docker_registry.api import (
     authorization,
-    cacheable,
     cors,
     errors,
     health,
+    hooks,
     metrics,
-    mirrored_names,
-    read_only,
     request_body,
-    request_context,
-    responses,
     status,
 )
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.flask_app import Application
+from docker_registry.api.flask_app import Application, WithoutTrailingSlash
 from docker_registry.api.v2 import base as v2_base
 from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
@@ -81,12 +77,12 @@ def create_app(services: Services) -> Flask:
 def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
-    app.wsgi_app = responses.WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.wsgi_app = WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     app.observers = services.observers
     app.metrics_collector = services.metrics_collector
     app.health, app.inflight = services.health, services.inflight
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
-    request_context.install(app)
+    hooks.record_context(app)
     if services.mirror is not None:
         _add_namespaces(app, services.mirror)
     errors.install(app, v2=config.v2)
@@ -98,15 +94,15 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     if services.access_control is not None:
         _add_access_control(app, services, services.access_control, origin)
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
-    read_only.install(app, services.read_only)
+    hooks.refuse_while_read_only(app, services.read_only)
     if services.mirror is not None:
-        mirrored_names.install(app, services.mirror.upstreams.is_mirrored)
+        hooks.refuse_in_mirrors(app, services.mirror.upstreams.is_mirrored)
     if registry.driver.tracks_dependencies:
-        cacheable.install(app)
+        hooks.declare_cacheable(app)
     cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
-    app.after_request(responses.common_headers(config.flavor, __version__))
+    hooks.add_common_headers(app, config.flavor, __version__)
     if config.v2:
-        app.after_request(v2_base.announce_version)
+        hooks.announce_v2(app)
 
 
 def _add_namespaces(app: Application, mirror: Mirror) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
+from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
-from docker_registry.http.trusted_proxies import TrustedProxies
 from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.resources.memory_budget import MemoryBudget
 
@@ -67,3 +67,21 @@ class Application(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function unchanged, because no view or hook is a coroutine; see :class:`Flask`."""
         return func
+
+
+class WithoutTrailingSlash:
+    """
+    A WSGI middleware that makes a trailing slash optional in paths under ``/v1/``.
+
+    Routing rules cannot express this: repository names contain slashes, so ``foo/images/`` would match as a name.
+    """
+
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Pass a request on, without the trailing slashes of its path."""
+        path = environ.get("PATH_INFO", "")
+        if path.endswith("/") and path.startswith("/v1/"):
+            environ = {**environ, "PATH_INFO": path.rstrip("/")}
+        return self._application(environ, start_response)

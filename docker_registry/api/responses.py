@@ -1,11 +1,14 @@
-"""Responses that both APIs share: JSON in the format of 0.7.1, and the headers that every response carries."""
+"""Responses: JSON in the format of 0.7.1, those to successful changes of API V2, and headers about their origin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from flask import Response, json, request
+from flask import Response, json
+from werkzeug.datastructures import Headers
+
+from docker_registry import dependencies
+from docker_registry.registry.sources import Origin
 
 NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
 
@@ -17,33 +20,30 @@ def json_response(document: Any, status: int = 200, headers: dict[str, str] | No
     return Response(json.dumps(document, sort_keys=True), status, headers, content_type=JSON)
 
 
-def common_headers(flavor: str, version: str) -> Any:
-    """Return a hook that adds the headers that every response carries."""
+class _PlainResponse(Response):
+    """A response whose headers are sent unchanged, without the cost of Werkzeug's corrections."""
 
-    def add_headers(response: Response) -> Response:
-        response.headers.add("X-Docker-Registry-Version", version)
-        response.headers.add("X-Docker-Registry-Config", flavor)
-        response.headers.add("X-Content-Type-Options", "nosniff")
-        if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
-            response.headers.update(NOT_CACHED)
-        return response
+    default_mimetype = None
 
-    return add_headers
+    def get_wsgi_headers(self, environ: object) -> Headers:  # noqa: ARG002 - independent of the request
+        """See :class:`Response`."""
+        return self.headers
 
 
-class WithoutTrailingSlash:
+def with_location(status: int, location: str, headers: dict[str, str]) -> Response:
     """
-    A WSGI middleware that makes a trailing slash optional in paths under ``/v1/``.
+    Return the response to a successful change in API V2.
 
-    Routing rules cannot express this: repository names contain slashes, so ``foo/images/`` would match as a name.
+    Args:
+        status: 201, or 202 if the upload continues.
+        location: path of the result, in ASCII; without scheme and host, which may differ behind a proxy.
+        headers: additional headers.
     """
+    return _PlainResponse(status=status, headers={"Content-Length": "0", "Location": location, **headers})
 
-    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
-        self._application = application
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Pass a request on, without the trailing slashes of its path."""
-        path = environ.get("PATH_INFO", "")
-        if path.endswith("/") and path.startswith("/v1/"):
-            environ = {**environ, "PATH_INFO": path.rstrip("/")}
-        return self._application(environ, start_response)
+def origin_headers(origin: Origin) -> dict[str, str]:
+    """Return the headers about content that a source had; a cached response expires with it."""
+    if origin.expires is not None:
+        dependencies.expire(origin.expires)
+    return {"Warning": f'299 - "{origin.warning}"'} if origin.warning else {}

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from docker_registry import services
-from docker_registry.api.read_only import REFUSED
+from docker_registry.api.hooks import REFUSED_READ_ONLY
 from docker_registry.cli.diff_worker import DiffWorker
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
@@ -101,8 +101,8 @@ class TestTheSwitch:
                 ReadOnly(MemoryDriver()).switch_on(why)
 
     def test_refuses_what_begins_or_removes_something(self):
-        assert {"v2_manifests.put_manifest", "v2_uploads.start_upload", "v1_pushes.put_json"} <= REFUSED
-        assert not {"v2_uploads.append_chunk", "v2_blobs.get_blob"} & REFUSED
+        assert {"v2_manifests.put_manifest", "v2_uploads.start_upload", "v1_pushes.put_json"} <= REFUSED_READ_ONLY
+        assert not {"v2_uploads.append_chunk", "v2_blobs.get_blob"} & REFUSED_READ_ONLY
 
 
 class FullDriver(MemoryDriver):

@@ -1,13 +1,12 @@
-"""API V2: routes for the version check and the lists of repositories and tags, and the common headers."""
+"""API V2: routes for the version check and the lists of repositories and tags."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
 
 from docker_registry import dependencies
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
-from docker_registry.http.old_clients import is_old_client
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
@@ -50,18 +49,6 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
         return _page_response({"name": str(name), "tags": page.names}, page, page_request)
 
     return bp
-
-
-def announce_version(response: Response) -> Response:
-    """Add the version header of API V2, except for old clients; a hook of the application."""
-    if request.path.startswith("/v2"):
-        if "Vary" in response.headers:
-            response.vary.add("User-Agent")
-        else:  # the same result, without building a header set
-            response.headers.add("Vary", "User-Agent")
-        if not is_old_client(request.headers.get("User-Agent", "")):
-            response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
-    return response
 
 
 def _page_response(content: dict[str, object], page: Page, page_request: requests.PageRequest) -> Response:

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v2.responses import origin_headers
+from docker_registry.api.responses import origin_headers
 from docker_registry.errors import Unsupported
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v2.responses import origin_headers, with_location
+from docker_registry.api.responses import origin_headers, with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry.manifests import Pushed
 from docker_registry.registry.media_types import safe_content_type

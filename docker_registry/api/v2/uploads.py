@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor
 from docker_registry.api.client_origin import ClientOrigin
-from docker_registry.api.v2.responses import with_location
+from docker_registry.api.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry.blobs import Blob
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
