@@ -1,4 +1,4 @@
-"""The addresses of clients behind trusted proxies."""
+"""The client of a request: its address behind trusted proxies, and whether it is a Docker with an incomplete API V2."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ _MAX_CHARACTERS: Final = 1024
 _FORWARDED_FOR: Final = re.compile(
     r'(?:^|[;,\s])for=(?:"\[?([0-9a-f:.]+)\]?(?::\d+)?"|([0-9.]+)(?::\d+)?)', re.IGNORECASE
 )
+
+#: User agents of Docker up to 1.11, which use API V2 if they see its version header. Without the header each of them
+#: chooses the protocol that it supports best.
+_OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
 
 
 def _parse(text: str) -> Network:
@@ -108,3 +112,8 @@ def _addresses(forwarded: str) -> list[str]:
             text = text.partition(":")[0]
         found.append(text)
     return found
+
+
+def is_old_client(user_agent: str) -> bool:
+    """Return whether a User-Agent is that of a client which must not see the version header of API V2."""
+    return _OLD_CLIENTS.match(user_agent) is not None

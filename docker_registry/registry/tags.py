@@ -22,11 +22,9 @@ from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOU
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.listing_cache import ListingCache, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag
-from docker_registry.registry.sources import TagSource
-from docker_registry.registry.tag_back_references import TagBackReferences
-from docker_registry.registry.tag_links import TagLinks
+from docker_registry.registry.sources import TagSource, TagSources
+from docker_registry.registry.tag_links import TagBackReferences, TagLinks
 from docker_registry.registry.tag_reservations import TagReservations
-from docker_registry.registry.tag_sources import TagSources
 
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from docker_registry.http.old_clients import is_old_client
+from docker_registry.http.clients import is_old_client
 
 #: Headers with another value in each request: ids and traces.
 UNIQUE: Final = frozenset(

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds, trace_id
-from docker_registry.http.trusted_proxies import TrustedProxies
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.response_cache import Hit

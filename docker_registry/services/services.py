@@ -15,9 +15,9 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.measured import StorageTimes
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
+from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
-from docker_registry.http.trusted_proxies import TrustedProxies
 from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics.server_metrics import ServerMetrics

@@ -13,7 +13,7 @@ from docker_registry import services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
-from docker_registry.http.trusted_proxies import TrustedProxies
+from docker_registry.http.clients import TrustedProxies
 from tests.support.clients.v2 import Client
 from tests.support.servers.registry import Server
 
