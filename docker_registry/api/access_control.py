@@ -23,7 +23,6 @@ from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.auth.tokens import scopes
 from docker_registry.http.exchange import context_of
-from docker_registry.registry import name_mapping
 from docker_registry.registry.access import Action, Name
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 
@@ -179,9 +178,9 @@ def _without_other_content(control: AccessControl, client: Client, action: Actio
     Return a name under which a client reaches no other repository that it may not see.
 
     API V2 shows the content of V1's ``foo`` under ``library/foo``, and V1 shows tags of V2's ``library/foo`` under
-    ``foo``, where they have none of their own (:mod:`docker_registry.registry.name_mapping`).
+    ``foo``, where they have none of their own (:mod:`docker_registry.registry.names`).
     """
-    other = name_mapping.fallback(name) if isinstance(name, ImageRepositoryName) else name_mapping.short(name)
+    other = name.fallback() if isinstance(name, ImageRepositoryName) else name.short()
     if other is None or control.policy.allows(client, action, other):
         return name
     return replace(name, is_exact=True)

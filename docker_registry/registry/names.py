@@ -2,13 +2,20 @@
 Value types for names, tags, digests and image ids. Text is parsed once, on input, so a value is always valid.
 
 Grammar: OCI Distribution Specification, "Pulling manifests"; OCI image-spec, descriptor.md, "Digests".
+
+**Names in both APIs.** A client's ``foo`` is ``library/foo`` in API V1, but ``foo`` in API V2, where ``library/foo`` is
+a separate repository, also for other servers that share the tree. So V1's ``library/foo`` corresponds to V2's ``foo``.
+In V1, V2's ``library/foo`` supplies the tags that ``foo`` does not have. In V2, ``library/foo`` shows the content of
+``foo`` if there is no repository ``library/foo``. The counterpart of a hidden name is hidden too. An *exact* name
+(``is_exact``) has no such counterpart: access control makes a name exact for a client that may not see the other
+repository.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
@@ -54,8 +61,7 @@ class RepositoryName:
 
     Attributes:
         is_hidden: the client may not see this repository (:mod:`docker_registry.registry.access`).
-        is_exact: the name does not stand for another repository too; see
-            :mod:`docker_registry.registry.name_mapping`.
+        is_exact: the name does not stand for another repository too.
     """
 
     value: str
@@ -73,6 +79,23 @@ class RepositoryName:
         if not is_repository_name(text):
             raise NameInvalid(name=text[:_MAX_NAME])
         return cls(text)
+
+    def image_repository(self) -> ImageRepositoryName | None:
+        """Return the V1 name of this repository; None when it can have none."""
+        if self.value.partition("/")[0] == LIBRARY and self.value.count("/") == 1:
+            return None
+        try:
+            found = ImageRepositoryName.parse(self.value)
+        except NameInvalid:
+            return None
+        return replace(found, is_hidden=True) if self.is_hidden else found
+
+    def short(self) -> RepositoryName | None:
+        """Return ``foo`` for ``library/foo``; None for any other name, and for an exact one."""
+        if self.is_exact:
+            return None
+        namespace, _, rest = self.value.partition("/")
+        return RepositoryName(rest, self.is_hidden) if namespace == LIBRARY and rest and "/" not in rest else None
 
     def __str__(self) -> str:
         return self.value
@@ -240,6 +263,22 @@ class ImageRepositoryName:
         if too_long or not _IMAGE_REPOSITORY.fullmatch(f"{namespace}/{name}"):
             raise NameInvalid(name=text[:_MAX_NAME])
         return cls(namespace, name)
+
+    def repository(self) -> RepositoryName | None:
+        """Return the V2 name of this repository; None when its name is not valid in V2."""
+        text = self.name if self._is_short() else str(self)
+        return RepositoryName(text, self.is_hidden) if is_repository_name(text) else None
+
+    def fallback(self) -> RepositoryName | None:
+        """
+        Return the V2 repository ``library/foo`` whose tags V1 also sees under ``library/foo``; None for other names,
+        and for an exact one.
+        """
+        is_possible = self._is_short() and is_repository_name(str(self)) and not self.is_exact
+        return RepositoryName(str(self), self.is_hidden) if is_possible else None
+
+    def _is_short(self) -> bool:
+        return self.namespace == LIBRARY and "/" not in self.name
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid
-from docker_registry.registry import legacy_layout, name_mapping
+from docker_registry.registry import legacy_layout
 from docker_registry.registry.access import Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.listing_cache import ListingCache
@@ -118,7 +118,7 @@ class PrivateRepositories:
     def canonical_names(self) -> list[str]:
         """Return the canonical names of all private repositories, sorted: those in V2, or in V1 if V2 has none."""
         names = map(ImageRepositoryName.parse, self.pace(self.names()))
-        return sorted(str(name_mapping.repository(name) or name) for name in names)
+        return sorted(str(name.repository() or name) for name in names)
 
     def read_entries(self) -> Sequence[str]:
         """Return the names in the directory of entries, without any cache in memory."""
@@ -181,7 +181,7 @@ def oci_names(name: str) -> list[RepositoryName]:
         image_repository = ImageRepositoryName.parse(name)
     except NameInvalid:  # not an entry of this registry
         return []
-    possible = (name_mapping.repository(image_repository), name_mapping.fallback(image_repository))
+    possible = (image_repository.repository(), image_repository.fallback())
     return [each for each in possible if each is not None]
 
 

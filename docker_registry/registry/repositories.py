@@ -19,7 +19,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout, name_mapping
+from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
@@ -110,13 +110,13 @@ class Repositories:
         That is ``foo`` for ``library/foo`` if the store has no ``library/foo`` and a source has ``foo``; otherwise the
         name itself.
         """
-        if not self._sources or name_mapping.short(name) is None or self.has_content(name):
+        if not self._sources or name.short() is None or self.has_content(name):
             return name
         return self.find_short(name) or name
 
     def find_short(self, name: RepositoryName) -> RepositoryName | None:
         """Return ``foo`` for ``library/foo`` if a source has that repository; otherwise None."""
-        short = name_mapping.short(name) if self._sources else None
+        short = name.short() if self._sources else None
         return short if short is not None and self._exists_in_sources(short) else None
 
     def check(self, name: RepositoryName) -> None:

@@ -19,7 +19,6 @@ from docker_registry.errors import (
     ManifestUnknown,
     TooLarge,
 )
-from docker_registry.registry import name_mapping
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
 from docker_registry.registry.listing_cache import Page
@@ -40,13 +39,13 @@ class V1RepositorySource:
 
     def exists(self, name: RepositoryName) -> bool:
         """Return whether API V1 has a repository."""
-        image_repository = name_mapping.image_repository(name)
+        image_repository = name.image_repository()
         return image_repository is not None and self._repositories.exists(image_repository)
 
     def names(self) -> Iterator[RepositoryName]:
         """Yield all repositories of API V1 that have a name in API V2."""
         for image_repository in self._repositories.names():
-            name = name_mapping.repository(image_repository)
+            name = image_repository.repository()
             if name is not None:
                 yield name
 
@@ -89,7 +88,7 @@ class V1TagSource:
 
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of all tags, in ASCII order."""
-        image_repository = name_mapping.image_repository(name)
+        image_repository = name.image_repository()
         return self._files.names(image_repository) if image_repository is not None else ()
 
     def page(self, name: RepositoryName, count: int, last: str) -> Page | None:  # noqa: ARG002
@@ -115,9 +114,9 @@ class V1TagSource:
         Args:
             holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
         """
-        image_repository = name_mapping.image_repository(name)
+        image_repository = name.image_repository()
         return image_repository is not None and self._files.remove(image_repository, tag, holds)
 
     def _image(self, name: RepositoryName, tag: Tag) -> ImageId | None:
-        image_repository = name_mapping.image_repository(name)
+        image_repository = name.image_repository()
         return self._files.find(image_repository, tag) if image_repository is not None else None

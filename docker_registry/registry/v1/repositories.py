@@ -24,7 +24,7 @@ from docker_registry.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from docker_registry.registry import events, json_scanner, legacy_layout, name_mapping
+from docker_registry.registry import events, json_scanner, legacy_layout
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NotAList
@@ -147,7 +147,7 @@ class ImageRepositories:
         if name.is_hidden:
             return
         self.enter(name)
-        repository = name_mapping.repository(name)
+        repository = name.repository()
         for _ in range(_MAX_ATTEMPTS):
             folder = self.home(name)
             stored = self._stored(folder)
@@ -168,7 +168,7 @@ class ImageRepositories:
 
     def enter(self, name: ImageRepositoryName) -> None:
         """Add a repository to the catalog of API V2; call this before writing its first file."""
-        repository = name_mapping.repository(name)
+        repository = name.repository()
         if repository is not None:
             self._catalog.enter(repository)
 
@@ -184,8 +184,8 @@ class ImageRepositories:
         removed = [self._driver.discard(folder) for folder in legacy_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
-        repository = name_mapping.repository(name)
-        possible = (repository, name_mapping.fallback(name))
+        repository = name.repository()
+        possible = (repository, name.fallback())
         if any(each is not None and self._catalog.has_content(each) for each in possible):
             if self._driver.exists(legacy_layout.private_entry(name)):
                 self._driver.put_content(legacy_layout.private(self.home(name)), b"")

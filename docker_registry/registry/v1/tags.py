@@ -19,7 +19,7 @@ from docker_registry.errors import (
     ImageUnknown,
     TagImmutable,
 )
-from docker_registry.registry import events, layout, name_mapping
+from docker_registry.registry import events, layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.immutability import ImmutableTags
@@ -109,8 +109,8 @@ class ImageTags:
         Raises:
             ImageTagUnknown: the tag does not exist, or V1 cannot represent its target; the message gives the reason.
         """
-        image_id = self._linked(name_mapping.repository(name), tag)
-        image_id = image_id or self._files.find(name, tag) or self._linked(name_mapping.fallback(name), tag)
+        image_id = self._linked(name.repository(), tag)
+        image_id = image_id or self._files.find(name, tag) or self._linked(name.fallback(), tag)
         if image_id is None:
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         return image_id
@@ -237,7 +237,7 @@ class ImageTags:
 
     def _shown_files(self, name: ImageRepositoryName) -> Iterator[str]:
         """Yield the names of the tags that API V1 wrote and that no tag of API V2 overrides."""
-        repository = name_mapping.repository(name)
+        repository = name.repository()
         for tag in self._pace(self._files.names(name)):
             if repository is None or self._tags.links.find(repository, Tag(tag)) is None:
                 yield tag
@@ -276,7 +276,7 @@ class ImageTags:
         """
         self._files.put(folder, tag, image_id)
         self._json.put(folder, tag, tag_json)
-        repository = name_mapping.repository(name)
+        repository = name.repository()
         if repository is None:
             return
         origin = self._origin(repository, image_id, actor)
@@ -312,7 +312,7 @@ class ImageTags:
         """Return whether all files of a tag are from this request, or all from later ones, and not a mixture."""
         written = [self._files.find(name, tag) == image_id]
         written += [content == tag_json for content in self._json.contents(folder, tag)]
-        repository = name_mapping.repository(name)
+        repository = name.repository()
         if repository is not None:
             origin = self._origin(repository, image_id, actor)
             written.append(self._tags.links.find(repository, tag) == (None if origin is None else origin[1]))
@@ -325,11 +325,11 @@ class ImageTags:
         Raises:
             TagImmutable: the tag points at another image, or another request is creating it.
         """
-        if self._is_linked(name_mapping.repository(name), tag, image_id):
+        if self._is_linked(name.repository(), tag, image_id):
             return
         is_new = False
         try:
-            with self._tags.reservations.held(name_mapping.repository(name), tag):
+            with self._tags.reservations.held(name.repository(), tag):
                 is_new = self._files.create(folder, tag, image_id)
                 if self._files.find(name, tag) != image_id:
                     raise TagImmutable(name=str(name), tag=str(tag))
@@ -375,10 +375,10 @@ class ImageTags:
             raise TagImmutable(name=str(name), tag=str(tag))
 
     def _is_immutable(self, name: ImageRepositoryName, tag: Tag) -> bool:
-        return self._immutable.covers(str(name_mapping.repository(name) or name), str(tag))
+        return self._immutable.covers(str(name.repository() or name), str(tag))
 
 
 def _repositories(name: ImageRepositoryName) -> list[RepositoryName]:
     """Return the repositories of API V2 that a name of V1 denotes."""
-    possible = (name_mapping.repository(name), name_mapping.fallback(name))
+    possible = (name.repository(), name.fallback())
     return [repository for repository in possible if repository is not None]
