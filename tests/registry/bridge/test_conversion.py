@@ -42,24 +42,24 @@ class TestAnImageOfV1:
         assert golden == config
         assert IMAGE_IDS[reference] == Digest.of(config).hex
 
-    def test_is_passed_on_unread_where_a_newer_docker_made_it(self):
+    def test_of_a_newer_docker_is_passed_on_unparsed(self):
         payload = b'{"id":"1","docker_version":"1.9.1","z":1.0,"a":{"y":1,"b":2}}'
         assert to_config([payload], []).startswith(b'{"a":{"y":1,"b":2},"docker_version":"1.9.1","history":[')
         assert b'"z":1.0' in to_config([payload], [])
 
-    def test_without_its_own_place_in_v1_is_the_same_image(self):
+    def test_without_an_own_id_in_v1_is_the_same_image(self):
         own = b'"id":"1","parent":"2","Size":7,"parent_id":"3","layer_id":"4","throwaway":true'
         assert to_config([b'{"docker_version":"1.9.1","x":1}'], []) == to_config(
             [b'{%s,"docker_version":"1.9.1","x":1}' % own], []
         )
 
-    def test_that_docker_could_not_read_is_refused(self):
+    def test_that_docker_could_not_read_is_rejected(self):
         with pytest.raises(ValueError):
             to_config([b'{"id":"1","author":7}', b'{"id":"2"}'], [])
 
 
 class TestAManifest:
-    def test_is_the_same_for_ever(self):
+    def test_never_changes(self):
         config = (GOLDEN / f"config-{IMAGE_IDS['base:latest']}.json").read_bytes()
         layer = Descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", Digest("sha256", "a" * 64), 123)
         assert (
@@ -79,7 +79,7 @@ class TestAnImageOfV2:
         assert payloads == [made.payload(position) for position in range(len(ids))]
 
     @pytest.mark.parametrize("position", range(3))
-    def test_tells_what_is_below_each(self, position):
+    def test_names_the_parent_of_each_image(self, position):
         ids, _ = chain(PUSHED)
         made = to_chain(OCI_CONFIG.read_bytes())
         assert tuple(reversed(ids[: position + 1])) == made.ancestry(position)
@@ -105,6 +105,6 @@ class TestAnImageOfV2:
             b'{"rootfs":{"diff_ids":["sha512:%s"]}}' % (b"a" * 128),
         ],
     )  # fmt: skip
-    def test_must_have_a_configuration_with_layers(self, config):
+    def test_requires_a_configuration_with_layers(self, config):
         with pytest.raises(ValueError):
             to_chain(config)

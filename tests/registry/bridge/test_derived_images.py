@@ -40,7 +40,7 @@ from tests.support.registries import Registry
 from tests.support.v1_images import loads, make
 
 
-class TestAnImageThatV2Pushed:
+class TestAnImagePushedByV2:
     def test_has_the_ids_and_json_that_docker_gave_it(self, registry):
         index = json.loads((GOLDEN / "oci-image/index.json").read_text())
         blobs = GOLDEN / "oci-image/blobs/sha256"
@@ -57,7 +57,7 @@ class TestAnImageThatV2Pushed:
             assert golden.images.check(ImageId(text)) == registry.images.get(ImageId(text)).payload
 
     @pytest.mark.parametrize("pack", [gzip.compress, as_is, bz2.compress, lzma.compress])
-    def test_has_its_layers_as_they_are(self, registry, pack):
+    def test_has_its_layers_unchanged(self, registry, pack):
         layers = [layer(1, pack), layer(2, pack)]
         push_v2(registry, *layers)
         ids = registry.images.ancestry(v1_image(registry, OLD, V2))
@@ -67,7 +67,7 @@ class TestAnImageThatV2Pushed:
             payload_sum = hashlib.sha256(image.payload + b"\n" + content).hexdigest()
             assert (len(content), (f"sha256:{payload_sum}",)) == (image.size, image.checksums)
 
-    def test_has_a_plain_layer_where_clients_of_v1_could_not_read_it(self, registry):
+    def test_has_an_uncompressed_layer_if_v1_clients_cannot_read_it(self, registry):
         push_v2(registry, layer(1, zstd.compress), media_types=["application/vnd.oci.image.layer.v1.tar+zstd"])
         top = v1_image(registry, OLD, V2)
         link, file = registry.images.find_layer(top)
@@ -86,7 +86,7 @@ class TestAnImageThatV2Pushed:
         assert ["etc/conf-2"] == [entry[0] for entry in loads(registry.image_files.files(top))]
         assert {"etc/conf-2"} == loads(registry.image_files.diff(top))["created"].keys()
 
-    def test_without_layers_is_one_with_an_empty_layer(self, registry):
+    def test_without_layers_has_an_empty_layer(self, registry):
         push_v2(registry)
         top = v1_image(registry, OLD, V2)
         assert (str(top),) == registry.images.ancestry(top)
@@ -104,7 +104,7 @@ class TestAnImageThatV2Pushed:
         with pytest.raises(ImageExists):
             registry.image_pushes.put_json(top, json.dumps({"id": str(top)}).encode())
 
-    def test_is_itself_even_where_somebody_has_pushed_another_under_its_id(self, registry):
+    def test_is_unchanged_if_another_image_was_pushed_under_its_id(self, registry):
         payload = make_v2(registry, layer(1), layer(2))
         config = Digest.parse(json.loads(payload)["config"]["digest"])
         claimed = claim(config.hex)
@@ -115,7 +115,7 @@ class TestAnImageThatV2Pushed:
         assert layer(2) == content_of(registry, str(top))
         assert 2 == len(registry.images.ancestry(top))
 
-    def test_is_not_shown_with_a_layer_that_is_not_what_its_configuration_says(self, registry):
+    def test_is_hidden_if_a_layer_contradicts_its_configuration(self, registry):
         lying = [str(Digest.of(unpack(layer(7))))]
         push_v2(registry, layer(1), rootfs={"type": "layers", "diff_ids": lying})
         top = v1_image(registry, OLD, V2)
@@ -124,7 +124,7 @@ class TestAnImageThatV2Pushed:
         with pytest.raises(ImageUnknown):
             registry.images.find_layer(top)
 
-    def test_that_is_not_shown_has_its_layer_read_once_within_the_same_limits(self, registry, driver, monkeypatch):
+    def test_that_is_hidden_has_its_layer_read_once_within_the_same_limits(self, registry, driver, monkeypatch):
         push_v2(registry, layer(1), rootfs={"type": "layers", "diff_ids": [str(Digest.of(unpack(layer(7))))]})
         top = v1_image(registry, OLD, V2)
         again = Registry(driver)
@@ -140,7 +140,7 @@ class TestAnImageThatV2Pushed:
             Registry(driver, layer_limits=LayerLimits(max_ratio=5)).images.get(top)
         assert 1 == len(reads)
 
-    def test_takes_no_layer_from_another_that_lies(self, registry):
+    def test_takes_no_layer_from_an_image_with_a_false_configuration(self, registry):
         evil = RepositoryName("evil/web")
         diff_ids = [str(Digest.of(unpack(layer(number)))) for number in (1, 2)]
         push_v2(registry, layer(8), layer(9), name=evil, rootfs={"type": "layers", "diff_ids": diff_ids}, author="e")
@@ -149,7 +149,7 @@ class TestAnImageThatV2Pushed:
         ids = registry.images.ancestry(v1_image(registry, OLD, V2))
         assert [layer(2), layer(1)] == [content_of(registry, text) for text in ids]
 
-    def test_may_stand_below_one_that_v1_pushes(self, registry):
+    def test_may_be_the_parent_of_one_pushed_by_v1(self, registry):
         push_v2(registry, layer(1), layer(2))
         parent = v1_image(registry, OLD, V2)
         image = make(5, parent=Below(registry, parent))
@@ -158,7 +158,7 @@ class TestAnImageThatV2Pushed:
         layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
         assert [layer(1), layer(2), image.layer] == [read(registry, NEW, each["digest"]) for each in layers]
 
-    def test_is_found_again_when_all_that_was_kept_of_it_is_forgotten(self, registry, driver):
+    def test_is_found_again_after_its_caches_are_deleted(self, registry, driver):
         push_v2(registry, layer(1), layer(2))
         before = registry.image_tags.list(OLD)
         registry.images.get(v1_image(registry, OLD, V2))
@@ -169,7 +169,7 @@ class TestAnImageThatV2Pushed:
         assert [layer(2), layer(1)] == [content_of(again, text) for text in again.images.ancestry(top)]
 
 
-class TestWhatIsNoImageOfV1:
+class TestAManifestWithoutAV1Image:
     def tag(self, registry, payload):
         registry.manifests.put(NEW, V2, payload, None)
 
@@ -181,12 +181,12 @@ class TestWhatIsNoImageOfV1:
             ("application/vnd.example.thing", "a media type that API V1 does not support"),
         ],
     )
-    def test_is_left_out_because_of_a_layer(self, registry, media_type, sentence):
+    def test_is_omitted_because_of_a_layer(self, registry, media_type, sentence):
         push_v2(registry, layer(1), media_types=[media_type])
         self.is_left_out(registry, sentence)
 
     @pytest.mark.parametrize("media_type", ["application/octet-stream", "application/json", "text/html", "", None])
-    def test_has_what_docker_1_10_called_its_configuration(self, registry, media_type):
+    def test_has_the_configuration_type_of_docker_1_10(self, registry, media_type):
         """An artifact of OCI with such a configuration stays one."""
         document = json.loads(make_v2(registry, layer(1)))
         document["config"]["mediaType"] = media_type
@@ -197,13 +197,13 @@ class TestWhatIsNoImageOfV1:
         self.tag(registry, json.dumps(document | {"mediaType": DOCKER}).encode())
         assert registry.image_tags.get(OLD, V2)
 
-    def test_is_left_out_because_it_is_an_artifact(self, registry):
+    def test_is_omitted_because_it_is_an_artifact(self, registry):
         document = json.loads(make_v2(registry, layer(1)))
         document["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
         self.tag(registry, json.dumps(document).encode())
         self.is_left_out(registry, "an artifact")
 
-    def test_is_left_out_because_its_configuration_is_none(self, registry):
+    def test_is_omitted_because_of_an_invalid_configuration(self, registry):
         push_v2(registry, layer(1), rootfs=7)
         self.is_left_out(registry, "configuration cannot be read")
 
@@ -233,23 +233,23 @@ class TestAnIndex:
         {"os": "unknown", "architecture": "unknown"},
     )
 
-    def test_is_the_image_that_clients_of_v1_can_run(self, registry):
+    def test_is_the_image_that_v1_clients_can_run(self, registry):
         about = {"vnd.docker.reference.type": "attestation-manifest"}
         self.put(registry, (self.ARM, {}), (self.AMD, about), (self.AMD, {}), (self.NONE, about))
         assert layer(3) == content_of(registry, str(v1_image(registry, OLD, V2)))
 
-    def test_is_for_another_platform_where_a_setting_says_so(self, driver):
+    def test_is_for_another_platform_if_configured(self, driver):
         registry = Registry(driver, v1_platform="linux/arm64/v8")
         self.put(registry, (self.AMD, {}), (self.ARM, {}))
         assert layer(2) == content_of(registry, str(v1_image(registry, OLD, V2)))
         usual = Registry(driver)
         assert layer(1) == content_of(usual, str(v1_image(usual, OLD, V2)))
 
-    def test_of_one_image_needs_no_platform(self, registry):
+    def test_of_one_image_requires_no_platform(self, registry):
         self.put(registry, (None, {}))
         assert layer(1) == content_of(registry, str(v1_image(registry, OLD, V2)))
 
-    def test_without_such_an_image_is_left_out(self, registry):
+    def test_without_such_an_image_is_omitted(self, registry):
         self.put(registry, (self.ARM, {}))
         with pytest.raises(ImageTagUnknown, match="no image for linux/amd64"):
             v1_image(registry, OLD, V2)

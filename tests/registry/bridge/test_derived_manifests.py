@@ -78,7 +78,7 @@ class TestAManifestOfAnotherRepository:
         assert original == registry.tags.get(shared, V1, principal=alice)
 
 
-class TestAnOldTree:
+class TestATreeOfAnOldServer:
     @pytest.mark.parametrize("reference", IMAGE_IDS)
     def test_has_the_images_that_docker_saw_in_it(self, old_tree, reference):
         name, _, tag = reference.partition(":")
@@ -97,7 +97,7 @@ class TestAnOldTree:
         expected = ["acme/broken", "acme/newer", "acme/web", "base", "deep/er/name", "modern/gold-dev"]
         assert expected == list(old_tree.repositories.page(100).names)
 
-    def test_stores_no_layer_twice(self, old_tree, tmp_path):
+    def test_has_no_layer_stored_twice(self, old_tree, tmp_path):
         old_tree.manifests.get(RepositoryName("acme/web"), Tag("latest"))
         images = {path.stat().st_ino for path in (tmp_path / "store/images").glob("*/layer")}
         blobs = (tmp_path / "store/docker/registry/v2/blobs").glob("*/*/*/data")
@@ -105,7 +105,7 @@ class TestAnOldTree:
         assert 2 == len(small)  # the configuration and the manifest
 
 
-class TestAnImageThatV1Pushed:
+class TestAnImagePushedByV1:
     def test_has_one_manifest_on_every_driver(self, registry, tmp_path):
         images = chain(3)
         others = Registry(FileDriver(storage_path=tmp_path))
@@ -113,7 +113,7 @@ class TestAnImageThatV1Pushed:
             push_v1(each, images)
         assert registry.manifests.get(NEW, V1) == others.manifests.get(NEW, V1)
 
-    def test_is_a_manifest_like_any_other_once_it_was_asked_for(self, registry):
+    def test_is_an_ordinary_manifest_after_the_first_request(self, registry):
         push_v1(registry, chain(2))
         manifest = registry.manifests.get(NEW, V1)
         digest = manifest.descriptor.digest
@@ -128,7 +128,7 @@ class TestAnImageThatV1Pushed:
         registry.manifests.get(NEW, V1)
         assert not driver.exists("docker/registry/v2/repositories/acme/web/_manifests/tags")
 
-    def test_is_made_once(self, registry, driver, monkeypatch):
+    def test_is_generated_once(self, registry, driver, monkeypatch):
         push_v1(registry, chain(2))
         first = registry.manifests.get(NEW, V1)
         monkeypatch.setattr(driver, "put_content", None)
@@ -136,7 +136,7 @@ class TestAnImageThatV1Pushed:
         assert first == registry.manifests.get(NEW, V1)
 
     @pytest.mark.parametrize("pack", [gzip.compress, as_is], ids=["gzip", "tar"])
-    def test_has_the_layers_that_it_had(self, registry, pack):
+    def test_has_the_pushed_layers(self, registry, pack):
         images = [make(1, compress=pack), make(2, make(1), compress=pack)]
         push_v1(registry, images)
         layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
@@ -146,7 +146,7 @@ class TestAnImageThatV1Pushed:
     @pytest.mark.parametrize(
         "pack", [bz2.compress, lzma.compress, zstd.compress, lambda content: lzma.compress(content, lzma.FORMAT_ALONE)]
     )
-    def test_has_a_plain_layer_where_clients_of_v2_could_not_read_it(self, registry, pack):
+    def test_has_an_uncompressed_layer_if_v2_clients_cannot_read_it(self, registry, pack):
         image = make(1, compress=pack)
         push_v1(registry, [image])
         (stored,) = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
@@ -154,7 +154,7 @@ class TestAnImageThatV1Pushed:
         assert unpack_any(image) == read(registry, NEW, stored["digest"])
         assert image.layer == pulled(registry, image)
 
-    def test_may_have_a_layer_of_several_members_of_gzip(self, registry):
+    def test_may_have_a_layer_of_several_gzip_members(self, registry):
         whole = tar(member("etc/a", content=b"a" * 3000))
         image = make(1, layer=gzip.compress(whole[:700]) + gzip.compress(whole[700:]) + bytes(512))
         push_v1(registry, [image])
@@ -168,13 +168,13 @@ class TestAnImageThatV1Pushed:
             (None, {"author": 7}, "The image's JSON is invalid"),
         ],
     )
-    def test_that_has_no_other_form_is_not_there_for_v2(self, registry, layer, more, sentence):
+    def test_that_cannot_be_converted_is_missing_in_v2(self, registry, layer, more, sentence):
         push_v1(registry, [make(1, layer=layer, **more)])
         with pytest.raises(ManifestUnknown, match=sentence):
             registry.manifests.get(NEW, V1)
         assert [V1] == list(registry.tags.list(NEW))
 
-    def test_that_is_still_being_pushed_is_not_there_for_v2(self, registry):
+    def test_is_missing_in_v2_during_its_push(self, registry):
         image = make(1)
         registry.image_pushes.put_json(image.id, image.payload)
         registry.image_tags.put(OLD, V1, image.id, {})
@@ -184,7 +184,7 @@ class TestAnImageThatV1Pushed:
         registry.image_pushes.put_checksum(image.id, image.checksum)
         assert DOCKER == registry.manifests.get(NEW, V1).descriptor.media_type
 
-    def test_can_be_given_to_another_repository(self, registry):
+    def test_can_be_granted_to_another_repository(self, registry):
         images = chain(2)
         push_v1(registry, images)
         push_v1(registry, images, name=ImageRepositoryName.parse("acme/other"))
@@ -195,8 +195,8 @@ class TestAnImageThatV1Pushed:
             assert read(registry, other, each["digest"])
 
 
-class TestARawLayerOfAStoreWithoutLinks:
-    def test_is_read_where_it_lies(self, registry, driver):
+class TestALegacyLayerOfAStoreWithoutLinks:
+    def test_is_read_in_place(self, registry, driver):
         for path in sorted((v1_trees.FIXTURES / "registry-0.7.1").rglob("*")):
             if path.is_file():
                 driver.put_content(str(path.relative_to(v1_trees.FIXTURES / "registry-0.7.1")), path.read_bytes())
@@ -209,7 +209,7 @@ class TestARawLayerOfAStoreWithoutLinks:
             f"docker/registry/v2/blobs/sha256/{layers[0]['digest'][7:9]}/{layers[0]['digest'][7:]}/data"
         )
 
-    def test_that_is_gone_is_an_unknown_blob(self, registry, driver):
+    def test_that_was_removed_is_an_unknown_blob(self, registry, driver):
         driver.put_content("images/x/layer", b"12345")
         registry.blobs.publish_in_place(Digest.of(b"12345"), 5, "images/x/layer")
         assert 5 == registry.blobs.stat_anywhere(Digest.of(b"12345")).size

@@ -62,7 +62,7 @@ class TestImages:
         assert first is sources.get(digest)
         assert reads == driver.reads
 
-    def test_take_a_bounded_amount_of_memory(self, driver, sources):
+    def test_use_bounded_memory(self, driver, sources):
         digests = [image(driver, number=number, text="x" * 3_000_000) for number in range(12)]
         tracemalloc.start()
         try:
@@ -76,7 +76,7 @@ class TestImages:
     @pytest.mark.parametrize(
         "value", [[[]] * 50_000, {str(number): 1 for number in range(30_000)}], ids=["list", "map"]
     )
-    def test_of_too_many_values_are_refused_at_once_and_for_good(self, driver, sources, value):
+    def test_with_too_many_values_are_rejected_once_and_remembered(self, driver, sources, value):
         digests = [image(driver, x=value, number=number) for number in range(5)]
         left = digests.copy()
 
@@ -102,14 +102,14 @@ class TestImages:
             {"layers": 7},
         ],
     )
-    def test_that_another_server_stored_in_an_odd_form_are_refused(self, driver, sources, more):
+    def test_of_other_servers_with_an_unusual_structure_are_rejected(self, driver, sources, more):
         config = {"mediaType": CONFIG, "digest": str(put(driver, {"rootfs": {}})), "size": 1}
         media_type = OCI_INDEX if "manifests" in more else OCI_MANIFEST
         digest = put(driver, {"schemaVersion": 2, "mediaType": media_type, "config": config, **more})
         with pytest.raises(ImageUnknown):
             sources.get(digest)
 
-    def test_that_lack_a_part_are_read_again_when_it_may_be_there(self, driver, sources):
+    def test_that_lack_a_part_are_read_again_later(self, driver, sources):
         child = image(driver)
         content = driver.get_content(layout.blob_data(child))
         platform = {"os": "linux", "architecture": "amd64"}

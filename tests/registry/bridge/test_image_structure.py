@@ -12,7 +12,7 @@ def written(**fields):
 
 
 class TestTheStructure:
-    def test_has_every_field_of_a_container_in_its_order(self):
+    def test_has_every_field_of_a_container_in_order(self):
         assert (
             b'{"created":"0001-01-01T00:00:00Z","container_config":{"Hostname":"","Domainname":"","User":"",'
             b'"AttachStdin":false,"AttachStdout":false,"AttachStderr":false,"Tty":false,"OpenStdin":false,'
@@ -20,7 +20,7 @@ class TestTheStructure:
             b'"OnBuild":null,"Labels":null}}'
         ) == ImageStructure(b"{}").to_json()
 
-    def test_has_optional_fields_only_when_they_are_set(self):
+    def test_has_optional_fields_only_if_set(self):
         config = {
             "ExposedPorts": {"80/tcp": {"x": 1}}, "ArgsEscaped": True, "NetworkDisabled": True, "MacAddress": "m",
             "StopSignal": "s",
@@ -29,17 +29,17 @@ class TestTheStructure:
         empty = dict.fromkeys(config)
         assert not empty.keys() & written(config=empty)["config"].keys()
 
-    def test_forgets_what_it_does_not_know(self):
+    def test_drops_unknown_fields(self):
         document = written(id="1", surprise=1, config={"surprise": 1, "PortSpecs": None})
         assert not {"surprise", "PortSpecs"} & {*document, *document["config"]}
 
-    def test_takes_keys_in_upper_and_lower_case(self):
+    def test_accepts_keys_in_upper_and_lower_case(self):
         assert "me" == written(AUTHOR="me")["author"]
 
-    def test_takes_a_command_that_is_one_string(self):
+    def test_accepts_a_command_as_a_single_string(self):
         assert ["/bin/sh -c true"] == written(config={"Cmd": "/bin/sh -c true"})["config"]["Cmd"]
 
-    def test_takes_null_for_nothing(self):
+    def test_treats_null_as_absent(self):
         assert (
             ImageStructure(b"{}").to_json()
             == ImageStructure(
@@ -57,7 +57,7 @@ class TestTheStructure:
             {"docker_version": 1.5},
         ],
     )  # fmt: skip
-    def test_refuses_a_field_of_another_type(self, fields):
+    def test_rejects_a_field_of_another_type(self, fields):
         with pytest.raises(ValueError):
             ImageStructure(json.dumps(fields).encode())
 
@@ -79,19 +79,19 @@ class TestATime:
 
 class TestAnOldDocker:
     @pytest.mark.parametrize("version", ["1.8.2", "1.8", "1.5.0", "0.7.6-dev", "1.8.3-rc1", "", "dev", "1.8.2.9"])
-    def test_is_one_below_1_8_3(self, version):
+    def test_is_recognized_below_1_8_3(self, version):
         assert ImageStructure(json.dumps({"docker_version": version}).encode()).is_from_old_docker
 
     @pytest.mark.parametrize("version", ["1.8.3", "1.10.0", "1.8.3.1", "2", "17.05.0-ce"])
-    def test_is_none_from_there_on(self, version):
+    def test_is_not_recognized_from_1_8_3_on(self, version):
         assert not ImageStructure(json.dumps({"docker_version": version}).encode()).is_from_old_docker
 
-    def test_is_one_that_does_not_say_its_version(self):
+    def test_is_recognized_without_a_version(self):
         assert ImageStructure(b"{}").is_from_old_docker
 
 
 class TestAHistory:
-    def test_says_when_by_whom_and_how(self):
+    def test_has_time_author_and_command(self):
         image = ImageStructure(
             json.dumps(
                 {
@@ -107,5 +107,5 @@ class TestAHistory:
             r'"created_by":"/bin/sh -c #(nop) ADD x","comment":"c"}'
         ) == image.history()
 
-    def test_leaves_out_what_is_not_said(self):
+    def test_omits_missing_fields(self):
         assert '{"created":"0001-01-01T00:00:00Z"}' == ImageStructure(b"{}").history()

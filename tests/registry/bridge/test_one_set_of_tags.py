@@ -32,14 +32,14 @@ def kind(registry, name=NEW, tag=V1):
 
 
 class TestTheLastPush:
-    def test_by_v2_hides_what_v1_pushed(self, registry):
+    def test_by_v2_hides_the_push_of_v1(self, registry):
         push_v1(registry, [make(1)])
         digest = push_v2(registry, layer(2), tag=V1)
         assert digest == registry.tags.get(NEW, V1)
         assert v1_image(registry, OLD, V1) != make(1).id
         assert {"v1": str(v1_image(registry, OLD, V1))} == registry.image_tags.list(OLD)
 
-    def test_by_v1_replaces_what_v2_pushed(self, registry):
+    def test_by_v1_replaces_the_push_of_v2(self, registry):
         push_v2(registry, layer(2), tag=V1)
         push_v1(registry, [make(1)])
         assert make(1).id == v1_image(registry, OLD, V1)
@@ -64,14 +64,14 @@ class TestTheLastPush:
         assert ["acme/web"] == list(registry.repositories.page(10).names)
 
 
-class TestATagThatV1PutsOnAnImageOfV2:
-    def test_points_at_that_very_manifest(self, registry):
+class TestATagOfV1OnAnImageOfV2:
+    def test_points_at_the_same_manifest(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)
         registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V2), {"docker_version": "1.5.0"})
         assert digest == registry.tags.get(NEW, V1)
         assert "1.5.0" == registry.image_tags.get_json(OLD, V1)["docker_version"]
 
-    def test_points_at_it_in_another_repository(self, registry):
+    def test_points_at_the_manifest_in_another_repository(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)
         other, top = ImageRepositoryName.parse("acme/other"), v1_image(registry, OLD, V2)
         registry.image_tags.put(other, V1, top, {})
@@ -80,7 +80,7 @@ class TestATagThatV1PutsOnAnImageOfV2:
         for each in (json.loads(manifest.payload)["config"], *json.loads(manifest.payload)["layers"]):
             assert registry.blobs.stat(RepositoryName("acme/other"), Digest.parse(each["digest"]))
 
-    def test_leaves_an_index_whose_image_it_is(self, registry):
+    def test_keeps_an_index_that_contains_the_image(self, registry):
         payload = make_v2(registry, layer(1))
         child = registry.manifests.put(NEW, Digest.of(payload), payload, None).descriptor
         index = {
@@ -94,14 +94,14 @@ class TestATagThatV1PutsOnAnImageOfV2:
         registry.image_tags.put(OLD, V2, v1_image(registry, OLD, V1), {})
         assert child.digest == registry.tags.get(NEW, V2)
 
-    def test_may_be_on_an_image_in_the_middle(self, registry):
+    def test_may_be_on_an_image_within_a_chain(self, registry):
         push_v2(registry, layer(1), layer(2), tag=V2)
         below = registry.images.ancestry(v1_image(registry, OLD, V2))[1]
         registry.image_tags.put(OLD, V1, type(v1_image(registry, OLD, V2))(below), {})
         assert 1 == len(json.loads(config_of(registry, NEW, V1))["rootfs"]["diff_ids"])
 
 
-class TestDeleting:
+class TestDeletion:
     @pytest.fixture(params=["v1", "v2", "v1 then v2", "v2 then v1"])
     def tagged(self, request, registry):
         for api in request.param.split(" then "):
@@ -117,7 +117,7 @@ class TestDeleting:
             return lambda registry: registry.image_tags.delete(OLD, V1)
         return lambda registry: registry.manifests.delete(NEW, V1)
 
-    def test_a_tag_by_either_deletes_it_for_both(self, tagged, delete):
+    def test_of_a_tag_by_either_api_applies_to_both(self, tagged, delete):
         delete(tagged)
         with pytest.raises(ManifestUnknown):
             tagged.manifests.get(NEW, V1)
@@ -127,7 +127,7 @@ class TestDeleting:
         with pytest.raises((ManifestUnknown, ImageTagUnknown)):
             delete(tagged)
 
-    def test_a_manifest_that_was_made_of_an_image_deletes_the_tags_that_make_it(self, registry):
+    def test_of_a_generated_manifest_deletes_the_tags_of_its_image(self, registry):
         push_v1(registry, [make(1)], tag=V1)
         push_v1(registry, [make(1)], tag=V2)
         push_v1(registry, [make(2)], tag=Tag("other"))
@@ -137,14 +137,14 @@ class TestDeleting:
         with pytest.raises(ManifestUnknown):
             registry.manifests.get(NEW, V1)
 
-    def test_a_manifest_leaves_a_tag_of_v1_that_another_push_hides(self, registry):
+    def test_of_a_manifest_keeps_a_v1_tag_hidden_by_another_push(self, registry):
         push_v1(registry, [make(1)])
         made = registry.manifests.get(NEW, V1).descriptor.digest
         digest = push_v2(registry, layer(2), tag=V1)
         registry.manifests.delete(NEW, made)
         assert digest == registry.tags.get(NEW, V1)
 
-    def test_a_repository_by_v1_deletes_its_tags_in_both(self, registry):
+    def test_of_a_repository_by_v1_deletes_its_tags_in_both_apis(self, registry):
         push_v1(registry, [make(1)], tag=V1)
         digest = push_v2(registry, layer(2), tag=V2)
         registry.image_tags.delete_repository(OLD)
@@ -170,7 +170,7 @@ class TestAnImmutableTag:
         with pytest.raises(TagImmutable):
             registry.manifests.delete(NEW, registry.tags.get(NEW, V1))
 
-    def test_of_v1_that_v2_cannot_show_is_not_changed_by_it(self, registry):
+    def test_of_v1_without_a_manifest_is_not_changed_by_v2(self, registry):
         push_v1(registry, [make(1, layer=b"no tar")])
         with pytest.raises(TagImmutable):
             push_v2(registry, layer(2), tag=V1)
@@ -187,7 +187,7 @@ class TestAnImmutableTag:
 
 
 class TestACondition:
-    def test_of_v2_counts_what_v1_has_tagged(self, registry):
+    def test_of_v2_takes_tags_of_v1_into_account(self, registry):
         push_v1(registry, [make(1)])
         current = registry.tags.get(NEW, V1)
         payload = make_v2(registry, layer(2))
@@ -205,25 +205,25 @@ class TestNames:
         assert {V1, V2} == set(registry.tags.list(FOO))
         assert {"v1", "v2"} == registry.image_tags.list(OLD_FOO).keys()
 
-    def test_of_the_library_are_what_v1_knows_them_for(self, registry):
+    def test_of_the_library_have_their_meaning_in_v1(self, registry):
         push_v1(registry, [make(1)], name=OLD_FOO)
         assert FOO == registry.repositories.resolve(LIBRARY_FOO)
         assert FOO == registry.repositories.resolve(FOO)
 
-    def test_of_the_library_are_themselves_where_v2_has_such_a_repository(self, registry):
+    def test_of_the_library_are_themselves_if_v2_has_the_repository(self, registry):
         push_v1(registry, [make(1)], name=OLD_FOO)
         push_v2(registry, layer(2), name=LIBRARY_FOO, tag=V1)
         assert LIBRARY_FOO == registry.repositories.resolve(LIBRARY_FOO)
         assert (DOCKER, OCI) == (kind(registry, FOO), kind(registry, LIBRARY_FOO))
         assert make(1).id == v1_image(registry, OLD_FOO, V1)
 
-    def test_of_the_library_are_nothing_where_only_v2_knows_the_short_one(self, registry):
+    def test_of_the_library_are_unknown_if_only_v2_has_the_short_name(self, registry):
         push_v2(registry, layer(2), name=FOO)
         assert LIBRARY_FOO == registry.repositories.resolve(LIBRARY_FOO)
         with pytest.raises(NameUnknown):
             registry.repositories.check(LIBRARY_FOO)
 
-    def test_of_the_library_are_seen_by_v1_where_the_short_one_has_no_such_tag(self, registry):
+    def test_of_the_library_are_visible_in_v1_if_the_short_name_lacks_the_tag(self, registry):
         push_v2(registry, layer(1), name=FOO, tag=V1)
         push_v2(registry, layer(2), name=LIBRARY_FOO, tag=V1)
         push_v2(registry, layer(3), name=LIBRARY_FOO, tag=V2)
@@ -232,7 +232,7 @@ class TestNames:
         assert str(registry.tags.get(FOO, V1)) != str(registry.tags.get(LIBRARY_FOO, V1))
         assert json.loads(registry.manifests.get(FOO, V1).payload)["config"]["digest"] == f"sha256:{tags['v1']}"
 
-    def test_that_only_v1_can_have_are_its_own(self, registry):
+    def test_that_are_valid_in_v1_only_are_its_own(self, registry):
         capital = ImageRepositoryName.parse("Acme/Web")
         push_v1(registry, [make(1)], name=capital)
         assert {"v1": make(1).text} == registry.image_tags.list(capital)
@@ -240,7 +240,7 @@ class TestNames:
 
 
 class TestAPrivateRepository:
-    def test_hides_what_v2_pushed_to_it_from_v1(self, registry):
+    def test_hides_pushes_of_v2_from_v1(self, registry):
         push_v2(registry, layer(1))
         top = v1_image(registry, OLD, V2)
         assert not registry.private_images.is_private_image(top)
@@ -248,7 +248,7 @@ class TestAPrivateRepository:
         assert registry.private_images.is_private_image(top)
         assert not registry.access.may_pull(ANONYMOUS, NEW)
 
-    def test_hides_nothing_that_a_public_one_has_too(self, registry):
+    def test_does_not_hide_images_of_public_repositories(self, registry):
         push_v2(registry, layer(1))
         push_v2(registry, layer(1), name=RepositoryName("acme/public"))
         registry.private_images.set_private(OLD, private=True)

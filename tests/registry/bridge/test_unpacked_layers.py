@@ -44,7 +44,7 @@ class TestALayerInZstd:
         client = create_app(build(Config(), driver)).test_client()
         return lambda **headers: client.get(f"/v1/images/{top}/layer", headers=headers)
 
-    def test_is_read_no_more_once_it_has_been_unpacked(self, driver, get):
+    def test_is_not_read_again_once_unpacked(self, driver, get):
         assert PLAIN == get().data
         packed = layout.blob_data(Digest.of(PACKED))
         assert packed in driver.reads
@@ -54,12 +54,12 @@ class TestALayerInZstd:
         assert [(1500, PLAIN[1500:1510]), (0, PLAIN[:10])] == parts_of(answer.content_type, answer.data)
         assert {image_layout.unpacked_layer(Digest.of(PLAIN))} == set(driver.reads)
 
-    def test_is_unpacked_again_when_the_tar_was_collected(self, driver, get):
+    def test_is_unpacked_again_if_the_tar_was_deleted(self, driver, get):
         assert PLAIN == get().data
         driver.remove(image_layout.unpacked_layer(Digest.of(PLAIN)))
         assert PLAIN[1:] == get(Range="bytes=1-").data
 
-    def test_of_which_the_packed_bytes_have_changed_is_not_served(self, driver, get):
+    def test_is_not_served_if_its_compressed_bytes_changed(self, driver, get):
         assert PLAIN == get().data
         driver.remove(image_layout.unpacked_layer(Digest.of(PLAIN)))
         driver.put_content(layout.blob_data(Digest.of(PACKED)), layer(2, zstd.compress))

@@ -18,12 +18,12 @@ EVERY = pytest.mark.parametrize("compression", COMPRESS)
 
 class TestAStoredLayer:
     @EVERY
-    def test_is_read_out_of_blocks(self, compression):
+    def test_is_read_from_blocks(self, compression):
         archive = open_archive(cut(COMPRESS[compression](ARCHIVE), 1000), max_bytes=None)
         assert (compression, ARCHIVE) == (archive.compression, b"".join(map(bytes, archive)))
 
     @EVERY
-    def test_is_read_out_of_a_file(self, compression):
+    def test_is_read_from_a_file(self, compression):
         class Readable:  # what has no lines, and no iteration
             read = io.BytesIO(COMPRESS[compression](ARCHIVE)).read
 
@@ -31,26 +31,26 @@ class TestAStoredLayer:
         assert (compression, ARCHIVE) == (archive.compression, b"".join(map(bytes, archive)))
 
     @EVERY
-    def test_is_read_by_others_like_a_file(self, compression):
+    def test_can_be_read_like_a_file(self, compression):
         archive = open_archive(cut(COMPRESS[compression](ARCHIVE), 1000), max_bytes=None)
         with tarfile.open(fileobj=archive, mode="r|") as packed:
             assert ["etc/motd", "big"] == packed.getnames()
 
-    def test_is_iterated_from_where_it_was_read(self):
+    def test_is_iterated_from_the_current_position(self):
         archive = open_archive([ARCHIVE], max_bytes=None)
         assert ARCHIVE[:10] == archive.read(10)
         assert ARCHIVE[10:] == b"".join(map(bytes, archive))
         assert b"" == archive.read(10)
 
-    def test_of_no_bytes_is_empty(self):
+    def test_without_bytes_is_empty(self):
         archive = open_archive([], max_bytes=None)
         assert ("tar", b"") == (archive.compression, archive.read(1))
 
-    def test_that_is_none_is_refused_at_once(self):
+    def test_that_is_not_an_archive_is_rejected_at_once(self):
         with pytest.raises(LayerFormatUnsupported):
             open_archive([b"garbage" * 1000], max_bytes=None)
 
-    def test_gives_no_more_than_its_bound(self):
+    def test_returns_no_more_than_its_limit(self):
         archive = open_archive(cut(COMPRESS["gzip"](ARCHIVE), 10), max_bytes=500_000)
         with pytest.raises(TooLarge):
             while archive.read(1000):
@@ -63,18 +63,18 @@ class TestADiffId:
         result = diff_id(cut(COMPRESS[compression](ARCHIVE), 1000), max_bytes=len(ARCHIVE))
         assert (compression, Digest.of(ARCHIVE), len(ARCHIVE)) == (result.compression, result.diff_id, result.size)
 
-    def test_counts_what_follows_the_end_of_the_tar(self):
+    def test_includes_the_bytes_after_the_end_of_the_tar(self):
         content = EMPTY + b"trailer" * 1000
         assert Digest.of(content) == diff_id([COMPRESS["gzip"](content)], max_bytes=None).diff_id
 
-    def test_of_the_empty_layer_is_the_one_that_docker_knows(self):
+    def test_of_the_empty_layer_equals_that_of_docker(self):
         known = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
         assert known == str(diff_id([COMPRESS["gzip"](EMPTY)], max_bytes=None).diff_id)
 
 
-class TestALayerThatPassesBy:
+class TestALayerBeingReceived:
     @EVERY
-    def test_is_seen_uncompressed(self, compression):
+    def test_is_passed_on_uncompressed(self, compression):
         seen = DiffId()
         expansion = Expansion(seen, max_bytes=None)
         for block in cut(COMPRESS[compression](ARCHIVE), 777):
@@ -93,7 +93,7 @@ class TestALayerThatPassesBy:
             (COMPRESS["gzip"](bytes(1 << 22)), TooLarge),
         ],
     )
-    def test_is_never_hurt_by_being_looked_at(self, content, error):
+    def test_is_not_affected_by_its_inspection(self, content, error):
         expansion = Expansion(TarReader(), max_bytes=1 << 21)
         for block in cut(content, 100):
             expansion.update(block)

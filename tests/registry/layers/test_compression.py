@@ -27,7 +27,7 @@ def expand(*blocks, **bounds):
 
 class TestAnArchive:
     @EVERY
-    def test_is_known_by_its_first_bytes(self, compression):
+    def test_is_recognized_by_its_first_bytes(self, compression):
         assert compression == sniff(COMPRESS[compression](ARCHIVE)[:512])
 
     @EVERY
@@ -36,7 +36,7 @@ class TestAnArchive:
         assert expand(*cut(COMPRESS[compression](ARCHIVE), size)) == ARCHIVE
 
     @EVERY
-    def test_expands_out_of_a_buffer_that_is_used_again(self, compression):
+    def test_expands_from_a_reused_buffer(self, compression):
         buffer, pieces, decompressor = bytearray(1000), [], Decompressor(max_bytes=None)
         for block in cut(COMPRESS[compression](ARCHIVE), 1000):
             buffer[: len(block)] = block
@@ -45,10 +45,10 @@ class TestAnArchive:
         assert ARCHIVE == b"".join(pieces) + b"".join(map(bytes, decompressor.finish()))
 
     @EVERY
-    def test_of_no_members_is_one(self, compression):
+    def test_without_members_is_valid(self, compression):
         assert expand(COMPRESS[compression](EMPTY)) == EMPTY
 
-    def test_of_no_bytes_is_an_empty_layer(self):
+    def test_without_bytes_is_an_empty_layer(self):
         assert "tar" == sniff(b"")
         assert b"" == expand() == expand(b"")
 
@@ -61,7 +61,7 @@ class TestAnArchive:
 
     @settings(deadline=None)  # the machine may be busy
     @given(st.binary(max_size=2000))
-    def test_is_never_made_of_anything(self, content):
+    def test_is_never_recognized_in_random_bytes(self, content):
         try:
             expand(content)
         except LayerFormatUnsupported as refusal:
@@ -71,11 +71,11 @@ class TestAnArchive:
 class TestSeveralMembers:
     @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "zstd"])
     @pytest.mark.parametrize("size", [1, 1 << 20])
-    def test_are_one_content(self, compression, size):
+    def test_are_concatenated(self, compression, size):
         parts = [COMPRESS[compression](part) for part in (ARCHIVE[:1000], b"", ARCHIVE[1000:])]
         assert expand(*cut(b"".join(parts), size)) == ARCHIVE
 
-    def test_may_be_frames_that_a_reader_of_zstd_skips(self):
+    def test_may_include_skippable_frames_of_zstd(self):
         skipped = b"\x5e\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"toc!"
         assert expand(skipped + zstd.compress(ARCHIVE) + skipped) == ARCHIVE
         assert "zstd" == sniff(skipped)
@@ -83,43 +83,43 @@ class TestSeveralMembers:
 
 class TestTheEnd:
     @COMPRESSED
-    def test_may_be_filled_up_with_zeros(self, compression):
+    def test_may_be_padded_with_zeros(self, compression):
         assert expand(COMPRESS[compression](ARCHIVE), bytes(3), bytes(10_000)) == ARCHIVE
 
     @COMPRESSED
     @pytest.mark.parametrize("garbage", [b"x", b"\0\0x", b"garbage" * 100, b"\x1f\x8b"])
-    def test_may_not_be_garbage(self, compression, garbage):
+    def test_must_not_be_garbage(self, compression, garbage):
         with pytest.raises(LayerFormatUnsupported):
             expand(COMPRESS[compression](ARCHIVE) + garbage)
 
     @COMPRESSED
-    def test_is_missed_wherever_the_layer_is_cut_off(self, compression):
+    def test_is_missing_wherever_the_layer_is_truncated(self, compression):
         whole = COMPRESS[compression](ARCHIVE)
         for end in [*range(1, 100), len(whole) // 2, len(whole) - 1]:
             with pytest.raises(LayerFormatUnsupported):
                 expand(whole[:end])
 
     @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz"])
-    def test_tells_of_damage_in_the_middle(self, compression):
+    def test_reveals_damage_in_the_middle(self, compression):
         whole = bytearray(COMPRESS[compression](ARCHIVE))
         whole[len(whole) // 2] ^= 0xFF
         with pytest.raises(LayerFormatUnsupported):
             expand(whole)
 
 
-class TestWhatIsNoArchive:
+class TestOtherBytes:
     @pytest.mark.parametrize("content", [b"x", b"no tar" * 1000, b"\0" * 511, b"BZh", b"PK\3\4" + bytes(600)])
-    def test_is_refused_with_the_sentence_of_api_v1(self, content):
+    def test_are_rejected_with_the_message_of_api_v1(self, content):
         with pytest.raises(LayerFormatUnsupported) as refused:
             expand(content)
         assert "Layer format not supported" == refused.value.sentence
 
 
-class TestABomb:
+class TestADecompressionBomb:
     """A gigabyte of zeros, in a few kilobytes."""
 
     @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "zstd"])
-    def test_stops_at_the_bound(self, compression):
+    def test_stops_at_the_limit(self, compression):
         # Members one after the other: as good as one of a gigabyte, and quickly made.
         bomb = COMPRESS[compression](bytes(1 << 24)) * 64
         decompressor = Decompressor(max_bytes=1 << 20)
@@ -129,7 +129,7 @@ class TestABomb:
         assert (1 << 20) + 1 == decompressor.size
 
     @EVERY
-    def test_may_be_exactly_as_large_as_the_bound(self, compression):
+    def test_may_be_exactly_as_large_as_the_limit(self, compression):
         content = COMPRESS[compression](ARCHIVE)
         assert expand(content, max_bytes=len(ARCHIVE)) == ARCHIVE
         with pytest.raises(TooLarge):
@@ -137,7 +137,7 @@ class TestABomb:
 
 
 class TestAWindow:
-    def test_of_zstd_is_bounded(self):
+    def test_of_zstd_is_limited(self):
         wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
         content = wide.compress(ARCHIVE) + wide.flush()
         with pytest.raises(LayerFormatUnsupported):
@@ -145,7 +145,7 @@ class TestAWindow:
         assert expand(content, max_window_bytes=1 << 28) == ARCHIVE
 
     @pytest.mark.parametrize("form", [lzma.FORMAT_XZ, lzma.FORMAT_ALONE])
-    def test_of_xz_is_bounded(self, form):
+    def test_of_xz_is_limited(self, form):
         identifier = lzma.FILTER_LZMA2 if form == lzma.FORMAT_XZ else lzma.FILTER_LZMA1
         filters = [{"id": identifier, "preset": 0, "dict_size": 1 << 25}]
         content = lzma.compress(ARCHIVE, form, filters=filters)
@@ -153,14 +153,14 @@ class TestAWindow:
             expand(content, max_window_bytes=1 << 24)
         assert expand(content, max_window_bytes=1 << 25) == ARCHIVE
 
-    def test_of_the_widest_that_the_tools_make_by_default_is_taken(self):
+    def test_of_the_default_maximum_of_the_tools_is_accepted(self):
         wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
         assert expand(wide.compress(ARCHIVE) + wide.flush()) == ARCHIVE
         filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 26}]  # what `xz -9` asks for
         assert expand(lzma.compress(ARCHIVE, filters=filters)) == ARCHIVE
 
 
-class TestGzipOfManySmallPieces:
-    def test_gives_all_that_waits_when_a_piece_is_full(self):
+class TestGzipOfManySmallBlocks:
+    def test_returns_all_pending_output_of_a_full_block(self):
         content = tar(member("zeros", content=bytes(3 * 256 * 1024)))
         assert expand(*cut(gzip.compress(content, mtime=0), 10)) == content

@@ -24,12 +24,12 @@ def names(*members, form="gnu"):
 
 
 class TestTheListOfALayer:
-    def test_is_the_one_that_0_7_1_wrote(self):
+    def test_equals_that_of_0_7_1(self):
         with (FIXTURES / "seed-base.tar.gz").open("rb") as layer:
             assert (FIXTURES / "seed-base.files.json").read_bytes() == files(layer, max_bytes=None).answer()
 
     @pytest.mark.parametrize("compression", COMPRESS)
-    def test_has_eight_fields_a_line(self, compression):
+    def test_has_eight_fields_per_line(self, compression):
         layer = tar(member("etc", "folder", mode=0o755), member("etc/motd", content=b"hello\n", uid=1000, gid=100))
         expected = (
             b'[["etc", "d", false, 0, 1400000000, 493, 0, 0], ["etc/motd", "f", false, 6, 1400000000, 420, 1000, 100]]'
@@ -57,11 +57,11 @@ class TestTheListOfALayer:
             (b"\xff", "u"),
         ],
     )
-    def test_tells_types_by_letters(self, kind, letter):
+    def test_denotes_types_by_letters(self, kind, letter):
         layer = patched(tar("x"), 156, kind)
         assert [letter] == [entry.type for entry in files([layer], max_bytes=None).entries]
 
-    def test_knows_the_folders_of_v7_by_their_slash(self):
+    def test_recognizes_folders_of_v7_by_their_slash(self):
         (entry,) = files([patched(tar("x/"), 156, b"\0")], max_bytes=None).entries
         assert ("x", "d") == (entry.name, entry.type)
 
@@ -82,29 +82,29 @@ class TestTheListOfALayer:
         ],
     )
     @pytest.mark.parametrize("form", ["gnu", "pax"])
-    def test_has_names_as_in_the_tar_but_for_the_dot_in_front(self, name, expected, form):
+    def test_has_names_as_in_the_tar_without_the_leading_dot(self, name, expected, form):
         kind = "folder" if name.endswith((".", "/")) else "file"
         assert [(expected, False)] == names(member(name, kind), form=form)
 
     @pytest.mark.parametrize("form", ["gnu", "pax"])
-    def test_of_names_that_are_no_utf_8_is_ascii_all_the_same(self, form):
+    def test_escapes_names_that_are_not_utf_8(self, form):
         layer = listed(b"caf\xe9".decode("utf-8", "surrogateescape"), "caf\u00e9", form=form)
         assert ["caf\\xe9", "caf\u00e9"] == [name for name, *_ in json.loads(layer.answer())]
         assert b'[["caf\\\\xe9", ' == layer.answer()[:14]
 
-    def test_has_a_fraction_of_a_second_where_the_tar_has_one(self):
+    def test_has_fractions_of_a_second_if_the_tar_has_them(self):
         layer = listed(member("x", pax_headers={"mtime": "1400000000.5"}), form="pax")
         assert [1400000000.5] == [entry.mtime for entry in layer.entries]
 
-    def test_does_not_mind_extended_attributes(self):
+    def test_ignores_extended_attributes(self):
         attributes = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\udcff=\n"}
         assert [("bin/ping", False)] == names(member("bin/ping", pax_headers=attributes), form="pax")
 
-    def test_has_hard_links_with_the_size_they_state(self):
+    def test_has_hard_links_with_their_stated_size(self):
         layer = listed(member("x", content=b"abc"), member("y", "link", linkname="x"))
         assert [("x", "f", 3), ("y", "l", 0)] == [(entry.name, entry.type, entry.size) for entry in layer.entries]
 
-    def test_has_a_name_as_often_as_the_tar(self):
+    def test_repeats_a_name_as_often_as_the_tar(self):
         assert [("x", False), ("x", False)] == names("x", "x")
 
 
@@ -119,30 +119,30 @@ class TestAWhiteout:
             ("a/b/c/.wh..hidden", "a/b/c/.hidden"),
         ],
     )
-    def test_is_listed_as_what_it_deletes_in_every_folder(self, name, expected):
+    def test_is_listed_as_the_file_that_it_deletes(self, name, expected):
         assert [(expected, True)] == names(name)
 
     @pytest.mark.parametrize("name", ["x.wh.y", ".wh.", "a/.wh.", ".wh.folder/x"])
-    def test_is_nothing_else(self, name):
+    def test_accepts_no_other_type(self, name):
         assert [(name, False)] == names(name)
 
     @pytest.mark.parametrize(
         "name", [".wh..wh..opq", "a/.wh..wh..opq", "./.wh..wh.aufs", ".wh..wh.orph/", "./.wh..wh.plnk/120.7"]
     )
-    def test_of_the_bookkeeping_is_left_out(self, name):
+    def test_of_aufs_metadata_is_omitted(self, name):
         assert [] == names(name)
 
-    def test_of_a_whole_folder_is_remembered_with_the_list(self):
+    def test_of_a_whole_folder_is_stored_with_the_list(self):
         assert {"", "a/b"} == listed(".wh..wh..opq", "./a/b/.wh..wh..opq").opaque
 
 
 class TestTheRecordOfAList:
-    def test_gives_the_list_back(self):
+    def test_restores_the_list(self):
         layer = listed(member("x", pax_headers={"mtime": "1.5"}), "a/.wh.y", "a/.wh..wh..opq", form="pax")
         assert layer == FileList.parse(layer.record())
 
     @pytest.mark.parametrize("count", [0, 1, 2, 5])
-    def test_may_be_written_entry_by_entry(self, count):
+    def test_may_be_written_incrementally(self, count):
         layer = listed(*(f"file-{number}" for number in range(count)), ".wh..wh..opq")
         writer = FileListWriter()
         pieces = [writer.write([entry]) for entry in layer.entries]
@@ -150,7 +150,7 @@ class TestTheRecordOfAList:
         assert layer.record().startswith(layer.answer() + b"\n")
 
     @pytest.mark.parametrize("record", [b"", b"{}", b"[]", b'{"entries": [["x"]], "opaque": []}', b"\xff"])
-    def test_that_is_something_else_is_refused(self, record):
+    def test_that_is_malformed_is_rejected(self, record):
         with pytest.raises(ValueError):
             FileList.parse(record)
 
@@ -166,12 +166,12 @@ class TestALayerThatCannotBeListed:
             tar("x")[:512] + b"garbage" * 100,
         ],
     )
-    def test_has_the_sentence_of_api_v1(self, layer):
+    def test_has_the_error_message_of_api_v1(self, layer):
         with pytest.raises(LayerFormatUnsupported) as refused:
             files([layer], max_bytes=None)
         assert "Layer format not supported" == refused.value.sentence
 
-    def test_expands_beyond_its_bound(self):
+    def test_expands_beyond_the_limit(self):
         with pytest.raises(TooLarge):
             files([COMPRESS["zstd"](tar(member("x", content=bytes(1 << 20))))], max_bytes=1 << 20)
 
@@ -180,14 +180,14 @@ class TestALayerThatCannotBeListed:
         with pytest.raises(TooLarge):
             TarReader(FileLister(max_names_bytes=10)).feed(tar("x" * 5, "y" * 6))
 
-    def test_has_a_name_that_no_system_opens(self):
+    def test_has_a_name_that_no_system_can_open(self):
         assert 1 == len(listed("x" * MAX_NAME_BYTES).entries)
         with pytest.raises(TooLarge):
             listed("x" * (MAX_NAME_BYTES + 1))
 
     @settings(deadline=None)  # the machine may be busy
     @given(st.binary(min_size=1, max_size=600), st.integers(0, 4000))
-    def test_is_refused_and_nothing_else_happens(self, garbage, position):
+    def test_is_rejected_without_side_effects(self, garbage, position):
         layer = bytearray(tar(member("x" * 200, content=b"abc"), member("y", pax_headers={"uid": "5"}), form="pax"))
         layer[position : position + len(garbage)] = garbage
         try:
@@ -203,7 +203,7 @@ def changes(*chain):
 
 
 class TestADiff:
-    def test_answers_with_the_other_seven_fields_under_each_name(self):
+    def test_has_the_other_seven_fields_for_each_name(self):
         base = listed(member("a", content=b"a"), "b")
         top = listed(member("a", content=b"bb"), ".wh.b", "c")
         expected = (
@@ -213,63 +213,63 @@ class TestADiff:
         )
         assert expected == diff([top, base]).answer()
 
-    def test_of_a_base_layer_is_all_created_even_its_whiteouts(self):
+    def test_of_a_base_layer_lists_everything_as_created_even_whiteouts(self):
         assert (set(), set(), {"a", "b"}) == changes(["a", ".wh.b"])
 
     def test_of_an_empty_layer_is_empty(self):
         assert b'{"changed": {}, "created": {}, "deleted": {}}' == diff([listed(), listed("a")]).answer()
 
-    def test_looks_through_all_parents(self):
+    def test_examines_all_ancestors(self):
         assert (set(), {"a", "b"}, {"c"}) == changes(["a", "b", "c"], ["a"], [], ["b"])
 
-    def test_needs_a_whiteout_to_delete_and_nothing_below(self):
+    def test_lists_a_whiteout_as_deleted_without_a_file_below(self):
         assert ({"never/there"}, set(), set()) == changes(["never/.wh.there"], ["a"])
 
-    def test_creates_again_what_a_parent_deleted(self):
+    def test_lists_a_file_deleted_by_a_parent_as_created(self):
         assert (set(), set(), {"etc/a"}) == changes(["etc/a"], ["etc/.wh.a"], ["etc/a"])
 
-    def test_changes_what_a_parent_deleted_and_a_nearer_one_made_again(self):
+    def test_lists_a_file_recreated_by_a_nearer_parent_as_changed(self):
         assert (set(), {"etc/a"}, set()) == changes(["etc/a"], ["etc/a"], ["etc/.wh.a"], ["etc/a"])
 
     @pytest.mark.parametrize("between", [[".wh.etc"], ["etc/.wh..wh..opq"], ["etc"], [".wh..wh..opq"]])
-    def test_creates_again_what_vanished_with_its_folder(self, between):
+    def test_lists_a_file_deleted_with_its_folder_as_created(self, between):
         assert (set(), set(), {"etc/deep/a"}) == changes(["etc/deep/a"], between, ["etc/deep/a"])
 
-    def test_creates_again_what_vanished_when_a_folder_was_made_anew(self):
+    def test_lists_a_file_of_a_recreated_folder_as_created(self):
         between = [".wh.etc", member("etc", "folder"), "etc/b"]
         assert (set(), {"etc/b"}, {"etc/a"}) == changes(["etc/a", "etc/b"], between, ["etc/a", "etc/b"])
 
-    def test_creates_again_what_vanished_when_a_file_took_the_place_of_its_folder(self):
+    def test_lists_a_file_as_created_if_a_file_had_replaced_its_folder(self):
         between = [[member("etc", "folder")], ["etc"]]
         assert (set(), set(), {"etc/a"}) == changes(["etc/a"], *between, ["etc/a"])
 
-    def test_changes_what_the_whiteout_of_its_own_layer_does_not_mean(self):
+    def test_lists_a_file_as_changed_despite_a_whiteout_in_its_own_layer(self):
         assert (set(), {"a"}, set()) == changes(["a", ".wh.a"], ["a"]) == changes([".wh.a", "a"], ["a"])
 
-    def test_takes_two_spellings_of_a_path_for_one(self):
+    def test_treats_two_spellings_of_a_path_as_one(self):
         assert (set(), {"/etc/a", "/etc"}, set()) == changes(["./etc/a", member("./etc/", "folder")], ["etc/a", "etc"])
 
-    def test_of_a_name_given_twice_has_the_last(self):
+    def test_of_a_repeated_name_has_the_last_entry(self):
         assert {"a": ("f", False, 2, 1400000000, 420, 0, 0)} == diff(
             [listed(member("a", content=b"a"), member("a", content=b"bb"))]
         ).created
 
 
 class TestAnOpaqueFolder:
-    def test_deletes_what_it_does_not_bring_back(self):
+    def test_deletes_files_that_it_does_not_contain(self):
         below = [member("etc", "folder"), "etc/a", "etc/b", "etcetera", member("etc/d", "folder"), "etc/d/c"]
         top = [member("etc", "folder"), "etc/.wh..wh..opq", "etc/b", "etc/new"]
         assert ({"etc/a", "etc/d"}, {"etc", "etc/b"}, {"etc/new"}) == changes(top, below)
 
-    def test_deletes_by_the_entry_that_was_seen(self):
+    def test_deletes_with_the_visible_entry(self):
         below = listed(member("etc/a", content=b"abc", uid=7))
         deleted = diff([listed("etc/.wh..wh..opq"), listed(), below]).deleted
         assert {"etc/a": ("f", True, 3, 1400000000, 420, 7, 0)} == deleted
 
-    def test_deletes_nothing_that_was_hidden_already(self):
+    def test_deletes_no_file_that_was_already_hidden(self):
         assert (set(), set(), set()) == changes(["etc/.wh..wh..opq"], ["etc/.wh.a"], ["etc/a"])
 
-    def test_is_also_one_that_replaces_itself(self):
+    def test_may_replace_itself(self):
         top = [".wh.etc", member("etc", "folder"), "etc/b"]
         assert ({"etc/a"}, {"etc/b"}, {"etc"}) == changes(top, ["etc/a", "etc/b"])
 
@@ -305,10 +305,10 @@ def lay_over(tree, layer):
     return tree | {entry.path: entry.type for entry in layer.entries if not entry.deleted}
 
 
-class TestAnyChain:
+class TestArbitraryChains:
     @settings(deadline=None)  # the machine may be busy
     @given(LAYERS, st.lists(LAYERS, min_size=1, max_size=4))
-    def test_tells_created_and_changed_as_an_engine_would_unpack_it(self, top, parents):
+    def test_have_the_created_and_changed_files_of_an_unpacked_image(self, top, parents):
         own = listed(*top)
         below = {}
         for layer in reversed(parents):
@@ -321,7 +321,7 @@ class TestAnyChain:
 
     @settings(deadline=None)  # the machine may be busy
     @given(LAYERS, st.lists(LAYERS, min_size=1, max_size=4))
-    def test_tells_deleted_what_an_engine_would_remove(self, top, parents):
+    def test_have_the_deleted_files_of_an_unpacked_image(self, top, parents):
         own = listed(*top)
         below = {}
         for layer in reversed(parents):

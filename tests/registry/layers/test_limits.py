@@ -36,7 +36,7 @@ def expand(layer, **limits):
 
 
 class TestTheRatio:
-    def test_counts_beyond_the_first_gib_only(self):
+    def test_applies_beyond_the_first_gib_only(self):
         assert MIN_RATIO_BYTES == expand(zstd_zeros(MIN_RATIO_BYTES))
         with pytest.raises(TooLarge, match="max_ratio: 1100"):
             expand(zstd_zeros(MIN_RATIO_BYTES + 16 * ZSTD_BLOCK_BYTES))
@@ -47,11 +47,11 @@ class TestTheRatio:
 
 
 class TestTheTime:
-    def test_counts_also_where_nothing_comes_out(self):
+    def test_is_counted_without_any_output(self):
         with pytest.raises(TooLarge, match="max_seconds"):
             expand(gzip.compress(b"", mtime=0) * 200_000, max_seconds=0.05)
 
-    def test_counts_for_a_plain_tar(self):
+    def test_is_counted_for_an_uncompressed_tar(self):
         with pytest.raises(TooLarge, match="max_seconds"):
             expand(bytes(10 << 20), max_seconds=0)
 
@@ -62,5 +62,5 @@ class TestTheFingerprint:
         assert LayerLimits().fingerprint == LayerLimits().fingerprint != LayerLimits(**change).fingerprint
 
 
-def test_without_limits_everything_is_read():
+def test_everything_is_read_without_limits():
     assert 1 << 21 == diff_id([zstd_zeros(1 << 21)], max_bytes=None).size

@@ -113,7 +113,7 @@ class TestATar:
 
     @settings(deadline=None)  # the machine may be busy
     @given(MEMBERS, st.data())
-    def test_that_is_cut_off_is_refused_and_never_waited_for(self, members, data):
+    def test_that_is_truncated_is_rejected_without_waiting(self, members, data):
         archive = tar(*members, form="pax")
         whole = read(archive).members
         end = data.draw(st.integers(0, len(archive)))
@@ -132,7 +132,7 @@ class TestATar:
         assert [] == read(EMPTY + tar("x")).members
 
     @pytest.mark.parametrize("end", [1, 511, 513, 1023])
-    def test_cut_off_inside_a_member_is_refused(self, end):
+    def test_truncated_inside_a_member_is_rejected(self, end):
         with pytest.raises(LayerFormatUnsupported):
             read(tar(member("x", content=b"x"))[:end])
 
@@ -149,7 +149,7 @@ class TestATar:
     def test_of_ustar_joins_the_two_halves_of_a_name(self):
         assert only(tar("long/" * 30 + "name", form="ustar")).name == b"long/" * 30 + b"name"
 
-    def test_of_gnu_has_no_name_where_ustar_has_a_prefix(self):
+    def test_of_gnu_has_no_prefix_field(self):
         assert b"x" == only(patched(tar("x"), 345, b"12345670123\0")).name
 
 
@@ -159,24 +159,24 @@ class TestAHeader:
         assert value == only(tar(member("x", uid=value))).uid
 
     @pytest.mark.parametrize("field", [b"     644", b"0000644\0", b"644\0\0\0\0\0", b"644     "])
-    def test_has_numbers_as_every_writer_pads_them(self, field):
+    def test_has_numbers_with_the_padding_of_any_writer(self, field):
         assert 0o644 == only(patched(tar("x"), 100, field)).mode
 
     @pytest.mark.parametrize("field", [b"0000o64\0", b"-000644\0", b"000_644\0", b"0000648\0"])
-    def test_has_no_other_numbers(self, field):
+    def test_rejects_other_numbers(self, field):
         with pytest.raises(LayerFormatUnsupported):
             read(patched(tar("x"), 100, field))
 
-    def test_has_no_negative_size(self):
+    def test_rejects_a_negative_size(self):
         with pytest.raises(LayerFormatUnsupported):
             read(patched(tar("x"), 124, b"\xff" * 12))
 
-    def test_with_a_wrong_checksum_is_refused(self):
+    def test_with_a_wrong_checksum_is_rejected(self):
         with pytest.raises(LayerFormatUnsupported):
             read(b"y" + tar("x")[1:])
 
     @pytest.mark.parametrize("kind", ["link", "symlink", "char", "block", "folder", "pipe"])
-    def test_of_what_has_no_content_may_state_a_size(self, kind):
+    def test_of_a_member_without_content_may_state_a_size(self, kind):
         archive = tar(member("x", kind), "next")
         notes = read(patched(archive, 124, b"00000001000\0"))
         assert [512, 0] == [each.size for each in notes.members]
@@ -201,25 +201,25 @@ class TestAnExtendedHeader:
             (b"SCHILY.xattr.security.capability", b"\x01\0\0\x02=\n\xff", "name", b"x"),
         ],
     )
-    def test_says_what_the_header_cannot(self, keyword, value, field, expected):
+    def test_overrides_the_header(self, keyword, value, field, expected):
         archive = extension(b"x", record(b"comment", b"none") + record(keyword, value)) + tar("x")
         assert expected == getattr(only(archive), field)
 
-    def test_says_how_much_follows(self):
+    def test_states_the_size_of_the_member(self):
         archive = patched(tar(member("x", content=b"abc"), "next"), 124, b"00000000000\0")
         notes = read(extension(b"x", record(b"size", b"3")) + archive)
         assert ([b"abc", b""], [3, 0]) == (notes.contents, [each.size for each in notes.members])
 
-    def test_counts_for_one_member_only(self):
+    def test_applies_to_one_member(self):
         assert [b"y", b"z"] == [
             each.name for each in read(extension(b"x", record(b"path", b"y")) + tar("x", "z")).members
         ]
 
-    def test_may_count_for_all_that_follow(self):
+    def test_may_apply_to_all_following_members(self):
         members = read(extension(b"g", record(b"uid", b"7")) + tar("x", member("y", uid=5))).members
         assert [7, 7] == [each.uid for each in members]
 
-    def test_of_gnu_says_long_names(self):
+    def test_of_gnu_contains_long_names(self):
         found = only(tar(member(LONG, "symlink", linkname="to/" + LONG)))
         assert (LONG.encode(), b"to/" + LONG.encode()) == (found.name, found.linkname)
 
@@ -237,46 +237,46 @@ class TestAnExtendedHeader:
             b"\0" * 512,
         ],
     )
-    def test_that_is_damaged_is_refused(self, content):
+    def test_that_is_damaged_is_rejected(self, content):
         with pytest.raises(LayerFormatUnsupported):
             read(extension(b"x", content) + tar("x"))
 
-    def test_needs_a_member_to_tell_of(self):
+    def test_requires_a_following_member(self):
         with pytest.raises(LayerFormatUnsupported):
             read(extension(b"x", record(b"path", b"y")) + EMPTY)
 
     @pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
-    def test_that_claims_gigabytes_is_refused_before_they_come(self, kind):
+    def test_that_claims_gigabytes_is_rejected_before_they_arrive(self, kind):
         with pytest.raises(TooLarge):
             read(patched(extension(kind, b"x" * MAX_EXTENSION_BYTES), 124, b"77777777777\0"))
 
-    def test_may_be_one_of_a_few_for_a_member(self):
+    def test_may_be_one_of_several_of_a_member(self):
         few = extension(b"x", record(b"uid", b"7")) * MAX_EXTENSIONS
         assert [7, 7] == [each.uid for each in read((few + tar("x")[:512]) * 2).members]
         with pytest.raises(TooLarge):
             read(few + extension(b"x", record(b"uid", b"7")) + tar("x"))
 
-    def test_has_its_bytes_counted_with_those_of_the_others_of_a_member(self):
+    def test_counts_against_the_limit_with_others_of_its_member(self):
         half = extension(b"L", b"x" * (MAX_EXTENSION_BYTES // 2))
         assert MAX_EXTENSION_BYTES // 2 == len(only(half + half + tar("x")).name)
         with pytest.raises(TooLarge):
             read(half + half + extension(b"K", b"x") + tar("x"))
 
     @pytest.mark.parametrize("kind", [b"x", b"L", b"X"])
-    def test_takes_a_bounded_part_of_a_layer(self, kind):
+    def test_is_limited_to_a_part_of_the_layer(self, kind):
         content = record(b"comment", b"x" * 1_000_000)
         one = extension(kind, content) + tar("x")[:512]
         with pytest.raises(TooLarge):
             read(*[one] * (FREE_EXTENSION_BYTES // 1_000_000 + 1))
 
-    def test_for_all_that_follow_does_not_multiply(self):
+    def test_for_all_following_members_is_counted_once(self):
         archive = extension(b"g", record(b"uname", b"x" * 1_000_000)) + tar("x")[:512] * 1000
         with pytest.raises(TooLarge):
             read(archive)
 
 
 class TestASparseFile:
-    def test_of_old_gnu_has_its_real_size_and_a_map_that_may_go_on(self):
+    def test_of_old_gnu_has_its_real_size_and_a_continued_map(self):
         header = patched(tar(member("x", b"S", b"abc")), 483, b"00000100000\0")
         assert (32768, 3) == (only(header).size, only(header).stored)
         longer = patched(header, 482, b"\1")
@@ -292,12 +292,12 @@ class TestASparseFile:
 
 
 class TestManyMembers:
-    def test_are_refused_beyond_the_bound(self):
+    def test_are_rejected_beyond_the_limit(self):
         assert 3 == len(read(tar("a", "b", "c"), max_members=3).members)
         with pytest.raises(TooLarge):
             read(tar("a", "b", "c"), max_members=2)
 
-    def test_show_their_content_as_it_comes(self):
+    def test_yield_their_content_as_it_arrives(self):
         notes = Notes()
         reader = TarReader(notes)
         for block in (*cut(tar(member("x", content=b"abcdef"))[:516], 514),):

@@ -43,24 +43,24 @@ MEMBERS = [
 
 
 class TestThePayloadChecksum:
-    def test_is_the_one_that_docker_sent(self):
+    def test_equals_that_of_docker(self):
         checksum = payload_checksum(RECORDED_JSON)
         checksum.update(RECORDED_LAYER)
         assert RECORDED_PAYLOAD == checksum.hexdigest()
 
 
 class TestTheTarSum:
-    def test_is_the_one_that_docker_sent(self):
+    def test_equals_that_of_docker(self):
         assert RECORDED_TARSUM == tarsum(RECORDED_JSON, [RECORDED_LAYER], max_bytes=None)
 
     @pytest.mark.parametrize("form", ["ustar", "gnu", "pax"])
     @pytest.mark.parametrize("compression", COMPRESS)
-    def test_is_the_same_however_the_files_are_packed(self, form, compression):
+    def test_is_independent_of_the_packing(self, form, compression):
         layer = COMPRESS[compression](tar(*MEMBERS, form=form))
         assert MOBY == tarsum(JSON, cut(layer, 1000), max_bytes=None)
         assert MOBY == tarsum(JSON, [tar(*reversed(MEMBERS), form=form)], max_bytes=None)
 
-    def test_counts_whole_seconds_and_long_names_of_extended_headers(self):
+    def test_includes_whole_seconds_and_long_names_of_extended_headers(self):
         records = {"mtime": "1400000000.999999999", "SCHILY.xattr.user.a": "b", "uid": "3000000"}
         layer = tar(
             member("x", content=b"x", pax_headers={**records, "path": "l" + "o" * 200 + "ng"}),
@@ -69,7 +69,7 @@ class TestTheTarSum:
         )
         assert MOBY_RECORDS == tarsum(JSON, [layer], max_bytes=None)
 
-    def test_counts_numbers_that_octal_cannot_hold(self):
+    def test_includes_numbers_beyond_octal(self):
         layer = tar(member("x", content=b"abc", uid=2**40, gid=2**21, mtime=-5))
         assert MOBY_NUMBERS == tarsum(JSON, [layer], max_bytes=None)
 
@@ -83,12 +83,12 @@ class TestTheTarSum:
             member("x", content=b"abc", uname="root"),
         ],
     )
-    def test_differs_when_a_file_differs(self, other):
+    def test_differs_if_a_file_differs(self, other):
         assert tarsum(JSON, [tar(member("x", content=b"abc"))], max_bytes=None) != tarsum(
             JSON, [tar(other)], max_bytes=None
         )
 
-    def test_is_worked_out_while_the_layer_passes(self):
+    def test_is_computed_while_the_layer_is_received(self):
         result = TarSum()
         expansion = Expansion(TarReader(result), max_bytes=None)
         for block in cut(COMPRESS["gzip"](tar(*MEMBERS)), 1000):
@@ -96,10 +96,10 @@ class TestTheTarSum:
         assert "gzip" == expansion.finish()
         assert MOBY == result.sum(JSON) == result.sum(JSON)
 
-    def test_needs_a_whole_tar(self):
+    def test_requires_a_complete_tar(self):
         with pytest.raises(LayerFormatUnsupported):
             tarsum(JSON, [tar(*MEMBERS)[:2000]], max_bytes=None)
 
-    def test_is_bounded(self):
+    def test_uses_bounded_memory(self):
         with pytest.raises(TooLarge):
             tarsum(JSON, [COMPRESS["zstd"](EMPTY * 1000)], max_bytes=1000)

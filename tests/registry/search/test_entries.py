@@ -31,23 +31,23 @@ class TestARepository:
         assert Entry("library/foo") == registry.search_entries.look_up("library/foo")
         assert None is registry.search_entries.look_up("foo")
 
-    def test_of_api_v2_is_found_as_it_is(self, registry):
+    def test_of_api_v2_is_found_by_its_own_name(self, registry):
         repository(registry, "foo")
         assert Entry("foo") == registry.search_entries.look_up("foo")
         assert None is registry.search_entries.look_up("library/foo")
 
-    def test_of_both_is_told_once(self, registry):
+    def test_of_both_apis_is_listed_once(self, registry):
         image_repository(registry, "acme/web")
         repository(registry, "acme/web")
         assert [Entry("acme/web")] == list(registry.search_entries.all())
 
-    def test_of_both_has_the_longer_name(self, registry):
+    def test_of_both_apis_has_the_longer_name(self, registry):
         repository(registry, "foo")
         image_repository(registry, "foo")
         assert None is registry.search_entries.look_up("foo")
         assert [Entry("library/foo")] == list(registry.search_entries.all())
 
-    def test_that_is_private_says_so(self, registry):
+    def test_that_is_private_is_marked(self, registry):
         image_repository(registry, "acme/secret", private=True)
         image_repository(registry, "foo", private=True)
         for text in ("acme/db", "foo", "library/foo"):
@@ -61,5 +61,5 @@ class TestARepository:
         } == set(registry.search_entries.all())
 
     @pytest.mark.parametrize("text", ["", "..", "a//b", "ü", "A"])
-    def test_with_a_name_that_none_can_have_is_not_there(self, registry, text):
+    def test_with_an_invalid_name_is_omitted(self, registry, text):
         assert None is registry.search_entries.look_up(text)

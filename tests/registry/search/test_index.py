@@ -39,14 +39,14 @@ class TestNoBackend:
 
 
 class TestAPage:
-    def test_knows_how_many_there_are(self):
+    def test_has_the_total_count(self):
         assert 0 == Page("", num_results=0).num_pages
         assert 1 == Page("", page_size=25, num_results=25).num_pages
         assert 2 == Page("", page_size=25, num_results=26).num_pages
 
 
-class TestAModuleOfTheirOwn:
-    def test_needs_no_more_than_three_methods(self, module):
+class TestACustomModule:
+    def test_needs_three_methods(self, module):
         name = module(
             "from docker_registry.registry.search.index import Page, Result, SearchIndex\n"
             "class Index(SearchIndex):\n"
@@ -65,20 +65,20 @@ class TestAModuleOfTheirOwn:
         assert index.is_complete()
         index.close()
 
-    def test_that_is_not_there_is_named(self):
+    def test_that_is_missing_is_named(self):
         with pytest.raises(ConfigError, match=r"there is no module no_such_package\.search; sqlalchemy is built in"):
             open_index("no_such_package.search", NOWHERE)
 
-    def test_that_lacks_what_it_imports_says_what(self, module):
+    def test_with_a_missing_import_names_it(self, module):
         name = module("import xapian_of_yore\n")
         with pytest.raises(ConfigError, match="the module their_search needs xapian_of_yore, which is not installed"):
             open_index(name, NOWHERE)
 
-    def test_without_the_class_is_refused(self, module):
+    def test_without_the_class_is_rejected(self, module):
         with pytest.raises(ConfigError, match="the module their_search has no class Index that inherits from"):
             open_index(module("class Index:\n    pass\n"), NOWHERE)
 
-    def test_with_an_unfinished_class_is_refused(self, module):
+    def test_with_an_incomplete_class_is_rejected(self, module):
         name = module(
             "from docker_registry.registry.search.index import SearchIndex\n"
             "class Index(SearchIndex):\n"
@@ -88,26 +88,26 @@ class TestAModuleOfTheirOwn:
             open_index(name, NOWHERE)
 
     @pytest.mark.parametrize("name", [".search", "their search", "a..b", "search;"])
-    def test_whose_name_is_none_is_refused(self, name):
+    def test_with_an_invalid_name_is_rejected(self, name):
         with pytest.raises(ConfigError, match="must be sqlalchemy or the name of a Python module"):
             open_index(name, NOWHERE)
 
 
-class TestAnAddressOfNoUse:
+class TestAnUnusableDatabaseUrl:
     @pytest.mark.parametrize(
         "url", ["", "registry.db", "oracle://registry:hunter2@host/db", "postgresql//registry:hunter2@host/db", "mysql"]
     )
-    def test_is_refused_without_a_word_of_it(self, url):
+    def test_is_rejected_without_being_shown(self, url):
         with pytest.raises(ConfigError, match="must be a URL that begins with sqlite://, ") as raised:
             open_index("sqlalchemy", url)
 
         assert "hunter2" not in str(raised.value)
 
-    def test_of_a_folder_that_is_not_there_stops_the_start(self):
+    def test_of_a_missing_folder_prevents_the_start(self):
         with pytest.raises(ConfigError, match=r"the sqlite database /nowhere/registry\.db failed: unable to open"):
             open_index("sqlalchemy", NOWHERE)
 
-    def test_of_a_file_that_is_no_database_stops_the_start(self, tmp_path):
+    def test_of_a_file_that_is_not_a_database_prevents_the_start(self, tmp_path):
         (tmp_path / "registry.db").write_text("Dear diary, " * 100)
         with pytest.raises(ConfigError, match="file is not a database"):
             open_index("sqlalchemy", f"sqlite:///{tmp_path}/registry.db")
@@ -116,15 +116,15 @@ class TestAnAddressOfNoUse:
         ("url", "library", "extra"),
         [("postgres://registry@host/db", "psycopg", "postgresql"), ("mariadb://registry@host/db", "pymysql", "mysql")],
     )
-    def test_whose_library_is_missing_says_what_to_install(self, monkeypatch, url, library, extra):
+    def test_with_a_missing_library_names_the_package_to_install(self, monkeypatch, url, library, extra):
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(ConfigError, match=rf"pip install 'docker-registry\[{extra}\]'"):
             open_index("sqlalchemy", url)
 
 
-class TestAServerThatIsAway:
+class TestAnUnreachableServer:
     @pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
-    def test_does_not_stop_the_start(self, caplog, scheme):
+    def test_does_not_prevent_the_start(self, caplog, scheme):
         pytest.importorskip({"postgresql": "psycopg", "mysql": "pymysql"}[scheme])
         open_index("sqlalchemy", f"{scheme}://registry:hunter2@127.0.0.1:1/search").close()
 

@@ -81,7 +81,7 @@ def execute(url, *statements):
 
 
 class TestASearch:
-    def test_finds_a_part_of_a_name_in_upper_or_lower_case(self, index):
+    def test_finds_part_of_a_name_in_any_case(self, index):
         fill(index, "acme/web", "acme/website", "acme/api")
 
         assert ["acme/web", "acme/website"] == found(index, "WEB")
@@ -93,19 +93,19 @@ class TestASearch:
 
         assert ["a", "a/b", "b"] == found(index) == found(index, "  ")
 
-    def test_answers_with_what_docker_prints(self, index):
+    def test_returns_the_fields_that_docker_prints(self, index):
         index.put(Entry("acme/web", "Serves pages"))
 
         expected = Result("acme/web", "Serves pages", star_count=0, is_official=False, is_automated=False)
         assert Page("web", 1, 25, 1, (expected,)) == index.search("web")
 
-    def test_finds_a_part_of_a_description(self, index):
+    def test_finds_part_of_a_description(self, index):
         index.put(Entry("acme/web", "Serves Pages"))
         index.put(Entry("acme/api", ""))
 
         assert ["acme/web"] == found(index, "pages")
 
-    def test_takes_the_query_literally(self, index):
+    def test_treats_the_query_literally(self, index):
         fill(index, "acme/web_1", "acme/web-1", "acme/web.1")
         index.put(Entry("acme/sale", r"50% off, C:\temp, it's /this"))
 
@@ -113,7 +113,7 @@ class TestASearch:
         assert ["acme/sale"] == found(index, "%") == found(index, "0% o") == found(index, "\\") == found(index, "t's /")
         assert [] == found(index, "w%b") == found(index, "[a-z]") == found(index, "web*") == found(index, "' OR ''='")
 
-    def test_puts_the_best_first(self, index):
+    def test_lists_the_best_match_first(self, index):
         fill(index, "acme/nginx", "library/nginx", "nginx", "nginx-plus", "library/nginx-ui", "a/my-nginx", "nginx/a")
 
         expected = ["nginx", "library/nginx", "library/nginx-ui", "nginx-plus", "nginx/a", "a/my-nginx", "acme/nginx"]
@@ -125,7 +125,7 @@ class TestASearch:
 
         assert names == found(index)
 
-    def test_knows_other_alphabets(self, index):
+    def test_supports_other_alphabets(self, index):
         fill(index, "größe/käse", "中文/名字", "🐳/🐋")
 
         assert ["größe/käse"] == found(index, "KÄSE") == found(index, "GRÖSSE")
@@ -138,7 +138,7 @@ class TestASearch:
 
         assert query == index.search(query).query
 
-    def test_hides_what_is_private(self, index):
+    def test_hides_private_repositories(self, index):
         index.put(Entry("acme/secret", private=True))
         index.put(Entry("acme/web"))
 
@@ -156,7 +156,7 @@ class TestThePages:
 
     @pytest.mark.parametrize("query", ["web", "acme", "", "e"])
     @pytest.mark.parametrize("page_size", [1, 4, 7, 25])
-    def test_together_are_everything_once(self, index, names, query, page_size):
+    def test_contain_each_entry_once(self, index, names, query, page_size):
         pages = [index.search(query, page=page, page_size=page_size) for page in range(1, 20)]
 
         expected = sorted(
@@ -172,20 +172,20 @@ class TestThePages:
 
 
 class TestAnEntry:
-    def test_that_is_known_is_no_error(self, index, url, opened):
+    def test_that_exists_already_is_no_error(self, index, url, opened):
         for each in (index, index, opened(url)):
             each.put(Entry("acme/web"))
 
         assert ["acme/web"] == found(index)
 
-    def test_is_changed_by_the_next(self, index):
+    def test_is_replaced_by_the_next(self, index):
         index.put(Entry("acme/web", "old"))
         index.put(Entry("acme/web", "new", private=True))
 
         assert (Result("acme/web", "new"),) == index.search("new", private=True).results
         assert [] == found(index, "new") == found(index, "old", private=True)
 
-    def test_is_forgotten(self, index):
+    def test_is_deleted(self, index):
         fill(index, "acme/web", "acme/api")
         index.delete("acme/web")
         index.delete("acme/web")
@@ -193,19 +193,19 @@ class TestAnEntry:
 
         assert ["acme/api"] == found(index)
 
-    def test_may_have_a_name_as_long_as_can_be(self, index):
+    def test_may_have_a_name_of_maximum_length(self, index):
         name = str(RepositoryName.parse("a/" * 127 + "b"))
         index.put(Entry(name))
 
         assert [name] == found(index, "a/b")
 
-    def test_with_a_book_as_description_keeps_its_beginning(self, index):
+    def test_with_a_very_long_description_keeps_its_beginning(self, index):
         index.put(Entry("acme/book", "ß\0" + "Call me Ishmael. " * 10_000))
 
         (result,) = index.search("ISHMAEL").results
         assert MAX_DESCRIPTION == len(result.description)
 
-    def test_that_does_not_fit_is_an_error_of_its_own(self, server, opened):
+    def test_that_is_too_long_has_a_distinct_error(self, server, opened):
         index = opened(server.create_database())
         with pytest.raises(StorageError):
             index.put(Entry("a" * 513))
@@ -213,7 +213,7 @@ class TestAnEntry:
         fill(index, "acme/web")
         assert ["acme/web"] == found(index)
 
-    def test_is_written_by_many_at_once(self, url, opened):
+    def test_can_be_written_concurrently(self, url, opened):
         indexes = [opened(url) for _ in range(4)]
         threads = [
             threading.Thread(target=fill, args=(index, *(f"acme/n{number}" for number in range(25))))
@@ -244,15 +244,15 @@ class TestAReindexing:
         index.reindex([])
         assert index.is_complete()
 
-    def test_takes_any_number_of_entries_more_than_once(self, index):
+    def test_may_be_repeated_with_any_number_of_entries(self, index):
         for _ in range(2):
             assert 1203 == index.reindex(Entry(f"acme/n{number}") for number in range(1203))
             assert 1203 == index.search("acme").num_results
 
-    def test_counts_a_repository_that_is_listed_twice_once(self, index):
+    def test_counts_a_repeated_repository_once(self, index):
         assert 1 == index.reindex([Entry("acme/web"), Entry("acme/web")])
 
-    def test_leaves_no_moment_without_answers(self, index):
+    def test_keeps_answering_meanwhile(self, index):
         fill(index, "acme/web", "acme/gone")
         seen = []
 
@@ -267,7 +267,7 @@ class TestAReindexing:
         assert [["acme/gone", "acme/web"]] * 5 == seen
         assert ["acme/web"] == found(index, "acme")
 
-    def test_gives_way_to_what_happens_meanwhile(self, index, url, opened):
+    def test_keeps_concurrent_changes(self, index, url, opened):
         fill(index, "acme/web", "acme/gone")
         another = opened(url)
 
@@ -281,7 +281,7 @@ class TestAReindexing:
         assert ["acme/pushed"] == found(index)
         assert ["acme/pushed", "acme/web"] == found(index, private=True)
 
-    def test_that_breaks_off_forgets_nothing(self, index):
+    def test_that_is_interrupted_deletes_nothing(self, index):
         fill(index, "acme/web")
 
         def entries():
@@ -323,13 +323,13 @@ NAMES_0_7_1 = [
 
 
 class TestTheDatabaseOfAnOldServer:
-    def test_of_0_7_1_is_taken_over(self, databases, opened):
+    def test_of_0_7_1_is_adopted(self, databases, opened):
         assert NAMES_0_7_1 == found(opened(old_database("0.7.1", databases)))
 
-    def test_of_0_9_1_is_taken_over(self, databases, opened):
+    def test_of_0_9_1_is_adopted(self, databases, opened):
         assert ["a/b/c", "library/tool", "team/app"] == found(opened(old_database("0.9.1", databases)))
 
-    def test_is_taken_over_once(self, databases, opened):
+    def test_is_adopted_once(self, databases, opened):
         url = old_database("0.7.1", databases)
         first = opened(url)
         first.delete("acme/web")
@@ -339,7 +339,7 @@ class TestTheDatabaseOfAnOldServer:
     def test_is_not_complete(self, databases, opened):
         assert not opened(old_database("0.9.1", databases)).is_complete()
 
-    def test_is_checked_against_the_store(self, databases, opened):
+    def test_is_compared_with_the_store(self, databases, opened):
         store = {
             "acme/web": Entry("acme/web", "Serves pages"),
             "deep/er/name": Entry("deep/er/name"),
@@ -351,14 +351,14 @@ class TestTheDatabaseOfAnOldServer:
         assert ["acme/web"] == found(index, "pages")
         assert ["acme/secret"] == found(index, "secret", private=True)
 
-    def test_has_room_for_longer_names(self, databases, opened):
+    def test_accepts_longer_names(self, databases, opened):
         index = opened(old_database("0.9.1", databases))
         name = str(RepositoryName.parse("a" * 255))
         index.put(Entry(name, "b" * 500))
 
         assert (Result(name, "b" * 500),) == index.search("aaaa").results
 
-    def test_is_left_to_the_old_server_as_it_was(self, databases, opened):
+    def test_stays_usable_by_the_old_server(self, databases, opened):
         url = old_database("0.9.1", databases)
         opened(url)
         query = sqlalchemy.text("SELECT name FROM repository ORDER BY id")
@@ -367,7 +367,7 @@ class TestTheDatabaseOfAnOldServer:
         assert ["team/app", "a/b%2Fc", "library/tool"] == database.read(lambda line: list(line.scalars(query)))
         database.close()
 
-    def test_may_hold_names_of_every_quoting(self, databases, opened):
+    def test_may_contain_names_of_every_quoting(self, databases, opened):
         url = old_database("0.9.1", databases)
         execute(
             url,
@@ -377,7 +377,7 @@ class TestTheDatabaseOfAnOldServer:
 
         assert ["a/b/c", "library/tool", "team/app", "x/y/z"] == found(opened(url))
 
-    def test_of_another_program_is_none_of_ours(self, url, opened):
+    def test_of_another_program_is_not_touched(self, url, opened):
         execute(
             url,
             "CREATE TABLE version (id INTEGER NOT NULL PRIMARY KEY)",
@@ -388,12 +388,12 @@ class TestTheDatabaseOfAnOldServer:
         assert [] == found(opened(url))
 
     @pytest.mark.parametrize("quoted", ["a/b/c", "a/b%2Fc", "a/b%252Fc"])
-    def test_has_names_that_can_be_read(self, quoted):
+    def test_has_readable_names(self, quoted):
         assert "a/b/c" == plain_name(quoted)
 
 
-class TestTablesThatAreNotAsTheyShouldBe:
-    def test_are_finished_where_another_process_was_killed(self, databases, opened):
+class TestUnexpectedTables:
+    def test_are_completed_after_another_process_was_killed(self, databases, opened):
         url = old_database("0.9.1", databases)
         database = Database(url)
         database.write(METADATA.create_all)
@@ -403,7 +403,7 @@ class TestTablesThatAreNotAsTheyShouldBe:
 
         assert ["a/b/c", "library/tool", "team/app"] == found(opened(url))
 
-    def test_are_made_again_when_they_vanished(self, index, url):
+    def test_are_created_again_if_dropped(self, index, url):
         fill(index, "acme/web")
         execute(url, "DROP TABLE search_repository", "DROP TABLE search_index")
 
@@ -412,7 +412,7 @@ class TestTablesThatAreNotAsTheyShouldBe:
         assert ["acme/web"] == found(index)
         assert not index.is_complete()
 
-    def test_of_a_newer_version_stop_the_start(self, url, opened):
+    def test_of_a_newer_version_prevent_the_start(self, url, opened):
         opened(url)
         execute(url, "UPDATE search_index SET schema = 99".replace("schema", quote(url, INDEX.c.schema.name)))
 
@@ -425,7 +425,7 @@ def quote(url, name):
 
 
 class TestASQLiteFile:
-    def test_that_was_removed_is_made_again(self, sqlite, opened):
+    def test_that_was_removed_is_created_again(self, sqlite, opened):
         url = sqlite.create_database()
         index = opened(url)
         fill(index, "acme/web")
@@ -435,7 +435,7 @@ class TestASQLiteFile:
 
         assert ["acme/api"] == found(opened(url)) == found(index)
 
-    def test_that_nobody_may_write_stops_the_start(self, sqlite, tmp_path):
+    def test_that_is_read_only_prevents_the_start(self, sqlite, tmp_path):
         path = tmp_path / "registry.db"
         sqlite3.connect(path).close()
         with pytest.raises(ConfigError, match="readonly database"):
@@ -480,7 +480,7 @@ class TestALostConnection:
             index.put(Entry("acme/api"))
             index.delete("acme/api")
 
-    def test_in_the_middle_of_a_change_does_not_lose_it(self, server, opened):
+    def test_during_a_change_does_not_lose_the_change(self, server, opened):
         url = server.create_database()
         index = opened(url)
         blocker = Database(url)
@@ -503,7 +503,7 @@ class TestALostConnection:
         assert killed
         assert ["acme/web"] == found(index)
 
-    def test_of_a_server_that_is_gone_says_so_until_it_is_back(self, server, opened, caplog):
+    def test_to_a_stopped_server_is_an_error_until_it_is_back(self, server, opened, caplog):
         index = opened(server.create_database())
         fill(index, "acme/web")
         server.stop()
@@ -516,7 +516,7 @@ class TestALostConnection:
 
         assert ["acme/web"] == found(index)
 
-    def test_of_a_server_that_comes_later_is_made_then(self, server, opened, caplog):
+    def test_to_a_server_that_starts_later_is_opened_then(self, server, opened, caplog):
         url = server.create_database()
         server.stop()
         try:
@@ -528,7 +528,7 @@ class TestALostConnection:
         index.put(Entry("acme/web"))
         assert ["acme/web"] == found(index)
 
-    def test_with_a_wrong_password_never_shows_it(self, server, opened, caplog):
+    def test_with_a_wrong_password_does_not_show_it(self, server, opened, caplog):
         url = server.create_database().replace(PASSWORD, "hunter2")
         index = opened(url)
         with pytest.raises(StorageUnavailable) as raised:
@@ -565,7 +565,7 @@ print(ticks, flush=True)
 """
 
 
-class TestAWorkerThatWaits:
+class TestAWaitingWorker:
     def run(self, *arguments):
         return subprocess.Popen(
             [sys.executable, "-c", COOPERATIVE, *arguments],
@@ -575,7 +575,7 @@ class TestAWorkerThatWaits:
             text=True,
         )
 
-    def test_for_a_server_does_other_things(self, server):
+    def test_for_a_server_serves_other_greenlets(self, server):
         sleep = "SELECT pg_sleep(1)" if server.scheme == "postgresql" else "SELECT SLEEP(1)"
         with self.run(server.create_database(), sleep) as worker:
             assert "ready\n" == worker.stdout.readline()
@@ -583,7 +583,7 @@ class TestAWorkerThatWaits:
 
         assert 50 < int(printed)
 
-    def test_for_the_lock_of_sqlite_does_other_things(self, sqlite):
+    def test_for_the_lock_of_sqlite_serves_other_greenlets(self, sqlite):
         url = sqlite.create_database()
         with self.run(url) as worker:
             assert "ready\n" == worker.stdout.readline()

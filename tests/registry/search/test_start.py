@@ -67,28 +67,28 @@ def content(url):
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-class TestEightProcessesThatStartAtOnce:
-    def test_on_an_empty_database_all_do(self, databases, rounds):
+class TestEightProcessesStartedAtOnce:
+    def test_all_start_on_an_empty_database(self, databases, rounds):
         urls = [databases.create_database() for _ in range(rounds)]
 
         assert [] == race(urls)
         assert [PUSHED] * rounds == [content(url) for url in urls]
 
-    def test_on_a_current_database_all_do(self, databases, rounds):
+    def test_all_start_on_a_current_database(self, databases, rounds):
         urls = [databases.create_database()] * rounds
 
         assert [] == race(urls)
         assert PUSHED == content(urls[0])
 
-    def test_on_the_database_of_an_old_server_all_do(self, databases, rounds):
+    def test_all_start_on_the_database_of_an_old_server(self, databases, rounds):
         urls = [old_database("0.7.1", databases) for _ in range(rounds)]
 
         assert [] == race(urls)
         assert [sorted(NAMES_0_7_1 + PUSHED)] * rounds == [content(url) for url in urls]
 
 
-class TestAProcessThatIsKilledWhileItMakesTheTables:
-    def test_stops_nobody(self, sqlite):
+class TestAProcessKilledWhileItCreatesTheTables:
+    def test_does_not_prevent_other_starts(self, sqlite):
         url = sqlite.create_database()
         context = multiprocessing.get_context("spawn")
         ready = context.Event()

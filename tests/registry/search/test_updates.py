@@ -83,7 +83,7 @@ class TestARepository:
         assert updates.flush()
         assert 1 == index.search("acme/web").num_results
 
-    def test_is_not_found_once_it_is_deleted(self, index, store, driver):
+    def test_is_not_found_after_its_deletion(self, index, store, driver):
         updates = listen(index, store, driver)
         happens(store, events.repository_created, driver)
         assert updates.flush()
@@ -92,7 +92,7 @@ class TestARepository:
         assert updates.flush()
         assert 0 == index.search("acme/web").num_results
 
-    def test_is_hidden_once_it_is_private(self, index, store, driver):
+    def test_is_hidden_after_it_becomes_private(self, index, store, driver):
         updates = listen(index, store, driver)
         happens(store, events.repository_created, driver)
         happens(store, events.repository_updated, driver, private=True)
@@ -101,7 +101,7 @@ class TestARepository:
         assert 0 == index.search("acme/web").num_results
         assert 1 == index.search("acme/web", private=True).num_results
 
-    def test_of_another_registry_is_not_ours(self, index, store, driver):
+    def test_of_another_registry_is_ignored(self, index, store, driver):
         updates = listen(index, store, driver)
         happens(store, events.repository_created, MemoryDriver())
 
@@ -121,7 +121,7 @@ class TestAPush:
         assert updates.flush()
         assert 2 >= len(slow.told)  # while the first was told, all the others became one
 
-    def test_soon_after_another_is_told_with_those_that_follow(self, slow, store, driver):
+    def test_soon_after_another_is_indexed_together_with_later_ones(self, slow, store, driver):
         updates = SearchUpdates(slow, store.get, min_interval_seconds=0.5)
         updates.connect(driver)
         for number in range(50):
@@ -145,8 +145,8 @@ class TestAPush:
         assert "the search index missed the change of acme/web" == record.getMessage()
 
 
-class TestAnIndexThatIsAway:
-    def test_is_told_everything_when_it_is_back(self, slow, store, driver, caplog):
+class TestAnUnreachableIndex:
+    def test_receives_all_changes_once_it_is_back(self, slow, store, driver, caplog):
         caplog.set_level(logging.INFO)
         slow.errors = [StorageUnavailable() for _ in range(5)]
         updates = listen(slow, store, driver)
@@ -157,7 +157,7 @@ class TestAnIndexThatIsAway:
         assert {Entry(str(NAME)), Entry(str(OTHER))} == set(slow.told)
         assert ["WARNING", "INFO"] == [record.levelname for record in caplog.records]
 
-    def test_is_told_what_is_true_by_then(self, slow, store, driver):
+    def test_receives_the_current_state(self, slow, store, driver):
         slow.errors = [StorageUnavailable()]
         slow.free.clear()
         updates = listen(slow, store, driver)
@@ -168,7 +168,7 @@ class TestAnIndexThatIsAway:
         assert updates.flush()
         assert str(NAME) == slow.told[-1]
 
-    def test_does_not_fill_the_memory(self, slow, store, driver, monkeypatch):
+    def test_uses_bounded_memory(self, slow, store, driver, monkeypatch):
         monkeypatch.setattr("docker_registry.registry.search.updates._MAX_WAITING", 3)
         slow.free.clear()
         updates = listen(slow, store, driver)
@@ -179,7 +179,7 @@ class TestAnIndexThatIsAway:
         assert updates.flush()
         assert 4 >= len(slow.told)
 
-    def test_is_not_waited_for_longer_than_asked(self, slow, store, driver):
+    def test_is_waited_for_no_longer_than_requested(self, slow, store, driver):
         slow.free.clear()
         updates = listen(slow, store, driver)
         happens(store, events.repository_created, driver)

@@ -40,29 +40,29 @@ def nowhere():
 
 
 class TestAnImage:
-    def test_waits_its_turn(self, queue):
+    def test_is_processed_in_order(self, queue):
         for image_id in (FIRST, SECOND):
             queue.push(image_id)
         assert [FIRST, SECOND, None] == [queue.pop(1) for _ in range(3)]
 
-    def test_waits_as_0_7_1_has_it(self, queue):
+    def test_is_queued_in_the_format_of_0_7_1(self, queue):
         queue.push(FIRST)
         assert [json.dumps(str(FIRST)).encode()] == queue._redis.lrange("diff-worker", 0, -1)
 
-    def test_waits_once(self, queue):
+    def test_is_queued_once(self, queue):
         for image_id in (FIRST, SECOND, FIRST):
             queue.push(image_id)
         assert [SECOND, FIRST, None] == [queue.pop(1) for _ in range(3)]
 
-    def test_that_waits_longest_goes_when_there_are_too_many(self, queue):
+    def test_that_is_oldest_is_dropped_from_a_full_queue(self, queue):
         for number in range(1030):
             queue.push(ImageId(f"{number:064x}"))
         assert 1024 == queue._redis.llen("diff-worker")
         assert ImageId(f"{6:064x}") == queue.pop(1)
 
 
-class TestAWorkerThatWaits:
-    def test_has_more_patience_than_a_request(self, queue):
+class TestAWaitingWorker:
+    def test_waits_longer_than_a_request(self, queue):
         pusher = threading.Timer(3, queue.push, [FIRST])
         pusher.start()
         started = time.monotonic()
@@ -71,20 +71,20 @@ class TestAWorkerThatWaits:
         pusher.join()
 
 
-class TestSomethingElseInTheQueue:
+class TestAForeignEntry:
     @pytest.mark.parametrize("element", [b"", b"{", b"7", b'"x"', b"[]", b"\xff"])
-    def test_is_passed_over(self, queue, element):
+    def test_is_skipped(self, queue, element):
         queue._redis.lpush("diff-worker", element)
         assert None is queue.pop(1)
 
 
-class TestARedisThatIsAway:
-    def test_costs_a_line_in_the_log_and_no_push(self, nowhere, caplog):
+class TestUnreachableRedis:
+    def test_is_logged_and_fails_no_push(self, nowhere, caplog):
         with caplog.at_level(logging.WARNING):
             nowhere.push(FIRST)
         assert str(FIRST) in caplog.text
 
-    def test_is_left_alone_for_a_while(self, caplog):
+    def test_is_not_asked_again_for_a_while(self, caplog):
         seconds = [0.0]
         queue = RedisDiffQueue(open_queue(free_port())._redis, now=lambda: seconds[0])
         for second, lines in ((0, 1), (0, 1), (9, 1), (11, 2), (12, 2)):
@@ -92,7 +92,7 @@ class TestARedisThatIsAway:
             queue.push(FIRST)
             assert lines == len(caplog.records)
 
-    def test_that_listens_and_says_nothing_is_given_up_soon(self, caplog):
+    def test_that_accepts_but_never_answers_times_out(self, caplog):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             queue = open_queue(silent.getsockname()[1])
             started = time.monotonic()
@@ -102,7 +102,7 @@ class TestARedisThatIsAway:
             assert time.monotonic() - started < 30
         assert str(FIRST) in caplog.text
 
-    def test_is_told_to_workers_and_to_the_status(self, nowhere):
+    def test_is_reported_to_workers_and_in_the_status(self, nowhere):
         with pytest.raises(StorageUnavailable):
             nowhere.pop(1)
         with pytest.raises(StorageUnavailable):
@@ -110,7 +110,7 @@ class TestARedisThatIsAway:
 
 
 class TestWithoutTheLibrary:
-    def test_the_start_says_what_to_install(self, monkeypatch):
+    def test_the_start_names_the_package_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
         with pytest.raises(ConfigError, match=r"pip install 'docker-registry\[redis\]'"):
             open_queue(1)

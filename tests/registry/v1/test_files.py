@@ -29,13 +29,13 @@ class Queue(list):
 
 class TestTheFilesOfAnImage:
     @pytest.mark.parametrize("compression", COMPRESS)
-    def test_are_listed_whatever_its_layer_is_compressed_with(self, registry, compression):
+    def test_are_listed_for_every_compression(self, registry, compression):
         image = make(3, layer=COMPRESS[compression](TOP.layer))
         push(registry, image)
         expected = [["etc/drop", *DROP], ["etc/keep", *KEEP], ["new", *KEEP]]
         assert expected == loads(registry.image_files.files(image.id))
 
-    def test_are_kept_beside_the_image_and_not_where_0_7_1_has_them(self, registry, driver, monkeypatch):
+    def test_are_stored_beside_the_image_apart_from_those_of_0_7_1(self, registry, driver, monkeypatch):
         push(registry, BASE)
         driver.put_content(f"images/{BASE.text}/_files", b"[]")
         first = loads(registry.image_files.files(BASE.id))
@@ -44,7 +44,7 @@ class TestTheFilesOfAnImage:
         assert first == loads(registry.image_files.files(BASE.id))
 
     @pytest.mark.parametrize("content", [b"", b"sha256:0\n{}", b"junk"])
-    def test_are_worked_out_again_where_something_else_is_kept(self, registry, driver, content):
+    def test_are_computed_again_if_the_stored_list_is_invalid(self, registry, driver, content):
         push(registry, BASE)
         first = loads(registry.image_files.files(BASE.id))
         kept = driver.get_content(f"images/{BASE.text}/_filelist")
@@ -53,18 +53,18 @@ class TestTheFilesOfAnImage:
             driver.put_content(f"images/{BASE.text}/_filelist", damaged)
             assert first == loads(registry.image_files.files(BASE.id))
 
-    def test_of_a_raw_layer_are_listed_too(self, registry, driver):
+    def test_of_a_legacy_layer_are_listed(self, registry, driver):
         store_raw(driver, BASE)
         assert 2 == len(loads(registry.image_files.files(BASE.id)))
 
     @pytest.mark.parametrize("layer", [b"no tar", COMPRESS["gzip"](b"no tar" * 200), COMPRESS["xz"](TOP.layer)[:-9]])
-    def test_are_not_there_when_the_layer_is_no_tar(self, registry, layer):
+    def test_are_missing_if_the_layer_is_not_a_tar(self, registry, layer):
         image = make(3, layer=layer)
         push(registry, image)
         with pytest.raises(LayerFormatUnsupported, match="Layer format not supported"):
             registry.image_files.files(image.id)
 
-    def test_of_a_bomb_are_not_read_to_the_end(self, driver):
+    def test_of_a_decompression_bomb_are_not_read_to_the_end(self, driver):
         registry = Registry(driver, layer_limits=LayerLimits(max_bytes=1_000_000))
         image = make(3, layer=COMPRESS["gzip"](tar(member("zeros", content=bytes(2_000_000)))))
         push(registry, image)
@@ -72,7 +72,7 @@ class TestTheFilesOfAnImage:
             registry.image_files.files(image.id)
 
     @pytest.mark.parametrize("ask", ["files", "diff"])
-    def test_that_were_refused_are_not_read_again_before_the_limits_change(self, driver, monkeypatch, ask):
+    def test_that_were_rejected_are_not_read_again_until_the_limits_change(self, driver, monkeypatch, ask):
         image = make(3, layer=COMPRESS["gzip"](tar(member("zeros", content=bytes(2_000_000)))))
         registry = Registry(driver, layer_limits=LayerLimits(max_bytes=1_000_000))
         push(registry, image)
@@ -93,12 +93,12 @@ class TestTheFilesOfAnImage:
         assert (5000, None) == (len(first), again.content)
         assert first == loads(again)
 
-    def test_are_unknown_with_the_image(self, registry):
+    def test_are_unknown_if_the_image_is(self, registry):
         for ask in (registry.image_files.files, registry.image_files.diff):
             with pytest.raises(ImageUnknown):
                 ask(BASE.id)
 
-    def test_are_refused_while_the_image_is_being_pushed(self, registry):
+    def test_are_rejected_during_the_push_of_the_image(self, registry):
         registry.image_pushes.put_json(BASE.id, BASE.payload)
         registry.image_pushes.put_layer(BASE.id, Content(BASE.layer))
         for ask in (registry.image_files.files, registry.image_files.diff):
@@ -107,19 +107,19 @@ class TestTheFilesOfAnImage:
 
 
 class TestADiff:
-    def test_tells_what_an_image_changes_in_those_below(self, registry):
+    def test_lists_the_changes_of_an_image_to_its_ancestors(self, registry):
         push(registry, BASE, TOP)
         expected = {"deleted": {"etc/drop": DROP}, "changed": {"etc/keep": KEEP}, "created": {"new": KEEP}}
         assert expected == loads(registry.image_files.diff(TOP.id))
 
-    def test_is_kept_beside_the_image(self, registry, driver, monkeypatch):
+    def test_is_stored_beside_the_image(self, registry, driver, monkeypatch):
         push(registry, BASE, TOP)
         first = loads(registry.image_files.diff(TOP.id))
         driver.remove(f"images/{BASE.text}/_filelist")
         monkeypatch.setattr(driver, "stream_read", None)
         assert first == loads(registry.image_files.diff(TOP.id))
 
-    def test_is_refused_when_it_is_too_much_to_be_done_at_once(self, registry, driver):
+    def test_is_rejected_if_it_exceeds_the_limits(self, registry, driver):
         push(registry, BASE, TOP)
         bound = len(BASE.layer) + len(TOP.layer)
         for max_diff_bytes, is_refused in ((bound - 1, True), (bound, False)):
@@ -130,13 +130,13 @@ class TestADiff:
             else:
                 assert files.diff(TOP.id)
 
-    def test_costs_nothing_for_layers_whose_files_are_known(self, registry, driver):
+    def test_reads_no_layer_whose_files_are_known(self, registry, driver):
         push(registry, BASE, TOP)
         for image in (BASE, TOP):
             registry.image_files.files(image.id)
         assert ImageFiles(driver, registry.images, LayerReader(), max_diff_bytes=0).diff(TOP.id)
 
-    def test_of_a_long_chain_is_worked_out(self, registry):
+    def test_of_a_long_chain_is_computed(self, registry):
         images = chain(30)
         push(registry, *images)
         assert ["etc/conf-30"] == list(loads(registry.image_files.diff(images[-1].id))["created"])
@@ -164,6 +164,6 @@ class TestADiffWithAQueue:
             registry.image_files.diff(TOP.id)
         assert [] == queue
 
-    def test_is_asked_for_before_anybody_wants_it(self, registry, queue):
+    def test_is_queued_after_a_push(self, registry, queue):
         registry.image_files.request_diff(TOP.id)
         assert [TOP.id] == queue

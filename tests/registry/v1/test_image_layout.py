@@ -13,7 +13,7 @@ ID = ImageId("0" * 64)
 
 
 class TestAnImage:
-    def test_lies_where_0_7_1_has_it(self):
+    def test_is_stored_where_0_7_1_stores_it(self):
         folder = "images/" + "0" * 64
         assert folder == image_layout.image(ID)
         assert [f"{folder}/{name}" for name in ("json", "ancestry", "layer", "_checksum", "_inprogress")] == [
@@ -24,7 +24,7 @@ class TestAnImage:
             image_layout.in_progress(ID),
         ]
 
-    def test_has_caches_of_its_own_beside_those_of_0_7_1(self):
+    def test_has_separate_caches_beside_those_of_0_7_1(self):
         assert not {"_files", "_diff"} & {
             path(ID).rpartition("/")[2] for path in (image_layout.file_list, image_layout.changes)
         }
@@ -40,7 +40,7 @@ class TestARepository:
             ("a/b/c/d", ("repositories/a/b%2Fc%2Fd", "repositories/a/b%252Fc%252Fd")),
         ],
     )
-    def test_lies_in_the_folder_of_0_7_1_or_in_that_of_0_8(self, text, folders):
+    def test_is_stored_in_the_folder_of_0_7_1_or_of_0_8(self, text, folders):
         assert folders == legacy_layout.repository_folders(ImageRepositoryName.parse(text))
 
     @pytest.mark.parametrize("text", ["foo", "acme/web", "a/b/c", "Team/UPPER", "a/b/c/d"])
@@ -73,13 +73,13 @@ class TestATag:
     def test_is_not_read_from_another_file(self, name):
         assert None is image_layout.read_tag(f"repositories/a/b/{name}")
 
-    def test_has_no_note_where_that_would_be_another_tag(self):
+    def test_has_no_json_file_if_another_tag_has_its_name(self):
         folder = "repositories/a/b"
         assert f"{folder}/tagv1_json" == image_layout.tag_json(folder, Tag("v1"))
         assert None is image_layout.tag_json(folder, Tag("_v1"))
 
 
 class TestTheEntryOfAPrivateRepository:
-    def test_tells_its_name(self):
+    def test_contains_the_repository_name(self):
         path = legacy_layout.private_entry(ImageRepositoryName.parse("a/b/c"))
         assert "a/b/c" == legacy_layout.read_private_entry(path.rpartition("/")[2])

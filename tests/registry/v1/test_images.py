@@ -28,14 +28,14 @@ class TestAMissingImage:
             with pytest.raises(ImageUnknown):
                 ask(IMAGE.id)
 
-    def test_is_unknown_when_only_its_mark_is(self, registry, driver):
+    def test_is_unknown_if_only_its_mark_exists(self, registry, driver):
         driver.put_content(f"images/{IMAGE.text}/_inprogress", b"true")
         with pytest.raises(ImageUnknown):
             registry.images.get(IMAGE.id)
 
 
-class TestAnImageThatWasPushed:
-    def test_is_served_as_it_was_sent(self, registry):
+class TestAPushedImage:
+    def test_is_served_byte_for_byte(self, registry):
         images = chain(3)
         push(registry, *images)
         for image in images:
@@ -45,7 +45,7 @@ class TestAnImageThatWasPushed:
             assert image.ancestry == registry.images.ancestry(image.id)
             assert image.layer == pulled(registry, image)
 
-    def test_can_be_read_by_0_7_1_where_the_store_has_hard_links(self, tmp_path):
+    def test_can_be_read_by_0_7_1_if_the_store_has_hard_links(self, tmp_path):
         registry = Registry(FileDriver(str(tmp_path)))
         push(registry, IMAGE)
         folder = tmp_path / "images" / IMAGE.text
@@ -56,7 +56,7 @@ class TestAnImageThatWasPushed:
         assert [IMAGE.text] == json.loads((folder / "ancestry").read_text())
         assert {"json", "layer", "ancestry", "_checksum", "_blob"} == {path.name for path in folder.iterdir()}
 
-    def test_is_served_from_beside_the_image_when_another_server_collected_its_blob(self, tmp_path):
+    def test_is_served_from_its_link_if_another_server_deleted_its_blob(self, tmp_path):
         driver = FileDriver(str(tmp_path))
         push(Registry(driver), IMAGE)
         driver.remove("docker")
@@ -73,8 +73,8 @@ class TestAnImageThatWasPushed:
         assert IMAGE.layer == pulled(registry, IMAGE)
 
 
-class TestAnImageThatIsBeingPushed:
-    def test_is_unfinished_until_its_checksum_is_right(self, registry):
+class TestAnImageDuringItsPush:
+    def test_is_incomplete_until_its_checksum_is_verified(self, registry):
         registry.image_pushes.put_json(IMAGE.id, IMAGE.payload)
         with pytest.raises(ImageUnfinished):
             registry.images.get(IMAGE.id)
@@ -86,16 +86,16 @@ class TestAnImageThatIsBeingPushed:
         assert IMAGE.layer == pulled(registry, IMAGE)
 
 
-class TestARawLayer:
+class TestALegacyLayer:
     @pytest.mark.parametrize("number", range(3))
-    def test_is_served_with_whatever_checksum_the_old_server_wrote(self, registry, driver, number):
+    def test_is_served_with_any_checksum_of_the_old_server(self, registry, driver, number):
         checksum = [b"", IMAGE.payload_sum.encode(), json.dumps([IMAGE.payload_sum]).encode()][number]
         store_raw(driver, IMAGE, checksum=checksum)
         assert ((IMAGE.payload_sum,) if number else ()) == registry.images.get(IMAGE.id).checksums
         assert IMAGE.layer == pulled(registry, IMAGE)
         assert len(IMAGE.layer) == registry.images.get(IMAGE.id).size
 
-    def test_is_read_only_once_to_be_verified(self, driver, monkeypatch):
+    def test_is_verified_once(self, driver, monkeypatch):
         store_raw(driver, IMAGE)
         registry = Registry(driver)
         registry.images.find_layer(IMAGE.id)
@@ -111,13 +111,13 @@ class TestARawLayer:
         push(registry, IMAGE)
         assert IMAGE.layer == pulled(registry, IMAGE)
 
-    def test_in_a_push_that_died_is_served_when_it_is_all_that_was_pushed(self, registry, driver):
+    def test_of_an_interrupted_push_is_served_if_complete(self, registry, driver):
         store_raw(driver, IMAGE, in_progress=True)
         assert IMAGE.payload == registry.images.get(IMAGE.id).payload
         assert IMAGE.layer == pulled(registry, IMAGE)
         assert not driver.exists(f"images/{IMAGE.text}/_inprogress")
 
-    def test_in_a_push_that_died_is_not_served_when_it_was_cut_off(self, registry, driver):
+    def test_of_an_interrupted_push_is_not_served_if_truncated(self, registry, driver):
         """0.7.1 noted the checksum of what had come, whole or not."""
         cut_off = make(1, layer=IMAGE.layer[:-5])
         store_raw(driver, cut_off, in_progress=True)
@@ -125,13 +125,13 @@ class TestARawLayer:
             with pytest.raises(ImageUnfinished):
                 registry.images.get(IMAGE.id)
 
-    def test_in_a_push_that_died_is_not_served_without_its_ancestry(self, registry, driver):
+    def test_of_an_interrupted_push_is_not_served_without_its_ancestry(self, registry, driver):
         store_raw(driver, IMAGE, in_progress=True)
         driver.remove(f"images/{IMAGE.text}/ancestry")
         with pytest.raises(ImageUnfinished):
             registry.images.get(IMAGE.id)
 
-    def test_without_a_checksum_is_served_once_nobody_works_on_its_push_any_more(self, driver):
+    def test_without_a_checksum_is_served_once_its_push_is_abandoned(self, driver):
         store_raw(driver, IMAGE, checksum=b"", in_progress=True)
         began = driver.stat(f"images/{IMAGE.text}/_inprogress").modified
 
@@ -142,12 +142,12 @@ class TestARawLayer:
             images(began + 59).get(IMAGE.id)
         assert IMAGE.payload == images(began + 61).get(IMAGE.id).payload
 
-    def test_beside_an_image_without_json_is_nothing(self, registry, driver):
+    def test_of_an_image_without_json_is_ignored(self, registry, driver):
         driver.put_content(f"images/{IMAGE.text}/layer", IMAGE.layer)
         with pytest.raises(ImageUnknown):
             registry.images.find_layer(IMAGE.id)
 
-    def test_that_is_missing_leaves_an_image_without_a_size(self, registry, driver):
+    def test_that_is_missing_gives_an_image_without_a_size(self, registry, driver):
         store_raw(driver, IMAGE)
         driver.remove(f"images/{IMAGE.text}/layer")
         assert None is registry.images.get(IMAGE.id).size

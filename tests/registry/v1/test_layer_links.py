@@ -28,7 +28,7 @@ def link_of(layer, **more):
 
 class TestALayer:
     @pytest.mark.parametrize("compression", COMPRESS)
-    def test_is_known_by_its_content(self, compression):
+    def test_is_identified_by_its_content(self, compression):
         layer = COMPRESS[compression](CONTENT)
         link = link_of(layer)
         assert MEDIA_TYPES[compression] == link.media_type
@@ -43,32 +43,32 @@ class TestALayer:
         assert expected == inspected(layer).payload_sum
 
     @pytest.mark.parametrize("block", [1, 511, 512, 513, 100_000])
-    def test_may_come_in_blocks_of_any_size(self, block):
+    def test_may_arrive_in_blocks_of_any_size(self, block):
         layer = COMPRESS["gzip"](CONTENT)
         assert link_of(layer) == link_of(layer, block=block)
 
-    def test_of_no_bytes_is_an_empty_archive(self):
+    def test_without_bytes_is_an_empty_archive(self):
         link = link_of(b"")
         assert (MEDIA_TYPES["tar"], Digest.of(b"")) == (link.media_type, link.diff_id)
 
     @pytest.mark.parametrize("layer", [b"no archive", b"x" * 5000, COMPRESS["gzip"](CONTENT)[:-9]])
-    def test_that_is_no_archive_has_no_diff_id(self, layer):
+    def test_that_is_not_an_archive_has_no_diff_id(self, layer):
         inspection = inspected(layer)
         link = inspection.link(Digest.of(layer), len(layer))
         assert not inspection.is_complete
         assert (MEDIA_TYPES[None], None) == (link.media_type, link.diff_id)
 
-    def test_that_expands_to_more_than_is_looked_at_has_no_diff_id(self):
+    def test_that_expands_beyond_the_limit_has_no_diff_id(self):
         link = link_of(COMPRESS["gzip"](bytes(100_000)), max_unpacked_bytes=99_999)
         assert (MEDIA_TYPES["gzip"], None) == (link.media_type, link.diff_id)
 
 
 class TestALink:
-    def test_is_read_as_it_was_written(self):
+    def test_is_read_as_written(self):
         for link in (link_of(COMPRESS["gzip"](CONTENT)), link_of(b"nothing")):
             assert link == LayerLink.parse(link.dump())
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"7", b'{"digest": "sha256:0"}', b"\xff"])
-    def test_is_refused_when_it_is_something_else(self, content):
+    def test_is_rejected_if_malformed(self, content):
         with pytest.raises(ValueError):
             LayerLink.parse(content)

@@ -31,61 +31,61 @@ def tarsum_of(image):
     return tarsum(image.payload, [image.layer], max_bytes=None)
 
 
-class TestALayerWhosePushHadEnded:
+class TestALayerOfACompletedPush:
     @pytest.mark.parametrize("image", [GZIP, TAR, JUNK], ids=["gzip", "tar", "junk"])
-    def test_is_good_with_its_payload_sum(self, image):
+    def test_is_valid_with_its_payload_sum(self, image):
         link = verify(image, "sha256:" + "0" * 64, image.payload_sum)
         assert (Digest.of(image.layer), len(image.layer)) == (link.digest, link.size)
         assert (image.payload_sum,) == link.checksums
 
     @pytest.mark.parametrize("image", [GZIP, TAR], ids=["gzip", "tar"])
-    def test_is_good_with_its_tarsum(self, image):
+    def test_is_valid_with_its_tarsum(self, image):
         assert (image.payload_sum, tarsum_of(image)) == verify(image, tarsum_of(image)).checksums
 
     @pytest.mark.parametrize("image", [GZIP, TAR, JUNK], ids=["gzip", "tar", "junk"])
     @pytest.mark.parametrize("kept", [0, 1, 100])
-    def test_is_no_good_when_it_was_cut_off(self, image, kept):
+    def test_is_invalid_if_truncated(self, image, kept):
         assert None is verify(image, image.payload_sum, layer=image.layer[:kept])
 
-    def test_is_no_good_when_a_bit_has_flipped(self):
+    def test_is_invalid_after_a_bit_flip(self):
         layer = bytearray(TAR.layer)
         layer[600] ^= 1
         assert None is verify(TAR, TAR.payload_sum, layer=layer)
         assert None is verify(TAR, tarsum_of(TAR), layer=layer)
 
     @pytest.mark.parametrize("image", [GZIP, TAR, JUNK], ids=["gzip", "tar", "junk"])
-    def test_without_any_checksum_is_good_when_it_can_be_read_to_its_end(self, image):
+    def test_without_a_checksum_is_valid_if_it_can_be_read_completely(self, image):
         assert (image.payload_sum,) == verify(image).checksums
 
     @pytest.mark.parametrize("compression", COMPRESS)
-    def test_without_any_checksum_is_no_good_when_it_was_cut_off(self, compression):
+    def test_without_a_checksum_is_invalid_if_truncated(self, compression):
         layer = COMPRESS[compression](tar(member("etc/motd", content=random.Random(1).randbytes(20_000))))
         assert None is verify(make(1, layer=layer), layer=layer[: len(layer) // 2])
 
 
-class TestALayerWhosePushHadNotEnded:
+class TestALayerOfAnInterruptedPush:
     """0.7.1 wrote a checksum of whatever had come, so that alone proves nothing."""
 
     @pytest.mark.parametrize("image", [GZIP, TAR], ids=["gzip", "tar"])
-    def test_is_good_with_its_checksum_when_it_can_be_read_to_its_end(self, image):
+    def test_is_valid_with_its_checksum_if_it_can_be_read_completely(self, image):
         assert verify(image, image.payload_sum, is_finished=False)
 
     @pytest.mark.parametrize("image", [GZIP, TAR], ids=["gzip", "tar"])
-    def test_is_no_good_when_it_was_cut_off_and_has_the_checksum_of_what_came(self, image):
+    def test_is_invalid_if_truncated_even_with_the_checksum_of_its_bytes(self, image):
         cut_off = make(1 if image is GZIP else 2, layer=image.layer[:100])
         assert cut_off.payload == image.payload
         assert None is verify(cut_off, cut_off.payload_sum, is_finished=False)
 
-    def test_is_no_good_when_it_was_cut_off_between_two_files(self):
+    def test_is_invalid_if_truncated_between_two_files(self):
         layer = tar("a", "b")
         cut_off = make(4, layer=layer[:512])
         assert verify(make(4, layer=layer), make(4, layer=layer).payload_sum, is_finished=False)
         assert None is verify(cut_off, cut_off.payload_sum, is_finished=False)
 
-    def test_is_no_good_with_another_checksum(self):
+    def test_is_invalid_with_another_checksum(self):
         assert None is verify(GZIP, "sha256:" + "0" * 64, is_finished=False)
 
-    def test_is_no_good_when_nothing_shows_its_end(self):
+    def test_is_invalid_if_its_end_cannot_be_determined(self):
         assert None is verify(JUNK, JUNK.payload_sum, is_finished=False)
         assert None is verify(JUNK, is_finished=False)
 
@@ -102,5 +102,5 @@ class TestTheFileOfChecksums:
             (b"\xff\xfe", ("��",)),
         ],
     )
-    def test_is_a_list_or_one_bare_string(self, content, checksums):
+    def test_is_a_list_or_a_single_string(self, content, checksums):
         assert checksums == legacy_layers.parse_checksums(content)

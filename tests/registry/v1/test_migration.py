@@ -62,7 +62,7 @@ class TestATreeOfAnOldServer:
         assert before == v1_trees.digests_on_disk(store)
 
     @pytest.mark.parametrize("name", v1_trees.NAMES)
-    def test_needs_no_second_copy_of_a_layer(self, tmp_path, name):
+    def test_creates_no_second_copy_of_a_layer(self, tmp_path, name):
         store = v1_trees.copy(name, tmp_path / "store")
         migrate(FileDriver(str(store)))
         layers = list(store.glob("images/*/layer"))
@@ -101,7 +101,7 @@ class TestALayer:
         report = migrate(driver)
         assert (0, 2) == (report.migrated, report.blobs)
 
-    def test_that_is_a_blob_already_is_kept_once(self, driver):
+    def test_that_is_already_a_blob_is_stored_once(self, driver):
         image = make(1)
         store_raw(driver, image)
         Registry(driver).uploads.put(NAME, Digest.of(image.layer), Content(image.layer))
@@ -122,7 +122,7 @@ class TestALayer:
         assert image.layer == pulled(Registry(driver), image)
         assert image.layer == driver.get_content(layout.blob_data(Digest.of(image.layer)))
 
-    def test_that_two_images_have_is_kept_once(self, driver):
+    def test_of_two_images_is_stored_once(self, driver):
         layer = make(1).layer
         images = [make(1, layer=layer), make(2, layer=layer)]
         for image in images:
@@ -131,7 +131,7 @@ class TestALayer:
         assert 1 == len(blobs(driver))
         assert all(layer == pulled(Registry(driver), image) for image in images)
 
-    def test_that_is_damaged_stays_and_is_told(self, driver):
+    def test_that_is_damaged_stays_and_is_reported(self, driver):
         image = make(1)
         store_raw(driver, image, layer=image.layer[:-3])
         assert [image.text] == migrate(driver).unfinished
@@ -141,13 +141,13 @@ class TestALayer:
         push(Registry(driver), image)
         assert image.layer == pulled(Registry(driver), image)
 
-    def test_that_is_missing_is_told(self, driver):
+    def test_that_is_missing_is_reported(self, driver):
         image = make(1)
         store_raw(driver, image)
         driver.remove(f"images/{image.text}/layer")
         assert [image.text] == migrate(driver).without_layer
 
-    def test_at_which_the_store_fails_is_told_and_tried_again(self, driver, monkeypatch):
+    def test_is_reported_and_retried_after_a_store_error(self, driver, monkeypatch):
         images = chain(2)
         for image in images:
             store_raw(driver, image)
@@ -165,9 +165,9 @@ class TestALayer:
         assert (1, {}) == ((report := migrate(driver)).migrated, report.failed)
 
 
-class TestARunThatDies:
+class TestAnInterruptedRun:
     @pytest.mark.parametrize("changes", range(12))
-    def test_loses_nothing_and_is_gone_on_with(self, make_driver, changes):
+    def test_loses_nothing_and_is_resumed(self, make_driver, changes):
         driver = make_driver()
         shared = make(1).layer
         images = [make(1), make(2), make(3, layer=shared)]

@@ -55,22 +55,22 @@ def hidden(registry, *images):
     return [image for image in images if is_hidden(registry, image.id)]
 
 
-class TestAnOldTreeWithAPrivateRepository:
+class TestATreeOf07WithAPrivateRepository:
     @pytest.fixture
     def registry(self, driver):
         store_tree(driver)
         return Registry(driver)
 
-    def test_hides_the_repository_and_what_it_alone_has(self, registry):
+    def test_hides_the_repository_and_the_images_that_only_it_has(self, registry):
         assert is_hidden(registry, SECRET)
         assert not is_hidden(registry, PUBLIC)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
         assert ["acme/secret"] == list(registry.private_repositories.names())
 
-    def test_hides_it_from_the_very_first_question_for_an_image(self, registry):
+    def test_hides_its_images_from_the_first_request(self, registry):
         assert [OWN] == hidden(registry, OWN)
 
-    def test_shows_everything_where_that_is_set(self, driver, registry):
+    def test_shows_everything_with_serve_private(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         assert not is_hidden(everything, SECRET)
         assert [] == hidden(everything, BASE, OWN, OPEN)
@@ -80,7 +80,7 @@ class TestAnOldTreeWithAPrivateRepository:
         assert is_hidden(registry, RepositoryName.parse("acme/secret"))
         assert not is_hidden(registry, RepositoryName.parse("acme/web"))
 
-    def test_knows_tags_on_images_that_no_list_has(self, driver):
+    def test_hides_tagged_images_that_are_in_no_list(self, driver):
         for image in chain(2, first=10):
             store_raw(driver, image)
         base, top = chain(2, first=10)
@@ -88,7 +88,7 @@ class TestAnOldTreeWithAPrivateRepository:
         driver.put_content("repositories/acme/hidden/tag_v1", top.text.encode())
         assert [base, top] == hidden(Registry(driver), base, top)
 
-    def test_of_0_7_1_is_hidden_too(self, tmp_path):
+    def test_of_0_7_1_is_hidden(self, tmp_path):
         driver = FileDriver(str(v1_trees.copy("registry-0.7.1", tmp_path / "tree")))
         registry = Registry(driver)
         assert [v1_trees.SECRET] == list(registry.private_repositories.names())
@@ -99,22 +99,22 @@ class TestAnOldTreeWithAPrivateRepository:
 
 class TestANameOfApiV2:
     @pytest.mark.parametrize("text", ["foo", "library/foo"])
-    def test_is_hidden_by_the_repository_of_api_v1_that_pairs_with_it(self, driver, text):
+    def test_is_hidden_with_its_private_counterpart_in_api_v1(self, driver, text):
         driver.put_content("repositories/library/foo/_private", b"")
         assert is_hidden(Registry(driver), RepositoryName.parse(text))
 
-    def test_that_api_v1_cannot_have_is_seen(self, registry):
+    def test_that_is_invalid_in_api_v1_is_visible(self, registry):
         assert not is_hidden(registry, RepositoryName.parse("a" * 255))
         assert not is_hidden(registry, RepositoryName.parse("/".join("abcdefghij" * 12)))
 
-    def test_is_missing_in_the_catalog_when_it_is_hidden(self, registry):
+    def test_is_not_in_the_catalog_while_hidden(self, registry):
         for text in ("acme/secret", "acme/web"):
             registry.blobs.link(RepositoryName.parse(text), Digest.of(b""))
         registry.private_images.set_private(SECRET, private=True)
         assert ("acme/web",) == registry.repositories.page(10).names
         assert ("acme/secret", "acme/web") == registry.repositories.page(10, with_hidden=True).names
 
-    def test_is_no_source_of_mounts_when_it_is_hidden(self, registry):
+    def test_cannot_be_mounted_from_while_hidden(self, registry):
         content, digest = b"secret", Digest.of(b"secret")
         registry.uploads.put(RepositoryName.parse("acme/secret"), digest, Content(content))
         registry.private_images.set_private(SECRET, private=True)
@@ -131,36 +131,36 @@ class TestARepositoryThatBecomesPrivate:
         registry.private_images.set_private(SECRET, private=True)
         return registry
 
-    def test_is_hidden_at_once_from_every_worker(self, registry, driver):
+    def test_is_hidden_by_every_worker_at_once(self, registry, driver):
         for each in (registry, Registry(driver)):
             assert is_hidden(each, SECRET)
             assert [OWN] == hidden(each, BASE, OWN, OPEN)
 
-    def test_is_marked_as_0_7_1_does(self, driver, registry):
+    def test_is_marked_as_by_0_7_1(self, driver, registry):
         assert b"" == driver.get_content("repositories/acme/secret/_private")
 
-    def test_shows_itself_and_its_images_when_it_becomes_public(self, registry, driver):
+    def test_becomes_visible_with_its_images_when_made_public(self, registry, driver):
         registry.private_images.set_private(SECRET, private=False)
         for each in (registry, Registry(driver)):
             assert not is_hidden(each, SECRET)
             assert [] == hidden(each, BASE, OWN, OPEN)
         assert not driver.exists("repositories/acme/secret/_private")
 
-    def test_hides_nobody_any_more_when_it_was_deleted(self, registry, driver):
+    def test_hides_nothing_after_its_deletion(self, registry, driver):
         registry.image_repositories.delete(SECRET)
         assert not is_hidden(Registry(driver), SECRET)
 
-    def test_takes_nothing_from_a_public_one_that_gets_its_image(self, driver, registry):
+    def test_does_not_hide_an_image_that_a_public_one_has_too(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
         everything.private_images.unmark_tagged(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 
-    def test_shows_nothing_by_a_tag_of_its_own(self, driver, registry):
+    def test_stays_hidden_if_it_is_tagged(self, driver, registry):
         registry.private_images.unmark_tagged(SECRET, OWN.id)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
 
-    def test_hides_what_is_pushed_to_it_afterwards(self, driver, registry):
+    def test_hides_images_pushed_to_it_later(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         late = make(4, BASE)
         everything.image_repositories.put_images(SECRET, listed(BASE, late))
@@ -171,13 +171,13 @@ class TestARepositoryThatBecomesPrivate:
             Registry(driver).blobs.mount(RepositoryName.parse("acme/web"), Digest.of(late.layer))
         assert Digest.of(OPEN.layer) == Registry(driver).blobs.mount(NEW, Digest.of(OPEN.layer)).digest
 
-    def test_claims_nothing_when_it_is_public(self, driver, registry):
+    def test_hides_no_image_while_public(self, driver, registry):
         late = make(4, BASE)
         registry.image_repositories.put_images(PUBLIC, listed(BASE, late))
         registry.private_images.mark_listed(PUBLIC)
         assert [] == hidden(registry, late)
 
-    def test_is_announced(self, driver, registry):
+    def test_sends_an_event(self, driver, registry):
         heard = []
 
         def hear(sender, name):
@@ -190,7 +190,7 @@ class TestARepositoryThatBecomesPrivate:
 
 class TestARepositoryInTwoFolders:
     @pytest.mark.parametrize("folder", ["b%2Fc", "b%252Fc"])
-    def test_is_private_when_either_is(self, driver, folder):
+    def test_is_private_if_either_folder_is(self, driver, folder):
         driver.put_content("repositories/a/b%2Fc/_index_images", b"[]")
         driver.put_content("repositories/a/b%252Fc/_index_images", b"[]")
         driver.put_content(f"repositories/a/{folder}/_private", b"")
@@ -201,8 +201,8 @@ class TestARepositoryInTwoFolders:
         assert 0 == Registry(driver).private_repositories.adopt()
 
 
-class TestAdopting:
-    def test_finds_what_an_old_server_has_changed_since(self, driver):
+class TestAdoption:
+    def test_finds_later_changes_of_an_old_server(self, driver):
         store_tree(driver)
         registry = Registry(driver)
         assert 1 == registry.private_repositories.adopt()
@@ -211,14 +211,14 @@ class TestAdopting:
         assert 1 == registry.private_repositories.adopt()
         assert ["acme/web"] == list(registry.private_repositories.names())
 
-    def test_leaves_files_that_name_no_repository(self, driver):
+    def test_ignores_files_outside_repositories(self, driver):
         store_tree(driver)
         driver.put_content(f"{legacy_layout.PRIVATE_REPOSITORIES}/No Name", b"")
         registry = Registry(driver)
         assert 1 == registry.private_repositories.adopt()
         assert ["acme/secret"] == registry.private_repositories.canonical_names()
 
-    def test_costs_one_look_where_nothing_is_private(self, driver):
+    def test_needs_one_lookup_if_nothing_is_private(self, driver):
         registry = Registry(driver)
         assert [] == hidden(registry, BASE)
         assert not registry.private_images.is_private_image(BASE.id)

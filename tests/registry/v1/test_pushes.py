@@ -61,23 +61,23 @@ class TestTheJson:
         payload = json.dumps({"id": text}).encode()
         assert "JSON data contains invalid id" == refusal(ImageInvalid, pushes.put_json, IMAGE.id, payload)
 
-    def test_must_not_have_an_absurd_structure(self, pushes):
+    def test_must_not_be_nested_too_deeply(self, pushes):
         payload = b'{"id": "%s", "x": [%b[]]}' % (str(IMAGE.id).encode(), b"[]," * 50_000)
         assert "JSON data has too many values" == refusal(ImageInvalid, pushes.put_json, IMAGE.id, payload)
 
     @pytest.mark.parametrize("parent", ["0" * 64, "../../etc/passwd", 7, ["x"], IMAGE.text])
-    def test_must_stand_on_an_image_that_is_here(self, pushes, parent):
+    def test_must_have_a_stored_parent(self, pushes, parent):
         payload = json.dumps({"id": IMAGE.text, "parent": parent}).encode()
         sentence = refusal(ParentUnknown, pushes.put_json, IMAGE.id, payload)
         assert "Image depends on a non existing parent" == sentence
 
-    def test_may_stand_on_an_image_that_is_being_pushed(self, pushes, registry):
+    def test_may_have_a_parent_that_is_being_pushed(self, pushes, registry):
         base, top = chain(2)
         for image in (base, top):
             pushes.put_json(image.id, image.payload)
         assert top.ancestry == registry.images.ancestry(top.id)
 
-    def test_may_not_close_a_circle(self, pushes):
+    def test_must_not_create_a_cycle(self, pushes):
         base, top = chain(2)
         for image in (base, top):
             pushes.put_json(image.id, image.payload)
@@ -88,17 +88,17 @@ class TestTheJson:
     def test_may_have_an_empty_parent(self, pushes, parent):
         pushes.put_json(IMAGE.id, json.dumps({"id": IMAGE.text, "parent": parent}).encode())
 
-    def test_is_refused_when_the_image_is_here(self, pushes, registry):
+    def test_is_rejected_if_the_image_exists(self, pushes, registry):
         push(registry, IMAGE)
         assert "Image already exists" == refusal(ImageExists, pushes.put_json, IMAGE.id, IMAGE.payload)
 
-    def test_may_be_sent_again_as_long_as_the_push_has_not_ended(self, pushes, registry):
+    def test_may_be_sent_again_during_the_push(self, pushes, registry):
         for _ in range(3):
             pushes.put_json(IMAGE.id, IMAGE.payload)
         push(registry, IMAGE)
         assert IMAGE.layer == pulled(registry, IMAGE)
 
-    def test_is_shown_to_listeners_who_may_refuse_it(self, pushes, driver, registry):
+    def test_is_passed_to_listeners_that_may_reject_it(self, pushes, driver, registry):
         def refuse(sender, image_id, image_json):
             assert (driver, IMAGE.text, IMAGE.text) == (sender, image_id, image_json["id"])
             raise Unsupported("Not today.")
@@ -110,10 +110,10 @@ class TestTheJson:
 
 
 class TestTheLayer:
-    def test_needs_its_json_first(self, pushes):
+    def test_requires_its_json_first(self, pushes):
         assert "Image not found" == refusal(ImageUnknown, pushes.put_layer, IMAGE.id, Content(IMAGE.layer))
 
-    def test_is_refused_when_the_image_is_here(self, pushes, registry):
+    def test_is_rejected_if_the_image_exists(self, pushes, registry):
         push(registry, IMAGE)
         assert "Image already exists" == refusal(ImageExists, pushes.put_layer, IMAGE.id, Content(IMAGE.layer))
 
@@ -123,14 +123,14 @@ class TestTheLayer:
             push(registry, image)
             assert layer == pulled(registry, image)
 
-    def test_leaves_nothing_when_it_was_cut_off(self, pushes, driver):
+    def test_leaves_nothing_if_truncated(self, pushes, driver):
         pushes.put_json(IMAGE.id, IMAGE.payload)
         before = {stat.path for stat in driver.walk()}
         assert refusal(SizeInvalid, pushes.put_layer, IMAGE.id, CutOff(IMAGE.layer[:-1], len(IMAGE.layer)))
         assert before == {stat.path for stat in driver.walk()}
         assert refusal(ChecksumMismatch, pushes.put_checksum, IMAGE.id, IMAGE.checksum)
 
-    def test_is_stored_once_whichever_protocol_brought_it(self, tmp_path):
+    def test_is_stored_once_for_both_protocols(self, tmp_path):
         for order in (1, -1):
             driver = FileDriver(str(tmp_path / str(order)))
             registry = Registry(driver)
@@ -152,14 +152,14 @@ class TestTheChecksum:
         return pushes
 
     @pytest.mark.parametrize("checksum", [Checksum(), Checksum("", "")])
-    def test_must_be_there(self, waiting, checksum):
+    def test_must_not_be_missing(self, waiting, checksum):
         assert "Missing Image's checksum" == refusal(ChecksumMissing, waiting.put_checksum, IMAGE.id, checksum)
 
-    def test_is_missed_before_it_is_asked_whether_the_image_is_there(self, pushes):
+    def test_is_required_before_the_image_is_looked_up(self, pushes):
         assert refusal(ChecksumMissing, pushes.put_checksum, IMAGE.id, Checksum())
         assert "Image not found" == refusal(ImageUnknown, pushes.put_checksum, IMAGE.id, IMAGE.checksum)
 
-    def test_of_an_image_that_is_here_is_not_expected(self, pushes, registry):
+    def test_of_an_existing_image_is_not_expected(self, pushes, registry):
         push(registry, IMAGE)
         sentence = refusal(ChecksumUnexpected, pushes.put_checksum, IMAGE.id, IMAGE.checksum)
         assert "Cannot set this image checksum" == sentence
@@ -178,7 +178,7 @@ class TestTheChecksum:
             Checksum("sha256:" + "0" * 64, IMAGE.payload_sum),
         ],
     )
-    def test_must_be_right(self, waiting, registry, checksum):
+    def test_must_be_correct(self, waiting, registry, checksum):
         assert "Checksum mismatch" == refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, checksum)
         waiting.put_checksum(IMAGE.id, IMAGE.checksum)
         assert IMAGE.layer == pulled(registry, IMAGE)
@@ -201,21 +201,21 @@ class TestTheChecksum:
         waiting.put_checksum(IMAGE.id, Checksum(None, text))
         assert (IMAGE.payload_sum, text) == registry.images.get(IMAGE.id).checksums
 
-    def test_may_not_be_a_tarsum_of_a_layer_that_is_no_tar(self, pushes):
+    def test_must_not_be_a_tarsum_if_the_layer_is_not_a_tar(self, pushes):
         image = make(1, layer=b"no tar")
         pushes.put_json(image.id, image.payload)
         pushes.put_layer(image.id, Content(image.layer))
         checksum = Checksum(None, tarsum(image.payload, [tar()], max_bytes=None))
         assert refusal(ChecksumMismatch, pushes.put_checksum, image.id, checksum)
 
-    def test_that_is_wrong_costs_the_reading_of_the_layer_once(self, waiting, driver, monkeypatch):
+    def test_that_is_wrong_reads_the_layer_once(self, waiting, driver, monkeypatch):
         wrong = Checksum(None, "tarsum+sha256:" + "0" * 64)
         assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, wrong)
         monkeypatch.setattr(waiting._reader, "tarsum", None)
         assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, wrong)
         waiting.put_checksum(IMAGE.id, Checksum(None, tarsum(IMAGE.payload, [IMAGE.layer], max_bytes=None)))
 
-    def test_chooses_among_the_layers_that_came(self, pushes, registry):
+    def test_selects_one_of_the_received_layers(self, pushes, registry):
         other = make(1, layer=gzip.compress(tar("other")))
         pushes.put_json(IMAGE.id, IMAGE.payload)
         for image in (IMAGE, other):
@@ -223,7 +223,7 @@ class TestTheChecksum:
         pushes.put_checksum(IMAGE.id, IMAGE.checksum)
         assert IMAGE.layer == pulled(registry, IMAGE)
 
-    def test_of_a_push_that_another_has_overtaken_is_taken_and_changes_nothing(self, pushes, registry, driver):
+    def test_of_an_overtaken_push_is_accepted_and_changes_nothing(self, pushes, registry, driver):
         other = make(1, layer=gzip.compress(tar("other")))
         pushes.put_json(IMAGE.id, IMAGE.payload)
         for image in (IMAGE, other):
@@ -234,7 +234,7 @@ class TestTheChecksum:
         assert not driver.exists("docker/registry/v2/_uploads")
         assert not driver.exists(f"images/{IMAGE.text}/_received")
 
-    def test_finds_the_json_for_which_the_client_meant_it(self, pushes, registry):
+    def test_selects_the_json_that_it_belongs_to(self, pushes, registry):
         other = make(1, comment="as another client writes it")
         for image in (IMAGE, other):
             pushes.put_json(IMAGE.id, image.payload)
@@ -244,7 +244,7 @@ class TestTheChecksum:
 
 
 class TestAnIdOf16Digits:
-    def test_is_as_good_as_one_of_64(self, pushes, registry):
+    def test_works_like_one_of_64(self, pushes, registry):
         image_id = ImageId("0123456789abcdef")
         payload = b'{"id": "0123456789abcdef"}'
         pushes.put_json(image_id, payload)

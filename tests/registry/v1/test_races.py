@@ -115,7 +115,7 @@ def served(registry, image):
     return found.payload, layer
 
 
-class TestPushesOfOneImageAtTheSameTime:
+class TestConcurrentPushesOfOneImage:
     #: The same files, packed by two clients; and the same image as two clients write it.
     FIRST = make(1)
     OTHER_LAYER = make(1, compress=lambda content: gzip.compress(content, 1, mtime=1))
@@ -152,7 +152,7 @@ class TestPushesOfOneImageAtTheSameTime:
         assert len(seen - {None}) <= 1
 
     @pytest.mark.parametrize("seed", range(30))
-    def test_succeed_when_they_are_equal_and_neither_finds_the_image_whole(self, seed):
+    def test_succeed_if_equal_and_neither_finds_a_complete_image(self, seed):
         registry = Registry(Shuffled(seed))
         image = self.FIRST
         for _ in range(2):
@@ -164,7 +164,7 @@ class TestPushesOfOneImageAtTheSameTime:
         assert (image.payload, image.layer) == served(registry, image)
 
 
-class TestAPushThatDies:
+class TestAnInterruptedPush:
     @pytest.fixture(params=["memory", "file"])
     def make_driver(self, request, tmp_path):
         if request.param == "memory":
@@ -175,7 +175,7 @@ class TestAPushThatDies:
     CHANGES = range(20)
 
     @pytest.mark.parametrize("changes", CHANGES)
-    def test_shows_nothing_that_was_not_verified_and_can_be_repeated_at_once(self, make_driver, changes):
+    def test_publishes_nothing_unverified_and_can_be_repeated_at_once(self, make_driver, changes):
         driver = make_driver()
         registry = Registry(driver)
         image = make(1)
@@ -215,7 +215,7 @@ class TestAPushThatDies:
             assert (second.payload, second.layer) == served(Registry(driver), second)
 
     @pytest.mark.parametrize("changes", CHANGES)
-    def test_over_one_of_an_old_server_loses_nothing(self, make_driver, changes):
+    def test_over_one_of_an_old_server_loses_no_data(self, make_driver, changes):
         driver = make_driver()
         image = make(1)
         store_raw(driver, image, layer=image.layer[:100], in_progress=True)

@@ -32,12 +32,12 @@ def dumped(*entries):
 
 
 class TestAListOfImages:
-    def test_that_nobody_has_sent_is_unknown(self, repositories):
+    def test_that_was_never_pushed_is_unknown(self, repositories):
         with pytest.raises(ImagesUnknown):
             repositories.list_images(NAME)
         assert set() == repositories.image_ids(NAME)
 
-    def test_that_came_first_is_kept_as_it_is(self, repositories):
+    def test_that_is_first_is_stored_unchanged(self, repositories):
         payload = b' [{"id":"%s","Tag":"v1"}]\n' % (b"1" * 64)
         repositories.put_images(NAME, payload)
         assert payload == repositories.list_images(NAME)
@@ -47,12 +47,12 @@ class TestAListOfImages:
         repositories.put_images(NAME, dumped(THIRD, FIRST))
         assert dumped(FIRST, SECOND, THIRD) == repositories.list_images(NAME)
 
-    def test_takes_new_checksums_and_keeps_old_ones(self, repositories):
+    def test_adds_new_checksums_and_keeps_old_ones(self, repositories):
         repositories.put_images(NAME, dumped(FIRST | {"checksum": "a"}, SECOND | {"checksum": "b"}))
         repositories.put_images(NAME, dumped(FIRST, SECOND | {"checksum": "c"}))
         assert [FIRST | {"checksum": "a"}, SECOND | {"checksum": "c"}] == json.loads(repositories.list_images(NAME))
 
-    def test_is_not_changed_by_an_empty_one(self, repositories):
+    def test_is_not_changed_by_an_empty_list(self, repositories):
         repositories.put_images(NAME, dumped(FIRST))
         repositories.put_images(NAME, b"[]")
         assert dumped(FIRST) == repositories.list_images(NAME)
@@ -73,12 +73,12 @@ class TestAListOfImages:
             repositories.put_images(NAME, payload)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"{}", b'[{"id": 7}, 8]'])
-    def test_that_is_damaged_does_not_block(self, repositories, driver, content):
+    def test_that_is_damaged_does_not_block_pushes(self, repositories, driver, content):
         driver.put_content("repositories/acme/web/_index_images", content)
         repositories.put_images(NAME, dumped(FIRST))
         assert dumped(FIRST) == repositories.list_images(NAME)
 
-    def test_loses_nothing_when_many_change_it_at_once(self):
+    def test_loses_nothing_in_concurrent_changes(self):
         class Slow(MemoryDriver):
             def get_content(self, path):
                 content = super().get_content(path)
@@ -111,7 +111,7 @@ class TestAListOfImages:
         strict.put_images(NAME, dumped(SECOND | {"checksum": "a"}))
         assert dumped(FIRST, {"checksum": "a"} | SECOND) == strict.list_images(NAME)
 
-    def test_is_announced(self, repositories, driver):
+    def test_sends_an_event(self, repositories, driver):
         heard = []
 
         def hear(sender, name):
@@ -126,18 +126,18 @@ class TestAListOfImages:
         assert [(driver, NAME)] * 3 == heard
 
 
-class TestANameWithSlashesOfItsOwn:
+class TestANameWithFurtherSlashes:
     def test_is_quoted_once_in_a_new_repository(self, repositories, driver):
         repositories.put_images(DEEP, b"[]")
         assert [ONCE] == list(driver.list_directory("repositories/a"))
 
-    def test_stays_quoted_twice_where_it_is(self, repositories, driver):
+    def test_stays_quoted_twice_in_an_existing_repository(self, repositories, driver):
         driver.put_content(f"{TWICE}/_index_images", dumped(FIRST))
         repositories.put_images(DEEP, dumped(SECOND))
         assert [TWICE] == list(driver.list_directory("repositories/a"))
         assert {FIRST["id"], SECOND["id"]} == repositories.image_ids(DEEP)
 
-    def test_is_one_repository_where_both_are(self, repositories, driver):
+    def test_is_one_repository_if_both_folders_exist(self, repositories, driver):
         driver.put_content(f"{ONCE}/_index_images", dumped(FIRST))
         driver.put_content(f"{TWICE}/_index_images", dumped(SECOND))
         assert {FIRST["id"], SECOND["id"]} == repositories.image_ids(DEEP)
@@ -147,21 +147,21 @@ class TestANameWithSlashesOfItsOwn:
 
 
 class TestARepository:
-    def test_is_there_with_its_first_list(self, repositories):
+    def test_exists_after_its_first_list(self, repositories):
         assert not repositories.exists(NAME)
         with pytest.raises(ImageRepositoryUnknown, match="Repository not found"):
             repositories.check(NAME)
         repositories.put_images(NAME, b"[]")
         repositories.check(NAME)
 
-    def test_is_gone_when_it_was_deleted(self, repositories):
+    def test_does_not_exist_after_its_deletion(self, repositories):
         repositories.put_images(NAME, b"[]")
         repositories.delete(NAME)
         assert not repositories.exists(NAME)
         with pytest.raises(ImageRepositoryUnknown):
             repositories.delete(NAME)
 
-    def test_is_found_among_all_the_others(self, repositories, driver):
+    def test_is_found_among_all_others(self, repositories, driver):
         names = [ImageRepositoryName.parse(text) for text in ("a/b/c", "acme/db", "acme/web", "library/foo")]
         for name in names:
             repositories.put_images(name, b"[]")
@@ -169,5 +169,5 @@ class TestARepository:
         driver.put_content("repositories/stray", b"")
         assert names == list(repositories.names())
 
-    def test_may_be_missing_altogether(self, repositories):
+    def test_may_be_missing(self, repositories):
         assert [] == list(repositories.names())

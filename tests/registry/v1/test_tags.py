@@ -40,37 +40,37 @@ class TestATag:
         assert NEW.id == tags.get(NAME, V1)
         assert {"v1": NEW.text} == tags.list(NAME)
 
-    def test_lies_where_0_7_1_has_it(self, tags, driver):
+    def test_is_stored_where_0_7_1_stores_it(self, tags, driver):
         tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0"})
         assert OLD.text.encode() == driver.get_content("repositories/acme/web/tag_v1")
         note = json.loads(driver.get_content("repositories/acme/web/tagv1_json"))
         assert {"last_update": 1400000000, "docker_version": "1.5.0"} == note
 
-    def test_is_unknown_before_it_was_pushed(self, tags):
+    def test_is_unknown_before_its_push(self, tags):
         for ask in (tags.get, tags.delete, tags.get_json):
             with pytest.raises(ImageTagUnknown, match="Tag not found"):
                 ask(NAME, V1)
 
-    def test_needs_an_image_that_is_here(self, tags):
+    def test_requires_a_stored_image(self, tags):
         with pytest.raises(ImageUnknown, match="Image not found"):
             tags.put(NAME, V1, ImageId("0" * 64), {})
 
-    def test_is_gone_with_all_that_was_known_of_it(self, tags, driver):
+    def test_is_deleted_with_its_json(self, tags, driver):
         for tag in (V1, LATEST):
             tags.put(NAME, tag, OLD.id, {})
             tags.delete(NAME, tag)
         assert [] == [stat.path for stat in driver.walk("repositories")]
 
     @pytest.mark.parametrize("content", [b"", b"junk", b"\xff", b"../../etc/passwd"])
-    def test_that_is_damaged_is_none(self, tags, driver, content):
+    def test_that_is_damaged_does_not_exist(self, tags, driver, content):
         driver.put_content("repositories/acme/web/tag_v1", content)
         assert {} == tags.list(NAME)
 
-    def test_may_have_a_newline_at_its_end(self, tags, driver):
+    def test_may_end_with_a_newline(self, tags, driver):
         driver.put_content("repositories/acme/web/tag_v1", OLD.text.encode() + b"\n")
         assert OLD.id == tags.get(NAME, V1)
 
-    def test_is_announced(self, tags, driver):
+    def test_sends_an_event(self, tags, driver):
         heard = []
 
         def hear(sender, name, tag):
@@ -82,8 +82,8 @@ class TestATag:
         assert [(driver, NAME, V1)] * 2 == heard
 
 
-class TestTheNoteOfATag:
-    def test_tells_who_pushed_it(self, tags):
+class TestTheJsonOfATag:
+    def test_describes_the_client_that_pushed_it(self, tags):
         tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0", "os": "linux"})
         assert {"last_update": 1400000000, "docker_version": "1.5.0", "os": "linux"} == tags.get_json(NAME, V1)
 
@@ -95,12 +95,12 @@ class TestTheNoteOfATag:
         assert {"last_update": 1400000000, "arch": "arm"} == tags.get_repository_json(NAME)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
-    def test_that_is_damaged_tells_nothing(self, tags, driver, content):
+    def test_that_is_damaged_is_empty(self, tags, driver, content):
         tags.put(NAME, V1, OLD.id, {})
         driver.put_content("repositories/acme/web/tagv1_json", content)
         assert UNKNOWN_CLIENT == tags.get_json(NAME, V1)
 
-    def test_never_takes_the_place_of_another_tag(self, tags):
+    def test_never_overwrites_another_tag(self, tags):
         """In 0.7.1 the meta-data of ``_x`` lies where the tag ``x_json`` does."""
         tags.put(NAME, Tag("v1_json"), OLD.id, {})
         tags.put(NAME, Tag("_v1"), NEW.id, {})
@@ -113,7 +113,7 @@ class TestTheListOfTags:
         registry.image_repositories.put_images(NAME, b"[]")
         assert {} == tags.list(NAME)
 
-    def test_needs_a_repository(self, tags):
+    def test_requires_a_repository(self, tags):
         with pytest.raises(ImageRepositoryUnknown, match="Repository not found"):
             tags.list(NAME)
 
@@ -127,14 +127,14 @@ class TestARepositoryInTwoFolders:
             driver.put_content(f"repositories/a/{folder}/tag_v1", OLD.text.encode())
         return tags
 
-    def test_has_the_tags_of_both(self, both):
+    def test_has_the_tags_of_both_folders(self, both):
         assert {"old": OLD.text, "new": NEW.text, "v1": OLD.text} == both.list(DEEP)
 
-    def test_forgets_a_tag_in_both(self, both):
+    def test_deletes_a_tag_in_both_folders(self, both):
         both.delete(DEEP, V1)
         assert {"old", "new"} == set(both.list(DEEP))
 
-    def test_shows_what_was_pushed_last(self, both):
+    def test_shows_the_last_push(self, both):
         both.put(DEEP, V1, NEW.id, {})
         both.put(DEEP, Tag("new"), OLD.id, {})
         assert {"old": OLD.text, "new": OLD.text, "v1": NEW.text} == both.list(DEEP)
@@ -156,7 +156,7 @@ class TestAnImmutableTag:
             tags.delete(NAME, V1)
         assert OLD.id == tags.get(NAME, V1)
 
-    def test_is_one_that_a_pattern_names(self, tags):
+    def test_is_one_that_matches_a_pattern(self, tags):
         for image in (OLD, NEW):
             tags.put(NAME, LATEST, image.id, {})
         tags.delete(NAME, LATEST)

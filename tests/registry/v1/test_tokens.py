@@ -15,14 +15,14 @@ NAME = ImageRepositoryName.parse("acme/web")
 
 class TestAToken:
     @pytest.mark.parametrize("access", ["read", "write", "delete"])
-    def test_has_the_form_that_clients_know(self, driver, access):
+    def test_has_the_format_that_clients_expect(self, driver, access):
         text = Tokens(driver).make(NAME, access)
         assert re.fullmatch(rf'Token signature=[^\s",]+,repository="acme/web",access={access}', text)
 
-    def test_is_good_on_every_other_host(self, driver):
+    def test_is_valid_on_every_host(self, driver):
         assert Token("acme/web", "write") == Tokens(driver).read(Tokens(driver).make(NAME, "write"))
 
-    def test_may_have_its_word_twice_as_docker_sends_it(self, driver):
+    def test_may_repeat_its_scheme_as_docker_sends_it(self, driver):
         tokens = Tokens(driver)
         assert tokens.read("Token " + tokens.make(NAME, "read"))
 
@@ -40,7 +40,7 @@ class TestAToken:
         assert Tokens(driver, lambda: 1000.0 + LIFETIME_SECONDS).read(text)
         assert None is Tokens(driver, lambda: 1001.0 + LIFETIME_SECONDS).read(text)
 
-    def test_of_another_registry_is_no_good(self, driver):
+    def test_of_another_registry_is_invalid(self, driver):
         assert None is Tokens(PlainDriver()).read(Tokens(driver).make(NAME, "read"))
 
     def test_cannot_be_changed(self, driver):
@@ -55,17 +55,17 @@ class TestAToken:
             assert None is tokens.read(text.replace(old, new))
 
     @pytest.mark.parametrize("text", ["", "Token", "Token signature=x", "Basic dTpw", "Bearer x", "\x00"])
-    def test_is_not_anything_else(self, driver, text):
+    def test_has_no_other_format(self, driver, text):
         assert None is Tokens(driver).read(text)
 
 
 class TestTheKey:
-    def test_lies_once_in_the_store(self, driver):
+    def test_is_stored_once(self, driver):
         for _ in range(3):
             Tokens(driver).make(NAME, "read")
         (path,) = [stat.path for stat in driver.walk()]
         assert 32 == driver.get_size(path)
 
-    def test_is_the_same_for_all_where_puts_have_no_condition(self):
+    def test_is_shared_without_conditional_writes(self):
         driver = PlainDriver()
         assert Tokens(driver).read(Tokens(driver).make(NAME, "read"))
