@@ -32,18 +32,18 @@ class LostResponseSuite:
     Subclasses have the fixtures ``driver`` and ``lost``, a function as :func:`lose_first_response` returns it.
     """
 
-    def test_is_done_under_its_condition(self, driver, lost):
+    def test_is_done_if_its_condition_holds(self, driver, lost):
         lost(lambda: driver.put_content("a", b"1", if_match=ABSENT))
         version = driver.get_versioned("a").version
         lost(lambda: driver.put_content("a", b"2", if_match=version))
         assert b"2" == driver.get_content("a")
 
-    def test_is_not_done_when_somebody_else_was_first(self, driver, lost):
+    def test_is_not_done_after_a_concurrent_change(self, driver, lost):
         driver.put_content("a", b"theirs")
         with pytest.raises(PreconditionFailed):
             lost(lambda: driver.put_content("a", b"ours", if_match=ABSENT))
 
-    def test_is_done_without_one(self, driver, lost):
+    def test_is_done_without_a_condition(self, driver, lost):
         lost(lambda: driver.put_content("a", b"content"))
         lost(lambda: driver.touch("a"))
         lost(lambda: driver.move("a", "b"))
@@ -62,14 +62,14 @@ class BrokenReadSuite:
 
     CUT_BYTES = 900 * 1024
 
-    def test_goes_on_where_it_was(self, driver, proxy, large):
+    def test_resumes_where_it_stopped(self, driver, proxy, large):
         driver.stream_write("a", [large])
         proxy.cut_after = self.CUT_BYTES
         assert large == b"".join(driver.stream_read("a"))
         assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
         assert 6 <= proxy.cuts
 
-    def test_is_an_error_when_the_file_was_replaced_meanwhile(self, driver, proxy, large):
+    def test_is_an_error_if_the_file_was_replaced(self, driver, proxy, large):
         driver.stream_write("a", [large])
         proxy.cut_after = self.CUT_BYTES
         blocks = driver.stream_read("a")
@@ -78,7 +78,7 @@ class BrokenReadSuite:
         with pytest.raises(StorageError, match="replaced"):
             list(blocks)
 
-    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large, monkeypatch):
+    def test_is_an_error_after_repeated_interruptions(self, driver, proxy, large, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda _: None)
         driver.stream_write("a", [large])
         proxy.cut_after = self.CUT_BYTES
@@ -103,7 +103,7 @@ class ForeignStoreSuite:
         assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
         assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
 
-    def test_is_served_without_one(self, open_driver, put):
+    def test_is_served_without_a_root_directory(self, open_driver, put):
         put("docker/registry/v2/blobs/x", b"content")
         for path in ("", "/"):
             driver = open_driver(path)

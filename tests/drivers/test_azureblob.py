@@ -65,7 +65,7 @@ class TestAzureBlobDriver(DriverSuite):
 class TestAnUpload:
     """One of several blocks of 256 KiB."""
 
-    def test_that_ends_with_a_block_is_whole(self, driver, large):
+    def test_that_ends_with_a_block_is_complete(self, driver, large):
         assert 1024 * KIB == driver.stream_write("a", [large[: 1024 * KIB]])
         assert large[: 1024 * KIB] == driver.get_content("a")
 
@@ -79,14 +79,14 @@ class TestAnUpload:
             driver.stream_write("a", blocks())
         assert b"old" == driver.get_content("a")
 
-    def test_of_many_at_once_one_is_kept_whole(self, driver):
+    def test_among_concurrent_ones_is_kept_complete(self, driver):
         contents = [bytes([number]) * 600 * KIB for number in range(8)]
         raised = race(*(lambda content=content: driver.stream_write("a", [content]) for content in contents))
         assert all(isinstance(error, StorageUnavailable) for error in raised)
         assert driver.get_content("a") in contents
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_is_whole_or_not_there_through_a_bad_network(self, options, azurite, monkeypatch, large, seed):
+    def test_is_complete_or_missing_on_an_unreliable_network(self, options, azurite, monkeypatch, large, seed):
         with FaultProxy(azurite.port, seed=seed) as proxy:
             driver = AzureBlobDriver(**through(options, proxy))
             impatient(driver, monkeypatch)
@@ -119,7 +119,7 @@ def large():
     return bytes(range(256)) * 24_577
 
 
-class TestAReadThatBreaksOff:
+class TestAnInterruptedRead:
     @pytest.fixture
     def proxy(self, azurite):
         with CuttingProxy(azurite.port) as proxy:
@@ -132,7 +132,7 @@ class TestAReadThatBreaksOff:
         yield driver
         driver.close()
 
-    def test_goes_on_where_it_was(self, driver, proxy, large):
+    def test_resumes_where_it_stopped(self, driver, proxy, large):
         driver.stream_write("a", [large])
         proxy.cut_after, proxy.most_cuts = 900 * KIB, 2  # its client asks three times
         assert large == b"".join(driver.stream_read("a"))
@@ -141,7 +141,7 @@ class TestAReadThatBreaksOff:
         assert large[5:-5] == b"".join(driver.stream_read("a", 5, len(large) - 10))
         assert 4 == proxy.cuts
 
-    def test_is_an_error_when_it_breaks_off_again_and_again(self, driver, proxy, large):
+    def test_is_an_error_after_repeated_interruptions(self, driver, proxy, large):
         driver.stream_write("a", [large])
         blocks = driver.stream_read("a")
         next(blocks)
@@ -150,8 +150,8 @@ class TestAReadThatBreaksOff:
             list(blocks)
 
 
-class TestAReadMeanwhile:
-    def test_is_an_error_when_the_file_is_replaced(self, driver, large):
+class TestAConcurrentRead:
+    def test_is_an_error_if_the_file_is_replaced(self, driver, large):
         driver.stream_write("a", [large])
         blocks = driver.stream_read("a")
         next(blocks)
@@ -159,14 +159,14 @@ class TestAReadMeanwhile:
         with pytest.raises(StorageError, match="replaced"):
             list(blocks)
 
-    def test_goes_on_when_the_file_is_touched(self, driver, large):
+    def test_continues_if_the_file_is_touched(self, driver, large):
         driver.stream_write("a", [large])
         blocks = driver.stream_read("a")
         first = next(blocks)
         driver.touch("a")
         assert large == first + b"".join(blocks)
 
-    def test_goes_on_when_the_file_of_another_registry_is_touched(self, driver, large, client):
+    def test_continues_if_the_file_of_another_registry_is_touched(self, driver, large, client):
         client.upload_blob("registry/a", large)
         blocks = driver.stream_read("a")
         first = next(blocks)
@@ -181,7 +181,7 @@ def client(azurite, options):
         yield client.get_container_client(options["azure_storage_container"])
 
 
-class TestAChangeWhoseAnswerIsLost(LostResponseSuite):
+class TestAChangeWithALostResponse(LostResponseSuite):
     """Azure has done it, and is asked again."""
 
     @pytest.fixture
@@ -217,7 +217,7 @@ class TestAContainerOfAnotherRegistry(ForeignStoreSuite):
 
 
 class TestALongFolder:
-    def test_is_removed_whole(self, driver, client):
+    def test_is_removed_completely(self, driver, client):
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(lambda number: driver.put_content(f"a/{number}", b""), range(300)))
         assert 300 == len(list(driver.walk("a")))
@@ -226,7 +226,7 @@ class TestALongFolder:
 
 
 class TestASignedUrl:
-    def test_opens_the_file_to_anybody(self, driver):
+    def test_grants_access_to_the_file(self, driver):
         driver.put_content("a b/ü", b"content")
         url = driver.content_redirect_url("a b/ü")
         assert b"content" == requests.get(url, timeout=20).content
@@ -234,7 +234,7 @@ class TestASignedUrl:
         assert 400 <= requests.put(url, b"evil", headers={"x-ms-blob-type": "BlockBlob"}, timeout=20).status_code
         assert b"content" == driver.get_content("a b/ü")
 
-    def test_opens_nothing_once_it_has_expired(self, options):
+    def test_grants_no_access_after_its_expiry(self, options):
         driver = AzureBlobDriver(**options, azure_redirect_seconds=1)
         driver.put_content("a", b"content")
         url = driver.content_redirect_url("a")
@@ -248,14 +248,14 @@ class TestAConnectionString:
     def container(self, options):
         return {"azure_storage_container": options["azure_storage_container"]}
 
-    def test_is_enough(self, container, azurite):
+    def test_is_sufficient(self, container, azurite):
         text = f"DefaultEndpointsProtocol=http;AccountName={NAME};AccountKey={KEY};BlobEndpoint={azurite.endpoint};"
         driver = AzureBlobDriver(**container, azure_connection_string=text)
         driver.put_content("a", b"content")
         assert b"content" == requests.get(driver.content_redirect_url("a"), timeout=20).content
         driver.close()
 
-    def test_may_have_a_signature_in_place_of_the_key(self, container, azurite):
+    def test_may_have_a_signature_instead_of_the_key(self, container, azurite):
         until = datetime.now(timezone.utc) + timedelta(hours=1)
         types, rights = ResourceTypes.from_string("sco"), AccountSasPermissions.from_string("rwdlacup")
         signature = generate_account_sas(NAME, KEY, types, rights, until)
@@ -267,12 +267,12 @@ class TestAConnectionString:
         assert driver.content_redirect_url("b") is None
         driver.close()
 
-    def test_that_tells_nothing_is_refused(self):
+    def test_without_credentials_is_rejected(self):
         with pytest.raises(ConfigError, match="azure_connection_string has neither"):
             AzureBlobDriver(azure_connection_string="nothing")
 
 
-class TestAMistakeAtTheStart:
+class TestAnErrorAtTheStart:
     @pytest.mark.parametrize(
         ("expected", "wrong"),
         [
@@ -282,7 +282,7 @@ class TestAMistakeAtTheStart:
             ("azure_use_https is true", {"azure_use_https": True}),
         ],
     )
-    def test_is_a_setting(self, options, expected, wrong):
+    def test_is_an_invalid_setting(self, options, expected, wrong):
         with pytest.raises(ConfigError, match=expected):
             AzureBlobDriver(**{**options, **wrong})
 
@@ -293,11 +293,11 @@ class TestAMistakeAtTheStart:
             ("these credentials", {"azure_storage_account_key": OTHER_KEY}),
         ],
     )
-    def test_is_what_azure_does_not_know(self, options, expected, wrong):
+    def test_is_a_name_unknown_to_azure(self, options, expected, wrong):
         with pytest.raises(StorageError, match=expected):
             AzureBlobDriver(**{**options, **wrong})
 
-    def test_is_a_store_that_is_away(self, options, monkeypatch):
+    def test_is_an_unreachable_store(self, options, monkeypatch):
         monkeypatch.setattr("azure.core.pipeline.transport.RequestsTransport.sleep", lambda self, _: None)
         away = f"http://127.0.0.1:{processes.free_port()}/{NAME}"
         with pytest.raises(StorageUnavailable, match="cannot be reached"):

@@ -36,7 +36,7 @@ class TestTheExampleDriver:
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert ("SqliteDriver\n", "") == (done.stdout, done.stderr)
 
-    def test_has_settings_that_the_configuration_knows(self, environment, tmp_path):
+    def test_has_settings_in_the_configuration(self, environment, tmp_path):
         config = tmp_path / "config.yml"
         config.write_text(f"dev: {{storage: sqlite, sqlite_path: {tmp_path}/x.db, sqlite_timeout: 7}}")
         program = "from docker_registry.config.schema import load_config; print(dict(load_config().driver_options))"

@@ -71,7 +71,7 @@ class TestAnUpload:
     def large(self):
         return bytes(range(256)) * 4096 + b"end"
 
-    def test_that_ends_with_a_chunk_is_whole(self, driver, gcs, large):
+    def test_that_ends_with_a_chunk_is_complete(self, driver, gcs, large):
         assert 1024 * KIB == driver.stream_write("a", [large[: 1024 * KIB]])
         assert large[: 1024 * KIB] == driver.get_content("a")
         assert 0 == gcs.uploads()
@@ -87,7 +87,7 @@ class TestAnUpload:
         assert (0, False) == (gcs.uploads(), driver.exists("a"))
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_goes_on_where_it_was_through_a_bad_network(self, options, gcs, monkeypatch, large, seed):
+    def test_resumes_on_an_unreliable_network(self, options, gcs, monkeypatch, large, seed):
         monkeypatch.setattr("time.sleep", lambda _: None)
         with FaultProxy(gcs.port, seed=seed) as proxy:
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
@@ -105,7 +105,7 @@ class TestAnUpload:
             driver.close()
 
 
-class TestAReadThatBreaksOff(BrokenReadSuite):
+class TestAnInterruptedRead(BrokenReadSuite):
     @pytest.fixture
     def proxy(self, gcs):
         with CuttingProxy(gcs.port) as proxy:
@@ -123,7 +123,7 @@ class TestAReadThatBreaksOff(BrokenReadSuite):
         return bytes(range(256)) * 12_289
 
 
-class TestAChangeWhoseAnswerIsLost(LostResponseSuite):
+class TestAChangeWithALostResponse(LostResponseSuite):
     """Google has done it, and is asked again."""
 
     @pytest.fixture
@@ -165,7 +165,7 @@ class TestASignedUrl:
     def account(self, tmp_path):
         return make_service_account(tmp_path)
 
-    def test_opens_the_file_to_anybody_until_it_expires(self, options, account):
+    def test_grants_access_to_the_file_until_it_expires(self, options, account):
         driver = GcsDriver(**options, gcs_credentials_file=account, gcs_redirect_seconds=77)
         driver.put_content("a b/ü", b"content")
         url = driver.content_redirect_url("a b/ü")
@@ -187,25 +187,25 @@ class TestASignedUrl:
         key.public_key().verify(bytes.fromhex(signature), text.encode(), padding.PKCS1v15(), hashes.SHA256())
         driver.close()
 
-    def test_is_none_without_a_key(self, driver):
+    def test_is_missing_without_a_key(self, driver):
         assert driver.content_redirect_url("a") is None
 
 
-class TestAMistakeAtTheStart:
-    def test_is_no_name_of_a_bucket(self):
+class TestAnErrorAtTheStart:
+    def test_is_an_invalid_bucket_name(self):
         with pytest.raises(ConfigError, match="gcs_bucket is not set"):
             GcsDriver()
 
-    def test_is_a_bucket_that_is_not_there(self, options):
+    def test_is_a_missing_bucket(self, options):
         with pytest.raises(StorageError, match="no bucket nowhere"):
             GcsDriver(**{**options, "gcs_bucket": "nowhere"})
 
-    def test_is_a_bucket_of_others(self, options, gcs):
+    def test_is_a_bucket_without_access(self, options, gcs):
         gcs.forbid(options["gcs_bucket"])
         with pytest.raises(StorageError, match="does not let these credentials"):
             GcsDriver(**options)
 
-    def test_is_no_credentials(self, monkeypatch, tmp_path):
+    def test_is_missing_credentials(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -215,26 +215,26 @@ class TestAMistakeAtTheStart:
             GcsDriver(gcs_bucket="lab")
 
     @pytest.mark.parametrize("content", [None, "{}", "not JSON"])
-    def test_is_a_file_that_is_no_key(self, tmp_path, content):
+    def test_is_an_invalid_key_file(self, tmp_path, content):
         path = tmp_path / "key.json"
         if content is not None:
             path.write_text(content)
         with pytest.raises(ConfigError, match="file of gcs_credentials_file"):
             GcsDriver(gcs_bucket="lab", gcs_credentials_file=path)
 
-    def test_is_a_chunk_that_google_does_not_take(self, options):
+    def test_is_an_invalid_chunk_size(self, options):
         with pytest.raises(ConfigError, match="multiple of 262144"):
             GcsDriver(**{**options, "gcs_chunk_bytes": 300_000})
 
-    def test_is_a_store_that_is_away(self, options, monkeypatch):
+    def test_is_an_unreachable_store(self, options, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda _: None)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{processes.free_port()}")
         with pytest.raises(StorageUnavailable, match="cannot be reached"):
             GcsDriver(**options)
 
 
-class TestASettingOfThePast:
+class TestAnObsoleteSetting:
     @pytest.mark.parametrize("name", ["gs_access_key", "gs_secret_key", "gs_secure", "oauth2"])
-    def test_is_answered_with_what_to_use_today(self, name):
+    def test_is_rejected_with_its_replacement(self, name):
         assert re.search("gcs_credentials_file|gcs_endpoint", legacy.reason_ignored(name, "gcs"))
         assert "the driver s3 does not take it" == legacy.reason_ignored(name, "s3")

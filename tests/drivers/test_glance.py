@@ -96,7 +96,7 @@ def _images(glance_server):
 
 class TestALayer:
     @pytest.mark.parametrize("path", [LAYER, BLOB])
-    def test_lies_in_glance(self, driver, images, path):
+    def test_is_stored_in_glance(self, driver, images, path):
         driver.stream_write(path, [b"con", b"tent"])
         assert {path: 7} == images()
         assert (b"content", b"nte", 7) == (
@@ -105,7 +105,7 @@ class TestALayer:
             driver.get_size(path),
         )
 
-    def test_looks_as_if_it_lay_beside_the_others(self, driver):
+    def test_is_listed_with_the_other_files(self, driver):
         driver.put_content(LAYER, b"content")
         driver.put_content("images/0a1b/json", b"{}")
         assert ["images/0a1b/json", LAYER] == sorted(driver.list_directory("images/0a1b"))
@@ -121,7 +121,7 @@ class TestALayer:
         assert {BLOB: 7} == images()
         assert (b"content", False) == (driver.get_content(BLOB), driver.exists(UPLOAD))
 
-    def test_without_a_byte_is_one_as_well(self, driver):
+    def test_may_be_empty(self, driver):
         driver.stream_write(LAYER, [])
         assert (b"", 0, True) == (driver.get_content(LAYER), driver.get_size(LAYER), driver.exists(LAYER))
 
@@ -146,7 +146,7 @@ class TestALayer:
         driver.remove(BLOB)
         assert b"content" == driver.get_content(LAYER)
 
-    def test_of_which_glance_takes_no_more_leaves_nothing(self, driver, images):
+    def test_leaves_nothing_if_glance_rejects_it(self, driver, images):
         def blocks():
             yield b"half"
             raise OSError
@@ -155,7 +155,7 @@ class TestALayer:
             driver.stream_write(LAYER, blocks())
         assert ({}, False) == (images(), driver.exists(LAYER))
 
-    def test_that_glance_has_lost_is_an_error(self, driver, glance_server):
+    def test_missing_in_glance_is_an_error(self, driver, glance_server):
         driver.put_content(LAYER, b"content")
         for image in _images(glance_server):
             if image["name"] == LAYER:
@@ -189,7 +189,7 @@ class TestALayerFromBeforeGlance:
 
 
 class TestTheSweep:
-    def test_takes_the_images_that_no_layer_is(self, driver, images):
+    def test_removes_images_without_a_layer(self, driver, images):
         driver.put_content(LAYER, b"content")
         driver.link(LAYER, BLOB)
         driver.remove(LAYER)
@@ -201,7 +201,7 @@ class TestTheSweep:
         assert 1 == driver.remove_leftovers(0)
         assert {} == images()
 
-    def test_leaves_the_images_of_other_stores(self, driver, images, glance_server, tmp_path):
+    def test_keeps_images_of_other_stores(self, driver, images, glance_server, tmp_path):
         other = GlanceDriver(glance_url=glance_server.url, storage_path=str(tmp_path / "other"))
         other.put_content(LAYER, b"content")
         other.link(LAYER, BLOB)
@@ -212,8 +212,8 @@ class TestTheSweep:
         assert 1 == other.remove_leftovers(0)
 
 
-class TestAFaultyGlance:
-    def test_that_breaks_off_a_reading_is_asked_for_the_rest(self, glance_server, tmp_path):
+class TestFailingGlance:
+    def test_is_asked_for_the_rest_of_an_interrupted_read(self, glance_server, tmp_path):
         content = bytes(range(256)) * 12_000
         with CuttingProxy(glance_server.port) as proxy:
             driver = GlanceDriver(glance_url=f"http://127.0.0.1:{proxy.port}", storage_path=str(tmp_path))
@@ -223,7 +223,7 @@ class TestAFaultyGlance:
             assert content[7:2_000_007] == b"".join(driver.stream_read(LAYER, 7, 2_000_000))
             assert proxy.cuts > 1
 
-    def test_that_goes_away_is_unavailable_and_loses_nothing(self, glance_server, tmp_path):
+    def test_is_unavailable_and_loses_nothing_if_stopped(self, glance_server, tmp_path):
         with CuttingProxy(glance_server.port) as proxy:
             driver = GlanceDriver(glance_url=f"http://127.0.0.1:{proxy.port}", storage_path=str(tmp_path))
             driver.put_content(LAYER, b"content")
@@ -234,18 +234,18 @@ class TestAFaultyGlance:
             proxy.is_down = False
             assert b"content" == driver.get_content(LAYER)
 
-    def test_that_is_not_there_is_unavailable(self, tmp_path):
+    def test_is_unavailable_if_unreachable(self, tmp_path):
         with pytest.raises(StorageUnavailable):
             GlanceDriver(glance_url=f"http://127.0.0.1:{processes.free_port()}", storage_path=str(tmp_path))
 
-    def test_of_which_nothing_is_set_says_so(self, tmp_path):
+    def test_reports_missing_settings(self, tmp_path):
         with pytest.raises(ConfigError, match="neither glance_url nor glance_authurl is set"):
             GlanceDriver(storage_path=str(tmp_path))
 
 
 class TestThePageOfOpenStack:
     @pytest.mark.parametrize("own", [SwiftDriver.settings, GlanceDriver.settings], ids=["swift", "glance"])
-    def test_has_every_setting_as_its_row_says(self, own):
+    def test_lists_every_setting_with_its_default(self, own):
         sample = flavors.read(flavors.folder() / flavors.SAMPLE)
         tables = reference({"any": own}, sample)
         page = (Path(__file__).parent.parent.parent / "docs" / "openstack.md").read_text()

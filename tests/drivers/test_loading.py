@@ -25,10 +25,10 @@ class TestADriver:
     @pytest.mark.parametrize(
         ("name", "driver"), [("file", FileDriver), ("local", FileDriver), ("memory", MemoryDriver)]
     )
-    def test_of_our_own_is_found_by_its_name(self, name, driver):
+    def test_of_this_package_is_found_by_its_name(self, name, driver):
         assert driver is drivers.load(name)
 
-    def test_of_a_stranger_is_found_by_its_entry_point(self, plug_in):
+    def test_of_another_package_is_found_by_its_entry_point(self, plug_in):
         plug_in("shelf", "docker_registry.drivers.memory:MemoryDriver")
         assert MemoryDriver is drivers.load("shelf")
 
@@ -38,30 +38,30 @@ class TestADriver:
         assert "antigravity" not in sys.modules
 
 
-class TestADriverThatCannotBeHad:
-    def test_is_said_with_those_that_can(self):
+class TestAnUnavailableDriver:
+    def test_is_reported_with_the_available_ones(self):
         with pytest.raises(
             ConfigError, match=r"'tape' is not installed \(installed are .*file.*memory.*docker-registry-driver-tape"
         ):
             drivers.load("tape")
 
     @pytest.mark.parametrize("name", ["s3", "swift", "gcs", "azure", "glance"])
-    def test_is_said_with_the_extra_that_brings_it(self, name, monkeypatch):
+    def test_is_reported_with_the_extra_to_install(self, name, monkeypatch):
         monkeypatch.setattr(drivers, "entry_points", lambda group: [])
         with pytest.raises(ConfigError, match=rf"pip install 'docker-registry\[{name}\]'"):
             drivers.load(name)
 
-    def test_is_said_when_nobody_publishes_it_any_more(self):
+    def test_is_reported_if_no_longer_published(self):
         with pytest.raises(ConfigError, match="Elliptics any more"):
             drivers.load("elliptics")
 
-    def test_is_said_when_it_lacks_a_library(self, plug_in):
+    def test_is_reported_if_a_library_is_missing(self, plug_in):
         plug_in("shelf", "docker_registry_driver_shelf:Driver")
         with pytest.raises(ConfigError, match=r"cannot be imported: No module named.*pip install"):
             drivers.load("shelf")
 
     @pytest.mark.parametrize("place", ["json:JSONDecoder", "json:NoSuchClass"])
-    def test_is_said_when_it_is_none(self, plug_in, place):
+    def test_is_reported_if_it_is_not_a_driver(self, plug_in, place):
         plug_in("shelf", place)
         with pytest.raises(ConfigError, match="is not a StorageDriver"):
             drivers.load("shelf")

@@ -21,16 +21,16 @@ class Unconditional(MemoryDriver):
 
 
 class TestAStore:
-    def test_is_known_to_all_who_reach_it(self, tmp_path):
+    def test_has_the_same_identity_for_all_processes(self, tmp_path):
         (tmp_path / "elsewhere").symlink_to(tmp_path / "store")
         first = StoreIdentity(FileDriver(str(tmp_path / "store")))()
         assert first is not None
         assert first == StoreIdentity(FileDriver(str(tmp_path / "elsewhere")))()
 
-    def test_is_no_other_store(self):
+    def test_differs_from_another_store(self):
         assert StoreIdentity(MemoryDriver())() != StoreIdentity(MemoryDriver())()
 
-    def test_has_one_identity_when_many_come_first(self, tmp_path):
+    def test_has_one_identity_after_concurrent_first_uses(self, tmp_path):
         seen = []
         assert [] == race(*[lambda: seen.append(StoreIdentity(FileDriver(str(tmp_path)))())] * 20)
         assert 1 == len(set(seen))
@@ -44,7 +44,7 @@ class TestAStore:
 
 
 class TestAStoreWithoutConditionalPuts:
-    def test_has_no_identity_before_all_who_came_first_must_see_the_same(self, monkeypatch):
+    def test_has_no_identity_until_concurrent_writers_agree(self, monkeypatch):
         driver = Unconditional()
         identity = StoreIdentity(driver)
         assert None is identity()
@@ -55,7 +55,7 @@ class TestAStoreWithoutConditionalPuts:
         assert written == StoreIdentity(driver)()
 
 
-class TestAStoreThatIsAway:
+class TestAnUnreachableStore:
     class Away(MemoryDriver):
         is_away = True
 
@@ -64,7 +64,7 @@ class TestAStoreThatIsAway:
                 raise StorageUnavailable
             return super().get_content(path)
 
-    def test_is_known_when_it_is_back(self, caplog):
+    def test_has_an_identity_once_it_is_back(self, caplog):
         driver = self.Away()
         identity = StoreIdentity(driver)
         with caplog.at_level(logging.WARNING):
@@ -76,7 +76,7 @@ class TestAStoreThatIsAway:
 
 
 @pytest.mark.parametrize("content", [b"0123abcd\n", b" 0123abcd "])
-def test_an_identity_that_an_operator_wrote_counts(content):
+def test_an_identity_written_by_an_operator_is_used(content):
     driver = MemoryDriver()
     driver.put_content(PATH, content)
     assert "0123abcd" == StoreIdentity(driver)()

@@ -77,7 +77,7 @@ def large():
 
 
 class TestALargeFile:
-    def test_lies_in_segments_that_no_list_shows(self, driver, swift, options, large):
+    def test_is_stored_in_segments_that_are_not_listed(self, driver, swift, options, large):
         driver.stream_write("a/b", [large])
         assert ["a"] == list(driver.list_directory())
         assert [("a/b", len(large))] == [(stat.path, stat.size) for stat in driver.walk()]
@@ -85,12 +85,12 @@ class TestALargeFile:
         assert large == driver.get_content("a/b")
         assert large[8 * MIB - 5 : 8 * MIB + 5] == b"".join(driver.stream_read("a/b", 8 * MIB - 5, 10))
 
-    def test_takes_a_path_beside_its_segments_for_none(self, driver):
+    def test_ignores_a_path_beside_its_segments(self, driver):
         for path in (".docker-registry", ".docker-registry/segments/x"):
             with pytest.raises(PathInvalid):
                 driver.get_content(path)
 
-    def test_leaves_no_segments_when_its_source_fails(self, driver, swift, options, large):
+    def test_leaves_no_segments_if_its_source_fails(self, driver, swift, options, large):
         def blocks():
             yield large
             raise KeyError
@@ -118,7 +118,7 @@ class TestALargeFile:
 
 
 class TestTheSweep:
-    def test_takes_the_segments_of_removed_and_replaced_files(self, driver, swift, options, large):
+    def test_removes_segments_of_removed_and_replaced_files(self, driver, swift, options, large):
         driver.stream_write("a", [large])
         driver.stream_write("b", [large])
         driver.remove("a")
@@ -128,14 +128,14 @@ class TestTheSweep:
         assert [] == segments(swift, options)
         assert b"small" == driver.get_content("b")
 
-    def test_takes_what_a_process_that_died_has_left(self, driver, swift, options):
+    def test_removes_leftovers_of_dead_processes(self, driver, swift, options):
         orphan = f"{options['storage_path']}/.docker-registry/segments/0123abcd/00000000"
         swift.put_object(options["swift_container"], orphan, b"x")
         assert 1 == driver.remove_leftovers(0)
         assert [] == names(swift, options)
 
     @pytest.mark.parametrize("removed", ["a", "b"])
-    def test_leaves_what_a_move_that_was_cut_off_has_left(self, driver, swift, options, large, removed):
+    def test_keeps_segments_of_an_interrupted_move(self, driver, swift, options, large, removed):
         driver.stream_write("a", [large])
         root = options["storage_path"]
         source = {"X-Copy-From": f"{options['swift_container']}/{root}/a"}
@@ -145,14 +145,14 @@ class TestTheSweep:
         assert 0 == driver.remove_leftovers(0)
         assert large == driver.get_content({"a": "b", "b": "a"}[removed])
 
-    def test_leaves_files_that_were_moved_and_touched(self, driver, large):
+    def test_keeps_files_that_were_moved_and_touched(self, driver, large):
         driver.stream_write("a", [large])
         driver.move("a", "c/d")
         driver.touch("c/d")
         assert 0 == driver.remove_leftovers(0)
         assert large == driver.get_content("c/d")
 
-    def test_leaves_files_whose_type_somebody_has_changed(self, driver, swift, options, large):
+    def test_keeps_files_with_a_changed_content_type(self, driver, swift, options, large):
         driver.stream_write("a", [large[: 3 * MIB]])
         name = f"{options['storage_path']}/a"
         swift.post_object(options["swift_container"], name, {"Content-Type": "image/png"})
@@ -188,7 +188,7 @@ class TestAContainerOfRegistry2:
         driver.move("docker/blobs/data", "docker/x")
         assert b"0123456789" * 3 == driver.get_content("docker/x")
 
-    def test_has_folders_that_are_no_files(self, driver):
+    def test_has_folders_that_are_not_files(self, driver):
         assert driver.exists("docker/blobs")
         with pytest.raises(PathNotFound):
             driver.get_content("docker/blobs")
@@ -204,12 +204,12 @@ class TestASignedURL:
         driver.close()
 
     @pytest.mark.parametrize("path", ["a/b", "ä/100%", "a b?c#d"])
-    def test_is_all_that_a_client_needs(self, driver, path):
+    def test_needs_no_further_credentials(self, driver, path):
         driver.stream_write(path, [b"x" * MIB, b"y" * MIB])
         answer = requests.get(driver.content_redirect_url(path), timeout=60)
         assert (200, b"x" * MIB + b"y" * MIB) == (answer.status_code, answer.content)
 
-    def test_is_good_for_a_while_and_for_one_file(self, options):
+    def test_is_valid_for_one_file_and_a_limited_time(self, options):
         driver = SwiftDriver(**options, swift_temp_url_key="k3y", swift_temp_url_seconds=1)
         driver.put_content("a", b"content")
         driver.put_content("b", b"content")
@@ -225,8 +225,8 @@ class TestASignedURL:
         driver.close()
 
 
-class TestAFaultySwift:
-    def test_that_breaks_off_a_reading_is_asked_for_the_rest(self, options, swift_server, large):
+class TestFailingSwift:
+    def test_is_asked_for_the_rest_of_an_interrupted_read(self, options, swift_server, large):
         with CuttingProxy(swift_server.port) as proxy:
             driver = SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{proxy.port}/auth/v1.0"})
             driver.stream_write("a", [large])
@@ -237,7 +237,7 @@ class TestAFaultySwift:
             assert b"".join(driver.stream_read("a", 7, 5000)) == large[7:5007]
             driver.close()
 
-    def test_that_breaks_off_again_and_again_is_unavailable(self, options, swift_server):
+    def test_is_unavailable_after_repeated_interruptions(self, options, swift_server):
         with CuttingProxy(swift_server.port) as proxy:
             driver = SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{proxy.port}/auth/v1.0"})
             driver.put_content("a", b"x" * 1000)
@@ -246,12 +246,12 @@ class TestAFaultySwift:
                 driver.get_content("a")
             driver.close()
 
-    def test_that_forgets_our_token_gives_another(self, driver, swift_server):
+    def test_issues_another_token_if_one_is_rejected(self, driver, swift_server):
         driver.put_content("a", b"content")
         swift_server.forget_tokens()
         assert b"content" == driver.get_content("a")
 
-    def test_whose_container_is_gone_is_unavailable(self, driver, swift, options):
+    def test_is_unavailable_without_its_container(self, driver, swift, options):
         driver.put_content("a", b"content")
         driver.remove("a")
         swift.delete_container(options["swift_container"])
@@ -259,18 +259,18 @@ class TestAFaultySwift:
             with pytest.raises(StorageUnavailable):
                 verb()
 
-    def test_that_is_not_there_is_unavailable(self, options):
+    def test_is_unavailable_if_unreachable(self, options):
         port = processes.free_port()
         with pytest.raises(StorageUnavailable):
             SwiftDriver(**{**options, "swift_authurl": f"http://127.0.0.1:{port}/auth/v1.0"})
 
-    def test_that_refuses_the_password_says_so(self, options):
+    def test_rejects_a_wrong_password_with_a_clear_error(self, options):
         with pytest.raises(StorageError, match="swift_password") as refused:
             SwiftDriver(**{**options, "swift_password": "wr0ng"})
         assert "wr0ng" not in str(refused.value)
 
     @pytest.mark.parametrize("name", ["swift_authurl", "swift_container", "swift_user", "swift_password"])
-    def test_of_which_something_is_not_set_says_so(self, options, name):
+    def test_reports_a_missing_setting(self, options, name):
         with pytest.raises(ConfigError, match=f"{name} is not set"):
             SwiftDriver(**{**options, name: None})
 
@@ -287,7 +287,7 @@ class TestAnAddress:
             ("https://example.org/v1.0", "3", True),
         ],
     )
-    def test_tells_whether_it_is_keystone(self, url, version, uses_keystone):
+    def test_distinguishes_keystone(self, url, version, uses_keystone):
         account = Account(authurl=url, user="u", password="p", auth_version=version)
         assert uses_keystone == account.uses_keystone
 

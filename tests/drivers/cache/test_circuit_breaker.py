@@ -121,9 +121,9 @@ def change_password(server, old, new):
         redis.client_kill_filter(skipme=True, _type="normal")
 
 
-class TestARedisInTrouble:
+class TestFailingRedis:
     @pytest.mark.parametrize("trouble", TROUBLES)
-    def test_costs_one_warning_and_comes_back_by_itself(self, server, driver, store, caplog, trouble):
+    def test_is_logged_once_and_recovers(self, server, driver, store, caplog, trouble):
         caplog.set_level(logging.INFO)
         assert is_cached(driver, store)
         begin, end, reason = TROUBLES[trouble]
@@ -143,14 +143,14 @@ class TestARedisInTrouble:
         assert 1 == len(lines(caplog))
         assert PASSWORD not in caplog.text
 
-    def test_is_asked_by_nobody_as_long_as_the_pause_lasts(self, server, driver):
+    def test_is_not_asked_during_the_pause(self, server, driver):
         driver.cache._circuit._pause_seconds = 60
         server.freeze()
         request(driver)
         assert quickest(lambda: request(driver)) < MAX_WAIT_SECONDS
         server.thaw()
 
-    def test_is_not_over_when_it_answers_what_was_asked_before(self, driver, caplog):
+    def test_does_not_count_as_recovered_by_a_late_answer(self, driver, caplog):
         caplog.set_level(logging.INFO)
         circuit = driver.cache._circuit
         circuit.call(lambda _: circuit._open("a test"))
@@ -158,27 +158,27 @@ class TestARedisInTrouble:
         with pytest.raises(Unavailable):
             circuit.call(lambda redis: redis.ping())
 
-    def test_is_none_when_it_is_only_restarted_between_two_requests(self, server, driver, store, caplog):
+    def test_may_be_restarted_between_two_requests(self, server, driver, store, caplog):
         server.kill()
         server.start()
         assert is_cached(driver, store)
         assert [] == lines(caplog)
 
-    def test_is_none_when_it_is_emptied(self, server, driver, store, caplog):
+    def test_may_be_emptied(self, server, driver, store, caplog):
         server.flush()
         assert b"content" == driver.get_content(PATH)
         assert is_cached(driver, store)
         assert [] == lines(caplog)
 
-    def test_is_none_when_it_forgets_the_scripts(self, server, driver, store, caplog):
+    def test_may_lose_its_scripts(self, server, driver, store, caplog):
         with server.connect() as redis:
             redis.script_flush()
         assert is_cached(driver, store)
         assert [] == lines(caplog)
 
 
-class TestANetworkThatSwallowsEverything:
-    def test_costs_no_more_than_a_redis_that_is_frozen(self, host, store, caplog):
+class TestANetworkThatDropsPackets:
+    def test_takes_no_longer_than_frozen_redis(self, host, store, caplog):
         store.put_content(PATH, b"content")
         with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, contextlib.ExitStack() as stack:
             for _ in range(3):  # the queue of the kernel is full: who connects now hears nothing
@@ -200,7 +200,7 @@ class Delay(socketserver.BaseRequestHandler):
                 self.request.sendall(redis.recv(65536))
 
 
-class TestARedisThatDawdles:
+class TestSlowRedis:
     @pytest.fixture
     def dawdling(self, server):
         """The port of one that answers everything, but late."""
@@ -212,7 +212,7 @@ class TestARedisThatDawdles:
             proxy.shutdown()
             thread.join()
 
-    def test_costs_a_request_no_more_than_one_that_is_frozen(self, host, store, dawdling, caplog):
+    def test_delays_a_request_no_longer_than_frozen_redis(self, host, store, dawdling, caplog):
         driver = host(dawdling.server_address[1])
         store.put_content(PATH, b"content")
         assert is_cached(driver, store)
@@ -223,8 +223,8 @@ class TestARedisThatDawdles:
         assert "it is too slow" in warning or "in time" in warning
 
 
-class TestARedisThatIsFull:
-    def test_goes_on_with_what_it_has(self, server, driver, store, caplog):
+class TestFullRedis:
+    def test_keeps_serving_its_entries(self, server, driver, store, caplog):
         caplog.set_level(logging.INFO)
         server.configure("maxmemory", "1")
         for number in range(3):
@@ -241,8 +241,8 @@ class TestARedisThatIsFull:
         assert [f"Redis at 127.0.0.1:{server.port} accepts writes again"] == lines(caplog, logging.INFO)
 
 
-class TestAMasterThatDies:
-    def test_is_followed_by_a_replica_of_which_the_sentinels_tell(self, store):
+class TestAFailedMaster:
+    def test_is_replaced_by_the_replica_that_sentinels_name(self, store):
         with (
             own_redis("--masterauth", PASSWORD) as master,
             own_redis("--masterauth", PASSWORD, "--replicaof", "127.0.0.1", str(master.port)) as replica,
@@ -267,8 +267,8 @@ class TestAMasterThatDies:
                 assert promoted.keys("*store*")
 
 
-class TestAHostThatLostTheRedisAlone:
-    def test_makes_up_for_what_it_wrote_before_anything_else(self, server, host, store):
+class TestAHostThatAloneLostRedis:
+    def test_invalidates_its_own_writes_first(self, server, host, store):
         lost, other = host(server.port), host(server.port)
         store.put_content(PATH, b"old")
         for driver in (lost, other):
@@ -280,7 +280,7 @@ class TestAHostThatLostTheRedisAlone:
         assert b"newer" == lost.get_content(PATH)
         assert b"newer" == other.get_content(PATH)
 
-    def test_fills_nothing_that_it_read_before(self, server, host, store):
+    def test_stores_no_earlier_reads(self, server, host, store):
         """It has a lease, loses the Redis, writes, finds it again, and only then hears what it asked of the store."""
         lost = host(server.port)
         store.put_content(PATH, b"old")

@@ -53,12 +53,12 @@ def tls_port(certificate):
         yield port
 
 
-class TestARedis:
-    def test_is_reached_by_host_and_port(self, redis_server):
+class TestARedisAddress:
+    def test_may_be_a_host_and_port(self, redis_server):
         place = RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD, db=3)
         assert (b"b", 3) == says(place)
 
-    def test_is_reached_as_a_user(self, redis_server):
+    def test_may_name_a_user(self, redis_server):
         with redis_server.connect() as redis:
             redis.execute_command("ACL", "SETUSER", "registry", "on", ">pw", "~*", "+@all")
         assert (b"b", 0) == says(
@@ -66,25 +66,25 @@ class TestARedis:
         )
 
     @pytest.mark.parametrize("url", ["redis://:{0}@127.0.0.1:{1}/2", "redis://127.0.0.1:{1}/2"])
-    def test_is_reached_by_url(self, redis_server, url):
+    def test_may_be_a_url(self, redis_server, url):
         place = RedisAddress(url=url.format(PASSWORD, redis_server.port), password=PASSWORD)
         assert (b"b", 2) == says(place)
 
-    def test_is_reached_by_a_socket_of_the_host(self, tmp_path):
+    def test_may_be_a_unix_socket(self, tmp_path):
         with own_redis("--unixsocket", str(tmp_path / "redis")):
             assert (b"b", 1) == says(RedisAddress(url=f"unix://{tmp_path}/redis?db=1", password=PASSWORD))
 
-    def test_is_reached_over_tls(self, tls_port, certificate):
+    def test_may_use_tls(self, tls_port, certificate):
         ca = certificate / "cert.pem"
         place = RedisAddress(host="127.0.0.1", port=tls_port, password=PASSWORD, tls=True, tls_ca=ca)
         assert (b"b", 0) == says(place)
         assert (b"b", 0) == says(RedisAddress(url=f"rediss://:{PASSWORD}@127.0.0.1:{tls_port}", tls_ca=ca))
 
-    def test_is_not_believed_without_its_certificate(self, tls_port):
+    def test_requires_a_valid_certificate(self, tls_port):
         with pytest.raises(RedisError):
             says(RedisAddress(host="127.0.0.1", port=tls_port, password=PASSWORD, tls=True))
 
-    def test_is_found_by_sentinels(self):
+    def test_may_name_sentinels(self):
         with own_redis() as master, sentinel(master) as port:
             place = RedisAddress(
                 sentinels=(f"127.0.0.1:{processes.free_port()}", f"127.0.0.1:{port}"),
@@ -96,7 +96,7 @@ class TestARedis:
             assert (b"b", 1) == says(place)
 
 
-class TestAMistake:
+class TestAnInvalidConfiguration:
     @pytest.mark.parametrize(
         ("expected", "place"),
         [
@@ -108,18 +108,18 @@ class TestAMistake:
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("h", ":1"))),
         ],
     )
-    def test_is_told_in_one_sentence_without_secrets(self, expected, place):
+    def test_is_reported_in_one_sentence_without_secrets(self, expected, place):
         with pytest.raises(ConfigError, match=expected) as raised:
             connect(place, "cache", timeout_seconds=1)
         assert "s3cret" not in str(raised.value)
 
-    def test_is_to_have_no_library(self, monkeypatch):
+    def test_may_be_a_missing_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
         with pytest.raises(ConfigError, match=r"^cache_lru.url: .* pip install 'docker-registry\[redis\]'$"):
             connect(RedisAddress(url="redis://h"), "cache_lru", timeout_seconds=1)
 
 
-class TestAPlace:
+class TestTheTextOfAnAddress:
     @pytest.mark.parametrize(
         ("expected", "place"),
         [
@@ -129,9 +129,9 @@ class TestAPlace:
             ("mymaster of a, b:1", RedisAddress(sentinels=("a", "b:1"), sentinel_password="s3cret")),
         ],
     )
-    def test_is_told_without_secrets(self, expected, place):
+    def test_contains_no_secrets(self, expected, place):
         assert expected == str(place)
         assert "s3cret" not in repr(place)
 
-    def test_is_set_or_not(self):
+    def test_shows_whether_it_is_set(self):
         assert not RedisAddress(password="a", port=1).is_set

@@ -55,7 +55,7 @@ class TestTheCounts:
 
 
 class TestADriverWithACache:
-    def test_passes_everything_on_that_a_driver_can_do(self):
+    def test_passes_on_every_method(self):
         old_names = {"together", "short_lived"}  # they call the new ones
         verbs = (
             {name for name in vars(StorageDriver) if not name.startswith("_")} - {"settings", "run_brief"} - old_names
@@ -86,7 +86,7 @@ class TestAFileDriverWithACache(DriverSuite):
         return cached(driver, redis_server, identity)
 
 
-class TestAFileDriverWhoseCacheIsAway(DriverSuite):
+class TestAFileDriverWithAnUnreachableCache(DriverSuite):
     @pytest.fixture
     def driver(self, tmp_path, identity):
         with own_redis() as server:
@@ -171,7 +171,7 @@ REMOVALS = {
 }
 
 
-class TestWhatWasRead:
+class TestAReadContent:
     def test_is_not_read_again(self, store, reader, writer):
         store.put_content(PATH, b"content")
         for driver in (reader, writer, reader):
@@ -185,7 +185,7 @@ class TestWhatWasRead:
             assert b"content" == reader.get_versioned(PATH).content
         assert [PATH] * 4 == store.reads
 
-    def test_is_not_kept_when_it_is_large(self, store, redis_server, identity):
+    def test_is_not_cached_if_large(self, store, redis_server, identity):
         driver = cached(store, redis_server, identity, max_bytes=4)
         for path in (PATH, BLOB):
             store.put_content(path, b"12345")
@@ -194,7 +194,7 @@ class TestWhatWasRead:
                 assert b"12345" == b"".join(driver.stream_read(path))
         assert [PATH] * 4 + [BLOB] * 4 == store.reads
 
-    def test_is_not_kept_when_nothing_was_there(self, store, reader):
+    def test_is_not_cached_if_missing(self, store, reader):
         for _ in range(2):
             assert not reader.exists(PATH)
             for verb in (reader.get_content, reader.get_size):
@@ -205,13 +205,13 @@ class TestWhatWasRead:
         assert reader.get_content(PATH).startswith(b"by another")
 
     @pytest.mark.parametrize("path", ["a/_uploads/b/state", "docker/registry/v2/_leases/x", "a/_probes/b"])
-    def test_is_not_kept_when_it_passes(self, store, reader, path):
+    def test_is_not_cached_if_streamed(self, store, reader, path):
         store.put_content(path, b"1")
         reader.get_content(path)
         store.put_content(path, b"2")
         assert b"2" == reader.get_content(path)
 
-    def test_is_kept_for_a_minute_when_it_may_change(self, store, reader, redis_server, identity):
+    def test_is_cached_for_a_minute_if_mutable(self, store, reader, redis_server, identity):
         for path in (PATH, BLOB):
             store.put_content(path, b"1")
             reader.get_content(path), reader.get_size(path), reader.exists(path)
@@ -224,7 +224,7 @@ class TestWhatWasRead:
 
 
 class TestASmallBlob:
-    def test_is_kept_once_it_was_sent(self, store, reader):
+    def test_is_cached_after_it_was_sent(self, store, reader):
         store.put_content(BLOB, b"0123456789")
         for length in (None, 10):
             assert b"0123456789" == b"".join(reader.stream_read(BLOB, 0, length))
@@ -234,7 +234,7 @@ class TestASmallBlob:
         assert [] == [*reader.stream_read(BLOB, 10), *reader.stream_read(BLOB, 5, 0)]
         assert [] == store.reads
 
-    def test_is_not_kept_when_only_a_part_was_sent(self, store, reader):
+    def test_is_not_cached_if_only_a_part_was_sent(self, store, reader):
         store.put_content(BLOB, b"0123456789")
         for offset, length in ((0, 3), (3, 7), (3, None), (0, 0)):
             list(reader.stream_read(BLOB, offset, length))
@@ -243,24 +243,24 @@ class TestASmallBlob:
         assert b"0123456789" == b"".join(reader.stream_read(BLOB))
 
 
-class TestAReaderThatIsSlow:
+class TestASlowReader:
     @pytest.mark.parametrize("by", ["reader", "writer"])
     @pytest.mark.parametrize("way", REPLACEMENTS)
-    def test_never_hides_what_was_written_meanwhile(self, request, store, reader, writer, way, by):
+    def test_never_hides_a_concurrent_write(self, request, store, reader, writer, way, by):
         store.put_content(PATH, b"old")
         store.meanwhile = [lambda: REPLACEMENTS[way](request.getfixturevalue(by))]
         assert b"old" == reader.get_content(PATH)
         assert (b"newer", b"newer") == (reader.get_content(PATH), writer.get_content(PATH))
 
     @pytest.mark.parametrize("way", REPLACEMENTS)
-    def test_never_hides_the_size_of_what_was_written_meanwhile(self, store, reader, writer, way):
+    def test_never_hides_the_size_of_a_concurrent_write(self, store, reader, writer, way):
         store.put_content(PATH, b"old")
         store.meanwhile = [lambda: REPLACEMENTS[way](writer)]
         assert 3 == reader.get_size(PATH)
         assert (5, 5) == (reader.get_size(PATH), writer.get_size(PATH))
 
     @pytest.mark.parametrize("way", REMOVALS)
-    def test_never_shows_what_was_removed_meanwhile(self, store, reader, writer, way):
+    def test_never_shows_a_concurrently_removed_file(self, store, reader, writer, way):
         for verb in (reader.get_content, reader.get_size, reader.exists):
             store.put_content(PATH, b"old")
             store.meanwhile = [lambda: REMOVALS[way](writer)]
@@ -271,7 +271,7 @@ class TestAReaderThatIsSlow:
                     with pytest.raises(PathNotFound):
                         again(PATH)
 
-    def test_never_shows_a_list_that_was_changed_meanwhile(self, store, reader, writer):
+    def test_never_shows_a_concurrently_changed_list(self, store, reader, writer):
         store.put_content(PATH, b"old")
         for change in (lambda: writer.put_content("repositories/b", b""), lambda: writer.remove("repositories/b")):
             seen = self._settled(reader)
@@ -283,7 +283,7 @@ class TestAReaderThatIsSlow:
     def _settled(self, driver):
         return driver.folder_version("repositories") or driver.folder_version("repositories")
 
-    def test_may_sleep_through_a_second_reader(self, store, reader, writer):
+    def test_may_be_overtaken_by_a_second_reader(self, store, reader, writer):
         """The second reader shares the lease and reads what is new; the first comes back with what is old."""
         store.put_content(PATH, b"old")
 
@@ -295,7 +295,7 @@ class TestAReaderThatIsSlow:
         assert b"old" == reader.get_content(PATH)
         assert b"newer" == reader.get_content(PATH)
 
-    def test_may_sleep_through_everything(self, store, reader, writer, redis_server):
+    def test_may_outlive_its_lease(self, store, reader, writer, redis_server):
         """Even a Redis that was emptied, and a new lease of another, do not let it in."""
         store.put_content(PATH, b"old")
 
@@ -327,9 +327,9 @@ cached(Dying(folder), RedisServer(int(port), folder), identity).put_content(path
 """
 
 
-class TestAWriterThatIsSlow:
+class TestASlowWriter:
     @pytest.mark.parametrize("way", REPLACEMENTS)
-    def test_is_not_undone_by_who_reads_before_it_is_done(self, store, reader, writer, way):
+    def test_is_not_undone_by_an_earlier_reader(self, store, reader, writer, way):
         store.put_content(PATH, b"old")
         original = store._put
 
@@ -344,7 +344,7 @@ class TestAWriterThatIsSlow:
         REPLACEMENTS[way](writer)
         assert (b"newer", 5) == (reader.get_content(PATH), reader.get_size(PATH))
 
-    def test_that_dies_once_it_is_published_hides_nothing(self, tmp_path, redis_server, identity):
+    def test_that_dies_after_publication_hides_nothing(self, tmp_path, redis_server, identity):
         store = FileDriver(str(tmp_path))
         store.put_content(PATH, b"old")
         reader = cached(store, redis_server, identity)
@@ -353,7 +353,7 @@ class TestAWriterThatIsSlow:
         assert 7 == subprocess.run(command, cwd=ROOT, check=False).returncode
         assert b"newer" == reader.get_content(PATH)
 
-    def test_is_not_undone_by_who_reads_before_all_of_it_is_seen(self, tmp_path, redis_server, identity):
+    def test_is_not_undone_by_a_reader_of_a_partial_change(self, tmp_path, redis_server, identity):
         store = FileDriver(str(tmp_path))
         reader, writer = (cached(store, redis_server, identity) for _ in range(2))
         store.put_content(PATH, b"old")
@@ -372,7 +372,7 @@ class TestAWriterThatIsSlow:
 
 class TestAFolder:
     @pytest.mark.parametrize("folder", ["a/b/c", "a/b", "a"])
-    def test_takes_all_along_that_was_known_below(self, store, reader, writer, folder):
+    def test_invalidates_all_entries_below(self, store, reader, writer, folder):
         paths = [f"a/b/c/{number}/d" for number in range(5)]
         for path in paths:
             store.put_content(path, b"old")
@@ -384,7 +384,7 @@ class TestAFolder:
                 with pytest.raises(PathNotFound):
                     verb(path)
 
-    def test_stays_gone_when_the_redis_evicts_what_says_so(self, store, reader, writer, redis_server, identity):
+    def test_stays_removed_after_an_eviction(self, store, reader, writer, redis_server, identity):
         store.put_content("a/b", b"old")
         reader.get_content("a/b")
         writer.remove("a")
@@ -394,7 +394,7 @@ class TestAFolder:
                 redis.delete(key)
         assert b"newer" == reader.get_content("a/b")
 
-    def test_that_is_removed_leaves_its_neighbours(self, store, reader, writer):
+    def test_that_is_removed_keeps_its_siblings(self, store, reader, writer):
         for path in ("a/b/c", "a/bc", "a/d/e"):
             store.put_content(path, b"content")
             reader.get_content(path)
@@ -404,7 +404,7 @@ class TestAFolder:
         assert [] == store.reads
 
     @pytest.mark.parametrize("change", [lambda d: d.remove("a/b/c"), lambda d: d.move("a/b/c", "x")])
-    def test_is_gone_with_the_last_file_in_it(self, store, reader, writer, change):
+    def test_is_removed_with_its_last_file(self, store, reader, writer, change):
         store.put_content("a/b/c", b"")
         assert (True, True) == (reader.exists("a"), reader.exists("a/b"))
         change(writer)
@@ -419,7 +419,7 @@ class TestTwoStoresInOneRedis:
         for _ in range(2):
             assert (b"0", b"1") == (first.get_content(PATH), second.get_content(PATH))
 
-    def test_are_not_cached_as_long_as_nobody_knows_which_is_which(self, store, redis_server):
+    def test_are_not_cached_without_an_identity(self, store, redis_server):
         driver = cached(store, redis_server, None)
         driver.put_content(PATH, b"1")
         driver.get_content(PATH)
@@ -427,8 +427,8 @@ class TestTwoStoresInOneRedis:
         assert b"2" == driver.get_content(PATH)
 
 
-class TestWhatIsRemovedPastTheCache:
-    def test_is_known_again_after_the_first_touch(self, store, reader):
+class TestARemovalBypassingTheCache:
+    def test_is_noticed_at_the_first_access(self, store, reader):
         store.put_content(BLOB, b"content")
         reader.get_size(BLOB)
         MemoryDriver.remove(store, BLOB)
@@ -440,7 +440,7 @@ class TestWhatIsRemovedPastTheCache:
 
 
 class TestManyHosts:
-    def test_never_read_back_what_was_there_before_their_own_write(self, store, redis_server, identity):
+    def test_never_read_content_older_than_their_own_write(self, store, redis_server, identity):
         def work(name):
             driver = cached(store, redis_server, identity)
             for turn in range(60):
@@ -456,7 +456,7 @@ class TestManyHosts:
             assert store.get_content("shared") == cached(store, redis_server, identity).get_content("shared")
 
 
-class TestValuesOfOthers:
+class TestForeignValues:
     """What somebody else wrote under our keys is a miss, and is replaced."""
 
     READS = ("get_content", "get_size", "exists", "folder_version")
@@ -488,7 +488,7 @@ class TestValuesOfOthers:
         assert b"content" == reader.get_content("folder/file")
 
     @pytest.mark.parametrize("fact", ["size", "content", "presence", "folder"])
-    def test_with_a_stamp_of_ours_are_a_miss_too(self, store, redis_server, identity, fact):
+    def test_with_a_valid_stamp_are_a_miss(self, store, redis_server, identity, fact):
         store.put_content("folder/file", b"content")
         reader = cached(store, redis_server, identity)
         redis = connect(

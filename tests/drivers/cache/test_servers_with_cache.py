@@ -109,10 +109,10 @@ def log(server, text):
 
 
 class TestTheConfiguration:
-    def test_without_a_redis_means_no_cache(self):
+    def test_without_redis_has_no_cache(self):
         assert isinstance(open_driver(Config(storage="memory")), MemoryDriver)
 
-    def test_with_one_puts_it_in_front_of_the_store(self, tmp_path, redis):
+    def test_with_redis_caches_the_store(self, tmp_path, redis):
         config = load_config(
             {
                 "STORAGE_PATH": str(tmp_path),
@@ -133,15 +133,15 @@ class TestTheConfiguration:
         assert [True] == [key.endswith(b":content:a") for key in kept]
         assert driver.driver.exists("docker/registry/v2/_identity")
 
-    def test_that_needs_a_library_says_so_at_the_start(self, monkeypatch):
+    def test_with_a_missing_library_prevents_the_start(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "redis", None)
         with pytest.raises(ConfigError, match=r"^cache_lru.host: the Redis library is missing: pip install "):
             open_driver(Config(storage="memory", cache_lru=CacheLru(host="h")))
 
 
-class TestARedisInTrouble:
+class TestFailingRedis:
     @pytest.mark.parametrize("trouble", TROUBLES)
-    def test_spoils_neither_a_push_nor_a_pull(self, redis, server, client, trouble):
+    def test_fails_neither_pushes_nor_pulls(self, redis, server, client, trouble):
         begin, end = TROUBLES[trouble]
         push(client, "a/b", "latest")  # the cache is warm
         payload = push(client, "a/b", "latest", at(1, lambda: begin(redis)))
@@ -156,7 +156,7 @@ class TestARedisInTrouble:
         if trouble in ("killed", "frozen"):
             assert log(server, "is unavailable")
 
-    def test_costs_no_request_more_than_the_bound(self, redis, server, client):
+    def test_delays_no_request_beyond_the_limit(self, redis, server, client):
         payload = push(client, "a/b", "latest")
         usual, _ = durations(client, "a/b", "latest")
         redis.freeze()
@@ -170,7 +170,7 @@ class TestARedisInTrouble:
         wait_until(lambda: payload == pull(client, "a/b", "latest") and log(server, "is available again"))
         assert len(log(server, "is unavailable")) <= 1 + len(log(server, "is available again"))
 
-    def test_is_no_trouble_for_the_start(self, tmp_path, redis):
+    def test_does_not_prevent_the_start(self, tmp_path, redis):
         redis.kill()
         with Server(tmp_path / "store", **redis.cache_environment) as server:
             payload = push(Client(server.url), "a/b", "latest")
@@ -189,7 +189,7 @@ class TestTwoServersOfOneStore:
             self.servers = (one, other)
             yield Client(one.url), Client(other.url)
 
-    def test_see_at_once_what_the_other_did(self, clients):
+    def test_see_changes_of_each_other_at_once(self, clients):
         config = clients[0].push_blob("a/b", b"{}")
 
         def work(number):
@@ -299,7 +299,7 @@ class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
             yield Client(one.url), Client(other.url)
 
     @pytest.mark.parametrize("path", ["/v2/a/b/manifests/v1", "/v2/a/b/tags/list"])
-    def test_ask_the_application_no_more_for_what_stays(self, clients, path):
+    def test_answer_unchanged_content_from_the_response_cache(self, clients, path):
         config = clients[0].push_blob("a/b", b"{}")
         clients[0].put_manifest("a/b", "v1", manifest([(config, 2)]))
         for client, counted in zip(clients, self.counted, strict=True):
@@ -309,7 +309,7 @@ class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
             assert [answers[0].content] * 9 == [answer.content for answer in answers]
             assert asked == counted.stat().st_size
 
-    def test_answer_when_the_redis_is_gone(self, clients, redis):
+    def test_answer_without_redis(self, clients, redis):
         config = clients[0].push_blob("a/b", b"{}")
         payload = manifest([(config, 2)])
         clients[0].put_manifest("a/b", "v1", payload)
@@ -321,7 +321,7 @@ class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
         assert newer == clients[0].get_manifest("a/b", "v1").payload
 
 
-class TestAServerThatLostTheRedisAlone:
+class TestAServerThatAloneLostRedis:
     @pytest.fixture
     def servers(self, tmp_path, redis):
         environment = redis.cache_environment
@@ -335,7 +335,7 @@ class TestAServerThatLostTheRedisAlone:
             connection.execute_command("ACL", "SETUSER", "one", word, f">{PASSWORD}", "~*", "+@all")
             connection.execute_command("CLIENT", "KILL", "USER", "one")
 
-    def test_makes_up_for_it_though_nobody_asks_it_anything(self, redis, servers):
+    def test_invalidates_its_writes_without_further_requests(self, redis, servers):
         one, other = (Client(server.url) for server in servers)
         push(one, "a/b", "latest")
         pull(other, "a/b", "latest")

@@ -82,8 +82,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-class TestAFileThatWasLookedUp:
-    def test_counts_as_long_as_it_stays(self, here, there, look):
+class TestACachedFile:
+    def test_is_valid_while_unchanged(self, here, there, look):
         found = collect(lambda: look(here, "a/b/c"))
         assert is_good(found)
         there.put_content("a/b/d", b"another")
@@ -91,26 +91,26 @@ class TestAFileThatWasLookedUp:
         assert is_good(found)
 
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-    def test_counts_no_more_when_another_host_changes_it(self, here, there, look, change):
+    def test_is_invalid_after_a_change_by_another_host(self, here, there, look, change):
         found = collect(lambda: look(here, "a/b/c"))
         change(there)
         assert not found.is_current()
 
-    def test_counts_no_more_even_when_it_is_changed_back(self, here, there, look):
+    def test_is_invalid_even_if_changed_back(self, here, there, look):
         found = collect(lambda: look(here, "a/b/c"))
         there.put_content("a/b/c", b"CONTENT")
         look(there, "a/b/c")
         there.put_content("a/b/c", b"content")
         assert not found.is_current()
 
-    def test_counts_also_when_it_came_from_the_store_and_was_kept(self, here, there, look):
+    def test_is_valid_after_it_was_filled_from_the_store(self, here, there, look):
         with dependencies.collected() as found:
             look(here, "a/b/c")
         assert is_good(found)
         there.put_content("a/b/c", b"another")
         assert not found.is_current()
 
-    def test_does_not_count_when_it_was_changed_while_it_was_read(self, redis_server, identity, there, look):
+    def test_is_invalid_if_changed_while_it_was_read(self, redis_server, identity, there, look):
         store = SlowStore()
         store.put_content("a/b/c", b"content")
         here = cached(store, redis_server, identity)
@@ -119,17 +119,17 @@ class TestAFileThatWasLookedUp:
             look(here, "a/b/c")
         assert not found.is_complete
 
-    def test_is_not_noted_when_it_is_not_there(self, here, look):
+    def test_is_not_recorded_if_missing(self, here, look):
         assert not collect(lambda: look(here, "a/none")).is_complete
 
-    def test_counts_no_more_when_its_time_is_over(self, here, look, monkeypatch):
+    def test_is_invalid_after_its_expiry(self, here, look, monkeypatch):
         monkeypatch.setattr(cache_driver, "_SECONDS", 3)
         found = collect(lambda: look(here, "a/b/c"))
         assert is_good(found)
         time.sleep(3.1)
         assert not found.is_current()
 
-    def test_counts_no_more_when_the_redis_has_forgotten_it(self, store, identity, look):
+    def test_is_invalid_after_its_eviction(self, store, identity, look):
         with own_redis() as redis:
             here = cached(store, redis, identity)
             found = collect(lambda: look(here, "a/b/c"))
@@ -137,7 +137,7 @@ class TestAFileThatWasLookedUp:
             here.cache._circuit.call(lambda redis: redis.flushall())
             assert not found.is_current()
 
-    def test_does_not_count_while_the_redis_is_away(self, store, identity, look):
+    def test_is_invalid_while_redis_is_unreachable(self, store, identity, look):
         with own_redis() as redis:
             here = cached(store, redis, identity)
             found = collect(lambda: look(here, "a/b/c"))
@@ -157,15 +157,15 @@ VERBS = {
 }
 
 
-class TestWhatTheCacheDoesNotKnow:
+class TestAnUncachedRead:
     @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-    def test_is_not_noted(self, here, verb):
+    def test_is_not_recorded(self, here, verb):
         assert not collect(lambda: verb(here)).is_complete
 
-    def test_is_not_noted_where_the_store_versions_its_folders(self, tmp_path, redis_server, identity):
+    def test_is_not_recorded_if_the_store_has_folder_versions(self, tmp_path, redis_server, identity):
         assert not cached(FileDriver(str(tmp_path)), redis_server, identity).capabilities.tracks_dependencies
 
-    def test_is_not_noted_of_two_caches_at_once(self, store, redis_server, identity, here):
+    def test_is_not_recorded_for_two_caches(self, store, redis_server, identity, here):
         class Another(CachedDriver):
             def _validator(self):
                 return dependencies.validator(int, int)
@@ -179,7 +179,7 @@ class TestWhatTheCacheDoesNotKnow:
         assert not collect(look).is_complete
 
 
-class TestAListOfAFolder:
+class TestAFolderListing:
     @pytest.fixture
     def listings(self, here):
         return ListingCache(here)
@@ -188,7 +188,7 @@ class TestAListOfAFolder:
     def listed(self, listings):
         return collect(lambda: listings.names("a", str))
 
-    def test_counts_as_long_as_nothing_comes_or_goes(self, there, listed):
+    def test_is_valid_while_no_entry_changes(self, there, listed):
         there.put_content("another/folder", b"")
         assert is_good(listed)
 
@@ -197,19 +197,19 @@ class TestAListOfAFolder:
         [lambda driver: driver.put_content("a/new", b""), lambda driver: driver.remove("a/e")],
         ids=["comes", "goes"],
     )
-    def test_counts_no_more_when_something(self, there, listed, listings, change):
+    def test_is_invalid_after(self, there, listed, listings, change):
         change(there)
         assert not listed.is_current()
         listings.names("a", str)
         assert not listed.is_current()
 
-    def test_counts_again_when_it_was_read_again_and_is_the_same(self, there, listed, listings):
+    def test_is_valid_again_after_rereading_the_same_list(self, there, listed, listings):
         there.put_content("a/b/more", b"")  # changes no name in the folder, but its version
         assert not listed.is_current()
         assert ["b", "e"] == listings.names("a", str)
         assert is_good(listed)
 
-    def test_counts_no_more_when_somebody_has_written_while_it_was_read_again(self, here, there, listed, listings):
+    def test_is_invalid_after_a_write_during_rereading(self, here, there, listed, listings):
         there.put_content("a/b/more", b"")
         version = here.folder_version("a")
         again = here.list_directory("a")
@@ -219,7 +219,7 @@ class TestAListOfAFolder:
         assert version != here.folder_version("a")
         assert not listed.is_current()
 
-    def test_is_known_of_a_folder_that_is_not_there(self, there, listings):
+    def test_may_be_of_a_missing_folder(self, there, listings):
         found = collect(lambda: listings.names("none", str))
         assert is_good(found)
         there.put_content("none/no/more", b"")

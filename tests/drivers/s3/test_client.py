@@ -38,54 +38,54 @@ def options(seaweedfs):
 
 
 class TestAStart:
-    def test_without_a_bucket_says_so(self, options):
+    def test_without_a_bucket_is_an_error(self, options):
         with pytest.raises(ConfigError, match="s3_bucket is not set"):
             S3Driver(**{**options, "s3_bucket": None})
 
-    def test_takes_the_bucket_by_its_old_name(self, options):
+    def test_accepts_the_old_name_of_the_bucket_setting(self, options):
         bucket = options.pop("s3_bucket")
         driver = S3Driver(boto_bucket=bucket, **options)
         driver.put_content("a", b"content")
         assert b"content" == driver.get_content("a")
         driver.close()
 
-    def test_with_a_bucket_that_is_not_there_says_so(self, options):
+    def test_with_a_missing_bucket_is_an_error(self, options):
         with pytest.raises(StorageError, match="no bucket of the name in s3_bucket"):
             S3Driver(**{**options, "s3_bucket": "not-there"})
 
     @pytest.mark.parametrize("name", ["", "a/b", "Ä"])
-    def test_with_a_name_that_no_bucket_can_have_says_so(self, options, name):
+    def test_with_an_invalid_bucket_name_is_an_error(self, options, name):
         with pytest.raises((ConfigError, StorageError), match="s3_bucket"):
             S3Driver(**{**options, "s3_bucket": name})
 
     @pytest.mark.parametrize("name", ["s3_access_key", "s3_secret_key"])
-    def test_with_a_wrong_key_says_so_and_does_not_show_it(self, options, name):
+    def test_with_a_wrong_key_is_an_error_that_does_not_show_it(self, options, name):
         with pytest.raises(StorageError, match="refuses the credentials") as refused:
             S3Driver(**{**options, name: "wr0ng"})
         assert "wr0ng" not in str(refused.value)
 
     @pytest.mark.parametrize("name", ["s3_access_key", "s3_secret_key"])
-    def test_with_half_of_the_credentials_says_so(self, options, name):
+    def test_with_half_of_the_credentials_is_an_error(self, options, name):
         with pytest.raises(ConfigError, match="set both s3_access_key and s3_secret_key"):
             S3Driver(**{**options, name: None})
 
-    def test_without_credentials_says_where_they_belong(self, options):
+    def test_without_credentials_names_their_settings(self, options):
         with pytest.raises(ConfigError, match="s3_access_key"):
             S3Driver(**{**options, "s3_access_key": None, "s3_secret_key": None})
 
-    def test_with_a_server_that_is_away_is_unavailable(self, options):
+    def test_with_an_unreachable_server_is_unavailable(self, options):
         with pytest.raises(StorageUnavailable):
             S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{processes.free_port()}"})
 
-    def test_over_plain_http_has_to_be_asked_for(self, options):
+    def test_over_plain_http_must_be_configured(self, options):
         with pytest.raises(ConfigError, match="s3_secure"):
             S3Driver(**{**options, "s3_secure": True})
 
-    def test_with_something_else_than_a_url_says_so(self, options):
+    def test_with_an_invalid_url_is_an_error(self, options):
         with pytest.raises(ConfigError, match="s3_endpoint"):
             S3Driver(**{**options, "s3_endpoint": "http://"})
 
-    def test_takes_the_host_by_its_old_names(self, options, seaweedfs):
+    def test_accepts_the_old_names_of_the_host_setting(self, options, seaweedfs):
         del options["s3_endpoint"]
         style = "boto.s3.connection.OrdinaryCallingFormat"
         driver = S3Driver(
@@ -94,13 +94,13 @@ class TestAStart:
         assert [] == list(driver.list_directory())
         driver.close()
 
-    def test_knows_the_old_ways_to_name_a_bucket_alone(self, options):
+    def test_accepts_the_old_names_of_the_bucket_setting(self, options):
         with pytest.raises(ConfigError, match="boto_calling_format"):
             S3Driver(**options, boto_calling_format="Ordinary")
 
 
-class TestOneWhoMayOnlyList:
-    def test_hears_so_at_the_first_write(self, options):
+class TestCredentialsForListingOnly:
+    def test_fail_at_the_first_write(self, options):
         driver = S3Driver(**{**options, "s3_access_key": READER_KEY, "s3_secret_key": READER_SECRET})
         assert [] == list(driver.list_directory())
         with pytest.raises(StorageError, match="does not let these credentials") as refused:
@@ -110,7 +110,7 @@ class TestOneWhoMayOnlyList:
 
 
 class TestTheFilesOfBoto:
-    def test_tell_credentials_and_host(self, home, options, seaweedfs):
+    def test_contain_credentials_and_host(self, home, options, seaweedfs):
         (home / ".boto").write_text(
             f"[Credentials]\naws_access_key_id = {options['s3_access_key']}\n"
             f"aws_secret_access_key = {options['s3_secret_key']}\n"
@@ -121,7 +121,7 @@ class TestTheFilesOfBoto:
         assert b"content" == driver.get_content("a")
         driver.close()
 
-    def test_lie_elsewhere_when_boto_config_says_so(self, tmp_path, monkeypatch):
+    def test_are_found_by_boto_config(self, tmp_path, monkeypatch):
         (tmp_path / "boto.cfg").write_text("[Credentials]\ns3_host = rgw.example.org\ns3_port = 7480\n")
         monkeypatch.setenv("BOTO_CONFIG", str(tmp_path / "boto.cfg"))
         assert "https://rgw.example.org:7480" == Account(**KEYS).connect().meta.endpoint_url
@@ -130,7 +130,7 @@ class TestTheFilesOfBoto:
         (home / ".boto").write_text("[Boto]\nproxy = squid\nproxy_port = 3128\nproxy_user = me\nproxy_pass = a@b\n")
         assert "http://me:a%40b@squid:3128" == proxy_url(None, None, None, None)
 
-    def test_that_nobody_can_read_are_an_error(self, home):
+    def test_that_are_unreadable_are_an_error(self, home):
         (home / ".boto").write_text("no section\n")
         with pytest.raises(ConfigError, match="boto"):
             Account(**KEYS).connect()
@@ -146,7 +146,7 @@ class TestAProxy:
             (("https://squid", 3128, "me", "p/w"), "https://me:p%2Fw@squid:3128"),
         ],
     )
-    def test_is_put_together(self, parts, expected):
+    def test_is_composed_of_its_settings(self, parts, expected):
         assert expected == proxy_url(*parts)
 
 
@@ -165,7 +165,7 @@ class TestAnEndpoint:
             ({"endpoint": "https://minio:9000", "host": "ignored"}, "https://minio:9000"),
         ],
     )
-    def test_is_what_the_settings_say(self, settings, expected):
+    def test_follows_the_settings(self, settings, expected):
         assert expected == Account(**KEYS, **settings).connect().meta.endpoint_url
 
     @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ class TestAnEndpoint:
             ({"endpoint": "https://minio:9000", "path_style": False}, "https://my-bucket.minio:9000/key?"),
         ],
     )
-    def test_has_the_bucket_where_it_belongs(self, settings, expected):
+    def test_has_the_bucket_in_host_or_path(self, settings, expected):
         client = Account(**KEYS, **settings).connect()
         url = client.generate_presigned_url("get_object", {"Bucket": "my-bucket", "Key": "key"}, 60)
         assert url.startswith(expected)
 
-    def test_is_in_the_region_that_boto3_reads_by_itself(self, monkeypatch):
+    def test_is_in_the_region_configured_for_boto3(self, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
         assert "https://s3.ap-south-1.amazonaws.com" == Account(**KEYS).connect().meta.endpoint_url
 
@@ -213,7 +213,7 @@ def listening():
 
 
 class TestAPut:
-    def test_does_not_wait_to_be_told_to_go_on(self, listening):
+    def test_does_not_wait_for_100_continue(self, listening):
         # Of an answer to that which is cut off, botocore would read the end for ever.
         client = Account(**KEYS, is_secure=False, endpoint=f"http://127.0.0.1:{listening.server_port}").connect()
         client.put_object(Bucket="bucket", Key="key", Body=b"content")
@@ -222,7 +222,7 @@ class TestAPut:
 
 
 class TestTheDocumentation:
-    def test_has_every_setting_as_its_row_says(self):
+    def test_lists_every_setting_with_its_default(self):
         sample = flavors.read(flavors.folder() / flavors.SAMPLE)
         _, _, table = reference({"s3": S3Driver.settings}, {"s3": sample["s3"]}).partition("### With `storage: s3`\n\n")
         # On a difference, put what stands in `table` at the end of the file.

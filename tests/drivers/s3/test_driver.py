@@ -122,7 +122,7 @@ def large():
 
 
 class TestALargeFile:
-    def test_is_kept_as_it_is(self, driver, client, options, large):
+    def test_is_stored_unchanged(self, driver, client, options, large):
         blocks = (large[start : start + 100_001] for start in range(0, len(large), 100_001))
         assert len(large) == driver.stream_write("a/b", blocks)
         assert large == driver.get_content("a/b")
@@ -137,7 +137,7 @@ class TestALargeFile:
         head = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path'][1:]}/a")
         assert (size, str(parts or "")) == (head["ContentLength"], head["ETag"].strip('"').partition("-")[2])
 
-    def test_is_aborted_when_its_source_fails(self, driver, client, large):
+    def test_is_aborted_if_its_source_fails(self, driver, client, large):
         def blocks():
             yield large
             assert 1 == len(unfinished(client))
@@ -174,7 +174,7 @@ class TestALargeFile:
         assert "AES256" == head["ServerSideEncryption"]
 
 
-class TestAFileThatNearsTheMostParts:
+class TestAFileNearTheMaximumOfParts:
     """S3 takes 10 000: so many parts of 16 MiB are 156 GiB."""
 
     @pytest.fixture
@@ -186,14 +186,14 @@ class TestAFileThatNearsTheMostParts:
         yield driver
         driver.close()
 
-    def test_goes_on_in_larger_parts(self, driver, client, options):
+    def test_continues_in_larger_parts(self, driver, client, options):
         large = b"".join(bytes([number]) * MIB for number in range(25))
         driver.stream_write("a", (large[start : start + 700_000] for start in range(0, len(large), 700_000)))
         assert large == driver.get_content("a")
         found = client.head_object(Bucket=BUCKET, Key=f"{options['storage_path']}/a")
         assert found["ETag"].endswith('-4"')  # 5, 5, 10 and 5 MiB
 
-    def test_that_is_longer_all_the_same_is_refused_and_leaves_nothing(self, driver, client, options):
+    def test_that_exceeds_it_is_rejected_and_leaves_nothing(self, driver, client, options):
         with pytest.raises(StorageError, match="s3_part_bytes"):
             driver.stream_write("a", (bytes(MIB) for _ in range(31)))
         assert not driver.exists("a")
@@ -201,7 +201,7 @@ class TestAFileThatNearsTheMostParts:
 
 
 class TestTheSweep:
-    def test_aborts_what_a_process_that_died_has_left(self, driver, client, options):
+    def test_aborts_uploads_of_dead_processes(self, driver, client, options):
         key = f"{options['storage_path'][1:]}/a"
         upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
         client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x")
@@ -209,7 +209,7 @@ class TestTheSweep:
         time.sleep(1.1)  # it counts in seconds
         assert (1, []) == (driver.remove_leftovers(0), unfinished(client))
 
-    def test_leaves_those_of_other_roots(self, driver, client, options):
+    def test_keeps_those_of_other_roots(self, driver, client, options):
         key = f"{options['storage_path'][1:]}-other/a"
         upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
         time.sleep(1.1)
@@ -224,7 +224,7 @@ class TestALongList:
         driver._objects._shows_empty_folders = request.param == "SeaweedFS"
         return driver
 
-    def test_comes_in_pages(self, driver):
+    def test_is_read_in_pages(self, driver):
         paths = [f"a/{number}" for number in range(5)] + [f"a/x{number}/y/{n}" for number in range(3) for n in range(5)]
         for path in (*paths, "a-b", "a.b/c", "ab"):
             driver.put_content(path, b"")
@@ -235,7 +235,7 @@ class TestALongList:
         assert ["a-b", "a.b/c", "ab"] == sorted(stat.path for stat in driver.walk())
 
 
-class TestARemovalForWhichS3IsTooBusy:
+class TestARemovalWhileS3IsBusy:
     """It says so of single keys, inside an answer whose status is good."""
 
     @pytest.fixture
@@ -258,39 +258,39 @@ class TestARemovalForWhichS3IsTooBusy:
         driver.put_content("f/b", b"content")
         return refuse
 
-    def test_is_tried_again(self, driver, refuse):
+    def test_is_retried(self, driver, refuse):
         refuse("ServiceUnavailable", 2)
         driver.remove("f")
         # Only what was refused is asked for again; the other one was not deleted by an answer of our own.
         assert ["f/b"] == [stat.path for stat in driver.walk()]
 
-    def test_ends_some_day(self, driver, refuse):
+    def test_fails_after_several_attempts(self, driver, refuse):
         refuse("SlowDown", 100)
         with pytest.raises(StorageUnavailable, match="SlowDown"):
             driver.remove("f")
 
-    def test_is_not_tried_again_when_it_is_not_allowed(self, driver, refuse):
+    def test_is_not_retried_if_denied(self, driver, refuse):
         refuse("AccessDenied", 1)
         with pytest.raises(StorageError, match="does not let these credentials"):
             driver.remove("f")
 
 
-class TestABucketOfOthers:
-    def test_is_served_as_it_is(self, driver, client, options):
+class TestABucketWithForeignFiles:
+    def test_is_served_unchanged(self, driver, client, options):
         root = options["storage_path"][1:]
         client.put_object(Bucket=BUCKET, Key=f"{root}/docker/registry/v2/blobs/x", Body=b"content")
         client.put_object(Bucket=BUCKET, Key=f"{root}/folder/", Body=b"")
         assert b"content" == driver.get_content("docker/registry/v2/blobs/x")
         assert ["docker/registry/v2/blobs/x"] == [stat.path for stat in driver.walk()]
 
-    def test_takes_a_path_beside_the_drivers_own_for_none(self, driver):
+    def test_ignores_a_path_beside_the_drivers_own(self, driver):
         with pytest.raises(PathInvalid):
             driver.get_content(".docker-registry/conditions-1")
 
 
 class TestEncryption:
     @pytest.mark.parametrize("is_wanted", [True, False])
-    def test_is_as_it_was_asked_for(self, options, client, is_wanted):
+    def test_is_as_configured(self, options, client, is_wanted):
         driver = S3Driver(**options, s3_encrypt=is_wanted)
         driver.put_content("a", b"content")
         driver.stream_write("b", [bytes(6 * MIB)])
@@ -303,7 +303,7 @@ class TestEncryption:
 
 
 class TestAStore:
-    def test_without_conditional_puts_is_seen(self, driver):
+    def test_without_conditional_puts_is_detected(self, driver):
         def forget(request, **_):
             for name in ("If-Match", "If-None-Match"):
                 del request.headers[name]
@@ -312,7 +312,7 @@ class TestAStore:
         assert not driver.capabilities.if_match
         assert [] == list(driver._objects.entries(driver._root))
 
-    def test_that_is_away_is_unavailable(self, options, driver, seaweedfs):
+    def test_that_is_unreachable_is_unavailable(self, options, driver, seaweedfs):
         with CuttingProxy(seaweedfs.port) as proxy:
             driver = S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
             proxy.cut_after = 10
@@ -335,7 +335,7 @@ class ThroughTheProxy:
         driver.close()
 
 
-class TestAChangeWhoseAnswerIsLost(ThroughTheProxy, LostResponseSuite):
+class TestAChangeWithALostResponse(ThroughTheProxy, LostResponseSuite):
     """S3 has done it, and is asked again."""
 
     @pytest.fixture
@@ -363,12 +363,12 @@ class TestAChangeWhoseAnswerIsLost(ThroughTheProxy, LostResponseSuite):
         assert 1 == proxy.cuts
 
 
-class TestAReadThatBreaksOff(ThroughTheProxy, BrokenReadSuite):
+class TestAnInterruptedRead(ThroughTheProxy, BrokenReadSuite):
     CUT_BYTES = 4 * MIB
 
 
 class TestASignedUrl:
-    def test_is_good_without_credentials(self, driver):
+    def test_is_valid_without_credentials(self, driver):
         driver.put_content("a ü+%/b", b"content")
         url = driver.content_redirect_url("a ü+%/b")
         assert b"content" == requests.get(url, timeout=60).content
@@ -376,7 +376,7 @@ class TestASignedUrl:
         assert SECRET_KEY not in url
         assert ACCESS_KEY in url
 
-    def test_is_good_for_one_file_and_some_time(self, options):
+    def test_is_valid_for_one_file_and_a_limited_time(self, options):
         driver = S3Driver(**options, s3_redirect_seconds=1)
         driver.put_content("a", b"content")
         driver.put_content("b", b"content")
@@ -391,8 +391,8 @@ class TestASignedUrl:
             driver.content_redirect_url("../a")
 
 
-class TestABucketThatIsGone:
-    def test_is_no_empty_store(self, moto):
+class TestARemovedBucket:
+    def test_is_not_an_empty_store(self, moto):
         client = moto.connect()
         client.create_bucket(Bucket="short-lived")
         driver = S3Driver(**{**moto.options(), "s3_bucket": "short-lived"})

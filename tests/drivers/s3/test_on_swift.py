@@ -56,12 +56,12 @@ class TestS3DriverOnSwift(DriverSuite):
         yield driver
         driver.close()
 
-    def test_keeps_a_large_file(self, driver):
+    def test_stores_a_large_file(self, driver):
         large = bytes(range(256)) * 4096 * 15 + b"end"
         driver.stream_write("a", [large])
         driver.move("a", "b")
         assert large == driver.get_content("b")
         assert 0 == driver.remove_leftovers(0)
 
-    def test_is_seen_to_have_no_conditional_puts(self, driver):
+    def test_is_detected_to_lack_conditional_puts(self, driver):
         assert not driver.capabilities.if_match

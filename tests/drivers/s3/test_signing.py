@@ -44,7 +44,7 @@ def check(url, private, key):
 
 
 class TestAUrlOfCloudFront:
-    def test_is_signed_for_some_time(self, private):
+    def test_is_signed_for_a_limited_time(self, private):
         signer = CloudFront(BASE, "KID", pem(private), 1200)
         until = check(signer.url("registry/images/0a/layer"), private, "/registry/images/0a/layer")
         assert abs(time.time() + 1200 - until) < 60
@@ -53,7 +53,7 @@ class TestAUrlOfCloudFront:
         url = CloudFront(f"{BASE}/", "KID", pem(private), 60).url("a b/+%")
         check(url, private, "/a%20b/%2B%25")
 
-    def test_is_what_the_driver_gives(self, private, seaweedfs, tmp_path):
+    def test_is_returned_by_the_driver(self, private, seaweedfs, tmp_path):
         (tmp_path / "key.pem").write_text(pem(private, serialization.PrivateFormat.PKCS8))
         options = seaweedfs.options()
         place = {"cloudfront_base": BASE, "cloudfront_keyid": "KID", "cloudfront_keysecret": str(tmp_path / "key.pem")}
@@ -63,7 +63,7 @@ class TestAUrlOfCloudFront:
 
 
 class TestAKey:
-    def test_may_have_its_line_ends_as_characters(self, private):
+    def test_may_have_escaped_line_ends(self, private):
         signer = CloudFront(BASE, "KID", pem(private).replace("\n", "\\n"), 60)
         check(signer.url("a"), private, "/a")
 
@@ -79,6 +79,6 @@ class TestAKey:
         ],
         ids=range(6),
     )
-    def test_that_is_none_is_said_at_the_start(self, base, key_id, key, said):
+    def test_that_is_invalid_prevents_the_start(self, base, key_id, key, said):
         with pytest.raises(ConfigError, match=said):
             CloudFront(base, key_id, key, 60)

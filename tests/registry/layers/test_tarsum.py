@@ -100,6 +100,6 @@ class TestTheTarSum:
         with pytest.raises(LayerFormatUnsupported):
             tarsum(JSON, [tar(*MEMBERS)[:2000]], max_bytes=None)
 
-    def test_uses_bounded_memory(self):
+    def test_has_a_limit(self):
         with pytest.raises(TooLarge):
             tarsum(JSON, [COMPRESS["zstd"](EMPTY * 1000)], max_bytes=1000)
