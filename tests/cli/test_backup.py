@@ -133,8 +133,8 @@ def server(store):
         yield server
 
 
-class TestABackupWhilePushesGoOn:
-    def test_of_files_is_restored_whole_and_served_as_it_is(self, server, tmp_path, old):
+class TestABackupDuringPushes:
+    def test_of_files_is_restored_completely_and_served_unchanged(self, server, tmp_path, old):
         with Pusher(server.url):
             for _ in range(2):
                 run(server.store, "backup", str(tmp_path / "copy"))
@@ -166,7 +166,7 @@ class TestABackupWhilePushesGoOn:
         with Server(tmp_path / "restored") as restored:
             assert_whole(restored.url, old)
 
-    def test_by_the_documented_commands_is_whole(self, server, tmp_path, old):
+    def test_by_the_documented_commands_is_complete(self, server, tmp_path, old):
         if find("rsync") is None:
             pytest.skip("rsync is not installed")
         page = (ROOT / "docs" / "operations.md").read_text()
@@ -180,7 +180,7 @@ class TestABackupWhilePushesGoOn:
 
 
 class TestABackup:
-    def test_names_what_is_damaged_and_copies_the_rest(self, store, tmp_path, old):
+    def test_names_damaged_files_and_copies_the_rest(self, store, tmp_path, old):
         manifests, name = Registry(FileDriver(str(store))).manifests, RepositoryName("old/app")
         manifest = json.loads(manifests.get(name, Tag("v1")).payload)["manifests"][0]["digest"]
         layer = json.loads(manifests.get(name, Digest.parse(manifest)).payload)["layers"][0]["digest"]
@@ -196,7 +196,7 @@ class TestABackup:
         with Server(tmp_path / "copy") as copy:
             assert_whole(copy.url, old)
 
-    def test_copies_nothing_twice_and_verifies_what_is_there_when_asked(self, store, backup):
+    def test_copies_nothing_twice_and_verifies_existing_files_on_request(self, store, backup):
         again = json.loads(run(store, "backup", str(backup), "--json"))
         assert (0, 0) == (again["copiedFiles"], again["removedFiles"])
         place = next((backup / "docker/registry/v2/blobs").glob("*/*/*/data"))
@@ -204,7 +204,7 @@ class TestABackup:
         again = json.loads(run(store, "backup", str(backup), "--json", "--verify"))
         assert (1, []) == (again["copiedFiles"], again["damaged"])
 
-    def test_that_did_not_end_is_not_restored(self, store, tmp_path):
+    def test_that_is_incomplete_is_not_restored(self, store, tmp_path):
         with BackupFolder(tmp_path / "copy").writing():
             BackupFolder(tmp_path / "copy").set_complete(is_complete=False)
             assert "Another process" in run(store, "backup", str(tmp_path / "copy"), status=2)
@@ -213,7 +213,7 @@ class TestABackup:
 
 
 class TestARestoration:
-    def test_overwrites_a_store_only_when_told(self, server, backup, old):
+    def test_overwrites_a_store_only_on_request(self, server, backup, old):
         with Client(server.url) as client:
             images.push(client, str(NAME), "latest", images.make_image("newer", layer_bytes=2000))
             client.delete_manifest("old/app", "v1")
@@ -233,7 +233,7 @@ class TestARestoration:
         place = next(iter((tmp_path / "restored").glob(f"docker/registry/v2/blobs/*/*/{place.parent.name}")), None)
         assert place is None
 
-    def test_goes_on_where_an_earlier_one_ended(self, backup, tmp_path, old):
+    def test_resumes_an_earlier_one(self, backup, tmp_path, old):
         store = tmp_path / "restored"
         run(store, "restore-backup", str(backup))
         FileDriver(str(store)).put_content(f"{layout.ROOT}/_restoring", b"empty")
@@ -297,7 +297,7 @@ class TestTheTreeOfAnOldServer:
                     assert docker.pull(repository, tag)
 
 
-class TestAPushInTheMiddleOfABackup:
+class TestAPushDuringABackup:
     """At each operation of the backup, `latest` moves to a new manifest and the old one is deleted."""
 
     def push(self, registry, note):

@@ -74,28 +74,28 @@ def wait_for(docker, text):
 
 
 class TestADiff:
-    def test_is_nothing_until_a_worker_comes(self, server, docker):
+    def test_is_empty_until_a_worker_runs(self, server, docker):
         text = push(docker, tar("a", "b"), tar(".wh.a", "c"))
         assert diff(docker, text) is None
         with worker(server):
             found = wait_for(docker, text)
         assert ({"a"}, {"c"}, {}) == (set(found["deleted"]), set(found["created"]), found["changed"])
 
-    def test_is_there_before_anybody_asks(self, server, docker):
+    def test_is_computed_before_the_first_request(self, server, docker):
         with worker(server):
             text = push(docker, tar("a"))
             kept = server.store / "images" / text
             wait_until(lambda: list(kept.glob("_changes*")), lambda: sorted(kept.iterdir()))
             assert {"a"} == set(diff(docker, text)["created"])
 
-    def test_of_what_is_no_tar_stops_no_worker(self, server, docker):
+    def test_of_a_layer_that_is_not_a_tar_stops_no_worker(self, server, docker):
         with worker(server) as process:
             broken = push(docker, b"no tar")
             assert {"a"} == set(wait_for(docker, push(docker, tar("a")))["created"])
             assert process.poll() is None
             assert broken in process.log.read_text()
 
-    def test_is_worked_out_by_any_of_several(self, server, docker):
+    def test_is_computed_by_any_of_several_workers(self, server, docker):
         texts = [push(docker, tar(f"file-{number}")) for number in range(20)]
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(worker(server)) for _ in range(3)]
@@ -106,19 +106,19 @@ class TestADiff:
 
 class TestAWorker:
     @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-    def test_ends_when_it_is_told_to(self, server, docker, end):
+    def test_ends_on_sigterm(self, server, docker, end):
         with worker(server) as process:
             wait_for(docker, push(docker, tar("a")))
             process.send_signal(end)
             assert 0 == process.wait(60)
 
-    def test_waits_for_a_redis_that_is_away(self, server):
+    def test_waits_for_unreachable_redis(self, server):
         with worker(server, CACHE_REDIS_PORT=str(processes.free_port())) as process:
             wait_until(lambda: "retrying in" in process.log.read_text())
             assert process.poll() is None
             assert "Traceback" not in process.log.read_text()
 
-    def test_needs_a_redis(self):
+    def test_requires_redis(self):
         done = run_command("diff-worker")
         assert done.returncode != 0
         assert "cache.host is not set" in done.stderr

@@ -49,7 +49,7 @@ class TestTheKeysCommand:
         assert first.public_numbers() == jwt.PyJWK(published["keys"][0]).key.public_numbers()
 
     @pytest.mark.parametrize("command", [["keys", "list"], ["token", "list"]])
-    def test_needs_access_control(self, store, tmp_path, capsys, command):
+    def test_requires_access_control(self, store, tmp_path, capsys, command):
         (tmp_path / "config.yml").write_text("dev: {storage: memory}")
         assert 2 == main(command)
         assert "no access control" in capsys.readouterr().err
@@ -75,7 +75,7 @@ class TestTheTokenCommand:
         assert [] == list(refresh.list())
 
     @pytest.mark.parametrize("arguments", [[], ["x"], ["0" * 12], ["--user", "bob"], ["0" * 12, "--user", "bob"]])
-    def test_refuses_what_names_no_token(self, store, capsys, arguments):
+    def test_rejects_an_unknown_token(self, store, capsys, arguments):
         text = RefreshTokens(store).issue("alice", "docker", "v")
         assert 2 == main(["token", "revoke", *arguments])
         assert 1 == len(capsys.readouterr().err.splitlines())

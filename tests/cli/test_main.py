@@ -56,17 +56,17 @@ def stored(store):
 
 
 class TestACommand:
-    def test_tells_the_version(self, run):
+    def test_prints_the_version(self, run):
         assert f"docker-registry {__version__}\n" == run("--version", new_interpreter=True).stdout
 
-    def test_tells_what_there_is(self, run):
+    def test_prints_the_list_of_commands(self, run):
         for name in ("serve", "check", "config"):
             assert name in run("--help").stdout
 
-    def test_that_is_not_there_is_refused(self, run):
+    def test_that_does_not_exist_is_rejected(self, run):
         assert 2 == run("dance").returncode
 
-    def test_tries_out_the_store(self, run, tmp_path):
+    def test_probes_the_store(self, run, tmp_path):
         assert 0 == run("check", new_interpreter=True).returncode
         before = stored(tmp_path / "store")
         done = run("check")
@@ -86,27 +86,27 @@ class TestACommand:
 
 
 @pytest.mark.parametrize("command", [["serve"], ["check"], []])
-class TestARegistryThatCannotRun:
-    def test_says_that_a_setting_is_unknown(self, run, tmp_path, command):
+class TestAFailedStart:
+    def test_reports_an_unknown_setting(self, run, tmp_path, command):
         config = tmp_path / "config.yml"
         config.write_text("dev: {storge: file}")
         line = sentence(run(*command, DOCKER_REGISTRY_CONFIG=str(config)))
         assert (True, True) == (str(config) in line, "storage" in line)
 
-    def test_says_that_a_file_is_missing(self, run, command):
+    def test_reports_a_missing_file(self, run, command):
         assert "no.yml" in sentence(run(*command, DOCKER_REGISTRY_CONFIG="no.yml"))
 
-    def test_says_that_a_flavor_is_unknown(self, run, command):
+    def test_reports_an_unknown_flavor(self, run, command):
         assert "dev" in sentence(run(*command, SETTINGS_FLAVOR="devv"))
 
-    def test_says_that_a_driver_is_not_installed(self, run, command):
+    def test_reports_a_driver_that_is_not_installed(self, run, command):
         assert "docker-registry-driver-oss" in sentence(run(*command, SETTINGS_FLAVOR="oss"))
 
-    def test_says_that_the_store_is_no_folder(self, run, tmp_path, command):
+    def test_reports_a_store_that_is_not_a_folder(self, run, tmp_path, command):
         (tmp_path / "file").write_bytes(b"")
         assert "cannot be used" in sentence(run(*command, STORAGE_PATH=str(tmp_path / "file")))
 
-    def test_says_that_it_may_not_write(self, run, tmp_path, command):
+    def test_reports_a_store_without_write_permission(self, run, tmp_path, command):
         if os.geteuid() != 0 or not find("setpriv"):
             pytest.skip("a store of another user needs root, and setpriv to lay its powers down")
         store = tmp_path / "store"
@@ -134,13 +134,13 @@ class TestTheEnvironment:
             ("GUNICORN_USER", "no-such-user"),
         ],
     )
-    def test_must_make_sense(self, run, name, value):
+    def test_must_be_valid(self, run, name, value):
         assert name in sentence(run("serve", **{name: value}))
 
     @pytest.mark.parametrize(
         ("name", "value"), [("REGISTRY_PORT", "99999"), ("GUNICORN_WORKERS", "0"), ("GUNICORN_OPTS", "--wrokers 3")]
     )
-    def test_is_checked_without_serving_too(self, run, name, value):
+    def test_is_checked_without_serving(self, run, name, value):
         assert name in sentence(run("check", **{name: value}))
 
     @pytest.mark.parametrize("command", ["serve", "check"])

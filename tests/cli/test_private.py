@@ -42,24 +42,24 @@ class TestThePrivateCommand:
         assert f"{name} is public\n" == capsys.readouterr().out
         assert ["Acme/Capital", "acme/secret"] == private(store)
 
-    def test_says_what_it_did_as_json(self, store, capsys):
+    def test_reports_as_json(self, store, capsys):
         assert 0 == main(["private", "clear", "acme/secret", "--json"])
         assert {"cleared": ["acme/secret"]} == json.loads(capsys.readouterr().out)
 
     @pytest.mark.parametrize("name", ["acme/web", "acme/..", ""])
-    def test_refuses_what_is_not_private(self, store, capsys, name):
+    def test_rejects_a_repository_that_is_not_private(self, store, capsys, name):
         assert 2 == main(["private", "clear", name])
         out, err = capsys.readouterr()
         assert ("", 1) == (out, len(err.splitlines()))
         assert 3 == len(private(store))
 
     @pytest.mark.parametrize("arguments", [[], ["clear"], ["list", "x"], ["hide", "x"]])
-    def test_refuses_wrong_usage(self, store, arguments):
+    def test_rejects_wrong_usage(self, store, arguments):
         with pytest.raises(SystemExit) as stopped:
             main(["private", *arguments])
         assert 2 == stopped.value.code
 
-    def test_lists_nothing_where_nothing_is_private(self, store, capsys):
+    def test_lists_nothing_if_nothing_is_private(self, store, capsys):
         for name in private(store):
             main(["private", "clear", name])
         capsys.readouterr()

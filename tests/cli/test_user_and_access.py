@@ -53,7 +53,7 @@ class TestTheUserCommand:
         assert {"bob", "carol"} == set(users(folder))
         assert "secret" not in capsys.readouterr().out
 
-    def test_makes_the_file(self, folder, says):
+    def test_creates_the_file(self, folder, says):
         (folder / "users").unlink()
         says("secret")
         assert 0 == main(["user", "add", "carol"])
@@ -71,7 +71,7 @@ class TestTheUserCommand:
             (["remove", "carol"], ""),
         ],
     )
-    def test_refuses_with_one_sentence_and_changes_nothing(self, folder, capsys, says, arguments, password):
+    def test_rejects_errors_with_one_sentence_and_changes_nothing(self, folder, capsys, says, arguments, password):
         before = (folder / "users").read_bytes()
         says(password + "\n")
         assert 2 == main(["user", *arguments])
@@ -79,14 +79,14 @@ class TestTheUserCommand:
         assert ("", 1) == (out, len(err.splitlines()))
         assert before == (folder / "users").read_bytes()
 
-    def test_refuses_a_broken_file(self, folder, capsys, says):
+    def test_rejects_a_malformed_file(self, folder, capsys, says):
         (folder / "users").write_text("alice:secret\n")
         says("x")
         assert 2 == main(["user", "add", "carol"])
         assert "line 1" in capsys.readouterr().err
         assert "alice:secret\n" == (folder / "users").read_text()
 
-    def test_needs_a_file(self, folder, capsys):
+    def test_requires_a_file(self, folder, capsys):
         (folder / "config.yml").write_text("dev: {storage: memory}")
         assert 2 == main(["user", "list"])
         assert "auth.htpasswd" in capsys.readouterr().err
@@ -112,7 +112,7 @@ class TestTheAccessCommand:
         assert (True, 5) == (found["allowed"], found["line"])
 
     @pytest.mark.parametrize("arguments", [["alice", "push", "Acme"], ["alice", "push", "a", "--address", "x"]])
-    def test_refuses_what_is_not_valid(self, folder, capsys, arguments):
+    def test_rejects_invalid_arguments(self, folder, capsys, arguments):
         assert 2 == main(["access", "check", *arguments])
         assert 1 == len(capsys.readouterr().err.splitlines())
 
@@ -122,7 +122,7 @@ class TestTheAccessCommand:
         assert 1 == main(["access", "check", "anonymous", "pull", "x"])
         assert "no rules file" in capsys.readouterr().out
 
-    def test_needs_access_control(self, folder, capsys):
+    def test_requires_access_control(self, folder, capsys):
         (folder / "config.yml").write_text("dev: {storage: memory}")
         assert 2 == main(["access", "check", "alice", "pull", "x"])
         assert "no access control" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def run(*command, codes=(0,)):
 
 
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
-def test_a_host_that_loses_its_power_keeps_what_was_acknowledged(tmp_path, kind, seed):
+def test_a_power_loss_keeps_acknowledged_content(tmp_path, kind, seed):
     require_root()
     moments = random.Random(seed)
     machine = Machine(tmp_path, kind)

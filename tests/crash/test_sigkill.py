@@ -96,9 +96,9 @@ def check_life(client, pusher):
     return promises.tagged
 
 
-class TestAServerThatIsKilled:
+class TestAKilledServer:
     @pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.slow)])
-    def test_keeps_what_it_acknowledged_and_shows_nothing_unverified(self, tmp_path, rounds, seed):
+    def test_keeps_acknowledged_content_and_publishes_nothing_unverified(self, tmp_path, rounds, seed):
         moments = random.Random(seed)
         server = Server(tmp_path / "store", workers=2)
         tagged = dict.fromkeys(f"crash/pusher{number}" for number in range(PUSHERS))

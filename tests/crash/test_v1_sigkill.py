@@ -56,9 +56,9 @@ def check_life(docker, client, pusher):
     return promises.chain[-1].text
 
 
-class TestAServerThatIsKilled:
+class TestAKilledServer:
     @pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
-    def test_keeps_what_it_acknowledged_and_serves_nothing_unverified(self, tmp_path, rounds, seed):
+    def test_keeps_acknowledged_content_and_serves_nothing_unverified(self, tmp_path, rounds, seed):
         moments = random.Random(seed)
         server = Server(tmp_path / "store", workers=2)
         tagged = dict.fromkeys(f"crash/old{number}" for number in range(PUSHERS))
@@ -87,5 +87,5 @@ class TestAServerThatIsKilled:
         print(f"{rounds} crashes, {promised} images kept")
         assert promised > rounds
 
-    def test_is_always_pushed_the_same_images(self):
+    def test_receives_the_same_images_in_every_run(self):
         assert make_chain("seed", 1) == make_chain("seed", 1)

@@ -14,7 +14,7 @@ FROM = "--src-tls-verify=false"
 class StoreSuite:
     """For a fixture ``server``: a registry on the store."""
 
-    def test_takes_and_gives_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
+    def test_stores_and_serves_an_image_byte_for_byte(self, skopeo, layouts, host, name, reader, tmp_path):
         image = make_image(name, layers=3)
         skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
         assert image.contents == pull(reader, name, "v1")
@@ -26,7 +26,7 @@ class StoreSuite:
         skopeo("copy", "--all", FROM, TO, f"docker://{host}/{name}:v1", f"docker://{host}/{name}/copy:v1")
         assert index.contents == pull(reader, f"{name}/copy", "v1")
 
-    def test_takes_a_layer_of_many_parts(self, server, name):
+    def test_accepts_a_layer_of_many_parts(self, server, name):
         content = bytes(range(256)) * 4096 * 40  # 40 MiB
         with Client(server.url) as client:
             digest = client.push_blob(name, content)
@@ -36,7 +36,7 @@ class StoreSuite:
 class RedirectSuite:
     """For a fixture ``redirecting``: a registry that sends clients to the store."""
 
-    def test_leads_skopeo_to_the_store(self, skopeo, layouts, redirecting, name, tmp_path):
+    def test_redirects_skopeo_to_the_store(self, skopeo, layouts, redirecting, name, tmp_path):
         image, place = make_image(name, layers=2), f"127.0.0.1:{redirecting.port}/{name}:v1"
         skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{place}")
         skopeo("copy", FROM, f"docker://{place}", f"oci:{tmp_path}/pulled:v1")

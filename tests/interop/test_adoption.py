@@ -49,12 +49,12 @@ def ours(store, before):
         yield client
 
 
-class TestWhatDistributionWrote:
+class TestContentOfDistribution:
     @pytest.mark.parametrize(("name", "tag"), [(name, tag) for name, tags in OLD.items() for tag in tags])
     def test_is_served_byte_for_byte(self, ours, before, name, tag):
         assert before["served"][name, tag] == pull(ours, name, tag)
 
-    def test_has_the_types_that_were_pushed(self, ours):
+    def test_has_the_pushed_media_types(self, ours):
         assert OLD_IMAGE.media_type == ours.get_manifest("adopted", "first").media_type
         assert OLD_INDEX.media_type == ours.get_manifest("adopted/deep/er", "index").media_type
         assert DOCKER_LIST == ours.get_manifest("adopted/docker", "list").media_type
@@ -71,7 +71,7 @@ class TestWhatDistributionWrote:
         assert ours.mount("adopted/elsewhere", layer, "adopted")
         assert OLD_IMAGE.blobs[layer] == ours.get_blob("adopted/elsewhere", layer)
 
-    def test_that_is_unfinished_cannot_be_continued(self, ours, before):
+    def test_that_is_an_unfinished_upload_cannot_be_continued(self, ours, before):
         with pytest.raises(Refused) as refused:
             ours.append(before["upload"], b"more")
         assert (404, "BLOB_UPLOAD_UNKNOWN") == (refused.value.status, refused.value.code)
@@ -89,8 +89,8 @@ def after(store, before):
         client.append(client.start_upload("ours/alone"), b"unfinished")
 
 
-class TestAStoreThatGoesToAndFro:
-    def test_is_served_by_distribution_with_what_we_wrote(self, distribution, store, before, after):
+class TestAStoreSharedWithDistribution:
+    def test_is_served_by_distribution_with_our_content(self, distribution, store, before, after):
         with distribution(store) as old, Client(old.url) as client:
             assert OLD_IMAGE.contents == pull(client, "adopted", "first")
             assert NEW_IMAGE.contents == pull(client, "adopted", "second")

@@ -82,7 +82,7 @@ def expected(images):
     return union(image.layer for image in images)
 
 
-class TestWhatOldDockerPushed:
+class TestAPushOfOldDocker:
     def test_is_the_same_image_for_skopeo(self, skopeo, images, reader, host, name, tmp_path):
         skopeo("copy", FROM, f"docker://{host}/{name}:v1", f"dir:{tmp_path}/pulled")
         manifest = json.loads((tmp_path / "pulled/manifest.json").read_text())
@@ -118,7 +118,7 @@ class TestWhatOldDockerPushed:
         seen = json.loads(skopeo("inspect", INSECURE, f"docker://{host}/{name}@{digest}"))
         assert (digest, 5) == (seen["Digest"], len(seen["Layers"]))
 
-    def test_has_one_form_whatever_a_client_accepts(self, server, images, name):
+    def test_has_one_format_whatever_a_client_accepts(self, server, images, name):
         url = f"{server.url}/v2/{name}/manifests/v1"
         answers = [
             requests.get(url, headers={"Accept": accept}, timeout=60)
@@ -164,7 +164,7 @@ def pulled_tars(old, name, tag):
     return [unpack(layer) for _, _, layer in old.pull(name, tag)]
 
 
-class TestWhatIsPushedToday:
+class TestAPushOfACurrentClient:
     def test_by_docker_is_pulled_by_old_docker(self, docker, old, tree, host, name):
         docker("import", "-", f"{host}/{name}:v1", stdin=tree)
         docker("push", f"{host}/{name}:v1")
@@ -196,7 +196,7 @@ class TestWhatIsPushedToday:
         push(reader, name, "v1", image)
         assert [gzip.decompress(layer) for layer in image.layers] == pulled_tars(old, name, "v1")
 
-    def test_in_several_members_of_gzip_is_pulled_by_old_docker(self, reader, old, name):
+    def test_in_several_gzip_members_is_pulled_by_old_docker(self, reader, old, name):
         image = make_image(name, layers=1)
         plain = gzip.decompress(image.layers[0])
         pieces = b"".join(gzip.compress(plain[start : start + 10_000]) for start in range(0, len(plain), 10_000))
@@ -207,7 +207,7 @@ class TestWhatIsPushedToday:
         push(reader, name, "v1", make_image(name, layers=0))
         assert [bytes(1024)] == pulled_tars(old, name, "v1")
 
-    def test_that_is_no_image_is_left_out_and_says_why(self, reader, old, name):
+    def test_that_is_not_an_image_is_omitted_with_the_reason(self, reader, old, name):
         push(reader, name, "v1", make_image(name))
         config = b"{}"
         reader.push_blob(name, config)
@@ -240,8 +240,8 @@ class TestWhatIsPushedToday:
         assert name in names()
 
 
-class TestChangingHands:
-    def test_an_image_goes_to_and_fro(self, docker, old, images, host, name, tmp_path):
+class TestBothClients:
+    def test_exchange_an_image_repeatedly(self, docker, old, images, host, name, tmp_path):
         docker("pull", f"{host}/{name}:v1")
         (tmp_path / "Dockerfile").write_text(f"FROM {host}/{name}:v1\nCOPY more /more\n")
         (tmp_path / "more").write_bytes(b"more")
@@ -251,14 +251,14 @@ class TestChangingHands:
         assert {**union(image.layer for image in images), "more": b"more"} == tree
         docker("rmi", "--force", f"{host}/{name}:v1")
 
-    def test_an_old_docker_tags_an_image_of_today(self, reader, old, name):
+    def test_tag_each_others_images(self, reader, old, name):
         image = make_image(name)
         push(reader, name, "v1", image)
         top = old.pull(name, "v1")[-1][0]
         done(old.put(f"/repositories/{name}/tags/v2", json.dumps(top)), 200)
         assert image.contents == pull(reader, name, "v2")
 
-    def test_a_tag_is_deleted_by_either(self, reader, old, images, name):
+    def test_delete_each_others_tags(self, reader, old, images, name):
         digest = reader.get_manifest(name, "v1").digest
         reader.delete_manifest(name, digest)
         done(old.get(f"/repositories/{name}/tags/v1"), 404)
@@ -288,7 +288,7 @@ class TestATreeOfAnOldServer:
     def tags(self, name):
         return [(each, tag) for tree, each, tag in OLD_TREES if tree == name]
 
-    def test_is_pulled_by_the_clients_of_today(self, old_tree, skopeo, tmp_path):
+    def test_is_pulled_by_current_clients(self, old_tree, skopeo, tmp_path):
         tree, server = old_tree
         for number, (name, tag) in enumerate(self.tags(tree)):
             reference = f"docker://127.0.0.1:{server.port}/{name}:{tag}"
@@ -305,7 +305,7 @@ class TestATreeOfAnOldServer:
             docker("pull", f"127.0.0.1:{server.port}/{name}:{tag}")
             docker("rmi", f"127.0.0.1:{server.port}/{name}:{tag}")
 
-    def test_lists_the_same_to_both(self, old_tree):
+    def test_is_listed_equally_for_both(self, old_tree):
         tree, server = old_tree
         with Client(server.url) as client, OldDocker(server.url) as old:
             for name, tags in v1_trees.REPOSITORIES[tree].items():
@@ -328,8 +328,8 @@ class TestATreeOfDistribution:
                 assert [gzip.decompress(layer) for layer in each.layers] == pulled_tars(old, name, "v1")
 
 
-class TestManyAtOnce:
-    def test_ask_for_an_image_that_nobody_has_asked_for(self, tmp_path):
+class TestConcurrentClients:
+    def test_request_an_image_for_the_first_time(self, tmp_path):
         store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store, workers=4) as server, ThreadPoolExecutor(32) as threads:
 

@@ -164,7 +164,7 @@ class TestAStoreOfDistribution:
             assert (NEW.contents, IMAGE.contents) == (pull(client, "adopted", "v2"), pull(client, "elsewhere", "v1"))
 
 
-class TestAStoreOfOld:
+class TestAStoreOf07:
     """Azure is not among them: of docker-registry 0.7 to 0.9 nobody can have one there."""
 
     @pytest.fixture(params=["gcs", "swift"])

@@ -40,7 +40,7 @@ class TestContainerd:
         ctr("images", "push", *PLAIN, f"{host}/{name}/copy:v1")
         assert image.contents == pull(reader, f"{name}/copy", "v1")
 
-    def test_pushes_what_was_imported(self, ctr, skopeo, layouts, reader, host, name, tmp_path):
+    def test_pushes_an_imported_image(self, ctr, skopeo, layouts, reader, host, name, tmp_path):
         image = make_image(name, layers=3)
         skopeo("copy", f"oci:{layouts(image)}:v1", f"oci-archive:{tmp_path}/image.tar:imported")
         ctr("images", "import", "--no-unpack", "--base-name", f"{host}/{name}", tmp_path / "image.tar")

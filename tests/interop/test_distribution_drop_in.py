@@ -79,7 +79,7 @@ def answers(url, credentials=None):
 
 class TestAServerInPlaceOfDistribution:
     @pytest.mark.parametrize("sections", [pytest.param("defaults", marks=pytest.mark.slow), "users-and-deletion"])
-    def test_answers_alike(self, volume, tmp_path, sections):
+    def test_has_the_same_responses(self, volume, tmp_path, sections):
         settings, credentials = {}, None
         if sections == "users-and-deletion":
             users = tmp_path / "htpasswd"

@@ -41,18 +41,18 @@ def saved_layers(docker, reference):
 
 
 class TestDocker:
-    def test_pushes_what_the_daemon_has(self, docker, pushed, reader, name):
+    def test_pushes_an_image_of_the_daemon(self, docker, pushed, reader, name):
         manifest = reader.get_manifest(name, "v1")
         config, *layers = (reader.get_blob(name, entry["digest"]) for entry in named_blobs(manifest))
         assert DOCKER_MANIFEST == manifest.media_type
         assert image_id(docker, pushed) == digest_of(config)
         assert saved_layers(docker, pushed) == [gzip.decompress(layer) for layer in layers]
 
-    def test_tells_the_digest_that_the_registry_serves(self, docker, image, reader, name):
+    def test_prints_the_digest_that_the_registry_serves(self, docker, image, reader, name):
         said = docker("push", image)
         assert f"digest: {reader.get_manifest(name, 'v1').digest} " in said
 
-    def test_pulls_what_it_pushed(self, docker, pushed):
+    def test_pulls_its_own_push(self, docker, pushed):
         before, layers = image_id(docker, pushed), saved_layers(docker, pushed)
         docker("rmi", pushed)
         docker("pull", pushed)
@@ -74,7 +74,7 @@ class TestDocker:
         assert image_id(docker, pushed) == image_id(docker, f"{host}/{name}:v2")
         docker("rmi", f"{host}/{name}:v2")
 
-    def test_pushes_what_it_built_on_a_pulled_image(self, docker, pushed, reader, host, name, tmp_path):
+    def test_pushes_an_image_built_on_a_pulled_one(self, docker, pushed, reader, host, name, tmp_path):
         docker("rmi", pushed)
         (tmp_path / "Dockerfile").write_text(f"FROM {pushed}\nCOPY more /more\nENV A=b\n")
         (tmp_path / "more").write_bytes(b"more")
@@ -94,7 +94,7 @@ class TestDocker:
 
 
 class TestDockerManifest:
-    def test_makes_pushes_and_reads_lists(self, docker, pushed, reader, host, name):
+    def test_creates_pushes_and_reads_lists(self, docker, pushed, reader, host, name):
         reference = f"{host}/{name}:list"
         for architecture in ("amd64", "arm64"):
             docker("tag", pushed, f"{host}/{name}:{architecture}")
@@ -111,7 +111,7 @@ class TestDockerManifest:
         assert pull(reader, name, "v1").items() < pull(reader, name, "list").items()
         docker("rmi", f"{host}/{name}:amd64", f"{host}/{name}:arm64")
 
-    def test_is_what_the_daemon_pulls_by(self, docker, skopeo, layouts, host, name, index):
+    def test_is_used_by_the_daemon(self, docker, skopeo, layouts, host, name, index):
         skopeo("copy", "--all", "--dest-tls-verify=false", f"oci:{layouts(index)}:v1", f"docker://{host}/{name}:v1")
         docker("pull", f"--platform=linux/{index.images[1].architecture}", f"{host}/{name}:v1")
         assert digest_of(index.images[1].config) == image_id(docker, f"{host}/{name}:v1")

@@ -151,11 +151,11 @@ class TestAMisconfiguredNginx:
             ("encoded-slash", replaced("location / {", 'location / { if ($request_uri ~ "%2F") { return 404; }')),
         ],
     )
-    def test_is_named_by_its_fault_and_nothing_else(self, fault, change, registry, authority, tmp_path):
+    def test_has_exactly_its_fault_reported(self, fault, change, registry, authority, tmp_path):
         with running_proxy(PROXIES[0], tmp_path, registry.port, authority, change) as url:
             assert [fault] == faults(url, authority.file, fault)
 
-    def test_with_an_unknown_authority_is_named(self, registry, authority, tmp_path):
+    def test_with_an_unknown_authority_is_reported(self, registry, authority, tmp_path):
         with running_proxy(PROXIES[0], tmp_path, registry.port, authority) as url:
             assert ["certificate"] == faults(url)
 
@@ -188,7 +188,7 @@ class TestAnotherProxy:
         ],
         ids=["location", "clock", "replicas", "redirect"],
     )
-    def test_is_named_by_its_fault(self, fault, change, registry):
+    def test_has_its_fault_reported(self, fault, change, registry):
         with relay(registry.port, change) as url:
             try:
                 assert fault in faults(url)

@@ -78,7 +78,7 @@ class TestOras:
         oras("pull", "--plain-http", "--allow-path-traversal", "--output", tmp_path / "pulled", f"{host}/{name}:v1")
         assert "content" == next((tmp_path / "pulled").rglob("file.txt"), tmp_path / "file.txt").read_text()
 
-    def test_copies_with_all_that_is_about_it(self, oras, reader, host, name, tmp_path):
+    def test_copies_with_all_referrers(self, oras, reader, host, name, tmp_path):
         image = make_image(name)
         push(reader, name, "v1", image)
         (tmp_path / "about.json").write_text("{}")
@@ -155,8 +155,8 @@ class TestCosign:
             cosign("verify", "--key", tmp_path / "key.pub", *offline, *verify, f"{host}/{name}@{other.digest}")
 
 
-class TestWhatTheyDelete:
-    def test_is_gone(self, crane, reader, host, name):
+class TestDeletedContent:
+    def test_is_unknown(self, crane, reader, host, name):
         image = make_image(name)
         push(reader, name, "v1", image)
         crane("delete", "--insecure", f"{host}/{name}@{image.digest}")

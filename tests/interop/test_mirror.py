@@ -78,7 +78,7 @@ class TestAMirrorOfDistribution:
 
 
 class TestManyClients:
-    def test_of_a_cold_tag_cause_one_question(self, mirror, slow):
+    def test_of_an_uncached_tag_cause_one_upstream_request(self, mirror, slow):
         image = INDEX.images[0]
         slow.add("app", "v1", image)
 
@@ -90,7 +90,7 @@ class TestManyClients:
             assert {image.manifest} == set(pool.map(get, range(12)))
         assert ["app/manifests/v1"] == slow.asked()
 
-    def test_of_a_cold_blob_share_one_transfer(self, mirror, slow):
+    def test_of_an_uncached_blob_share_one_transfer(self, mirror, slow):
         digest = digest_of(LAYER)
         slow.contents[f"app/blobs/{digest}"] = Answer(LAYER, pause_seconds=0.05)
         slow.requests.clear()
@@ -109,7 +109,7 @@ class TestManyClients:
         assert [] == list(mirror.store.glob("docker/registry/v2/_transfers/*/*"))
 
     @pytest.mark.slow
-    def test_receive_the_blob_when_a_worker_dies(self, mirror, slow):
+    def test_receive_the_blob_even_if_a_worker_dies(self, mirror, slow):
         layer = LAYER[::-1]
         digest = digest_of(layer)
 

@@ -84,12 +84,12 @@ def test_pushes_and_pulls_a_model(session, server, name):
         assert content == pull_blob(session, url, descriptor["digest"])
 
 
-def test_goes_on_with_the_scheme_of_the_proxy(session, server, name):
+def test_receives_urls_with_the_scheme_of_the_proxy(session, server, name):
     answer = session.post(f"{server.url}/v2/{name}/blobs/uploads/", headers={"X-Forwarded-Proto": "https"})
     assert next_url(answer).startswith(f"https://127.0.0.1:{server.port}/v2/{name}/blobs/uploads/")
 
 
-def test_is_the_only_one_that_gets_whole_urls(server, name):
+def test_is_the_only_client_that_receives_absolute_urls(server, name):
     answer = requests.post(f"{server.url}/v2/{name}/blobs/uploads/", timeout=20)
     assert "Docker-Upload-Location" not in answer.headers
     assert answer.headers["Location"].startswith("/v2/")

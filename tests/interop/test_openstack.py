@@ -32,7 +32,7 @@ def server(request, tmp_path_factory):
 
 
 class TestARegistryOnOpenStack(StoreSuite):
-    def test_sends_clients_to_swift_where_it_has_the_layer(self, server, name):
+    def test_redirects_clients_to_swift_for_its_layers(self, server, name):
         content = name.encode() * 100_000
         with Client(server.url) as client:
             digest = client.push_blob(name, content)

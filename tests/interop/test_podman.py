@@ -30,14 +30,14 @@ def pushed(podman, policy, image, tmp_path):
 
 
 class TestPodman:
-    def test_pushes_what_it_has(self, podman, pushed, reader, name, tmp_path):
+    def test_pushes_an_image(self, podman, pushed, reader, name, tmp_path):
         manifest = reader.get_manifest(name, "v1")
         assert (tmp_path / "digest").read_text() == manifest.digest
         assert podman("image", "inspect", "--format={{.Id}}", pushed) in manifest.document["config"]["digest"]
         assert 3 == len(pull(reader, name, "v1"))
 
     @pytest.mark.parametrize(("form", "media_type"), [("oci", OCI_MANIFEST), ("v2s2", DOCKER_MANIFEST)])
-    def test_pushes_in_either_form(self, podman, policy, image, reader, name, form, media_type):
+    def test_pushes_in_either_format(self, podman, policy, image, reader, name, form, media_type):
         podman("push", INSECURE, f"--signature-policy={policy}", f"--format={form}", image)
         assert media_type == reader.get_manifest(name, "v1").media_type
 
@@ -48,7 +48,7 @@ class TestPodman:
         assert reader.get_blob(name, layer["digest"]).startswith(b"\x28\xb5\x2f\xfd")
 
     @pytest.mark.parametrize("by", ["tag", "digest"])
-    def test_pulls_what_it_pushed(self, podman, policy, pushed, reader, host, name, by):
+    def test_pulls_its_own_push(self, podman, policy, pushed, reader, host, name, by):
         before = podman("image", "inspect", "--format={{.Id}} {{.RootFS.Layers}}", pushed)
         podman("rmi", pushed)
         reference = pushed if by == "tag" else f"{host}/{name}@{reader.get_manifest(name, 'v1').digest}"
@@ -83,7 +83,7 @@ class TestBuildah:
 
         return commit
 
-    def test_pushes_what_it_built(self, buildah, policy, commit, reader, host, name, tmp_path):
+    def test_pushes_a_built_image(self, buildah, policy, commit, reader, host, name, tmp_path):
         image = commit("amd64")
         digest = f"--digestfile={tmp_path}/digest"
         buildah("push", INSECURE, f"--signature-policy={policy}", digest, image, f"docker://{host}/{name}:v1")
@@ -101,7 +101,7 @@ class TestBuildah:
         assert (tmp_path / "digest").read_text() == index.digest
         assert 7 == len(pull(reader, name, "v1"))
 
-    def test_goes_on_from_what_another_pushed(self, buildah, policy, skopeo, layouts, reader, host, name, tmp_path):
+    def test_builds_on_an_image_of_another_client(self, buildah, policy, skopeo, layouts, reader, host, name, tmp_path):
         base = make_image(name)
         skopeo("copy", "--dest-tls-verify=false", f"oci:{layouts(base)}:v1", f"docker://{host}/{name}:v1")
         container = buildah("from", INSECURE, f"--signature-policy={policy}", f"docker://{host}/{name}:v1")

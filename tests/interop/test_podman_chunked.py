@@ -65,7 +65,7 @@ def sent_bytes(server, since, digest):
     return sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET "))
 
 
-def test_fetches_little_of_a_layer_of_which_little_changed(server, podman_of, policy):
+def test_fetches_only_the_changed_part_of_a_layer(server, podman_of, policy):
     source = random.Random(5)
     files = {f"d{number % 10}/f{number}": source.randbytes(FILE_BYTES) for number in range(1000)}
     changed = files | {name: source.randbytes(FILE_BYTES) for name in source.sample(sorted(files), 50)}

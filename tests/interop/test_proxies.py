@@ -68,7 +68,7 @@ def send_half(url, location, authority):
 
 
 class TestAProxy:
-    def test_streams_resumes_and_asks_for_passwords(self, proxied, registry, session, authority):
+    def test_streams_resumes_and_requests_passwords(self, proxied, registry, session, authority):
         # Passwords, except where nothing asks for one.
         assert 401 == requests.get(f"{proxied}/v2/", verify=str(authority.file), timeout=60).status_code
         for path in ("/_ping", "/v1/_ping"):

@@ -58,7 +58,7 @@ def url(redirecting):
 
 
 class TestARegistryOnS3(StoreSuite):
-    def test_speaks_the_first_api(self, server, name):
+    def test_serves_api_v1(self, server, name):
         base = make(1, layer=bytes(range(256)) * 400)
         images = [base, make(2, base, layer=bytes(range(255)) * 400)]
         with Docker(server.url) as docker:
@@ -67,7 +67,7 @@ class TestARegistryOnS3(StoreSuite):
 
 
 class TestARedirect(RedirectSuite):
-    def test_of_a_blob_is_not_kept(self, url, seaweedfs):
+    def test_of_a_blob_is_not_cacheable(self, url, seaweedfs):
         answer = done(requests.get(url, allow_redirects=False, timeout=20), 307)
         assert answer.headers["Location"].startswith(seaweedfs.endpoint)
         assert ("no-store", url.rpartition("/")[2]) == (
@@ -76,7 +76,7 @@ class TestARedirect(RedirectSuite):
         )
         assert bytes(64 * KIB) == done(requests.get(url, timeout=20), 200).content
 
-    def test_gives_the_part_that_is_asked_for(self, url):
+    def test_serves_the_requested_part(self, url):
         answer = requests.get(url, headers={"Range": "bytes=5-9"}, timeout=20)
         assert (206, bytes(5), f"bytes 5-9/{64 * KIB}") == (
             answer.status_code,
@@ -84,17 +84,17 @@ class TestARedirect(RedirectSuite):
             answer.headers["Content-Range"],
         )
 
-    def test_is_no_answer_to_head(self, url):
+    def test_is_not_sent_for_head(self, url):
         answer = done(requests.head(url, allow_redirects=False, timeout=20), 200)
         assert str(64 * KIB) == answer.headers["Content-Length"]
 
-    def test_is_no_answer_for_what_is_small(self, redirecting):
+    def test_is_not_sent_for_small_content(self, redirecting):
         with Client(redirecting.url) as client:
             digest = client.push_blob("lab/small", bytes(64 * KIB - 1))
         answer = requests.get(f"{redirecting.url}/v2/lab/small/blobs/{digest}", allow_redirects=False, timeout=20)
         assert (200, 64 * KIB - 1) == (answer.status_code, len(answer.content))
 
-    def test_of_a_layer_is_one_that_old_clients_follow(self, redirecting):
+    def test_of_a_layer_is_followed_by_old_clients(self, redirecting):
         image = make(3, layer=bytes(range(256)) * 400)
         with Docker(redirecting.url) as docker:
             docker.push("lab/old", "v1", image)

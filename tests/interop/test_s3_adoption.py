@@ -67,7 +67,7 @@ class TestABucketOfDistribution:
             assert b"more" == client.get_blob("adopted", digest)
 
 
-class TestABucketOfOld:
+class TestABucketOf07:
     @pytest.mark.parametrize("name", v1_trees.NAMES)
     def test_is_served(self, seaweedfs, tmp_path, name):
         options = seaweedfs.options()

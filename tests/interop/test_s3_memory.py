@@ -36,7 +36,7 @@ class TestAWorker:
             assert size == pusher.pull_blob("lab/memory", digest)
         assert memory_bytes(pid, "VmHWM") < 100 * MIB, f"{memory_bytes(pid, 'VmHWM') / MIB:.1f} MiB"
 
-    def test_answers_others_while_it_waits_for_the_store(self, server, tmp_path):
+    def test_serves_others_while_it_waits_for_the_store(self, server, tmp_path):
         with (
             Server(tmp_path / "idle") as idle,
             Latency(server.url, idle.url) as latency,

@@ -21,7 +21,7 @@ def pushed(skopeo, layouts, host, name, index):
 
 
 class TestSkopeo:
-    def test_pushes_an_image_that_is_kept_byte_for_byte(self, skopeo, layouts, host, name, reader):
+    def test_pushes_an_image_that_is_stored_byte_for_byte(self, skopeo, layouts, host, name, reader):
         image = make_image(name, layers=3)
         skopeo("copy", TO, f"oci:{layouts(image)}:v1", f"docker://{host}/{name}:v1")
         assert image.contents == pull(reader, name, "v1")
@@ -36,7 +36,7 @@ class TestSkopeo:
         skopeo("copy", "--all", FROM, source, f"oci:{tmp_path}/pulled:v1")
         assert index.contents == read_layout(tmp_path / "pulled")
 
-    def test_pushes_in_the_forms_of_docker(self, skopeo, layouts, host, name, index, reader):
+    def test_pushes_in_the_formats_of_docker(self, skopeo, layouts, host, name, index, reader):
         skopeo("copy", "--all", "--format=v2s2", TO, f"oci:{layouts(index)}:v1", f"docker://{host}/{name}:v1")
         listed = reader.get_manifest(name, "v1")
         assert DOCKER_LIST == listed.media_type

@@ -93,7 +93,7 @@ class Tries:
             self.refused.append(None)
 
 
-class TestAStoreThatFails:
+class TestAnUnreliableStore:
     def check(self, server, proxy, seaweedfs, tries):
         with Client(server.url) as client:
             one = Tries(client, 11)
@@ -155,14 +155,14 @@ def make_image_of(number):
     return make_image(number, layers=2, layer_bytes=100)
 
 
-class TestAStoreThatIsAway:
-    def test_is_answered_with_an_invitation_to_come_again(self, server, proxy):
+class TestAnUnreachableStore:
+    def test_is_answered_with_503_and_retry_after(self, server, proxy):
         with Client(server.url) as client, proxy.faulty(1.0), pytest.raises(Refused) as refused:
             client.push_blob("lab/x", b"content", "posted")
         assert 503 == refused.value.status
         assert int(refused.value.answer.headers["Retry-After"]) > 0
 
-    def test_is_as_good_as_before_when_it_is_back(self, server, proxy):
+    def test_works_as_before_once_it_is_back(self, server, proxy):
         with Client(server.url) as client:
             with proxy.faulty(1.0), pytest.raises(Refused):
                 client.push_blob("lab/x", b"content", "posted")
@@ -171,10 +171,10 @@ class TestAStoreThatIsAway:
             assert digest == digest_of(b"content")
 
 
-class TestWhatARequestCosts:
+class TestTheStoreRequestsOfARequest:
     """Counted at the proxy, on a server that remembers nothing and has no Redis."""
 
-    def test_is_a_few_requests_for_a_list_of_many_tags(self, server, proxy):
+    def test_are_few_for_a_list_of_many_tags(self, server, proxy):
         image = make_image("tags", layers=1, layer_bytes=100)
         with Client(server.url) as client:
             push(client, "lab/tags", "t0", image)
@@ -188,7 +188,7 @@ class TestWhatARequestCosts:
             assert 100 == len(client.tags("lab/tags"))
         assert len(proxy.requests) <= 12, proxy.requests
 
-    def test_is_three_for_a_manifest_by_tag(self, server, proxy):
+    def test_are_three_for_a_manifest_by_tag(self, server, proxy):
         image = make_image("cold", layers=1, layer_bytes=100)
         with Client(server.url) as client:
             push(client, "lab/cold", "v1", image)

@@ -65,13 +65,13 @@ def name():
 
 class TestTwoHosts:
     @pytest.mark.parametrize("way", sorted(WAYS))
-    def test_finish_what_the_other_began(self, client, name, way):
+    def test_continue_uploads_of_each_other(self, client, name, way):
         image = make_image(name, layer_bytes=300_000)
         push(client, name, "v1", image, way)
         for _ in range(2):  # one answer of each
             assert image.contents == pull(client, name, "v1")
 
-    def test_say_which_chunks_are_too_small_for_the_store(self, client, name):
+    def test_announce_the_minimum_chunk_size_of_the_store(self, client, name):
         answer = client.request("POST", f"/v2/{name}/blobs/uploads/", 202)
         assert 5 * 1024 * 1024 == int(answer.headers["OCI-Chunk-Min-Length"])
 
@@ -125,7 +125,7 @@ class TestTwoHosts:
         layers = json.loads(client.get_manifest(name, "v1").payload)["layers"]
         assert [image.layer for image in images] == [client.get_blob(name, layer["digest"]) for layer in layers]
 
-    def test_find_what_the_other_was_told(self, hosts, name):
+    def test_search_repositories_of_each_other(self, hosts, name):
         with Client(hosts[0].url) as client:
             push(client, name, "v1", make_image(name, layers=1, layer_bytes=100))
         with OldDocker(hosts[1].url) as old:

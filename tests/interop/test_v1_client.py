@@ -85,8 +85,8 @@ def everyone(work):
         list(pool.map(work, range(CLIENTS)))
 
 
-class TestClientsAtOnce:
-    def test_have_everything_that_they_pushed(self, server):
+class TestConcurrentV1Clients:
+    def test_pull_everything_that_they_pushed(self, server):
         def work(number):
             name, images = f"many/client-{number}", chain(number)
             with Docker(server.url) as docker:
@@ -96,7 +96,7 @@ class TestClientsAtOnce:
 
         everyone(work)
 
-    def test_that_push_one_image_have_it_whole(self, server):
+    def test_that_push_one_image_pull_it_complete(self, server):
         images = chain("one")
 
         def work(number):
@@ -118,7 +118,7 @@ class TestClientsAtOnce:
             expected = {f"v{number}": image.text for number in range(CLIENTS)}
             assert expected == docker.get("/repositories/shared/all/tags").json()
 
-    def test_are_found_and_delete_what_is_theirs(self, server):
+    def test_search_and_delete_their_repositories(self, server):
         image = make(next(_numbers))
 
         def work(number):

@@ -124,7 +124,7 @@ def verdicts(tmp_path_factory):
 
 class TestARecording:
     @pytest.mark.parametrize("name", recordings.NAMES)
-    def test_is_answered_as_it_was(self, verdicts, name):
+    def test_has_the_recorded_responses(self, verdicts, name):
         for exchange, expected, answer, _ in verdicts[name]:
             where = f"{exchange.command}: {exchange.request.method} {exchange.request.target}"
             assert expected.status == answer.status, where
@@ -133,7 +133,7 @@ class TestARecording:
 
 
 class TestTheRecordings:
-    def test_are_those_of_six_dockers_and_of_their_fresh_pulls(self):
+    def test_cover_six_docker_versions_and_their_fresh_pulls(self):
         versions = [name.split("-")[2] for name in recordings.NAMES]
         assert ["1.5.0", "1.6.2", "1.9.1", "1.12.6", "17.05.0", "1.10.3"] == versions[:6]
         assert ["1.5.0", "1.6.2", "1.9.1", "1.10.3", "1.12.6", "17.05.0"] == versions[6:]
@@ -147,12 +147,12 @@ class TestTheRecordings:
         assert {("PUT", "images"), ("GET", "images"), ("PUT", "repositories"), ("GET", "repositories")} <= set(asked)
         assert {("GET", "search"), ("GET", "users"), ("POST", "users"), ("GET", "_ping")} <= set(asked)
 
-    def test_need_every_difference_that_is_ordained(self, verdicts):
+    def test_need_every_declared_difference(self, verdicts):
         needed = {ordained for rows in verdicts.values() for *_, needed in rows for ordained in needed}
         assert set(ORDAINED) == needed
 
 
-class TestALayerThatIsBuiltAnew:
+class TestARebuiltLayer:
     @pytest.mark.parametrize("size", [32, 116, 150, 1065536])
     def test_has_the_size_of_the_recorded_one(self, size):
         layer = recordings.build_layer("seed", size)

@@ -210,7 +210,7 @@ class TestABriefAttack:
     """Without rates: all honest requests are answered, and nothing blocks the event loop for long."""
 
     @pytest.mark.parametrize("name", BRIEF_ATTACKS)
-    def test_blocks_no_one(self, measured, folder, tmp_path, name):
+    def test_blocks_no_other_client(self, measured, folder, tmp_path, name):
         log = tmp_path / "attack.log"
         with log.open("wb") as output, attacking(name, measured, 100, output) as process:
             with Client(measured.url) as client:
@@ -226,10 +226,10 @@ class TestABriefAttack:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
-class TestHonestClientsAreServed:
-    def test_in_short(self, undisturbed, narrow, tmp_path, name):
+class TestOtherClientsAreServed:
+    def test_during_short_attacks(self, undisturbed, narrow, tmp_path, name):
         serve(narrow, undisturbed, name, 700, 3, tmp_path)
 
-    def test_at_full_length(self, undisturbed, tmp_path, name):
+    def test_during_full_attacks(self, undisturbed, tmp_path, name):
         with Server(tmp_path / "store", workers=2) as server:
             serve(server, undisturbed, name, 4600, 10, tmp_path)

@@ -41,7 +41,7 @@ def rows_of(lines):
 
 
 class TestTheTable:
-    def test_has_the_rows_that_are_chosen(self, run):
+    def test_has_the_selected_rows(self, run):
         chosen = ["manifest", "blobs-4"]
         lines = run("table.py", *chosen)
         assert chosen == list(rows_of(lines))
@@ -56,7 +56,7 @@ class TestTheTable:
 
 
 class TestTheWorkload:
-    def test_has_the_sizes_and_popularities_that_it_promises(self):
+    def test_has_the_documented_sizes_and_popularities(self):
         program = """if True:
             from collections import Counter
             from workload import Workload, size_of

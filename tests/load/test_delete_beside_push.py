@@ -72,7 +72,7 @@ def server(request, tmp_path):
 
 class TestDeletionsBesidePushes:
     @pytest.mark.parametrize("rounds", [8, pytest.param(334, marks=pytest.mark.slow)])
-    def test_lose_nothing_that_was_acknowledged(self, server, rounds):
+    def test_lose_nothing_acknowledged(self, server, rounds):
         with Connection(server.port) as pushing, Connection(server.port) as deleting:
             self.push_and_delete(pushing, deleting, rounds)
 

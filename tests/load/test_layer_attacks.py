@@ -93,8 +93,8 @@ def header(kind):
     return described.tobuf()
 
 
-class TestBombs:
-    def test_take_nothing_from_others_and_are_stored_without_being_read(self, server, idle):
+class TestDecompressionBombs:
+    def test_do_not_affect_others_and_are_stored_without_being_read(self, server, idle):
         bomb = zstd_zeros(1 << 30) * 32
         with Honest(server, idle):
             for number in range(4):
@@ -106,7 +106,7 @@ class TestBombs:
         assert answer.status_code >= 400
         assert bomb == requests.get(f"{server.url}/v1/images/{make(100).text}/layer", timeout=30).content
 
-    def test_are_refused_once(self, server):
+    def test_are_rejected_once(self, server):
         image = make(200, layer=COMPRESS["zstd"](header(b"x") * (1 << 17)) * 16)
         push(server, image)
         for _ in range(2):
@@ -114,7 +114,7 @@ class TestBombs:
             assert (413, True) == (answer.status_code, "extended headers" in answer.json()["error"])
 
     @pytest.mark.parametrize("files", [15_000, pytest.param(40_000, marks=pytest.mark.slow)])
-    def test_that_are_listed_at_all_take_nothing_from_others(self, server, idle, files):
+    def test_within_the_limits_do_not_affect_others(self, server, idle, files):
         layers = [COMPRESS["zstd"](header(b"0") * files + bytes(number)) for number in (0, 512, 1024)]
         images = [make(300 + files + number, layer=layer) for number, layer in enumerate(layers)]
         for image in images:
@@ -126,8 +126,8 @@ class TestBombs:
         assert 200 in {answer.status_code for answer in answers}
 
 
-class TestWindows:
-    def test_of_pushes_that_stay_open_take_no_memory(self, server, idle):
+class TestDecompressionWindows:
+    def test_of_open_pushes_use_no_memory(self, server, idle):
         with Honest(server, idle):
             connections = []
             for number in range(20):
@@ -144,8 +144,8 @@ class TestWindows:
             connection.close()
 
 
-class TestAClientThatLeaves:
-    def test_ends_what_is_computed_for_it(self, server):
+class TestADisconnectedClient:
+    def test_ends_the_computation_for_it(self, server):
         image = make(500, layer=COMPRESS["zstd"](header(b"0") * 200_000))
         push(server, image)
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -174,7 +174,7 @@ class TestAClientThatLeaves:
         return found
 
 
-def test_a_layer_of_an_honest_push_is_inspected_beside_it(server):
+def test_a_layer_of_an_ordinary_push_is_inspected_during_it(server):
     image = make(600, layer=COMPRESS["gzip"](tar(member("etc/motd", content=b"hello" * 1000))))
     push(server, image)
     link = server.store / "images" / image.text / "_blob"

@@ -55,7 +55,7 @@ def at_once(work, count=CLIENTS):
 
 
 class TestManyClients:
-    def test_push_the_same_and_different_images_and_each_blob_is_stored_once(self, tmp_path, server):
+    def test_pushing_equal_and_different_images_store_each_blob_once(self, tmp_path, server):
         # A store of its own, so that its files can be counted.
         with Server(tmp_path / "store", workers=server.workers) as server:
             same, shared = make_image("same", 3, 300_000), make_index("shared")
@@ -81,7 +81,7 @@ class TestManyClients:
             assert sorted(everything) == stored_blobs(server.store)
             assert [] == unfinished_uploads(server.store)
 
-    def test_move_one_tag_and_it_points_at_one_of_theirs(self, server, client):
+    def test_moving_one_tag_leave_it_at_one_of_their_manifests(self, server, client):
         images = [make_image(f"tag {number}", 1, 1000) for number in range(CLIENTS)]
 
         def work(number):
@@ -93,7 +93,7 @@ class TestManyClients:
         assert pulled in [image.contents for image in images]
         assert ["latest"] == client.tags("moved")
 
-    def test_delete_and_push_the_same_image_and_the_last_push_stays(self, server, client):
+    def test_deleting_and_pushing_one_image_keep_the_last_push(self, server, client):
         image = make_image("deleted", 2, 10_000)
 
         def work(number):
@@ -107,7 +107,7 @@ class TestManyClients:
         assert image.contents == pull(client, "deleted", "latest")
 
 
-class TestAnUploadThatMovesBetweenWorkers:
+class TestAnUploadOverSeveralWorkers:
     def test_is_continued_on_new_connections(self, server):
         contents = [os.urandom(40_000 + number) for number in range(8)]
 
@@ -141,8 +141,8 @@ class TestAnUploadThatMovesBetweenWorkers:
             assert content == here.get_blob("hosts", digest_of(content)) == there.get_blob("hosts", digest_of(content))
 
 
-class TestAnUploadThatBeginsWhileOthersArePurged:
-    def test_stays(self, tmp_path):
+class TestAnUploadStartedDuringAPurge:
+    def test_is_kept(self, tmp_path):
         name = RepositoryName.parse("begins")
         folder = tmp_path / layout.upload(name, "0b5c5b0e-0000-4000-8000-000000000000")
         folder.mkdir(parents=True)  # where its first file will be a moment later
@@ -177,7 +177,7 @@ class StalledPatch:
         return f"{len(content):x}\r\n".encode() + content + b"\r\n"
 
 
-class TestAPatchThatStallsAndIsRepeated:
+class TestARepeatedPatchAfterAStall:
     GOOD = os.urandom(300_000)
     #: What the stalled request would bring: of the same length, so that only the content can tell.
     EVIL = os.urandom(300_000)
@@ -186,7 +186,7 @@ class TestAPatchThatStallsAndIsRepeated:
     def path(self, server, client):
         return client.start_upload("stalled").removeprefix(server.url)
 
-    def test_changes_nothing_when_it_wakes_up_after_the_commit(self, server, client, path):
+    def test_changes_nothing_if_it_resumes_after_the_commit(self, server, client, path):
         stalled = StalledPatch(server, path, self.EVIL)
         client.append(path, cut(self.GOOD))
         client.commit(path, digest_of(self.GOOD))
@@ -194,7 +194,7 @@ class TestAPatchThatStallsAndIsRepeated:
         assert self.GOOD == client.get_blob("stalled", digest_of(self.GOOD))
         assert [] == unfinished_uploads(server.store)
 
-    def test_changes_nothing_when_it_wakes_up_before_the_commit(self, server, client, path):
+    def test_changes_nothing_if_it_resumes_before_the_commit(self, server, client, path):
         stalled = StalledPatch(server, path, self.EVIL)
         _, kept = client.append(path, cut(self.GOOD))
         assert len(self.GOOD) == kept
@@ -202,7 +202,7 @@ class TestAPatchThatStallsAndIsRepeated:
         client.commit(path, digest_of(self.GOOD))
         assert self.GOOD == client.get_blob("stalled", digest_of(self.GOOD))
 
-    def test_changes_nothing_when_it_wakes_up_between_two_chunks(self, server, client, path):
+    def test_changes_nothing_if_it_resumes_between_two_chunks(self, server, client, path):
         half = len(self.GOOD) // 2
         stalled = StalledPatch(server, path, self.EVIL)
         client.append(path, self.GOOD[:half], 0)
@@ -211,7 +211,7 @@ class TestAPatchThatStallsAndIsRepeated:
         client.commit(path, digest_of(self.GOOD))
         assert self.GOOD == client.get_blob("stalled", digest_of(self.GOOD))
 
-    def test_changes_nothing_when_it_is_cut_off_after_the_commit(self, server, client, path):
+    def test_changes_nothing_if_it_is_truncated_after_the_commit(self, server, client, path):
         stalled = StalledPatch(server, path, self.EVIL)
         client.append(path, cut(self.GOOD))
         client.commit(path, digest_of(self.GOOD))
@@ -219,7 +219,7 @@ class TestAPatchThatStallsAndIsRepeated:
         assert self.GOOD == client.get_blob("stalled", digest_of(self.GOOD))
         assert not client.has_blob("stalled", digest_of(self.EVIL))
 
-    def test_or_its_repetition_is_refused_when_both_end_at_once(self, server):
+    def test_or_its_repetition_is_rejected_if_both_end_at_once(self, server):
         def work(number):
             name = f"races/{number}"
             with Client(server.url) as client, ThreadPoolExecutor(1) as thread:

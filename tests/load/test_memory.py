@@ -87,7 +87,7 @@ def growth(server, client):
 
 
 @pytest.mark.parametrize("size", SIZES)
-class TestAWorkerGrowsByAFewMebibytes:
+class TestAWorkerGrowsByFewMebibytes:
     def test_while_a_chunked_body_is_pushed_and_pulled(self, client, growth, size):
         digest = client.push_stream("memory", Noise(size))
         assert size == client.pull_blob("memory", digest)
@@ -106,7 +106,7 @@ class TestAWorkerGrowsByAFewMebibytes:
         client.commit(location, Noise(size).digest)
         assert growth() < MAX_GROWTH_BYTES
 
-    def test_while_a_body_that_nobody_reads_on_is_sent(self, server, client, growth, size):
+    def test_while_a_response_is_sent_to_a_stalled_client(self, server, client, growth, size):
         digest = client.push_stream("memory", Noise(size))
         with client.request("GET", f"/v2/memory/blobs/{digest}", 200, stream=True) as answer:
             assert MIB == len(answer.raw.read(MIB))

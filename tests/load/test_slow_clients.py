@@ -172,7 +172,7 @@ def pull_what_is_small(client):
 
 
 class TestSlowClients:
-    def test_starve_nobody_and_get_what_they_want_in_the_end(self, server):
+    def test_do_not_starve_others_and_are_served(self, server):
         kinds = [SlowPush, SlowChunks, SlowPull, Stalled, HeadWithoutEnd]
         over = threading.Event()
         works = [push_a_layer, pull_a_blob, pull_what_is_small]

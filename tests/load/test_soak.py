@@ -203,8 +203,8 @@ def server(tmp_path, greenlets):
 
 
 @pytest.mark.slow
-class TestAtFullLoad:
-    def test_memory_stays_flat_and_no_file_or_greenlet_is_lost(self, server, greenlets):
+class TestFullLoad:
+    def test_keeps_memory_flat_and_leaks_no_file_or_greenlet(self, server, greenlets):
         self.load(server, min(SECONDS / 10, 30))
         pids = server.pids
         before = self.at_rest(pids, greenlets)

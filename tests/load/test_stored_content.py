@@ -99,18 +99,18 @@ def at_once(work, count=4):
 
 
 class TestALargeManifest:
-    def test_of_thousands_of_children_is_kept(self, server):
+    def test_of_thousands_of_children_is_stored(self, server):
         payload = dump({"schemaVersion": 2, "manifests": [{"digest": digest(number)} for number in range(20_000)]})
         url, headers = f"{server.url}/manifests/many", {"Content-Type": OCI_INDEX, "Accept": OCI_INDEX}
         assert 201 == requests.put(url, payload, headers=headers).status_code
         found = requests.get(url, headers=headers)
         assert (OCI_INDEX, payload) == (found.headers["Content-Type"], found.content)
 
-    def test_of_an_absurd_structure_is_rejected(self, server):
+    def test_nested_too_deeply_is_rejected(self, server):
         payload = absurd({"mediaType": "application/y"}, 4 * MIB)
         assert [400] * 4 == at_once(lambda: requests.put(f"{server.url}/manifests/absurd", payload).status_code)
 
-    def test_of_an_absurd_structure_that_earlier_versions_kept_is_served(self, server, old):
+    def test_nested_too_deeply_of_earlier_versions_is_served(self, server, old):
         found = old.put(absurd({"mediaType": "application/y"}))
 
         def pull():
@@ -132,7 +132,7 @@ class TestReferrers:
                 return
             query = response.links["next"]["url"].partition("?")[2]
 
-    def test_of_an_index_that_names_large_manifests_again_and_again(self, server, old):
+    def test_of_an_index_that_repeats_large_manifests(self, server, old):
         large = [old.put(absurd(about_subject(number=number))) for number in range(2)]
         children = [old.put(dump(about_subject(number=number))) for number in range(100)]
         entries = [{"digest": child} for child in (large + children) * 100]

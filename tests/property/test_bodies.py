@@ -4,7 +4,7 @@ Generated bodies, received straight from the socket and by gunicorn's own reader
 One generator draws everything from a source of random numbers. Hypothesis's own source makes what fails as small as it
 can; a plain one, which is a number to begin with, makes a million of them in minutes.
 
-Where our reader is meant to differ from gunicorn's, :class:`TestWhatIsMeantToDiffer` says so.
+Where our reader is meant to differ from gunicorn's, :class:`TestIntendedDifferences` says so.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ CHECKS = [check_chunks, check_length, check_cut, check_damaged, check_scraps, ch
 
 class TestABodyIsReadAsGunicornReadsIt:
     @pytest.mark.parametrize("check", CHECKS)
-    def test_whatever_comes(self, check):
+    def test_for_arbitrary_input(self, check):
         @settings(
             max_examples=10 if check is check_cut else 150,  # each is cut at every byte
             derandomize=bool(os.environ.get("CI")),
@@ -201,7 +201,7 @@ class TestABodyIsReadAsGunicornReadsIt:
         run()
 
     @pytest.mark.slow
-    def test_a_million_times(self):
+    def test_for_a_million_inputs(self):
         for seed in range(1_000_000):
             source, check = random.Random(seed), CHECKS[seed % len(CHECKS)]
             try:
@@ -215,20 +215,20 @@ def is_taken(read, wire, sizes):
     return found is not None and found[1] is not None
 
 
-class TestWhatIsMeantToDiffer:
+class TestIntendedDifferences:
     """Our reader's limits do not depend on how the bytes arrive, and it drops trailers unread."""
 
     SIZES = ([65536], [8191], [4096], [100], [3])
 
     @pytest.mark.parametrize("sizes", SIZES, ids=str)
-    def test_a_size_has_sixteen_digits_at_most(self, sizes):
+    def test_a_size_has_at_most_sixteen_digits(self, sizes):
         for digits in (15, 16, 17, 18):
             wire = b"1".rjust(digits, b"0") + b"\r\na\r\n0\r\n\r\n"
             assert (digits <= 16) == is_taken(read_ours, wire, sizes)
             assert is_taken(read_theirs, wire, sizes)
 
     @pytest.mark.parametrize("sizes", SIZES, ids=str)
-    def test_a_line_has_so_many_bytes_at_most(self, sizes):
+    def test_the_length_of_a_line_is_limited(self, sizes):
         for length in (*range(MAX_LINE_BYTES - 3, MAX_LINE_BYTES + 4), 2 * MAX_LINE_BYTES, 9 * MAX_LINE_BYTES):
             wire = b"1;".ljust(length, b"a") + b"\r\na\r\n0\r\n\r\n"
             for buffer_bytes in (1, 100, 8192, 65536):
@@ -236,7 +236,7 @@ class TestWhatIsMeantToDiffer:
                 assert ((b"a", b"") if length <= MAX_LINE_BYTES else (b"", None)) == found
 
     @pytest.mark.parametrize("sizes", SIZES, ids=str)
-    def test_the_trailers_have_so_many_bytes_at_most(self, sizes):
+    def test_the_length_of_the_trailers_is_limited(self, sizes):
         for length in (MAX_TRAILER_BYTES - 2, MAX_TRAILER_BYTES, MAX_TRAILER_BYTES + 2, 2 * MAX_TRAILER_BYTES):
             lines = (b"A:".ljust(min(4096, length - start), b"b") for start in range(0, length, 4096))
             wire = b"0\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"

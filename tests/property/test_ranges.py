@@ -240,7 +240,7 @@ def bounded(examples):
 
 
 class TestEveryPartOfAFile:
-    def test_is_what_reading_it_gives_over_one_connection_that_is_kept(self, servers):
+    def test_is_served_over_one_persistent_connection(self, servers):
         """Also when the next request is sent before the answer, and when the client hardly takes what is sent."""
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(Connection(server)) for server in servers]
@@ -284,7 +284,7 @@ class TestSeveralPartsOfAFile:
 
             run()
 
-    def test_have_the_bytes_of_their_body_in_the_access_log(self, servers):
+    def test_have_the_length_of_their_body_in_the_access_log(self, servers):
         with Connection(servers[0]) as connection:
             connection.send(Wanted("GET", CONTENTS[-1], ("Range: bytes=0-1,100000-200000", "User-Agent: several")))
             _, headers, body = connection.receive("GET")
@@ -311,9 +311,9 @@ def open_files(server):
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-class TestAClientThatGoesAway:
+class TestAClientThatDisconnects:
     @pytest.mark.parametrize("number", range(3), ids=["kernel", "reading", "tls"])
-    def test_in_the_middle_of_a_part_costs_nothing_that_stays(self, servers, number):
+    def test_in_the_middle_of_a_part_leaks_nothing(self, servers, number):
         server, source = servers[number], random.Random(number)
         with Connection(server) as connection:
             connection.send(whole := Wanted("GET", CONTENTS[-1], ()))

@@ -74,7 +74,7 @@ print(json.dumps([complete, sum(pieces), len(pieces), half, head.decode(), recei
 """
 
 
-class TestABodyInShortPieces:
+class TestABodyInShortSegments:
     def test_wakes_its_receiver_rarely(self):
         done = subprocess.run(
             [sys.executable, "-c", SHORT_PIECES], cwd=ROOT, capture_output=True, text=True, check=True
@@ -85,7 +85,7 @@ class TestABodyInShortPieces:
         assert [False, [1, 2]] == cut
 
 
-class TestConnectionsWhoseRequestsHaveArrived:
+class TestConnectionsWithPendingRequests:
     def test_are_served_in_turn(self):
         done = subprocess.run([sys.executable, "-c", TURNS], cwd=ROOT, capture_output=True, text=True, check=True)
         order = done.stdout.split()

@@ -41,30 +41,30 @@ def transfer(moved, since=900.0):
     return Client(Activity.TRANSFERRING, since, moved)
 
 
-class TestMakingRoom:
+class TestEndingConnections:
     def fill(self, connections, *clients):
         for client in clients:
             connections.add(client)
         connections.restore_reserve()
         return [client.ended for client in clients]
 
-    def test_ends_nothing_while_a_place_is_free(self, connections):
+    def test_does_not_happen_below_the_limit(self, connections):
         assert [0, 0] == self.fill(connections, Client(), transfer(0))
 
-    def test_ends_idle_ones_first_the_longest_idle_before_the_others(self, connections):
+    def test_begins_with_the_longest_idle(self, connections):
         assert [0, 1, 0] == self.fill(connections, transfer(0), Client(since=950), Client(since=960))
 
-    def test_ends_a_connection_that_lingers_before_a_transfer(self, connections):
+    def test_prefers_lingering_connections_to_transfers(self, connections):
         assert [0, 1, 0] == self.fill(connections, transfer(0), Client(Activity.LINGERING, 999.9), transfer(0))
 
-    def test_ends_the_slowest_transfer(self, connections):
+    def test_prefers_the_slowest_transfer(self, connections):
         assert [0, 1, 0] == self.fill(connections, transfer(1000), transfer(999), transfer(1000))
 
-    def test_judges_a_transfer_by_its_average(self, connections):
+    def test_ranks_a_transfer_by_its_average_rate(self, connections):
         """A client that paused for a minute after 100 MB is not slow."""
         assert [0, 0, 1] == self.fill(connections, transfer(10**8), transfer(10**8), transfer(100, since=998))
 
-    def test_spares_idle_ones_of_this_second_as_long_as_there_is_a_slow_transfer(self, connections):
+    def test_prefers_slow_transfers_to_connections_idle_for_less_than_a_second(self, connections):
         assert [0, 0, 1] == self.fill(connections, Client(since=999.5), Client(since=999.5), transfer(0))
         assert [1, 0, 0] == self.fill(Connections(3, clock=Clock()), *(Client(since=999.5 + n / 10) for n in range(3)))
 
@@ -73,10 +73,10 @@ class TestMakingRoom:
         [transfer(10**7), transfer(0, since=999.5), Client(Activity.WORKING), Client(since=999.9)],
         ids=["fast", "young", "working", "between requests"],
     )
-    def test_never_ends_what_is_not_slow(self, connections, kept):
+    def test_never_affects_fast_transfers(self, connections, kept):
         assert [0, 0, 0] == self.fill(connections, kept, kept.__class__(**settings(kept)), Client(Activity.WORKING))
 
-    def test_counts_what_was_ended_as_free_for_two_seconds(self, connections, clock):
+    def test_counts_ended_connections_as_free_for_two_seconds(self, connections, clock):
         assert [1, 0, 0] == self.fill(connections, transfer(0), transfer(1), transfer(2))
         connections.restore_reserve()
         clock.now += 3
@@ -85,7 +85,7 @@ class TestMakingRoom:
         connections.restore_reserve()
         assert 1 == second.ended
 
-    def test_looks_at_each_connection_rarely_however_many_are_ended(self, clock):
+    def test_examines_each_connection_rarely_however_many_are_ended(self, clock):
         connections = Connections(1000, clock=clock)
         clients = [transfer(number) for number in range(900)]
         for client in clients:
@@ -102,7 +102,7 @@ class TestMakingRoom:
         [(Activity.WORKING, 900, 0), (Activity.TRANSFERRING, 1000, 0), (Activity.TRANSFERRING, 900, 10**7)],
         ids=["working", "new request", "faster"],
     )
-    def test_keeps_what_has_changed_since_it_was_ranked(self, connections, clock, activity, since, moved):
+    def test_spares_connections_that_changed_since_the_ranking(self, connections, clock, activity, since, moved):
         changed, slow = transfer(1), transfer(2)
         assert [1, 0, 0] == self.fill(connections, transfer(0), changed, slow)
         changed.activity, changed.active_since, changed.moved_bytes = activity, since, moved
@@ -115,8 +115,8 @@ def settings(client):
     return {"activity": client.activity, "since": client.active_since, "moved": client.moved_bytes}
 
 
-class TestTheLimitOfAnAddress:
-    def test_is_off_unless_it_is_set(self, connections):
+class TestTheLimitPerAddress:
+    def test_is_off_by_default(self, connections):
         clients = [Client() for _ in range(3)]
         for client in clients:
             connections.add(client)
@@ -142,7 +142,7 @@ class TestTheLimitOfAnAddress:
             found.append(connections.is_one_too_many(client))
         assert expected == found
 
-    def test_counts_no_longer_what_was_closed(self, clock):
+    def test_does_not_count_closed_connections(self, clock):
         connections = Connections(100, per_address=1, clock=clock)
         for _ in range(3):
             client = Client()
@@ -153,7 +153,7 @@ class TestTheLimitOfAnAddress:
 
 
 class TestTheEndOfAWorker:
-    def test_ends_what_waits_for_a_request(self, connections):
+    def test_ends_connections_without_a_request(self, connections):
         clients = [Client(), transfer(0), Client(Activity.WORKING)]
         for client in clients:
             connections.add(client)

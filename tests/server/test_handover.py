@@ -56,7 +56,7 @@ def listener():
 
 
 class TestAServerStartedBySystemd:
-    def test_answers_after_a_restart_what_arrived_meanwhile(self, tmp_path, listener):
+    def test_answers_requests_that_arrive_during_a_restart(self, tmp_path, listener):
         with ActivatedServer(tmp_path / "store", listener) as server:
             url = f"{server.url}/v2/acme/web/manifests/v1"
             assert 201 == requests.put(url, data=MANIFEST, headers=TYPE, timeout=60).status_code
@@ -140,7 +140,7 @@ class TestAnInheritedSocket:
     def environment(self, **values):
         return {"LISTEN_PID": str(os.getpid()), **values}
 
-    def test_of_another_process_does_not_count(self):
+    def test_of_another_process_is_ignored(self):
         assert [] == inherited_sockets.addresses({"LISTEN_PID": "1", "LISTEN_FDS": "x"})
         assert [] == inherited_sockets.addresses(self.environment(LISTEN_FDS="0"))
 
@@ -148,7 +148,7 @@ class TestAnInheritedSocket:
         "environment",
         [{"LISTEN_FDS": "x"}, {"LISTEN_FDS": "1000"}, {"LISTEN_PID": "", "GUNICORN_FD": "a"}, {"GUNICORN_FD": "99999"}],
     )
-    def test_must_be_there(self, environment):
+    def test_must_exist(self, environment):
         environment = {"LISTEN_PID": "1", **environment} if "GUNICORN_FD" in environment else environment
         with pytest.raises(ConfigError):
             launch.check_address(self.environment(**environment))

@@ -29,11 +29,11 @@ def inflight(clock):
 
 
 class TestALoneClient:
-    def test_is_one_whose_request_is_the_only_one(self, inflight):
+    def test_sends_the_only_request(self, inflight):
         inflight.begin(7)
         assert inflight.has_lone_client
 
-    def test_is_none_beside_another_request(self, inflight, clock):
+    def test_is_not_alone_beside_another_request(self, inflight, clock):
         inflight.begin(7)
         clock.now += 60
         inflight.begin(8)
@@ -42,7 +42,7 @@ class TestALoneClient:
         inflight.end()
         assert inflight.has_lone_client
 
-    def test_is_none_while_connections_alternate(self, inflight, clock):
+    def test_is_not_alone_while_connections_alternate(self, inflight, clock):
         for connection in (7, 8, 7, 8):
             inflight.begin(connection)
             found = inflight.has_lone_client
@@ -51,24 +51,24 @@ class TestALoneClient:
         assert not found
 
     @pytest.mark.parametrize(("seconds", "expected"), [(0.9, False), (1.1, True)])
-    def test_is_one_after_a_second_without_requests_of_others(self, inflight, clock, seconds, expected):
+    def test_is_alone_after_a_second_without_requests_of_others(self, inflight, clock, seconds, expected):
         inflight.begin(7)
         inflight.end()
         inflight.begin(8)
         clock.now += seconds
         assert expected == inflight.has_lone_client
 
-    def test_is_none_just_after_a_cached_response_to_another(self, inflight):
+    def test_is_not_alone_just_after_a_cached_response_to_another(self, inflight):
         inflight.saw(7)
         inflight.begin(8)
         assert not inflight.has_lone_client
 
-    def test_is_one_after_a_cached_response_to_itself(self, inflight):
+    def test_is_alone_after_a_cached_response_to_itself(self, inflight):
         inflight.saw(7)
         inflight.begin(7)
         assert inflight.has_lone_client
 
-    def test_is_none_where_no_requests_are_reported(self, inflight):
+    def test_is_not_alone_if_no_requests_are_reported(self, inflight):
         assert not inflight.has_lone_client
 
 
@@ -107,7 +107,7 @@ print(run_brief(this_thread) == this_thread())
 """
         assert [*["False"] * 5, "True", "False"] == under_gevent(CALLS + program)
 
-    def test_raises_its_error_and_counts_all_the_same(self):
+    def test_raises_its_error_and_is_counted(self):
         program = """
 def fail():
     take(0.01)

@@ -50,7 +50,7 @@ class TestSigterm:
             server.process.wait(60)  # a transfer would have an hour to end
         assert 0 == server.process.returncode
 
-    def test_lets_a_transfer_end_and_takes_no_new_one(self, server):
+    def test_completes_transfers_and_accepts_no_new_ones(self, server):
         requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -63,7 +63,7 @@ class TestSigterm:
         assert received.endswith(CONTENT)
         server.process.wait(60)
 
-    def test_lets_an_upload_end(self, server):
+    def test_completes_an_upload(self, server):
         with Client(server.url) as client:
             start = client.session.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
         url = server.url + start.headers["Location"]
@@ -93,7 +93,7 @@ class TestAWorker:
             assert 1 == len(server.worker_pids())
 
 
-class TestAWorkerThatIsKilled:
+class TestAKilledWorker:
     def test_is_replaced(self, server):
         for worker in server.worker_pids():
             os.kill(worker, signal.SIGKILL)
@@ -106,7 +106,7 @@ class TestAWorkerThatIsKilled:
 
 
 class TestTheMaster:
-    def test_imports_what_holds_locks_and_sockets_after_gevent_has_patched_them(self):
+    def test_imports_modules_with_locks_and_sockets_after_monkey_patching(self):
         program = """
 import sys
 
@@ -129,14 +129,14 @@ assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert "" == done.stderr
 
-    def test_has_imported_what_its_workers_need(self, lasting):
+    def test_has_imported_the_modules_that_its_workers_need(self, lasting):
         # Flask brings a shared library along, which tells without asking the process.
         with open(f"/proc/{lasting.process.pid}/maps") as maps:
             assert "markupsafe" in maps.read()
 
 
 class TestAStart:
-    def test_where_somebody_listens_already_is_refused(self, tmp_path):
+    def test_on_a_used_port_is_rejected(self, tmp_path):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
@@ -153,7 +153,7 @@ class TestAStart:
         assert 2 == done.returncode
         assert ["docker-registry: "] == [line[:17] for line in done.stderr.splitlines()]
 
-    def test_by_gunicorn_alone_serves_too(self, tmp_path):
+    def test_by_gunicorn_itself_serves(self, tmp_path):
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{port}", "-w", "1"]
         server = Server(tmp_path / "store", command=[*command, "docker_registry.wsgi:application"], port=port)
@@ -166,7 +166,7 @@ class TestAStart:
             assert 201 == answer.status_code
             assert CONTENT == requests.get(f"{url}/{DIGEST}", timeout=30).content
 
-    def test_by_gunicorn_with_a_wrong_configuration_says_one_sentence(self, tmp_path):
+    def test_by_gunicorn_with_a_wrong_configuration_prints_one_sentence(self, tmp_path):
         command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{free_port()}"]
         done = subprocess.run(
             [*command, "docker_registry.wsgi:application"],
@@ -185,7 +185,7 @@ class TestTheLog:
     @pytest.mark.parametrize(
         ("level", "expected"), [("info", 1), ("warning", 0), pytest.param("error", 0, marks=pytest.mark.slow)]
     )
-    def test_holds_what_is_important_enough(self, tmp_path, level, expected):
+    def test_contains_messages_of_the_configured_level(self, tmp_path, level, expected):
         with Server(tmp_path / "store", LOGLEVEL=level) as server:
             wait_until(lambda: server.log.read_text().count("abandoned uploads") >= expected)
         assert expected == server.log.read_text().count("abandoned uploads")
@@ -202,7 +202,7 @@ class TestTheLog:
         assert all(line.isprintable() for line in lines)
         assert not any(line.startswith('127.0.0.1 - - "GET /forged') for line in lines)
 
-    def test_of_errors_cannot_be_forged_either(self):
+    def test_of_errors_cannot_be_forged_by_a_client(self):
         start_logging("info")
         logger = logging.getLogger("docker_registry.test")
         (handler,) = logging.getLogger("docker_registry").handlers
@@ -216,7 +216,7 @@ class TestTheLog:
         wait_until(lambda: line in lasting.log.read_text())  # it is written after the answer
         assert 1 == lasting.log.read_text().count(line)
 
-    def test_names_none_where_nobody_wants_to_know(self, tmp_path):
+    def test_names_no_request_if_disabled(self, tmp_path):
         with Server(tmp_path / "store", GUNICORN_ACCESS_LOG_FILE="none") as server:
             for _ in range(3):  # the last ones are answered by the fast path
                 assert requests.get(f"{server.url}/v2/", timeout=20).status_code == 200
@@ -238,7 +238,7 @@ class TestAFullDisk:
         yield place
         subprocess.run(["umount", "-l", place], check=True)
 
-    def test_is_said_and_leaves_nothing_and_passes(self, small):
+    def test_is_reported_leaves_nothing_and_is_recovered_from(self, small):
         with Server(small / "store") as server:
             start = requests.post(f"{server.url}/v2/a/blobs/uploads/", timeout=20)
             url = server.url + start.headers["Location"]
@@ -306,7 +306,7 @@ class TestAnotherUser:
                 assert "nobody" == path.owner(), path
             assert {"65534"} <= {owner_of(pid) for pid in server.worker_pids()}
 
-    def test_that_does_not_exist_is_refused(self, tmp_path):
+    def test_that_does_not_exist_is_rejected(self, tmp_path):
         with pytest.raises(RuntimeError, match="docker-registry: GUNICORN_USER"):
             Server(tmp_path / "store", GUNICORN_USER="no-such-user").start()
 
@@ -318,7 +318,7 @@ def owner_of(pid):
 
 
 class TestTheSearchDatabase:
-    def test_lies_beside_the_data_for_its_owner_alone(self, tmp_path):
+    def test_is_beside_the_data_and_readable_by_its_owner_only(self, tmp_path):
         with Server(tmp_path / "store", SQLALCHEMY_INDEX_DATABASE="") as server:
             kind = subprocess.run(["stat", "-f", "-c", "%T", server.store], capture_output=True, text=True).stdout
             if kind.strip() not in ("ext2/ext3", "xfs", "btrfs"):

@@ -76,7 +76,7 @@ class TestALogAsJson:
         assert "me" == audited[-1]["principal"] or "anonymous" == audited[-1]["principal"]
 
 
-class TestALogThatCannotBeWritten:
+class TestAnUnwritableLog:
     def test_fails_no_request(self, tmp_path):
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
@@ -114,7 +114,7 @@ class TestAnAddressBehindProxies:
             ("10.0.0.1", "10.0.0.1", "192.0.2.1," * 1000),
         ],
     )
-    def test_is_the_first_that_is_no_proxy(self, expected, peer, header):
+    def test_is_the_first_that_is_not_a_proxy(self, expected, peer, header):
         assert expected == TrustedProxies(["10.0.0.0/8"]).client_of(peer, header)
 
     def test_behind_a_unix_socket_is_reported_by_the_proxy(self):
@@ -125,11 +125,11 @@ class TestAnAddressBehindProxies:
         assert peer == TrustedProxies([]).client_of(peer, "192.0.2.1")
 
 
-class TestAMistake:
+class TestAnInvalidSetting:
     @pytest.mark.parametrize(
         ("expected", "settings"),
         [("trusted_proxies: 10.0.0", {"trusted_proxies": ("10.0.0",)}), ("audit_log", {"audit_log": "/no/x"})],
     )
-    def test_stops_the_start(self, expected, settings):
+    def test_prevents_the_start(self, expected, settings):
         with pytest.raises(ConfigError, match=expected):
             services.build(Config(storage="memory", **settings), MemoryDriver())

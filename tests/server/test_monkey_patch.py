@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 class TestPatching:
-    def test_tells_every_package_that_wants_to_know(self, run):
+    def test_notifies_every_subscribed_package(self, run):
         program = (
             "from docker_registry.server import monkey_patch\n"
             "monkey_patch.patch_{}()\n"
@@ -43,7 +43,7 @@ class TestPatching:
         assert {"socket", "threading", "time"} <= set(run(program.format("master")))
         assert ["os", "signal", "queue"] == run(program.format("worker"))
 
-    def test_reads_once_which_packages_there_are(self, run):
+    def test_reads_the_installed_packages_once(self, run):
         program = (
             "from importlib import metadata\n"
             "read, ask, times = metadata.distributions, metadata.entry_points, []\n"

@@ -81,7 +81,7 @@ class TestAnExchange:
         assert 0 < found["first_byte_seconds"] <= found["seconds"] < 10
 
     @pytest.mark.parametrize("request_bytes", [head_of(MANIFEST), head_of(BLOB, method="HEAD"), head_of("/v2/")])
-    def test_of_a_cached_response_has_the_same_facts_and_an_id_of_its_own(self, exchange, request_bytes):
+    def test_of_a_cached_response_has_the_same_facts_and_its_own_id(self, exchange, request_bytes):
         found = [exchange(request_bytes) for _ in range(4)]
         assert [False, True, True] == [each["is_cached"] for each in found[-3:]] or found[-3]["is_cached"]
         assert [stable(found[0])] * 4 == [stable(each) for each in found]
@@ -115,7 +115,7 @@ class TestAnExchange:
             ("/nowhere", 404, "", ""),
         ],
     )
-    def test_has_what_is_known_of_a_request_that_fails(self, exchange, target, status, repository, reference):
+    def test_has_the_known_facts_of_a_failed_request(self, exchange, target, status, repository, reference):
         found = exchange(head_of(target))
         assert (status, repository, reference) == (found["status"], found["repository"], found["reference"])
 

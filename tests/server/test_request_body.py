@@ -13,7 +13,7 @@ from tests.support.body_readers import CHUNKED, Pieces, read_all, read_ours, rea
 class TestAChunkedBody:
     WIRE = b"4;x=y\r\ngood\r\n6\r\n bytes\r\n0\r\nA: b\r\n\r\n"
 
-    def test_is_the_same_wherever_it_is_torn(self):
+    def test_is_the_same_wherever_it_is_split(self):
         for first in range(1, len(self.WIRE)):
             for second in (1, 3, 100):
                 for buffer_bytes in (1, 2, 100):
@@ -59,12 +59,12 @@ class TestAChunkedBody:
             b"0\r\nno colon\r\n\r\n",
         ],
     )
-    def test_that_is_malformed_is_refused_as_by_gunicorn(self, wire):
+    def test_that_is_malformed_is_rejected_as_by_gunicorn(self, wire):
         for sizes in ([100], [1]):
             assert read_ours(CHUNKED, wire, sizes)[1] is None
             assert read_theirs(CHUNKED, wire, sizes) is None
 
-    def test_that_is_longer_than_its_chunk_is_refused_without_waiting_for_more(self):
+    def test_that_exceeds_its_chunk_is_rejected_without_waiting(self):
         class Silent:
             def receive_body(self, buffer, least_left):
                 raise AssertionError("it waits")
@@ -74,12 +74,12 @@ class TestAChunkedBody:
 
 
 class TestABodyOfKnownLength:
-    def test_says_how_much_is_left(self):
+    def test_reports_how_much_is_left(self):
         body = LengthBody(Pieces(b"", [1]), b"12345", lambda rest: None, 10)
         body.read(3)
         assert (7, 10) == (body.left_bytes, body.length)
 
-    def test_is_kept_as_far_as_it_came_when_the_connection_breaks(self):
+    def test_keeps_its_received_part_if_the_connection_breaks(self):
         class Broken:
             def receive_body(self, buffer, least_left):
                 raise ConnectionResetError
@@ -88,7 +88,7 @@ class TestABodyOfKnownLength:
         assert (b"12345", False, True) == (body.read(), body.complete, body.failed)
 
 
-class TestTheFaceOfWsgi:
+class TestTheWsgiInterface:
     def body(self):
         return ChunkedBody(Pieces(b"", [1]), b"4\r\na\nb\n\r\n1\r\nc\r\n0\r\n\r\n", lambda rest: None)
 

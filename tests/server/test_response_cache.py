@@ -37,8 +37,8 @@ def offered():
     return provenance
 
 
-class TestAnAnswer:
-    def test_is_given_again_with_a_new_date(self):
+class TestAResponse:
+    def test_is_sent_again_with_a_new_date(self):
         kept = ResponseCache()
         kept.add(REQUEST, ANSWER, offered())
         again = kept.find(REQUEST).response.now()
@@ -59,12 +59,12 @@ class TestAnAnswer:
             (REQUEST.replace(b"GET", b"HEAD"), ANSWER),
         ],
     )
-    def test_is_not_kept_when_it_or_its_request_is_not_whole(self, request_bytes, answer):
+    def test_is_not_cached_if_it_or_its_request_is_incomplete(self, request_bytes, answer):
         kept = ResponseCache()
         kept.add(request_bytes, answer, offered())
         assert kept.find(request_bytes) is None
 
-    def test_is_not_kept_when_nobody_offers_it(self):
+    def test_is_not_cached_unless_declared_cacheable(self):
         kept = ResponseCache()
         kept.add(REQUEST, ANSWER, Dependencies())
         spoiled = offered()
@@ -72,7 +72,7 @@ class TestAnAnswer:
         kept.add(REQUEST, ANSWER, spoiled)
         assert kept.find(REQUEST) is None
 
-    def test_is_forgotten_when_its_files_change(self, tmp_path):
+    def test_is_dropped_if_its_files_change(self, tmp_path):
         provenance, kept = offered(), ResponseCache()
         provenance.record(str(tmp_path / "a"), None)
         kept.add(REQUEST, ANSWER, provenance)
@@ -82,7 +82,7 @@ class TestAnAnswer:
         (tmp_path / "a").unlink()
         assert kept.find(REQUEST) is None
 
-    def test_is_forgotten_when_a_version_changes(self):
+    def test_is_dropped_if_a_version_changes(self):
         versions, kept = [1], ResponseCache()
         with dependencies.collected() as collected:
             dependencies.depend_on_version(lambda: versions[0])
@@ -92,7 +92,7 @@ class TestAnAnswer:
         versions[0] = 2
         assert kept.find(REQUEST) is None
 
-    def test_is_forgotten_when_it_expires(self):
+    def test_is_dropped_when_it_expires(self):
         kept = ResponseCache()
         for seconds in (5, -1):
             with dependencies.collected() as collected:
@@ -102,7 +102,7 @@ class TestAnAnswer:
             kept.add(REQUEST, ANSWER, collected)
             assert (seconds > 0) == (kept.find(REQUEST) is not None)
 
-    def test_is_forgotten_after_a_while(self, monkeypatch):
+    def test_is_dropped_after_its_maximum_age(self, monkeypatch):
         kept = ResponseCache()
         kept.add(REQUEST, ANSWER, offered())
         now = time.monotonic()
@@ -111,7 +111,7 @@ class TestAnAnswer:
         )
         assert kept.find(REQUEST) is None
 
-    def test_makes_room_for_others(self):
+    def test_is_evicted_for_others(self):
         kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + 2 * len(REQUEST) + len(ANSWER) + 10))
         requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
         for one in requested:
@@ -143,7 +143,7 @@ class TestTheKeyOfARequest:
             "X-Request-Id", "Content-Length: 0", "Connection: close",
         ],
     )  # fmt: skip
-    def test_has_all_others(self, line):
+    def test_has_all_other_headers(self, line):
         kept = ResponseCache()
         kept.add(REQUEST, ANSWER, offered())
         assert kept.find(head_of("/")) is not None
@@ -180,7 +180,7 @@ class TestABodyInAFile:
             os.close(hit.fd)
 
     @pytest.mark.parametrize("change", ["replace", "overwrite", "truncate", "remove", "touch", "fifo", "link"])
-    def test_is_not_sent_when_it_has_changed(self, kept, file, change):
+    def test_is_not_sent_after_a_change(self, kept, file, change):
         other = file.with_name("other")
         if change == "replace":
             other.write_bytes(b"OK")
@@ -203,7 +203,7 @@ class TestABodyInAFile:
         assert (None, before) == (kept.find(REQUEST), len(os.listdir("/proc/self/fd")))
         assert not kept._entries and not kept._by_request and not kept._bytes
 
-    def test_is_not_kept_if_nobody_recorded_the_file_or_the_length_differs(self, file):
+    def test_is_not_cached_if_the_file_was_not_recorded_or_its_length_differs(self, file):
         for records, length in ((False, 2), (True, 1)):
             kept, collected = ResponseCache(), offered()
             if records:
@@ -342,7 +342,7 @@ NOT_REPEATED = [
 ]
 
 
-class TestARequestThatWasAnswered:
+class TestARepeatedRequest:
     @pytest.mark.parametrize("requested", REPEATED, ids=lambda requested: requested.partition(b" HTTP")[0].decode())
     def test_is_answered_again_without_the_application(self, connection, asked, slow, requested):
         first = connection.ask(requested)
@@ -354,7 +354,7 @@ class TestARequestThatWasAnswered:
             assert first == other.ask(requested)
 
     @pytest.mark.parametrize("requested", NOT_REPEATED, ids=lambda one: one.partition(b" HTTP")[0].decode())
-    def test_goes_to_the_application_where_the_answer_may_differ(self, connection, asked, requested):
+    def test_goes_to_the_application_if_the_response_may_differ(self, connection, asked, requested):
         answers = [connection.ask(requested) for _ in range(3)]
         assert ([answers[0]] * 3, 3) == (answers, asked())
 
@@ -364,7 +364,7 @@ class TestARequestThatWasAnswered:
             assert first == other.ask(head_of(MANIFEST, "X-Test: another connection"))
         assert 1 == asked()
 
-    def test_goes_to_the_application_when_a_byte_differs(self, connection, asked):
+    def test_goes_to_the_application_if_a_byte_differs(self, connection, asked):
         for number in range(3):
             connection.ask(head_of(MANIFEST, f"X-Test: byte {number}"))
         assert 3 == asked()
@@ -383,13 +383,13 @@ class TestARequestThatWasAnswered:
         answers = [connection.ask(head_of(MANIFEST, f"X-Request-Id: {n}", f"User-Agent: a/{n}")) for n in range(5)]
         assert ([answers[0]] * 5, True) == (answers, asked() <= 1)
 
-    def test_is_answered_in_its_turn_when_it_comes_with_others(self, connection):
+    def test_is_answered_in_order_among_pipelined_ones(self, connection):
         known, other = head_of(MANIFEST), head_of("/v2/")
         expected = {one: connection.ask(one)[0] for one in (known, other)}
         for requested in ([known, known, other], [other, known], [known, other, known, known]):
             assert [expected[one] for one in requested] == connection.ask(*requested)
 
-    def test_is_answered_when_it_comes_in_pieces(self, connection):
+    def test_is_answered_if_it_arrives_in_segments(self, connection):
         known = head_of(MANIFEST)
         expected = connection.ask(known)
         for cut in (1, 10, len(known) - 1):
@@ -397,7 +397,7 @@ class TestARequestThatWasAnswered:
             time.sleep(0.02)
             assert expected == connection.ask(known[cut:])
 
-    def test_is_another_one_when_it_has_a_body(self, connection, asked):
+    def test_is_another_request_if_it_has_a_body(self, connection, asked):
         requested = head_of(MANIFEST, "Content-Length: 5")
         for _ in range(3):
             connection.socket.sendall(requested)
@@ -406,7 +406,7 @@ class TestARequestThatWasAnswered:
             assert b" 200 " in connection.receive()[0][:13]
         assert 3 == asked()
 
-    def test_closes_the_connection_when_it_says_so(self, server, pushed):
+    def test_closes_the_connection_if_it_asks_for_it(self, server, pushed):
         for _ in range(3):
             with Connection(server) as connection:
                 connection.ask(head_of(MANIFEST, "Connection: close"))
@@ -523,7 +523,7 @@ class TestAChange:
 
 
 class TestAnOperator:
-    def test_who_wants_to_see_every_request_does(self, store, counted, tmp_path, pushed):
+    def test_sees_every_request_in_the_access_log(self, store, counted, tmp_path, pushed):
         hooks = tmp_path / "hooks.py"
         seen = tmp_path / "seen"
         hooks.write_text(

@@ -113,7 +113,7 @@ class TestAClientWithACertificate:
         assert f"Listening at: {server.url}" in server.log.read_text()
 
 
-class TestAClientThatIsRefused:
+class TestARejectedClient:
     def test_without_a_certificate(self, server, authority):
         assert 0 != curl("--cacert", authority.file, f"{server.url}/v2/").returncode
 
@@ -127,8 +127,8 @@ class TestAClientThatIsRefused:
         assert 0 == curl(*identity, f"{server.url}/v2/").returncode
 
 
-class TestFilesThatChange:
-    def test_are_used_for_new_connections_while_old_ones_go_on(self, connect, authority):
+class TestChangedFiles:
+    def test_are_used_for_new_connections_while_old_ones_continue(self, connect, authority):
         old = connect()
         before = serial(old)
         assert 200 == status_of(old)
@@ -138,7 +138,7 @@ class TestFilesThatChange:
         assert before != serial(connect())
         assert 200 == status_of(old)
 
-    def test_and_cannot_be_used_leave_the_last_ones_in_force(self, server, connect, authority):
+    def test_that_are_unusable_keep_the_last_ones_in_force(self, server, connect, authority):
         before = serial(connect())
         key = authority.file.with_name("server.key")
         valid = key.read_bytes()
@@ -162,7 +162,7 @@ def settings(certificate=None, key=None, client_ca=None):
     )
 
 
-class TestFilesThatCannotBeUsed:
+class TestUnusableFiles:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
@@ -192,7 +192,7 @@ class TestFilesThatCannotBeUsed:
         with pytest.raises(RuntimeError, match=r"tls\.key: .*missing cannot be read"):
             Server(tmp_path / "store", **environment).start()
 
-    def test_that_are_given_to_gunicorn_too_is_an_error(self, tmp_path):
+    def test_that_are_also_passed_to_gunicorn_are_an_error(self, tmp_path):
         certificate, key = Authority(tmp_path).issue("one")
         environment = {"GUNICORN_OPTS": f"--certfile {certificate} --keyfile {key}"}
         with pytest.raises(ConfigError, match=r"either tls\.certificate or --certfile"):
@@ -204,7 +204,7 @@ class TestFilesThatCannotBeUsed:
 
 
 class TestTheContext:
-    def test_is_made_again_only_when_a_file_changes(self, tmp_path):
+    def test_is_created_again_only_if_a_file_changes(self, tmp_path):
         authority = Authority(tmp_path)
         context = ReloadedContext(settings(*authority.issue("one"), authority.file))
         first = wait_until(lambda: (found := context.get()) is context.get() and found)

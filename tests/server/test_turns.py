@@ -62,9 +62,9 @@ class TestManyNewConnections:
                 assert one.recv(100).startswith(b"HTTP/1.1 404 ")
 
 
-class TestAnAcceptorThatCloses:
+class TestAClosingAcceptor:
     @pytest.mark.parametrize("is_last", [True, False])
-    def test_accepts_what_waits_in_the_queue_unless_other_workers_do(self, is_last):
+    def test_accepts_queued_connections_unless_other_workers_do(self, is_last):
         served = []
         listener = gevent.socket.socket()
         listener.bind(("127.0.0.1", 0))

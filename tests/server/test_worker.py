@@ -137,7 +137,7 @@ class TestAFile:
         assert CONTENT == requests.get(server.url + BLOB, timeout=20).content
         assert CONTENT == answer_of(connection)[2]
 
-    def test_may_lose_its_client_in_the_middle(self, server, connect):
+    def test_may_lose_its_client_during_the_transfer(self, server, connect):
         for _ in range(20):
             connection = connect()
             connection.sendall(get(BLOB))
@@ -145,7 +145,7 @@ class TestAFile:
             connection.close()
         assert 200 == requests.head(server.url + BLOB, timeout=20).status_code
 
-    def test_that_is_shorter_than_it_was_ends_the_connection(self, server, connect, tmp_path):
+    def test_that_became_shorter_ends_the_connection(self, server, connect, tmp_path):
         content = os.urandom(20_000_000)
         requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={digest_of(content)}", data=content, timeout=30)
         hexadecimal = digest_of(content).partition(":")[2]
@@ -161,15 +161,15 @@ class TestAFile:
         assert received < len(content)
 
 
-class TestAnAnswer:
-    def test_comes_in_one_piece(self, connect):
+class TestAResponse:
+    def test_is_sent_in_one_segment(self, connect):
         connection = connect()
         for _ in range(3):
             connection.sendall(get("/v2/"))
             assert connection.recv(65536).endswith(b"\r\n\r\n{}\n")
 
     @pytest.mark.parametrize("method", ["HEAD", "PUT"])
-    def test_without_a_body_is_not_kept_back(self, connect, method):
+    def test_without_a_body_is_not_delayed(self, connect, method):
         connection = connect()
         for _ in range(3):
             connection.sendall(get("/v2/", "Content-Length: 0", method=method))
@@ -179,7 +179,7 @@ class TestAnAnswer:
 
 
 class TestAConnection:
-    def test_goes_on_after_answers_without_a_body(self, server, connect):
+    def test_continues_after_responses_without_a_body(self, server, connect):
         connection, upload = connect(), start_upload(server)
         connection.sendall(
             get(BLOB, method="HEAD")
@@ -194,7 +194,7 @@ class TestAConnection:
         assert [200, 204, 304, 404, 200] == [answer[0] for answer in answers]
         assert [b"", b"", b"", b"", b"{}\n"] == [answer[2] for answer in answers]
 
-    def test_of_a_client_that_sends_byte_by_byte_does_not_slow_others_down(self, server, connect):
+    def test_that_sends_single_bytes_does_not_slow_others_down(self, server, connect):
         connection, upload = connect(), start_upload(server)
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n".encode())
         for _ in range(12):  # a request that waited for the body would wait for ever
@@ -202,7 +202,7 @@ class TestAConnection:
             assert CONTENT == requests.get(server.url + BLOB, timeout=20).content
         assert 202 == answer_of(connection)[0]
 
-    def test_that_finds_out_late_that_it_wanted_tls_is_answered_in_milliseconds(self, connect):
+    def test_with_a_late_tls_hello_is_answered_in_milliseconds(self, connect):
         connections = [connect() for _ in range(5)]
         time.sleep(1)
 
@@ -213,13 +213,13 @@ class TestAConnection:
 
         assert quickest(find_out, len(connections)) < 0.5
 
-    def test_is_used_for_one_request_after_the_other(self, connect):
+    def test_serves_one_request_after_another(self, connect):
         connection = connect()
         for _ in range(3):
             connection.sendall(get("/v2/"))
             assert (200, b"{}\n") == answer_of(connection)[::2]
 
-    def test_may_carry_requests_before_their_answers(self, connect):
+    def test_may_pipeline_requests(self, connect):
         connection = connect()
         connection.sendall(get("/v2/") + get(BLOB, "Range: bytes=0-4") + get("/v2/"))
         reader = connection.makefile("rb")
@@ -234,7 +234,7 @@ class TestAConnection:
         ],
         ids=["length", "chunked"],
     )
-    def test_goes_on_after_a_body(self, connect, body):
+    def test_continues_after_a_body(self, connect, body):
         header, content = body
         connection = connect()
         path = f"/v2/a/blobs/uploads/?digest={digest_of(b'good bytes')}"
@@ -252,7 +252,7 @@ class TestAConnection:
 
         assert quickest(ask) < 1
 
-    def test_that_expects_it_is_told_to_continue(self, connect):
+    def test_that_expects_it_receives_100_continue(self, connect):
         connection = connect()
         path = f"/v2/a/blobs/uploads/?digest={digest_of(b'x')}"
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
@@ -267,7 +267,7 @@ class TestAConnection:
         assert 200 == answer_of(connection)[0]
         assert b"" == connection.recv(1)
 
-    def test_that_is_idle_does_not_keep_others_from_theirs(self, server, connect):
+    def test_that_is_idle_does_not_block_others(self, server, connect):
         for _ in range(100):
             connect()
         assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
@@ -294,19 +294,19 @@ class _Open:
         pass
 
 
-class TestABodyThatIsCutOff:
+class TestATruncatedBody:
     @pytest.mark.parametrize(
         ("header", "wire"),
         [("Content-Length: 9", b"ab"), ("Transfer-Encoding: chunked", b"2\r\nab\r\n7\r\n")],
         ids=["length", "chunked"],
     )
-    def test_is_kept_as_far_as_it_came(self, server, connect, header, wire):
+    def test_keeps_its_received_part(self, server, connect, header, wire):
         upload, connection = start_upload(server), connect()
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode() + wire)
         connection.close()
         assert 2 == size_of_upload(server, upload)
 
-    def test_is_kept_when_its_client_has_gone_with_a_reset(self, server, connect):
+    def test_keeps_its_received_part_after_a_reset(self, server, connect):
         upload, connection = start_upload(server), connect()
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n".encode())
         connection.sendall(bytes(200_000))
@@ -316,9 +316,9 @@ class TestABodyThatIsCutOff:
         assert 200_000 == size_of_upload(server, upload)
 
 
-class TestABodyThatBreaksTheRules:
+class TestAMalformedBody:
     @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-    def test_is_refused_and_ends_the_connection(self, server, connect, method):
+    def test_is_rejected_and_ends_the_connection(self, server, connect, method):
         upload, connection = start_upload(server), connect()
         path = f"{upload}?digest={digest_of(b'ab')}"
         connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
@@ -327,7 +327,7 @@ class TestABodyThatBreaksTheRules:
         assert b"" == connection.recv(1)
         assert 404 == requests.head(f"{server.url}/v2/a/blobs/{digest_of(b'ab')}", timeout=20).status_code
 
-    def test_is_refused_when_it_comes_in_a_coding_that_nobody_undoes(self, server, connect):
+    def test_is_rejected_in_an_unsupported_transfer_coding(self, server, connect):
         upload, connection = start_upload(server), connect()
         connection.sendall(
             f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".encode()
@@ -345,8 +345,8 @@ def unread_bytes(connection, server):
     return sent + sum(int(row[4].partition(":")[2], 16) for row in rows if (row[1], row[2]) == ends)
 
 
-class TestAClientThatFallsSilent:
-    def test_while_it_sends_is_given_up_and_what_came_is_kept(self, impatient, connect):
+class TestAClientThatStopsSending:
+    def test_in_a_body_is_disconnected_and_the_received_part_kept(self, impatient, connect):
         upload, connection = start_upload(impatient), connect(impatient)
         started = time.monotonic()
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab".encode())
@@ -355,7 +355,7 @@ class TestAClientThatFallsSilent:
         assert 0.8 < time.monotonic() - started
         assert 2 == size_of_upload(impatient, upload)
 
-    def test_while_it_receives_is_given_up_without_ado(self, impatient, connect):
+    def test_or_reading_is_disconnected(self, impatient, connect):
         content = os.urandom(20_000_000)
         requests.post(f"{impatient.url}/v2/a/blobs/uploads/?digest={digest_of(content)}", data=content, timeout=30)
         connection = connect(impatient)
@@ -368,7 +368,7 @@ class TestAClientThatFallsSilent:
         assert received < len(content)
         assert "Traceback" not in impatient.log.read_text()
 
-    def test_is_not_given_up_while_it_says_something_now_and_then(self, impatient, connect):
+    def test_is_not_disconnected_while_it_sends_occasionally(self, impatient, connect):
         for _ in range(10):
             upload, connection = start_upload(impatient), connect(impatient)
             sent = [time.monotonic()]
@@ -385,7 +385,7 @@ class TestAClientThatFallsSilent:
         assert 202 == status
 
 
-class TestABodyThatNobodyWants:
+class TestAnUnreadBody:
     def test_is_answered_without_being_read(self, connect):
         connection = connect()
         head = f"PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 30}\r\n\r\n"
@@ -397,7 +397,7 @@ class TestABodyThatNobodyWants:
         except ConnectionResetError:
             pass
 
-    def test_is_read_away_when_it_is_short(self, connect):
+    def test_is_drained_if_short(self, connect):
         connection = connect()
         head = "PUT /v2/BAD/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         connection.sendall(head.encode() + bytes(1000) + get("/v2/"))
@@ -405,7 +405,7 @@ class TestABodyThatNobodyWants:
         assert [400, 200] == [answer_of(shared)[0] for _ in range(2)]
 
 
-class TestABombOfHeaders:
+class TestTooManyHeaders:
     @pytest.mark.parametrize(
         "head",
         [
@@ -419,20 +419,20 @@ class TestABombOfHeaders:
         ],
         ids=["url", "value", "many", "not-ascii", "length", "two-lengths", "nonsense"],
     )
-    def test_is_refused_and_never_a_mistake_of_ours(self, connect, head):
+    def test_are_rejected_without_an_internal_error(self, connect, head):
         connection = connect()
         connection.sendall(head)
         status = int(connection.recv(1000).split()[1])
         assert 400 <= status < 500
 
-    def test_can_be_read_about_though_it_is_not_read_to_its_end(self, connect):
+    def test_receive_the_response_although_they_are_not_read_completely(self, connect):
         connection = connect()
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2_000_000)
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 431 ")
 
 
 class TestManyConnections:
-    def test_that_are_idle_make_room_when_there_are_too_many(self, server, connect):
+    def test_are_ended_if_idle_at_the_limit(self, server, connect):
         with Server(server.store, GUNICORN_OPTS="--worker-connections 20") as narrow:
             for _ in range(60):
                 connection = connect(narrow)
@@ -440,7 +440,7 @@ class TestManyConnections:
                 assert 200 == answer_of(connection)[0]
             assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code  # they could stay for 75 seconds
 
-    def test_leave_no_file_and_no_connection_behind(self, server, connect):
+    def test_leave_no_open_file_or_connection(self, server, connect):
         worker = server.worker_pids()[0]
 
         def files():
@@ -485,7 +485,7 @@ class TestARequestHead:
             assert 200 == answer_of(connection)[0]
 
     @pytest.mark.parametrize("count", [1, 30])
-    def test_that_is_longer_is_refused(self, connect, count):
+    def test_that_is_longer_is_rejected(self, connect, count):
         connection = connect()
         lines = [f"X-Long-{number}: {'x' * (100_000 // count)}" for number in range(count)]
         connection.sendall(get("/v2/", *lines))
@@ -500,9 +500,9 @@ class TestARequestHead:
         assert 200 == answer_of(connection)[0]
 
 
-class TestAConnectionThatIsToBeClosed:
+class TestAConnectionToBeClosed:
     @pytest.mark.parametrize("words", ["close", "close, TE", "TE, Close", "keep-alive,close"])
-    def test_is_closed_after_the_answer(self, connect, words):
+    def test_is_closed_after_the_response(self, connect, words):
         for _ in range(2):
             connection = connect()
             connection.sendall(get("/v2/", f"Connection: {words}"))

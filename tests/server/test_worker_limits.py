@@ -124,36 +124,36 @@ def takes_time():
 class TestASilentClient:
     """Over TLS as over plain connections."""
 
-    def test_that_does_not_begin_is_closed(self, server):
+    def test_that_never_sends_is_disconnected(self, server):
         with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             wait_until_closed(connection)
 
-    def test_that_does_not_end_its_handshake_or_head_is_closed(self, server):
+    def test_that_does_not_complete_its_handshake_or_head_is_disconnected(self, server):
         with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             connection.sendall(b"\x16\x03\x01\x02" if server.url.startswith("https") else b"GET /v2/ HTT")
             wait_until_closed(connection)
 
-    def test_in_a_head_is_closed(self, server, connect):
+    def test_in_a_head_is_disconnected(self, server, connect):
         with takes_time():
             connection = connect(server)
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: ")
             wait_until_closed(connection)
 
-    def test_between_requests_is_closed(self, server, connect):
+    def test_between_requests_is_disconnected(self, server, connect):
         with takes_time():
             connection = connect(server)
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert 200 == answer_of(connection)[0]
             wait_until_closed(connection)
 
-    def test_in_a_body_is_refused(self, server, connect):
+    def test_in_a_body_is_rejected(self, server, connect):
         connection = connect(server)
         location = start_upload(connection)
         with takes_time():
             connection.sendall(patch(location))
             assert 400 == answer_of(connection)[0]
 
-    def test_that_does_not_read_is_closed(self, server, connect):
+    def test_that_does_not_read_is_disconnected(self, server, connect):
         content = bytes(20_000_000)
         blob = f"/v2/a/blobs/{digest_of(content)}"
         connection = connect(server)
@@ -173,7 +173,7 @@ class TestASilentClient:
         assert "Traceback" not in server.log.read_text()
 
 
-class TestAClientThatSendsWithoutRest:
+class TestAClientThatSendsContinuously:
     """It needs all the time of a worker that it gets, and others are served beside it."""
 
     REQUESTS = b"".join(b"GET /v2/a/manifests/x%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(200))
@@ -213,7 +213,7 @@ class TestAClientThatSendsWithoutRest:
 
 
 class TestTls:
-    def test_carries_pushes_and_pulls(self, tls_server):
+    def test_serves_pushes_and_pulls(self, tls_server):
         content = b"by TLS" * 100_000
         with requests.Session() as session:
             session.verify = False
@@ -228,7 +228,7 @@ class TestTls:
                 assert content == pulled.content
         assert "Traceback" not in tls_server.log.read_text()
 
-    def test_refuses_plain_text_and_goes_on(self, tls_server):
+    def test_rejects_plain_text_and_continues(self, tls_server):
         with socket.create_connection(("127.0.0.1", tls_server.port), timeout=60) as connection:
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
             wait_until_closed(connection)
@@ -236,7 +236,7 @@ class TestTls:
         assert "Traceback" not in tls_server.log.read_text()
 
 
-class TestAWorkerThatRunsOutOfConnections:
+class TestAWorkerAtItsConnectionLimit:
     def test_cuts_slow_bodies_and_serves_new_clients(self, narrow, connect):
         slow = []
         for _ in range(40):
@@ -247,7 +247,7 @@ class TestAWorkerThatRunsOutOfConnections:
         status, headers, content = answer_of(slow[0])
         assert (503, "5", True) == (status, headers["Retry-After"], b"TOOMANYREQUESTS" in content)
 
-    def test_keeps_what_came_of_a_longer_body(self, narrow, connect):
+    def test_keeps_the_received_part_of_a_longer_body(self, narrow, connect):
         cut = {}
         for size in (100_000, 30_000, 17_000):  # the last one with short pieces, which the kernel collects
             connection = connect(narrow)
@@ -270,8 +270,8 @@ class TestAWorkerThatRunsOutOfConnections:
             wait_until(lambda size=size, kept=kept: kept() == f"0-{size - 1}", kept, 20)
 
 
-class TestTheLimitOfAnAddress:
-    def test_refuses_one_connection_too_many(self, tmp_path, connect):
+class TestTheLimitPerAddress:
+    def test_rejects_one_connection_too_many(self, tmp_path, connect):
         with Server(tmp_path / "store", REGISTRY_MAX_CONNECTIONS_PER_ADDRESS="3") as server:
             for _ in range(3):
                 connection = connect(server)
@@ -285,7 +285,7 @@ class TestTheLimitOfAnAddress:
 
 
 class TestSigterm:
-    def test_waits_for_no_body_that_only_trickles(self, tmp_path, connect):
+    def test_does_not_wait_for_a_slow_body(self, tmp_path, connect):
         with Server(tmp_path / "store", GUNICORN_OPTS="-k tests.support.impatient_worker.ImpatientWorker") as server:
             connection = connect(server)
             connection.sendall(patch(start_upload(connection)))
@@ -301,7 +301,7 @@ class TestSigterm:
 
 
 class TestTheLimitOfOpenFiles:
-    def test_is_a_limit_of_connections(self, tmp_path, connect):
+    def test_limits_the_connections(self, tmp_path, connect):
         program = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (230, 230)); "
         command = (*COMMAND[:2], program + COMMAND[2])
         with Server(tmp_path / "store", command=command) as server:
