@@ -89,7 +89,7 @@ class TracedServer:
 
 
 def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
-    """Send each request once with everything in place, and return the files that it ran through."""
+    """Send each request once, after its prerequisites, and return the files that it ran through."""
     config, found = b"{}", {}
     session = requests.Session()
 
@@ -99,7 +99,7 @@ def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
         return response
 
     def record(row: str, method: str, path: str, **options: object) -> None:
-        time.sleep(1)  # what runs beside requests has ended
+        time.sleep(1)  # background work has ended
         traced.files()
         send(method, path, **options)
         found[row] = traced.files()
@@ -154,7 +154,7 @@ def small_write(root: Path, folder: Path) -> set[str]:
 
 
 def main() -> None:
-    """Print how many files each request runs through."""
+    """Print the number of files that each request runs through."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=CHECKOUT, help="the checkout to run")
     parser.add_argument("--list", action="store_true", help="name the files")

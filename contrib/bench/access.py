@@ -1,4 +1,4 @@
-"""Rows of access control: what users, rules and tokens cost."""
+"""Rows of access control: the cost of users, rules and tokens."""
 
 from __future__ import annotations
 

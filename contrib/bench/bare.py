@@ -1,4 +1,4 @@
-"""A WSGI application that does nothing but answer with as much as an image's JSON has."""
+"""A WSGI application that only responds with as many bytes as the JSON of an image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ BODY = b"x" * 500
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ARG001
-    """Answer."""
+    """Respond."""
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(BODY)))])
     return [BODY]

@@ -1,4 +1,4 @@
-"""What rows are measured on: our server, its peers and the contents, each started when a row first asks for it."""
+"""The servers and contents that rows measure: our server and its peers, each started on its first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-# Servers are started as the tests start them, and those lie beside the package.
+# Servers are started as in the tests, whose package is in the root of the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.support.certificates import Authority
@@ -31,7 +31,7 @@ from tests.support.servers.registry import Server, TlsServer
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
 
-#: Where programs that were built stay for the next run.
+#: Built programs, which are kept for the next run.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "docker-registry-bench"
 
 
@@ -40,7 +40,7 @@ class Missing(Exception):
 
 
 class NamedPeer:
-    """A running registry that the user named; what is pushed there stays."""
+    """A running registry that the user named; contents pushed to it are kept."""
 
     store = None
     pids: Sequence[int] = ()
@@ -50,7 +50,7 @@ class NamedPeer:
 
 
 class Bench:
-    """Everything that rows share; leaves nothing behind."""
+    """Everything that rows share; removes it at the end."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Bench:
     ) -> None:
         """
         Args:
-            scale: how large transfers are, 1 for what the table says.
-            workers: of our server; the peers use all cores as they are.
-            folder: where stores and contents lie; by default where the system keeps temporary files.
+            scale: factor for the sizes of transfers; 1 for those of the table.
+            workers: number of workers of our server; the peers use all cores.
+            folder: for stores and contents; by default the folder for temporary files.
             last: with whose end they are removed; by default with that of the row.
             named_peer: URL of a running registry to measure instead of those that the bench starts.
         """
@@ -87,11 +87,11 @@ class Bench:
 
     @cached_property
     def ours(self) -> Server:
-        """Our server, its durability on."""
+        """Our server, with durable writes."""
         return self.stack.enter_context(self.server("ours"))
 
     def server(self, name: str, **environment: str) -> Server:
-        """Return a server of ours, not started yet, over a store of this name; like the peers it logs no request."""
+        """Return our server, not started yet, over a store of this name; like the peers it logs no requests."""
         quiet = {"GUNICORN_ACCESS_LOG_FILE": "none"}
         return Server(self.folder / name / "store", workers=self.workers, new_interpreter=True, **quiet, **environment)
 
@@ -174,7 +174,7 @@ class Bench:
 
     @cached_property
     def bare(self) -> str:
-        """URL of a bare WSGI callable under the same worker."""
+        """URL of a bare WSGI callable in the same kind of worker."""
         port = free_port()
         command = [
             sys.executable, "-m", "gunicorn", "-k", "docker_registry.server.worker.RegistryWorker",
@@ -204,6 +204,6 @@ def require(program: str, package: str) -> str:
 
 
 def curl(*arguments: str, source: IO[bytes] | None = None) -> str:
-    """Run curl without the user's configuration, which must succeed, and return what it printed."""
+    """Run curl without the user's configuration, and return its output; fails if curl fails."""
     command = [require("curl", "curl"), "--disable", "--noproxy", "*", "--silent", "--show-error", "--fail", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, stdin=source).stdout

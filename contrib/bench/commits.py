@@ -1,12 +1,12 @@
 """
-Rows of the table for two commits of ours, which take turns.
+Compares two commits of this project by rows of the table, measured in turns.
 
 ::
 
     python contrib/bench/commits.py COMMIT COMMIT [ROW …] [--pairs N] [--scale X] [--workers N] [--folder PATH]
 
 Each commit is checked out into a folder of its own and runs with the libraries that are installed. The second one is
-the other side of each row; only rows that are held against distribution make sense here, and no bound is.
+the other side of each row. Only rows that compare with distribution make sense here; bounds do not apply.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS = [
 
 
 class TwoCommits(Bench):
-    """A bench on which the peer is ourselves as well."""
+    """A bench whose peer is another commit of this project."""
 
     roots: tuple[Path, Path]
 
@@ -58,7 +58,7 @@ class TwoCommits(Bench):
 
 @contextlib.contextmanager
 def checked_out(commit: str, folder: Path) -> Iterator[Path]:
-    """Check a commit out for as long as a ``with`` lasts."""
+    """Check a commit out for the duration of a ``with`` block."""
     git = ["git", "-C", str(ROOT), "worktree"]
     subprocess.run([*git, "add", "--quiet", "--detach", str(folder), commit], check=True)
     try:
@@ -72,10 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("commits", nargs=2, metavar="COMMIT")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(row.name for row in ROWS)} (all)")
-    parser.add_argument("--pairs", type=int, default=7, help="how often each side has its turn (%(default)s)")
-    parser.add_argument("--scale", type=float, default=1, help="of everything large (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="of each server (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the stores lie while it runs")
+    parser.add_argument("--pairs", type=int, default=7, help="number of runs of each side (%(default)s)")
+    parser.add_argument("--scale", type=float, default=1, help="factor for large sizes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers of each server (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder for the stores")
     options = parser.parse_args()
     if set(options.rows) - {row.name for row in ROWS}:
         parser.error("there is no such row")

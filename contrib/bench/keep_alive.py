@@ -1,4 +1,4 @@
-"""A client for small requests over one connection, which costs less than any server that it measures."""
+"""A client for small requests over one connection that needs less time than the servers it measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOCATION = re.compile(rb"\r\nlocation: *(\S+)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """What a server said."""
+    """A response."""
 
     status: int
     head: bytes
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """One connection; close it in the end."""
+    """One connection; close it at the end."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -37,17 +37,17 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, method: str, target: str, body: bytes = b"", *headers: str) -> Answer:
-        """Send a request and return its answer."""
+        """Send a request and return its response."""
         return self.exchange(self.prepare(method, target, body, *headers), has_body=method != "HEAD")
 
     def prepare(self, method: str, target: str, body: bytes = b"", *headers: str) -> bytes:
-        """Return a request as it is sent."""
+        """Return the bytes of a request."""
         length = f"Content-Length: {len(body)}" if method not in ("GET", "HEAD") else ""
         lines = filter(None, (f"{method} {target} HTTP/1.1", f"Host: {self._host}", length, *headers))
         return "\r\n".join((*lines, "", "")).encode() + body
 
     def exchange(self, request: bytes, *, has_body: bool = True) -> Answer:
-        """Send a request that was prepared and return its answer; one without Content-Length has no body."""
+        """Send prepared bytes and return the response; without Content-Length it has no body."""
         self._socket.sendall(request)
         received = b""
         while (end := received.find(b"\r\n\r\n")) < 0:
@@ -61,7 +61,7 @@ class Connection:
         return Answer(int(head[9:12]), head, b"".join(rest))
 
     def expect(self, status: int, method: str, target: str, body: bytes = b"", *headers: str) -> Answer:
-        """Send a request that must be answered with a status."""
+        """Send a request whose response must have a status."""
         answer = self.ask(method, target, body, *headers)
         assert status == answer.status, f"{method} {target}: {answer.head!r} {answer.body[:500]!r}"
         return answer
@@ -73,5 +73,5 @@ class Connection:
         return block
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._socket.close()

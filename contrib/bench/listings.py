@@ -1,4 +1,4 @@
-"""Rows of long lists: their first page, beside one of a tenth of their length."""
+"""Rows of long lists: their first page, compared with that of a list a tenth as long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENTRIES = 100_000
 
 
 def copies(store: Path, source: str, paths: Iterator[str]) -> None:
-    """Write files as the server would, without asking it a hundred thousand times."""
+    """Write files as the server would, without a hundred thousand requests."""
     content = (store / source).read_bytes()
     for path in paths:
         file = store / path

@@ -46,7 +46,7 @@ def servers(bench: Bench, version: int = 2) -> Iterator[tuple[str, str]]:
             "AWS_SECRET": options["s3_secret_key"],
             "AWS_ENDPOINT_URL": options["s3_endpoint"],
             "AWS_SECURE": "false",
-            "AWS_ENCRYPT": "false",  # as it is for the other unless it is asked for
+            "AWS_ENCRYPT": "false",  # for both registries alike
             **redis.cache_environment,
         }
         port = free_port()

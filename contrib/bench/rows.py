@@ -1,7 +1,7 @@
 """
-One row of the table: two sides that take turns, and what is asked of the ratio of their medians.
+A row of the table: two sides that are measured in turns, and the required ratio of their medians.
 
-A machine is never as fast as it was a minute ago, so no time of one side is held against a time of another run.
+The speed of a machine changes from minute to minute, so times of different runs are never compared.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Rate(float):
 class Row:
     """
     Attributes:
-        name: by which it is chosen.
-        work: what is done.
-        other: whom it is held against.
+        name: selects the row on the command line.
+        work: description of the measured work.
+        other: name of the other side.
         bound: of ours divided by the other's; at least that for rates, at most otherwise.
         unit: of the figures.
-        limit: what ours must not exceed by itself.
+        limit: maximum of our own figure.
         late_bound: at most this, of our 99th percentile divided by the other's.
-        late_limit_ms: what our 99th percentile must not exceed by itself.
+        late_limit_ms: maximum of our own 99th percentile.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a row came to."""
+    """The result of a row."""
 
     row: Row
     ours: list[float]
@@ -87,7 +87,7 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Whether the row is what is asked for."""
+        """Whether the row meets its requirement."""
         row, bound = self.row, self.row.bound
         kept = bound is None or (self.ratio >= bound if row.is_rate else self.ratio <= bound)
         kept = kept and (row.limit is None or statistics.median(self.ours) <= row.limit)
@@ -96,7 +96,7 @@ class Outcome:
         return kept and (row.late_limit_ms is None or _late(self.ours) <= row.late_limit_ms)
 
     def line(self) -> str:
-        """Return the row as it is printed, in Markdown."""
+        """Return the row as a line of Markdown."""
         row = self.row
         asked = [] if row.bound is None else [f"{'≥' if row.is_rate else '≤'} {row.bound:g}"]
         asked += [] if row.limit is None else [f"≤ {row.limit:g} {row.unit}"]
@@ -113,13 +113,13 @@ HEAD = "| row | work | ours | the other | unit | ratio | asked for |\n| --- | --
 
 
 def measure(row: Row, bench: Bench, pairs: int) -> Outcome:
-    """Let both sides take turns: A, B, A, B, …"""
+    """Measure both sides in turns: A, B, A, B, …"""
     ours: list[float] = []
     other: list[float] = []
     with row.sides(bench) as (first, second):
         for turn in range(pairs):
             for side, measured in ((first, ours), (second, other)):
-                os.sync()  # what the run before has left to write is not part of this one
+                os.sync()  # pending writes of the previous run are not part of this one
                 try:
                     measured.append(side())
                 except (AssertionError, OSError, subprocess.SubprocessError) as error:
@@ -131,7 +131,7 @@ def measure(row: Row, bench: Bench, pairs: int) -> Outcome:
 
 
 def machine() -> str:
-    """Describe what all of this ran on, in a line."""
+    """Describe the machine in one line."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,5 +1,5 @@
 """
-How long a search takes among 100 000 repositories, and a reindexing of them.
+Duration of a search among 100 000 repositories, and of reindexing them.
 
 ::
 
@@ -37,7 +37,7 @@ QUERIES = {
 
 
 def names() -> list[str]:
-    """Return names as companies give them, in no order."""
+    """Return realistic names in random order."""
     chance = random.Random(1)
     words = WORDS.split()
     found: dict[str, None] = {}

@@ -28,7 +28,7 @@ ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.dis
 
 
 def wrk(bench: Bench, url: str, script: str) -> float:
-    """Return the requests a second that wrk gets answered, all of them well."""
+    """Return the requests per second of wrk; fails if any response is an error."""
     path = bench.folder / "script.lua"
     path.write_text(script)
     command = [
@@ -43,7 +43,7 @@ def wrk(bench: Bench, url: str, script: str) -> float:
 
 
 def ab_head(bench: Bench, url: str) -> float:
-    """Return the HEAD requests a second that ab gets answered; wrk would wait for bodies."""
+    """Return the HEAD requests per second of ab; wrk would wait for bodies."""
     count = max(200, int(20000 * bench.scale))
     command = [require("ab", "apache2-utils"), "-q", "-k", "-i", f"-c{CONNECTIONS}", f"-n{count}", url]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -64,14 +64,14 @@ def fill(url: str, tags: int) -> Image:
 
 
 def script(tags: int) -> str:
-    """Return a script of wrk that asks for manifests by any of these tags."""
+    """Return a script of wrk that requests manifests by random tags of these."""
     path = f'"/v2/{REPOSITORY}/manifests/t" .. math.random(0, {tags - 1})'
     return f'wrk.headers["Accept"] = "{ACCEPT}"\nrequest = function() return wrk.format("GET", {path}) end'
 
 
 @contextmanager
 def manifests(bench: Bench) -> Iterator[Sides]:
-    """Any of a thousand tags."""
+    """A random one of a thousand tags."""
     tags = max(10, int(TAGS * min(bench.scale, 1)))
     for url in (bench.ours.url, bench.peer.url):
         fill(url, tags)
@@ -99,7 +99,7 @@ def manifests_observed(bench: Bench) -> Iterator[Sides]:
 
 @contextmanager
 def blobs(bench: Bench) -> Iterator[Sides]:
-    """Whether a blob is there."""
+    """HEAD of a blob."""
     image = fill(bench.ours.url, 1)
     fill(bench.peer.url, 1)
     path = f"/v2/{REPOSITORY}/blobs/{next(iter(image.blobs))}"
@@ -108,7 +108,7 @@ def blobs(bench: Bench) -> Iterator[Sides]:
 
 @contextmanager
 def old_reads(bench: Bench, path: str) -> Iterator[Sides]:
-    """Something of API V1, beside a callable that does nothing under the same worker."""
+    """A read of API V1, compared with a bare callable in the same kind of worker."""
     images = [make(1), *(make(number, make(1)) for number in range(2, 12))]
     with Docker(bench.ours.url) as docker:
         for number, image in enumerate(images[1:]):
@@ -125,7 +125,7 @@ def _connections(bench: Bench) -> tuple[Connection, Connection]:
 
 
 def push_raw(connection: Connection, name: str, image: Image) -> None:
-    """Push an image as docker does: is the blob there, POST, PATCH, PUT; and the manifest."""
+    """Push an image as docker does: HEAD, POST, PATCH and PUT of each blob, then the manifest."""
     for digest, content in image.blobs.items():
         connection.expect(404, "HEAD", f"/v2/{name}/blobs/{digest}")
         location = connection.expect(202, "POST", f"/v2/{name}/blobs/uploads/").location
@@ -140,7 +140,7 @@ def put_manifest(connection: Connection, name: str, tag: str, payload: bytes, me
 
 
 def put_prepared(connection: Connection, request: bytes) -> None:
-    """Push a manifest whose request is ready."""
+    """Push a manifest by a prepared request."""
     answer = connection.exchange(request)
     assert answer.status == 201, answer
 
@@ -168,7 +168,7 @@ def small_push_sides(ours: Connection, other: Connection, _: Bench) -> Sides:
 
 @contextmanager
 def manifest_puts(bench: Bench) -> Iterator[Sides]:
-    """New manifests of one image, one after the other, over one connection."""
+    """New manifests of one image, one after another, over one connection."""
     yield manifest_put_sides(*_connections(bench), bench)
 
 

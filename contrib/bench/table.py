@@ -1,5 +1,5 @@
 """
-The whole table of what is asked of our speed, each row beside a peer that is measured in turn with it.
+The table of all speed requirements; each row is measured in turns with a peer.
 
 ::
 
@@ -10,7 +10,7 @@ With ``--peer`` the other side is a running registry at a URL, which must accept
 stay there. Only rows that can be measured through a URL are available then.
 
 It starts the peers itself, on free ports of loopback: distribution (Debian package docker-registry), nginx, SeaweedFS
-and Redis; the clients are curl, wrk and ab. What is not installed is said, and its rows are left out.
+and Redis; the clients are curl, wrk and ab. Rows that need a missing program are omitted with a message.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import workload
 from bench import Bench, Missing
 from rows import HEAD, machine, measure
 
-#: Small writes come first, and their stores are removed last: where many files were just removed an ext4 without a
-#: journal takes longer to make one.
+#: Small writes come first, and their stores are removed last: after many removals, ext4 without a journal takes
+#: longer to create a file.
 ROWS = [
     *small_requests.WRITES,
     *transfers.ROWS,
@@ -53,15 +53,15 @@ ANY_PEER = [
 
 
 def main() -> int:
-    """Measure and print; 1 when a row is not what is asked for."""
+    """Measure and print; return 1 if a row misses its requirement."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows (all)")
-    parser.add_argument("--pairs", type=int, default=7, help="how often each side has its turn (%(default)s)")
-    parser.add_argument("--scale", type=float, default=1, help="of everything large (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="of our server (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the stores lie while it runs")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (all)")
+    parser.add_argument("--pairs", type=int, default=7, help="number of runs of each side (%(default)s)")
+    parser.add_argument("--scale", type=float, default=1, help="factor for large sizes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers of our server (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder for the stores")
     parser.add_argument("--peer", metavar="NAME=URL", help="a running registry as the other side")
-    parser.add_argument("--list", action="store_true", help="name the rows, and do nothing")
+    parser.add_argument("--list", action="store_true", help="list the rows without measuring")
     options = parser.parse_args()
     name, _, url = (options.peer or "").partition("=")
     if options.peer and not url.startswith("http://"):
@@ -83,7 +83,7 @@ def main() -> int:
                 try:
                     outcome = measure(row, bench, options.pairs)
                 except Missing as missing:
-                    print(f"{row.name} is left out: {missing}", file=sys.stderr)
+                    print(f"{row.name} is omitted: {missing}", file=sys.stderr)
                     continue
             print(outcome.line(), flush=True)
             holds = holds and outcome.holds

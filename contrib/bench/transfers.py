@@ -1,4 +1,4 @@
-"""Rows of large layers: pushed and pulled, one and eight at once, whole and in parts, by either API."""
+"""Rows of large layers: pushed and pulled, one and eight at a time, whole and in parts, by either API."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PARTS = 16
 
 
 def renew(path: Path) -> str:
-    """Make another content of a file, by its first bytes, and return its digest."""
+    """Change the content of a file by its first bytes, and return its digest."""
     with path.open("r+b") as file:
         file.write(os.urandom(64))
     return f"sha256:{hashed(path)}"
 
 
 def hashed(path: Path, tail: bytes = b"") -> str:
-    """Return the hash of a file, and of what follows it."""
+    """Return the hash of a file and further bytes."""
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(MIB):
@@ -43,7 +43,7 @@ def hashed(path: Path, tail: bytes = b"") -> str:
 
 
 def upload(path: Path | IO[bytes], method: str, url: str) -> str:
-    """Send a file, or what a pipe brings, as docker does, chunked, and return the head of the answer."""
+    """Send a file or the output of a pipe chunked, as docker does, and return the head of the response."""
     piped = None if isinstance(path, Path) else path
     return curl(
         "--request", method, "--upload-file", "-" if piped else str(path), "--header", "Transfer-Encoding: chunked",
@@ -60,7 +60,7 @@ def push(url: str, path: Path | IO[bytes], digest: str) -> None:
 
 
 def push_with_tail(url: str, path: Path) -> str:
-    """Push a file and a few bytes more, which is another blob without being another file; return its digest."""
+    """Push a file with a few more bytes, so that it is another blob without another file; return its digest."""
     tail = secrets.token_hex(16)
     digest = f"sha256:{hashed(path, tail.encode())}"
     with subprocess.Popen(["sh", "-c", 'cat "$0" && printf %s "$1"', path, tail], stdout=subprocess.PIPE) as reader:
@@ -87,7 +87,7 @@ def push_old(url: str, path: Path) -> None:
 
 
 def forget(store: Path | None, digest: str) -> None:
-    """Remove a blob's bytes from a local store, so that a disk holds many runs."""
+    """Remove the bytes of a blob from a local store, so that the disk does not fill up over many runs."""
     if store is None:
         return
     algorithm, _, encoded = digest.partition(":")
@@ -95,7 +95,7 @@ def forget(store: Path | None, digest: str) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the duration of a call in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -154,12 +154,12 @@ def old_pushes(bench: Bench) -> Iterator[Sides]:
 
 
 def get(url: str, *options: str) -> None:
-    """Pull into nothing."""
+    """Pull and discard a URL."""
     curl("--output", os.devnull, *options, url)
 
 
 def _served(bench: Bench, name: str, size: int) -> tuple[str, str]:
-    """Push a file, let nginx have it too, and return both URLs."""
+    """Push a file, put it into the folder of nginx too, and return both URLs."""
     path = bench.content(size, name)
     digest = renew(path)
     push(bench.ours.url, path, digest)
@@ -188,7 +188,7 @@ def pulls_with_tls(bench: Bench) -> Iterator[Sides]:
 
 @contextmanager
 def pulls_at_once(bench: Bench) -> Iterator[Sides]:
-    """Eight clients, each its own file."""
+    """Eight clients, each with its own file."""
     served = [_served(bench, f"content{number}", int(128 * MIB * bench.scale)) for number in range(8)]
 
     def measure(side: int) -> float:
@@ -200,13 +200,13 @@ def pulls_at_once(bench: Bench) -> Iterator[Sides]:
 
 @contextmanager
 def ranges(bench: Bench) -> Iterator[Sides]:
-    """One client that asks for one part after the other."""
+    """One client that requests one part after another."""
     size = int(1024 * MIB * bench.scale)
     urls = _served(bench, "content", size)
     step = -(-size // PARTS)
 
     def measure(url: str) -> float:
-        # One curl for all, on one connection.
+        # one curl for all parts, over one connection
         asked = [["--range", f"{start}-{start + step - 1}", "--output", os.devnull, url, "--next", "--fail", "--silent"]
                  for start in range(0, size, step)]  # fmt: skip
         flat = [word for words in asked for word in words][:-3]

@@ -1,4 +1,4 @@
-"""Rows of the server as a whole: how soon it answers, and what memory many transfers at once take."""
+"""Rows of the server as a whole: the time to its first response, and the memory of many concurrent transfers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TRANSFERS = 64
 
 @contextmanager
 def starts(bench: Bench) -> Iterator[Sides]:
-    """From the command to the first answer: on a store of 100 000 tags, and on an empty one; all is compiled before."""
-    # As it is where a package was installed: a checkout is compiled at each start where Python may not write.
+    """From the command to the first response, on a store of 100 000 tags and on an empty one, with compiled modules."""
+    # As in an installed package: without write access, Python compiles a checkout at each start.
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bench.folder / "compiled")}
     full = bench.server("ours", **compiled)
     with listings.tags(bench):
@@ -43,7 +43,7 @@ def starts(bench: Bench) -> Iterator[Sides]:
 
 @contextmanager
 def memory(bench: Bench) -> Iterator[Sides]:
-    """The most that one of our workers has, and that the peer has, while 32 push and 32 pull."""
+    """The peak memory of one of our workers, and of the peer, during 32 pushes and 32 pulls."""
     path = bench.content(int(1024 * MIB * bench.scale))
 
     def measure(server: Server | Distribution | NamedPeer) -> float:

@@ -1,8 +1,8 @@
 """
-A storage driver that keeps everything in one SQLite file: small, honest, and an example to begin a driver from.
+A storage driver that keeps everything in one SQLite file: a small, complete example to start a driver from.
 
-It is good for a registry of small images on one host. It is not fast: a layer is kept in rows of one block each, and
-SQLite lets one writer in at a time.
+It suits a registry of small images on one host. It is not fast: a layer is stored in rows of one block each, and SQLite
+allows one writer at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from docker_registry.settings import Setting
 
 _BLOCK_BYTES = 1024 * 1024
 
-# A file is a path and the content it has now; blocks belong to contents, so a content that is still being written, or
-# still being read though another has replaced it, is nothing that anybody can find by a path.
+# A file is a path and its current content. Blocks belong to contents, so a content that is still being written, or
+# still being read after it was replaced, cannot be found by a path.
 _SCHEMA = """
     create table if not exists file (
         path text primary key, content text not null, size integer not null, modified real not null
@@ -57,8 +57,8 @@ class SqliteDriver(StorageDriver):
             connection.execute("pragma journal_mode = wal")
             connection.executescript(_SCHEMA)
 
-    # Every verb checks its path, and does all its work in one call of a native thread: the server is one event loop,
-    # and whoever waits for a disk must not make the others wait.
+    # Every method checks its path and does all its work in one call in a native thread: a worker is one event loop, and
+    # a wait for the disk must not block its other requests.
 
     def get_content(self, path: str) -> bytes:
         """See :class:`StorageDriver`."""
@@ -147,7 +147,7 @@ class SqliteDriver(StorageDriver):
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Open the file, and commit at the end all that was done, or nothing of it."""
+        """Open the database; commit the changes of the block at its end, or roll all of them back."""
         with (
             _as_storage_error(),
             closing(sqlite3.connect(self._path, timeout=self._timeout_seconds)) as connection,
@@ -261,7 +261,7 @@ class SqliteDriver(StorageDriver):
 
 @contextmanager
 def _as_storage_error() -> Iterator[None]:
-    """Translate what SQLite raises: nobody outside should have to know it."""
+    """Translate errors of SQLite, so that callers need not know them."""
     try:
         yield
     except sqlite3.Error as error:

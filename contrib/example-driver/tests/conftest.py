@@ -1,4 +1,4 @@
 import pytest
 
-# So that a promise that is not kept shows what was expected and what came.
+# so that a failed assertion of the suite shows both values
 pytest.register_assert_rewrite("docker_registry.drivers")
