@@ -16,7 +16,7 @@ def pytest_configure(config):
     """
     Leave out what takes minutes, unless the command line chooses by markers itself.
 
-    A run that is told to terminate stops what it has started, as after an interrupt by the keyboard.
+    A run that receives SIGTERM stops its processes, as after an interrupt by the keyboard.
     """
     if not config.option.markexpr:
         config.option.markexpr = "not slow"

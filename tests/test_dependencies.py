@@ -1,4 +1,4 @@
-"""Whether an answer may be given again: what was noted of the files that it was made of."""
+"""Whether a response may be sent again: the recorded states of the files from which it was computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docker_registry.errors import PathNotFound
 
 @pytest.fixture
 def driver(tmp_path):
-    """With two files that are old enough to be known."""
+    """With two files that are old enough to be dependencies."""
     driver = FileDriver(str(tmp_path / "store"))
     driver.put_content("a/b", b"content")
     driver.put_content("a/c", b"content")
@@ -32,7 +32,7 @@ def collect(work):
     return found
 
 
-#: What looks at one file, in each way that a driver knows.
+#: Every method of a driver that reads one file.
 LOOKS = {
     "get_content": lambda driver, path: driver.get_content(path),
     "get_versioned": lambda driver, path: driver.get_versioned(path),
@@ -129,7 +129,7 @@ class TestWhatCannotBeNoted:
 
 
 def stat_result(ctime_ns):
-    """What stat(2) says of a file whose inode changed at this time, in nanoseconds, and its content long ago."""
+    """The stat(2) result of a file whose inode changed at this time, in nanoseconds, and its content long ago."""
     return os.stat_result((0o100644, 1, 1, 1, 0, 0, 7, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, ctime_ns))
 
 
@@ -151,7 +151,7 @@ class TestAFileWithWholeSeconds:
 
 class TestAFolder:
     def test_whose_time_was_set_back_has_another_version(self, driver):
-        """As rsync and tar do, after they have brought a file."""
+        """As rsync and tar do after writing a file."""
         place = driver._tree.locate("a")
         before, times = driver.folder_version("a"), os.stat(place)
         driver.put_content("a/new", b"")

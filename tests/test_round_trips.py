@@ -1,4 +1,4 @@
-"""How often a request goes to the store, cold and with everything in the cache."""
+"""The number of store calls of a request, with empty and filled caches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["redis_server"]
 
 
 class CountingDriver(StorageDriver):
-    """A store far away: each verb is one round trip, and is counted."""
+    """A remote store: each method is one round trip, and is counted."""
 
     capabilities = Capabilities(if_match=True)
 
@@ -103,7 +103,7 @@ def store():
 
 @pytest.fixture
 def open_host(store, redis_server):
-    """Makes the application of one host, with nothing in its memory."""
+    """Creates the application of one host, with empty caches in memory."""
     identity = secrets.token_hex(8)
 
     def make(is_cached=True):
@@ -113,7 +113,7 @@ def open_host(store, redis_server):
         cache = LeasedCache(redis, CircuitBreaker(redis, "the test", max_wait_seconds=60), lambda: identity)
         driver = CachedDriver(store, cache) if is_cached else store
         app = create_app(build(Config(storage="memory"), driver)).test_client()
-        app.get("/v2/none/tags/list")  # what a process asks once in its life
+        app.get("/v2/none/tags/list")  # calls that a process makes once
         return app
 
     return make
@@ -129,8 +129,8 @@ def trips(store, app, method, path):
 
 BLOB = f"/v2/a/b/blobs/{digest_of(CONFIG)}"
 
-#: What is asked, and what it costs without any cache, with an empty one, and with a warm one: on this host, which may
-#: remember things by itself, and on one that has just been started.
+#: Requests, and their store calls without a cache, with an empty one, and with a filled one: on this host, which may
+#: have caches in memory, and on one that has just been started.
 COSTS = {
     "a manifest by tag": (
         ("GET", "/v2/a/b/manifests/t7"),
@@ -169,7 +169,7 @@ class TestAQuestion:
     def test_costs_none_with_a_warm_cache(self, store, open_host, question):
         request, _, _ = COSTS[question]
         app = open_host()
-        # What a busy machine did not answer in five seconds, as long as lists are kept, is asked for once more.
+        # A response that takes longer than five seconds on a busy machine, the lifetime of lists, is requested again.
         assert any({} == trips(store, app, *request) for _ in range(6))
 
     def test_costs_none_where_another_host_has_asked(self, store, open_host, question):
@@ -186,7 +186,7 @@ class TestAQuestion:
 class TestAManifestThatIsPushed:
     @pytest.fixture
     def push(self):
-        """Pushes a manifest of this number, and returns what that cost."""
+        """Pushes a manifest of this number, and returns the number of store calls."""
         store = CountingDriver()
         app = create_app(build(Config(storage="memory", search_backend=""), store)).test_client()
         assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code

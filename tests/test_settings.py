@@ -1,4 +1,4 @@
-"""Rows of settings, and how characters become values."""
+"""Declarations of settings, and the conversion of texts to values."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ NAME = RepositoryName.parse("busy/app")
 
 
 def run(store, *arguments, status=0, **environment):
-    """Run a command over a store, and return what it printed."""
+    """Run a command on a store, and return its output."""
     done = run_command(*arguments, STORAGE_PATH=str(store), **environment)
     assert status == done.returncode, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 class Pusher(threading.Thread):
-    """Pushes images to one repository until it is told to stop: to a new tag, and to `latest`, deleting some."""
+    """Pushes images to one repository until it is stopped: to a new tag, and to `latest`, deleting some."""
 
     def __init__(self, url, *, deletes=True):
         super().__init__()
@@ -75,7 +75,7 @@ class Pusher(threading.Thread):
 
 
 def assert_whole(url, old):
-    """Pull everything that is listed, and what was pushed before the backup began."""
+    """Pull everything that is listed, and everything that was pushed before the backup began."""
     with Client(url) as client, Docker(url) as docker:
         assert {"old/app", "old/one"} <= set(client.repositories())
         assert "latest" in client.tags(str(NAME)), "it was there at every moment"

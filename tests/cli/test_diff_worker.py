@@ -24,7 +24,7 @@ _numbers = itertools.count(4_000_000)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, redis_server):  # noqa: F811
-    """A server whose Redis holds a queue of its own."""
+    """A server with its own queue in Redis."""
     store = tmp_path_factory.mktemp("diffs") / "store"
     with Server(store, workers=2, **redis_server.environment, CACHE_REDIS_DB="3") as server:
         yield server
@@ -38,7 +38,7 @@ def docker(server):
 
 @contextlib.contextmanager
 def worker(server, **environment):
-    """A worker that runs as long as a ``with`` lasts."""
+    """A worker that runs for the duration of a ``with`` block."""
     log = server.store.parent / f"worker-{next(_numbers)}.log"
     environment = {"STORAGE_PATH": str(server.store), **server.environment, **environment}
     with log.open("wb") as output:
@@ -51,7 +51,7 @@ def worker(server, **environment):
 
 
 def push(docker, *layers):
-    """Push images that stand on each other; return the id of the last."""
+    """Push a chain of images; return the id of the last."""
     parent = None
     for layer in layers:
         parent = make(next(_numbers), parent, layer=layer)
@@ -60,7 +60,7 @@ def push(docker, *layers):
 
 
 def diff(docker, text):
-    """What a client gets now; None while there is nothing."""
+    """The diff that a client receives now; None if there is none."""
     answer = done(docker.get(f"/images/{text}/diff"), 200)
     if not answer.content:
         assert "no-cache" == answer.headers["Cache-Control"]

@@ -20,7 +20,7 @@ from docker_registry.cli.progress import ProgressBar, ProgressLine, counted
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: Commands that run until they are stopped, whose output has a format of its own, or that do nothing.
+#: Commands that run until they are stopped, whose output has its own format, or that do nothing.
 WITHOUT_JSON = {"serve", "diff-worker", "completion", "keys export", "garbage-collect"}
 
 

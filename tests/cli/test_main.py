@@ -43,7 +43,7 @@ def run(tmp_path):
 
 
 def sentence(done):
-    """What a command that cannot run says: one line, and no traceback."""
+    """The message of a failed command: one line, and no traceback."""
     assert 2 == done.returncode, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("docker-registry: ")
@@ -51,7 +51,7 @@ def sentence(done):
 
 
 def stored(store):
-    """What lies in a store, the driver's own folder apart."""
+    """The files of a store, without the driver's own folder."""
     return sorted(path for path in store.rglob("*") if ".docker-registry" not in path.parts)
 
 
@@ -112,7 +112,7 @@ class TestAFailedStart:
         store = tmp_path / "store"
         store.mkdir(mode=0o755)
         os.chown(store, 65534, 65534)
-        # Still root, so that this Python can be read, but without the power to write where it may not.
+        # Still root, so that this Python can be read, but without the capability to override permissions.
         powerless = [find("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner"]
         assert "Permission denied" in sentence(run(*command, prefix=powerless))
 

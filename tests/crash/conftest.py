@@ -1,4 +1,4 @@
-"""What all crashes have in common: a seed, which repeats what is up to us of a run."""
+"""A seed for all crash tests, which repeats the random choices of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients of API V1 that push until the server dies under them, and remember what they were told."""
+"""Clients of API V1 that push until the server dies, and record its acknowledgements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAG = "latest"
 
 
 def make_chain(seed: str, number: int) -> tuple[Image, ...]:
-    """Make two images on each other, always the same ones."""
+    """Create a chain of two images, always the same ones."""
     source = random.Random(f"{seed} {number}")
     images: list[Image] = []
     for _ in range(2):
@@ -38,8 +38,8 @@ class Promises:
     Attributes:
         images: by their ids, whose checksum was answered 200.
         tagged: the id that the tag names, answered 200.
-        tagging: an id that the tag may name as well: its request was not answered.
-        chain: the images under way.
+        tagging: another id that the tag may name: its request was not answered.
+        chain: the images that are being pushed.
     """
 
     images: dict[str, Image] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class OldPusher(threading.Thread):
     A client that pushes chain after chain to one repository, until the server dies.
 
     Attributes:
-        promises: what it was told in this life of the server.
-        failure: what it did not expect, if anything.
+        promises: acknowledgements since the last start of the server.
+        failure: an unexpected result; None if there is none.
     """
 
     def __init__(self, url: str, name: str, seed: str, tagged: str | None) -> None:
         """
         Args:
-            seed: common to all pushers, who push every third chain all at once.
-            tagged: what the repository's tag names already.
+            seed: common to all pushers, which all push every third chain at the same time.
+            tagged: the current target of the repository's tag.
         """
         super().__init__(name=name)
         self.promises = Promises(tagged=tagged)
@@ -70,7 +70,7 @@ class OldPusher(threading.Thread):
         self._seed = seed
 
     def run(self) -> None:
-        """Push until the connection breaks; nothing else may end it."""
+        """Push until the connection breaks; any other error is a failure."""
         try:
             with Docker(self._url) as docker:
                 for number in range(1000):
@@ -93,7 +93,7 @@ class OldPusher(threading.Thread):
         promises.tagged, promises.tagging, promises.chain = chain[-1].text, None, ()
 
     def _push_image(self, docker: Docker, image: Image) -> None:
-        """Push one image; another client that pushes the same one may be the faster."""
+        """Push one image; another client that pushes the same one may be faster."""
         if docker.put(f"/images/{image.text}/json", image.payload).status_code == 409:
             return
         if docker.put(f"/images/{image.text}/layer", _slowly(image.layer)).status_code == 409:
@@ -103,7 +103,7 @@ class OldPusher(threading.Thread):
 
 
 def _slowly(content: bytes) -> Iterator[bytes]:
-    """Send a content in pieces with pauses, so that many crashes meet it half-way."""
+    """Send a content in blocks with pauses, so that many crashes occur in the middle of it."""
     for start in range(0, len(content), 50_000):
         yield content[start : start + 50_000]
         time.sleep(0.003)

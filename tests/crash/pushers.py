@@ -1,7 +1,7 @@
 """
-Clients that push until the server dies under them, and remember what they were told.
+Clients that push until the server dies, and record its acknowledgements.
 
-What is remembered is what a client may rely on from then on: after a crash each of it must be there, and right.
+Clients may rely on acknowledged content: after a crash all of it must exist and be correct.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import requests
 from tests.support.clients.v2 import Client, cut, digest_of
 from tests.support.images import Image, make_image
 
-#: What a client sees of a server that dies.
+#: The errors of a client whose server dies.
 DEATHS = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout)
 
 TAG = "latest"
@@ -48,9 +48,9 @@ class Promises:
         blobs: contents by their digests, answered 201.
         manifests: payloads by their digests, answered 201.
         tagged: the digest that the tag points at, answered 201.
-        tagging: a digest that the tag may point at as well: its request was not answered.
-        session: the upload under way.
-        image: the image under way.
+        tagging: another digest that the tag may point at: its request was not answered.
+        session: the current upload.
+        image: the image that is being pushed.
     """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -62,13 +62,13 @@ class Promises:
 
     @property
     def count(self) -> int:
-        """How many things were acknowledged."""
+        """The number of acknowledged requests."""
         return len(self.blobs) + len(self.manifests) + bool(self.session and self.session.kept)
 
 
 class Pusher(threading.Thread):
     """
-    A client that pushes image after image to one repository, in every way there is, until the server dies.
+    A client that pushes images to one repository, in every possible way, until the server dies.
 
     Attributes:
         promises: what it was told in this life of the server.
@@ -78,8 +78,8 @@ class Pusher(threading.Thread):
     def __init__(self, url: str, name: str, seed: str, tagged: str | None) -> None:
         """
         Args:
-            seed: common to all pushers, who push every third image all at once.
-            tagged: what the repository's tag points at already.
+            seed: common to all pushers, which all push every third image at the same time.
+            tagged: the current target of the repository's tag.
         """
         super().__init__(name=name)
         self.promises = Promises(tagged=tagged)

@@ -1,12 +1,12 @@
 """
-A host that loses its power keeps what its server has acknowledged.
+A power loss of the host loses nothing that the server has acknowledged.
 
-The store lies in a file system of its own, in a file. What that file holds when the server is killed is what a disk
-would hold: everything that was synced, and of the rest what the kernel has written by chance. A copy of it is mounted,
-as after a crash, under a kernel that says it was started since.
+The store is in a separate file system, in a file. When the server is killed, that file contains what a disk would
+contain: everything that was synced, and those other writes that the kernel has made by then. A copy of it is mounted,
+as after a crash, with another boot id.
 
-An ext4 that was made without a journal is not among the file systems: what is not synced yet, such as temporary files
-that come and go, may take with it what was synced long ago, whatever a program does.
+ext4 without a journal is not tested: files that are not synced yet, such as temporary files that are created and
+removed, may damage files that were synced long ago, whatever a program does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_LIFE_SECONDS = 2.0
 MIB = 1024 * 1024
 
 
-#: How each is made, with its Debian package, and what is done with it before it is mounted after a crash.
+#: The command that creates each file system, its Debian package, and the command that repairs it after a crash.
 FILE_SYSTEMS = {
     "ext4": (("mkfs.ext4", "e2fsprogs"), ("e2fsck", "-fy")),
     "xfs": (("mkfs.xfs", "xfsprogs"), ()),
@@ -42,7 +42,7 @@ FILE_SYSTEMS = {
 
 
 class Machine:
-    """A host with a disk, which is mounted at another place after each crash."""
+    """A host with a disk, which is mounted at another path after each crash."""
 
     def __init__(self, folder, kind):
         self._folder = folder
@@ -70,10 +70,10 @@ class Machine:
         return Server(self._mounted / "store", workers=2, command=command, SQLALCHEMY_INDEX_DATABASE=index)
 
     def lose_power(self):
-        """Forget all that is not on the disk; the server is killed already."""
+        """Drop everything that is not on the disk; the server has been killed."""
         self._number += 1
         disk = self._folder / f"disk{self._number}"
-        # As fast as can be, as the kernel goes on writing meanwhile.
+        # Quickly, because the kernel continues to write meanwhile.
         run("cp", "--sparse=auto", self._disk, disk)
         self.stop()
         self._disk.unlink()
@@ -119,7 +119,7 @@ def test_a_power_loss_keeps_acknowledged_content(tmp_path, kind, seed):
             with Client(server.url) as client:
                 for pusher in pushers:
                     assert pusher.failure is None, f"round {number}: {pusher.failure!r}"
-                    pusher.promises.session = None  # what was kept of an upload may be lost with the host
+                    pusher.promises.session = None  # received bytes of an upload may be lost with the host
                     promised += pusher.promises.count
                     tagged[pusher.name] = check_life(client, pusher)
                 check_blobs_of_store(server.store)

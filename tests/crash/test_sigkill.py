@@ -1,8 +1,8 @@
 """
-A server that is killed at any moment keeps what it has acknowledged, and shows nothing that was not verified.
+A server that is killed at any moment keeps acknowledged content, and publishes nothing unverified.
 
-``CRASH_SEED=…`` repeats the images, the ways of pushing and the moments of a run; which instruction the signal meets is
-up to the machine.
+``CRASH_SEED=…`` repeats the images, the ways of pushing and the moments of a run, but not the instruction at which the
+signal arrives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.servers.registry import Server
 
 PUSHERS = 4
 
-#: The longest that a server lives in a round, counted by what it acknowledges, and then in seconds.
+#: The longest life of a server in a round, in acknowledged requests, and then in seconds.
 MAX_PROMISES = 12
 MAX_LIFE_SECONDS = 0.1
 
@@ -30,7 +30,7 @@ def let_live(moments, promised):
     Return at a random moment.
 
     Args:
-        promised: tells how many things were acknowledged in this round.
+        promised: returns the number of acknowledged requests in this round.
     """
     wanted, end = moments.randint(2, MAX_PROMISES), time.monotonic() + 30
     while promised() < wanted and time.monotonic() < end:
@@ -39,7 +39,7 @@ def let_live(moments, promised):
 
 
 def check_blobs_of_store(store, since=0.0):
-    """Nothing lies among the blobs but what hashes to its name."""
+    """Every blob has the digest in its path."""
     for path in store.glob("docker/registry/v2/blobs/*/*/*/*"):
         if path.stat().st_mtime >= since:
             algorithm, digest = path.parts[-4], path.parts[-2]
@@ -47,7 +47,7 @@ def check_blobs_of_store(store, since=0.0):
 
 
 def check_manifests_of_store(store, client, since=0.0):
-    """No manifest is served of which a blob is missing; as everywhere, what is pulled is verified."""
+    """No manifest with a missing blob is served; pulled content is verified as everywhere."""
     for link in store.glob("docker/registry/v2/repositories/**/_manifests/revisions/*/*/link"):
         if link.stat().st_mtime >= since:
             name = link.relative_to(store / "docker/registry/v2/repositories").parents[4]
@@ -55,7 +55,7 @@ def check_manifests_of_store(store, client, since=0.0):
 
 
 def check_promises(client, name, promises):
-    """What was acknowledged is there, and right."""
+    """Acknowledged content exists and is correct."""
     for digest, content in promises.blobs.items():
         assert content == client.get_blob(name, digest)
     for digest, payload in promises.manifests.items():
@@ -69,7 +69,7 @@ def check_promises(client, name, promises):
 
 
 def finish_upload(client, name, session):
-    """An upload goes on from what was acknowledged; when it was committed already, its PUT says so again."""
+    """An upload continues from its acknowledged bytes; if it was already committed, its PUT is acknowledged again."""
     digest = digest_of(session.content)
     answer = client.request("GET", session.location, 204, 404)
     if answer.status_code == 204:
@@ -84,7 +84,7 @@ def finish_upload(client, name, session):
 
 
 def check_life(client, pusher):
-    """Check what one client knows of the life before a crash, finish its push, and return what the tag points at."""
+    """Check the acknowledgements of one client before a crash, finish its push, and return the target of the tag."""
     promises = pusher.promises
     check_promises(client, pusher.name, promises)
     if promises.session:

@@ -1,7 +1,7 @@
 """
-A server that is killed under pushes of API V1 keeps every image that it acknowledged, and serves none in part.
+A server that is killed during pushes of API V1 keeps every acknowledged image, and serves no incomplete one.
 
-``CRASH_SEED=…`` repeats the images and the moments of a run; which instruction the signal meets is up to the machine.
+``CRASH_SEED=…`` repeats the images and the moments of a run, but not the instruction at which the signal arrives.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PUSHERS = 4
 
 
 def check_image(docker, image):
-    """An image is there, whole."""
+    """An image is complete."""
     assert image.payload == done(docker.get(f"/images/{image.text}/json"), 200).content
     assert image.layer == done(docker.get(f"/images/{image.text}/layer"), 200).content
 
 
 def check_unfinished(docker, image):
-    """An image that nobody was promised is whole, or not served."""
+    """An image that was not acknowledged is complete, or not served."""
     answer = docker.get(f"/images/{image.text}/layer")
     if answer.status_code == 200:
         check_image(docker, image)
@@ -37,7 +37,7 @@ def check_unfinished(docker, image):
 
 
 def check_life(docker, client, pusher):
-    """Check what one client knows of the life before a crash, repeat its last push, and return what is tagged."""
+    """Check what one client was acknowledged, repeat its last push, and return the target of the tag."""
     promises = pusher.promises
     for image in promises.images.values():
         check_image(docker, image)

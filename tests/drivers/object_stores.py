@@ -1,4 +1,4 @@
-"""What the drivers of all object stores promise when a network between them and the store loses something."""
+"""Shared tests of the drivers of object stores on an unreliable network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LostResponseSuite:
 
 class BrokenReadSuite:
     """
-    A response breaks off in the middle.
+    A response is interrupted.
 
     Subclasses have the fixtures ``driver``, ``proxy``, a :class:`CuttingProxy` between it and the store, and ``large``,
     a content that several responses of ``CUT_BYTES`` carry.
@@ -91,7 +91,7 @@ class BrokenReadSuite:
 
 class ForeignStoreSuite:
     """
-    What another registry has stored is served.
+    Content of another registry is served.
 
     Subclasses have the fixtures ``driver``, ``open_driver``, which opens one with a given ``storage_path``, and
     ``put``, which puts an object as an independent client.

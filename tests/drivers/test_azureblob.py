@@ -1,4 +1,4 @@
-"""The contract of drivers on a real Azurite, and what is Azure's alone."""
+"""The contract of drivers on a real Azurite server, and behavior specific to Azure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TestAzureBlobDriver(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, options, azurite):
-        """One whose container is gone."""
+        """A driver whose container was removed."""
         driver = AzureBlobDriver(**options)
         with azurite.connect() as client:
             client.delete_container(options["azure_storage_container"])
@@ -63,7 +63,7 @@ class TestAzureBlobDriver(DriverSuite):
 
 
 class TestAnUpload:
-    """One of several blocks of 256 KiB."""
+    """A content of several blocks of 256 KiB."""
 
     def test_that_ends_with_a_block_is_complete(self, driver, large):
         assert 1024 * KIB == driver.stream_write("a", [large[: 1024 * KIB]])
@@ -115,7 +115,7 @@ def impatient(driver, monkeypatch):
 
 @pytest.fixture
 def large():
-    """More than is read with one request."""
+    """A content that takes several read requests."""
     return bytes(range(256)) * 24_577
 
 
@@ -182,7 +182,7 @@ def client(azurite, options):
 
 
 class TestAChangeWithALostResponse(LostResponseSuite):
-    """Azure has done it, and is asked again."""
+    """Azure has made the change, and receives the request again."""
 
     @pytest.fixture
     def driver(self, options, azurite, monkeypatch):

@@ -1,4 +1,4 @@
-"""The example driver, installed as a stranger's would be, found by its name, and held to the contract."""
+"""The example driver, installed like one of a third party, found by its name, passes the test suite."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestTheExampleDriver:
         assert f"{{'sqlite_path': '{tmp_path}/x.db', 'sqlite_timeout': 7}}\n" == done.stdout, done.stderr
 
     def test_passes_the_suite(self, environment, tmp_path):
-        # A folder of its own: runs that tidy up the one they share stumble over each other.
+        # A separate folder: concurrent runs that clean up a shared one would disturb each other.
         alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}"]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *alone, str(EXAMPLE / "tests")],

@@ -1,4 +1,4 @@
-"""The contract of drivers on an emulator of Google Cloud Storage, and what is Google's alone."""
+"""The contract of drivers on an emulator of Google Cloud Storage, and behavior specific to Google."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestGcsDriver(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, options, gcs):
-        """One that has lost every right."""
+        """A driver that has lost all permissions."""
         driver = GcsDriver(**options)
         gcs.forbid(options["gcs_bucket"])
         yield driver
@@ -65,7 +65,7 @@ class TestGcsDriver(DriverSuite):
 
 
 class TestAnUpload:
-    """One of several chunks of 256 KiB."""
+    """A content of several chunks of 256 KiB."""
 
     @pytest.fixture
     def large(self):
@@ -124,7 +124,7 @@ class TestAnInterruptedRead(BrokenReadSuite):
 
 
 class TestAChangeWithALostResponse(LostResponseSuite):
-    """Google has done it, and is asked again."""
+    """Google has made the change, and receives the request again."""
 
     @pytest.fixture
     def driver(self, options, gcs, monkeypatch):
@@ -174,7 +174,7 @@ class TestASignedUrl:
         driver.close()
 
     def test_is_signed_by_the_key_of_the_account(self, options, account):
-        """As https://cloud.google.com/storage/docs/authentication/canonical-requests has it."""
+        """Source: https://cloud.google.com/storage/docs/authentication/canonical-requests."""
         driver = GcsDriver(**options, gcs_credentials_file=account)
         url = urlsplit(driver.content_redirect_url("a"))
         query, _, signature = url.query.rpartition("&X-Goog-Signature=")

@@ -1,4 +1,4 @@
-"""The contract of drivers on a real Glance, and what is Glance's alone."""
+"""The contract of drivers on a real Glance server, and behavior specific to Glance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import processes
 
 
 class LayersOnly(GlanceDriver):
-    """Takes everything for a layer whose name leaves room for the suffix, so that the whole contract meets Glance."""
+    """Treats every path as a layer if the suffix fits into its name, so that the whole contract applies to Glance."""
 
     def _is_layer(self, path):
         return len(path.rpartition("/")[2].encode()) < 240
@@ -37,7 +37,7 @@ def options(request, glance_server, tmp_path):
     if request.param == "file":
         return {**options, "storage_path": str(tmp_path / "store")}
     swift = request.getfixturevalue("swift_server").options
-    # An address that Keystone would not have: the Glance of these tests asks for no token.
+    # An address without Keystone: the Glance of these tests requires no token.
     return {**options, **swift, "swift_auth_version": "1"}
 
 
@@ -80,7 +80,7 @@ def driver(options):
 
 @pytest.fixture
 def images(glance_server):
-    """Tell what lies in Glance: sizes by names, of this test's images alone."""
+    """Return the images of this test in Glance: sizes by names."""
     before = {image["id"] for image in _images(glance_server)}
     return lambda: {image["name"]: image["size"] for image in _images(glance_server) if image["id"] not in before}
 

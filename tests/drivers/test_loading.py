@@ -13,7 +13,7 @@ from docker_registry.errors import ConfigError
 
 @pytest.fixture
 def plug_in(monkeypatch):
-    """Let an entry point be installed."""
+    """Install an entry point."""
 
     def plug_in(name, place):
         monkeypatch.setattr(drivers, "entry_points", lambda group: [EntryPoint(name, place, group)])

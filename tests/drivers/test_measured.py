@@ -1,4 +1,4 @@
-"""A driver that measures another one, and is otherwise like it."""
+"""A driver that measures another one, and otherwise behaves like it."""
 
 from __future__ import annotations
 

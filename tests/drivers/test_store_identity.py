@@ -1,4 +1,4 @@
-"""Every store has an identity of its own, whoever reaches it and however."""
+"""Every store has a unique identity, the same for all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of drivers on a real Swift, and what is Swift's alone."""
+"""The contract of drivers on a real Swift server, and behavior specific to Swift."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TestSwiftDriver(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, options, swift):
-        """One whose user has lost every right."""
+        """A driver whose user has lost all permissions."""
         name = options["swift_container"]
         swift.put_container(name, {"X-Container-Read": "test:reader,.rlistings"})
         driver = SwiftDriver(**{**options, "swift_user": READER, "swift_password": READER_PASSWORD})
@@ -61,7 +61,7 @@ class TestSwiftDriver(DriverSuite):
 
 
 def names(swift, options):
-    """What lies in the container, whoever put it there."""
+    """All objects in the container."""
     _, entries = swift.get_container(options["swift_container"], full_listing=True)
     return [entry["name"] for entry in entries]
 
@@ -72,7 +72,7 @@ def segments(swift, options):
 
 @pytest.fixture
 def large():
-    """More than fits into one manifest of the server of these tests, which takes eight segments."""
+    """More than one manifest holds on the server of these tests, which allows eight segments."""
     return bytes(range(256)) * 4096 * 10 + b"end"
 
 
@@ -293,7 +293,7 @@ class TestAnAddress:
 
 
 class CuttingProxy:
-    """Stands before a server, and cuts off answers that are longer than it likes, or all while it is down."""
+    """A proxy that truncates responses beyond a length, or all of them while it is down."""
 
     def __init__(self, port):
         self.cut_after = None
@@ -322,7 +322,7 @@ class CuttingProxy:
             threading.Thread(target=self._copy, args=(server, client, True), daemon=True).start()
 
     def _copy(self, source, target, is_answer):
-        """Copy bytes one way; once GET is asked for, count what comes back of a body."""
+        """Copy bytes in one direction; after a GET, count the bytes of the response body."""
         count = 0
         with source, target:
             while True:

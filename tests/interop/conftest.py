@@ -1,8 +1,8 @@
 """
-The real clients, each with a home folder of its own and nothing of the machine's configuration.
+The real clients, each with its own home folder and without the machine's configuration.
 
-Everything runs on loopback over plain HTTP, without a network; images are made here. What a client needs as a daemon
-runs for the whole session and is stopped as the process that it is.
+Everything runs on loopback over plain HTTP, without a network; images are generated. A daemon that a client needs
+runs for the whole session and is stopped by its process id.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def server(request, tmp_path_factory):
 
 @pytest.fixture
 def reader(server):
-    """An independent reader: what it says lies in the registry is what lies there."""
+    """An independent reader, which verifies what the registry serves."""
     with Client(server.url) as client:
         yield client
 
@@ -45,7 +45,7 @@ def name():
 
 @pytest.fixture
 def host(server):
-    """The registry as it begins the names of images."""
+    """The registry as the first part of image names."""
     return f"127.0.0.1:{server.port}"
 
 
@@ -78,7 +78,7 @@ def skopeo(tmp_path_factory, policy):
 
 @pytest.fixture(scope="session")
 def containers_environment(tmp_path_factory):
-    """The configuration of podman and buildah, and where they keep what they have."""
+    """The configuration of podman and buildah, and their storage."""
     require_root()
     home = tmp_path_factory.mktemp("containers")
     files = {
@@ -116,7 +116,7 @@ def buildah(containers_environment):
 
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory):
-    """Docker, with a daemon of its own."""
+    """Docker, with its own daemon."""
     require_root()
     program, daemon = require("docker", "docker.io"), require("dockerd", "docker.io")
     folder = tmp_path_factory.mktemp("docker")
@@ -142,7 +142,7 @@ def docker(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ctr(tmp_path_factory):
-    """containerd, a daemon of its own, and the client that comes with it."""
+    """containerd, with its own daemon and its client."""
     require_root()
     program, daemon = require("ctr", "containerd"), require("containerd", "containerd")
     folder = tmp_path_factory.mktemp("containerd")
@@ -177,6 +177,6 @@ def index():
 
 @pytest.fixture(scope="session")
 def distribution():
-    """Run the peer over a store, for as long as a ``with`` lasts."""
+    """Run the peer on a store for the duration of a ``with`` block."""
     program = find_distribution() or missing("distribution is not installed (Debian package docker-registry)")
     return lambda store: serve_distribution(program, store)

@@ -1,15 +1,15 @@
 """
-Recordings of old Dockers with a running docker-registry 0.7.1, and how they are played again.
+Recordings of old versions of Docker with a running docker-registry 0.7.1, and their replay.
 
-A file in ``recordings/`` is one Docker at work, its name begins with its place in the order::
+A file in ``recordings/`` records one version of Docker; its name begins with its position in the order::
 
     {"headers": [["Host: 127.0.0.1:5000", "Content-Length: {}"], …],
      "exchanges": ["docker push …", [["PUT /v1/…", 0, ["2"], "[]"], [200, 1, ["4"], "true"]], …]}
 
-A command is followed by its exchanges: of the request the first line, the number of its headers, what stands in their
-holes, and its body; of the answer the status instead of the first line. A body is text, or ``{"text": <key>}`` of
+A command is followed by its exchanges: of the request the first line, the number of its headers, the values of their
+placeholders, and its body; of the response the status instead of the first line. A body is text, ``{"text": <key>}`` of
 ``bodies.json``, or ``{"layer": <sha256>, "size": …, "chunks": [<number>, [<size>, …]]}``. The headers ``Server`` and
-``Date`` of 0.7.1 were left out, and what the layers held: each is built anew, as large as it was.
+``Date`` of 0.7.1 were omitted, and the content of layers: each is generated with its original size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES = tuple(sorted(path.stem for path in FOLDER.glob("[0-9]*.json")))
 
 TIMEOUT_SECONDS = 60
 
-#: What a header says that holds the time of its answer; both sides say it so.
+#: The value that replaces the time of a response in headers of both sides.
 IN_A_YEAR = "in a year"
 
 _SIGNATURE = re.compile(r"(?<=signature=)[^,]+")
@@ -44,7 +44,7 @@ _GZIP_HAS_COMMENT = 16
 
 @dataclass(frozen=True)
 class Request:
-    """What a Docker sent; *chunks* has the number and the first sizes of its body's chunks, when it had chunks."""
+    """A request of Docker; *chunks* has the number and the first sizes of the chunks of its body, if it had chunks."""
 
     method: str
     target: str
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def image_id(self):
-        """The image that is asked for or pushed."""
+        """The image that is requested or pushed."""
         return self.target.split("/")[3]
 
     def header(self, name):
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a registry answered; headers in the order of their names."""
+    """A response; headers are sorted by name."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -85,7 +85,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its answer, and for which command a Docker sent it."""
+    """A request and its response, and the command of Docker that sent it."""
 
     command: str
     request: Request
@@ -133,7 +133,7 @@ def _body(recorded, texts):
 
 
 def build_layer(seed, size):
-    """Make a gzipped tar of exactly this many bytes, the same for the same *seed*."""
+    """Create a gzipped tar of exactly this many bytes, the same for the same *seed*."""
     random_bytes = random.Random(seed)
     for content in (size - 600, 1, None):
         if content is not None and content <= 0:
@@ -160,28 +160,28 @@ def _tar(content):
 
 class Replay:
     """
-    Plays recordings to one registry, one after the other.
+    Replays recordings with one registry, one after another.
 
-    What the layers hold is not what they held then, so are their checksums, and the signatures of tokens are ours:
-    what was recorded is put right before it is sent, and before it is compared.
+    The content of layers, their checksums, and the signatures of tokens differ from the recorded ones:
+    recorded messages are adapted before they are sent and compared.
     """
 
     def __init__(self, port):
         self._port = port
         self._payloads = {}
         self._layers = {}
-        #: What was recorded, and what it is here.
+        #: Recorded values, and those of the replay.
         self._meaning = {}
 
     def play(self, exchange):
-        """Send a request; return the answer that was recorded, in the words of this registry, and the one that came."""
+        """Send a request; return the recorded response with the values of the replay, and the received one."""
         request = self._prepare(exchange.request)
         answer = _send(self._port, request)
         self._learn_signature(exchange.answer, answer)
         return self._translate(_without_time(exchange.answer, None)), answer
 
     def list_image(self, repository, image_id):
-        """Begin a push, as a Docker does that is then interrupted."""
+        """Begin a push, like an interrupted Docker."""
         body = json.dumps([{"id": image_id}]).encode()
         headers = (("Host", "127.0.0.1"), ("Content-Length", str(len(body))), ("Connection", "close"))
         answer = _send(self._port, Request("PUT", f"/v1/repositories/{repository}/", headers, body, None))
@@ -229,7 +229,7 @@ def _send(port, request):
 
 
 def _pieces(request):
-    """Cut a body as Docker did: the first chunks were recorded, of the others only how many they were."""
+    """Divide a body as Docker did: the sizes of the first chunks were recorded, and the number of the others."""
     if request.chunks is None:
         yield request.body
         return
@@ -259,7 +259,7 @@ def _receive(stream):
 
 
 def _without_time(answer, date):
-    """Replace the time at which an answer expires; the day of the recording is not that of the replay."""
+    """Replace the time at which a response expires, because the recording was made on another day."""
     expires = dict(answer.headers).get("Expires", "-1")
     if expires == "-1":
         return answer

@@ -1,4 +1,4 @@
-"""What a real client must see of a registry whatever its store is: tests that the files of single stores inherit."""
+"""Tests with real clients that apply to every store; the modules of the stores inherit them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StoreSuite:
 
 
 class RedirectSuite:
-    """For a fixture ``redirecting``: a registry that sends clients to the store."""
+    """For a fixture ``redirecting``: a registry that redirects clients to the store."""
 
     def test_redirects_skopeo_to_the_store(self, skopeo, layouts, redirecting, name, tmp_path):
         image, place = make_image(name, layers=2), f"127.0.0.1:{redirecting.port}/{name}:v1"

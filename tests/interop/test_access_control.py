@@ -18,7 +18,7 @@ INSECURE = "--tls-verify=false"
 
 @pytest.fixture(scope="module", params=["bearer", "basic"])
 def guarded(request, tmp_path_factory):
-    """A registry with users, that asks for tokens or for passwords."""
+    """A registry with users that requires tokens or passwords."""
     folder = tmp_path_factory.mktemp("guarded")
     variables = {"REGISTRY_AUTH_CHALLENGE": request.param, **settings(folder)}
     with Server(folder / "store", workers=2, **variables) as server, Client(server.url) as root:
@@ -37,7 +37,7 @@ def root(guarded):
 
 @contextlib.contextmanager
 def refused(*words):
-    """The client fails, and says one of these words."""
+    """The client fails, and its message contains one of these words."""
     with pytest.raises(AssertionError) as raised:
         yield
     said = str(raised.value).lower()

@@ -1,4 +1,4 @@
-"""A store goes from the CNCF distribution registry to ours and back, as it is."""
+"""A store is handed over from the CNCF distribution registry to ours and back, unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OLD_INDEX = make_index("old index")
 NEW_IMAGE = make_image("new image")
 NEW_INDEX = make_index("new index")
 
-#: Repositories that distribution writes, and their tags.
+#: The repositories that distribution writes, and their tags.
 OLD = {"adopted": ["first", "second"], "adopted/deep/er": ["index"], "adopted/docker": ["list"]}
 
 
@@ -36,7 +36,7 @@ def store(distribution, skopeo, layouts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def before(distribution, store):
-    """What distribution serves, and an upload that it left unfinished."""
+    """The content that distribution serves, and an unfinished upload."""
     with distribution(store) as old, Client(old.url) as client:
         location, _ = client.append(client.start_upload("adopted"), b"unfinished")
         served = {(name, tag): pull(client, name, tag) for name, tags in OLD.items() for tag in tags}
@@ -79,7 +79,7 @@ class TestContentOfDistribution:
 
 @pytest.fixture(scope="module")
 def after(store, before):
-    """Ours continues what distribution began: a new image, a new index, a tag moved, a tag and an image deleted."""
+    """Ours continues on the store of distribution: a new image, a new index, a moved tag, a deleted tag and image."""
     with Server(store, workers=2) as server, Client(server.url) as client:
         push(client, "adopted", "third", NEW_IMAGE)
         push(client, "adopted", "second", NEW_IMAGE, "ranged")

@@ -1,4 +1,4 @@
-"""One image, two protocols: what old Docker pushed is pulled by the clients of today, and the other way round."""
+"""One image, two protocols: pushes of old Docker are pulled by current clients, and vice versa."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.v1_images import make
 INSECURE = "--tls-verify=false"
 FROM, TO = "--src-tls-verify=false", "--dest-tls-verify=false"
 
-#: Layers as Docker pushed them in its time, plain ones and those that no client of today reads among them.
+#: Layers as old Docker pushed them, including uncompressed ones and those that no current client can read.
 FILES = (
     {"etc/motd": b"hello\n", "etc/conf": b"one\n", "srv/data/a": b"a" * 5000, "srv/data/b": b"b" * 5000},
     {"etc/conf": b"two\n", "etc/.wh.motd": b"", "new": b"new\n"},
@@ -42,7 +42,7 @@ _numbers = itertools.count(1_000_000)
 
 
 def old_images():
-    """A chain as old Docker would push it, and as nobody has pushed it before."""
+    """A new chain, as old Docker would push it."""
     images = []
     for number, (files, pack) in enumerate(zip(FILES, PACKS, strict=True)):
         layer = pack(make_tar({**files, "number": b"%d" % next(_numbers)}))
@@ -78,7 +78,7 @@ def images(old, name):
 
 @pytest.fixture
 def expected(images):
-    """The file tree that they are together."""
+    """Their combined file tree."""
     return union(image.layer for image in images)
 
 
@@ -144,7 +144,7 @@ class TestAPushOfOldDocker:
 
 
 def of_the_image(files):
-    """Leave out what clients add of their own."""
+    """Omit fields that clients add."""
     own = {".dockerenv", "dev/console", "etc/hosts", "etc/hostname", "etc/resolv.conf"}
     return {name: content for name, content in files.items() if name not in own}
 
@@ -278,7 +278,7 @@ OLD_TREES = [
 
 @pytest.fixture(scope="module", params=v1_trees.NAMES)
 def old_tree(request, tmp_path_factory):
-    """A registry over what an old server has written."""
+    """A registry on the tree of an old server."""
     store = v1_trees.copy(request.param, tmp_path_factory.mktemp("trees") / "store")
     with Server(store, workers=2) as server:
         yield request.param, server

@@ -1,5 +1,5 @@
 """
-Stores of Google, Azure and OpenStack that others have filled are served as they are.
+Stores of Google, Azure and OpenStack written by other servers are served unchanged.
 
 The files are those that distribution wrote on a disk and docker-registry 0.7 and 0.9 left behind; they are put into the
 store as the drivers of these servers do: Azure's blobs are appended to, Swift's large objects consist of segments.
@@ -63,7 +63,7 @@ class Azure:
 
     def put(self, name, content):
         blob = self._client.get_blob_client(name)
-        if name.endswith("/data"):  # what came by an upload
+        if name.endswith("/data"):  # content of an upload
             blob.create_append_blob()
             for start in range(0, len(content), SEGMENT_BYTES):
                 blob.append_block(content[start : start + SEGMENT_BYTES])
@@ -120,7 +120,7 @@ def azurite():
 
 
 def new_place(request):
-    """Where a store is: a new and empty one of the kind that the fixture is asked for."""
+    """A new, empty store of the requested kind."""
     if request.param == "gcs":
         return Google(request.getfixturevalue("gcs"), request.getfixturevalue("account"))
     if request.param == "azureblob":
@@ -160,12 +160,12 @@ class TestAStoreOfDistribution:
             assert ["v1"] == client.request("GET", "/v2/adopted/tags/list", 200).json()["tags"]
             assert ["adopted", "adopted/deep/er"] == client.request("GET", "/v2/_catalog", 200).json()["repositories"]
             push(client, "adopted", "v2", NEW)
-            push(client, "elsewhere", "v1", IMAGE)  # all its blobs are there already
+            push(client, "elsewhere", "v1", IMAGE)  # all its blobs exist already
             assert (NEW.contents, IMAGE.contents) == (pull(client, "adopted", "v2"), pull(client, "elsewhere", "v1"))
 
 
 class TestAStoreOf07:
-    """Azure is not among them: of docker-registry 0.7 to 0.9 nobody can have one there."""
+    """Without Azure, which docker-registry 0.7 to 0.9 did not support."""
 
     @pytest.fixture(params=["gcs", "swift"])
     def place(self, request):

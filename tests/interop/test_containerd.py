@@ -1,4 +1,4 @@
-"""containerd, which is what Kubernetes pulls with."""
+"""containerd, with which Kubernetes pulls images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLAIN = ["--plain-http"]
 
 
 def content(ctr, digest):
-    """A content as containerd keeps it."""
+    """A content as containerd stores it."""
     return ctr.raw("content", "get", digest)
 
 

@@ -1,4 +1,4 @@
-"""Configuration files of distribution, with which this server answers like Debian's docker-registry beside it."""
+"""With the same configuration file, this server responds like Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def storage(store, **more):
 
 
 def answers(url, credentials=None):
-    """What docker and skopeo ask, and more: status, digest and body of each, errors by their codes."""
+    """The requests of docker and skopeo, and more: status, digest and body of each response, errors by their codes."""
     layer = next(iter(IMAGE.blobs))
     accept = {"Accept": OCI_MANIFEST}
     asked = [

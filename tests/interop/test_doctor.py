@@ -1,4 +1,4 @@
-"""docker-registry doctor, in front of which proxies are misconfigured on purpose."""
+"""docker-registry doctor, with deliberately misconfigured proxies."""
 
 from __future__ import annotations
 

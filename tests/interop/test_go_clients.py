@@ -1,4 +1,4 @@
-"""crane, oras, regctl, helm and cosign: the clients of OCI registries that are built on Go's libraries."""
+"""crane, oras, regctl, helm and cosign: clients of OCI registries written in Go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registries whose stores are Google's and Azure's, and a real client before them."""
+"""Registries on stores of Google and Azure, with a real client."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def redirecting(environment, tmp_path_factory):
-    """Another registry on the same store, which sends clients to it."""
+    """Another registry on the same store, which redirects clients to it."""
     folder = tmp_path_factory.mktemp("redirecting")
     with Server(folder / "store", **environment, STORAGE_REDIRECT="true") as server:
         yield server

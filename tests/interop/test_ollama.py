@@ -1,7 +1,7 @@
 """
-The requests of ollama, one after the other as its server/upload.go and server/download.go send them.
+The requests of ollama, in the order of its server/upload.go and server/download.go.
 
-It takes a Location as it is, so it needs whole URLs, and resolves a Location only where it comes beside a blob.
+It does not resolve the Location of an upload, so it needs absolute URLs; it does resolve that of a blob.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import requests
 from tests.support.clients.v2 import digest_of
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-PART_BYTES = 1_000_000  # 100 MB, and 1 GB at most, in ollama
+PART_BYTES = 1_000_000  # 100 MB to 1 GB in ollama
 
 CONTENT = random.Random(3).randbytes(3_500_000)
 CONFIG = b'{"model_format":"gguf","model_family":"llama"}'
@@ -31,7 +31,7 @@ def session():
 
 
 def next_url(answer):
-    """Return where ollama goes on: what it reads must be a whole URL."""
+    """Return the URL that ollama requests next, which must be absolute."""
     location = answer.headers.get("Docker-Upload-Location") or answer.headers["Location"]
     assert urlsplit(location).scheme
     assert urlsplit(location).netloc

@@ -1,4 +1,4 @@
-"""A registry whose store is OpenStack's, and a real client before it."""
+"""A registry on stores of OpenStack, with a real client."""
 
 from __future__ import annotations
 

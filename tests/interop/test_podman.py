@@ -1,4 +1,4 @@
-"""podman and buildah, which share their storage and their way of pushing."""
+"""podman and buildah, which share their storage and their implementation of pushes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def image(podman, host, name, tree, tmp_path):
 
 @pytest.fixture
 def pushed(podman, policy, image, tmp_path):
-    """The image, pushed; its reference."""
+    """The reference of the pushed image."""
     podman("push", INSECURE, f"--signature-policy={policy}", f"--digestfile={tmp_path}/digest", image)
     return image
 
@@ -70,7 +70,7 @@ class TestPodman:
 class TestBuildah:
     @pytest.fixture
     def commit(self, buildah, policy, host, name, tmp_path):
-        """Build an image for a platform out of nothing but a file, and return its name."""
+        """Build an image for a platform from a single file, and return its name."""
 
         def commit(architecture):
             reference = f"localhost/{name}:{architecture}"
@@ -117,6 +117,6 @@ class TestBuildah:
 
 
 def read_layout_of(skopeo, folder, reference):
-    """Return what yet another client reads, by digests."""
+    """Return the content that another client reads, by digest."""
     skopeo("copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{folder}/read:v1")
     return read_layout(folder / "read")

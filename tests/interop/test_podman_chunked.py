@@ -1,7 +1,7 @@
 """
 podman with layers of zstd:chunked, of which it fetches only the files that it lacks, by many ranges at once.
 
-It counts the parts that come back, also of files that follow each other in the layer, and needs its overlay driver.
+It counts the parts of responses, also those of adjacent files, and needs its overlay driver.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def server(request, tmp_path):
 
 @pytest.fixture
 def podman_of(containers_environment, tmp_path):
-    """Make podmans that know nothing of each other."""
+    """Create independent podmans."""
     require_root()
     made = []
 
@@ -58,7 +58,7 @@ def podman_of(containers_environment, tmp_path):
 
 
 def sent_bytes(server, since, digest):
-    """What the access log says was sent of a blob."""
+    """The bytes of a blob that were sent, from the access log."""
     requests.get(f"{server.url}/v2/last", timeout=20)
     wait_until(lambda: "/v2/last" in server.log.read_text())  # lines are written after the responses
     lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]

@@ -1,4 +1,4 @@
-"""The examples of proxies in contrib/, each run by the real program in front of a registry."""
+"""The example configurations of proxies in contrib/, each with the real program in front of a registry."""
 
 from __future__ import annotations
 

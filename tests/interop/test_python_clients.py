@@ -1,4 +1,4 @@
-"""oras-py and python-dxf, the clients of OCI registries that are written in Python."""
+"""oras-py and python-dxf: clients of OCI registries written in Python."""
 
 from __future__ import annotations
 

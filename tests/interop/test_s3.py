@@ -1,4 +1,4 @@
-"""A registry whose store is S3, and real clients of both APIs before it."""
+"""A registry on S3, with real clients of both APIs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIB = 1024
 
 
 def environment(options):
-    """The variables of the sample configuration, for what a driver is given."""
+    """The variables of the sample configuration for the options of a driver."""
     return {
         "SETTINGS_FLAVOR": "s3",
         "STORAGE_PATH": options["storage_path"],
@@ -43,7 +43,7 @@ def server(options, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def redirecting(options, tmp_path_factory):
-    """Another registry on the same bucket, which sends clients to the store."""
+    """Another registry on the same bucket, which redirects clients to the store."""
     folder = tmp_path_factory.mktemp("redirecting")
     with Server(folder / "store", **environment(options), STORAGE_REDIRECT="true") as server:
         yield server
@@ -51,7 +51,7 @@ def redirecting(options, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(redirecting):
-    """Where a blob is that is large enough for a redirect."""
+    """The URL of a blob that is large enough for a redirect."""
     with Client(redirecting.url) as client:
         digest = client.push_blob("lab/large", bytes(64 * KIB))
     return f"{redirecting.url}/v2/lab/large/blobs/{digest}"

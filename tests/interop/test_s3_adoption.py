@@ -1,4 +1,4 @@
-"""Buckets that others have filled are served as they are."""
+"""Buckets written by other servers are served unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def upload(seaweedfs, folder, root):
 
 @pytest.fixture(scope="module")
 def filled(seaweedfs, skopeo, layouts, tmp_path_factory):
-    """What the driver is given for a root that distribution has filled through a real client."""
+    """The options of the driver for a root that distribution has filled through a real client."""
     program = find_distribution() or missing("distribution is not installed (Debian package docker-registry)")
     options, port, folder = seaweedfs.options(), free_port(), tmp_path_factory.mktemp("distribution")
     store = {

@@ -1,4 +1,4 @@
-"""What a worker takes of the memory for what it keeps in S3, and that it goes on meanwhile."""
+"""The memory of a worker for transfers to and from S3, and that it serves others meanwhile."""
 
 from __future__ import annotations
 

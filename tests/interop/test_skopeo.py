@@ -15,7 +15,7 @@ FROM = "--src-tls-verify=false"
 
 @pytest.fixture
 def pushed(skopeo, layouts, host, name, index):
-    """An image for two platforms, pushed; its reference."""
+    """The reference of a pushed image for two platforms."""
     skopeo("copy", "--all", TO, f"oci:{layouts(index)}:v1", f"docker://{host}/{name}:v1")
     return f"docker://{host}/{name}"
 

@@ -1,7 +1,7 @@
 """
-A registry whose store fails in every way: what was acknowledged is whole, what was not is not seen.
+A registry on a store that fails in every way: acknowledged content is complete, other content is not visible.
 
-Every failure is a clean one (5xx), and nothing is left over once the sweep has passed.
+Every failure is reported by a status 5xx, and nothing is left after housekeeping.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY
 
 MIB = 1024 * 1024
 
-#: A part of all requests to the store; a push of one image makes about fifty.
+#: The share of store requests that fail; a push of one image makes about fifty.
 RATE = 0.05
 
 
 def environment(port, prefix):
-    """What lets a registry keep everything in a bucket behind a port."""
+    """The variables of a registry whose bucket is behind a port."""
     return {
         "SETTINGS_FLAVOR": "s3",
         "STORAGE_PATH": prefix,
@@ -54,7 +54,7 @@ def server(proxy, tmp_path):
 
 
 class Tries:
-    """A client that pushes and pulls while the store fails, and remembers what it was told."""
+    """A client that pushes and pulls while the store fails, and records acknowledgements."""
 
     def __init__(self, client, seed):
         self.client = client
@@ -63,7 +63,7 @@ class Tries:
         self.random = random.Random(seed)
 
     def push(self, number):
-        """Push an image; it counts when its manifest was acknowledged."""
+        """Push an image; record it if its manifest was acknowledged."""
         size = self.random.choice([100, 20_000, 20_000, 400_000])
         image = make_image(number, layers=2, layer_bytes=size)
         way = self.random.choice(sorted(WAYS))
@@ -74,7 +74,7 @@ class Tries:
         self.acknowledged[name, tag] = image
 
     def pull(self):
-        """Pull an image that was acknowledged; what comes whole must be right."""
+        """Pull an acknowledged image; every complete response must be correct."""
         if self.acknowledged:
             name, tag = self.random.choice(sorted(self.acknowledged))
             image = self.acknowledged[name, tag]
@@ -83,13 +83,13 @@ class Tries:
                 assert content == self.client.get_blob(name, digest)
 
     def run(self, action, *arguments):
-        """Do something that may fail, but only cleanly."""
+        """Run a step that may only fail with a status 5xx."""
         try:
             action(*arguments)
         except Refused as refused:
             self.refused.append(refused)
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-            # A pull that was under way cannot be refused any more, only cut short.
+            # A started response can no longer be replaced by an error, only truncated.
             self.refused.append(None)
 
 
@@ -120,7 +120,7 @@ class TestAnUnreliableStore:
                 assert content == client.get_blob(name, digest)
 
     def nothing_is_seen_that_was_not_pushed(self, client, tries):
-        """A push that was not acknowledged may have been done; what is seen of it is whole."""
+        """A push that was not acknowledged may have succeeded; if it is visible, it is complete."""
         for number in range(tries):
             image = make_image_of(number)
             for digest in image.blobs:
@@ -151,7 +151,7 @@ class TestAnUnreliableStore:
 
 
 def make_image_of(number):
-    """The image that a push of this number may have brought, as far as its sizes can be known."""
+    """The image that a push of this number may have stored, as far as its sizes are known."""
     return make_image(number, layers=2, layer_bytes=100)
 
 
@@ -172,7 +172,7 @@ class TestAnUnreachableStore:
 
 
 class TestTheStoreRequestsOfARequest:
-    """Counted at the proxy, on a server that remembers nothing and has no Redis."""
+    """Counted at the proxy, on a server without Redis and without caches in memory."""
 
     def test_are_few_for_a_list_of_many_tags(self, server, proxy):
         image = make_image("tags", layers=1, layer_bytes=100)
@@ -192,7 +192,7 @@ class TestTheStoreRequestsOfARequest:
         image = make_image("cold", layers=1, layer_bytes=100)
         with Client(server.url) as client:
             push(client, "lab/cold", "v1", image)
-            client.tags("lab/cold")  # what a process asks once in its life
+            client.tags("lab/cold")  # requests that a process makes once
             proxy.requests.clear()
             client.get_manifest("lab/cold", "v1")
         assert 3 >= len(proxy.requests), proxy.requests

@@ -1,7 +1,7 @@
 """
-Two registries, as on two hosts, over one bucket, one Redis and one PostgreSQL; every request may meet the other one.
+Two registries, as on two hosts, on one bucket, one Redis and one PostgreSQL; any of them may receive a request.
 
-nginx hands requests out in turn, so that each upload is begun by one of them and finished by the other.
+nginx distributes requests in turn, so that each upload is begun by one of them and finished by the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def hosts(seaweedfs, redis_server, postgresql, tmp_path_factory):
-    """Two registries that know nothing of each other."""
+    """Two registries that do not know each other."""
     folder = tmp_path_factory.mktemp("hosts")
     shared = {
         **environment(seaweedfs.port, f"/{folder.name}"),
@@ -47,7 +47,7 @@ def hosts(seaweedfs, redis_server, postgresql, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port(hosts, tmp_path_factory):
-    """Where nginx hands requests out in turn."""
+    """The URL of nginx, which distributes requests in turn."""
     with running_nginx(tmp_path_factory.mktemp("nginx"), [host.port for host in hosts]) as url:
         yield int(url.rpartition(":")[2])
 
@@ -68,7 +68,7 @@ class TestTwoHosts:
     def test_continue_uploads_of_each_other(self, client, name, way):
         image = make_image(name, layer_bytes=300_000)
         push(client, name, "v1", image, way)
-        for _ in range(2):  # one answer of each
+        for _ in range(2):  # one response of each
             assert image.contents == pull(client, name, "v1")
 
     def test_announce_the_minimum_chunk_size_of_the_store(self, client, name):
@@ -91,7 +91,7 @@ class TestTwoHosts:
             self.is_seen(hosts, lambda: not second.has_manifest(name, "v1"))
 
     def is_seen(self, hosts, is_so):
-        """Something is seen at once; within a minute where a busy machine has kept a host from its Redis."""
+        """A change is visible at once, or within a minute if a host lost Redis on a busy machine."""
         deadline = time.monotonic() + 70
         while not is_so():
             assert any("is unavailable" in host.log.read_text() for host in hosts)

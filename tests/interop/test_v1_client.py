@@ -1,7 +1,7 @@
 """
-A client of API V1, 64 at once on four workers: whatever they push, each of them pulls, finds and deletes.
+64 concurrent clients of API V1 on four workers: each pulls, finds and deletes its pushes.
 
-The real clients of API V1 are not to be had any more; what they say is in `recordings`, how many there may be is here.
+The real clients of API V1 are no longer available; `recordings` has their requests, this module tests concurrency.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def irregular(layer, seed):
 
 
 def chain(seed, base=None):
-    """Images on each other with layers of irregular sizes, one of them empty."""
+    """A chain of images with layers of irregular sizes, one of them empty."""
     sizes, images = random.Random(seed), []
     for size in [*(sizes.randint(1, 400_000) for _ in range(IMAGES - 1)), 0]:
         parent = images[-1] if images else base
@@ -49,7 +49,7 @@ def chain(seed, base=None):
 
 
 def push(docker, name, images, seed, tag="v1"):
-    """Push what is not there, each layer in chunks of irregular sizes."""
+    """Push the missing images, each layer in chunks of irregular sizes."""
     done(docker.put(f"/repositories/{name}/", "[]"), 200)
     for image in images:
         path = f"/images/{image.text}"
@@ -68,7 +68,7 @@ def push(docker, name, images, seed, tag="v1"):
 
 
 def resume(docker, image, seed):
-    """Get a layer in parts, each of them broken off somewhere, as Docker does it."""
+    """Get a layer in parts, each of which is interrupted, as Docker does."""
     sizes, size, received = random.Random(seed), len(image.layer), b""
     while len(received) < size:
         headers = {"Range": f"bytes={len(received)}-{size}"}
@@ -80,7 +80,7 @@ def resume(docker, image, seed):
 
 
 def everyone(work):
-    """Let all clients do something at the same time; the first error is raised."""
+    """Run a function for all clients at the same time; the first error is raised."""
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(work, range(CLIENTS)))
 

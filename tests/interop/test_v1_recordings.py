@@ -1,8 +1,8 @@
 """
-Six real Dockers talked to docker-registry 0.7.1; this registry gives them the same answers.
+Recordings of six real versions of Docker with docker-registry 0.7.1; this registry sends the same responses.
 
-Every request goes out as it was recorded, in its order, to one registry without API V2, as 0.7.1 was. Every header and
-every byte of every answer is compared. What is meant to differ stands in `ORDAINED`, each with its reason.
+Every request is sent as recorded, in order, to one registry without API V2, like 0.7.1. Every header and
+every byte of every response is compared. Intended differences are listed in `INTENDED`, each with its reason.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tests.support.servers.registry import Server
 
 
 def version(_request, answer):
-    """It is another version."""
+    """The version differs."""
     return answer.having("X-Docker-Registry-Version", __version__)
 
 
 def no_sniffing(_request, answer):
-    """No browser takes what was pushed for a page."""
+    """Browsers must not display pushed content as a page."""
     return answer.having("X-Content-Type-Options", "nosniff")
 
 
 def unknown_url(_request, answer):
-    """Errors are JSON, also those of URLs that nobody knows: programs read them."""
+    """Errors are JSON, also those of unknown URLs: programs read them."""
     if answer.status != 404 or dict(answer.headers)["Content-Type"] != "text/html":
         return answer
     sentence = "The requested URL was not found on the server."
@@ -40,18 +40,18 @@ def unknown_url(_request, answer):
 
 
 def checksum_header(_request, answer):
-    """The payload's sum is sent under the name that Docker sends, too, not only under the name that 0.7.1 made up."""
+    """The payload sum is also sent under Docker's name for it, not only under that of 0.7.1."""
     sums = [value for name, value in answer.headers if name == "X-Docker-Payload-Checksum"]
     return answer.having("X-Docker-Checksum-Payload", sums[0]) if sums else answer
 
 
 def no_content(_request, answer):
-    """An answer without a body announces none (RFC 9110, section 8.6); 0.7.1 announced two bytes that never came."""
+    """A response without a body has no Content-Length (RFC 9110, section 8.6); 0.7.1 announced two bytes."""
     return answer.without("Content-Length") if answer.status == 204 else answer
 
 
 def search_results(request, answer):
-    """Results have all that today's ``docker search`` and ``podman search`` print."""
+    """Results have all fields that current ``docker search`` and ``podman search`` print."""
     if urlsplit(request.target).path != "/v1/search":
         return answer
     found = json.loads(answer.body)
@@ -61,7 +61,7 @@ def search_results(request, answer):
 
 
 def order_of_results(request, answer):
-    """Results are in the order of their names, for there are pages of them; 0.7.1 had no order, and no pages."""
+    """Results are sorted by name, because they are paged; 0.7.1 had neither order nor pages."""
     if urlsplit(request.target).path != "/v1/search":
         return answer
     found = json.loads(answer.body)
@@ -70,21 +70,21 @@ def order_of_results(request, answer):
 
 
 def order_of_images(request, answer):
-    """A list that was merged keeps the order in which the images came; 0.7.1 used the order of their hashes."""
+    """A merged list keeps the order in which the images were pushed; 0.7.1 used the order of their hashes."""
     if request.method != "GET" or not request.target.endswith("/images") or answer.status != 200:
         return answer
     return answer.saying(json.dumps(sorted(json.loads(answer.body), key=lambda entry: entry["id"])).encode())
 
 
-#: What differs on purpose: each turns what 0.7.1 answered into what this registry has to answer.
-ORDAINED = (
+#: Intended differences: each turns a response of 0.7.1 into the required one of this registry.
+INTENDED = (
     version, no_sniffing, unknown_url, checksum_header, no_content, search_results, order_of_results, order_of_images,
 )  # fmt: skip
 
-#: Those that cannot be told from the recording alone, and are done to both answers.
+#: Those that do not follow from the recording alone, and are applied to both responses.
 ON_BOTH_SIDES = (order_of_images,)
 
-#: Two attempts were not recorded, but what they had begun was still there: it is begun here before these recordings.
+#: Two attempts were not recorded but had left unfinished pushes, which are begun here before these recordings.
 UNRECORDED = {
     "03-docker-1.9.1": ("lab19/small", "baeca207bf1cb794058747b2c46c0207594934591f1547df58039aa2bfe79735"),
     "06-docker-1.10.3": ("lab110/small", "b8788a82d1b8428251ea006ac4acf124d14a3ed65d4e2e99163f96940587042a"),
@@ -92,23 +92,23 @@ UNRECORDED = {
 
 
 def judge(request, recorded, answer):
-    """Return what had to be answered, what was, and which differences were needed."""
+    """Return the required response, the received one, and the differences that were applied."""
     if answer.status >= 400:
         answer = answer.without("X-Request-Id")  # differs in every error
     needed = []
-    for ordained in ORDAINED:
-        changed = ordained(request, recorded)
+    for intended in INTENDED:
+        changed = intended(request, recorded)
         if changed != recorded:
-            needed.append(ordained)
+            needed.append(intended)
         recorded = changed
-        if ordained in ON_BOTH_SIDES:
-            answer = ordained(request, answer)
+        if intended in ON_BOTH_SIDES:
+            answer = intended(request, answer)
     return recorded, answer, needed
 
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    """All that was recorded, played once to one registry: per recording its requests and their two answers."""
+    """All recordings, replayed once with one registry: for each its requests with both responses."""
     store = tmp_path_factory.mktemp("recordings") / "store"
     played = {}
     with Server(store, workers=2, REGISTRY_V2="false", SETTINGS_FLAVOR="local", SEARCH_BACKEND="sqlalchemy") as server:
@@ -148,8 +148,8 @@ class TestTheRecordings:
         assert {("GET", "search"), ("GET", "users"), ("POST", "users"), ("GET", "_ping")} <= set(asked)
 
     def test_need_every_declared_difference(self, verdicts):
-        needed = {ordained for rows in verdicts.values() for *_, needed in rows for ordained in needed}
-        assert set(ORDAINED) == needed
+        needed = {intended for rows in verdicts.values() for *_, needed in rows for intended in needed}
+        assert set(INTENDED) == needed
 
 
 class TestARebuiltLayer:

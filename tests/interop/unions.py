@@ -1,4 +1,4 @@
-"""What a chain of layers is as one file tree, by the rules of unions (OCI image-spec, layer.md)."""
+"""The file tree of a chain of layers, by the rules of unions (OCI image-spec, layer.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_files(tar: bytes) -> dict[str, bytes]:
 
 
 def union(layers: Iterable[bytes]) -> Mapping[str, bytes]:
-    """Return the files that layers make together, the base first."""
+    """Return the combined files of layers, the base first."""
     tree: dict[str, bytes] = {}
     for layer in layers:
         files = read_files(unpack(layer))

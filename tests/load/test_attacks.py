@@ -1,8 +1,8 @@
 """
-While one client takes what it can of a worker, honest ones are served: none fails, each at half its speed or better.
+While one client uses as much of a worker as it can, others are served: none fails, each at half its speed or better.
 
 Two servers of two workers are compared, one of which is under attack. Phases with and without the attack alternate, in
-turns of which each begins with the other one, since a machine is not always equally fast; the attack is stopped
+alternating order, because the speed of a machine varies; the attack is stopped
 meanwhile. All clients do the same, so each client of the attacked server is compared with all of the other one.
 """
 
@@ -43,7 +43,7 @@ SETTLE_SECONDS = 20
 
 
 class Measured:
-    """What honest clients have seen."""
+    """The results of honest clients."""
 
     def __init__(self):
         self.cycles = [[] for _ in range(CLIENTS)]
@@ -51,7 +51,7 @@ class Measured:
         self.errors = []
 
     def run(self, server, seconds):
-        """Let them work for some seconds."""
+        """Let the clients work for some seconds."""
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.support.clients.honest", str(server.port), str(seconds), str(clients)],
@@ -70,24 +70,24 @@ class Measured:
 
     @property
     def mean_seconds(self):
-        """How long a cycle took on average, of all clients."""
+        """The average duration of a cycle of all clients."""
         cycles = [seconds for each in self.cycles for seconds in each]
         return sum(cycles) / len(cycles) if cycles else float("inf")
 
     def seconds(self, client):
-        """How long a cycle of a client took on average."""
+        """The average duration of a cycle of one client."""
         cycles = self.cycles[client]
         return sum(cycles) / len(cycles) if cycles else float("inf")
 
     @property
     def latency(self):
-        """The 99th percentile of that of GET /v2/."""
+        """The 99th percentile of the latency of GET /v2/."""
         return sorted(self.latencies)[int(len(self.latencies) * 0.99)]
 
 
 @contextlib.contextmanager
 def attacking(name, server, connections, log):
-    """Run an attack in a process of its own; pause and go on by its signals."""
+    """Run an attack in its own process; signals pause and continue it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.attacks", name, str(server.port), str(connections)],
         cwd=ROOT,
@@ -121,9 +121,9 @@ def settle(server):
 
 
 def serve(server, undisturbed, name, connections, seconds, tmp_path):
-    """Attack a server, and hold what its honest clients see against what those of another one see."""
+    """Attack a server, and compare the results of its honest clients with those of another server."""
     for pid in server.worker_pids():
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak of its memory begins anew
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak of its memory
     attacked, alone = Measured(), Measured()
     with (tmp_path / "attack.log").open("wb") as log, attacking(name, server, connections, log) as process:
         for round_number in range(ROUNDS):
@@ -152,7 +152,7 @@ def serve(server, undisturbed, name, connections, seconds, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in memory, where there is one: what a disk does beside is no matter of these limits."""
+    """A folder in memory if there is one, because these limits do not concern the disk."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path_factory.mktemp("attacks")
         return
@@ -198,7 +198,7 @@ def longest_stall(server, folder):
     return float(file.read_text())
 
 
-#: Those on the server itself; what clients have stored and layers have tests of their own beside this one.
+#: Attacks on the server itself; stored content and layers have their own tests.
 BRIEF_ATTACKS = [name for name in ATTACKS if "bodies" in name or "requests" in name or "chunks" in name] + [
     "silent_heads",
     "unread_responses",

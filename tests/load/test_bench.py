@@ -1,4 +1,4 @@
-"""The benchmarks run, and leave nothing behind."""
+"""The benchmarks run, and clean up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = BENCH.parent.parent
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a benchmark as small as can be, and return the lines that it prints."""
+    """Run a benchmark at the smallest scale, and return the lines that it prints."""
     if find_distribution() is None:
         missing("distribution is not installed (Debian package docker-registry)")
     for program, package in (("curl", "curl"), ("wrk", "wrk"), ("ab", "apache2-utils"), ("nginx", "nginx-light")):
@@ -27,7 +27,7 @@ def run(tmp_path):
         small = ["--pairs", "1", "--scale", "0.002", "--folder", str(tmp_path)] if name != "search.py" else []
         command = [sys.executable, str(BENCH / name), *options, *small]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        assert done.returncode in (0, 1), done.stderr[-3000:]  # 1: slower than is asked for, and here it may be
+        assert done.returncode in (0, 1), done.stderr[-3000:]  # 1: slower than required, which is allowed here
         assert [] == list(tmp_path.iterdir())
         return done.stdout.splitlines()
 
@@ -35,7 +35,7 @@ def run(tmp_path):
 
 
 def rows_of(lines):
-    """Row to its ratio."""
+    """The ratio of each row."""
     cells = [[cell.strip() for cell in line.split("|")] for line in lines[2:] if line.startswith("|")]
     return {row[1]: float(row[6]) for row in cells}
 

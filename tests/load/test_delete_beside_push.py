@@ -1,4 +1,4 @@
-"""Deletions beside pushes over HTTP: whatever was acknowledged is what one order of the requests leaves."""
+"""Concurrent deletions and pushes over HTTP: the result is that of one order of the acknowledged requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def manifest(**more):
 
 
 class Connection:
-    """One client, whose connection is kept."""
+    """One client with a persistent connection."""
 
     def __init__(self, port):
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -48,7 +48,7 @@ class Connection:
 
 
 def at_once(one, other):
-    """Send two requests at about the same time, and return both answers."""
+    """Send two requests at about the same time, and return both responses."""
     answers, start = {}, threading.Barrier(2)
 
     def run(number, request):

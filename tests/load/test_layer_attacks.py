@@ -1,4 +1,4 @@
-"""Layers that are cheap to send and expensive to read, against a real server that honest clients use meanwhile."""
+"""Layers that are cheap to send and expensive to read, on a real server that other clients use meanwhile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.v1_images import make
 
 MIB = 1024 * 1024
 
-#: What must hold while an attack runs.
+#: Requirements during an attack.
 MAX_WORKER_BYTES = 300 * MIB
 MAX_LATENCY_SECONDS = 0.25
 
@@ -36,7 +36,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory):
-    """A server that has nothing to do."""
+    """An idle server."""
     with Server(tmp_path_factory.mktemp("idle") / "store") as server:
         yield server
 
@@ -50,7 +50,7 @@ def push(server, image):
 
 
 class Honest:
-    """Clients that push and pull while this context is entered."""
+    """Clients that push and pull within this context."""
 
     def __init__(self, server, idle):
         self._server = server
@@ -60,7 +60,7 @@ class Honest:
 
     def __enter__(self):
         for pid in self._server.worker_pids():
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
         self._thread = threading.Thread(target=self._push)
         self._thread.start()
         self._latency.__enter__()

@@ -1,4 +1,4 @@
-"""Many clients at once, on several workers and several hosts that see the same store."""
+"""Many concurrent clients on several workers and hosts that share a store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unfinished_uploads(store):
 
 
 def at_once(work, count=CLIENTS):
-    """Do a piece of work for each number, all beginning at the same moment, and return the results."""
+    """Call a function for each number, all starting at the same moment, and return the results."""
     together = threading.Barrier(count)
 
     def begin(number):
@@ -56,7 +56,7 @@ def at_once(work, count=CLIENTS):
 
 class TestManyClients:
     def test_pushing_equal_and_different_images_store_each_blob_once(self, tmp_path, server):
-        # A store of its own, so that its files can be counted.
+        # A separate store, so that its files can be counted.
         with Server(tmp_path / "store", workers=server.workers) as server:
             same, shared = make_image("same", 3, 300_000), make_index("shared")
             own = [make_image(f"own {number}", 2, 100_000) for number in range(CLIENTS)]
@@ -145,7 +145,7 @@ class TestAnUploadStartedDuringAPurge:
     def test_is_kept(self, tmp_path):
         name = RepositoryName.parse("begins")
         folder = tmp_path / layout.upload(name, "0b5c5b0e-0000-4000-8000-000000000000")
-        folder.mkdir(parents=True)  # where its first file will be a moment later
+        folder.mkdir(parents=True)  # where its first file is about to be written
         assert 0 == Registry(FileDriver(str(tmp_path))).uploads.purge(name, 0)
         assert folder.is_dir()
 
@@ -154,7 +154,7 @@ class StalledPatch:
     """
     A chunked PATCH of a whole blob that has sent half of its body, and waits.
 
-    It says where its body belongs: without, a server that meets it late would rightly append it to its repetition.
+    It states the position of its body; otherwise a server that receives it late would append it to its repetition.
     """
 
     def __init__(self, server, path, content):
@@ -165,7 +165,7 @@ class StalledPatch:
         self._socket.sendall(head.encode() + self._chunk(content[: len(content) // 2]))
 
     def wake_up(self):
-        """Send the other half and return the status of the answer."""
+        """Send the other half and return the status of the response."""
         with self._socket:
             self._socket.sendall(self._chunk(self._rest) + self._chunk(b""))
             return int(self._socket.recv(65536).split()[1])
@@ -179,7 +179,7 @@ class StalledPatch:
 
 class TestARepeatedPatchAfterAStall:
     GOOD = os.urandom(300_000)
-    #: What the stalled request would bring: of the same length, so that only the content can tell.
+    #: The content of the stalled request: of the same length, so that only the bytes differ.
     EVIL = os.urandom(300_000)
 
     @pytest.fixture

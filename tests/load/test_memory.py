@@ -1,4 +1,4 @@
-"""A transfer of any size costs a worker a few MiB of memory, and no more; and so do many of them at once."""
+"""A transfer of any size costs a worker only a few MiB of memory, and so do many concurrent ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.servers.registry import Server
 
 MIB = 1024 * 1024
 
-#: What a worker may grow by in its largest moment, whatever passes through it.
+#: The maximum growth of a worker's peak memory during any transfer.
 MAX_GROWTH_BYTES = 8 * MIB
 
 SIZES = [256 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
 
-#: What a worker may have in its largest moment while so many clients push or pull at once.
+#: The maximum peak memory of a worker while many clients push or pull at once.
 TRANSFERS = 64
 MAX_BYTES = 150 * MIB
 
@@ -35,7 +35,7 @@ NOISE = os.urandom(2 * MIB)
 
 
 class Noise:
-    """A part of a content of any size, which is nowhere in memory. Its length is known, so it is not sent chunked."""
+    """A part of a generated content, which is never in memory. Its length is known, so it is not sent chunked."""
 
     def __init__(self, size, start=0):
         self._size, self._start = size, start
@@ -60,7 +60,7 @@ class Noise:
 def server(tmp_path_factory):
     with Server(tmp_path_factory.mktemp("memory") / "store", new_interpreter=True) as server:
         yield server
-    shutil.rmtree(server.store)  # pytest keeps the folders of its last runs, and these are big
+    shutil.rmtree(server.store)  # pytest keeps the folders of its last runs, and these are large
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def client(server):
 
 @pytest.fixture
 def growth(server, client):
-    """How many bytes the worker has grown by, at most, since the test began."""
-    for way in ("streamed", "ranged", "put", "posted"):  # what every worker comes to have once
+    """The maximum growth of the worker since the test began, in bytes."""
+    for way in ("streamed", "ranged", "put", "posted"):  # memory that every worker allocates once
         client.get_blob("warm", client.push_blob("warm", os.urandom(3 * MIB), way))
     (pid,) = children(server.process.pid)
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     before = memory_bytes(pid, "VmRSS")
 
     def growth():
@@ -115,7 +115,7 @@ class TestAWorkerGrowsByFewMebibytes:
 
 @pytest.fixture
 def peak(server):
-    """How many bytes the worker had at most since the test began."""
+    """The peak memory of the worker since the test began, in bytes."""
     (pid,) = children(server.process.pid)
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -128,7 +128,7 @@ def peak(server):
 
 
 def at_once(server, work):
-    """Let many clients work, each with its number and with a barrier, at which all of them have to be under way."""
+    """Run many clients, each with its number and a barrier at which all transfers are in progress."""
     together = threading.Barrier(TRANSFERS, timeout=600)
 
     def begin(number):
@@ -146,7 +146,7 @@ def at_once(server, work):
 @pytest.mark.parametrize("size", SIZES_AT_ONCE)
 class TestAWorkerStaysSmall:
     def test_while_many_push_at_once(self, server, peak, size):
-        """None has sent more than half before all have sent half."""
+        """No client sends more than half before all have sent half."""
         if shutil.disk_usage(server.store).free < (needed := (TRANSFERS + 2) * size):
             programs.missing(f"there is no disk for uploads of {needed // MIB} MiB at once")
         content = Noise(size)

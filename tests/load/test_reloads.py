@@ -23,7 +23,7 @@ STOPS = 4
 
 
 class Traffic:
-    """Clients that push and pull images of one layer until they have done enough; a context manager."""
+    """Clients that push and pull a given number of images of one layer; a context manager."""
 
     def __init__(self, url):
         self.url = url
@@ -93,7 +93,7 @@ class TestNoRequestFails:
     def test_while_one_of_two_hosts_is_stopped_and_started(self, tmp_path):
         (tmp_path / "nginx").mkdir()
         hosts = [Server(tmp_path / "store", REGISTRY_DRAIN_DELAY="1") for _ in range(2)]
-        # A host that came back gets requests at once, rather than after ten seconds.
+        # A restarted host receives requests at once, instead of after ten seconds.
         nginx = running_nginx(tmp_path / "nginx", [host.port for host in hosts], options="max_fails=0")
         with hosts[0], hosts[1], nginx as url, Traffic(url) as traffic:
             for turn, host in zip(range(STOPS), itertools.cycle(hosts)):

@@ -1,4 +1,4 @@
-"""Clients that send or read a byte a second, or never finish, beside others at full speed: nobody starves."""
+"""Clients that send or read a byte per second, or never finish, beside others at full speed, which are not delayed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
 
-#: Of each kind: more than a worker has native threads, so that none may wait for a client.
+#: Clients of each kind: more than the native threads of a worker, so no thread may wait for a client.
 SLOW_CLIENTS = 24
 
-#: How many bytes a slow client sends or reads, one each second.
+#: The number of bytes that a slow client sends or reads, one per second.
 SLOW_BYTES = 6
 
-#: How long requests at full speed may take: the median, and the longest. Alone they take a tenth of that. One that
+#: Limits for requests at full speed: the median, and the maximum. Alone they take a tenth of that. One that
 #: waits for a slow client would wait for all its seconds, and one that waits for a silent client for at least 30.
 MAX_MEDIAN_SECONDS = 3.0
 MAX_SECONDS = 25.0
@@ -34,7 +34,7 @@ LARGE = os.urandom(12 * 1024 * 1024)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """One worker, whom all have to share."""
+    """One worker for all clients."""
     with Server(tmp_path_factory.mktemp("slow") / "store") as server, Client(server.url) as client:
         client.push_blob("slow", LARGE, "put")
         push(client, "fast", "latest", make_image("fast"))
@@ -42,7 +42,7 @@ def server(tmp_path_factory):
 
 
 class SlowClient:
-    """Connected, and in no hurry."""
+    """A connected slow client."""
 
     def __init__(self, server):
         self.server = server
@@ -59,13 +59,13 @@ class SlowClient:
         self.socket.close()
 
     def begin(self):
-        """What it does at full speed before it becomes slow."""
+        """The steps at full speed before the client becomes slow."""
 
     def turn(self, number):
-        """What it does each second."""
+        """The step of each second."""
 
     def check(self):
-        """What must be true in the end."""
+        """Check the result at the end."""
 
 
 class SlowPush(SlowClient):
@@ -98,7 +98,7 @@ class SlowPush(SlowClient):
 
 
 class SlowChunks(SlowPush):
-    """The same in chunks; what comes last is the content of a chunk and the framing around it."""
+    """The same in chunks; the last bytes are the content of a chunk and its framing."""
 
     def framed(self, content):
         chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (content[:70_000], content[70_000:-1]))
@@ -146,7 +146,7 @@ class HeadWithoutEnd(SlowClient):
 
 
 def at_full_speed(server, work, is_over):
-    """Do a piece of work again and again, and return how long each took."""
+    """Call a function repeatedly, and return the durations."""
     durations = []
     with Client(server.url) as client:
         while not is_over():

@@ -1,7 +1,7 @@
 """
-Everything that clients do, all at once and for long: what a worker needs stays what it was.
+All kinds of requests at once for a long time: the resources of a worker do not grow.
 
-Half an hour unless ``DOCKER_REGISTRY_SOAK_SECONDS`` says otherwise; the figures are printed (``-s``) once a minute.
+Half an hour unless ``DOCKER_REGISTRY_SOAK_SECONDS`` is set; the figures are printed (``-s``) once a minute.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ CLIENTS = 8
 
 MIB = 1024 * 1024
 
-#: What a worker may grow by from the second quarter of the load to the last. It answers hundreds of requests a second
-#: here, so in half an hour a leak of 20 bytes a request is more; the memory of a program that allocates blocks of all
-#: sizes in many threads goes up and down by a few MiB.
+#: The maximum growth of a worker from the second quarter of the load to the last. It serves hundreds of requests per
+#: second here, so in half an hour a leak of 20 bytes per request is more. The memory of a program that allocates blocks
+#: of all sizes in many threads varies by a few MiB.
 MAX_GROWTH_BYTES = 8 * MIB
 
-#: Native threads that have nothing to do end after five seconds, each with its greenlets.
+#: Idle native threads end after five seconds, each with its greenlets.
 QUIET_SECONDS = 12
 
-#: Pushed over and over, so that the store does not grow with them; and pulled, whole and in parts.
+#: Pushed repeatedly, so that the store does not grow; and pulled, completely and in parts.
 LARGE = [random.Random(size).randbytes(size) for size in (MIB, 5 * MIB + 1, 16 * MIB)]
 
 TAGS = 20
 
 
 class Soak:
-    """One client's way through everything, in an order that its number decides."""
+    """The requests of one client, in an order determined by its number."""
 
     def __init__(self, server, number):
         self.server = server
@@ -67,7 +67,7 @@ class Soak:
 
     def run(self, is_over):
         with Client(self.server.url) as self.client, Docker(self.server.url) as self.docker:
-            for work in self._works:  # everything once, whatever chance does
+            for work in self._works:  # each kind at least once
                 if work != self.delete:
                     work()
             while not is_over():
@@ -80,7 +80,7 @@ class Soak:
         self.client.push_blob(self.name, self.source.choice(LARGE), self.source.choice(list(WAYS)))
 
     def push_small(self):
-        """An image that nobody has pushed before."""
+        """A new image."""
         self.image = make_image(self.source.random(), layers=2, layer_bytes=self.source.randint(100, 20_000))
         push(self.client, self.name, self._tag(), self.image, self.source.choice(list(WAYS)))
         push(self.client, self.name, "kept", self.image)
@@ -111,7 +111,7 @@ class Soak:
         assert self.name in self.client.repositories()
 
     def push_and_pull_by_v1(self):
-        # Its own: of two Dockers that push one image at once, one may hear that it is there already (409).
+        # Its own image: of two concurrent pushes of one image, one may be rejected because the image exists (409).
         images = chain(2, first=(self.number * 1000 + self.source.randrange(1000)) * 10)
         self.docker.push(f"{self.name}v1", f"t{self.source.randrange(TAGS)}", *images)
         self.docker.push(f"{self.name}v1", "kept", *images)
@@ -126,7 +126,7 @@ class Soak:
             self._reset_now_and_then(connection)
 
     def leave_a_push(self):
-        """In the middle of a body, of a length that is known or in chunks; what came of it is then cancelled."""
+        """Disconnect in the middle of a body, with a Content-Length or in chunks; then cancel the upload."""
         location = self.client.start_upload(self.name)
         path = location.removeprefix(self.server.url)
         with self._connect() as connection:
@@ -135,7 +135,7 @@ class Soak:
             content = LARGE[0][: self.source.choice([0, 10, 300_000])]
             connection.sendall(b"%x\r\n%b" % (len(content) + 1, content))
             self._reset_now_and_then(connection)
-        # While the server still takes in what came, the session is not free.
+        # The session is locked while the server still stores the received bytes.
         self.client.request("DELETE", location, 204, 404, 409)
 
     def leave_in_a_head(self):
@@ -224,7 +224,7 @@ class TestFullLoad:
         assert "Traceback" not in server.log.read_text()
 
     def load(self, server, seconds):
-        """Let all clients work, and return the memory of each worker, second by second, and what was done."""
+        """Run all clients, and return the memory of each worker per second, and the number of requests of each kind."""
         failed = threading.Event()
         until = time.monotonic() + seconds
         memory = {pid: [] for pid in server.pids}
@@ -250,7 +250,7 @@ class TestFullLoad:
         return memory, sum((client.result() for client in clients), Counter())
 
     def at_rest(self, pids, greenlets, wanted=None):
-        """Return how many files and greenlets each worker has when nobody asks it for anything any more."""
+        """Return the number of open files and greenlets of each idle worker."""
         deadline = time.monotonic() + 60
         earlier, since = None, 0.0
         while True:

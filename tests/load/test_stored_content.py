@@ -1,4 +1,4 @@
-"""What clients stored keeps a worker from nobody: whatever is asked about it, other requests are answered meanwhile."""
+"""Requests for large stored content do not block a worker: other requests are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def about_subject(**fields):
 
 
 def absurd(head, size_bytes=700_000):
-    """A manifest of as many values as can be."""
+    """A manifest with the maximum number of values."""
     return dump({**head, "x": "@"}).replace(b'"@"', b"[" + b"[]," * ((size_bytes - 2000) // 3) + b"[]]")
 
 
 class OldStore:
-    """Writes what earlier versions, or other servers, have stored."""
+    """Writes content as earlier versions or other servers stored it."""
 
     def __init__(self, store):
         self._driver = FileDriver(str(store))
@@ -78,7 +78,7 @@ def old(server):
 
 @pytest.fixture(scope="module", autouse=True)
 def others(server, tmp_path_factory):
-    """Another client, who is served in time during all tests."""
+    """Another client, which must be served quickly during all tests."""
     host = server.url.removesuffix("/v2/acme/large")
     with Server(tmp_path_factory.mktemp("idle") / "store") as idle, Latency(host, idle.url) as latency:
         yield
@@ -87,7 +87,7 @@ def others(server, tmp_path_factory):
 
 
 def at_once(work, count=4):
-    """Do a piece of work several times at once, and return the results."""
+    """Call a function several times concurrently, and return the results."""
     results = []
     threads = [threading.Thread(target=lambda: results.append(work())) for _ in range(count)]
     for thread in threads:

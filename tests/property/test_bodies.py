@@ -1,10 +1,10 @@
 """
-Generated bodies, received straight from the socket and by gunicorn's own reader: both find the same, or both refuse.
+Generated bodies, received directly from the socket and by gunicorn's own reader: both return the same, or both reject.
 
-One generator draws everything from a source of random numbers. Hypothesis's own source makes what fails as small as it
-can; a plain one, which is a number to begin with, makes a million of them in minutes.
+One generator draws everything from a source of random numbers. Hypothesis's own source minimizes failing examples; a
+plain one with a seed generates a million of them in minutes.
 
-Where our reader is meant to differ from gunicorn's, :class:`TestIntendedDifferences` says so.
+:class:`TestIntendedDifferences` has the intended differences from gunicorn's reader.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NEXT = [
     b"POST /next HTTP/1.1\r\nX-Y: 2\r\n\r\nab",
 ]
 
-#: What framing is made of: in any order it is mostly wrong, and now and then surprisingly right.
+#: The parts of framing: in random order they are mostly invalid, and sometimes valid.
 SCRAPS = (
     [b"\r\n"] * 6 + [b"0", b"0\r\n\r\n", b"1", b"2", b"a", b"A", b"1\r\nx\r\n", b"\r", b"\n", b";", b";a", b"=", b'"']
     + [b'"b"', b" ", b"\t", b":", b"A: b", b"\\", b"\x00", b"\x7f", b"\xff", b"x", b"g", b"-", b"+1", b"0x1", b"_"]
@@ -42,20 +42,20 @@ SCRAPS = (
 
 
 def some_bytes(source, least, most):
-    """Any bytes, or such as look like framing."""
+    """Arbitrary bytes, or bytes that look like framing."""
     size = source.randint(least, most)
     return source.choice([b"\r\n0", b"a", b"\n"]) * size if source.random() < 0.2 else source.randbytes(size)
 
 
 def some_sizes(source):
-    """Of the pieces that a client's bytes come in, and of the buffer that they are read into."""
+    """The sizes of the segments in which bytes arrive, and of the buffer into which they are read."""
     if source.random() < 0.1:
         return [65536], source.choice([1, 100, 8192, 65536])
     return [source.randint(1, 40) for _ in range(source.randint(1, 6))], source.randint(1, 100)
 
 
 def a_chunked_body(source):
-    """A body in chunks: pairs of what it is in the content, and what goes over the wire for that."""
+    """A body in chunks: pairs of content and encoded bytes."""
     pieces = []
     for _ in range(source.randint(0, 5)):
         if source.random() < 0.2:
@@ -75,7 +75,7 @@ def a_run_of_chunks(source):
 
 
 def joined(pieces):
-    """The content of a chunked body, and how it goes over the wire."""
+    """The content of a chunked body, and its encoded bytes."""
     return b"".join(content for content, _ in pieces), b"".join(wire for _, wire in pieces)
 
 
@@ -94,12 +94,12 @@ def check_length(source):
     rest, (sizes, buffer_bytes) = b"" if missing else source.choice(NEXT), some_sizes(source)
     header = b"Content-Length: %d\r\n" % (len(content) + missing)
     assert (content, None if missing else rest) == read_ours(header, content + rest, sizes, buffer_bytes)
-    # gunicorn ends a body that was cut off as if it were whole: whoever reads must count.
+    # gunicorn ends a truncated body as if it were complete: the reader must count.
     assert (content, rest) == read_theirs(header, content + rest, sizes)
 
 
 def check_cut(source, cut=None):
-    """What came of a body is kept, all of it, and nothing is taken for the end that is not."""
+    """All received bytes of a truncated body are kept, and it never counts as complete."""
     pieces, (sizes, buffer_bytes) = a_chunked_body(source), some_sizes(source)
     wire = joined(pieces)[1]
     cuts = range(len(wire)) if cut is None else [source.randrange(len(wire))]
@@ -113,7 +113,7 @@ def check_cut(source, cut=None):
 
 
 def check_damaged(source):
-    """Wherever something is put in, left out or written over."""
+    """Bytes are inserted, removed or overwritten at any position."""
     wire = joined(a_chunked_body(source))[1] + source.choice(NEXT)
     for _ in range(source.choice([1, 1, 1, 2])):
         start = source.randint(0, len(wire))
@@ -131,7 +131,7 @@ def check_alike(wire, sizes, buffer_bytes):
 
 
 def check_connection(source):
-    """Several requests one after the other, each read to its end or only begun; now and then the client goes away."""
+    """Several consecutive requests, each read completely or partly; sometimes the client disconnects."""
     wire, expected = b"", []
     for number in range(source.randint(1, 4)):
         content, body, header = b"", b"", b""
@@ -155,7 +155,7 @@ def check_connection(source):
 
 def requests_of(wire, sizes, read_bytes, buffer_bytes):
     """
-    The requests of a connection, each with as much of its body as was read.
+    The requests of a connection, each with the part of its body that was read.
 
     Args:
         buffer_bytes: of our reader; None is gunicorn's.
@@ -188,7 +188,7 @@ class TestABodyIsReadAsGunicornReadsIt:
     @pytest.mark.parametrize("check", CHECKS)
     def test_for_arbitrary_input(self, check):
         @settings(
-            max_examples=10 if check is check_cut else 150,  # each is cut at every byte
+            max_examples=10 if check is check_cut else 150,  # each is truncated at every byte
             derandomize=bool(os.environ.get("CI")),
             deadline=None,
             database=None,

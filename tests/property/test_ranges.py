@@ -1,8 +1,8 @@
 """
-Generated requests for parts of blobs: what the kernel sends of a file is what reading it gives, over every connection.
+Generated requests for parts of blobs: the kernel sends the same bytes of a file as reading it, on every connection.
 
-The same requests go to servers on which the kernel cannot help: one that is told to read files itself, one that speaks
-TLS, and one whose store has no files. All answers are the same to the last header.
+The same requests are sent to servers that cannot use sendfile: one configured to read files itself, one with TLS, and
+one whose store has no files. All responses are equal, including every header.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tests.support.multipart import parts_of
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
 
-#: Of nothing, of one byte, of pages and a little more or less, and more than the kernel sends in one go.
+#: Sizes: empty, one byte, around multiples of a page, and more than the kernel sends in one call.
 SIZES = [0, 1, 100, 4095, 4096, 65537, 300_001, 5 * 1024 * 1024 + 17]
 
-#: Headers of an answer that say when and by which server it was made.
+#: Headers that depend on the time or the server.
 OTHERS = {"Date", "Server", "X-Docker-Registry-Config", "X-Request-Id"}
 
 CONTENTS = [random.Random(size).randbytes(size) for size in SIZES]
 
 
-#: What names no part that we serve.
+#: Ranges that are not supported.
 GARBAGE = ["bytes=0-0,2-3,x", "bytes=0-0,-", "lines=1-2", "bytes", "bytes=", "bytes=a-b", "", "0-1", "bytes=1-2-3"]
 GARBAGE += ["bytes=--1", "bytes=0x1-2", "bytes=1.5-2", "bytes=+1-2", "bytes=1-" + "9" * 30]
 
 
 class TlsServer(Server):
-    """The same, for clients that speak TLS and believe anything."""
+    """The same, for clients that use TLS and accept any certificate."""
 
     def __init__(self, store, certificate, **environment):
         options = f"--certfile {certificate} --keyfile {certificate}"
@@ -93,12 +93,12 @@ def servers(tmp_path_factory):
 
 
 class Connection:
-    """One connection, over which any number of requests go; what was received ahead of an answer is kept."""
+    """One connection for any number of requests; bytes received ahead of a response are kept."""
 
     def __init__(self, server, receive_bytes=None):
         """
         Args:
-            receive_bytes: what the system may keep for us; little of it lets the server wait in the middle.
+            receive_bytes: size of the receive buffer; a small one blocks the server in the middle of a response.
         """
         self.socket = socket.socket()
         if receive_bytes:
@@ -126,7 +126,7 @@ class Connection:
         return answer.status, headers, answer.read()
 
     def makefile(self, *_):
-        """What an answer is read from; it closes its own face only."""
+        """The stream from which a response is read; closing it keeps the connection."""
         return _Open(self._reader)
 
 
@@ -156,7 +156,7 @@ class Wanted:
 
 
 def expected(wanted, unit, first, last):
-    """The status of the answer and its content, worked out from the file's bytes alone (RFC 9110, section 14)."""
+    """The status and content of the response, computed from the bytes of the file (RFC 9110, section 14)."""
     content, whole = wanted.content, (200, wanted.content)
     if unit is None or (first is None and last is None) or not content:
         return whole
@@ -167,7 +167,7 @@ def expected(wanted, unit, first, last):
 
 
 def expected_parts(content, ranges):
-    """The parts of the answer, worked out byte by byte."""
+    """The parts of the response, computed byte by byte."""
     positions = [range(len(content))[slice(first, None if last is None else last + 1)] for first, last in ranges]
     sets = []
     for wanted in filter(None, positions):
@@ -181,7 +181,7 @@ def expected_parts(content, ranges):
 
 @st.composite
 def requests_for_several_parts(draw):
-    """A request for several ranges, and the parts that answer it."""
+    """A request for several ranges, and the parts of its response."""
     content = draw(st.sampled_from(CONTENTS[2:]))
     size = len(content)
     first = st.integers(0, size + 2)
@@ -193,7 +193,7 @@ def requests_for_several_parts(draw):
 
 @st.composite
 def requests_for_parts(draw):
-    """A request, its status, and the content that it is answered with; None for that of an error."""
+    """A request, its status, and the content of its response; None for that of an error."""
     content = draw(st.sampled_from(CONTENTS))
     size = len(content)
     near = st.sampled_from([0, 1, size // 2, size - 1, size, size + 1, 4096, 65536]).map(lambda number: max(number, 0))
@@ -201,7 +201,7 @@ def requests_for_parts(draw):
     first, last = draw(st.none() | numbers), draw(st.none() | numbers)
     unit = "bytes"
     text = f"{draw(st.sampled_from(['bytes', 'bytes', 'bytes', 'Bytes']))}={_text(first)}-{_text(last)}"
-    if draw(st.integers(0, 4)) == 0:  # nothing that we serve a part for
+    if draw(st.integers(0, 4)) == 0:  # no range that is supported
         unit = None
         text = draw(st.sampled_from(GARBAGE) | st.text("bytes=-0123456789, ;x\xff", max_size=20).filter(_is_garbage))
     headers = [f"Range: {text}"] if draw(st.integers(0, 9)) else []
@@ -223,7 +223,7 @@ def _text(number):
 
 
 def _is_garbage(text):
-    """Whether a server may take it for no range at all, whatever it thinks of spaces."""
+    """Whether a server may ignore the range, because parsers differ about spaces."""
     unit, _, part = text.strip(" ").partition("=")
     first, dash, last = part.partition("-")
     return not (unit == "bytes" and dash and all(not each or each.isdigit() for each in (first, last)))
@@ -241,7 +241,7 @@ def bounded(examples):
 
 class TestEveryPartOfAFile:
     def test_is_served_over_one_persistent_connection(self, servers):
-        """Also when the next request is sent before the answer, and when the client hardly takes what is sent."""
+        """Also if the next request is sent before the response, and if the client reads slowly."""
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(Connection(server)) for server in servers]
             connections.append(stack.enter_context(Connection(servers[0], receive_bytes=4096)))
@@ -295,7 +295,7 @@ class TestSeveralPartsOfAFile:
 
 
 def ask(connection, cases, is_pipelined):
-    """Send requests, all at once or one after the other, and return their answers."""
+    """Send requests, all at once or one after another, and return their responses."""
     if is_pipelined:
         connection.send(*(wanted for wanted, *_ in cases))
         return [connection.receive(wanted.method) for wanted, *_ in cases]
@@ -318,7 +318,7 @@ class TestAClientThatDisconnects:
         with Connection(server) as connection:
             connection.send(whole := Wanted("GET", CONTENTS[-1], ()))
             connection.receive("GET")
-            time.sleep(0.5)  # connections of the test before this one
+            time.sleep(0.5)  # connections of the previous test
             before = open_files(server)
             for _ in range(60):
                 with Connection(server, source.choice([4096, None])) as leaving:

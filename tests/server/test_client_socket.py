@@ -31,7 +31,7 @@ gevent.joinall(greenlets)
 print(" ".join(order))
 """
 
-#: A body of 20,000 bytes comes byte by byte; then a part of another one, and silence.
+#: A body of 20,000 bytes arrives byte by byte, then a part of another one, and nothing more.
 SHORT_PIECES = """
 from gevent import monkey; monkey.patch_all()
 import gevent, json, socket, time

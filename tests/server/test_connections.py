@@ -33,7 +33,7 @@ def clock():
 
 @pytest.fixture
 def connections(clock):
-    """Three places, one of which is kept free."""
+    """Room for three connections, one of which is kept free."""
     return Connections(3, clock=clock)
 
 

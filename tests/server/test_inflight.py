@@ -1,4 +1,4 @@
-"""Requests in progress, and where calls run that wait for a disk briefly."""
+"""Requests in progress, and the thread of brief disk waits."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_drivers_of_third_parties_may_use_the_former_name():
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A worker of ours that answers each request with whether its client is alone."""
+    """A worker whose responses state whether the client is alone."""
     port = processes.free_port()
     command = [
         sys.executable, "-m", "gunicorn", "-k", "docker_registry.server.worker.RegistryWorker",
@@ -158,7 +158,7 @@ class TestAWorker:
                 assert ["True"] * 3 == [one.get(url, timeout=20).text for _ in range(3)]
                 began = time.monotonic()
                 found = [client.get(url, timeout=20).text for client in (another, one, another)]
-                if time.monotonic() - began < 0.5:  # otherwise a busy machine lets the other client be forgotten
+                if time.monotonic() - began < 0.5:  # otherwise the other client's second may pass on a busy machine
                     break
             assert ["False"] * 3 == found
             time.sleep(1.1)

@@ -1,4 +1,4 @@
-"""The server as a whole: how it starts, stops, and survives."""
+"""The server as a whole: start, stop and failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def server(tmp_path):
 
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory):
-    """One server for all tests that leave it as it is."""
+    """One server for all tests that do not change it."""
     with Server(tmp_path_factory.mktemp("lasting") / "store", workers=2, new_interpreter=True) as server:
         yield server
 
@@ -47,7 +47,7 @@ class TestSigterm:
         with requests.Session() as session:
             session.get(f"{server.url}/v2/", timeout=20)  # its connection stays open
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(60)  # a transfer would have an hour to end
+            server.process.wait(60)  # a transfer may take an hour to end
         assert 0 == server.process.returncode
 
     def test_completes_transfers_and_accepts_no_new_ones(self, server):
@@ -130,7 +130,7 @@ assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
         assert "" == done.stderr
 
     def test_has_imported_the_modules_that_its_workers_need(self, lasting):
-        # Flask brings a shared library along, which tells without asking the process.
+        # Flask imports a shared library, whose presence shows it without asking the process.
         with open(f"/proc/{lasting.process.pid}/maps") as maps:
             assert "markupsafe" in maps.read()
 
@@ -218,7 +218,7 @@ class TestTheLog:
 
     def test_names_no_request_if_disabled(self, tmp_path):
         with Server(tmp_path / "store", GUNICORN_ACCESS_LOG_FILE="none") as server:
-            for _ in range(3):  # the last ones are answered by the fast path
+            for _ in range(3):  # the last ones come from the response cache
                 assert requests.get(f"{server.url}/v2/", timeout=20).status_code == 200
             time.sleep(0.3)
         assert "GET /v2/" not in server.log.read_text()
@@ -253,7 +253,7 @@ class TestAFullDisk:
 
 
 class TestHeadersOfProxies:
-    """They change neither the path nor the scheme, whoever sends them."""
+    """They change neither the path nor the scheme, from any client."""
 
     def test_do_not_move_the_path(self, lasting):
         for header in ("SCRIPT_NAME", "Script-Name", "PATH_INFO"):
@@ -280,7 +280,7 @@ class TestTheAddress:
 
 
 class _Elsewhere(Server):
-    """A server that is asked at another address of this machine."""
+    """A server at another address of this machine."""
 
     def __init__(self, store, host, **environment):
         super().__init__(store, **environment)
@@ -297,7 +297,7 @@ class TestAnotherUser:
             yield Path(folder)
 
     def test_serves_a_new_store(self, folder):
-        # Without search: its library is imported when it is needed, and may lie where only root can read.
+        # Without search: its library is imported on first use, and may be readable by root only.
         environment = {"GUNICORN_USER": "nobody", "GUNICORN_GROUP": "nogroup", "SEARCH_BACKEND": ""}
         with Server(folder / "new/store", **environment) as server:
             pushed = requests.post(f"{server.url}/v2/a/blobs/uploads/?digest={DIGEST}", data=CONTENT, timeout=30)

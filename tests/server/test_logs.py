@@ -1,4 +1,4 @@
-"""The logs: one line for each request, whatever becomes of the log, and nothing secret in them."""
+"""The logs: one line for each request, whatever happens to the log, and no secrets."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TestAnAddressBehindProxies:
     @pytest.mark.parametrize(
         ("expected", "peer", "header"),
         [
-            ("203.0.113.9", "203.0.113.9", "192.0.2.1"),  # not trusted: may write what it likes
+            ("203.0.113.9", "203.0.113.9", "192.0.2.1"),  # not trusted: its header is ignored
             ("192.0.2.1", "10.0.0.1", "192.0.2.1"),
             ("192.0.2.1", "10.0.0.1", "6.6.6.6, 192.0.2.1, 10.0.0.2"),
             ("192.0.2.1", "::ffff:10.0.0.1", "192.0.2.1:4711"),

@@ -1,4 +1,4 @@
-"""gevent's patches, and who is told of them."""
+"""gevent's patches, and the packages that are notified of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LISTENER = "names = []\ndef tell(event):\n    names.append(event.module_name)\n"
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a program beside an installed package that wants to know what gevent patches; return what it printed."""
+    """Run a program with an installed package that subscribes to gevent's patches; return its output."""
     info = tmp_path / "listener-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: listener\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Bodies received straight from the socket; generated ones are in test_generated_bodies.py."""
+"""Bodies received directly from the socket; tests/property/test_bodies.py generates them."""
 
 from __future__ import annotations
 

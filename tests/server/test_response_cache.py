@@ -1,4 +1,4 @@
-"""The fast path: answers that are given again, and those that must not be."""
+"""The response cache: responses that are sent again, and those that must not be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.v1_images import make
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"
-#: Longer than a file is too young to be known.
+#: Longer than the time in which a changed file cannot be a dependency.
 SETTLED_SECONDS = 0.2
 
 
@@ -228,14 +228,14 @@ def counted(store):
 
 @pytest.fixture(scope="module")
 def server(store, counted):
-    """One worker, which counts what comes to the application."""
+    """One worker, which counts the requests that reach the application."""
     with Server(store, COUNTED=str(counted), GUNICORN_OPTS="tests.support.counting_application:application") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def slow(server, store):
-    """Another server of the same store, which takes the whole way every time: its log shows headers."""
+    """Another server of the same store that never uses its response cache, because its log shows headers."""
     with Server(store, GUNICORN_OPTS="--access-logformat '%(r)s %({host}i)s'") as slow:
         yield slow
 
@@ -246,7 +246,7 @@ OLD = make(1, layer=b"layer of old" * 100)
 
 @pytest.fixture(scope="module")
 def pushed(server):
-    """An image by each API, old enough to be known."""
+    """An image pushed by each API, old enough to be a dependency."""
     with Client(server.url) as client, Docker(server.url) as docker:
         push(client, "acme/web", "v1", IMAGE)
         docker.push("acme/old", "v1", OLD)
@@ -258,7 +258,7 @@ def head_of(path, *headers, method="GET"):
 
 
 class Connection:
-    """Sends bytes and receives whole answers."""
+    """Sends bytes and receives complete responses."""
 
     def __init__(self, server):
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
@@ -271,7 +271,7 @@ class Connection:
         self.socket.close()
 
     def ask(self, *requested):
-        """Send requests at once, and return their answers without the date, which is another one each second."""
+        """Send requests at once, and return their responses without the date, which changes every second."""
         self.socket.sendall(b"".join(requested))
         return [self.receive(b"HEAD" in one[:4]) for one in requested]
 
@@ -297,7 +297,7 @@ class Connection:
 
 @pytest.fixture
 def asked(counted):
-    """Return how often the application has been asked since the test began."""
+    """Return the number of requests that reached the application since the test began."""
     before = counted.stat().st_size
     return lambda: counted.stat().st_size - before
 
@@ -419,7 +419,7 @@ class TestARepeatedRequest:
         def logged():
             return [line for line in server.log.read_text().splitlines() if "test of the log" in line]
 
-        wait_until(lambda: len(logged()) >= 4)  # a line is written when the response is on its way
+        wait_until(lambda: len(logged()) >= 4)  # the line is written after the response
         lines = logged()
         assert 4 == len(lines)
         assert 1 == len({re.sub(r"\[.*?\]", "", line) for line in lines})
@@ -427,7 +427,7 @@ class TestARepeatedRequest:
 
 
 class TestAChange:
-    """By whomever: here by another process."""
+    """By any process: here by another one."""
 
     def test_is_seen_by_the_next_request(self, connection, slow, asked):
         other = make_image("another")
@@ -489,7 +489,7 @@ class TestAChange:
 
     @pytest.mark.parametrize("steps", [25, pytest.param(300, marks=pytest.mark.slow)])
     def test_of_any_kind_is_seen_at_once(self, server, slow, pushed, steps):
-        """A walk of changes by one server or the other, after each of which both answer the same, byte for byte."""
+        """A random walk of changes by either server; after each both have the same responses, byte for byte."""
         chance = random.Random(20)
         images = [make_image(f"walk {number}") for number in range(3)]
         old = [make(number, layer=b"%d" % number * 200) for number in range(20, 23)]

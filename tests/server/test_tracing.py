@@ -77,7 +77,7 @@ class TestASpan:
             assert 404 == session.get(f"{url}-none?token=s3cret", timeout=60).status_code
             wait_until(lambda: any(row[2]["http.response.status_code"] == 404 for row in spans(collector)))
             assert 200 == session.get(f"{server.url}/livez", timeout=60).status_code
-            collector.status = 400  # it refuses; the registry goes on
+            collector.status = 400  # it rejects spans; the registry is not affected
             count = len(collector.received)
             assert 200 == session.get(url, timeout=60).status_code
             wait_until(lambda: len(collector.received) > count)

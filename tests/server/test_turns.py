@@ -1,4 +1,4 @@
-"""Many connections that arrive at once, beside one whose request costs nothing."""
+"""Many connections that arrive at once, beside one that is answered from the response cache."""
 
 from __future__ import annotations
 

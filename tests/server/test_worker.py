@@ -1,4 +1,4 @@
-"""The worker over real sockets: what clients do to a server, and what it must do all the same."""
+"""The worker over real sockets: unusual clients, and the required behavior."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def start_upload(server, name="a"):
 
 
 def size_of_upload(server, location):
-    """How many bytes an upload has, once they are there."""
+    """Wait for the bytes of an upload, and return their number."""
 
     def received():
         answer = requests.get(server.url + location, timeout=20)
@@ -84,7 +84,7 @@ def plain(server):
 
 @pytest.fixture(scope="module")
 def impatient(server):
-    """A server of the same store that gives up silent clients after a second."""
+    """A server of the same store that disconnects silent clients after a second."""
     with Server(server.store, GUNICORN_OPTS="-k tests.support.impatient_worker.ImpatientWorker") as impatient:
         yield impatient
 
@@ -247,7 +247,7 @@ class TestAConnection:
         def ask():
             connection = connect()
             connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
-            # What Go's clients look for before they turn to plain HTTP, `docker manifest --insecure` for one.
+            # Go's clients, such as `docker manifest --insecure`, look for this before they fall back to plain HTTP.
             assert connection.makefile("rb").read().startswith(b"HTTP/1.0 400 Bad Request\r\n")
 
         assert quickest(ask) < 1
@@ -274,7 +274,7 @@ class TestAConnection:
 
 
 class _Shared:
-    """One reader for several answers, which HTTPResponse would otherwise each buffer for itself."""
+    """One reader for several responses, which HTTPResponse would otherwise buffer separately."""
 
     def __init__(self, reader):
         self.reader = reader
@@ -379,7 +379,7 @@ class TestAClientThatStopsSending:
                     connection.sendall(b"x")
                 sent.append(time.monotonic())
             status = answer_of(connection)[0]
-            # A busy machine may make the client silent for too long.
+            # On a busy machine the client may be silent for too long.
             if status == 202 or max(later - earlier for earlier, later in itertools.pairwise(sent)) < 0.5:
                 break
         assert 202 == status
@@ -438,7 +438,7 @@ class TestManyConnections:
                 connection = connect(narrow)
                 connection.sendall(get("/v2/"))
                 assert 200 == answer_of(connection)[0]
-            assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code  # they could stay for 75 seconds
+            assert 200 == requests.get(f"{narrow.url}/v2/", timeout=20).status_code  # instead of in 75 seconds
 
     def test_leave_no_open_file_or_connection(self, server, connect):
         worker = server.worker_pids()[0]

@@ -1,4 +1,4 @@
-"""What a worker does when clients are slow, many, or silent: over real sockets, plain and with TLS."""
+"""Slow, silent and too many clients of a worker: over real sockets, plain and with TLS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.clients.v2 import digest_of
 from tests.support.servers.registry import COMMAND, Server
 from tests.support.timing import wait_until
 
-#: A silent client is given up after a second, and keep-alive ends after two.
+#: A silent client is disconnected after a second, and keep-alive ends after two.
 IMPATIENT = "-k tests.support.impatient_worker.ImpatientWorker --keep-alive 2"
 
 
@@ -34,7 +34,7 @@ def certificate(tmp_path_factory):
 
 
 class TlsServer(Server):
-    """A server of which is known that it answers, though not in plain text."""
+    """A server that is known to answer, though not in plain text."""
 
     def _wait(self):
         def answers():
@@ -174,7 +174,7 @@ class TestASilentClient:
 
 
 class TestAClientThatSendsContinuously:
-    """It needs all the time of a worker that it gets, and others are served beside it."""
+    """It uses all available time of a worker, and others are served meanwhile."""
 
     REQUESTS = b"".join(b"GET /v2/a/manifests/x%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(200))
 
@@ -221,7 +221,7 @@ class TestTls:
             with pytest.warns(match="Unverified"):
                 url = f"{tls_server.url}/v2/a/blobs/uploads/?digest={digest_of(content)}"
                 assert 201 == session.post(url, data=content, timeout=20).status_code
-                for _ in range(2):  # the second answer to HEAD is given again
+                for _ in range(2):  # the second response to HEAD comes from the response cache
                     found = session.head(f"{tls_server.url}/v2/a/blobs/{digest_of(content)}", timeout=20)
                     assert str(len(content)) == found.headers["Content-Length"]
                 pulled = session.get(f"{tls_server.url}/v2/a/blobs/{digest_of(content)}", timeout=20)

@@ -1,4 +1,4 @@
-"""What a Redis costs that dies, freezes, dawdles, fills up or knows another password: one warning and 100 ms."""
+"""Redis that dies, freezes, is slow, is full or has another password costs one warning and 100 ms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.timing import quickest, wait_until
 
 PATH = "repositories/a/tag"
 
-#: What the machine of a test may lose by itself; a request that waits for each answer would lose six seconds.
+#: Tolerance for a busy machine; a request that waited for each answer would take six seconds longer.
 SLACK_SECONDS = 3
 
 PAUSE_SECONDS = 0.3
@@ -85,7 +85,7 @@ def lines(caplog, level=logging.WARNING):
 
 
 def request(driver):
-    """Do what a request does, many times over."""
+    """Make the calls of a request, repeatedly."""
     driver.begin_request()
     started = time.monotonic()
     for number in range(20):
@@ -96,7 +96,7 @@ def request(driver):
 
 
 def is_cached(driver, store):
-    """Tell whether the cache answers, by a change of which it cannot know."""
+    """Return whether the cache answers, tested by a change that it cannot notice."""
     driver.begin_request()
     driver.put_content("c", b"1")
     driver.get_content("c")
@@ -181,7 +181,7 @@ class TestANetworkThatDropsPackets:
     def test_takes_no_longer_than_frozen_redis(self, host, store, caplog):
         store.put_content(PATH, b"content")
         with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, contextlib.ExitStack() as stack:
-            for _ in range(3):  # the queue of the kernel is full: who connects now hears nothing
+            for _ in range(3):  # the queue of the kernel is full: new connections receive no answer
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(silent.getsockname())
@@ -190,7 +190,7 @@ class TestANetworkThatDropsPackets:
 
 
 class Delay(socketserver.BaseRequestHandler):
-    """Passes on what both sides say, each answer only after a while."""
+    """Forwards both directions, and delays each answer."""
 
     def handle(self):
         with socket.create_connection(("127.0.0.1", self.server.target)) as redis:
@@ -203,7 +203,7 @@ class Delay(socketserver.BaseRequestHandler):
 class TestSlowRedis:
     @pytest.fixture
     def dawdling(self, server):
-        """The port of one that answers everything, but late."""
+        """The port of a proxy that delays every answer."""
         with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Delay) as proxy:
             proxy.target, proxy.seconds, proxy.daemon_threads = server.port, 0.0, True
             thread = threading.Thread(target=proxy.serve_forever)
@@ -232,7 +232,7 @@ class TestFullRedis:
             assert b"%d" % number == driver.get_content("c")
         store.put_content(PATH, b"past the cache")
         assert b"content" == driver.get_content(PATH)
-        driver.put_content(PATH, b"newer")  # leases are broken all the same
+        driver.put_content(PATH, b"newer")  # leases are broken nevertheless
         assert b"newer" == driver.get_content(PATH)
         (warning,) = lines(caplog)
         assert "is full" in warning
@@ -281,7 +281,7 @@ class TestAHostThatAloneLostRedis:
         assert b"newer" == other.get_content(PATH)
 
     def test_stores_no_earlier_reads(self, server, host, store):
-        """It has a lease, loses the Redis, writes, finds it again, and only then hears what it asked of the store."""
+        """It has a lease, loses Redis, writes, reconnects, and only then receives the answer of the store."""
         lost = host(server.port)
         store.put_content(PATH, b"old")
         read = store.get_content

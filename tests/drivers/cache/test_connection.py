@@ -1,4 +1,4 @@
-"""Every way to a Redis, to real ones; and that no password is ever seen."""
+"""Every way to connect to Redis, with real servers; no password is ever shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def says(place):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A key and a certificate that signs itself, for 127.0.0.1."""
+    """A key and a self-signed certificate for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("tls")
     openssl = programs.require("openssl", "openssl")
     subprocess.run(

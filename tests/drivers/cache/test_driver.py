@@ -1,4 +1,4 @@
-"""A driver with a cache in a real Redis: the contract of drivers, and that nobody ever hides what is newer."""
+"""A driver with a cache in real Redis: the contract of drivers, and that no reader ever hides newer content."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = ["redis_server"]
 
 
 def cached(driver, server, identity, **options):
-    """A driver as it is in one process: with connections and a circuit of its own."""
+    """The driver of one process, with its own connections and circuit breaker."""
     redis = connect(RedisAddress(host="127.0.0.1", port=server.port, password=PASSWORD), "cache_lru", timeout_seconds=5)
-    # Many threads on a busy machine make every call slow; what that costs is the subject of other tests.
+    # Many threads on a busy machine make every call slow; other tests measure that.
     circuit = CircuitBreaker(redis, "the test", max_wait_seconds=60)
     return CachedDriver(driver, LeasedCache(redis, circuit, lambda: identity), **options)
 
@@ -106,7 +106,7 @@ BLOB = f"docker/registry/v2/blobs/sha256/ab/{'ab' * 32}/data"
 
 
 class SlowStore(MemoryDriver):
-    """A store that lets a test do something between a read of it and the answer, and counts what it is asked."""
+    """A store that lets a test act between a read and its result, and counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -149,11 +149,11 @@ def reader(store, redis_server, identity):
 
 @pytest.fixture
 def writer(store, redis_server, identity):
-    """The same store and the same Redis on another host."""
+    """The same store and Redis on another host."""
     return cached(store, redis_server, identity)
 
 
-#: Every way in which a file can be replaced by b"newer"; each but the last also makes one.
+#: Every way to replace a file by b"newer"; all but the last also create one.
 REPLACEMENTS = {
     "put": lambda driver: driver.put_content(PATH, b"newer"),
     "stream": lambda driver: driver.stream_write(PATH, [b"new", b"er"]),
@@ -162,7 +162,7 @@ REPLACEMENTS = {
     "conditional put": lambda driver: driver.put_content(PATH, b"newer", if_match=driver.get_versioned(PATH).version),
 }
 
-#: Every way in which it can go.
+#: Every way to remove it.
 REMOVALS = {
     "remove": lambda driver: driver.remove(PATH),
     "remove the folder": lambda driver: driver.remove("repositories/a"),
@@ -284,7 +284,7 @@ class TestASlowReader:
         return driver.folder_version("repositories") or driver.folder_version("repositories")
 
     def test_may_be_overtaken_by_a_second_reader(self, store, reader, writer):
-        """The second reader shares the lease and reads what is new; the first comes back with what is old."""
+        """The second reader shares the lease and reads the new content; the first returns with the old one."""
         store.put_content(PATH, b"old")
 
         def meanwhile():
@@ -296,7 +296,7 @@ class TestASlowReader:
         assert b"newer" == reader.get_content(PATH)
 
     def test_may_outlive_its_lease(self, store, reader, writer, redis_server):
-        """Even a Redis that was emptied, and a new lease of another, do not let it in."""
+        """It stores nothing, even after Redis was emptied and another reader has a new lease."""
         store.put_content(PATH, b"old")
 
         def meanwhile():
@@ -310,7 +310,7 @@ class TestASlowReader:
         assert b"newer" == reader.get_content(PATH)
 
 
-#: A process that is gone as soon as the store has what it writes.
+#: A process that dies as soon as the store has its content.
 DYING = """
 import os, sys
 from docker_registry.drivers.file import FileDriver
@@ -457,7 +457,7 @@ class TestManyHosts:
 
 
 class TestForeignValues:
-    """What somebody else wrote under our keys is a miss, and is replaced."""
+    """A foreign value under a key of the cache is a miss, and is replaced."""
 
     READS = ("get_content", "get_size", "exists", "folder_version")
 

@@ -1,4 +1,4 @@
-"""Real servers with a Redis in front of their store: what it saves, and that its troubles never reach a client."""
+"""Real servers with Redis as a cache of their store: what it saves, and that its failures never affect a client."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.support.servers.redis import PASSWORD, own_redis
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
 
-#: What a request may lose to a Redis.
+#: The longest delay of a request by Redis.
 BOUND_SECONDS = 0.1
 
-#: What the machine of a test may lose by itself; a request that waits for each answer would lose that to each.
+#: Tolerance for a busy machine; a request that waited for each answer would take that long for each.
 SLACK_SECONDS = 20
 
 
@@ -57,7 +57,7 @@ def manifest(blobs, **more):
 
 
 def push(client, name, tag, meanwhile=lambda: None):
-    """Push an image whose every part is new, and do something between its parts."""
+    """Push an image with new blobs only, and call a function between them."""
     contents = [secrets.token_bytes(size) for size in (500, 300_000, 3_000_000)]
     blobs = []
     for content in contents:
@@ -80,7 +80,7 @@ def pull(client, name, tag, meanwhile=lambda: None):
 
 
 def durations(client, name, tag, count=30):
-    """Return what the shortest and the longest of many requests took."""
+    """Return the shortest and the longest duration of many requests."""
     seconds = []
     for _ in range(count):
         started = time.monotonic()
@@ -99,7 +99,7 @@ TROUBLES = {
 
 
 def at(moment, action):
-    """Return what does something when it is called for the *moment*-th time."""
+    """Return a function that acts when it is called for the *moment*-th time."""
     calls = itertools.count(1)
     return lambda: action() if next(calls) == moment else None
 
@@ -143,14 +143,14 @@ class TestFailingRedis:
     @pytest.mark.parametrize("trouble", TROUBLES)
     def test_fails_neither_pushes_nor_pulls(self, redis, server, client, trouble):
         begin, end = TROUBLES[trouble]
-        push(client, "a/b", "latest")  # the cache is warm
+        push(client, "a/b", "latest")  # the cache is filled
         payload = push(client, "a/b", "latest", at(1, lambda: begin(redis)))
         assert payload == pull(client, "a/b", "latest")
         end(redis)
         assert payload == pull(client, "a/b", "latest", at(2, lambda: begin(redis)))
         assert durations(client, "a/b", "latest")[1] < BOUND_SECONDS + SLACK_SECONDS
         end(redis)
-        # One for each time; a busy machine may keep the server from its Redis more often.
+        # One per failure; on a busy machine the server may lose Redis more often.
         assert len(log(server, "is unavailable")) <= 2 + len(log(server, "is available again"))
         assert PASSWORD not in server.log.read_text()
         if trouble in ("killed", "frozen"):
@@ -200,7 +200,7 @@ class TestTwoServersOfOneStore:
         assert [] == self._undisturbed(clients, work)
 
     def _write_and_read(self, clients, config, number, turn):
-        """Let one write and the other read; return what that one did not see."""
+        """Let one server write and the other read; return the changes that the reader did not see."""
         writer, reader = clients[turn % 2], clients[1 - turn % 2]
         payload = manifest([(config, 2)], annotations={"turn": f"{number}-{turn}"})
         writer.put_manifest("a/b", "latest", payload)
@@ -217,7 +217,7 @@ class TestTwoServersOfOneStore:
         return [(turn, what) for what, is_seen in seen.items() if not is_seen]
 
     def test_never_go_back_to_an_older_tag(self, clients):
-        """Each moves a tag on and on, both read it all the time: what was acknowledged is never unseen again."""
+        """Each moves a tag repeatedly while both read it: an acknowledged target never disappears."""
         config = clients[0].push_blob("a/b", b"{}")
 
         def work(number):
@@ -226,7 +226,7 @@ class TestTwoServersOfOneStore:
         assert [] == self._undisturbed(clients, work)
 
     def _undisturbed(self, clients, work):
-        """Work, again if need be, until the Redis is used all the while: a busy machine may give it up for seconds."""
+        """Repeat some work until Redis was used throughout: on a busy machine it may be unavailable for seconds."""
         for number in range(5):
             alarms = self._said("is unavailable")
             mistakes = work(number)
@@ -272,7 +272,7 @@ class TestTwoServersOfOneStore:
 
 
 class TestTwoServersOfOneBucket(TestTwoServersOfOneStore):
-    """Which give answers again without the application, as long as the Redis confirms them."""
+    """They send responses again without the application, as long as Redis confirms them."""
 
     TURNS = 6
 
@@ -342,7 +342,7 @@ class TestAServerThatAloneLostRedis:
         self.allow(redis, "off")
         payload = push(one, "a/b", "latest")
         assert payload == one.get_manifest("a/b", "latest").payload
-        assert payload != other.get_manifest("a/b", "latest").payload  # it cannot know
+        assert payload != other.get_manifest("a/b", "latest").payload  # the server cannot notice it
         self.allow(redis, "on")
         wait_until(lambda: payload == other.get_manifest("a/b", "latest").payload)
         assert "is unavailable" in servers[0].log.read_text()

@@ -1,4 +1,4 @@
-"""The contract of drivers on stores that are far away, with a cache in a real Redis in front."""
+"""The contract of drivers on remote stores with a cache in real Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an answer may be given again that was made out of the cache: what was noted, and who makes it unknown."""
+"""Whether a response computed from the cache may be sent again: recorded dependencies, and their invalidation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def is_good(found):
     return found.is_complete and found.is_current()
 
 
-#: What looks at one file, in each way that the cache knows.
+#: Every method of the cache that reads one file.
 LOOKS = {
     "get_content": lambda driver, path: driver.get_content(path),
     "get_size": lambda driver, path: driver.get_size(path),
@@ -145,7 +145,7 @@ class TestACachedFile:
             assert not found.is_current()
 
 
-#: Verbs that the store answers by itself.
+#: Methods that are passed on to the store.
 VERBS = {
     "get_versioned": lambda driver: driver.get_versioned("a/b/c"),
     "stat": lambda driver: driver.stat("a/b/c"),

@@ -536,7 +536,7 @@ class TestUnderGevent:
         program = (
             "from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
         )
-        # A folder of its own: runs that tidy up the one they share stumble over each other.
+        # A separate folder: concurrent runs that clean up a shared one would disturb each other.
         alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}"]
         chosen = ["-q", *alone, "tests/drivers/file/test_driver.py::TestFileDriver"]
         done = subprocess.run([sys.executable, "-c", program, *chosen], cwd=ROOT, capture_output=True, text=True)

@@ -189,7 +189,7 @@ def test_the_new_file_is_not_written_back_at_once(tmp_path, folder):
         [require("filefrag", "e2fsprogs"), "-v", tmp_path / "name"], capture_output=True, text=True, check=False
     )
     if said.returncode:
-        pytest.skip("the file system does not tell where a file lies")
+        pytest.skip("the file system does not report the location of a file on the disk")
     assert "delalloc" in said.stdout
 
 

@@ -25,7 +25,7 @@ def lock(tmp_path):
 
 
 class Holder(threading.Thread):
-    """Acquires a lock in a thread of its own, and holds it until it is told to release it."""
+    """Acquires a lock in its own thread, and holds it until it is released."""
 
     def __init__(self, acquire):
         super().__init__()

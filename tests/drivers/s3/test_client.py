@@ -1,4 +1,4 @@
-"""How the settings of S3 become a client, and what is said when they cannot."""
+"""How a client is created from the settings of S3, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class TestAnEndpoint:
 
 
 class Listening(BaseHTTPRequestHandler):
-    """A store that takes whatever is put, and remembers with which headers."""
+    """A store that accepts every PUT and records its headers."""
 
     def do_PUT(self):
         self.server.heads.append(self.headers)
@@ -214,7 +214,7 @@ def listening():
 
 class TestAPut:
     def test_does_not_wait_for_100_continue(self, listening):
-        # Of an answer to that which is cut off, botocore would read the end for ever.
+        # botocore would wait for ever for the end of a truncated response.
         client = Account(**KEYS, is_secure=False, endpoint=f"http://127.0.0.1:{listening.server_port}").connect()
         client.put_object(Bucket="bucket", Key="key", Body=b"content")
         client.close()

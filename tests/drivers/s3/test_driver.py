@@ -1,4 +1,4 @@
-"""The contract of drivers on a real S3, and what is S3's alone."""
+"""The contract of drivers on a real S3 server, and behavior specific to S3."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def one_at_a_time(application):
 
 @pytest.fixture(scope="session")
 def moto():
-    """A second server; it takes every key."""
+    """A second server, which accepts every key."""
     try:
         from moto.server import ThreadedMotoServer
     except ImportError:
@@ -86,7 +86,7 @@ class S3Suite(DriverSuite):
 class TestS3Driver(S3Suite):
     @pytest.fixture
     def broken_driver(self, options):
-        """One whose key is no longer the right one."""
+        """A driver whose key has become invalid."""
         driver = S3Driver(**options)
         driver._objects.client._request_signer._credentials.secret_key = "changed"
         yield driver
@@ -100,7 +100,7 @@ class TestS3DriverOnMoto(S3Suite):
 
     @pytest.fixture
     def broken_driver(self, options, moto):
-        """One whose bucket is gone."""
+        """A driver whose bucket was removed."""
         client = moto.connect()
         client.create_bucket(Bucket="gone")
         driver = S3Driver(**{**options, "s3_bucket": "gone"})
@@ -175,7 +175,7 @@ class TestALargeFile:
 
 
 class TestAFileNearTheMaximumOfParts:
-    """S3 takes 10 000: so many parts of 16 MiB are 156 GiB."""
+    """S3 accepts 10 000 parts: with 16 MiB each, 156 GiB."""
 
     @pytest.fixture
     def driver(self, options, monkeypatch):
@@ -236,7 +236,7 @@ class TestALongList:
 
 
 class TestARemovalWhileS3IsBusy:
-    """It says so of single keys, inside an answer whose status is good."""
+    """S3 reports it for single keys, in a response with status 200."""
 
     @pytest.fixture
     def refuse(self, driver):
@@ -261,7 +261,7 @@ class TestARemovalWhileS3IsBusy:
     def test_is_retried(self, driver, refuse):
         refuse("ServiceUnavailable", 2)
         driver.remove("f")
-        # Only what was refused is asked for again; the other one was not deleted by an answer of our own.
+        # Only the rejected key is requested again; the other one was not deleted by our faked response.
         assert ["f/b"] == [stat.path for stat in driver.walk()]
 
     def test_fails_after_several_attempts(self, driver, refuse):
@@ -336,11 +336,11 @@ class ThroughTheProxy:
 
 
 class TestAChangeWithALostResponse(ThroughTheProxy, LostResponseSuite):
-    """S3 has done it, and is asked again."""
+    """S3 has made the change, and receives the request again."""
 
     @pytest.fixture
     def lost(self, driver, proxy):
-        """Do something whose first answer is lost."""
+        """Make a change whose first response is lost."""
 
         def lost(change):
             proxy.cuts, proxy.most_cuts, proxy.cut_after = 0, 1, 10

@@ -50,7 +50,7 @@ class TestS3DriverOnSwift(DriverSuite):
 
     @pytest.fixture
     def broken_driver(self, options):
-        """One whose key is no longer the right one."""
+        """A driver whose key has become invalid."""
         driver = S3Driver(**options)
         driver._objects.client._request_signer._credentials.secret_key = "changed"
         yield driver

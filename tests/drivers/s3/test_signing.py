@@ -31,7 +31,7 @@ def private():
 
 
 def check(url, private, key):
-    """Return until when a URL is good, once its signature proved right."""
+    """Verify the signature of a URL, and return its expiry."""
     resource, _, _ = url.partition("?")
     query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     until = int(query["Expires"])

@@ -1,4 +1,4 @@
-"""Images pushed by API V1 and by V2 into one registry, and what the other API has of them."""
+"""Images pushed by API V1 and by V2 into one registry, and their form in the other API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def put_blob(registry, content, name=NEW):
 
 
 def make_v2(registry, *layers, name=NEW, media_types=(), **config):
-    """Store what an image of V2 is made of, and return its manifest."""
+    """Store the blobs of a V2 image, and return its manifest."""
     plain = [unpack(layer) for layer in layers]
     document = {"architecture": "amd64", "os": "linux", **config}
     document.setdefault("rootfs", {"type": "layers", "diff_ids": [str(Digest.of(each)) for each in plain]})
@@ -106,14 +106,14 @@ def unpack_any(image):
 
 
 def claim(text):
-    """An image that a client pushes under an id that is not its own to give."""
+    """An image that a client pushes under the id of another image."""
     image = make(99)
     payload = json.dumps({"id": text}).encode()
     return type(image)(text, payload, image.layer, (text,))
 
 
 class Below:
-    """An image of V2, for one that stands on it."""
+    """An image of V2, as the parent of another one."""
 
     def __init__(self, registry, image_id):
         self.text = str(image_id)

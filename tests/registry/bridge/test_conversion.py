@@ -1,4 +1,4 @@
-"""The conversion between API V1 and V2, held against what Docker 1.10.3, 1.12.6 and 17.05.0 made of the same images."""
+"""The conversion between API V1 and V2, compared with the results of Docker 1.10.3, 1.12.6 and 17.05.0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import v1_trees
 GOLDEN = Path(__file__).parent.parent.parent / "fixtures" / "bridge"
 TREE = v1_trees.FIXTURES / "registry-0.7.1"
 
-#: What each tag of the tree is for ``docker images``.
+#: The image id that ``docker images`` shows for each tag of the tree.
 IMAGE_IDS = json.loads((GOLDEN / "image-ids.json").read_text())
 
 #: An image of V2, and the tag under which Docker 1.12.6 pushed it to a registry of V1.

@@ -1,4 +1,4 @@
-"""Manifests of API V2 that are made of images of V1."""
+"""Manifests of API V2 that are generated from images of V1."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def old_tree(tmp_path):
     return Registry(FileDriver(storage_path=v1_trees.copy("registry-0.7.1", tmp_path / "store")))
 
 
-#: The manifests around the golden images; whatever changes here has broken a promise.
+#: The manifests of the golden images; they must never change.
 MANIFESTS = {
     "acme/newer:latest": "sha256:db0bade1a46a76bd898c8b083e1eb3119b1fd6814818451fc67c6df425abef66",
     "acme/web:latest": "sha256:88aa03c5f0052b6a06cea9b6538a815ecccf88e3aac4e1040783e9bba4c929e2",

@@ -27,7 +27,7 @@ OCI = "application/vnd.oci.image.manifest.v1+json"
 
 
 def kind(registry, name=NEW, tag=V1):
-    """What a tag is for clients of V2: Docker's form is made of an image of V1."""
+    """The manifest of a tag for V2 clients, generated from an image of V1 if necessary."""
     return registry.manifests.get(name, tag).descriptor.media_type
 
 
@@ -258,11 +258,11 @@ class TestAPrivateRepository:
 
 
 class Died(BaseException):
-    """A crash, which nobody catches."""
+    """A crash, which no code catches."""
 
 
 class Dying(MemoryDriver):
-    """A store whose server dies before it has made so many changes."""
+    """A store whose server dies before a given number of changes."""
 
     changes = -1
 
@@ -297,12 +297,12 @@ STEPS = {
 
 
 def wait_for_leases(driver):
-    """Let so much time go by that nobody waits any more for who has died."""
+    """Advance the time beyond all leases of a dead process."""
     if driver.exists("docker/registry/v2/_leases"):
         driver.remove("docker/registry/v2/_leases")
 
 
-#: Each step, after all that either API may have pushed before; what is not there cannot be deleted.
+#: Each step, after every possible earlier push by either API; a missing tag cannot be deleted.
 CRASHES = [
     (step, before)
     for step in STEPS
@@ -312,7 +312,7 @@ CRASHES = [
 
 
 class TestACrash:
-    """At whatever moment a server dies, a tag is what it was or what it was to become, for both alike."""
+    """Whenever a server dies, a tag has its old or its new target, the same for both APIs."""
 
     def prepare(self, before):
         driver = Dying()
@@ -328,7 +328,7 @@ class TestACrash:
         return driver, registry
 
     def state(self, registry):
-        """What a tag is for V2, and for V1."""
+        """The target of a tag in V2, and in V1."""
         try:
             digest = registry.manifests.get(NEW, V1).descriptor.digest
         except ManifestUnknown:

@@ -1,4 +1,4 @@
-"""Layers that clients of API V1 cannot unpack: unpacked once, and served from the store after that."""
+"""Layers that V1 clients cannot unpack: they are unpacked once, then served from the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKED, PLAIN = layer(1, zstd.compress), layer(1, as_is)
 
 
 class Counting(MemoryDriver):
-    """A store that notes which files are read."""
+    """A store that records which files are read."""
 
     def __init__(self):
         super().__init__()

@@ -24,7 +24,7 @@ class TestAStoredLayer:
 
     @EVERY
     def test_is_read_from_a_file(self, compression):
-        class Readable:  # what has no lines, and no iteration
+        class Readable:  # without lines and iteration
             read = io.BytesIO(COMPRESS[compression](ARCHIVE)).read
 
         archive = open_archive(Readable(), max_bytes=None)

@@ -120,7 +120,7 @@ class TestADecompressionBomb:
 
     @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "zstd"])
     def test_stops_at_the_limit(self, compression):
-        # Members one after the other: as good as one of a gigabyte, and quickly made.
+        # Consecutive members: equivalent to one of a gigabyte, and quickly created.
         bomb = COMPRESS[compression](bytes(1 << 24)) * 64
         decompressor = Decompressor(max_bytes=1 << 20)
         with pytest.raises(TooLarge):
@@ -156,7 +156,7 @@ class TestAWindow:
     def test_of_the_default_maximum_of_the_tools_is_accepted(self):
         wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
         assert expand(wide.compress(ARCHIVE) + wide.flush()) == ARCHIVE
-        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 26}]  # what `xz -9` asks for
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 26}]  # the window of `xz -9`
         assert expand(lzma.compress(ARCHIVE, filters=filters)) == ARCHIVE
 
 

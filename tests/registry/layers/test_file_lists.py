@@ -197,7 +197,7 @@ class TestALayerThatCannotBeListed:
 
 
 def changes(*chain):
-    """What the first of some lists of names does: three sets of names, deleted, changed, created."""
+    """The changes of the first of some lists of names: three sets of names, deleted, changed, created."""
     result = diff([listed(*layer) for layer in chain])
     return set(result.deleted), set(result.changed), set(result.created)
 
@@ -291,7 +291,7 @@ LAYERS = st.lists(
 
 
 def lay_over(tree, layer):
-    """Unpack a layer over a tree of path to type, as an engine does: whiteouts first, then what the layer brings."""
+    """Unpack a layer over a tree of path to type, as an engine does: first whiteouts, then the files of the layer."""
     for entry in layer.entries:
         if entry.deleted:
             tree = {path: kind for path, kind in tree.items() if not f"{path}/".startswith(f"{entry.path}/")}

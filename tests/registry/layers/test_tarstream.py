@@ -50,7 +50,7 @@ def only(archive):
 
 
 def extension(kind, content):
-    """A header that tells of the next member, whole."""
+    """A complete header that describes the next member."""
     described = tarfile.TarInfo("extension")
     described.type, described.size = kind, len(content)
     return described.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)

@@ -20,7 +20,7 @@ RECORDED_PAYLOAD = "773a429b4ef3aecc3e24e9ce0f2e3dc831af886af6b0b8b22b023007bcfa
 
 JSON = b'{"id":"0123456789abcdef"}'
 
-#: What moby's own pkg/tarsum says of the layer below, Version0, with uname and gname as Docker before 0.10 had them.
+#: The sum that moby's pkg/tarsum computes for the layer below, Version0, with uname and gname as before Docker 0.10.
 MOBY = "tarsum+sha256:65a98b20da54836e654ddb748c7b330cbcb1f9966019670b9f285d58b9014162"
 MOBY_RECORDS = "tarsum+sha256:e5fff0d231bd11f8a25dffe4a47fb42d004d7db8b518ad99d49a033896b57d27"
 MOBY_NUMBERS = "tarsum+sha256:30ede82c874e9f516efab5b47517f3211b3271daf16a01fd66b654cc1fd06944"

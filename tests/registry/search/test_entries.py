@@ -1,4 +1,4 @@
-"""What a search index is told: every repository of both APIs, as it is now."""
+"""Entries for a search index: the current state of every repository of both APIs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an index is chosen, and what it says when it cannot be."""
+"""How an index is selected, and the errors if that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search index in every database that it knows, each a real one."""
+"""The search index in every supported database, each a real one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIXTURES = ROOT / "tests/fixtures/search"
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def databases(request):
-    """Where databases come from."""
+    """Creates databases."""
     return request.getfixturevalue(request.param)
 
 
@@ -44,7 +44,7 @@ def url(databases):
 
 @pytest.fixture
 def opened():
-    """Open indexes, and close them in the end."""
+    """Open indexes, and close them at the end."""
     indexes = []
 
     def open_(url, look_up=None):
@@ -63,7 +63,7 @@ def index(url, opened):
 
 
 def found(index, query="", **options):
-    """The names that a search finds, in their order."""
+    """The names that a search finds, in order."""
     return [result.name for result in index.search(query, **options).results]
 
 
@@ -73,7 +73,7 @@ def fill(index, *names):
 
 
 def execute(url, *statements):
-    """Change a database behind the index's back."""
+    """Change a database without the index."""
     database = Database(url)
     for statement in statements:
         database.write(lambda connection, statement=statement: connection.execute(sqlalchemy.text(statement)))
@@ -295,7 +295,7 @@ class TestAReindexing:
 
 
 def old_database(version, databases):
-    """Make a database of an old server, as it wrote it, and return its URL."""
+    """Create a database as an old server wrote it, and return its URL."""
     url = databases.create_database()
     fixture = FIXTURES / f"registry-{version}.db"
     if url.startswith("sqlite"):
@@ -538,7 +538,7 @@ class TestALostConnection:
         assert "hunter2" not in caplog.text + str(raised.value)
 
 
-#: A worker whose other transfers go on while it waits: prints how often they could.
+#: A worker whose other greenlets run while it waits: prints how often they ran.
 COOPERATIVE = """
 from gevent import monkey
 monkey.patch_all()

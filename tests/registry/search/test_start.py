@@ -1,4 +1,4 @@
-"""Any number of processes may open the search database at the same time, whatever is in it."""
+"""Any number of processes may open the search database at the same time, whatever it contains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = [pytest.param(2, id="2 times"), pytest.param(50, id="50 times", marks=p
 
 
 def start(number, barrier, urls, answers):
-    """Do in every round what a worker does when it starts, and at once tell the index of a push."""
+    """In every round, open the index as a starting worker does, and add a push at once."""
     for url in urls:
         barrier.wait(60)
         try:
@@ -36,8 +36,8 @@ def start(number, barrier, urls, answers):
 
 
 def race(urls):
-    """Let many processes open each database at the same moment, and return what they stumbled over."""
-    context = multiprocessing.get_context("spawn")  # a process of its own, which shares nothing
+    """Let many processes open each database at the same moment, and return their errors."""
+    context = multiprocessing.get_context("spawn")  # a new process, which shares nothing
     barrier, answers = context.Barrier(PROCESSES), context.Queue()
     workers = [
         context.Process(target=start, args=(number, barrier, urls, answers), daemon=True) for number in range(PROCESSES)

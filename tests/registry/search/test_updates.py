@@ -1,4 +1,4 @@
-"""From what happens in a registry to what its search finds."""
+"""Updates of the search index after changes of the registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.timing import wait_until
 
 
 class SlowIndex(SearchIndex):
-    """An index that answers when it is let, and fails when it was told to."""
+    """An index that blocks or fails on request."""
 
     def __init__(self):
         self.told = []
@@ -42,7 +42,7 @@ class SlowIndex(SearchIndex):
 
 @pytest.fixture
 def store():
-    """What the store would say about each name."""
+    """The entry of each name in the store."""
     return {}
 
 
@@ -65,7 +65,7 @@ def listen(index, store, sender):
 
 
 def happens(store, signal, driver, name=NAME, **entry):
-    """Change the store, and tell whoever listens."""
+    """Change the store, and send the event."""
     if signal is events.repository_deleted:
         del store[str(name)]
     else:
@@ -119,7 +119,7 @@ class TestAPush:
         slow.free.set()
 
         assert updates.flush()
-        assert 2 >= len(slow.told)  # while the first was told, all the others became one
+        assert 2 >= len(slow.told)  # while the first was sent, all others were merged into one
 
     def test_soon_after_another_is_indexed_together_with_later_ones(self, slow, store, driver):
         updates = SearchUpdates(slow, store.get, min_interval_seconds=0.5)

@@ -1,4 +1,4 @@
-"""What is in an image, and what it changes: worked out once, and right."""
+"""The files of an image and its changes: computed once, and correctly."""
 
 from __future__ import annotations
 

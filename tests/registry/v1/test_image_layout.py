@@ -1,4 +1,4 @@
-"""Where things of API V1 lie: as docker-registry 0.7.1 has it, in both quotings."""
+"""Storage paths of API V1, as in docker-registry 0.7.1, in both quotings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images for those who pull: as they were pushed, and never a part of one."""
+"""Pulls of images: unchanged, and never incomplete."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TestALegacyLayer:
         assert not driver.exists(f"images/{IMAGE.text}/_inprogress")
 
     def test_of_an_interrupted_push_is_not_served_if_truncated(self, registry, driver):
-        """0.7.1 noted the checksum of what had come, whole or not."""
+        """0.7.1 stored the checksum of the received bytes, complete or not."""
         cut_off = make(1, layer=IMAGE.layer[:-5])
         store_raw(driver, cut_off, in_progress=True)
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What is found out of a layer while it passes, and how that is kept."""
+"""Digests that are computed while a layer is received, and how they are stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw layers of old servers: only what was pushed is good."""
+"""Legacy layers: only complete pushes are valid."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TestALayerOfACompletedPush:
 
 
 class TestALayerOfAnInterruptedPush:
-    """0.7.1 wrote a checksum of whatever had come, so that alone proves nothing."""
+    """0.7.1 wrote a checksum of the received bytes, so it alone proves nothing."""
 
     @pytest.mark.parametrize("image", [GZIP, TAR], ids=["gzip", "tar"])
     def test_is_valid_with_its_checksum_if_it_can_be_read_completely(self, image):

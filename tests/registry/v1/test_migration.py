@@ -1,4 +1,4 @@
-"""Raw layers become blobs: once, and nothing is lost whenever it is interrupted."""
+"""Legacy layers are converted into blobs once, and an interruption loses nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.v1_images import chain, make, pulled, push, store_raw
 
 @pytest.fixture(params=["memory", "file"])
 def make_driver(request, tmp_path):
-    """A store with hard links, or without; one that dies when it is told to."""
+    """A store with or without hard links that can die at a given change."""
     if request.param == "memory":
         return dying(MemoryDriver)
     return lambda: dying(FileDriver)(str(tmp_path / "store"))

@@ -1,4 +1,4 @@
-"""A private repository, and what it alone has, is hidden from everyone, whatever is asked."""
+"""A private repository, and the images that only it has, are hidden from every request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = ImageRepositoryName.parse("acme/secret")
 DEEP = ImageRepositoryName.parse("a/b/c")
 NEW = RepositoryName.parse("acme/new")
 
-#: The base is shared; each repository has an image of its own on it.
+#: The base is shared; each repository has its own image on it.
 BASE, OWN, OPEN = make(1), make(2, make(1)), make(3, make(1))
 
 
@@ -37,7 +37,7 @@ def listed(*images):
 
 
 def store_tree(driver):
-    """An old tree: a private and a public repository that stand on one base."""
+    """A tree of an old server: a private and a public repository with a common base image."""
     for image in (BASE, OWN, OPEN):
         store_raw(driver, image)
     driver.put_content("repositories/acme/secret/_index_images", listed(BASE, OWN))

@@ -1,4 +1,4 @@
-"""Images for those who push: what is taken, in which order, and what is said when it is not."""
+"""Pushes of images: what is accepted, in which order, and the errors."""
 
 from __future__ import annotations
 

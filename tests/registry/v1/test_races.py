@@ -1,4 +1,4 @@
-"""Pushes of one image that happen at the same time, or die: there is one good image in the end, and never a bad one."""
+"""Concurrent and interrupted pushes of one image: they result in one valid image, and never in an invalid one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from docker_registry.registry.ingest import Content
 from tests.support.registries import Registry
 from tests.support.v1_images import make, pulled, push, store_raw
 
-#: What may be said to a client whose push was overtaken.
+#: Possible errors for a client whose push was overtaken.
 OVERTAKEN = (ImageExists, ChecksumUnexpected, ChecksumMismatch)
 
 
 class Shuffled(MemoryDriver):
-    """A store in which others come in between any two calls, in an order that a seed decides."""
+    """A store that switches between clients before every call, in an order determined by a seed."""
 
     def __init__(self, seed):
         super().__init__()
@@ -58,11 +58,11 @@ class Shuffled(MemoryDriver):
 
 
 class Death(BaseException):
-    """The process is gone."""
+    """The process has died."""
 
 
 class Mortal:
-    """What a driver does in a process that dies before one of its changes."""
+    """The behavior of a driver in a process that dies before one of its changes."""
 
     @property
     def changes_left(self):
@@ -100,13 +100,13 @@ class Mortal:
 
 
 def dying(driver_class):
-    """Make a driver that lets the process die before one of its changes."""
-    # One count for all instances: the driver for what lives shortly is a copy of the other one.
+    """Return a driver that lets the process die before one of its changes."""
+    # One count for all instances: the scratch driver is another instance.
     return type("Dying", (Mortal, driver_class), {"_left": [None]})
 
 
 def served(registry, image):
-    """What a client gets of an image: JSON and layer, or None when it is refused."""
+    """JSON and layer that a client receives; None if the request is rejected."""
     try:
         found = registry.images.get(image.id)
         layer = pulled(registry, image)
@@ -145,7 +145,7 @@ class TestConcurrentPushesOfOneImage:
         reader = gevent.spawn(look)
         gevent.joinall([*pushes, reader], raise_error=True)
 
-        if not succeeded:  # each was in the other's way; the next is in nobody's
+        if not succeeded:  # both were overtaken; the next one is not
             push(registry, self.FIRST)
         assert served(registry, self.FIRST) in good
         assert seen - {None} <= good
@@ -193,7 +193,7 @@ class TestAnInterruptedPush:
         if died:
             try:
                 push(registry, image)
-            except ImageExists:  # it was whole already
+            except ImageExists:  # it was already complete
                 pass
         assert (image.payload, image.layer) == served(registry, image)
 

@@ -101,7 +101,7 @@ class TestTheJsonOfATag:
         assert UNKNOWN_CLIENT == tags.get_json(NAME, V1)
 
     def test_never_overwrites_another_tag(self, tags):
-        """In 0.7.1 the meta-data of ``_x`` lies where the tag ``x_json`` does."""
+        """0.7.1 stores the metadata of ``_x`` under the path of the tag ``x_json``."""
         tags.put(NAME, Tag("v1_json"), OLD.id, {})
         tags.put(NAME, Tag("_v1"), NEW.id, {})
         assert {"v1_json": OLD.text, "_v1": NEW.text} == tags.list(NAME)

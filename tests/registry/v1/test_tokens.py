@@ -1,4 +1,4 @@
-"""Tokens of API V1: real ones, which every worker and host can check."""
+"""Tokens of API V1, which every worker and host can verify."""
 
 from __future__ import annotations
 

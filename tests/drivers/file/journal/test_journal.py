@@ -99,7 +99,7 @@ class Host:
         Start the host anew, with what has reached its disk.
 
         Args:
-            choose: of what may lie under a path now, what does.
+            choose: selects one of the possible contents of a path.
         """
         for driver in list(self._drivers):
             self.kill(driver)

@@ -1,5 +1,5 @@
 """
-A file system that lost its page cache while the kernel went on: what was acknowledged is there all the same.
+A file system that lost its page cache while the kernel kept running loses no acknowledged content.
 
 Disks are real ones, in a file behind a loop device.
 """
