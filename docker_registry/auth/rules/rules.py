@@ -79,7 +79,7 @@ class Rule:
         return address is not None and any(address in network for network in self.networks)
 
     def covers_tag(self, tag: str | None, client: Client) -> bool:
-        """Return whether the rule covers a tag."""
+        """Return whether the rule covers a tag; a rule with tags also covers None, content without a tag."""
         if not self.tags or tag is None:
             return True
         user = None if client.is_anonymous else client.name
@@ -141,14 +141,14 @@ class Rules:
         return sorted(prefixes)
 
     def allows_everywhere(self, client: Client, action: Action) -> bool:
-        """Return whether a rule without restrictions allows a client an action in every repository."""
+        """Return whether a rule for all repositories (``**``) and without tags allows a client an action."""
         return any(
             action in rule.allow and not rule.tags and pattern.matches_all and rule.is_for(client)
             for pattern, rule in self._by_prefix.get("", ())
         )
 
     def restricts_tags(self, client: Client, name: str) -> bool:
-        """Return whether a client may pull only some of the tags of a repository."""
+        """Return whether no rule lets a client pull all tags of a repository, so that each tag must be checked."""
         return not any(
             Action.PULL in rule.allow and not rule.tags and rule.is_for(client) for rule in self._about(client, name)
         )

@@ -2,8 +2,8 @@
 Maps paths to a folder of the local file system, keeps them inside it, and creates and removes folders as needed.
 
 **Containment.** The path grammar excludes ``..``. The real path of each opened file is checked, and the file is
-rejected if a symbolic link has led out of the root. Folders are changed through checked descriptors, never by name,
-because a name may lead elsewhere later.
+rejected if a symbolic link has led out of the root. Files are created, replaced and removed through descriptors of
+checked folders, because a name may lead elsewhere later. Only empty folders are removed by name.
 
 **Folders.** Publishing a file creates the folders above it, and removing the last file prunes them. Processes do this
 without coordination: a writer that finds a folder missing creates it again.

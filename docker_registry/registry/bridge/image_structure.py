@@ -40,7 +40,11 @@ class ImageStructure:
 
     @property
     def is_from_old_docker(self) -> bool:
-        """Whether Docker encodes the struct again for this image, instead of passing its JSON through."""
+        """
+        Whether the image was built by a Docker before 1.8.3, or states no version.
+
+        Docker 1.10 to 17.05 encoded the struct of such an image again, and passed the JSON of all others through.
+        """
         return _version(self._fields.get("docker_version", "")) < _FIRST_UNCHANGED
 
     def to_json(self) -> bytes:

@@ -41,13 +41,18 @@ class RedisDiffQueue:
         """
         self._redis = redis
         self._now = now
-        self._away_until = now()
+        self._paused_until = now()
 
     def push(self, image_id: ImageId) -> None:
-        """Add an image; if Redis is unavailable, only log a warning, so that the push succeeds."""
+        """
+        Add an image, or move it to the end of the queue.
+
+        If Redis is unavailable, a warning is logged and the image is not added, nor any other one during a pause of ten
+        seconds: a push must not fail or wait for it.
+        """
         from redis.exceptions import RedisError
 
-        if self._now() < self._away_until:
+        if self._now() < self._paused_until:
             return
         element = json.dumps(str(image_id))
         try:
@@ -58,7 +63,7 @@ class RedisDiffQueue:
                 pipeline.ltrim(_KEY, 0, _MAX_WAITING - 1)
                 pipeline.execute()
         except RedisError as error:
-            self._away_until = self._now() + _PAUSE_SECONDS
+            self._paused_until = self._now() + _PAUSE_SECONDS
             logger.warning("the diff of image %s is not computed yet: %s", image_id, error)
 
     def pop(self, timeout_seconds: int) -> ImageId | None:
