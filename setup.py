@@ -33,10 +33,10 @@ setup(
     extras_require={
         # The cache in front of the store, and the queue of diffs; waits cooperatively under gevent.
         "redis": ["redis>=5.0.1"],
-        # Where the search index lies in a server instead of SQLite; both wait cooperatively under gevent.
+        # Servers for the search index instead of SQLite; both libraries wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
         "mysql": ["PyMySQL>=1.1"],
-        # The storage driver of Amazon S3 and its kin; URLs of CloudFront are signed by cryptography.
+        # The storage driver of Amazon S3 and compatible stores; cryptography signs URLs of CloudFront.
         "s3": ["boto3>=1.36", "cryptography>=42"],
         # The storage drivers of OpenStack: Swift by its own client, tokens of Keystone by keystoneauth1.
         "swift": ["python-swiftclient>=4.4", "keystoneauth1>=5.4"],
@@ -47,7 +47,7 @@ setup(
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
         # Mirroring: requests to upstream registries.
         "mirror": ["requests>=2.32", "urllib3>=2.2", "publicsuffixlist>=1.0.2"],
-        # Where errors are reported: Bugsnag's notify API over requests, Sentry by its own library.
+        # Receivers of error reports: Bugsnag's notify API over requests, Sentry by its own library.
         "bugsnag": ["requests>=2.32"],
         "sentry": ["sentry-sdk>=2.20"],
         # Traces of requests by OTLP over HTTP.

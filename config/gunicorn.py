@@ -1,5 +1,5 @@
 """
-How gunicorn serves the registry. ``docker-registry`` uses this file; so may you: ``gunicorn -c config/gunicorn.py``.
+The configuration of gunicorn, which ``docker-registry`` uses; ``gunicorn -c config/gunicorn.py`` works too.
 
 Every value can be set by the environment, and GUNICORN_OPTS of ``docker-registry`` overrides them all.
 """
@@ -18,11 +18,11 @@ workers = number(os.environ, "GUNICORN_WORKERS", default_workers())
 # Connections that one worker serves at a time.
 worker_connections = 2000
 
-# A transfer may take an hour; a worker whose event loop stands still for that long is replaced.
+# A transfer may take an hour; a worker whose event loop hangs for the timeout is replaced.
 graceful_timeout = number(os.environ, "GUNICORN_GRACEFUL_TIMEOUT", 3600)
 timeout = number(os.environ, "GUNICORN_SILENT_TIMEOUT", 60)
 
-# Clients come back on the same connection between the layers of an image; at the end idle ones are closed at once.
+# Clients reuse a connection for all layers of an image; when the server stops, idle connections are closed at once.
 keepalive = 75
 
 accesslog = os.environ.get("GUNICORN_ACCESS_LOG_FILE") or "-"
@@ -37,16 +37,16 @@ if os.environ.get("GUNICORN_GROUP"):
 # A request for a token names up to a hundred scopes.
 limit_request_line = 8190
 
-# Of one header. Tokens are long, and so is a Range with a thousand parts; the worker limits the whole head to the same.
+# For one header: tokens are long, and so is a Range with a thousand parts. The worker limits the whole head equally.
 limit_request_field_size = 65536
 
-# No client and no proxy moves the path or the scheme of a request: URLs in responses have neither. A SCRIPT_NAME would
-# lead past the rules of a proxy, and contradicting scheme headers would make every request fail.
+# Headers of clients and proxies do not change the path or the scheme of a request: a SCRIPT_NAME would bypass the rules
+# of a proxy, and contradicting scheme headers would make every request fail.
 forwarder_headers = ""
 secure_scheme_headers = {}
 
-# Heartbeats of workers are files; on a disk that is busy with layers they would be late.
+# Heartbeats of workers are files; on a disk that is busy with layers they would be delayed.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
-# gunicorn's own door for commands: nobody needs it here.
+# gunicorn's control socket is not used.
 control_socket_disable = True
