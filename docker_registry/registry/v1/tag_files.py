@@ -29,12 +29,9 @@ class ImageTagFiles:
         """Return the image that a tag points at; None when it has no readable file."""
         for folder in legacy_layout.repository_folders(name):
             content = self._driver.find(image_layout.tag(folder, tag))
-            if content is None:
-                continue
-            try:
-                return ImageId.parse(conditional_removal.unmarked(content).decode().strip())
-            except (ImageUnknown, UnicodeDecodeError):
-                continue
+            image_id = None if content is None else _parse(content)
+            if image_id is not None:
+                return image_id
         return None
 
     def names(self, name: ImageRepositoryName) -> Sequence[str]:
@@ -43,9 +40,19 @@ class ImageTagFiles:
         found = [tags for tags in lists if tags]
         return found[0] if len(found) == 1 else sorted(set().union(*found))
 
-    def put(self, folder: str, tag: Tag, image_id: ImageId) -> None:
-        """Set a tag, in one of the repository's folders."""
-        self._driver.put_content(image_layout.tag(folder, tag), str(image_id).encode())
+    def put(self, folder: str, tag: Tag, image_id: ImageId) -> ImageId | None:
+        """Set a tag by compare-and-swap, in one of the repository's folders; return the image that it pointed at."""
+        path, content = image_layout.tag(folder, tag), str(image_id).encode()
+        while True:
+            stored = self._driver.find_versioned(path)
+            condition = None
+            if self._driver.capabilities.if_match:
+                condition = ABSENT if stored is None else stored.version
+            try:
+                self._driver.put_content(path, content, if_match=condition)
+            except PreconditionFailed:  # written or removed by a concurrent request
+                continue
+            return None if stored is None else _parse(stored.content)
 
     def create(self, folder: str, tag: Tag, image_id: ImageId) -> bool:
         """Create a tag in one of the repository's folders; return False and write nothing if its file exists there."""
@@ -59,21 +66,36 @@ class ImageTagFiles:
         return True
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
+        """Remove a tag's file as :meth:`take` does; return False when none was removed."""
+        return self.take(name, tag, holds)[0]
+
+    def take(
+        self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None
+    ) -> tuple[bool, ImageId | None]:
         """
-        Remove a tag's file; return False when none was removed.
+        Remove a tag's file.
 
         Args:
             holds: remove the file only while this returns True; see :func:`.conditional_removal.take_while`.
-        """
-        removed = [
-            self._remove(image_layout.tag(folder, tag), holds) for folder in legacy_layout.repository_folders(name)
-        ]
-        return any(removed)
 
-    def _remove(self, path: str, holds: Callable[[], bool] | None) -> bool:
+        Returns:
+            Whether a file was removed, and the image that the tag pointed at; None if the file was damaged.
+        """
+        taken = [self._take(image_layout.tag(folder, tag), holds) for folder in legacy_layout.repository_folders(name)]
+        contents = [content for content in taken if content is not None]
+        return bool(contents), next(filter(None, map(_parse, contents)), None)
+
+    def _take(self, path: str, holds: Callable[[], bool] | None) -> bytes | None:
         if holds is None:
-            return self._driver.discard(path)
-        return conditional_removal.take_while(self._driver, path, holds) is not None
+            return conditional_removal.take_if(self._driver, path, lambda _: True)
+        return conditional_removal.take_while(self._driver, path, holds)
+
+
+def _parse(content: bytes) -> ImageId | None:
+    try:
+        return ImageId.parse(conditional_removal.unmarked(content).decode().strip())
+    except (ImageUnknown, UnicodeDecodeError):  # damaged
+        return None
 
 
 def _read(file_name: str) -> str | None:

@@ -33,6 +33,9 @@ from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tag_json import LATEST, UNKNOWN_CLIENT, TagJson
 from docker_registry.resources.time_slices import TimeSlices
 
+#: What a tag points at: an image that API V1 has tagged, or a manifest of API V2.
+Target = ImageId | Digest
+
 #: Number of tags that are listed in one batch.
 _BATCH: Final = 30
 
@@ -123,12 +126,15 @@ class ImageTags:
         client: Mapping[str, str],
         *,
         actor: Actor = ANONYMOUS_PUSH,
-    ) -> None:
+    ) -> Target | None:
         """
         Set a tag.
 
         Args:
             client: metadata about the client: ``docker_version``, ``docker_go_version``, ``arch``, ``os``, ``kernel``.
+
+        Returns:
+            The previous target; None if the tag did not exist or pointed at the image already.
 
         Raises:
             ImageUnknown: the image does not exist, or the repository is hidden.
@@ -142,27 +148,33 @@ class ImageTags:
         tag_json = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
         if self._is_immutable(name, tag):
             self._create(name, folder, tag, image_id)
+        previous: Target | None = None
         for _ in range(_MAX_ATTEMPTS):
-            self._write(name, folder, tag, image_id, tag_json, actor)
+            previous = self._write(name, folder, tag, image_id, tag_json, actor) or previous
             if self._is_consistent(name, folder, tag, image_id, tag_json, actor):
                 break
         events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
+        return previous
 
-    def delete(self, name: ImageRepositoryName, tag: Tag, *, actor: Actor = ANONYMOUS_DELETE) -> None:
+    def delete(self, name: ImageRepositoryName, tag: Tag, *, actor: Actor = ANONYMOUS_DELETE) -> Target | None:
         """
         Delete a tag, whichever API wrote it.
+
+        Returns:
+            The target of the tag; None if it was damaged.
 
         Raises:
             ImageTagUnknown: the tag does not exist.
             TagImmutable: the tag is immutable.
         """
         self._check_mutable(name, tag, None)
-        removed = [self._files.remove(name, tag)]
-        removed += [self._tags.links.remove(repository, tag) for repository in _repositories(name)]
-        if not any(removed):
+        had_file, image_id = self._files.take(name, tag)
+        links = [self._tags.links.take(repository, tag) for repository in _repositories(name)]
+        if not had_file and not any(had_link for had_link, _ in links):
             raise ImageTagUnknown(name=str(name), tag=str(tag))
         self._json.remove(name, tag, lambda: self._files.find(name, tag) is None)
         events.announce(events.tag_deleted, self._driver, actor, name=name, tag=tag)
+        return next((target for _, target in links if target is not None), image_id)
 
     def delete_repository(self, name: ImageRepositoryName, *, actor: Actor = ANONYMOUS_DELETE) -> None:
         """
@@ -266,25 +278,31 @@ class ImageTags:
 
     def _write(
         self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor
-    ) -> None:
+    ) -> Target | None:
         """
         Write a tag and its metadata, and remove the V2 tag that overrides it; for an image derived from V2, set the V2
         tag instead.
 
         The metadata is written after the tag, and both are written again after the link of V2 is removed. So a
         concurrent removal, which depends on the absence of the tag or the presence of the link, detects the change.
+
+        Returns:
+            The previous target; None if the tag did not exist or pointed at the image already.
         """
-        self._files.put(folder, tag, image_id)
+        replaced = self._files.put(folder, tag, image_id)
         self._json.put(folder, tag, tag_json)
+        previous = replaced if replaced != image_id else None
         repository = name.repository()
         if repository is None:
-            return
+            return previous
         origin = self._origin(repository, image_id, actor)
         if origin is not None:
-            self._write_link(repository, tag, image_id, origin[1], actor)
-        elif self._tags.links.remove(repository, tag):
+            return self._write_link(repository, tag, image_id, origin[1], actor) or previous
+        had_link, target = self._tags.links.take(repository, tag)
+        if had_link:
             self._files.put(folder, tag, image_id)
             self._json.put(folder, tag, tag_json)
+        return target or previous
 
     def _origin(
         self, repository: RepositoryName, image_id: ImageId, actor: Actor
@@ -294,17 +312,23 @@ class ImageTags:
 
     def _write_link(
         self, repository: RepositoryName, tag: Tag, image_id: ImageId, digest: Digest, actor: Actor
-    ) -> None:
-        """Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top."""
+    ) -> Digest | None:
+        """
+        Set a tag of API V2 to the manifest of an image; keep its target if that already has this image on top.
+
+        Returns:
+            The previous target; None if the tag did not exist or its target is kept.
+        """
         linked = self._tags.links.find(repository, tag) if self._is_linked(repository, tag, image_id) else None
         if linked is not None:
             self._tags.put(repository, tag, linked, actor=actor)
             if self._driver.exists(layout.revision_link(repository, linked)):
-                return
+                return None
         self._manifests.grant(repository, digest)
-        self._tags.put(repository, tag, digest, actor=actor)
+        previous = self._tags.put(repository, tag, digest, actor=actor)
         while self._manifests.grant(repository, digest):  # the manifest was deleted concurrently
             self._tags.links.restore(repository, tag, digest)
+        return previous
 
     def _is_consistent(
         self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor

@@ -45,6 +45,13 @@ class TestTheLastPush:
         assert make(1).id == v1_image(registry, OLD, V1)
         assert DOCKER == kind(registry)
 
+    def test_by_v1_tells_which_manifest_it_replaces(self, registry):
+        push_v1(registry, [make(1)], tag=V2)
+        digest = push_v2(registry, layer(2), tag=V1)
+        assert digest == registry.image_tags.put(OLD, V1, make(1).id, {})
+        push_v2(registry, layer(2), tag=V1)
+        assert digest == registry.image_tags.delete(OLD, V1)
+
     def test_wins_again_and_again(self, registry):
         for number in range(3):
             push_v1(registry, [make(number)])

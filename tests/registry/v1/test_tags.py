@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
 from docker_registry.registry import events
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -33,6 +34,21 @@ def tags(registry, driver):
     return Registry(driver, now=lambda: 1400000000.9).image_tags
 
 
+class Interrupted(MemoryDriver):
+    """A store in which another request writes a file once it was read with its version."""
+
+    def __init__(self, driver, path, content):
+        super().__init__()
+        self._files = driver._files
+        self._pending = {path: content}
+
+    def get_versioned(self, path):
+        found = super().get_versioned(path)
+        if path in self._pending:
+            self.put_content(path, self._pending.pop(path))
+        return found
+
+
 class TestATag:
     def test_names_the_image_that_was_pushed_last(self, tags):
         for image in (OLD, NEW):
@@ -50,6 +66,16 @@ class TestATag:
         for ask in (tags.get, tags.delete, tags.get_json):
             with pytest.raises(ImageTagUnknown, match="Tag not found"):
                 ask(NAME, V1)
+
+    def test_returns_its_previous_target(self, tags):
+        assert [None, None, OLD.id] == [tags.put(NAME, V1, image.id, {}) for image in (OLD, OLD, NEW)]
+        assert NEW.id == tags.delete(NAME, V1)
+
+    def test_changes_by_compare_and_swap(self, tags, driver):
+        """The previous target is that which the change replaces, not one that was read before."""
+        tags.put(NAME, V1, OLD.id, {})
+        found = Interrupted(driver, "repositories/acme/web/tag_v1", NEW.text.encode())
+        assert NEW.id == Registry(found).image_tags.put(NAME, V1, OLD.id, {})
 
     def test_requires_a_stored_image(self, tags):
         with pytest.raises(ImageUnknown, match="Image not found"):
