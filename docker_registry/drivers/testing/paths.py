@@ -9,6 +9,8 @@ import pytest
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError
 
+GOOD_PATHS = ("a", "A.b-c_d~e", "%2F", "a b", "ü", "x" * 255, "/".join("abcdefgh" * 4))
+
 BAD_PATHS = (
     "/a",
     "a/",
@@ -29,14 +31,20 @@ BAD_PATHS = (
 class Paths:
     """All methods accept and reject the same paths."""
 
-    @pytest.mark.parametrize("path", ["a", "A.b-c_d~e", "%2F", "a b", "ü", "x" * 255, "/".join("abcdefgh" * 4)])
-    def test_a_path_in_the_grammar_is_good(self, driver: StorageDriver, path: str) -> None:
-        driver.put_content(path, b"content")
-        assert b"content" == driver.get_content(path)
-        assert [path] == [stat.path for stat in driver.walk()]
+    def test_a_path_in_the_grammar_is_good(self, driver: StorageDriver) -> None:
+        for path in GOOD_PATHS:
+            driver.put_content(path, b"content")
+            assert b"content" == driver.get_content(path)
+            assert [path] == [stat.path for stat in driver.walk()]
+            driver.remove(path)
 
-    @pytest.mark.parametrize("path", ["", *BAD_PATHS])
-    def test_a_path_outside_the_grammar_is_refused_by_every_verb(self, driver: StorageDriver, path: str) -> None:
+    def test_a_path_outside_the_grammar_is_refused_by_every_verb(self, driver: StorageDriver) -> None:
+        driver.put_content("x", b"")
+        for path in ("", *BAD_PATHS):
+            self._is_refused(driver, path)
+        assert ["x"] == [stat.path for stat in driver.walk()]
+
+    def _is_refused(self, driver: StorageDriver, path: str) -> None:
         verbs: tuple[Callable[[], object], ...] = (
             lambda: driver.get_content(path),
             lambda: driver.get_versioned(path),
@@ -49,6 +57,7 @@ class Paths:
             lambda: driver.exists(path),
             lambda: driver.stat(path),
             lambda: driver.move(path, "x"),
+            lambda: driver.move("x", path),
             lambda: driver.touch(path),
             lambda: driver.remove(path),
             lambda: driver.discard(path),
@@ -57,10 +66,6 @@ class Paths:
         for verb in verbs:
             with pytest.raises(PathInvalid):
                 verb()
-        driver.put_content("x", b"")
-        with pytest.raises(PathInvalid):
-            driver.move("x", path)
-        assert ["x"] == [stat.path for stat in driver.walk()]
 
 
 class Errors:

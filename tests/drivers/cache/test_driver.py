@@ -86,13 +86,17 @@ class TestAFileDriverWithACache(DriverSuite):
         return cached(driver, redis_server, identity)
 
 
+@pytest.fixture(scope="module")
+def killed_redis():
+    with own_redis() as server:
+        server.kill()
+        yield server
+
+
 class TestAFileDriverWithAnUnreachableCache(DriverSuite):
     @pytest.fixture
-    def driver(self, tmp_path, identity):
-        with own_redis() as server:
-            driver = cached(FileDriver(str(tmp_path)), server, identity)
-            server.kill()
-            yield driver
+    def driver(self, tmp_path, killed_redis, identity):
+        return cached(FileDriver(str(tmp_path)), killed_redis, identity)
 
     @pytest.fixture
     def broken_driver(self):
