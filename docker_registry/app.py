@@ -60,7 +60,7 @@ def create_app(services: Services) -> Flask:
             version=__version__,
             v1=config.v1,
             probes=_probes(services),
-            standalone=config.standalone,
+            standalone="mirror" if config.mirroring.source else str(config.standalone),
         )
     )
     app.register_blueprint(health.blueprint(services.health))
@@ -166,6 +166,7 @@ def _add_v1(app: Flask, services: Services, legacy: LegacyRegistry, downloads: D
         legacy,
         downloads,
         services.search_index,
+        services.v1_mirror.search if services.v1_mirror is not None else None,
         registry_endpoints=config.registry_endpoints,
         serve_private=config.serve_private,
         delete_tags=config.delete_tags,

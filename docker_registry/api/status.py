@@ -23,7 +23,7 @@ Probe = Callable[[], object]
 
 
 def blueprint(
-    *, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe], standalone: bool = True
+    *, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe], standalone: str = "True"
 ) -> Blueprint:
     """
     Build the blueprint.
@@ -33,7 +33,7 @@ def blueprint(
         version: version of the registry.
         v1: whether to add the paths of API V1.
         probes: the check of each service that the registry needs, by the name of the service.
-        standalone: whether API V1 needs no separate index.
+        standalone: whether API V1 needs no separate index: ``True``, ``False``, or ``mirror``.
     """
     bp = Blueprint("status", __name__)
 
@@ -45,7 +45,7 @@ def blueprint(
     @bp.get("/_ping")
     def ping() -> Response:
         """Confirm that the registry is running, and tell whether it needs a separate index."""
-        return json_response(True, headers={"X-Docker-Registry-Standalone": str(standalone)})
+        return json_response(True, headers={"X-Docker-Registry-Standalone": standalone})
 
     @bp.get("/_status")
     def show_status() -> Response:

@@ -11,7 +11,7 @@ import yaml
 
 from docker_registry.config import legacy
 from docker_registry.config.flavors import merge, variable
-from docker_registry.config.schema import NOT_SERVED_YET, Config
+from docker_registry.config.schema import Config
 from docker_registry.settings import TYPES, Section, Setting, flatten, settings_of
 
 MASK: Final = "********"
@@ -70,7 +70,7 @@ def reference_of_0_7_1(driver_settings: Mapping[str, Iterable[Setting]]) -> str:
     for name, environment in legacy.SETTINGS_OF_0_7_1.items():
         served_by = [f"`{driver}`" for driver, names in drivers.items() if name in names]
         if name in general:
-            status = "not served yet" if name.startswith(NOT_SERVED_YET) else "served"
+            status = "served"
         elif served_by:
             status = f"served with the driver {', '.join(served_by)}"
         else:
@@ -92,8 +92,6 @@ def _table(declared: Iterable[Setting], variables: Mapping[str, str]) -> str:
         name = f"`{variables[setting.name]}`" if setting.name in variables else ""
         kind = " ".join(f"`{choice}`" for choice in setting.choices) or setting.unit or TYPES[setting.type]
         meaning = f"{setting.help} Secret." if setting.secret else setting.help
-        if setting.name.startswith(NOT_SERVED_YET):
-            meaning += " *Not served by this version yet.*"
         lines.append(f"| `{setting.name}` | {kind} | {_default(setting.default)} | {name} | {meaning} |")
     return "\n".join(lines) + "\n"
 

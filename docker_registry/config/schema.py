@@ -24,12 +24,6 @@ from docker_registry.settings import Setting, fill, flatten, setting, settings_o
 
 logger = logging.getLogger(__name__)
 
-#: Prefixes of settings that are declared but not implemented; remove a prefix when its feature is implemented.
-NOT_SERVED_YET = (
-    "mirroring.source",
-    "mirroring.tags_cache_ttl",
-)
-
 
 # The dataclasses below have no generated repr, so that printing one does not write secrets to a log.
 
@@ -67,10 +61,12 @@ class MirrorUpstream:
 class Mirroring:
     """The registries that this one mirrors."""
 
-    source: str | None = setting(None, "URL of the registry to mirror. Mirroring is off when unset.")
-    source_index: str | None = setting(None, "URL of its index, if it differs from the registry.")
+    source: str | None = setting(
+        None, "V1: URL of the registry that clients of API V1 get what is not here from; none when unset."
+    )
+    source_index: str | None = setting(None, "V1: URL of the index of `source`, if it differs.")
     tags_cache_ttl: int = setting(
-        172800, "Time a tag is served before the source is asked again.", unit="seconds", minimum=0
+        172800, "V1: time for which tags of `source` are served before it is asked again.", unit="seconds", minimum=0
     )
     hosts: Mapping[str, str] | None = setting(
         None, "Upstreams by the `Host` header of the requests that mean them, such as `{hub.example.com: docker.io}`."
@@ -430,7 +426,6 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     _check_names(flavor, storage, given, {**general, **optional})
     values = {**_values(flavor, general.values(), given), "storage": storage}
     options = _values(flavor, optional.values(), given)
-    _warn_about_unserved(flavor, {name: value for name, value in values.items() if value != general[name].default})
     config = fill(
         Config,
         values,
@@ -469,12 +464,6 @@ def _check_names(flavor: Flavor, storage: str, given: Mapping[str, Any], known: 
             ignored.append(f"{name} ({reason})")
     if ignored:
         logger.warning("%s: ignored retired settings: %s", flavor, ", ".join(ignored))
-
-
-def _warn_about_unserved(flavor: Flavor, changed: Iterable[str]) -> None:
-    unserved = [name for name in changed if name.startswith(NOT_SERVED_YET)]
-    if unserved:
-        logger.warning("%s: settings without effect in this version: %s", flavor, ", ".join(unserved))
 
 
 def _wrong_name(name: str, known: Mapping[str, Setting]) -> str:

@@ -25,6 +25,7 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _mirror/<name, with + for />/upstream                 * URL of the registry that this repository mirrors
       _mirror/<name, with + for />/tags/<tag>               * target of a mirrored tag, and when it was checked
       _mirror/<name, with + for />/referrers/<digest>       * referrers of a manifest, as its upstream lists them
+      _mirror/_v1/…                                         * see v1_mirror/records
       _transfers/<id>/<offset>                              * bytes of a blob that is being received from an upstream
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens

@@ -1,11 +1,11 @@
-"""Opens the mirror of the configured upstream registries."""
+"""Opens the mirrors of the configured registries."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from docker_registry import __version__
 from docker_registry.config.schema import Config
@@ -16,19 +16,28 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.resources.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
+    from docker_registry.registry.bridge.derived_images import DerivedImages
     from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.mirror.upstream import Upstream
+    from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+    from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
+
+_USER_AGENT: Final = f"docker-registry/{__version__}"
 
 
 def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget, read_only: ReadOnly) -> Mirror | None:
     """
-    Open the mirror of the configured upstreams, as the last source of a registry.
+    Open the mirror of the configured upstreams and of ``mirroring.source``, as the last source of a registry.
 
     Raises:
         ConfigError: an upstream is invalid, or the library for HTTP is not installed.
     """
-    if not config.mirroring.upstreams:
+    source = config.mirroring.source
+    if source is not None and not config.v1:
+        raise ConfigError("mirroring.source mirrors for API V1, which is not served (v1); see mirroring.upstreams")
+    if not config.mirroring.upstreams and source is None:
         return None
-    import_mirror()
+    load_mirrors(config)
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.mirror.upstream import open_credentials, parse_upstream
 
@@ -47,18 +56,13 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
             allows=_name_filter(each.name, each.allow, each.deny),
         )
         upstreams[upstream] = open_credentials(upstream, each.username, each.password, each.password_file, each.command)
-    user_agent, store = f"docker-registry/{__version__}", StoreIdentity(registry.driver)
-
-    fallback = secrets.token_hex(8)
-
-    def identity() -> str:
-        return f"docker-registry-{hashlib.sha256((store() or fallback).encode()).hexdigest()[:16]}"
-
+    if source is not None:
+        upstreams.setdefault(_source(config, source, upstreams), None)
     return Mirror(
         registry,
         upstreams,
-        user_agent=user_agent,
-        via=identity,
+        user_agent=_USER_AGENT,
+        via=_identity(registry),
         memory=body_memory,
         read_only=read_only,
         is_offline=config.mirroring.offline,
@@ -66,6 +70,68 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
         own_names=config.mirroring.own_names,
         external_url=config.external_url,
     )
+
+
+def open_v1_mirror(
+    config: Config,
+    registry: OciRegistry,
+    legacy: LegacyRegistry | None,
+    derived: DerivedImages | None,
+    body_memory: MemoryBudget,
+    read_only: ReadOnly,
+    mirror: Mirror | None,
+) -> V1Mirror | None:
+    """
+    Open the mirror of the registry that ``mirroring.source`` names, as a source of API V1.
+
+    Args:
+        legacy: None where API V1 is not open.
+        derived: the images that the bridge derives; None where API V1 is not open.
+        mirror: the mirror of upstreams, of which the registry is one.
+
+    Raises:
+        ConfigError: the URL of the index is invalid.
+    """
+    if config.mirroring.source is None or mirror is None or legacy is None or derived is None:
+        return None
+    from docker_registry.registry.mirror.upstream import parse_source
+    from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
+
+    index = config.mirroring.source_index
+    return V1Mirror(
+        registry,
+        legacy,
+        derived,
+        _source(config, config.mirroring.source, mirror.upstreams),
+        None if index is None else parse_source("mirroring.source_index", index),
+        user_agent=_USER_AGENT,
+        via=mirror.via,
+        memory=body_memory,
+        read_only=read_only,
+        tags_ttl_seconds=config.mirroring.tags_cache_ttl,
+        is_offline=config.mirroring.offline,
+        is_mirrored=mirror.upstreams.is_mirrored,
+    )
+
+
+def _source(config: Config, url: str, upstreams: Iterable[Upstream]) -> Upstream:
+    """
+    Return the upstream that ``mirroring.source`` names: one of the configured ones with the same name or address.
+
+    Raises:
+        ConfigError: the URL is invalid.
+    """
+    from docker_registry.registry.mirror.upstream import parse_source
+
+    source = parse_source("mirroring.source", url, config.mirroring.tags_cache_ttl)
+    same = [each for each in upstreams if each.name == source.name or each.address == source.address]
+    return same[0] if same else source
+
+
+def _identity(registry: OciRegistry) -> Callable[[], str]:
+    """Return a function that returns the name of the registry in Via headers, the same on all hosts of its store."""
+    store, fallback = StoreIdentity(registry.driver), secrets.token_hex(8)
+    return lambda: f"docker-registry-{hashlib.sha256((store() or fallback).encode()).hexdigest()[:16]}"
 
 
 def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Callable[[str], bool]:
@@ -94,6 +160,19 @@ def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Ca
     return allows
 
 
+def load_mirrors(config: Config) -> None:
+    """
+    Import the mirrors that a configuration needs.
+
+    Raises:
+        ConfigError: the library for HTTP is not installed.
+    """
+    if config.mirroring.upstreams or config.mirroring.source is not None:
+        import_mirror()
+    if config.mirroring.source is not None and config.v1:
+        import docker_registry.registry.v1_mirror.v1_mirror  # noqa: F401
+
+
 def import_mirror() -> None:
     """
     Import the mirror, which a registry without upstreams does not need.
@@ -104,5 +183,5 @@ def import_mirror() -> None:
     try:
         import requests  # noqa: F401
     except ImportError:
-        raise ConfigError("mirroring.upstreams needs a library: pip install 'docker-registry[mirror]'.") from None
+        raise ConfigError("mirroring needs a library: pip install 'docker-registry[mirror]'.") from None
     import docker_registry.registry.mirror.mirror  # noqa: F401

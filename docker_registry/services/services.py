@@ -32,16 +32,18 @@ from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
 from docker_registry.services.access import restrict
-from docker_registry.services.mirrors import import_mirror, open_mirror
+from docker_registry.services.mirrors import load_mirrors, open_mirror, open_v1_mirror
 from docker_registry.services.reporting import error_reporters, open_metrics
 from docker_registry.services.store import open_diff_queue, open_driver, search_database
 from docker_registry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
+    from docker_registry.registry.bridge.derived_images import DerivedImages
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+    from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Services:
         trusted_proxies: proxies whose headers tell the client's address.
         inflight: the requests in progress, as the worker reports them.
         mirror: the mirror of upstream registries; None if none is configured.
+        v1_mirror: the mirror of a registry for API V1; None if none is configured.
         audit: the audit log; None if it is off.
         metrics: of all workers; None if they are off.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
@@ -85,6 +88,7 @@ class Services:
     trusted_proxies: TrustedProxies
     read_only: ReadOnly
     mirror: Mirror | None = None
+    v1_mirror: V1Mirror | None = None
     audit: AuditLog | None = None
     metrics: ServerMetrics | None = None
     metrics_collector: MetricsCollector | None = None
@@ -153,8 +157,7 @@ def load(config: Config) -> None:
         import docker_registry.registry.bridge.bridge
         import docker_registry.registry.v1.diff_queue
         import docker_registry.registry.v1.legacy_registry  # noqa: F401
-    if config.mirroring.upstreams:
-        import_mirror()
+    load_mirrors(config)
 
 
 def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | None = None) -> Services:
@@ -178,12 +181,12 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         times = StorageTimes() if config.metrics or config.metrics_address else None
         inflight = InflightRequests()
         registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
-        legacy, diff_queue = None, None
+        legacy, derived, diff_queue = None, None, None
         if config.v1 if v1 is None else v1:
             diff_queue = open_diff_queue(config)
             if diff_queue is not None:
                 opened.callback(diff_queue.close)
-            legacy = _add_legacy(config, registry, diff_queue)
+            legacy, derived = _add_legacy(config, registry, diff_queue)
         search_entries = SearchEntries(
             registry.repositories,
             registry.private_repositories,
@@ -203,6 +206,9 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         mirror = open_mirror(config, registry, body_memory, read_only)
         if mirror is not None:
             opened.callback(mirror.close)
+        v1_mirror = open_v1_mirror(config, registry, legacy, derived, body_memory, read_only, mirror)
+        if v1_mirror is not None:
+            opened.callback(v1_mirror.close)
         metrics, metrics_collector = None, None
         if times is not None:
             metrics_collector = MetricsCollector(registry, search_updates, times, inflight, config.storage)
@@ -234,6 +240,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             observers=tuple(observers),
             read_only=read_only,
             mirror=mirror,
+            v1_mirror=v1_mirror,
             trusted_proxies=TrustedProxies(config.trusted_proxies),
             _opened=opened.pop_all(),
         )
@@ -250,8 +257,15 @@ def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
     )
 
 
-def _add_legacy(config: Config, registry: OciRegistry, diff_queue: RedisDiffQueue | None) -> LegacyRegistry:
-    """Open the registry of API V1 on the same store, and the bridge through which each sees what the other stored."""
+def _add_legacy(
+    config: Config, registry: OciRegistry, diff_queue: RedisDiffQueue | None
+) -> tuple[LegacyRegistry, DerivedImages]:
+    """
+    Open the registry of API V1 on the same store, and the bridge through which each sees what the other stored.
+
+    Returns:
+        The registry, and the images that the bridge derives from API V2.
+    """
     from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.v1.layer_reader import LayerReader
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -267,4 +281,4 @@ def _add_legacy(config: Config, registry: OciRegistry, diff_queue: RedisDiffQueu
         registry, reader, bridge.images, upload_ttl_seconds=config.upload_ttl, diff_queue=diff_queue
     )
     bridge.connect(legacy)
-    return legacy
+    return legacy, bridge.images

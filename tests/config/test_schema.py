@@ -248,14 +248,6 @@ class TestARetiredSetting:
         assert "file" == load("dev: {storage: local}").storage
 
 
-class TestAnUnimplementedSetting:
-    def test_causes_a_warning_when_set(self, load, caplog, path):
-        load("dev: {storage: memory, mirroring: {source: h}}")
-
-        sentence = f"{path}, flavor dev: settings without effect in this version: mirroring.source"
-        assert [sentence] == [record.getMessage() for record in caplog.records]
-
-
 class TestADriver:
     def test_receives_what_it_declares_and_nothing_else(self, load, shelf):
         config = load(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Response, request
 
 from docker_registry.api.authorization import principal
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.responses import json_response
+from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.api.v1.responses import LAST_MODIFIED, cache_headers, is_unmodified, stored_json, streamed_json
-from docker_registry.registry.names import ImageId
+from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.v1.images import Image
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
+from docker_registry.registry.v1.tokens import Token
 
 
 class Pulls:
@@ -22,22 +23,28 @@ class Pulls:
 
     def json(self, image_id: ImageId) -> Response:
         """Return an image's JSON as pushed, with the size and checksums of its layer as headers."""
-        image = self._legacy.images.get(image_id, principal=principal())
-        return self._not_modified(image_id) or _describe(
-            stored_json(image.payload, self._cache_headers(image_id)), image
+        token = self._token()
+        # Docker asks with its write token, to find out what it need not push: that is only what the store has.
+        found = self._legacy.image_pulls.image(
+            image_id,
+            None if token is None else token.name,
+            principal=principal(),
+            with_sources=token is None or token.access != "write",
         )
+        headers = self._cache_headers(image_id) | origin_headers(found.origin)
+        return self._not_modified(image_id) or _describe(stored_json(found.value.payload, headers), found.value)
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
-        _, file = self._legacy.images.find_layer(image_id, principal=principal())
+        file = self._legacy.image_pulls.layer(image_id, self._repository(), principal=principal())
         headers = {**self._cache_headers(image_id), "Content-Type": "application/octet-stream"}
         return self._not_modified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""
-        self._legacy.images.check(image_id, principal=principal())
-        ancestry = self._legacy.images.ancestry(image_id, principal=principal())
-        return self._not_modified(image_id) or json_response(ancestry, headers=self._cache_headers(image_id))
+        found = self._legacy.image_pulls.ancestry(image_id, self._repository(), principal=principal())
+        headers = self._cache_headers(image_id) | origin_headers(found.origin)
+        return self._not_modified(image_id) or json_response(found.value, headers=headers)
 
     def files(self, image_id: ImageId) -> Response:
         """Return the list of files in an image's layer."""
@@ -50,6 +57,14 @@ class Pulls:
         if diff is None:
             return stored_json(b"")
         return self._not_modified(image_id) or streamed_json(diff, self._cache_headers(image_id))
+
+    def _token(self) -> Token | None:
+        """Return the token of API V1 in the request, which names the repository of the pull; None without one."""
+        return self._legacy.tokens.read(request.headers.get("Authorization", ""))
+
+    def _repository(self) -> ImageRepositoryName | None:
+        token = self._token()
+        return None if token is None else token.name
 
     def _cache_headers(self, image_id: ImageId) -> dict[str, str]:
         return cache_headers(is_private=self._legacy.private_images.is_private_image(image_id))

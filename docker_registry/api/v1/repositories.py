@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.authorization import actor, holder, principal
-from docker_registry.api.responses import json_response
+from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.api.v1.responses import no_content, stored_json
 from docker_registry.errors import Unsupported
 from docker_registry.registry.access import Access, Action
@@ -48,7 +48,8 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
         """List all images that were pushed to the repository, and return a read token."""
-        return stored_json(legacy.image_tags.list_images(repository), _token(repository, "read"))
+        found = legacy.image_pulls.list_images(repository, principal=principal())
+        return stored_json(found.value, _token(repository, "read") | origin_headers(found.origin))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
     def begin_delete(repository: ImageRepositoryName) -> Response:

@@ -27,6 +27,7 @@ def add(
     legacy: LegacyRegistry,
     downloads: Downloads,
     search_index: SearchIndex,
+    search_elsewhere: search.Search | None = None,
     *,
     registry_endpoints: str | None,
     serve_private: bool,
@@ -37,6 +38,7 @@ def add(
     Add all routes of API V1 to an application.
 
     Args:
+        search_elsewhere: searches the registry that this one mirrors; None if there is none.
         registry_endpoints: value of X-Docker-Endpoints; None for the host of the request.
         serve_private: whether searches find private repositories.
         delete_tags: whether clients may delete tags and repositories.
@@ -50,7 +52,7 @@ def add(
         repositories.blueprint(legacy, oci.access, registry_endpoints=registry_endpoints, delete=delete_tags),
         users.blueprint(),
         properties.blueprint(legacy, oci.private_repositories, delete=may_hide),
-        search.blueprint(search_index, oci.access, serve_private=serve_private),
+        search.blueprint(search_index, oci.access, search_elsewhere, serve_private=serve_private),
         tags.blueprint(legacy, oci.access, delete=delete_tags),
     ):
         app.register_blueprint(blueprint)

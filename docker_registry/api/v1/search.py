@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,12 +21,19 @@ _MAX_MATCHES: Final = 1000
 _MAX_NUMBER: Final = 10**9
 
 
-def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blueprint:
+#: Returns at most a number of repositories whose names contain a text.
+Search = Callable[[str, int], Sequence[Result]]
+
+
+def blueprint(
+    index: SearchIndex, access: Access, search_elsewhere: Search | None = None, *, serve_private: bool
+) -> Blueprint:
     """
     Build the blueprint.
 
     Args:
         access: filters the results by what the client may see, because the index may lag behind.
+        search_elsewhere: searches the registry that this one mirrors, when there is no result here.
         serve_private: whether results include private repositories.
     """
     bp = Blueprint("v1_search", __name__)
@@ -46,6 +54,9 @@ def blueprint(index: SearchIndex, access: Access, *, serve_private: bool) -> Blu
         else:
             private = serve_private or is_restricted()
             page = _visible(index.search(query, page=number, page_size=size, private=private), access)
+        if search_elsewhere is not None and not page.num_results:
+            results = tuple(each for each in search_elsewhere(query, size) if _may_pull(each.name, access))
+            page = replace(page, results=results, num_results=len(results))
         return json_response(_document(page) | (_paging(page) if has_pages else {}))
 
     return bp

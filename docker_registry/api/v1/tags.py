@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
-from docker_registry.api.responses import json_response
+from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.errors import BodyInvalid, ImageTagUnknown, Unsupported
 from docker_registry.registry.access import Access
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -42,14 +42,16 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
         """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
-        tags = legacy.image_tags.list(repository)
+        found = legacy.image_pulls.tags(repository, principal=authorization.principal())
+        tags, headers = found.value, origin_headers(found.origin)
         may_list = access.policy.tag_filter(authorization.principal(), repository)
-        return json_response(tags if may_list is None else {tag: tags[tag] for tag in filter(may_list, tags)})
+        return json_response({tag: tags[tag] for tag in filter(may_list or bool, tags)}, headers=headers)
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return the image id of a tag."""
-        return json_response(str(legacy.image_tags.get(repository, tag)))
+        found = legacy.image_pulls.tag(repository, tag, principal=authorization.principal())
+        return json_response(str(found.value), headers=origin_headers(found.origin))
 
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:

@@ -37,7 +37,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources
+from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
 from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
@@ -115,8 +115,8 @@ class DerivedImages:
             name: a repository that has *manifest*.
 
         Raises:
-            ImageUnknown: the manifest has no V1 form, which the message explains, or the repository lacks a child
-                manifest.
+            PartMissing: the configuration is not in the store, or the repository lacks a child manifest.
+            ImageUnknown: the manifest has no V1 form, which the message explains.
         """
         top = self._tops.get(manifest) or self._stored_top(manifest)
         if top is None:
@@ -129,8 +129,9 @@ class DerivedImages:
             }
             self._driver.put_content(image_layout.top(manifest), json.dumps(document).encode())
         self._tops.put(manifest, top)
-        if not self._has_all(name, top.children):
-            raise ImageUnknown("A part of the image is missing.", digest=str(top.children[0]))
+        for child in top.children:
+            if not self._driver.exists(layout.revision_link(name, child)):
+                raise PartMissing(child, is_manifest=True)
         self._record_origin(top.id, name, manifest)
         return top.id
 
@@ -189,7 +190,7 @@ class DerivedImages:
         """
         candidates = [
             (name, source.manifest)
-            for name, source in self._permitted_sources(image_id, permitted)
+            for name, source in self.permitted_sources(image_id, permitted)
             if source.chain.ids[-1] == image_id
         ]
         return min(candidates, key=lambda found: (found[0] != preferred, str(found[0]), str(found[1])), default=None)
@@ -202,12 +203,30 @@ class DerivedImages:
             permitted: restricts the repositories that it may come from; None for all.
         """
         ancestry = None
-        for name, source in self._permitted_sources(image_id, permitted):
+        for name, source in self.permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
             ancestry = source.chain.ancestry(position)
             for ancestor in source.chain.ids[:position]:
                 self._record_origin(ancestor, name, source.manifest)
         return ancestry
+
+    def permitted_sources(
+        self, image_id: ImageId, permitted: Permitted | None
+    ) -> Iterator[tuple[RepositoryName, ImageSource]]:
+        """
+        Yield the permitted repositories that have an image, and the V2 image that contains it there.
+
+        Args:
+            permitted: restricts the repositories; None for all.
+        """
+        for name, digest in self.origins(image_id):
+            if permitted is not None and not permitted(name):
+                continue
+            source = self._source(digest)
+            if source is None or image_id not in source.chain.ids:
+                continue
+            if permitted is None or self._has_all(name, (digest, *source.children)):
+                yield name, source
 
     def find(self, image_id: ImageId, permitted: Permitted | None = None) -> DerivedImage | None:
         """
@@ -264,35 +283,20 @@ class DerivedImages:
         except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
             return None
 
-    def _permitted_sources(
-        self, image_id: ImageId, permitted: Permitted | None
-    ) -> Iterator[tuple[RepositoryName, ImageSource]]:
-        """Yield the permitted repositories that have an image, and the V2 image that contains it there."""
-        for name, digest in self.origins(image_id):
-            if permitted is not None and not permitted(name):
-                continue
-            source = self._source(digest)
-            if source is None or image_id not in source.chain.ids:
-                continue
-            if permitted is None or self._has_all(name, (digest, *source.children)):
-                yield name, source
-
     def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
         """Return whether a permitted repository has a link to the verified layer of an image."""
         return any(
             not source.layers or self._driver.exists(layout.layer_link(name, image.blob))
-            for name, source in self._permitted_sources(image_id, permitted)
+            for name, source in self.permitted_sources(image_id, permitted)
         )
 
     def _derive(self, image_id: ImageId, permitted: Permitted | None) -> DerivedImage | None:
-        for name, source in self._permitted_sources(image_id, permitted):
+        for name, source in self.permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
             if permitted is not None and not self._has_layer(name, source, position):
                 continue
             image = self._verify(image_id, source, position)
             if image is None:
-                logger.warning("a layer of %s does not match its configuration; image %s is hidden from API V1",
-                               source.manifest, image_id)  # fmt: skip
                 continue
             payload = image.payload.decode(
                 "utf-8", "surrogateescape"
@@ -321,11 +325,12 @@ class DerivedImages:
             return None
         try:
             link = self._reader.inspect(payload, stored, as_sent=True).link
+            diff_id = link.diff_id
         except (LayerFormatUnsupported, TooLarge):
-            self._record_refusal(image_id, blob)
-            return None
-        diff_id = source.chain.diff_ids[position] if source.layers else blob
-        if link.diff_id != diff_id:
+            diff_id = None
+        if diff_id is None or diff_id != (source.chain.diff_ids[position] if source.layers else blob):
+            logger.warning("a layer of %s does not match its configuration; image %s is hidden from API V1",
+                           source.manifest, image_id)  # fmt: skip
             self._record_refusal(image_id, blob)
             return None
         return DerivedImage(payload, blob, link)

@@ -93,6 +93,7 @@ class ImageSources:
         Return the V2 image of a manifest or index.
 
         Raises:
+            PartMissing: the manifest, one of its children or its configuration is not in the store.
             ImageUnknown: it has no form in API V1; the message explains why.
         """
         refusal = self._refused.get(digest)
@@ -102,7 +103,7 @@ class ImageSources:
         if source is None:
             try:
                 source = self._read(digest, _MAX_DEPTH)
-            except _PartMissing:  # not cached: the part may still be pushed
+            except PartMissing:  # not cached: the part may still be pushed
                 raise
             except ImageUnknown as error:
                 self._refused.put(digest, error.sentence)
@@ -111,7 +112,7 @@ class ImageSources:
         return source
 
     def _read(self, digest: Digest, depth: int) -> ImageSource:
-        payload = self._content(digest)
+        payload = self._content(digest, is_manifest=True)
         with self._json_budget.reserve(payload):
             try:
                 return self._interpret(digest, payload, depth)
@@ -133,7 +134,7 @@ class ImageSources:
         if str(config.get("mediaType", "")).lower() not in known:
             raise ImageUnknown("The tag refers to an artifact, not an image.")
         try:
-            chain = self._chain(self._content(Digest.parse(str(config.get("digest")))))
+            chain = self._chain(self._content(Digest.parse(str(config.get("digest"))), is_manifest=False))
         except (ValueError, DigestInvalid) as error:
             raise ImageUnknown(f"The image's configuration cannot be read: {error}.") from None
         layers = _layers(document)
@@ -158,21 +159,32 @@ class ImageSources:
         with self._json_budget.reserve(config):
             return to_chain(config)
 
-    def _content(self, digest: Digest) -> bytes:
+    def _content(self, digest: Digest, *, is_manifest: bool) -> bytes:
         path = layout.blob_data(digest)
         size = self._driver.find_size(path)
         if size is not None and size > _MAX_CONFIG_BYTES:
             raise ImageUnknown("The image's configuration is too large.")
         content = None if size is None else self._driver.find(path)
         if content is None:
-            raise _PartMissing("A part of the image is missing.", digest=str(digest))
+            raise PartMissing(digest, is_manifest=is_manifest)
         if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed in one go
             raise ImageUnknown("The image's configuration has too many values.")
         return content
 
 
-class _PartMissing(ImageUnknown):
-    """A part of the image is missing."""
+class PartMissing(ImageUnknown):
+    """
+    A part of the image is missing.
+
+    Attributes:
+        digest: of the part.
+        is_manifest: whether the part is a manifest; otherwise it is a blob.
+    """
+
+    def __init__(self, digest: Digest, *, is_manifest: bool) -> None:
+        super().__init__("A part of the image is missing.", digest=str(digest))
+        self.digest = digest
+        self.is_manifest = is_manifest
 
 
 def _size_bytes(source: ImageSource) -> int:

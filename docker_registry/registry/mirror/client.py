@@ -206,6 +206,37 @@ class UpstreamClient:
             )
         return size
 
+    def send(
+        self, method: str, path: str, headers: Mapping[str, str], accepted: Collection[int] = _OK
+    ) -> requests.Response | None:
+        """
+        Send a request that is none of API V2; redirects are followed.
+
+        Args:
+            path: path and query below the URL of the upstream.
+            headers: of these, Authorization is sent to the origin of the upstream only.
+            accepted: status codes of responses to return.
+
+        Returns:
+            The response, which the caller closes; None for status 404.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or answers with another status.
+        """
+        others = {name: value for name, value in headers.items() if name != "Authorization"}
+        url, own = f"{self.upstream.url}/{path}", headers.get("Authorization")
+        return self._watched(method, path, lambda: self._follow(method, url, others, own), accepted)
+
+    def read(self, response: requests.Response, max_bytes: int) -> bytes:
+        """
+        Read a short body, and close the response.
+
+        Raises:
+            UpstreamError: the body is too long or compressed, or does not arrive in time.
+        """
+        with response:
+            return self._read(response, max_bytes)
+
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ask(
@@ -226,14 +257,23 @@ class UpstreamClient:
         Returns:
             The response; None for status 404.
         """
+        path = f"{repository}/{content}"
+        url = f"{self.upstream.url}/v2/{path}"
+        return self._watched(
+            method, path, lambda: self._authenticated(method, repository, url, headers or {}), accepted
+        )
+
+    def _watched(
+        self, method: str, path: str, send: Callable[[], requests.Response], accepted: Collection[int]
+    ) -> requests.Response | None:
+        """Send a request unless the upstream is not asked now, log it, and watch the state of the upstream."""
         if self._is_offline:
             raise UpstreamUnavailable("The registry is offline: it serves what it has.", upstream=self.upstream.name)
         self._breaker.check()
-        path = f"{repository}/{content}"
         began, status = time.monotonic(), "failed"
         try:
             with responses.network_errors(self.upstream.name), deadline(2 * self.upstream.timeout_seconds):
-                response = self._authenticated(method, repository, f"{self.upstream.url}/v2/{path}", headers or {})
+                response = send()
             status = str(response.status_code)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._breaker.record_failure(error)

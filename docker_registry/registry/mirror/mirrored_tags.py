@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import gevent
 
-from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited
 from docker_registry.registry import json_scanner
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -18,28 +18,19 @@ from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import Page, cut
+from docker_registry.registry.mirror import stale
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.remotes import Remote, Remotes
+from docker_registry.registry.mirror.stale import STALE_SECONDS
 from docker_registry.registry.mirror.tag_records import TagRecord, TagRecords
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 from docker_registry.registry.sources import Found, Origin
-
-#: How long a tag is served with a warning before the upstream is tried again, in each worker.
-STALE_SECONDS: Final = 10
 
 #: Memory for failed questions.
 _FAILURES_BYTES: Final = 1024 * 1024
 
 #: How often a process that waits for another one looks for its result.
 _POLL_SECONDS: Final = 0.05
-
-#: What warnings say of an upstream.
-_REASONS: Final[dict[type[UpstreamError], str]] = {
-    UpstreamLimited: "allows few or no more pulls for now",
-    UpstreamTimeout: "does not answer in time",
-    UpstreamUnavailable: "is not reachable",
-    UpstreamError: "does not answer correctly",
-}
 
 
 class MirroredTags:
@@ -232,10 +223,8 @@ class MirroredTags:
 
     def _stale(self, known: TagRecord, remote: Remote, error: UpstreamError) -> Found[Digest]:
         """Return the last known target, with a warning that says when it was checked."""
-        reason = next(text for kind, text in _REASONS.items() if isinstance(error, kind))
-        age = _age(max(self._now() - known.checked, 0))
-        warning = f"{remote.upstream.name} {reason}; this tag was checked {age} ago"
-        return Found(known.digest, Origin(expires=time.monotonic() + STALE_SECONDS, warning=warning))
+        text = stale.warning(remote.upstream.name, error, "this tag was", self._now() - known.checked)
+        return Found(known.digest, Origin(expires=time.monotonic() + STALE_SECONDS, warning=text))
 
 
 def _texts(part: json_scanner.Part) -> Iterator[str]:
@@ -244,12 +233,3 @@ def _texts(part: json_scanner.Part) -> Iterator[str]:
         raise ValueError
     if part.kind is Kind.ITEM and isinstance(part.value, str):
         yield part.value
-
-
-def _age(seconds: float) -> str:
-    """Return a duration in words, in its largest unit."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        if seconds >= 2 * length or unit == "second":
-            number = int(seconds // length)
-            return f"{number} {unit}{'' if number == 1 else 's'}"
-    raise AssertionError

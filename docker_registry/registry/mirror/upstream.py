@@ -7,6 +7,7 @@ Upstreams: the registries that are mirrored, and the repositories that mirror th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,13 @@ from docker_registry.registry.names import is_repository_name
 
 #: Schemes of upstreams, and their default ports.
 _PORTS: Final = {"https": 443, "http": 80}
+
+
+#: The name of Docker Hub in images, and the hosts on which it has served the APIs.
+_DOCKER_HUB: Final = "docker.io"
+_DOCKER_HUB_HOSTS: Final = frozenset(
+    {"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
+)
 
 
 def all_names(name: str) -> bool:  # noqa: ARG001
@@ -130,6 +138,29 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
         if path is not None and not os.access(path, os.R_OK):
             raise ConfigError(f"{prefix} {key} {path} cannot be read")
     return upstream
+
+
+def parse_source(setting: str, url: str, ttl_seconds: float = 300) -> Upstream:
+    """
+    Return the upstream that a setting names by its URL alone; its name is derived from the host.
+
+    Args:
+        setting: name of the setting.
+        ttl_seconds: see :class:`Upstream`.
+
+    Raises:
+        ConfigError: the URL is invalid.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        address = host if port in (None, _PORTS.get(parts.scheme)) else f"{host}-{port}"
+        name = _DOCKER_HUB if host in _DOCKER_HUB_HOSTS else re.sub("[^a-z0-9.-]+", "-", address).strip("-.")
+        return parse_upstream(name, url, ttl_seconds=ttl_seconds)
+    except (ValueError, ConfigError):
+        raise ConfigError(
+            f"{setting} must be http://HOST or https://HOST, without credentials, query or fragment"
+        ) from None
 
 
 def open_credentials(

@@ -9,6 +9,7 @@ from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.image_commits import ImageCommits
+from docker_registry.registry.v1.image_pulls import ImagePulls
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
 from docker_registry.registry.v1.layer_reader import LayerReader
@@ -16,6 +17,7 @@ from docker_registry.registry.v1.pending_pushes import PendingPushes
 from docker_registry.registry.v1.private_images import PrivateImages
 from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.sources import V1Source
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
@@ -26,6 +28,9 @@ class LegacyRegistry:
     A registry of API V1.
 
     Each attribute is the service for a noun of API V1, such as ``images`` or ``image_tags``.
+
+    Attributes:
+        sources: parts that are asked for images and repositories that the store does not have.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class LegacyRegistry:
             now: the clock; returns seconds since the Unix epoch.
         """
         driver = oci.driver
+        self.sources: list[V1Source] = []
         pending = PendingPushes(driver)
         commits = ImageCommits(driver, pending)
         self.tag_files = ImageTagFiles(driver, oci.listings)
@@ -89,3 +95,4 @@ class LegacyRegistry:
             now=now,
             slices=oci.slices,
         )
+        self.image_pulls = ImagePulls(self.images, self.image_tags, self.image_repositories, oci.access, self.sources)

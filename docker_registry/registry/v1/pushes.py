@@ -11,6 +11,8 @@ remaining steps of a committed image, so a crash loses nothing that was acknowle
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -38,7 +40,7 @@ from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
-from docker_registry.registry.v1.layer_links import Receipt
+from docker_registry.registry.v1.layer_links import LayerLink, Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.pending_pushes import Pending, PendingPushes
 from docker_registry.registry.v1.staged_layers import KnownTarSum, StagedLayer, StagedLayers
@@ -48,7 +50,10 @@ from docker_registry.resources.time_slices import TimeSlices
 _MAX_ATTEMPTS: Final = 100
 
 #: Maximum number of ancestors of an image; Docker could run at most 127.
-_MAX_ANCESTORS: Final = 4096
+MAX_ANCESTORS: Final = 4096
+
+#: How a checksum that is a TarSum begins.
+_TARSUM: Final = "tarsum+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class ImagePushes:
             ParentUnknown: the parent image does not exist.
             ImageExists: the image has already been pushed completely.
         """
-        document = _parse(image_id, payload)
+        document = parse_image_json(image_id, payload)
         ancestry = self._ancestry(image_id, document.get("parent"), actor.principal)
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
         if image_id.is_hidden:  # the next request fails because no push has started
@@ -190,7 +195,66 @@ class ImagePushes:
                 return
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
 
+    def adopt(
+        self,
+        image_id: ImageId,
+        payload: bytes,
+        ancestry: Sequence[str],
+        body: Body,
+        checksums: Collection[str],
+        *,
+        actor: Actor = ANONYMOUS_PUSH,
+    ) -> None:
+        """
+        Store an image of another registry, whose ancestors need not be here; nothing is stored of an invalid one.
+
+        Args:
+            payload: the image's JSON.
+            ancestry: the ids of the image and all its ancestors, newest first.
+            body: the layer.
+            checksums: payload sums and TarSums of the layer, of which one must be right; without any, the layer must be
+                a complete archive.
+
+        Raises:
+            ImageInvalid: as for :meth:`put_json`.
+            ChecksumMismatch: the layer has none of the checksums, or is no archive.
+            SizeInvalid: the body ended early.
+            Overloaded: the layer must be read to verify it, and too many layers are being read.
+            StorageUnavailable: concurrent pushes of the image interfered too often.
+        """
+        parse_image_json(image_id, payload)
+        receipt = Receipt(payload)
+        upload = self._uploads.start(None, actor=actor)
+        with ExitStack() as failed:
+            failed.callback(self._cancel, upload.id)
+            upload = self._uploads.append(None, upload.id, body, taps=[receipt.update], actor=actor)
+            link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
+            link = self._verified(image_id, payload, link, upload.id, checksums)
+            failed.pop_all()
+        self._unfinished.begin(image_id, Pending(payload, tuple(ancestry)))
+        self._staged_layers.put(image_id, upload.id, link)
+        self.put_checksum(image_id, Checksum(payload=link.checksums[0]), actor=actor)
+
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _verified(
+        self, image_id: ImageId, payload: bytes, link: LayerLink, upload_id: str, checksums: Collection[str]
+    ) -> LayerLink:
+        """
+        Return the link of a received layer with the checksums that are right.
+
+        Raises:
+            ChecksumMismatch, Overloaded: as for :meth:`adopt`.
+        """
+        if link.checksums[0] in checksums:
+            return link
+        tarsums = [checksum for checksum in checksums if checksum.startswith(_TARSUM)]
+        if not checksums or tarsums:
+            facts = self._reader.inspect(payload, self._uploads.read(None, upload_id), with_tarsum=bool(tarsums))
+            is_valid = facts.tarsum in tarsums if tarsums else facts.is_complete
+            if is_valid:
+                return replace(link, checksums=(link.checksums[0], *([facts.tarsum] if tarsums else [])))
+        raise ChecksumMismatch(id=str(image_id))
 
     def _exists(self, image_id: ImageId) -> ImageExists:
         """Return the error for an existing image, after completing a commit that a crash may have interrupted."""
@@ -231,7 +295,7 @@ class ImagePushes:
             below = self._images.ancestry(parent_id, principal=principal)
         except ImageUnknown:
             raise ParentUnknown(parent=str(parent)[:64]) from None
-        if str(image_id) in below or len(below) >= _MAX_ANCESTORS:  # no cycles
+        if str(image_id) in below or len(below) >= MAX_ANCESTORS:  # no cycles
             raise ParentUnknown(parent=str(parent_id))
         return (str(image_id), *below)
 
@@ -286,7 +350,13 @@ class ImagePushes:
             pass
 
 
-def _parse(image_id: ImageId, payload: bytes) -> dict[str, Any]:
+def parse_image_json(image_id: ImageId, payload: bytes) -> dict[str, Any]:
+    """
+    Parse the JSON of an image.
+
+    Raises:
+        ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
+    """
     if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed in one call
         raise ImageInvalid("JSON data has too many values", max_values=json_scanner.MAX_PART_VALUES)
     try:

@@ -68,6 +68,11 @@ class ImageRepositories:
         """Return whether API V1 has a repository."""
         return bool(self.folders(name))
 
+    def has_content(self, name: ImageRepositoryName) -> bool:
+        """Return whether either API has a repository."""
+        possible = (name.repository(), name.fallback())
+        return self.exists(name) or any(each is not None and self._catalog.has_content(each) for each in possible)
+
     def check(self, name: ImageRepositoryName) -> None:
         """
         Check that a repository exists.

@@ -1,0 +1,203 @@
+"""
+Pulls of API V1: what the store has, or else what a source has (:mod:`docker_registry.registry.v1.sources`).
+
+The store takes precedence. A repository that exists here is served from here alone, with all its tags, so that a source
+can neither add tags to it nor replace any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from docker_registry.errors import (
+    ImageRepositoryUnknown,
+    ImagesUnknown,
+    ImageTagUnknown,
+    ImageUnfinished,
+    ImageUnknown,
+    NotFound,
+)
+from docker_registry.registry.access import Access
+from docker_registry.registry.actor import ANONYMOUS, Principal
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from docker_registry.registry.sources import Found
+from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.v1.derived_source import Permitted
+from docker_registry.registry.v1.images import Image, Images
+from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.sources import ImageQuery, V1Source
+from docker_registry.registry.v1.tags import ImageTags
+
+Value = TypeVar("Value")
+
+
+class ImagePulls:
+    """Answers pulls from the store and the sources."""
+
+    def __init__(
+        self,
+        images: Images,
+        tags: ImageTags,
+        repositories: ImageRepositories,
+        access: Access,
+        sources: Sequence[V1Source],
+    ) -> None:
+        """
+        Args:
+            access: decides from which repositories an image may come.
+            sources: may grow until the first request.
+        """
+        self._images = images
+        self._tags = tags
+        self._repositories = repositories
+        self._access = access
+        self._sources = sources
+
+    def image(
+        self,
+        image_id: ImageId,
+        repository: ImageRepositoryName | None = None,
+        *,
+        principal: Principal = ANONYMOUS,
+        with_sources: bool = True,
+    ) -> Found[Image]:
+        """
+        Return an image.
+
+        Args:
+            repository: the repository in which the client looks for the image; None if it did not say.
+            principal: on whose behalf.
+            with_sources: whether the sources are asked; not for clients that look for what they need not push.
+
+        Raises:
+            ImageUnknown, ImageUnfinished: neither the store nor a source has the image.
+            UpstreamError: a source cannot be asked.
+        """
+        try:
+            return Found(self._images.get(image_id, principal=principal))
+        except (ImageUnknown, ImageUnfinished):
+            for source in self._asked(image_id, is_asked=with_sources):
+                found = source.image(self._query(image_id, repository, principal))
+                if found is not None:
+                    image = found.value
+                    return Found(Image(image.payload, image.size, image.checksums), found.origin)
+            raise
+
+    def ancestry(
+        self,
+        image_id: ImageId,
+        repository: ImageRepositoryName | None = None,
+        *,
+        principal: Principal = ANONYMOUS,
+    ) -> Found[tuple[str, ...]]:
+        """
+        Return the ids of an image and its ancestors, newest first.
+
+        Raises:
+            ImageUnknown, ImageUnfinished, UpstreamError: as for :meth:`image`.
+        """
+        try:
+            self._images.check(image_id, principal=principal)
+            return Found(self._images.ancestry(image_id, principal=principal))
+        except (ImageUnknown, ImageUnfinished):
+            for source in self._asked(image_id):
+                found = source.image(self._query(image_id, repository, principal))
+                if found is not None:
+                    return Found(found.value.ancestry, found.origin)
+            raise
+
+    def layer(
+        self,
+        image_id: ImageId,
+        repository: ImageRepositoryName | None = None,
+        *,
+        principal: Principal = ANONYMOUS,
+    ) -> StoredFile:
+        """
+        Return the layer of an image as it is sent to clients; a source stores it first if necessary.
+
+        Raises:
+            ImageUnknown, ImageUnfinished, UpstreamError: as for :meth:`image`.
+            Overloaded: too many layers are being verified.
+        """
+        try:
+            return self._images.find_layer(image_id, principal=principal)[1]
+        except (ImageUnknown, ImageUnfinished):
+            query = self._query(image_id, repository, principal)
+            if not any(source.fetch(query) for source in self._asked(image_id)):
+                raise
+        return self._images.find_layer(image_id, principal=principal)[1]
+
+    def tags(self, name: ImageRepositoryName, *, principal: Principal = ANONYMOUS) -> Found[Mapping[str, str]]:
+        """
+        Return all tags of a repository, each with the id of its image.
+
+        Raises:
+            ImageRepositoryUnknown: the repository does not exist.
+            UpstreamError: a source cannot be asked.
+        """
+        return self._first(
+            name,
+            ImageRepositoryUnknown,
+            lambda: self._tags.list(name),
+            lambda source: source.tags(name, self._permitted(principal)),
+        )
+
+    def tag(self, name: ImageRepositoryName, tag: Tag, *, principal: Principal = ANONYMOUS) -> Found[ImageId]:
+        """
+        Return the id of the image that a tag points at.
+
+        Raises:
+            ImageTagUnknown: there is no such tag, or V1 cannot represent its target.
+            UpstreamError: a source cannot be asked.
+        """
+        return self._first(
+            name,
+            ImageTagUnknown,
+            lambda: self._tags.get(name, tag),
+            lambda source: source.tag(name, tag, self._permitted(principal)),
+        )
+
+    def list_images(self, name: ImageRepositoryName, *, principal: Principal = ANONYMOUS) -> Found[bytes]:
+        """
+        Return the list of all images of a repository, as JSON.
+
+        Raises:
+            ImagesUnknown: the list is empty.
+            UpstreamError: a source cannot be asked.
+        """
+        return self._first(
+            name,
+            ImagesUnknown,
+            lambda: self._tags.list_images(name),
+            lambda source: source.images(name, self._permitted(principal)),
+        )
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _first(
+        self,
+        name: ImageRepositoryName,
+        missing: type[NotFound],
+        look_up: Callable[[], Value],
+        ask: Callable[[V1Source], Found[Value] | None],
+    ) -> Found[Value]:
+        """Return what the store has of a repository, or, if the repository does not exist here, what a source has."""
+        try:
+            return Found(look_up())
+        except missing:
+            is_ours = name.is_hidden or not self._sources or self._repositories.has_content(name)
+            found = None if is_ours else next(filter(None, map(ask, self._sources)), None)
+            if found is None:
+                raise
+            return found
+
+    def _asked(self, image_id: ImageId, *, is_asked: bool = True) -> Sequence[V1Source]:
+        return self._sources if is_asked and not image_id.is_hidden else ()
+
+    def _query(self, image_id: ImageId, repository: ImageRepositoryName | None, principal: Principal) -> ImageQuery:
+        return ImageQuery(image_id, repository, self._permitted(principal))
+
+    def _permitted(self, principal: Principal) -> Permitted | None:
+        return self._access.pull_filter(principal)

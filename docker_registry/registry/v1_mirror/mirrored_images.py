@@ -1,0 +1,327 @@
+"""Images and repositories of a mirrored registry that speaks API V1: fetched when requested, verified and stored."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Final
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from docker_registry.errors import ImageInvalid, SizeInvalid, UpstreamDenied, UpstreamError, UpstreamUnavailable
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.mirror import stale
+from docker_registry.registry.mirror.remotes import ABSENT_SECONDS, MIRROR
+from docker_registry.registry.mirror.responses import UpstreamBlob
+from docker_registry.registry.mirror.stale import STALE_SECONDS
+from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
+from docker_registry.registry.read_only import ReadOnly
+from docker_registry.registry.search.index import Result
+from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.v1.derived_source import Permitted
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.pushes import ImagePushes, parse_image_json
+from docker_registry.registry.v1.sources import ImageQuery, SourceImage
+from docker_registry.registry.v1_mirror import answers
+from docker_registry.registry.v1_mirror.layer_body import LayerBody
+from docker_registry.registry.v1_mirror.records import ListKind, ListRecord, Records
+from docker_registry.registry.v1_mirror.source_client import SourceClient, invalid, is_checksum
+
+logger = logging.getLogger(__name__)
+
+#: Life of the lease of an image that is being fetched, which is extended meanwhile; and the pause between attempts.
+_LEASE_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.1
+
+#: Memory for each of: what is absent, what failed, and which ancestors images have.
+_REMEMBERED_BYTES: Final = 1024 * 1024
+
+_ID_BYTES: Final = 128
+
+#: What reading an answer of another structure raises.
+_UNREADABLE: Final = (ValueError, RecursionError)
+
+
+class MirroredImages:
+    """A :class:`~docker_registry.registry.v1.sources.V1Source` of one registry."""
+
+    def __init__(
+        self,
+        client: SourceClient,
+        records: Records,
+        images: Images,
+        pushes: ImagePushes,
+        leases: Leases,
+        json_budget: JsonBudget,
+        read_only: ReadOnly,
+        *,
+        ttl_seconds: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            images, pushes: read and store images.
+            leases: let one process at a time fetch an image.
+            read_only: while writes are refused, nothing is fetched.
+            ttl_seconds: how long lists of tags and images are served before the registry is asked again.
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._client = client
+        self._records = records
+        self._images = images
+        self._pushes = pushes
+        self._leases = leases
+        self._json_budget = json_budget
+        self._read_only = read_only
+        self._ttl_seconds = ttl_seconds
+        self._now = now
+        self._locks = KeyedLocks()
+        self._slots = BoundedSemaphore(client.upstream.max_connections)
+        self._absent: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
+        self._failures: BoundedCache[str, tuple[UpstreamError, float]] = BoundedCache(_REMEMBERED_BYTES)
+        self._ancestries: BoundedCache[str, tuple[str, ...]] = BoundedCache(
+            _REMEMBERED_BYTES, lambda ids: _ID_BYTES * len(ids)
+        )
+
+    def tags(
+        self,
+        name: ImageRepositoryName,
+        permitted: Permitted | None = None,  # noqa: ARG002
+    ) -> Found[Mapping[str, str]] | None:
+        """
+        Return the tags of a repository with the ids of their images; None when there is no such repository.
+
+        While the registry cannot be asked, the last known ones are returned with a warning.
+
+        Raises:
+            UpstreamError: the registry cannot be asked and the tags are not known, or it denies access.
+        """
+        found = self._list(name, "tags", self._client.list_tags, self._check_tags)
+        return None if found is None else Found(self._check_tags(found.value), found.origin)
+
+    def tag(
+        self,
+        name: ImageRepositoryName,
+        tag: Tag,
+        permitted: Permitted | None = None,  # noqa: ARG002
+    ) -> Found[ImageId] | None:
+        """
+        Return the image that a tag points at; None when there is no such tag.
+
+        Raises:
+            UpstreamError: as for :meth:`tags`.
+        """
+        tags = self.tags(name)
+        text = None if tags is None else tags.value.get(str(tag))
+        return None if tags is None or text is None else Found(ImageId.parse(text), tags.origin)
+
+    def images(
+        self,
+        name: ImageRepositoryName,
+        permitted: Permitted | None = None,  # noqa: ARG002
+    ) -> Found[bytes] | None:
+        """
+        Return the list of all images of a repository, as JSON; None when there is no such repository.
+
+        Raises:
+            UpstreamError: as for :meth:`tags`.
+        """
+        return self._list(name, "images", self._client.list_images, self._check_images)
+
+    def image(self, query: ImageQuery) -> Found[SourceImage] | None:
+        """
+        Return an image without its layer; None when the registry does not have it.
+
+        Raises:
+            UpstreamError: the registry cannot be asked, or its answer is invalid.
+        """
+        found = self._records.find_image(query.image_id)
+        if found is None:
+            with self._locks.hold(("json", query.image_id)):
+                found = self._records.find_image(query.image_id) or self._ask_for_image(query)
+        return None if found is None else Found(found, Origin(expires=time.monotonic()))
+
+    def fetch(self, query: ImageQuery) -> bool:
+        """
+        Store an image with its verified layer; return False when the registry does not have it.
+
+        Raises:
+            UpstreamError: the registry cannot be asked, or its layer is not the one that its checksums say.
+            Overloaded: the layer must be read to verify it, and too many layers are being read.
+        """
+        image_id = query.image_id
+        with self._locks.hold(("layer", image_id)), self._lease(image_id) as is_stored:
+            if is_stored:
+                return True
+            found = self.image(query)
+            if found is None:
+                return False
+            self._check_writable()
+            if not self._slots.acquire(timeout=self._client.upstream.timeout_seconds):
+                raise UpstreamUnavailable("Too many transfers from the mirrored registry.")
+            try:
+                return self._store(query, found.value)
+            finally:
+                self._slots.release()
+
+    def search(self, text: str, size: int) -> list[Result]:
+        """Return repositories of the registry whose names contain a text; none while it cannot be asked."""
+        try:
+            payload = self._client.search(text, size)
+            return [] if payload is None else answers.read_results(payload, self._json_budget)[:size]
+        except (UpstreamError, *_UNREADABLE) as error:
+            logger.warning("the mirrored registry was not searched: %s", error)
+            return []
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _list(
+        self,
+        name: ImageRepositoryName,
+        kind: ListKind,
+        ask: Callable[[ImageRepositoryName], bytes | None],
+        check: Callable[[bytes], object],
+    ) -> Found[bytes] | None:
+        """Return a list of a repository: the recorded one within its ttl, else that of the registry."""
+        key = f"{kind} {name}"
+        with self._locks.hold(key):
+            record = self._records.find_list(name, kind)
+            if record is not None and 0 <= self._now() - record.checked < self._ttl_seconds:
+                left_seconds = record.checked + self._ttl_seconds - self._now()
+                return Found(record.payload, Origin(expires=time.monotonic() + left_seconds))
+            if record is not None and (failed := self._failures.get(key)) is not None and time.monotonic() < failed[1]:
+                return self._stale(kind, record, failed[0])
+            if record is None and self._is_absent(key):
+                return None
+            try:
+                self._check_writable()
+                payload = ask(name)
+                if payload is not None:
+                    check(payload)
+            except UpstreamDenied:
+                raise
+            except UpstreamError as error:
+                if record is None:
+                    raise
+                self._failures.put(key, (error, time.monotonic() + STALE_SECONDS))
+                return self._stale(kind, record, error)
+            if payload is None:
+                self._absent.put(key, time.monotonic() + ABSENT_SECONDS)
+                self._records.discard_lists(name)
+                return None
+            self._records.put_list(name, kind, ListRecord(payload, self._now()))
+            return Found(payload, Origin(expires=time.monotonic() + self._ttl_seconds))
+
+    def _stale(self, kind: ListKind, record: ListRecord, error: UpstreamError) -> Found[bytes]:
+        """Return the last known list, with a warning that says when it was checked."""
+        age_seconds = self._now() - record.checked
+        text = stale.warning(self._client.upstream.name, error, f"these {kind} were", age_seconds)
+        return Found(record.payload, Origin(expires=time.monotonic(), warning=text))
+
+    def _check_tags(self, payload: bytes) -> dict[str, str]:
+        try:
+            return answers.read_tags(payload, self._json_budget)
+        except _UNREADABLE:
+            raise invalid("no list of tags", self._client) from None
+
+    def _check_images(self, payload: bytes) -> list[tuple[str, str]]:
+        try:
+            return list(answers.read_images(payload, self._json_budget))
+        except _UNREADABLE:
+            raise invalid("no list of images", self._client) from None
+
+    def _ask_for_image(self, query: ImageQuery) -> SourceImage | None:
+        image_id, text = query.image_id, str(query.image_id)
+        if self._is_absent(text):
+            return None
+        self._check_writable()
+        answer = self._client.get_image(image_id, query.repository)
+        if answer is None:
+            self._absent.put(text, time.monotonic() + ABSENT_SECONDS)
+            return None
+        try:
+            document = parse_image_json(image_id, answer.payload)
+        except ImageInvalid as error:
+            raise invalid(f"an invalid image ({error.sentence})", self._client) from None
+        ancestry = self._ancestries.get(text) or self._ask_for_ancestry(query)
+        if ancestry[1:2] != ((document["parent"],) if document.get("parent") else ()):
+            raise invalid("an image with another parent than in its ancestry", self._client)
+        checksums = dict.fromkeys((*answer.checksums, *self._listed_checksums(query)))
+        image = SourceImage(answer.payload, ancestry, answer.size, tuple(checksums))
+        self._records.put_image(image_id, image)
+        return image
+
+    def _ask_for_ancestry(self, query: ImageQuery) -> tuple[str, ...]:
+        payload = self._client.get_ancestry(query.image_id, query.repository)
+        try:
+            ids = answers.read_ancestry(payload or b"", query.image_id)
+        except _UNREADABLE:
+            raise invalid("no ancestry", self._client) from None
+        for position in range(1, len(ids)):  # the same request of its ancestors need not be sent
+            self._ancestries.put(ids[position], ids[position:])
+        return ids
+
+    def _listed_checksums(self, query: ImageQuery) -> Iterator[str]:
+        """Yield the checksum of an image in the list of its repository, as far as it was asked for."""
+        record = None if query.repository is None else self._records.find_list(query.repository, "images")
+        for image_id, checksum in self._check_images(record.payload) if record is not None else ():
+            if image_id == str(query.image_id) and is_checksum(checksum):
+                yield checksum
+
+    def _store(self, query: ImageQuery, image: SourceImage) -> bool:
+        image_id = query.image_id
+
+        def open_layer(start: int) -> UpstreamBlob | None:
+            return self._client.open_layer(image_id, query.repository, start)
+
+        stream = open_layer(0)
+        if stream is None:
+            return False
+        try:
+            with closing(LayerBody(stream, open_layer, image.size)) as body:
+                self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
+        except (ImageInvalid, SizeInvalid) as error:
+            self._records.discard_image(image_id)
+            logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
+            raise invalid("another layer than its checksums say", self._client) from None
+        self._records.discard_image(image_id)
+        return True
+
+    @contextmanager
+    def _lease(self, image_id: ImageId) -> Iterator[bool]:
+        """Hold the right to fetch an image; yield whether another process has stored it before."""
+        work = f"mirror-{str(image_id)[:40]}"
+        while not self._leases.take(work, _LEASE_SECONDS):
+            gevent.sleep(_POLL_SECONDS)
+            if self._images.is_complete(image_id, principal=None):
+                yield True
+                return
+        keeper = gevent.spawn(self._keep_lease, work)
+        try:
+            yield self._images.is_complete(image_id, principal=None)
+        finally:
+            keeper.kill()
+            self._leases.release(work)
+
+    def _keep_lease(self, work: str) -> None:
+        """Extend a lease for ever; the body of a greenlet."""
+        while True:
+            gevent.sleep(_LEASE_SECONDS / 3)
+            self._leases.take(work, _LEASE_SECONDS)
+
+    def _is_absent(self, key: str) -> bool:
+        return time.monotonic() < (self._absent.get(key) or 0)
+
+    def _check_writable(self) -> None:
+        """
+        Raises:
+            UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
+        """
+        if self._read_only.why is not None:
+            raise UpstreamUnavailable("The registry is read-only: it serves what it has, and fetches nothing.")
