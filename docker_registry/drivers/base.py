@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
@@ -272,6 +272,23 @@ class StorageDriver(ABC):
     def exists(self, path: str) -> bool:
         """Return whether the path is a file or a folder."""
 
+    def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """
+        Return the sizes of several files, each as :meth:`find_size` does.
+
+        By default one after the other. A driver for which each is a request overrides it, and sends several at a time.
+        """
+        return [self.find_size(path) for path in paths]
+
+    def has_file(self, path: str) -> bool:
+        """
+        Return whether the path is a file.
+
+        For a missing path an object store answers this in one request, and :meth:`exists` in two, because it also looks
+        for files below the path.
+        """
+        return self.find_size(path) is not None
+
     @abstractmethod
     def stat(self, path: str) -> Stat:
         """Return the metadata of a file; raises PathNotFound for a folder."""
@@ -346,6 +363,15 @@ class StorageDriver(ABC):
         except PathNotFound:
             return False
         return True
+
+    def discard_file(self, path: str) -> None:
+        """
+        Remove a file if it exists; no folder has this path.
+
+        By default this is :meth:`discard`. A driver whose backend removes a file without telling whether it existed
+        overrides it.
+        """
+        self.discard(path)
 
     def remove_if_match(self, path: str, version: str) -> None:
         """

@@ -31,9 +31,12 @@ _ACTIONS: Final = {
     "stat": "Stat",
     "get_size": "Stat",
     "find_size": "Stat",
+    "find_sizes": "Stat",
+    "has_file": "Stat",
     "move": "Move",
     "remove": "Delete",
     "discard": "Delete",
+    "discard_file": "Delete",
     "remove_if_match": "Delete",
     "content_redirect_url": "RedirectURL",
 }

@@ -8,10 +8,12 @@ listed by a prefix query with ``/`` as the delimiter.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
+from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 
@@ -132,6 +134,10 @@ class ObjectDriver(StorageDriver, Generic[E]):
             return self._objects.has_any(self._prefix(path))
         return True
 
+    def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """See :class:`StorageDriver`."""
+        return run_concurrently(*(partial(self.find_size, path) for path in paths))
+
     def stat(self, path: str) -> Stat:
         """See :class:`StorageDriver`."""
         entry = self._head(path)
@@ -166,6 +172,11 @@ class ObjectDriver(StorageDriver, Generic[E]):
         except PathNotFound:
             if not self._objects.delete_all(entry.name for entry in self._objects.entries(self._prefix(path))):
                 raise PathNotFound(path=path) from None
+
+    def discard_file(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        with suppress(PathNotFound):
+            self._remove_file(path)
 
     # --------------------------------------------------------------------------------------------- for subclasses
 

@@ -142,7 +142,7 @@ class Access:
         if hidden is None or len(hidden) > MAX_SEARCHED_REPOSITORIES:
             return False
         links = [(layout.layer_link(name, digest), layout.revision_link(name, digest)) for name in hidden]
-        found = [self._driver.exists(link) for pair in links for link in pair]
+        found = [self._driver.has_file(link) for pair in links for link in pair]
         if hidden:
             found.append(self.policy.hides_content(principal, digest))
         return not any(found)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import BlobUnknown, PreconditionFailed
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -18,6 +20,9 @@ from docker_registry.registry.sources import BlobSource, Found, Origin
 from docker_registry.registry.stored_file import ServedFile, StoredFile
 
 logger = logging.getLogger(__name__)
+
+#: Blobs that :meth:`Blobs.missing` looks for at a time.
+_AT_A_TIME: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Blobs:
         Raises:
             BlobUnknown: neither the repository nor a source has it, or its bytes are missing.
         """
-        if not self._driver.exists(layout.layer_link(name, digest)):
+        if not self._driver.has_file(layout.layer_link(name, digest)):
             return self._first(name, digest, (source.stat(name, digest) for source in self._sources))
         return self.stat_anywhere(digest)
 
@@ -79,7 +84,7 @@ class Blobs:
         Raises:
             BlobUnknown: as for :meth:`stat`.
         """
-        if not self._driver.exists(layout.layer_link(name, digest)):
+        if not self._driver.has_file(layout.layer_link(name, digest)):
             return self._first(name, digest, (source.get(name, digest) for source in self._sources))
         return self.stat_anywhere(digest)
 
@@ -88,6 +93,32 @@ class Blobs:
         if found is None:
             raise BlobUnknown(name=str(name), digest=str(digest))
         return replace(found.value, origin=found.origin)
+
+    def missing(
+        self, name: RepositoryName, digests: Sequence[Digest], pace: Callable[[Iterable[int]], Iterable[int]] = iter
+    ) -> list[Digest]:
+        """
+        Return those of several blobs that :meth:`stat` does not find, in order.
+
+        Args:
+            pace: divides a long computation into time slices.
+        """
+        missing = []
+        for start in pace(range(0, len(digests), _AT_A_TIME)):
+            some = digests[start : start + _AT_A_TIME]
+            paths = [path for digest in some for path in (layout.layer_link(name, digest), layout.blob_data(digest))]
+            sizes = self._driver.find_sizes(paths)
+            for digest, link, content in zip(some, sizes[::2], sizes[1::2], strict=True):
+                if (link is None or content is None) and not self._has(name, digest):
+                    missing.append(digest)
+        return missing
+
+    def _has(self, name: RepositoryName, digest: Digest) -> bool:
+        try:
+            self.stat(name, digest)
+        except BlobUnknown:
+            return False
+        return True
 
     def stat_anywhere(self, digest: Digest) -> Blob:
         """
@@ -186,6 +217,10 @@ class Blobs:
             digest: the digest of *content*, computed by the caller.
         """
         target = layout.blob_data(digest)
+        if self._creates_before_reading:
+            with suppress(PreconditionFailed):
+                self._driver.put_content(target, content, if_match=ABSENT)
+                return Blob(digest, len(content), target, is_new=True)
         stored = self._driver.find_versioned(target)  # bypasses caches, to detect damage in the store
         if stored is None:
             self._driver.put_content(target, content)
@@ -195,6 +230,12 @@ class Blobs:
         else:
             self._driver.repair(target, [content])
         return Blob(digest, len(content), target)
+
+    @property
+    def _creates_before_reading(self) -> bool:
+        """Whether a small blob is created on the condition that it is new: one request to an object store, not two."""
+        capabilities = self._driver.capabilities
+        return capabilities.pages and capabilities.if_match
 
     def get(self, digest: Digest) -> bytes:
         """
@@ -213,7 +254,7 @@ class Blobs:
         if name.is_hidden:
             return
         link = layout.layer_link(name, digest)
-        if not self._driver.exists(link):
+        if self._driver.capabilities.pages or not self._driver.has_file(link):  # looking costs as much as writing
             self._repositories.enter(name)
             self._driver.put_content(link, str(digest).encode())
 

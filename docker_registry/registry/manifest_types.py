@@ -40,7 +40,7 @@ class ManifestTypes:
     def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
         """Store the media type of a push if necessary; called before the manifest's link is written."""
         path = layout.revision_media_type(name, digest)
-        if not document.is_inferable or (not document.has_media_type and self._driver.exists(path)):
+        if not document.is_inferable or (not document.has_media_type and self._driver.has_file(path)):
             self._driver.put_content(path, document.media_type.encode())
 
     def restore(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
@@ -60,7 +60,7 @@ class ManifestTypes:
             if not stored.content or not self._driver.capabilities.if_match:
                 return
             self._driver.put_content(path, b"", if_match=stored.version)
-            if not self._driver.exists(layout.revision_link(name, digest)):
+            if not self._driver.has_file(layout.revision_link(name, digest)):
                 return
             emptied = self._driver.get_versioned(path)  # it was pushed again with the same type
             if not emptied.content:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     BlobUnknown,
@@ -31,7 +33,7 @@ from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
-from docker_registry.registry.tags import Condition, TagGuard, Tags
+from docker_registry.registry.tags import Condition, TagChange, TagGuard, Tags
 
 #: Memory for the media types of large manifests that another server stored without recording their media types.
 _MEDIA_TYPES_BYTES: Final = 1024 * 1024
@@ -132,7 +134,7 @@ class Manifests:
                 digest, origin = found.value, found.origin
         else:
             digest = reference
-        if not self._driver.exists(layout.revision_link(name, digest)):
+        if not self._driver.has_file(layout.revision_link(name, digest)):
             return self._get_from_sources(name, digest, reference)
         try:
             payload = self._blobs.get(digest)
@@ -219,25 +221,18 @@ class Manifests:
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # Checking for a file is faster than checking whether a directory has any file.
-        complete = self._driver.exists(layout.back_references_complete(name))
+        complete = self._driver.has_file(layout.back_references_complete(name))
         is_first = not complete and not self._driver.exists(layout.manifests(name))
         while True:
             try:
                 with self._driver.batch():
                     self._repositories.enter(name)
-                    is_new = self._blobs.put(payload, digest).is_new
-                    self._referrers.put(name, descriptor, document)
+                    is_new, changes = self._write_content(
+                        name, descriptor, payload, document, conditions, actor.principal, has_back_references=complete
+                    )
                     is_linked = self._link(name, digest, document, is_new=is_new)
-                    for tag, each in conditions.items():
-                        self._tags.point(
-                            name,
-                            tag,
-                            digest,
-                            each,
-                            principal=actor.principal,
-                            is_new=is_new,
-                            has_back_references=complete,
-                        )
+                    for change in changes:
+                        self._tags.apply(change, principal=actor.principal)
                 break
             except PreconditionFailed:  # another request changed a tag concurrently
                 if tag_condition is not None:
@@ -251,6 +246,44 @@ class Manifests:
         for tag in tags:
             self._tags.announce(name, tag, actor)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
+
+    def _write_content(
+        self,
+        name: RepositoryName,
+        descriptor: Descriptor,
+        payload: bytes,
+        document: Payload,
+        conditions: Mapping[Tag, Condition | None],
+        principal: Principal,
+        *,
+        has_back_references: bool,
+    ) -> tuple[bool, Sequence[TagChange]]:
+        """
+        Write everything that precedes the link of a manifest: at once where each write is a request to the store.
+
+        Returns:
+            Whether the payload was not stored before, and the tags to set after the link is written.
+        """
+        put = partial(self._blobs.put, payload, descriptor.digest)
+        refer = partial(self._referrers.put, name, descriptor, document)
+        prepare = [
+            partial(
+                self._tags.prepare,
+                name,
+                tag,
+                descriptor.digest,
+                condition,
+                principal=principal,
+                has_back_references=has_back_references,
+            )
+            for tag, condition in conditions.items()
+        ]
+        if self._driver.capabilities.pages:  # to look for a back-reference would take as long as to write it
+            blob, _, *changes = run_concurrently(put, refer, *(partial(each, is_new=True) for each in prepare))
+            return blob.is_new, changes
+        is_new = put().is_new
+        refer()
+        return is_new, [each(is_new=is_new) for each in prepare]
 
     def adopt(
         self, name: RepositoryName, digest: Digest, payload: bytes, content_type: str | None, *, actor: Actor
@@ -345,7 +378,7 @@ class Manifests:
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Return whether a repository has a manifest."""
-        return self._driver.exists(layout.revision_link(name, digest))
+        return self._driver.has_file(layout.revision_link(name, digest))
 
     def grant(self, name: RepositoryName, digest: Digest) -> bool:
         """
@@ -358,7 +391,7 @@ class Manifests:
             BlobUnknown: the manifest is not in the store.
         """
         link = layout.revision_link(name, digest)
-        if self._driver.exists(link):
+        if self._driver.has_file(link):
             return False
         document = json.loads(self._blobs.get(digest))
         for descriptor in (*document.get("layers", ()), document["config"]):
@@ -392,7 +425,7 @@ class Manifests:
         """Link a manifest to a repository; return False if it is already linked."""
         self._types.put(name, digest, document)
         link = layout.revision_link(name, digest)
-        if is_new or not self._driver.exists(link):
+        if is_new or not self._driver.has_file(link):
             self._driver.put_content(link, str(digest).encode())
             return True
         return False
@@ -450,10 +483,9 @@ class Manifests:
             ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
         """
         pace = self._json_budget.pace
-        blobs = dict.fromkeys(blob.digest for blob in document.blobs)
-        missing = [digest for digest in pace(blobs) if not self._has_blob(name, digest)]
+        missing = self._blobs.missing(name, [*dict.fromkeys(blob.digest for blob in document.blobs)], pace)
         named = dict.fromkeys(item.digest for item in document.manifests)
-        children = [digest for digest in pace(named) if not self._has_content(name, digest)]
+        children = self._blobs.missing(name, [digest for digest in pace(named) if not self.exists(name, digest)], pace)
         if self._check_index_children:
             missing += children
         if missing:
@@ -461,13 +493,3 @@ class Manifests:
                 name=str(name), digests=[str(digest) for digest in missing[:_MAX_NAMED]], missing=len(missing)
             )
         return tuple(children)
-
-    def _has_blob(self, name: RepositoryName, digest: Digest) -> bool:
-        try:
-            self._blobs.stat(name, digest)
-        except BlobUnknown:
-            return False
-        return True
-
-    def _has_content(self, name: RepositoryName, digest: Digest) -> bool:
-        return self.exists(name, digest) or self._has_blob(name, digest)

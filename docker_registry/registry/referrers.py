@@ -131,7 +131,7 @@ class Referrers:
         document = self._read(payload)
         if document is not None and document.subject is not None:
             path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
-            conditional_removal.take_while(self._driver, path, lambda: not self._driver.exists(link))
+            conditional_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
 
     def page(
         self,
@@ -240,7 +240,7 @@ class Referrers:
         try:
             if artifact_types and _artifact_type(self._head(path)) not in artifact_types:
                 return None
-            if not self._driver.exists(layout.revision_link(name, digest)):
+            if not self._driver.has_file(layout.revision_link(name, digest)):
                 return None
             return self._served(name, digest, self._driver.get_content(path))
         except PathNotFound:  # deleted concurrently
@@ -265,7 +265,7 @@ class Referrers:
         """
         known = self._subjects.get(text)
         digest = Digest.parse(text)
-        if known not in (None, str(subject)) or not self._driver.exists(layout.revision_link(name, digest)):
+        if known not in (None, str(subject)) or not self._driver.has_file(layout.revision_link(name, digest)):
             return None
         try:
             payload = self._blobs.get(digest)

@@ -50,7 +50,7 @@ class Catalog:
     def enter(self, name: RepositoryName) -> None:
         """Add a repository; call this before writing the first link or manifest in it."""
         entry = layout.catalog_entry(name)
-        if not self._driver.exists(entry):
+        if not self._driver.has_file(entry):
             self._driver.put_content(entry, b"")
 
     def leave(self, name: RepositoryName) -> None:

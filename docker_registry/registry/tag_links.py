@@ -143,7 +143,7 @@ class TagBackReferences:
 
     def are_complete(self, name: RepositoryName) -> bool:
         """Return whether every tag of a repository has a back-reference, unless distribution has written it."""
-        return self._driver.exists(layout.back_references_complete(name))
+        return self._driver.has_file(layout.back_references_complete(name))
 
     def tags(self, name: RepositoryName, digest: Digest) -> Sequence[str]:
         """Return the tags with a back-reference at a manifest, in ASCII order; some may point elsewhere by now."""
@@ -184,10 +184,10 @@ class TagBackReferences:
             are_complete: the back-references of the repository are known to be complete.
         """
         path = layout.tag_back_reference(name, digest, tag)
-        if not is_new and self._driver.exists(path):
+        if not is_new and self._driver.has_file(path):
             return
         complete = layout.back_references_complete(name)
-        if not are_complete and not self._driver.exists(complete) and not self._driver.exists(layout.tags(name)):
+        if not are_complete and not self._driver.has_file(complete) and not self._driver.exists(layout.tags(name)):
             self._driver.put_content(complete, b"")  # the first tag of the repository: no other needs a back-reference
         self._driver.put_content(path, b"")
 

@@ -8,6 +8,7 @@ The tags of the store and those of sources form one set, in which the store has 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
@@ -32,6 +33,26 @@ Condition = Callable[[Digest | None], bool]
 #: Raises an error if a tag may not be moved, given the tag, the digest that it points at (None if the tag does not
 #: exist), and the new one.
 TagGuard = Callable[[Tag, Digest | None, Digest], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TagChange:
+    """
+    A tag that is about to be set.
+
+    Attributes:
+        digest: the new target.
+        version: of the link to replace.
+        previous: the current target; None if there is none, or only one in a source without a manifest.
+        is_previous_known: False if only a source may have the tag, and the change does not depend on it.
+    """
+
+    name: RepositoryName
+    tag: Tag
+    digest: Digest
+    version: str
+    previous: Digest | None
+    is_previous_known: bool
 
 
 class Tags:
@@ -128,8 +149,6 @@ class Tags:
         condition: Condition | None = None,
         *,
         principal: Principal = ANONYMOUS,
-        is_new: bool = False,
-        has_back_references: bool = False,
     ) -> Digest | None:
         """
         Set a tag by compare-and-swap and write its back-reference at the manifest; no event is sent.
@@ -137,8 +156,6 @@ class Tags:
         Args:
             condition: set the tag only if this holds for its current target; checked atomically with the change.
             principal: as for :meth:`get`, to find the current target of a tag of a source.
-            is_new: the manifest was just created, so there are no back-references to look up.
-            has_back_references: the back-references of the repository are known to be complete.
 
         Returns:
             The previous target; None if there was none, or only one in a source without a manifest.
@@ -150,18 +167,52 @@ class Tags:
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
         """
-        previous, version = self._checked(name, tag, digest, condition, principal)
+        change = self.prepare(name, tag, digest, condition, principal=principal)
+        previous = change.previous if change.is_previous_known else self.sources.find(name, tag)
+        self.apply(change, principal=principal)
+        return previous
+
+    def prepare(
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None = None,
+        *,
+        principal: Principal = ANONYMOUS,
+        is_new: bool = False,
+        has_back_references: bool = False,
+    ) -> TagChange:
+        """
+        Begin to set a tag: check that it may be set, and write its back-reference.
+
+        Args:
+            condition, principal: as for :meth:`point`.
+            is_new: the manifest was just created, so its back-reference is written without looking for it.
+            has_back_references: the back-references of the repository are known to be complete.
+
+        Raises:
+            TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`point`.
+        """
+        change = self._checked(name, tag, digest, condition, principal)
+        self._back_references.put(name, tag, digest, is_new=is_new, are_complete=has_back_references)
+        return change
+
+    def apply(self, change: TagChange, *, principal: Principal = ANONYMOUS) -> None:
+        """
+        Set a prepared tag by compare-and-swap; its manifest must be linked to the repository by now.
+
+        Raises:
+            PreconditionFailed, TagImmutable: as for :meth:`point`.
+        """
+        name, tag, version = change.name, change.tag, change.version
         if version == ABSENT and self._is_immutable(name, tag):
             version = self.reservations.reserve(name, tag)
-            if self._source_target(name, tag, principal) not in (
-                None,
-                digest,
-            ):  # a source got the tag before this reservation
+            if self._source_target(name, tag, principal) not in (None, change.digest):
+                # a source got the tag before this reservation
                 self.reservations.release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
-        self._back_references.put(name, tag, digest, is_new=is_new, are_complete=has_back_references)
-        self.links.put(name, tag, digest, version)
-        return previous
+        self.links.put(name, tag, change.digest, version)
 
     def check(
         self,
@@ -305,20 +356,20 @@ class Tags:
 
     def _checked(
         self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None, principal: Principal
-    ) -> tuple[Digest | None, str]:
-        """Check *condition* and immutability; return the target of a tag and the version of its link."""
+    ) -> TagChange:
+        """Check *condition* and immutability, and return the change as it may be made now."""
         immutable = self._is_immutable(name, tag)
         if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
         current, version = self.links.find_versioned(name, tag)
-        if version == ABSENT:
-            is_decisive = immutable or condition is not None
-            current = self._source_target(name, tag, principal) if is_decisive else self.sources.find(name, tag)
+        is_known = version != ABSENT
+        if not is_known and (immutable or condition is not None):
+            current, is_known = self._source_target(name, tag, principal), True
         if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
         if condition is not None and not condition(current):
             raise TagChanged(name=str(name), tag=str(tag))
-        return current, version
+        return TagChange(name, tag, digest, version, current, is_known)
 
     def _source_target(self, name: RepositoryName, tag: Tag, principal: Principal) -> Digest | None:
         """

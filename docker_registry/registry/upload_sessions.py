@@ -282,7 +282,8 @@ class UploadSessions:
 
     def end(self, upload: Upload) -> None:
         """Delete a session and its bytes."""
-        self.counts.ended += self._scratch.discard(upload.state)
+        self._scratch.discard_file(upload.state)
+        self.counts.ended += 1
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
             self._scratch.discard(upload.folder)
 

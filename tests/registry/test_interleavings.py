@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations_with_replacement, count
 
@@ -322,6 +322,16 @@ class TestTwoRequestsOnAnotherStore:
             folder = tmp_path / str(next(number))
             shutil.copytree(template, folder)
             return FileDriver(str(folder))
+
+        assert not faults(Pair(names, before, copy), self.chosen(names, before, size))
+
+    @pytest.mark.parametrize("size", [6, pytest.param(1000, marks=pytest.mark.slow)])
+    def test_end_as_one_after_the_other_where_each_call_is_a_request(self, names, before, size):
+        def copy(source):
+            driver = MemoryDriver()
+            driver._files = dict(source._files)
+            driver.capabilities = replace(driver.capabilities, pages=True)
+            return driver
 
         assert not faults(Pair(names, before, copy), self.chosen(names, before, size))
 

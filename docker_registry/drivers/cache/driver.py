@@ -17,10 +17,10 @@ Everything else is passed through to the store: versions, conditional puts, list
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import BinaryIO, Final
 
@@ -53,6 +53,18 @@ _FOLDER: Final = "folder"
 _batch_changes: ContextVar[set[tuple[str, str]] | None] = ContextVar("batch_changes", default=None)
 
 
+@dataclass(slots=True)
+class _Written:
+    """
+    A write in progress.
+
+    Attributes:
+        size: of the written file in bytes; None until the store has it.
+    """
+
+    size: int | None = None
+
+
 class CachedDriver(StorageDriver):
     """Adds a cache to another driver."""
 
@@ -68,6 +80,7 @@ class CachedDriver(StorageDriver):
         self._max_bytes = max_bytes
         store = driver.driver if isinstance(driver, MeasuredDriver) else driver
         self._has_folder_versions = store.capabilities.folder_versions
+        self._is_visible_at_once = store.capabilities.pages  # no object store publishes the changes of a batch together
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
@@ -124,11 +137,31 @@ class CachedDriver(StorageDriver):
             return int(lookup.value)
         with _uncacheable_on_error():
             size = self.driver.find_size(path)
-        if size is None:
-            dependencies.make_uncacheable()
-        else:
-            self._store(_SIZE, path, lookup, b"%d" % size, _SECONDS)
+        self._store_size(path, lookup, size)
         return size
+
+    def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """See :class:`StorageDriver`."""
+        if any(_SHORT_LIVED.fullmatch(check_path(path)) for path in paths):
+            return [self.find_size(path) for path in paths]
+        sizes: dict[str, int | None] = {}
+        unknown: dict[str, Lookup] = {}
+        for path, lookup in zip(paths, self.cache.look_up_all(_SIZE, paths), strict=True):
+            if lookup.value is not None and lookup.value.isdigit():
+                self._record(lookup, lookup.value)
+                sizes[path] = int(lookup.value)
+            else:
+                unknown[path] = lookup
+        with _uncacheable_on_error():
+            found = self.driver.find_sizes([*unknown]) if unknown else []
+        for (path, lookup), size in zip(unknown.items(), found, strict=True):
+            self._store_size(path, lookup, size)
+            sizes[path] = size
+        return [sizes[path] for path in paths]
+
+    def has_file(self, path: str) -> bool:
+        """See :class:`StorageDriver`."""
+        return self.find_size(path) is not None
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -215,18 +248,21 @@ class CachedDriver(StorageDriver):
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating(path):
+        with self._writing(path) as written:
             self.driver.put_content(path, content, if_match=if_match)
+            written.size = memoryview(content).nbytes
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating(path):
+        with self._writing(path) as written:
             self.driver.replace_content(path, content, version)
+            written.size = memoryview(content).nbytes
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        with self._invalidating(path):
-            return self.driver.stream_write(path, blocks)
+        with self._writing(path) as written:
+            size = written.size = self.driver.stream_write(path, blocks)
+        return size
 
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
@@ -287,6 +323,11 @@ class CachedDriver(StorageDriver):
         with self._invalidating_removal(path):
             return self.driver.discard(path)
 
+    def discard_file(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        with self._invalidating_removal(path):
+            self.driver.discard_file(path)
+
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
         with self._invalidating_removal(path):
@@ -321,6 +362,12 @@ class CachedDriver(StorageDriver):
         else:
             dependencies.make_uncacheable()
 
+    def _store_size(self, path: str, lookup: Lookup, size: int | None) -> None:
+        if size is None:
+            dependencies.make_uncacheable()
+        else:
+            self._store(_SIZE, path, lookup, b"%d" % size, _SECONDS)
+
     def _record(self, lookup: Lookup, value: bytes) -> None:
         validator = self._validator()
         if validator is not None:
@@ -340,10 +387,34 @@ class CachedDriver(StorageDriver):
             self.cache.fill(_CONTENT, path, lease, content, _lifetime(path))
 
     @contextmanager
+    def _writing(self, path: str) -> Iterator[_Written]:
+        """
+        Invalidate a file before and after it is written; where a write is visible at once, cache its size afterwards.
+
+        So the registry need not ask the store for a file that it has just written, such as the link of a blob when its
+        manifest is pushed.
+        """
+        written = _Written()
+        if not self._is_visible_at_once or _SHORT_LIVED.fullmatch(check_path(path)):
+            with self._invalidating(path):
+                yield written
+            return
+        further = [(_CONTENT, path), (_PRESENCE, path), *self._folder_versions_above(path)]
+        lease = self.cache.renew(_SIZE, path, further)
+        try:
+            yield written
+        finally:
+            if lease is None or written.size is None:
+                self.cache.break_leases([(_SIZE, path), *further])
+            else:
+                self.cache.settle(_SIZE, path, further, lease, b"%d" % written.size, _SECONDS)
+
+    @contextmanager
     def _invalidating(self, path: str) -> Iterator[None]:
         """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
         entries = [*_facts(check_path(path)), *self._folder_versions_above(path)]
-        self.cache.break_leases(entries)
+        if not _SHORT_LIVED.fullmatch(path):  # nothing of it is cached that could be outdated if the process dies now
+            self.cache.break_leases(entries)
         try:
             yield
         finally:
@@ -354,8 +425,8 @@ class CachedDriver(StorageDriver):
 
     @contextmanager
     def _invalidating_removal(self, path: str) -> Iterator[None]:
-        check_path(path)
-        self._invalidate_removed(path)
+        if not _SHORT_LIVED.fullmatch(check_path(path)):
+            self._invalidate_removed(path)
         try:
             yield
         finally:

@@ -8,6 +8,8 @@ Every fact about a path has an entry, and every folder a generation. All keys be
 
 * **Look**: a lookup of a missing entry creates a lease, a random token. Concurrent lookups share the lease.
 * **Fill**: replaces exactly that lease by the value, or does nothing.
+* **Renew and settle**: a writer may replace the entry by a lease of its own before its change, and that lease by the
+  new value afterwards. If the entry is another one by then, it is removed.
 * **Break**: removes the entry, whether it is a value or a lease. A writer breaks before and after its change, so a
   value that was read before the change either cannot be filled or is removed again.
 * **Folders**: an entry contains the hash of the generations of all folders above it and is valid only while they are
@@ -39,30 +41,42 @@ Result = TypeVar("Result")
 #: Lifetime of a lease: a value that is read from the store later than this after the first lookup is not cached.
 _LEASE_MILLISECONDS: Final = 10_000
 
-#: KEYS: the entry, the generations; ARGV: a new token, the lifetime of a new lease in milliseconds. Returns two texts:
-#: ``V`` and the value, or ``L`` and the lease; and the generations, separated by spaces.
+#: KEYS: generations, then entries; ARGV: a new token, the lifetime of a new lease in milliseconds, the number of
+#: generations, then for each entry the positions of its generations, separated by spaces. Returns for each entry ``V``
+#: and the value or ``L`` and the lease; then the generations, separated by spaces.
 _LOOK_UP: Final = """
 local function get(key)  -- false also for a key of another type, which is not ours and is replaced
   local value = redis.pcall('GET', key)
   return type(value) == 'string' and value
 end
-local stamp = {}
-for i = 2, #KEYS do
+local count = tonumber(ARGV[3])
+local generations = {}
+for i = 1, count do
   local generation = get(KEYS[i])
   if not generation or not string.match(generation, '^%x+$') then
     generation = ARGV[1]
     redis.call('SET', KEYS[i], generation)
   end
-  stamp[i - 1] = generation
+  generations[i] = generation
 end
-local generations = table.concat(stamp, ' ')
-stamp = redis.sha1hex(generations)
-local found = get(KEYS[1])
-if found and string.sub(found, 1, 40) == stamp then
-  return {string.sub(found, 41), generations}
+local answer = {}
+for i = count + 1, #KEYS do
+  local stamp = {}
+  for position in string.gmatch(ARGV[3 + i - count], '%d+') do
+    stamp[#stamp + 1] = generations[tonumber(position)]
+  end
+  stamp = redis.sha1hex(table.concat(stamp, ' '))
+  local found = get(KEYS[i])
+  if found and string.sub(found, 1, 40) == stamp then
+    found = string.sub(found, 41)
+  else
+    found = 'L' .. ARGV[1]
+    redis.call('SET', KEYS[i], stamp .. found, 'PX', ARGV[2])
+  end
+  answer[#answer + 1] = found
 end
-redis.call('SET', KEYS[1], stamp .. 'L' .. ARGV[1], 'PX', ARGV[2])
-return {'L' .. ARGV[1], generations}
+answer[#answer + 1] = table.concat(generations, ' ')
+return answer
 """
 
 #: KEYS: the entry, the generations; ARGV: the lease, the value, its lifetime in milliseconds or 0 for no limit. Returns
@@ -90,6 +104,44 @@ else
   redis.call('SET', KEYS[1], stamp .. 'V' .. ARGV[2], 'PX', ARGV[3])
 end
 return 1
+"""
+
+#: KEYS: the entry, the generations, further entries; ARGV: a new token, the lifetime of a lease in milliseconds, the
+#: number of generations. Replaces the entry by a lease and removes the further ones.
+_RENEW: Final = """
+redis.call('DEL', KEYS[1])  -- first: a Redis that is out of memory refuses only what follows
+for i = 2 + ARGV[3], #KEYS do
+  redis.call('DEL', KEYS[i])
+end
+local stamp = {}
+for i = 2, 1 + ARGV[3] do
+  local generation = redis.pcall('GET', KEYS[i])
+  if type(generation) ~= 'string' or not string.match(generation, '^%x+$') then
+    generation = ARGV[1]
+    redis.call('SET', KEYS[i], generation)
+  end
+  stamp[i - 1] = generation
+end
+redis.call('SET', KEYS[1], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[1], 'PX', ARGV[2])
+"""
+
+#: KEYS: as for :data:`_RENEW`; ARGV: the token, the value, its lifetime in milliseconds, the number of generations.
+#: Replaces exactly this lease by the value, or removes the entry; removes the further ones.
+_SETTLE: Final = """
+local stamp, is_known = {}, true
+for i = 2, 1 + ARGV[4] do
+  stamp[i - 1] = redis.pcall('GET', KEYS[i])
+  is_known = is_known and type(stamp[i - 1]) == 'string'
+end
+for i = 2 + ARGV[4], #KEYS do
+  redis.call('DEL', KEYS[i])
+end
+stamp = is_known and redis.sha1hex(table.concat(stamp, ' '))
+if is_known and redis.pcall('GET', KEYS[1]) == stamp .. 'L' .. ARGV[1] then
+  redis.call('SET', KEYS[1], stamp .. 'V' .. ARGV[2], 'PX', ARGV[3])
+else
+  redis.call('DEL', KEYS[1])
+end
 """
 
 #: KEYS: entries and generations; ARGV: the expected sum of the first values (:func:`sum_of`), then the expected value
@@ -150,6 +202,8 @@ class LeasedCache:
         self._look_up = redis.register_script(_LOOK_UP)
         self._fill = redis.register_script(_FILL)
         self._confirm = redis.register_script(_CONFIRM)
+        self._renew = redis.register_script(_RENEW)
+        self._settle = redis.register_script(_SETTLE)
         self._pending = PendingInvalidations(redis)
         self.requests = self.hits = self.errors = 0
 
@@ -159,20 +213,41 @@ class LeasedCache:
 
     def look_up(self, fact: str, path: str) -> Lookup:
         """Return the cached value of a fact about a path, or a lease to fill it; neither if Redis is unavailable."""
+        return self.look_up_all(fact, (path,))[0]
+
+    def look_up_all(self, fact: str, paths: Sequence[str]) -> list[Lookup]:
+        """Return the results of :meth:`look_up` for several paths, with one request to Redis."""
         prefix = self._prefix()
         if prefix is None:
-            return Lookup()
-        self.requests += 1
-        keys = _entry_and_generations(prefix, fact, path)
+            return [Lookup() for _ in paths]
+        self.requests += len(paths)
+        keys = [_entry_and_generations(prefix, fact, path) for path in paths]
+        positions: dict[str, int] = {}
+        for _, *generations in keys:
+            for key in generations:
+                positions.setdefault(key, len(positions) + 1)
+        arguments = [" ".join(str(positions[key]) for key in generations) for _, *generations in keys]
+        token = secrets.token_hex(8)
         try:
-            reply = self._call(lambda _: self._look_up(keys, [secrets.token_hex(8), _LEASE_MILLISECONDS]))
+            *found, told = self._call(
+                lambda _: self._look_up(
+                    [*positions, *(entry for entry, *_ in keys)],
+                    [token, _LEASE_MILLISECONDS, len(positions), *arguments],
+                )
+            )
         except (Unavailable, OutOfMemory):
-            return Lookup()
-        value, generations = reply[0], dict(zip(keys[1:], reply[1].split(b" "), strict=True))
+            return [Lookup() for _ in paths]
+        current = dict(zip(positions, told.split(b" "), strict=True))
+        return [
+            self._lookup(value, entry, {key: current[key] for key in generations})
+            for value, (entry, *generations) in zip(found, keys, strict=True)
+        ]
+
+    def _lookup(self, value: bytes, key: str, generations: Mapping[str, bytes]) -> Lookup:
         if value[:1] == b"V":
             self.hits += 1
-            return Lookup(value[1:], None, generations, keys[0])
-        return Lookup(None, value[1:], generations, keys[0])
+            return Lookup(value[1:], None, generations, key)
+        return Lookup(None, value[1:], generations, key)
 
     def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
@@ -195,6 +270,57 @@ class LeasedCache:
             return False
         self._circuit.record_stored()
         return bool(is_filled)
+
+    def renew(self, fact: str, path: str, further: Sequence[tuple[str, str]]) -> bytes | None:
+        """
+        Begin a change of a path: replace the entry of a fact by a new lease, and break further entries.
+
+        Args:
+            further: pairs of fact and path.
+
+        Returns:
+            The lease for :meth:`settle`; None if Redis is unavailable. Then the invalidation remains pending.
+        """
+        prefix = self._prefix()
+        if prefix is None:
+            return None
+        keys, generations = self._keys(prefix, fact, path, further)
+        token = secrets.token_hex(8).encode()
+        is_renewed = self._invalidate(
+            lambda _: self._renew(keys, [token, _LEASE_MILLISECONDS, generations]),
+            prefix,
+            [keys[0], *keys[1 + generations :]],
+        )
+        return token if is_renewed else None
+
+    def settle(
+        self,
+        fact: str,
+        path: str,
+        further: Sequence[tuple[str, str]],
+        lease: bytes,
+        value: bytes,
+        seconds: float,
+    ) -> None:
+        """
+        End a change of a path that was begun with :meth:`renew`: cache the new value, and break the further entries.
+
+        The value is not cached if another change has begun or ended meanwhile.
+        """
+        prefix = self._prefix()
+        if prefix is None:
+            return
+        keys, generations = self._keys(prefix, fact, path, further)
+        self._invalidate(
+            lambda _: self._settle(keys, [lease, value, int(seconds * 1000), generations]),
+            prefix,
+            [keys[0], *keys[1 + generations :]],
+        )
+
+    def _keys(self, prefix: str, fact: str, path: str, further: Iterable[tuple[str, str]]) -> tuple[list[str], int]:
+        """Return the keys of an entry, its generations and further entries, and the number of generations."""
+        keys = _entry_and_generations(prefix, fact, path)
+        return [*keys, *(f"{prefix}:{other}:{at}" for other, at in further)], len(keys) - 1
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
         """
@@ -228,12 +354,18 @@ class LeasedCache:
         keys = [f"{prefix}:{fact}:{path}" for fact, path in entries]
         if folder is not None:
             keys.append(f"{prefix}:g:{folder}")
+        self._invalidate(lambda redis: redis.delete(*keys), prefix, keys)
+
+    def _invalidate(self, work: Callable[[Redis], object], prefix: str, keys: Sequence[str]) -> bool:
+        """Call Redis to invalidate keys; return False if it is unavailable. Then they remain pending."""
         try:
-            self._call(lambda redis: redis.delete(*keys))
+            self._call(work)
         except BaseException as error:  # also if this greenlet is killed
             self._pending.add(keys, f"{prefix}:g:")
             if not isinstance(error, Unavailable | OutOfMemory):
                 raise
+            return False
+        return True
 
     def _call(self, work: Callable[[Redis], Result]) -> Result:
         def flush_and_work(redis: Redis) -> Result:

@@ -17,6 +17,8 @@ from docker_registry.drivers.s3.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _DELETE_BATCH: Final = 1000
+#: The MD5 of a body up to this size is computed at once: handing it to a thread would take longer.
+_INLINE_BYTES: Final = 256 * 1024
 #: Pauses between retries of a conditional request that S3 rejected with 409 because of a concurrent one.
 _CONFLICT_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: Pauses between retries of the keys of a multi-object delete that S3 was too busy to delete.
@@ -101,7 +103,8 @@ class S3Bucket:
         """
         body = content if isinstance(content, bytes | bytearray) else bytes(content)
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
-        options = {**self.object_options, "ContentMD5": run_in_thread(content_md5, body)}
+        md5 = content_md5(body) if len(body) <= _INLINE_BYTES else run_in_thread(content_md5, body)
+        options = {**self.object_options, "ContentMD5": md5}
         try:
             with translated():
                 self._put(key, body, options, condition)

@@ -213,6 +213,10 @@ class S3Driver(VersionedObjectDriver[Entry]):
         """See :class:`StorageDriver`."""
         return self._multipart.write(self._name(path), blocks)
 
+    def discard_file(self, path: str) -> None:
+        """See :class:`StorageDriver`; S3 does not tell whether the object existed."""
+        self._objects.delete(self._name(path))
+
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
         try:  # some stores answer 204 for a missing object, whatever the condition

@@ -41,7 +41,8 @@ class Folders:
         driver.put_content("a/b", b"content")
         for path in ("x", "a", "a/x", "a/b/x", "a/b/x/y"):
             assert [None] * 3 == [find(path) for find in (driver.find, driver.find_versioned, driver.find_size)]
-        assert (b"content", 7) == (driver.find("a/b"), driver.find_size("a/b"))
+            assert not driver.has_file(path)
+        assert (b"content", 7, True) == (driver.find("a/b"), driver.find_size("a/b"), driver.has_file("a/b"))
         assert driver.get_versioned("a/b") == driver.find_versioned("a/b")
 
     def test_a_path_is_discarded_once(self, driver: StorageDriver) -> None:
@@ -50,6 +51,12 @@ class Folders:
         assert [False, False, True, False] == [driver.discard(path) for path in ("x", "a/x", "a/b", "a/b")]
         assert [True, False] == [driver.discard("c"), driver.discard("c")]
         assert [] == list(driver.walk())
+
+    def test_a_file_is_discarded_whether_or_not_it_exists(self, driver: StorageDriver) -> None:
+        driver.put_content("a/b", b"content")
+        for path in ("a/b", "a/b", "x"):
+            driver.discard_file(path)
+        assert (False, []) == (driver.exists("a"), list(driver.walk()))
 
     def test_a_content_of_the_same_batch_is_discarded(self, driver: StorageDriver) -> None:
         with driver.batch():

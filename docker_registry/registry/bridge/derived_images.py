@@ -144,7 +144,7 @@ class DerivedImages:
             return None
 
     def _has_all(self, name: RepositoryName, manifests: Sequence[Digest]) -> bool:
-        return all(self._driver.exists(layout.revision_link(name, manifest)) for manifest in manifests)
+        return all(self._driver.has_file(layout.revision_link(name, manifest)) for manifest in manifests)
 
     def _record_origin(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
         """Record that a manifest of a repository contains an image."""
@@ -286,7 +286,7 @@ class DerivedImages:
     def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
         """Return whether a permitted repository has a link to the verified layer of an image."""
         return any(
-            not source.layers or self._driver.exists(layout.layer_link(name, image.blob))
+            not source.layers or self._driver.has_file(layout.layer_link(name, image.blob))
             for name, source in self.permitted_sources(image_id, permitted)
         )
 
@@ -307,7 +307,7 @@ class DerivedImages:
         return None
 
     def _has_layer(self, name: RepositoryName, source: ImageSource, position: int) -> bool:
-        return not source.layers or self._driver.exists(layout.layer_link(name, source.layers[position]))
+        return not source.layers or self._driver.has_file(layout.layer_link(name, source.layers[position]))
 
     def _verify(self, image_id: ImageId, source: ImageSource, position: int) -> DerivedImage | None:
         """Read and verify a layer; None when it is missing or does not have the diff id in the configuration."""

@@ -87,7 +87,7 @@ class DerivedManifests:
             ImageInvalid: the JSON of an image is invalid; Docker could not read it either.
         """
         digest = self.find(image_id)
-        if digest is not None and self._driver.exists(layout.revision_link(name, digest)):
+        if digest is not None and self._driver.has_file(layout.revision_link(name, digest)):
             return digest
         origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(principal))
         if origin is not None:

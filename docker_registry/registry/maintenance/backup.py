@@ -147,7 +147,7 @@ class Backup:
             return
         is_mirrored = self._driver.exists(layout.mirror_upstream(name))
         for blob in blobs:
-            if is_mirrored and not self._driver.exists(layout.layer_link(name, blob.digest)):
+            if is_mirrored and not self._driver.has_file(layout.layer_link(name, blob.digest)):
                 continue  # not requested by a client yet
             if not self._copy_blob(blob.digest):
                 self._report.add_damage(path, f"the manifest names {blob.digest}, which is missing or damaged")

@@ -148,7 +148,7 @@ class MirroredBlobs:
             return self._blobs.file(found.value)
 
         def is_published() -> bool:
-            return self._driver.exists(layout.layer_link(name, digest))
+            return self._driver.has_file(layout.layer_link(name, digest))
 
         file = FollowedTransfer(self._driver, self._leases, work, digest, size, is_published, take_over)
         return Blob(digest, size, file.path, file=file)
@@ -170,7 +170,7 @@ class MirroredBlobs:
             blob = self._blobs.stat_anywhere(digest)
         except BlobUnknown:
             return None
-        if not self._driver.exists(layout.layer_link(name, digest)):
+        if not self._driver.has_file(layout.layer_link(name, digest)):
             if self._find_size(name, remote, digest) is None:
                 return None
             self._remotes.check_writable()

@@ -322,7 +322,7 @@ class ImageTags:
         linked = self._tags.links.find(repository, tag) if self._is_linked(repository, tag, image_id) else None
         if linked is not None:
             self._tags.put(repository, tag, linked, actor=actor)
-            if self._driver.exists(layout.revision_link(repository, linked)):
+            if self._driver.has_file(layout.revision_link(repository, linked)):
                 return None
         self._manifests.grant(repository, digest)
         previous = self._tags.put(repository, tag, digest, actor=actor)

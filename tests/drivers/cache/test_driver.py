@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,12 @@ class SlowStore(MemoryDriver):
         return answer
 
 
-@pytest.fixture
-def store():
-    return SlowStore()
+@pytest.fixture(params=[False, True], ids=["", "object store"])
+def store(request):
+    store = SlowStore()
+    # After a write, the cache knows the sizes of files in an object store.
+    store.capabilities = replace(store.capabilities, pages=request.param)
+    return store
 
 
 @pytest.fixture
@@ -372,6 +376,61 @@ class TestASlowWriter:
         with pytest.raises(PreconditionFailed):
             writer.put_content(PATH, b"newer", if_match="another version")
         assert b"old" == reader.get_content(PATH)
+
+
+class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
+    @pytest.fixture
+    def store(self):
+        store = SlowStore()
+        store.capabilities = replace(store.capabilities, pages=True)
+        return store
+
+    @pytest.fixture
+    def meanwhile(self, store):
+        """Lets a test do something before or after the store has written PATH for the first time."""
+        original, todo = store._put, {}
+
+        def put(path, content):
+            before, after = (todo.pop(when, None) if path == PATH else None for when in ("before", "after"))
+            if before:
+                before()
+            original(path, content)
+            if after:
+                after()
+
+        store._put = put
+        return todo
+
+    @pytest.mark.parametrize("way", ["put", "stream", "conditional put"])
+    def test_is_known_without_reading(self, store, reader, writer, way):
+        store.put_content(PATH, b"old")
+        REPLACEMENTS[way](writer)
+        store.reads.clear()
+        assert (5, True, []) == (reader.get_size(PATH), reader.has_file(PATH), store.reads)
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_is_that_of_the_last_of_two_writers(self, store, reader, writer, meanwhile, when):
+        meanwhile[when] = lambda: reader.put_content(PATH, b"by the other")
+        writer.put_content(PATH, b"newer")
+        assert len(store._files[PATH][0]) == reader.get_size(PATH) == writer.get_size(PATH)
+
+    def test_is_not_known_if_a_reader_saw_the_old_one_meanwhile(self, store, reader, writer, meanwhile):
+        store.put_content(PATH, b"old")
+        meanwhile["before"] = lambda: reader.get_size(PATH)
+        writer.put_content(PATH, b"newer")
+        assert 5 == reader.get_size(PATH)
+
+    @pytest.mark.parametrize("folder", [PATH, "repositories"])
+    def test_is_gone_if_the_file_is_removed_meanwhile(self, store, reader, writer, meanwhile, folder):
+        meanwhile["after"] = lambda: reader.remove(folder)
+        writer.put_content(PATH, b"newer")
+        assert not reader.has_file(PATH)
+
+    def test_is_not_known_after_an_error(self, store, reader, writer, meanwhile):
+        store.put_content(PATH, b"old")
+        with pytest.raises(PreconditionFailed):
+            writer.put_content(PATH, b"newer", if_match="another version")
+        assert (3, [PATH]) == (reader.get_size(PATH), store.reads)
 
 
 class TestAFolder:
