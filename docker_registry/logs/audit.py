@@ -6,13 +6,14 @@ import getpass
 from typing import Final
 
 from docker_registry.errors import ConfigError
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import Exchange, Repetition, repetition
 from docker_registry.logs.exchange_lines import audit_line, system_line
-from docker_registry.logs.line_writer import LineWriter, append_to, write_all
+from docker_registry.logs.line_writer import LineWriter, append_to, block_bytes, write_all
 
 STDOUT: Final = "-"
 
 #: Routes that change tags, manifests, blobs or the visibility of repositories. Chunks of uploads change nothing yet.
+#: The start of an upload only does with status 201: then it has mounted or stored a blob.
 _CHANGES: Final = frozenset(
     {
         "v1_properties.put_properties",
@@ -20,6 +21,7 @@ _CHANGES: Final = frozenset(
         "v1_pushes.put_json",
         "v1_pushes.put_layer",
         "v1_repositories.begin_delete",
+        "v1_repositories.begin_push",
         "v1_repositories.delete_repository",
         "v1_repositories.put_images",
         "v1_tags.delete_tag",
@@ -38,6 +40,8 @@ _LOGINS: Final = frozenset(
 
 #: Where users log in by a form.
 _FORM_LOGIN: Final = "v2_token.post_token"
+
+_START_UPLOAD: Final = "v2_uploads.start_upload"
 
 _ANONYMOUS: Final = "anonymous"
 
@@ -58,19 +62,23 @@ class AuditLog:
         """
         append = append_to(path)
         if path == STDOUT:
-            self._writer = LineWriter("audit_log", lambda content: write_all(1, content))
+            self._writer = LineWriter("audit_log", lambda content: write_all(1, content), block_bytes(1))
             return
         try:
             append(b"")
         except OSError as error:
             raise ConfigError(f"audit_log: {path} cannot be written: {error.strerror}.") from None
-        self._writer = LineWriter("audit_log", append)
+        self._writer = LineWriter("audit_log", append, block_bytes(path))
 
     def __call__(self, exchange: Exchange) -> None:
         """Write the line of an exchange if it is audited."""
         event = event_of(exchange)
         if event:
             self._writer.write(audit_line(exchange, event))
+
+    def prepare(self, exchange: Exchange) -> Repetition | None:
+        """See :class:`~docker_registry.http.exchange.PreparedObserver`; most cached responses are not audited."""
+        return repetition(self.__call__, exchange) if event_of(exchange) else None
 
     def record_housekeeping(self, message: str) -> None:
         """Write a line for a change that the registry made of itself."""
@@ -106,7 +114,8 @@ def event_of(exchange: Exchange) -> str:
         return "" if is_challenge else "refusal"
     if exchange.status >= 400:
         return ""
-    if exchange.method in _METHODS and exchange.route in _CHANGES:
+    has_stored_blob = exchange.route == _START_UPLOAD and exchange.status == 201
+    if exchange.method in _METHODS and (exchange.route in _CHANGES or has_stored_blob):
         return "change"
     # The user of a form; that of a header is known before it is verified.
     is_login = exchange.user or (exchange.route == _FORM_LOGIN and exchange.principal != _ANONYMOUS)

@@ -7,6 +7,7 @@ Texts from clients are bounded, and escaped by JSON; values of query parameters 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote
 from typing import Final
@@ -53,11 +54,27 @@ def system_line(message: str, reason: str, operator: str = "") -> str:
     )
 
 
+def repeated_request_line(exchange: Exchange) -> Callable[[str, str, float, float], str]:
+    """Return what makes the lines of the access log for the repetitions of an exchange."""
+    beginning = f'","level":"info",{_fixed(exchange)},{_constant(exchange)},"client":'
+
+    def line(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> str:
+        return (
+            f'{{"time":"{now()}{beginning}{_quoted(client)},"request_id":"{request_id}",'
+            f'"seconds":{seconds:.6f},"first_byte_seconds":{first_byte_seconds:.6f}}}\n'
+        )
+
+    return line
+
+
 def now() -> str:
     """Return the current time in UTC with milliseconds, as in RFC 3339."""
-    seconds = time.time()
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+    return _millisecond(int(time.time() * 1000))
+
+
+@lru_cache(maxsize=1)
+def _millisecond(milliseconds: int) -> str:
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
 @lru_cache(maxsize=1)
@@ -84,12 +101,19 @@ def _fixed(exchange: Exchange) -> str:
 
 
 def _varying(exchange: Exchange) -> str:
-    # Formatting by hand takes a third of the time of json.dumps; a cached response takes some 40 microseconds.
+    # Formatting by hand takes a third of the time of json.dumps.
     return (
-        f'"request_id":"{exchange.request_id}","trace_id":"{exchange.trace_id}",'
-        f'"bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},"seconds":{exchange.seconds:.6f},'
-        f'"first_byte_seconds":{exchange.first_byte_seconds:.6f},"cached":{"true" if exchange.is_cached else "false"},'
-        f'"client":{_quoted(exchange.client)},"user_agent":{_quoted(exchange.user_agent[:MAX_CHARACTERS])}'
+        f'{_constant(exchange)},"client":{_quoted(exchange.client)},"request_id":"{exchange.request_id}",'
+        f'"seconds":{exchange.seconds:.6f},"first_byte_seconds":{exchange.first_byte_seconds:.6f}'
+    )
+
+
+def _constant(exchange: Exchange) -> str:
+    """Return the fields that are the same in all repetitions of an exchange, beside those of :func:`_fixed`."""
+    return (
+        f'"trace_id":"{exchange.trace_id}","bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},'
+        f'"cached":{"true" if exchange.is_cached else "false"},'
+        f'"user_agent":{_quoted(exchange.user_agent[:MAX_CHARACTERS])}'
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,8 +23,10 @@ MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
 #: Time that lines are collected before they are written together. A worker that is killed loses as much.
 FLUSH_SECONDS: Final = 0.05
 
-#: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux).
-_BLOCK_BYTES: Final = 4096
+#: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux). Those to a regular
+#: file never are; longer ones save system calls, each of which makes the event loop wait for the interpreter lock.
+_PIPE_BLOCK_BYTES: Final = 4096
+_FILE_BLOCK_BYTES: Final = 64 * 1024
 
 #: Time between two messages about lost lines, and the time limit for the last lines of a worker that ends.
 _REPORT_SECONDS: Final = 60.0
@@ -37,14 +40,16 @@ class LineWriter:
     Only in a server worker: it needs the event loop.
     """
 
-    def __init__(self, name: str, write: Callable[[bytes], object]) -> None:
+    def __init__(self, name: str, write: Callable[[bytes], object], block_bytes: int = _PIPE_BLOCK_BYTES) -> None:
         """
         Args:
             name: of the log, for messages about lost lines.
             write: writes bytes; may block and may raise OSError.
+            block_bytes: maximum size of a write of several lines; see :func:`block_bytes`.
         """
         self._name = name
         self._write_bytes = write
+        self._block_bytes = block_bytes
         self._lines: list[str] = []
         self._characters = 0
         self._is_scheduled = False
@@ -86,20 +91,20 @@ class LineWriter:
             self._lost, self._reported_at = 0, now
 
     def _write_lines(self, lines: list[str]) -> None:
-        block: list[bytes] = []
+        block: list[str] = []
         size = 0
         for line in lines:
-            encoded = line.encode(errors="backslashreplace")
-            if size + len(encoded) > _BLOCK_BYTES and block:
+            length = len(line) if line.isascii() else len(line.encode(errors="backslashreplace"))
+            if size + length > self._block_bytes and block:
                 self._write_block(block)
                 block, size = [], 0
-            block.append(encoded)
-            size += len(encoded)
+            block.append(line)
+            size += length
         self._write_block(block)
 
-    def _write_block(self, block: list[bytes]) -> None:
+    def _write_block(self, block: list[str]) -> None:
         try:
-            self._write_bytes(b"".join(block))
+            self._write_bytes("".join(block).encode(errors="backslashreplace"))
         except (OSError, ValueError, AttributeError):  # the last two: the stream is being reopened
             self._lost += len(block)
 
@@ -115,6 +120,15 @@ class LineStream(io.TextIOBase):
         """Write text that ends with a newline."""
         self._writer.write(text)
         return len(text)
+
+
+def block_bytes(target: int | str) -> int:
+    """Return how long a write of several lines may be, so that it is not mixed with those of other processes."""
+    try:
+        is_file = stat.S_ISREG(os.stat(target).st_mode)  # noqa: PTH116 - may be a descriptor
+    except OSError:
+        is_file = False
+    return _FILE_BLOCK_BYTES if is_file else _PIPE_BLOCK_BYTES
 
 
 def append_to(path: str) -> Callable[[bytes], object]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import Exchange, Repetition
 
 #: Upper bounds of histogram buckets. A layer takes minutes.
 SECONDS_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
@@ -111,6 +111,22 @@ class Recorder:
             series.bytes_in_buckets[bisect_left(BYTES_BOUNDS, bytes_in)] += 1
         else:
             series.bytes_in_buckets[0] += 1
+
+    def prepare(self, exchange: Exchange) -> Repetition:
+        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
+        series = self._find(exchange)
+        bytes_out, bucket = exchange.bytes_out, bisect_left(BYTES_BOUNDS, exchange.bytes_out)
+
+        def count(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:  # noqa: ARG001
+            series.requests += 1
+            series.cached += 1
+            series.seconds += seconds
+            series.seconds_buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+            series.bytes_out += bytes_out
+            series.bytes_out_buckets[bucket] += 1
+            series.bytes_in_buckets[0] += 1
+
+        return count
 
     def _find(self, exchange: Exchange) -> Series:
         method = exchange.method.lower()

@@ -11,7 +11,7 @@ from typing import Final
 import gevent
 
 from docker_registry.concurrency import run_in_thread
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import Exchange, Repetition
 from docker_registry.metrics.busiest import RepositoryCounts
 from docker_registry.metrics.exposition import expose
 from docker_registry.metrics.families import OPEN_UPLOADS, unfinished
@@ -52,6 +52,18 @@ class ServerMetrics:
         self._recorder(exchange)
         if self._repositories is not None:
             self._repositories(exchange)
+
+    def prepare(self, exchange: Exchange) -> Repetition:
+        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
+        count, repositories = self._recorder.prepare(exchange), self._repositories
+        if repositories is None:
+            return count
+
+        def count_both(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
+            count(request_id, client, seconds, first_byte_seconds)
+            repositories(exchange)
+
+        return count_both
 
     def start(self) -> None:
         """Publish the numbers of this worker every second, in a greenlet."""

@@ -14,9 +14,9 @@ from urllib.parse import unquote
 from gunicorn.config import AccessLogFormat
 from gunicorn.glogging import Logger
 
-from docker_registry.http.exchange import Exchange, Observer
-from docker_registry.logs.exchange_lines import request_line
-from docker_registry.logs.line_writer import LineStream, LineWriter, write_all
+from docker_registry.http.exchange import Exchange, Observer, Repetition, repetition
+from docker_registry.logs.exchange_lines import repeated_request_line, request_line
+from docker_registry.logs.line_writer import LineStream, LineWriter, block_bytes, write_all
 from docker_registry.logs.redaction import redact_query
 from docker_registry.logs.setup import JSON, JsonFormatter
 
@@ -31,6 +31,8 @@ _HEALTH_CHECKS: Final = ("health.", "metrics.", "status.show_status")
 
 def escape(text: str) -> str:
     """Return text from a client on one line, with control and other unprintable characters escaped."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -42,7 +44,6 @@ class AccessLog(Logger):  # type: ignore[misc]
     """
 
     _is_observer = False
-    _put: Callable[[str], object]
 
     def __init__(self, cfg: Any) -> None:
         self._writers: list[LineWriter] = []
@@ -68,18 +69,19 @@ class AccessLog(Logger):  # type: ignore[misc]
         """
         is_json = log_format == JSON
         self._is_observer = self.access_log_enabled and (is_json or "{" not in self.cfg.access_log_format)
-        self._put = self._open()
         if not self._is_observer:
             return None
+        put = self._open()
         if is_json:
-            return self._write_json
-        return self._write_usual if self.cfg.access_log_format == AccessLogFormat.default else self._write
+            return Entries(put, request_line, repeated_request_line)
+        is_usual = self.cfg.access_log_format == AccessLogFormat.default
+        return Entries(put, _usual_line, _repeated_usual_line) if is_usual else Entries(put, self._line)
 
     def divert(self) -> None:
         """Write the messages of this worker outside the event loop, too."""
         for handler in self.error_log.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.setStream(LineStream(self._writer("error log", handler.stream)))
+                handler.setStream(LineStream(self._add_writer("error log", handler.stream.fileno)))
 
     def finish(self) -> None:
         """Write the remaining lines."""
@@ -92,40 +94,25 @@ class AccessLog(Logger):  # type: ignore[misc]
         if len(handlers) != 1 or not isinstance(handlers[0], logging.StreamHandler):  # such as syslog
             return lambda line: self.access_log.info("%s", line.rstrip("\n"))
         handler = handlers[0]
-        writer = LineWriter("access log", lambda content: write_all(handler.stream.fileno(), content))
-        self._writers.append(writer)
-        return writer.write
 
-    def _writer(self, name: str, stream: Any) -> LineWriter:
-        self._writers.append(LineWriter(name, lambda content: write_all(stream.fileno(), content)))
+        def descriptor() -> int:
+            return int(handler.stream.fileno())  # gunicorn opens the log again at SIGUSR1
+
+        return self._add_writer("access log", descriptor).write
+
+    def _add_writer(self, name: str, descriptor: Callable[[], int]) -> LineWriter:
+        def write(content: bytes) -> None:
+            write_all(descriptor(), content)
+
+        self._writers.append(LineWriter(name, write, block_bytes(descriptor())))
         return self._writers[-1]
-
-    def _write_json(self, exchange: Exchange) -> None:
-        if exchange.method and not self._is_quiet(exchange):
-            self._put(request_line(exchange))
-
-    def _write_usual(self, exchange: Exchange) -> None:
-        """Write an entry in gunicorn's default format, in a quarter of the time of :meth:`_write`."""
-        if not exchange.method or self._is_quiet(exchange):
-            return
-        request = f"{exchange.method} {redact_query(exchange.target)} {exchange.protocol}"
-        line = (
-            f'{exchange.client} - {_quoted(exchange.user)} {_when(int(time.time()))} "{_quoted(request)}" '
-            f'{exchange.status} {exchange.bytes_out} "{_quoted(exchange.referrer)}" "{_quoted(exchange.user_agent)}"'
-        )
-        self._put(f"{line if line.isprintable() else escape(line)}\n")
-
-    def _is_quiet(self, exchange: Exchange) -> bool:
-        return exchange.route.startswith(_HEALTH_CHECKS) and not registry_logger.isEnabledFor(logging.DEBUG)
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """Write the entry of a request, if no observer does; called by gunicorn."""
         if not self._is_observer:
             super().access(resp, req, environ, request_time)
 
-    def _write(self, exchange: Exchange) -> None:
-        if not exchange.method or self._is_quiet(exchange):  # without a method: unparsable, see the error log
-            return
+    def _line(self, exchange: Exchange) -> str:
         micros = int(exchange.seconds * 1_000_000)
         target = redact_query(exchange.target)
         path, _, query = target.partition("?")
@@ -150,12 +137,73 @@ class AccessLog(Logger):  # type: ignore[misc]
             "L": f"{exchange.seconds:.6f}",
             "p": f"<{os.getpid()}>",
         }
-        self._put(self.cfg.access_log_format % self.atoms_wrapper_class(_printable(atoms)) + "\n")
+        return str(self.cfg.access_log_format % self.atoms_wrapper_class(_printable(atoms))) + "\n"
 
     def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
         """Return the values that gunicorn puts into an entry that it writes itself."""
         sent = resp.sent + getattr(resp.sock, "file_bytes", 0)
         return _printable({**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent})
+
+
+class Entries:
+    """Writes an entry for each exchange; an observer."""
+
+    def __init__(
+        self,
+        put: Callable[[str], object],
+        line_of: Callable[[Exchange], str],
+        repeated: Callable[[Exchange], Callable[[str, str, float, float], str]] | None = None,
+    ) -> None:
+        """
+        Args:
+            put: writes an entry.
+            line_of: makes the entry of an exchange.
+            repeated: returns what makes the entries of its repetitions.
+        """
+        self._put = put
+        self._line_of = line_of
+        self._repeated = repeated
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Write the entry of an exchange."""
+        if exchange.method and not _is_quiet(exchange):  # without a method: unparsable, see the error log
+            self._put(self._line_of(exchange))
+
+    def prepare(self, exchange: Exchange) -> Repetition | None:
+        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
+        if self._repeated is None:
+            return repetition(self.__call__, exchange)
+        if _is_quiet(exchange):
+            return None
+        put, line_of = self._put, self._repeated(exchange)
+
+        def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
+            put(line_of(request_id, client, seconds, first_byte_seconds))
+
+        return write
+
+
+def _is_quiet(exchange: Exchange) -> bool:
+    return exchange.route.startswith(_HEALTH_CHECKS) and not registry_logger.isEnabledFor(logging.DEBUG)
+
+
+def _usual_line(exchange: Exchange) -> str:
+    """Return an entry in gunicorn's default format, in a quarter of the time of gunicorn."""
+    return _repeated_usual_line(exchange)(exchange.request_id, exchange.client, 0, 0)
+
+
+def _repeated_usual_line(exchange: Exchange) -> Callable[[str, str, float, float], str]:
+    request = f"{exchange.method} {redact_query(exchange.target)} {exchange.protocol}"
+    user = escape(_quoted(exchange.user))
+    ending = escape(
+        f'"{_quoted(request)}" {exchange.status} {exchange.bytes_out} '
+        f'"{_quoted(exchange.referrer)}" "{_quoted(exchange.user_agent)}"'
+    )
+
+    def line(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> str:  # noqa: ARG001
+        return f"{client} - {user} {_when(int(time.time()))} {ending}\n"
+
+    return line
 
 
 def _quoted(text: str) -> str:

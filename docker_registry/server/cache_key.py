@@ -26,7 +26,7 @@ UNIQUE: Final = frozenset(
 IRRELEVANT: Final = frozenset(
     {
         b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control", b"cf-connecting-ip",
-        b"cf-ipcountry", b"cf-visitor", b"dnt", b"pragma", b"priority", b"referer", b"true-client-ip",
+        b"cf-ipcountry", b"cf-visitor", b"dnt", b"forwarded", b"pragma", b"priority", b"referer", b"true-client-ip",
         b"upgrade-insecure-requests", b"user-agent", b"via", b"x-client-ip", b"x-forwarded-for", b"x-real-ip",
     }
 )  # fmt: skip

@@ -5,15 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from docker_registry.http.clients import TrustedProxies
-from docker_registry.http.exchange import CONTEXT, Exchange, Observer, RequestContext, RequestIds, trace_id
+from docker_registry.http.exchange import (
+    CONTEXT,
+    Exchange,
+    Observer,
+    Repetition,
+    RequestContext,
+    RequestIds,
+    repetition,
+    trace_id,
+)
 from docker_registry.server.access_log import basic_user
+from docker_registry.server.cache_key import RequestHead
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.response_cache import Hit
 
 logger = logging.getLogger(__name__)
+
+_FAILED: Final = "An observer of requests failed"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -89,48 +101,58 @@ class Observation:
             sock.exchange = exchange
         self._send(exchange)
 
-    def report_cached(self, hit: Hit, client: ClientSocket, began: float) -> None:
+    def report_cached(self, hit: Hit, client: ClientSocket, began: float, *, is_complete: bool = True) -> None:
         """
         Report a request that was answered from the response cache.
 
         Args:
             began: when the request was received, in seconds of :func:`time.perf_counter`.
+            is_complete: whether the whole response was sent.
         """
-        cached, head = hit.response.exchange, hit.head
+        cached, repetitions = hit.response.exchange, hit.repetitions
         if cached is None or not self._observers:
             return
+        if repetitions is None or not is_complete:
+            self._send(self._cached(cached, hit, client, began))
+            return
+        if repetitions.observers is None:
+            repetitions.forwarded = _forwarded(hit.head)
+            repetitions.observers = self._prepare(self._cached(cached, hit, client, began))
         address = client.address
-        if self._proxies:
-            forwarded = head.header(b"x-forwarded-for") or head.header(b"forwarded")
-            address = self._proxies.client_of(address, forwarded)
+        if repetitions.forwarded:
+            address = self._proxies.client_of(address, repetitions.forwarded)
+        request_id, seconds = self._ids.new(), time.perf_counter() - began
+        for observe in repetitions.observers:
+            try:
+                observe(request_id, address, seconds, client.answered_at - began)
+            except Exception:  # an observer must not affect the response
+                logger.exception(_FAILED)
+
+    def _cached(self, cached: Exchange, hit: Hit, client: ClientSocket, began: float) -> Exchange:
+        head = hit.head
         traceparent = head.header(b"traceparent")
-        self._send(
-            Exchange(
-                cached.method,
-                cached.route,
-                cached.repository,
-                cached.reference,
-                cached.digest,
-                cached.status,
-                0,
-                cached.bytes_out if hit.fd is None else client.file_bytes,
-                time.perf_counter() - began,
-                client.answered_at - began,
-                cached.principal,
-                self._ids.adopt(head.header(b"x-request-id")),
-                trace_id(traceparent),
-                True,
-                address,
-                head.header(b"user-agent"),
-                cached.upstream,
-                cached.target,
-                cached.protocol,
-                head.header(b"referer"),
-                cached.user,
-                traceparent,
-                cached.notes,
-            )
+        return cached._replace(
+            bytes_in=0,
+            bytes_out=cached.bytes_out if hit.fd is None else client.file_bytes,
+            seconds=time.perf_counter() - began,
+            first_byte_seconds=client.answered_at - began,
+            request_id=self._ids.adopt(head.header(b"x-request-id")),
+            trace_id=trace_id(traceparent),
+            is_cached=True,
+            client=self._proxies.client_of(client.address, _forwarded(head)),
+            user_agent=head.header(b"user-agent"),
+            referrer=head.header(b"referer"),
+            traceparent=traceparent,
         )
+
+    def _prepare(self, exchange: Exchange) -> tuple[Repetition, ...]:
+        prepared = []
+        for observer in self._observers:
+            try:
+                prepared.append(repetition(observer, exchange))
+            except Exception:  # an observer must not affect the response
+                logger.exception(_FAILED)
+        return tuple(filter(None, prepared))
 
     def report_refused(self, request: Any, client: str, status: int) -> None:
         """
@@ -171,4 +193,8 @@ class Observation:
             try:
                 observer(exchange)
             except Exception:  # an observer must not affect the response
-                logger.exception("An observer of requests failed")
+                logger.exception(_FAILED)
+
+
+def _forwarded(head: RequestHead) -> str:
+    return head.header(b"x-forwarded-for") or head.header(b"forwarded")

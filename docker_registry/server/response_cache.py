@@ -24,10 +24,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from docker_registry.dependencies import Dependencies, Signature, signature_of
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import Exchange, Repetition
 from docker_registry.server.cache_key import RequestHead, parse_head
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
@@ -38,6 +38,9 @@ MAX_SECONDS: Final = 600
 
 #: Approximate overhead per entry: objects, and the paths and signatures of files.
 ENTRY_BYTES: Final = 5 * 1024
+
+#: Approximate overhead per recognized request: the prepared parts of log entries.
+REQUEST_BYTES: Final = 2 * 1024
 
 #: Different requests per response that are recognized by their bytes, without parsing them.
 _MAX_REQUESTS: Final = 8
@@ -101,18 +104,33 @@ class CachedResponse:
         return fd
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """
     A request that can be answered from the cache.
 
     Attributes:
         fd: descriptor of the file with the body, which the caller must close; None if the body is part of the bytes.
+        repetitions: of the same bytes of a request, and filled by the caller; None if the bytes were not remembered.
     """
 
     response: CachedResponse
     head: RequestHead
-    fd: int | None = None
+    fd: int | None
+    repetitions: Repetitions | None
+
+
+@dataclass(slots=True)
+class Repetitions:
+    """
+    What has been prepared for further requests with the same bytes.
+
+    Attributes:
+        observers: what observes them; None until the first of them.
+        forwarded: the header that names the client behind a proxy.
+    """
+
+    observers: tuple[Repetition, ...] | None = None
+    forwarded: str = ""
 
 
 @dataclass(slots=True)
@@ -138,7 +156,7 @@ class ResponseCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._by_request: dict[bytes, tuple[_Entry, RequestHead]] = {}
+        self._by_request: dict[bytes, tuple[_Entry, RequestHead, Repetitions]] = {}
 
     def find(self, request: bytes) -> Hit | None:
         """
@@ -153,9 +171,9 @@ class ResponseCache:
             entry = None if head is None else self._entries.get(head.key)
             if head is None or entry is None:
                 return None
-            self._remember(request, entry, head)
+            repetitions = self._remember(request, entry, head)
         else:
-            entry, head = known
+            entry, head, repetitions = known
         response = entry.response
         if time.monotonic() > entry.until or not response.dependencies.is_current():
             self._forget(entry)
@@ -169,7 +187,9 @@ class ResponseCache:
                 return None
         if self._entries.get(entry.key) is entry:  # is_current() may yield, and the entry may be evicted in between
             self._entries.move_to_end(entry.key)
-        return Hit(response, head, fd)
+        if known is None:
+            self._evict()
+        return Hit(response, head, fd, repetitions)
 
     def add(
         self,
@@ -201,16 +221,22 @@ class ResponseCache:
         entry = self._entries[head.key] = _Entry(head.key, response, size, until)
         self._bytes += size
         self._remember(request, entry, head)
+        self._evict()
+
+    def _evict(self) -> None:
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._entries.values())))
 
-    def _remember(self, request: bytes, entry: _Entry, head: RequestHead) -> None:
-        """Recognize a request by its bytes from now on."""
-        if head.is_repeatable and len(entry.requests) < _MAX_REQUESTS:
-            entry.requests.append(request)
-            entry.size += len(request)
-            self._bytes += len(request)
-            self._by_request[request] = entry, head
+    def _remember(self, request: bytes, entry: _Entry, head: RequestHead) -> Repetitions | None:
+        """Recognize a request by its bytes from now on; return None if it cannot be."""
+        if not head.is_repeatable or len(entry.requests) >= _MAX_REQUESTS:
+            return None
+        entry.requests.append(request)
+        entry.size += len(request) + REQUEST_BYTES
+        self._bytes += len(request) + REQUEST_BYTES
+        repetitions = Repetitions()
+        self._by_request[request] = entry, head, repetitions
+        return repetitions
 
     def _forget(self, entry: _Entry | None) -> None:
         if entry is not None and self._entries.get(entry.key) is entry:

@@ -351,10 +351,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                     self._turns.wait()
                 return
             self._inflight.saw(client.fileno())
+            is_complete = False
             try:
                 self._send_cached(client, hit)
+                is_complete = True
             finally:
-                self._observation.report_cached(hit, client, began)
+                self._observation.report_cached(hit, client, began, is_complete=is_complete)
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False

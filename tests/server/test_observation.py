@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import time
 
 import pytest
 
-from docker_registry.http.exchange import RequestIds, trace_id
-from docker_registry.server.access_log import basic_user
+from docker_registry.dependencies import Dependencies
+from docker_registry.http.exchange import Exchange, RequestIds, trace_id
+from docker_registry.http.clients import TrustedProxies
+from docker_registry.logs.audit import AuditLog
+from docker_registry.logs.exchange_lines import repeated_request_line, request_line
+from docker_registry.metrics.server_metrics import ServerMetrics
+from docker_registry.server.access_log import Entries, _repeated_usual_line, _usual_line, basic_user
+from docker_registry.server.client_socket import PlainSocket
+from docker_registry.server.observation import Observation
+from docker_registry.server.response_cache import ResponseCache
 from tests.server.test_response_cache import SETTLED_SECONDS, Connection, head_of
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
@@ -20,6 +30,10 @@ LAYER = next(iter(IMAGE.blobs))
 BLOB = f"/v2/acme/web/blobs/{LAYER}"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
+EXCHANGE = Exchange(
+    "GET", "v2_manifests.get_manifest", "acme/web", "v1", "", 200, 0, 2, 0.0, 0.0, "anonymous", "1", "", False, "", "",
+    "", MANIFEST, "HTTP/1.1", "", "", "", {},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +148,80 @@ class TestAnExchange:
         _reported(observed, before, 20)
         exchange(head_of("/v2/acme/web/manifests/last"))
         assert 21 == len(_reported(observed, before))
+
+
+class TestARepeatedExchange:
+    ANSWER = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"
+
+    @pytest.fixture
+    def client(self):
+        ours, theirs = socket.socketpair()
+        with theirs, PlainSocket(ours.family, ours.type, ours.proto, fileno=ours.detach()) as client:
+            client.address = "10.1.2.3"
+            yield client
+
+    @pytest.fixture
+    def repeated(self, client):
+        """Observe a response from the cache once more, and return nothing."""
+
+        def repeated(observation, *headers, **changes):
+            cache, made_of = ResponseCache(), Dependencies()
+            made_of.is_cacheable = True
+            cache.add(head_of(MANIFEST), self.ANSWER, made_of, EXCHANGE._replace(**changes))
+
+            def observe(**options):
+                hit = cache.find(head_of(MANIFEST, *headers))
+                observation.report_cached(hit, client, time.perf_counter(), **options)
+
+            return observe
+
+        return repeated
+
+    def test_costs_few_calls(self, tmp_path, repeated):
+        metrics, observation, written = ServerMetrics(None, lambda _: None), Observation(), []
+        audit = AuditLog(str(tmp_path / "audit.log"))
+        for observer in (Entries(written.append, request_line, repeated_request_line), metrics, audit):
+            observation.add(observer)
+        observe = repeated(observation, "User-Agent: a client")
+        calls = []
+        observe()
+        sys.setprofile(lambda frame, event, argument: calls.append(event))
+        try:
+            observe()
+        finally:
+            sys.setprofile(None)
+        assert sum(event in ("call", "c_call") for event in calls) < 40
+        observe(is_complete=False)
+        lines = [json.loads(line) for line in written]
+        assert 3 == len({line.pop("request_id") for line in lines})
+        times = [[line.pop(name) for name in ("time", "seconds", "first_byte_seconds")] for line in lines]
+        assert times == sorted(times, key=lambda each: each[0])
+        assert [lines[0]] * 3 == lines
+        assert ("10.1.2.3", "a client", True) == tuple(lines[0][name] for name in ("client", "user_agent", "cached"))
+        (row,) = metrics._recorder.series.values()
+        assert (3, 3, 6) == (row.requests, row.cached, row.bytes_out)
+        assert [3, 3, 3] == [sum(row.seconds_buckets), sum(row.bytes_in_buckets), sum(row.bytes_out_buckets)]
+
+    def test_is_audited_if_it_is_a_login(self, tmp_path, repeated):
+        observation, audit = Observation(), AuditLog(str(tmp_path / "audit.log"))
+        observation.add(audit)
+        observe = repeated(observation, route="v2_base.check_version", user="me")
+        for _ in range(3):
+            observe()
+        audit.close()
+        assert 3 == (tmp_path / "audit.log").read_text().count('"event":"login"')
+
+    @pytest.mark.parametrize("header", ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7"])
+    def test_names_the_client_behind_a_proxy(self, repeated, header):
+        observation, written = Observation(), []
+        observation.trust(TrustedProxies(["10.0.0.0/8"]))
+        observation.add(Entries(written.append, _usual_line, _repeated_usual_line))
+        observe = repeated(observation, header, 'User-Agent: a"\x1b')
+        observe()
+        observe()
+        observe(is_complete=False)
+        assert [True] * 3 == [line.startswith("192.0.2.7 - - [") for line in written]
+        assert written[0].endswith('200 2 "-" "a\\"\\x1b"\n')
 
 
 class TestIds:

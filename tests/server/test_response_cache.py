@@ -17,7 +17,7 @@ from docker_registry import dependencies
 from docker_registry.dependencies import Dependencies, signature_of
 from docker_registry.server import response_cache
 from docker_registry.server.cache_key import IRRELEVANT, UNIQUE, parse_head
-from docker_registry.server.response_cache import ENTRY_BYTES, FileSlice, ResponseCache
+from docker_registry.server.response_cache import ENTRY_BYTES, REQUEST_BYTES, FileSlice, ResponseCache
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
@@ -112,13 +112,22 @@ class TestAResponse:
         assert kept.find(REQUEST) is None
 
     def test_is_evicted_for_others(self):
-        kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + 2 * len(REQUEST) + len(ANSWER) + 10))
+        kept = ResponseCache(max_bytes=10 * (ENTRY_BYTES + REQUEST_BYTES + 2 * len(REQUEST) + len(ANSWER) + 10))
         requested = [REQUEST.replace(b"/ ", b"/%d " % number) for number in range(20)]
         for one in requested:
             kept.add(one, ANSWER, offered())
             kept.find(requested[0])
         found = [one for one in requested if kept.find(one) is not None]
         assert (requested[0], requested[-9:]) == (found[0], found[1:])
+
+    def test_stays_in_bounds_when_it_is_requested_in_many_ways(self):
+        kept = ResponseCache(max_bytes=20 * ENTRY_BYTES)
+        for number in range(8):
+            kept.add(head_of(f"/{number}"), ANSWER, offered())
+        for number in range(64):
+            kept.find(head_of(f"/{number % 8}", f"User-Agent: {str(number) * 2000}"))
+        assert 0 < kept._bytes <= 20 * ENTRY_BYTES
+        assert kept._bytes == sum(entry.size for entry in kept._entries.values())
 
 
 class TestTheKeyOfARequest:
@@ -128,7 +137,7 @@ class TestTheKeyOfARequest:
         for number in range(20):
             lines = [
                 f"X-Request-ID: {number}", f"User-Agent: client/{number}", "traceparent: 00-1-2-3",
-                "Accept-Encoding: gzip", f"X-Forwarded-For: 10.0.0.{number}",
+                "Accept-Encoding: gzip", f"X-Forwarded-For: 10.0.0.{number}", f"Forwarded: for=10.0.0.{number}",
             ]  # fmt: skip
             assert kept.find(head_of("/", *lines)) is not None
         assert len(kept._by_request) == 1
