@@ -45,10 +45,11 @@ def _run(services: Services) -> None:
         try:
             # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
-                _purge(services)
-                if services.access_control is not None and services.access_control.tokens is not None:
-                    services.access_control.tokens.keep_up()
-            _fill_search_index(services)
+                for step in (_purge, _keep_up_tokens, _remove_leftovers):
+                    if services.read_only.why is None:
+                        step(services)
+            if services.read_only.why is None:
+                _fill_search_index(services)
         except RegistryError as error:
             logger.warning("housekeeping failed and will be retried: %s", error)
         gevent.sleep(interval_seconds)
@@ -56,16 +57,28 @@ def _run(services: Services) -> None:
 
 def _purge(services: Services) -> None:
     upload_ttl_seconds = services.config.upload_ttl
-    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds)
-    if services.metrics is not None:  # at once: uploads that begin before it is recorded are missing in the metrics
+    read_only = services.read_only
+    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds, lambda: read_only.why is not None)
+    # At once: uploads that begin before it is recorded are missing in the metrics.
+    if services.metrics is not None and read_only.why is None:
         services.metrics.record_uploads_left(services.registry.uploads.counts.left)
     message = f"purged {purged} abandoned uploads, adopted {adopted} repositories of other servers"
     logger.info(message)
     if services.audit is not None and (purged or adopted):
         services.audit.record_housekeeping(message)
+
+
+def _keep_up_tokens(services: Services) -> None:
+    if services.access_control is None or services.access_control.tokens is None:
+        return
+    if (changed := services.access_control.tokens.keep_up()) and services.audit is not None:
+        services.audit.record_housekeeping(changed)
+
+
+def _remove_leftovers(services: Services) -> None:
     if services.mirror is not None:
-        services.mirror.blobs.purge(upload_ttl_seconds)
-    services.registry.driver.remove_leftovers(upload_ttl_seconds)
+        services.mirror.blobs.purge(services.config.upload_ttl)
+    services.registry.driver.remove_leftovers(services.config.upload_ttl)
 
 
 def _fill_search_index(services: Services) -> None:

@@ -30,4 +30,6 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND: Final = Command("reindex", "rebuild the search index, and find private repositories anew", run, add_json)
+COMMAND: Final = Command(
+    "reindex", "rebuild the search index, and find private repositories anew", run, add_json, lambda _: True
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, StorageError
@@ -109,18 +109,23 @@ class OciRegistry:
         except PathNotFound:  # the usual case: such a file exists only while another process probes
             pass
 
-    def run_housekeeping(self, upload_ttl_seconds: float) -> tuple[int, int]:
+    def run_housekeeping(
+        self, upload_ttl_seconds: float, is_stopped: Callable[[], bool] = lambda: False
+    ) -> tuple[int, int]:
         """
         Delete abandoned uploads, and add repositories that other servers wrote to the catalog.
 
         Args:
             upload_ttl_seconds: minimum time since the last change of an upload, with or without a repository.
+            is_stopped: asked before each change; ends the work when it returns true.
 
         Returns:
             The number of deleted uploads and the number of added repositories.
         """
         self.uploads.counts.left = 0
-        purged = self.uploads.purge(None, upload_ttl_seconds)
-        names = self.slices.pace(self.repositories.folders())
-        purged += sum(self.uploads.purge(name, upload_ttl_seconds) for name in names)
-        return purged, self.repositories.adopt()
+        purged = self.uploads.purge(None, upload_ttl_seconds, is_stopped)
+        for name in self.slices.pace(self.repositories.folders()):
+            if is_stopped():
+                return purged, 0
+            purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
+        return purged, self.repositories.adopt(is_stopped)

@@ -12,7 +12,7 @@ Repositories of sources (:mod:`docker_registry.registry.sources`) are included, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final
@@ -158,11 +158,14 @@ class Repositories:
         """Add a repository to the catalog; call this before writing the first link or manifest in it."""
         self._catalog.enter(name)
 
-    def adopt(self) -> int:
+    def adopt(self, is_stopped: Callable[[], bool] = lambda: False) -> int:
         """
         Add repositories that other servers created to the catalog, and remove entries of repositories that are gone.
 
         Walks all folders of repository names.
+
+        Args:
+            is_stopped: asked before each change; ends the work when it returns true.
 
         Returns:
             The number of added repositories.
@@ -170,11 +173,15 @@ class Repositories:
         entered = set(self._catalog.names())
         added = 0
         for name in self._catalog.pace(chain(self.folders(), *(source.names() for source in self._sources))):
+            if is_stopped():
+                return added
             if str(name) not in entered and self.exists(name):
                 self._catalog.enter(name)
                 entered.add(str(name))
                 added += 1
         for name in self._catalog.pace(map(RepositoryName, entered)):
+            if is_stopped():
+                return added
             if not self.exists(name):
                 self._forget(name)
         if not self._driver.exists(layout.CATALOG_COMPLETE):

@@ -287,13 +287,16 @@ class UploadSessions:
         if upload.lists or any(chunk.object is not None for chunk in upload.chunks):
             self._scratch.discard(upload.folder)
 
-    def purge(self, name: RepositoryName | None, ttl_seconds: float) -> int:
+    def purge(
+        self, name: RepositoryName | None, ttl_seconds: float, is_stopped: Callable[[], bool] = lambda: False
+    ) -> int:
         """
         Delete the abandoned sessions of a repository, including those of other servers.
 
         Args:
             name: None for the sessions that belong to no repository.
             ttl_seconds: minimum time since the last change of a session.
+            is_stopped: asked before each deletion; ends the work when it returns true.
 
         Returns:
             The number of deleted sessions.
@@ -301,6 +304,8 @@ class UploadSessions:
         oldest = self._now() - ttl_seconds
         purged = 0
         for upload_id in self._pace(self._ids(name)):
+            if is_stopped():
+                break
             upload = Upload(name, upload_id)
             touched = [stat.modified for stat in self._driver.walk(upload.folder)]
             with suppress(PathNotFound):

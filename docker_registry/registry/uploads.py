@@ -212,18 +212,26 @@ class Uploads:
         self._sessions.end(self.get(name, upload_id))
         logger.debug("upload %s was cancelled by %s", upload_id, actor)
 
-    def purge(self, name: RepositoryName | None, ttl_seconds: float, *, actor: Actor = GARBAGE_COLLECTION) -> int:
+    def purge(
+        self,
+        name: RepositoryName | None,
+        ttl_seconds: float,
+        is_stopped: Callable[[], bool] = lambda: False,
+        *,
+        actor: Actor = GARBAGE_COLLECTION,
+    ) -> int:
         """
         Delete the abandoned sessions of a repository, including those of other servers.
 
         Args:
             name: None for the sessions that belong to no repository.
             ttl_seconds: minimum time since the last change of a session.
+            is_stopped: asked before each deletion; ends the work when it returns true.
 
         Returns:
             The number of deleted sessions.
         """
-        purged = self._sessions.purge(name, ttl_seconds)
+        purged = self._sessions.purge(name, ttl_seconds, is_stopped)
         if purged:
             logger.debug("%d abandoned uploads to %s were deleted by %s", purged, name, actor)
         return purged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -124,6 +125,14 @@ class TestBackgroundWork:
             built.read_only.refresh()
             built.probe_store()
 
+    def test_ends_in_the_middle(self):
+        with services.build(Config(storage="memory"), MemoryDriver()) as built:
+            for _ in range(5):
+                built.registry.uploads.start(None)
+            asked = itertools.count()
+            assert (3, 0) == built.registry.run_housekeeping(-1, lambda: next(asked) >= 3)
+            assert (2, 0) == built.registry.run_housekeeping(-1)
+
     def test_computes_no_diffs(self):
         class ReadOnlyOnce(ReadOnly):
             def refresh(self):
@@ -137,9 +146,20 @@ class TestBackgroundWork:
 
 
 class TestAWorkerThatHangs:
-    def test_is_replaced(self, tmp_path):
+    def test_is_replaced_but_not_for_a_long_transfer(self, tmp_path):
         with Server(tmp_path / "store", GUNICORN_SILENT_TIMEOUT="3") as server:
             (worker,) = server.worker_pids()
+            start = requests.post(f"{server.url}/v2/acme/web/blobs/uploads/", timeout=30)
+
+            def slow_body():
+                began = time.monotonic()
+                while time.monotonic() < began + 5:
+                    yield b"a"
+                    time.sleep(0.5)
+
+            location = server.url + start.headers["Location"]
+            assert 202 == requests.patch(location, data=slow_body(), timeout=30).status_code
+            assert [worker] == server.worker_pids()
             os.kill(worker, signal.SIGSTOP)
             deadline = time.monotonic() + 30
             while worker in server.worker_pids() and time.monotonic() < deadline:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from docker_registry import __version__, housekeeping, services
-from docker_registry.config.schema import Config
+from docker_registry.auth.tokens import signing_keys
+from docker_registry.auth.tokens.signing_keys import SigningKey
+from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver
 from tests.support.processes import find, free_port
 from tests.support.servers.template import run_command
@@ -176,11 +178,21 @@ class TestAChangeWithoutARequest:
 
     def test_by_housekeeping_is_audited(self, tmp_path):
         audit = tmp_path / "audit.log"
-        config = Config(storage="memory", audit_log=str(audit), upload_ttl=-1)
-        with services.build(config, MemoryDriver()) as built:
+        users, driver = tmp_path / "users", MemoryDriver()
+        users.touch()
+        config = Config(storage="memory", audit_log=str(audit), upload_ttl=-1, auth=Auth(htpasswd=users))
+        key = {"keys": [SigningKey.generate("ES256", created=0).store()]}
+        driver.put_content(signing_keys.PATH, json.dumps(key).encode())
+        with services.build(config, driver) as built:
             housekeeping._purge(built)
             built.registry.uploads.start(None)
             housekeeping._purge(built)
+            for _ in range(2):
+                housekeeping._keep_up_tokens(built)
             built.audit.close()
-        (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
-        assert ("change", "system", "gc") == (line["event"], line["principal"], line["reason"])
+        lines = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert [("change", "system", "gc")] * 2 == [
+            (line["event"], line["principal"], line["reason"]) for line in lines
+        ]
+        assert "purged 1 abandoned uploads, adopted 0 repositories of other servers" == lines[0]["message"]
+        assert "replaced the key that signs access tokens" == lines[1]["message"]

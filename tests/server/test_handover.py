@@ -118,6 +118,7 @@ class TestASuccessor:
                     wait_until(lambda: not Path(f"/proc/{successor}").exists() or is_zombie(successor))
             assert [] == failures
             messages = [notified.recv(4096).decode() for _ in range(3)]
+            assert "READY=1" in messages[0]  # Type=notify
             assert f"MAINPID={successor}" in messages
 
 

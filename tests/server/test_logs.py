@@ -10,10 +10,14 @@ import pytest
 import requests
 
 from docker_registry import services
+from docker_registry.api.authorization import ACTIONS
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.http.clients import TrustedProxies
+from docker_registry.http.exchange import Exchange
+from docker_registry.logs.audit import event_of
+from docker_registry.registry.access import Action
 from tests.support.clients.v2 import Client
 from tests.support.servers.registry import Server
 
@@ -74,6 +78,17 @@ class TestALogAsJson:
         events = [(line["event"], line["method"], line["client"], line["reference"]) for line in audited]
         assert [("change", "PUT", "198.51.100.1", "v1"), ("refusal", "DELETE", "127.0.0.1", "v1")] == events
         assert "me" == audited[-1]["principal"] or "anonymous" == audited[-1]["principal"]
+
+
+class TestTheAuditLog:
+    def test_has_every_route_that_changes_something(self):
+        exchange = Exchange("PUT", "", "", "", "", 201, 0, 0, 0, 0, "", "", "", False, "", "", "", "", "", "", "")
+        routes = {route for route, action in ACTIONS.items() if action is not Action.PULL}
+        unaudited = {route for route in routes if event_of(exchange._replace(route=route)) != "change"}
+        assert unaudited == {
+            "v1_repositories.authorize", "v2_uploads.append_chunk", "v2_uploads.cancel_upload", "v2_uploads.get_upload",
+        }  # fmt: skip
+        assert not event_of(exchange._replace(route="v2_uploads.start_upload", status=202))
 
 
 class TestAnUnwritableLog:
