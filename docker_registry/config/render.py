@@ -44,12 +44,7 @@ def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[
         sample: the flavors of the sample configuration, from which the environment variable of each setting is taken.
     """
     general = tuple(settings_of(Config))
-    variables = {
-        name: name_in_sample
-        for tree in sample.values()
-        for name, raw in flatten(tree, [setting.name for setting in general])
-        if (name_in_sample := variable(raw))
-    }
+    variables = _variables(sample, [setting.name for setting in general])
     parts = [f"### General\n\n{_table(general, variables)}"]
     for driver, declared in driver_settings.items():
         table = _table(declared, variables) if declared else "No further settings.\n"
@@ -57,17 +52,23 @@ def reference(driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[
     return "\n".join(parts)
 
 
-def reference_of_0_7_1(driver_settings: Mapping[str, Iterable[Setting]]) -> str:
+def reference_of_0_7_1(
+    driver_settings: Mapping[str, Iterable[Setting]], sample: Mapping[str, Mapping[str, Any]]
+) -> str:
     """
     Render the table of the settings of docker-registry 0.7.1 in Markdown: which part serves each, or why none does.
 
     Args:
         driver_settings: settings by name of the driver that declares them.
+        sample: as for :func:`reference`.
     """
+    variables = {"storage": "SETTINGS_FLAVOR", **_variables(sample, legacy.SETTINGS_OF_0_7_1)}
+    variables.update({name: theirs for name, theirs in legacy.SETTINGS_OF_0_7_1.items() if theirs})
     general = {setting.name for setting in settings_of(Config)}
     drivers = {driver: {setting.name for setting in declared} for driver, declared in driver_settings.items()}
     lines = ["| Setting | Variable | In this version |", "| --- | --- | --- |"]
-    for name, environment in legacy.SETTINGS_OF_0_7_1.items():
+    for name in legacy.SETTINGS_OF_0_7_1:
+        environment = variables.get(name)
         served_by = [f"`{driver}`" for driver, names in drivers.items() if name in names]
         if name in general:
             status = "served"
@@ -77,6 +78,16 @@ def reference_of_0_7_1(driver_settings: Mapping[str, Iterable[Setting]]) -> str:
             status = f"ignored: {_why_ignored(name)}"
         lines.append(f"| `{name}` | {f'`{environment}`' if environment else ''} | {status} |")
     return "\n".join(lines) + "\n"
+
+
+def _variables(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, str]:
+    """Return the environment variables of settings in the sample."""
+    return {
+        name: name_in_sample
+        for tree in sample.values()
+        for name, raw in flatten(tree, [*names])
+        if (name_in_sample := variable(raw))
+    }
 
 
 def _why_ignored(name: str) -> str:
