@@ -24,15 +24,16 @@ from typing import Any, Final, Protocol
 MAX_LINE_BYTES: Final = 8190
 MAX_TRAILER_BYTES: Final = 32768
 
-#: Decoding pauses after this much framing work (in lines, about 1 ms) if the content averages fewer bytes per line.
-_PAUSE_WORK: Final = 256
+#: Decoding pauses after this much framing work (in lines, about half a millisecond) if the content averages fewer bytes
+#: per line.
+_PAUSE_WORK: Final = 128
 _SHORT_CHUNK_BYTES: Final = 256
 
 #: Each further multiple of this length counts a line once more.
 _LONG_LINE_BYTES: Final = 256
 
-#: Chunks of up to 15 bytes are taken out in runs of chunks of the same size, up to this many at a time (about 0.5 ms).
-_MOST_CHUNKS_OF_RUN: Final = 8192
+#: Chunks of up to 15 bytes are taken out in runs of chunks of the same size, up to this many at a time (about 0.3 ms).
+_MOST_CHUNKS_OF_RUN: Final = 4096
 
 #: This many chunks of a run take as much time as one line otherwise.
 _CHUNKS_PER_LINE: Final = 64

@@ -56,10 +56,16 @@ class Measured:
             subprocess.Popen(
                 [sys.executable, "-m", "tests.support.clients.honest", str(server.port), str(seconds), str(clients)],
                 cwd=ROOT,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
             for clients in (CLIENTS, 0)
         ]
+        for process in processes:
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
         for process in processes:
             output, _ = process.communicate(timeout=300)
             seen = json.loads(output)

@@ -1,7 +1,8 @@
 """
 Well-behaved clients that push and pull, and report how long it took.
 
-``python -m tests.support.clients.honest PORT SECONDS CLIENTS`` prints JSON::
+``python -m tests.support.clients.honest PORT SECONDS CLIENTS`` prints a line when it is ready, waits for one, works,
+and prints JSON::
 
     {"cycles": [[0.031, …], …], "latencies": [0.004, …], "errors": ["…"]}
 
@@ -73,6 +74,8 @@ def probe(port: int, until: float, latencies: list[float], errors: list[str]) ->
 
 def main(port: str, seconds: str, clients: str) -> None:
     """Work for some seconds, then print what happened."""
+    print("ready", flush=True)
+    sys.stdin.readline()  # another process may still be importing, which takes the processor from the first client
     until = time.monotonic() + float(seconds)
     cycles: list[list[float]] = [[] for _ in range(int(clients))]
     latencies: list[float] = []
