@@ -10,8 +10,8 @@ import time
 import pytest
 
 from docker_registry.dependencies import Dependencies
-from docker_registry.http.exchange import Exchange, RequestIds, trace_id
 from docker_registry.http.clients import TrustedProxies
+from docker_registry.http.exchange import Exchange, RequestIds, trace_id
 from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.exchange_lines import repeated_request_line, request_line
 from docker_registry.metrics.server_metrics import ServerMetrics
