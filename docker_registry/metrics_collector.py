@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.measured import StorageTimes
+from docker_registry.metrics.mirrors import MirrorRecorder
 from docker_registry.metrics.numbers import Numbers
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search.updates import SearchUpdates
@@ -44,11 +45,22 @@ class MetricsCollector:
         self._inflight = inflight
         self._driver = _DRIVERS.get(storage, storage)
         self._budgets = {"json": registry.json_budget.memory}
+        self._mirrors: list[tuple[MirrorRecorder, Callable[[], Mapping[tuple[str, str], int]]]] = []
         self._connections: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def add_budget(self, name: str, budget: MemoryBudget) -> None:
         """Add a memory budget to the metrics."""
         self._budgets[name] = budget
+
+    def watch_mirror(self, recorder: MirrorRecorder, pulled_bytes: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """
+        Add the content of mirrored registries to the metrics.
+
+        Args:
+            recorder: counts the requests for it.
+            pulled_bytes: returns the bytes received by type and upstream.
+        """
+        self._mirrors.append((recorder, pulled_bytes))
 
     def watch_connections(self, connections: Callable[[], tuple[int, int]]) -> None:
         """
@@ -69,6 +81,11 @@ class MetricsCollector:
             counters["registry_budget_refusals", name] = budget.refusals
             gauges["registry_budget_used_bytes", name] = budget.used_bytes
             gauges["registry_budget_limit_bytes", name] = budget.limit_bytes
+        for recorder, pulled_bytes in self._mirrors:
+            for (what, kind, upstream), count in recorder.counts.items():
+                counters[f"registry_proxy_{what}", kind, upstream] = count
+            for (kind, upstream), size in pulled_bytes().items():
+                counters["registry_proxy_pulled_bytes", kind, upstream] = size
         connections, limit = self._connections()
         gauges["registry_connections",] = connections
         gauges["registry_connections_limit",] = limit

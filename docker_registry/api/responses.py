@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flask import Response, json
+from flask import Response, json, request
 from werkzeug.datastructures import Headers
 
 from docker_registry import dependencies
+from docker_registry.http.exchange import context_of
 from docker_registry.registry.sources import Origin
 
 NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
@@ -43,7 +44,13 @@ def with_location(status: int, location: str, headers: dict[str, str]) -> Respon
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """Return the headers about content that a source had; a cached response expires with it."""
+    """
+    Return the headers about content that a source had, and record in the context of the request where it was fetched.
+
+    A cached response expires with it.
+    """
     if origin.expires is not None:
         dependencies.expire(origin.expires)
+    if origin.fetched_from:
+        context_of(request.environ).upstream = origin.fetched_from
     return {"Warning": f'299 - "{origin.warning}"'} if origin.warning else {}

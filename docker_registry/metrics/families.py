@@ -15,6 +15,7 @@ class Family(NamedTuple):
 
 
 _BUDGET: Final = ("budget",)
+_MIRRORED: Final = ("type", "upstream")
 
 COUNTERS: Final = (
     Family("registry_storage_cache_requests", "Look-ups in the Redis cache of the store."),
@@ -27,6 +28,11 @@ COUNTERS: Final = (
     Family("registry_uploads_purged", "Abandoned uploads that were deleted."),
     Family("registry_search_updates", "Updates of the search index."),
     Family("registry_search_failures", "Updates of the search index that failed."),
+    Family("registry_proxy_requests", "Requests for content of mirrored registries.", _MIRRORED),
+    Family("registry_proxy_hits", "Those for content that was here.", _MIRRORED),
+    Family("registry_proxy_misses", "Those for which something was fetched.", _MIRRORED),
+    Family("registry_proxy_pulled_bytes", "Bytes that mirrored registries have sent.", _MIRRORED),
+    Family("registry_proxy_pushed_bytes", "Bytes of mirrored content that were sent to clients.", _MIRRORED),
     Family("registry_leases", "Attempts to take a lease; the result is taken or busy.", ("work", "result")),
 )
 

@@ -39,11 +39,13 @@ class Origin:
         expires: when the source must be asked again, on the monotonic clock (:func:`time.monotonic`); None if the
             answer is final.
         warning: a text for the client, sent as a ``Warning`` header (RFC 7234, section 5.5); empty for none.
+        fetched_from: the registry from which the content was fetched for this request; empty if it was here.
     """
 
     is_generated: bool = False
     expires: float | None = None
     warning: str = ""
+    fetched_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from docker_registry import __version__
 from docker_registry.config.schema import Config
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import ConfigError
+from docker_registry.metrics.mirrors import MirrorRecorder
+from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
 from docker_registry.resources.memory_budget import MemoryBudget
@@ -112,6 +114,21 @@ def open_v1_mirror(
         is_offline=config.mirroring.offline,
         is_mirrored=mirror.upstreams.is_mirrored,
     )
+
+
+def record_mirror(mirror: Mirror | None, collector: MetricsCollector | None) -> MirrorRecorder | None:
+    """
+    Return the recorder of the requests for mirrored content; None if nothing is mirrored.
+
+    Args:
+        collector: to which the numbers are added; None if metrics are off.
+    """
+    if mirror is None:
+        return None
+    recorder = MirrorRecorder(each.name for each in mirror.upstreams)
+    if collector is not None:
+        collector.watch_mirror(recorder, mirror.pulled_bytes)
+    return recorder
 
 
 def _source(config: Config, url: str, upstreams: Iterable[Upstream]) -> Upstream:

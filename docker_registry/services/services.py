@@ -32,13 +32,14 @@ from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
 from docker_registry.services.access import restrict
-from docker_registry.services.mirrors import load_mirrors, open_mirror, open_v1_mirror
+from docker_registry.services.mirrors import load_mirrors, open_mirror, open_v1_mirror, record_mirror
 from docker_registry.services.reporting import error_reporters, open_metrics
 from docker_registry.services.store import open_diff_queue, open_driver, search_database
 from docker_registry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
+    from docker_registry.metrics.mirrors import MirrorRecorder
     from docker_registry.registry.bridge.derived_images import DerivedImages
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
@@ -66,6 +67,7 @@ class Services:
         inflight: the requests in progress, as the worker reports them.
         mirror: the mirror of upstream registries; None if none is configured.
         v1_mirror: the mirror of a registry for API V1; None if none is configured.
+        mirror_recorder: counts requests for mirrored content; None if nothing is mirrored.
         audit: the audit log; None if it is off.
         metrics: of all workers; None if they are off.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
@@ -89,6 +91,7 @@ class Services:
     read_only: ReadOnly
     mirror: Mirror | None = None
     v1_mirror: V1Mirror | None = None
+    mirror_recorder: MirrorRecorder | None = None
     audit: AuditLog | None = None
     metrics: ServerMetrics | None = None
     metrics_collector: MetricsCollector | None = None
@@ -214,13 +217,10 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             metrics_collector = MetricsCollector(registry, search_updates, times, inflight, config.storage)
             metrics_collector.add_budget("body_memory", body_memory)
             metrics = open_metrics(config, metrics_collector)
-            observers.append(metrics)
-        tracing = open_tracing(os.environ)
-        if tracing is not None:
-            observers.append(tracing)
+        mirror_recorder = record_mirror(mirror, metrics_collector)
         audit = AuditLog(config.audit_log) if config.audit_log else None
-        if audit is not None:
-            observers.append(audit)
+        optional = (metrics, mirror_recorder, open_tracing(os.environ), audit)
+        observers.extend(each for each in optional if each is not None)
         return Services(
             config=config,
             registry=registry,
@@ -241,6 +241,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             read_only=read_only,
             mirror=mirror,
             v1_mirror=v1_mirror,
+            mirror_recorder=mirror_recorder,
             trusted_proxies=TrustedProxies(config.trusted_proxies),
             _opened=opened.pop_all(),
         )

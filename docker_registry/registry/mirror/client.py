@@ -63,6 +63,7 @@ class UpstreamClient:
 
     Attributes:
         has_credentials: whether the upstream knows this registry as a user.
+        pulled_bytes: bytes of manifests and blobs that the upstream has sent.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class UpstreamClient:
         """
         self.upstream = upstream
         self.has_credentials = credentials is not None
+        self.pulled_bytes = {"blob": 0, "manifest": 0}
         self._memory = memory
         self._via = via
         self._is_offline = is_offline
@@ -118,6 +120,7 @@ class UpstreamClient:
             return None
         with response:
             payload = self._read(response, responses.MAX_MANIFEST_BYTES)
+        self.pulled_bytes["manifest"] += len(payload)
         return UpstreamManifest(
             payload, responses.content_type(response), response.headers.get("Docker-Content-Digest", "")
         )
@@ -165,7 +168,7 @@ class UpstreamClient:
                 headers["If-Range"] = validator
         accepted = _OK | {responses.PARTIAL} if headers else _OK
         response = self._ask("GET", repository, f"blobs/{digest}", headers, accepted)
-        return None if response is None else UpstreamBlob(response, self.upstream.name, start)
+        return None if response is None else self.blob(response, start)
 
     def get_page(self, repository: str, path: str, accept: str) -> UpstreamPage | None:
         """
@@ -226,6 +229,15 @@ class UpstreamClient:
         others = {name: value for name, value in headers.items() if name != "Authorization"}
         url, own = f"{self.upstream.url}/{path}", headers.get("Authorization")
         return self._watched(method, path, lambda: self._follow(method, url, others, own), accepted)
+
+    def blob(self, response: requests.Response, start: int = 0) -> UpstreamBlob:
+        """
+        Return the blob in a response, whose bytes are counted.
+
+        Args:
+            start: offset of the first byte that was requested.
+        """
+        return UpstreamBlob(response, self.upstream.name, start, self._count_blob)
 
     def read(self, response: requests.Response, max_bytes: int) -> bytes:
         """
@@ -295,6 +307,9 @@ class UpstreamClient:
 
     def _read(self, response: requests.Response, max_bytes: int) -> bytes:
         return responses.read_body(response, max_bytes, self.upstream.name, self._memory)
+
+    def _count_blob(self, size: int) -> None:
+        self.pulled_bytes["blob"] += size
 
     def _watch_limit(self, response: requests.Response) -> None:
         """Remember whether few pulls are left (Docker Hub: ``ratelimit-limit: 100;w=21600``)."""

@@ -100,6 +100,12 @@ class Mirror:
         """The names of the upstreams at which this registry has an account."""
         return [client.upstream.name for client in self._clients if client.has_credentials]
 
+    def pulled_bytes(self) -> dict[tuple[str, str], int]:
+        """Return the bytes that this worker has received: by ``blob`` or ``manifest``, and name of the upstream."""
+        return {
+            (kind, client.upstream.name): size for client in self._clients for kind, size in client.pulled_bytes.items()
+        }
+
     def check_names(self) -> None:
         """
         Check that no repository was pushed under the name of an upstream.

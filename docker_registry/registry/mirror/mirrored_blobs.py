@@ -59,10 +59,11 @@ class MirroredBlobs:
         remote = self._remotes.find(name)
         if remote is None:
             return None
-        key = str(name), digest
+        key, fetched_from = (str(name), digest), ""
         with self._locks.hold(key):
             transfer = self._transfers.get(key)
             if transfer is None:
+                fetched_from = remote.upstream.name
                 found = self._wait_for_another_process(name, remote, digest)
                 if found is not None:
                     return found
@@ -71,13 +72,14 @@ class MirroredBlobs:
             return None
         if transfer.size is None:  # a response needs the length
             transfer.wait()
-            return Found(self._blobs.stat_anywhere(digest))
+            return Found(self._blobs.stat_anywhere(digest), Origin(fetched_from=fetched_from))
 
         def fetch_part(start: int, end: int) -> ByteStream | None:
             return remote.client.get_blob(remote.path, digest, start, end)
 
         file = TransferFile(transfer, transfer.size, fetch_part)
-        return Found(Blob(digest, transfer.size, file.path, file=file), Origin(expires=time.monotonic()))
+        origin = Origin(expires=time.monotonic(), fetched_from=fetched_from)
+        return Found(Blob(digest, transfer.size, file.path, file=file), origin)
 
     def stat(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
         """

@@ -8,7 +8,7 @@ from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import UpstreamManifest
 from docker_registry.registry.names import Digest, Reference, RepositoryName
-from docker_registry.registry.sources import Found
+from docker_registry.registry.sources import Found, Origin
 
 #: All types of manifests begin with this.
 _VENDOR_TYPES = "application/vnd."
@@ -40,7 +40,7 @@ class MirroredManifests:
             if self._manifests.exists(name, digest):  # fetched by another request meanwhile
                 return Found(self._manifests.get(name, digest).payload)
             fetched = self.fetch(name, remote, digest)
-        return None if fetched is None else Found(fetched[1])
+        return None if fetched is None else Found(fetched[1], Origin(fetched_from=remote.upstream.name))
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Return whether a manifest is in the store."""

@@ -159,11 +159,11 @@ class MirroredTags:
         # A record from the future was written by a host whose clock is wrong.
         return record is not None and 0 <= self._now() - record.checked < remote.upstream.ttl_seconds
 
-    def _found(self, record: TagRecord | None, remote: Remote) -> Found[Digest] | None:
+    def _found(self, record: TagRecord | None, remote: Remote, *, fetched_from: str = "") -> Found[Digest] | None:
         if record is None:
             return None
         left_seconds = record.checked + remote.upstream.ttl_seconds - self._now()
-        return Found(record.digest, Origin(expires=time.monotonic() + left_seconds))
+        return Found(record.digest, Origin(expires=time.monotonic() + left_seconds, fetched_from=fetched_from))
 
     def _check(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> Found[Digest] | None:
         """Ask the upstream, or serve the last known target."""
@@ -174,7 +174,9 @@ class MirroredTags:
         try:
             if known is not None and remote.client.is_nearly_limited:
                 raise UpstreamLimited(retry_after_seconds=STALE_SECONDS)
-            return self._found(self._ask_once(name, tag, remote, known), remote)
+            record = self._ask_once(name, tag, remote, known)
+            is_new = known is None or record is None or record.digest != known.digest
+            return self._found(record, remote, fetched_from=remote.upstream.name if is_new else "")
         except UpstreamDenied:
             raise
         except UpstreamError as error:

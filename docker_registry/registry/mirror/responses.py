@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -100,11 +100,18 @@ class UpstreamBlob:
         validator: ETag with which the rest of the same content can be requested; empty if there is none.
     """
 
-    def __init__(self, response: requests.Response, upstream: str, start: int = 0) -> None:
+    def __init__(
+        self,
+        response: requests.Response,
+        upstream: str,
+        start: int = 0,
+        count: Callable[[int], object] = lambda _: None,
+    ) -> None:
         """
         Args:
             upstream: name of the upstream, for errors.
             start: offset of the first byte that was requested.
+            count: is called with the size of each received block.
 
         Raises:
             UpstreamError: the response is another part than the requested one.
@@ -112,6 +119,7 @@ class UpstreamBlob:
         self._response = response
         self._upstream = upstream
         self._skipped = start
+        self._count = count
         self.size = length_of(response)
         etag = response.headers.get("ETag", "")
         self.validator = "" if etag.startswith("W/") else etag
@@ -132,6 +140,7 @@ class UpstreamBlob:
         """
         with network_errors(self._upstream):
             while block := self._response.raw.read1(BLOCK_BYTES):
+                self._count(len(block))
                 skipped = min(self._skipped, len(block))  # the upstream does not support ranges
                 self._skipped -= skipped
                 if skipped < len(block):

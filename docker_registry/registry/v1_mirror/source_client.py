@@ -107,7 +107,7 @@ class SourceClient:
         """
         headers = {"Range": f"bytes={start}-"} if start else {}
         response = self._get(f"v1/images/{image_id}/layer", name, headers)
-        return None if response is None else UpstreamBlob(response, self.upstream.name, start)
+        return None if response is None else self._registry.blob(response, start)
 
     def search(self, query: str, size: int) -> bytes | None:
         """Return the repositories whose names contain a text, as JSON."""

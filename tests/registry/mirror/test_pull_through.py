@@ -12,6 +12,7 @@ import pytest
 
 from docker_registry.config.schema import MirrorUpstream
 from docker_registry.errors import ConfigError
+from docker_registry.http.exchange import CONTEXT, Exchange, RequestContext
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -310,3 +311,35 @@ class TestTheDocumentation:
             default = "required" if setting.default is MISSING else f"`{setting.default}`" if setting.default else ""
             kind = setting.unit or TYPES[setting.type]
             assert f"| `{setting.name}` | {kind} | {default} | {setting.help} |" in page
+
+
+class TestTheRequestsOfClients:
+    def test_are_hits_or_misses_and_their_bytes_are_counted(self, shared):
+        mirrored, upstream = shared
+        name, image = "up.example/counted", make_image("counted")
+        upstream.add("counted", "v1", image)
+        routes = {"manifests": "v2_manifests.get_manifest", "blobs": "v2_blobs.get_blob"}
+        counts = mirrored.services.mirror_recorder.counts
+        before, pulled = dict(counts), mirrored.services.mirror.pulled_bytes()
+        for _ in range(2):
+            for path in ("manifests/v1", *(f"blobs/{digest}" for digest in image.blobs)):
+                context = RequestContext("", "")
+                answer = mirrored.client.get(f"/v2/{name}/{path}", environ_overrides={CONTEXT: context})
+                exchange = Exchange(
+                    "GET", routes[path.partition("/")[0]], context.repository, "", "", answer.status_code, 0,
+                    len(answer.data), 0.0, 0.0, "", "", "", False, "", "", context.upstream, "", "", "", "",
+                )  # fmt: skip
+                mirrored.services.mirror_recorder(exchange)
+        size = sum(map(len, image.blobs.values()))
+        gained = {key: count - before[key] for key, count in counts.items() if count != before[key]}
+        expected = {
+            "manifest": {"requests": 2, "hits": 1, "misses": 1, "pushed_bytes": 2 * len(image.manifest)},
+            "blob": {"requests": 6, "hits": 3, "misses": 3, "pushed_bytes": 2 * size},
+        }
+        assert {
+            (what, kind, "up.example"): count for kind, row in expected.items() for what, count in row.items()
+        } == gained
+        now = mirrored.services.mirror.pulled_bytes()
+        assert (size, len(image.manifest)) == tuple(
+            now[kind, "up.example"] - pulled[kind, "up.example"] for kind in ("blob", "manifest")
+        )
