@@ -11,7 +11,6 @@ from flask import Flask
 from docker_registry import __version__
 from docker_registry.api import (
     authorization,
-    cors,
     errors,
     health,
     hooks,
@@ -99,7 +98,8 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
         hooks.refuse_in_mirrors(app, services.mirror.upstreams.is_mirrored)
     if registry.driver.tracks_dependencies:
         hooks.declare_cacheable(app)
-    cors.install(app, cors.Rules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.Rules)}))
+    rules = hooks.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(hooks.CorsRules)})
+    hooks.add_cors_headers(app, rules)
     hooks.add_common_headers(app, config.flavor, __version__)
     if config.v2:
         hooks.announce_v2(app)

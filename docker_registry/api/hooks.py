@@ -1,12 +1,13 @@
 """
 Hooks around every request of both APIs: what observers learn of it, what is refused, and headers of every response.
 
-`create_app` installs them in their order. Authorization and CORS have modules of their own.
+`create_app` installs them in their order. Authorization, access control and bodies have their own modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from flask import Flask, Response, request
@@ -57,6 +58,33 @@ _CACHEABLE: Final = frozenset(
         "v2_manifests.get_manifest",
     }
 )
+
+#: Endpoints that pages of any origin may read when CORS is not configured, as in docker-registry 0.7.
+_OPEN_ENDPOINTS: Final = frozenset({"v1_repositories.list_images", "v1_search.search"})
+
+_ANY: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class CorsRules:
+    """
+    The CORS settings of an operator.
+
+    Attributes:
+        origins: origins whose pages may read every response; ``*`` for all; CORS is off when empty.
+        methods: methods that they may use.
+        headers: request headers that they may send.
+        expose_headers: response headers that they may read.
+        supports_credentials: whether they may send credentials.
+        max_age: seconds for which a browser may cache the response to a preflight request.
+    """
+
+    origins: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    expose_headers: Sequence[str] = ()
+    supports_credentials: bool = False
+    max_age: int | None = None
 
 
 def record_context(app: Flask) -> None:
@@ -128,6 +156,39 @@ def declare_cacheable(app: Flask) -> None:
         ):
             dependencies.declare_cacheable()
         return response
+
+
+def add_cors_headers(app: Flask, rules: CorsRules) -> None:
+    """Tell browsers which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
+
+    @app.after_request
+    def add_headers_for_origin(response: Response) -> Response:
+        if rules.origins:
+            _allow_origin(response, rules)
+        elif request.endpoint in _OPEN_ENDPOINTS and request.method in ("GET", "HEAD"):
+            response.headers["Access-Control-Allow-Origin"] = _ANY
+            response.headers["Access-Control-Allow-Methods"] = "GET"
+        return response
+
+
+def _allow_origin(response: Response, rules: CorsRules) -> None:
+    origin = request.headers.get("Origin")
+    # With credentials, browsers require their own origin and reject `*`.
+    allows_any_origin = _ANY in rules.origins and not rules.supports_credentials
+    if not allows_any_origin:
+        response.vary.add("Origin")
+    if origin is None or not (_ANY in rules.origins or origin in rules.origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = _ANY if allows_any_origin else origin
+    if rules.supports_credentials:
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+    if rules.expose_headers:
+        response.headers["Access-Control-Expose-Headers"] = ", ".join(rules.expose_headers)
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        response.headers["Access-Control-Allow-Methods"] = ", ".join(rules.methods)
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(rules.headers)
+        if rules.max_age is not None:
+            response.headers["Access-Control-Max-Age"] = str(rules.max_age)
 
 
 def add_common_headers(app: Flask, flavor: str, version: str) -> None:

@@ -303,7 +303,7 @@ DOMAIN = {
         "v1.tokens",
     },
     "v1.migration": {"actor", "integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
-    "v1.pending_pushes": {"names", "v1.image_layout"},
+    "v1.pending_pushes": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
     "v1.private_images": {
         "access",
         "actor",
@@ -331,7 +331,6 @@ DOMAIN = {
         "v1.layer_links",
         "v1.layer_reader",
         "v1.pending_pushes",
-        "v1.staged_layers",
     },
     "v1.repositories": {
         "actor",
@@ -344,7 +343,6 @@ DOMAIN = {
         "v1.image_layout",
     },
     "v1.sources": {"names", "sources", "v1.derived_source"},
-    "v1.staged_layers": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
     "v1.stored_results": {"names"},
     "v1.tag_files": {"conditional_removal", "legacy_layout", "listing_cache", "names", "v1.image_layout"},
     "v1.tag_json": {"conditional_removal", "legacy_layout", "names", "v1.image_layout"},

@@ -74,9 +74,11 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         """Delete a tag, or a manifest with all its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deletion is disabled.")
-        registry.removal.delete_manifest(
-            registry.repositories.resolve(name), reference, actor=authorization.actor("delete")
-        )
+        repository, actor = registry.repositories.resolve(name), authorization.actor("delete")
+        if isinstance(reference, Tag):
+            registry.tags.delete(repository, reference, actor=actor)
+        else:
+            registry.removal.delete_manifest(repository, reference, actor=actor)
         return Response(status=202)
 
     return bp

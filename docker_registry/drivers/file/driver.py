@@ -10,6 +10,10 @@ is synced. After a crash of the process or the host, at any moment, a path holds
 content is first written to a journal, and the file itself is not synced (:class:`~.journal.journal.Journal`). When the
 store is opened and the file system may have lost changes, as after a crash of the host, the journal is replayed.
 
+A small write runs through five modules: :meth:`FileDriver.put_content`, ``Committer.put`` (:mod:`~.transaction`),
+``Publisher.put`` (:mod:`~.publish`), ``Journal.put`` (:mod:`~.journal.journal`) and ``JournalFile.append``
+(:mod:`~.journal.file`). The others do what their names say: :class:`~.staging.Staging`, :class:`~.locks.PathLocks`.
+
 **Locks.** A change of a path holds an flock on one of 64 files in ``.docker-registry/locks``.
 
 :class:`~.tree.Tree` maps paths to the file system and ensures that none leads out of the root.

@@ -1,9 +1,8 @@
 """
 Pushes of API V1 images: the JSON, the layer, and the checksum that ends the push.
 
-The pending JSON (:mod:`docker_registry.registry.v1.pending_pushes`) and the staged layer
-(:mod:`docker_registry.registry.v1.staged_layers`) are stored beside the image, separately for concurrent pushes. The
-checksum selects a staged layer, which becomes a blob. Then the image is committed
+The pending JSON and the staged layer (:mod:`docker_registry.registry.v1.pending_pushes`) are stored beside the image,
+separately for concurrent pushes. The checksum selects a staged layer, which becomes a blob. Then the image is committed
 (:mod:`docker_registry.registry.v1.image_commits`); of several concurrent pushes, one wins. Any request can complete the
 remaining steps of a committed image, so a crash loses nothing that was acknowledged and exposes nothing unverified.
 """
@@ -42,8 +41,7 @@ from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
 from docker_registry.registry.v1.layer_links import LayerLink, Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.registry.v1.pending_pushes import Pending, PendingPushes
-from docker_registry.registry.v1.staged_layers import KnownTarSum, StagedLayer, StagedLayers
+from docker_registry.registry.v1.pending_pushes import KnownTarSum, Pending, PendingPushes, StagedLayer, StagedLayers
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to end a push while concurrent pushes of the image interfere.
