@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
@@ -87,7 +87,7 @@ class Tree:
         if fd is None:
             return self._open_checked(location, path, flags)
         if fd == MISSING:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
+            raise _missing(location)
         return fd
 
     def _open_present(self, location: str, path: str, flags: int) -> int | None:
@@ -216,16 +216,24 @@ class Tree:
         Args:
             opened: receives the descriptor of the folder, after those of the folders in which another one was created.
         """
-        try:
-            opened.append(self.open(path, _FOLDER))
+        location = self.locate(path)
+        fd = self._opener.open(location, _FOLDER)
+        if fd is None:
+            try:
+                fd = self._open_checked(location, path, _FOLDER)
+            except FileNotFoundError:
+                fd = MISSING
+        if fd != MISSING:
+            opened.append(fd)
             return
-        except FileNotFoundError:
-            if not path:
-                raise
+        if not path:
+            raise _missing(location)
         parent, _, name = path.rpartition("/")
         self._open_folder(parent, opened)
-        with suppress(FileExistsError):  # created just now by another process, which may not have synced it yet
+        try:
             os.mkdir(name, dir_fd=opened[-1])
+        except FileExistsError:  # created just now by another process, which may not have synced it yet
+            pass
         opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
     def move_in(self, source: str, path: str, sync: Sync | None) -> bool:
@@ -327,3 +335,7 @@ class Tree:
 
     def _in_the_way(self, path: str) -> StorageError:
         return StorageError("A folder lies where a file should be, or the other way round.", path=path)
+
+
+def _missing(location: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
