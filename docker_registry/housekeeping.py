@@ -14,6 +14,9 @@ from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
 
+#: Time between two publications of the state of mirrored registries.
+_STATUS_SECONDS: Final = 60.0
+
 #: How long the lease for rebuilding a search index is held.
 _REINDEX_SECONDS: Final = 3600
 
@@ -29,11 +32,25 @@ def start(services: Services) -> None:
     gevent.spawn(services.health.watch)
     if services.access_control is not None:
         gevent.spawn(services.access_control.watch, gevent.sleep)
+    if services.mirror is not None:
+        gevent.spawn(_publish_mirror_status, services)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:
             listener.serve(services.metrics, services.config.metrics_address)
     gevent.spawn(_run, services)
+
+
+def _publish_mirror_status(services: Services) -> None:
+    """Publish what is known of upstreams, for ever; the body of a greenlet."""
+    mirror, recorder = services.mirror, services.mirror_recorder
+    while mirror is not None and recorder is not None:
+        gevent.sleep(_STATUS_SECONDS)
+        try:
+            if services.read_only.why is None:
+                mirror.publish_status(recorder.counts)
+        except RegistryError as error:
+            logger.warning("the state of the mirrored registries was not published: %s", error)
 
 
 def _run(services: Services) -> None:

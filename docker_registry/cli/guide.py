@@ -106,6 +106,14 @@ GUIDES: Final = {
         ),
         (*_STORE, "REGISTRY_AUDIT_LOG"),
     ),
+    "mirror": Guide(
+        (
+            ("docker-registry mirror status", "show whether upstreams are reachable, and what was saved"),
+            ("docker-registry mirror check", "ask each upstream whether it accepts requests"),
+            ("docker-registry mirror warm docker.io/library/alpine:3.20 --platform linux/amd64", "fetch an image"),
+            ("docker-registry mirror warm images.txt", "fetch the images in a list, one a line"),
+        ),
+    ),
     "private": Guide(
         (
             ("docker-registry private list", "list the private repositories"),

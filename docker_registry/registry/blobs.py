@@ -88,6 +88,20 @@ class Blobs:
             return self._first(name, digest, (source.get(name, digest) for source in self._sources))
         return self.stat_anywhere(digest)
 
+    def fetch(self, name: RepositoryName, digest: Digest) -> Blob:
+        """
+        Find a blob of a repository, and wait until its bytes are in the store.
+
+        Raises:
+            BlobUnknown: as for :meth:`stat`.
+            UpstreamError: a source cannot be asked, or has other content than that of the digest.
+        """
+        blob = self.get_readable(name, digest)
+        if blob.file is not None:  # it is being received; its last bytes come when it is verified and stored
+            for _ in blob.file.read():
+                pass
+        return blob
+
     def _first(self, name: RepositoryName, digest: Digest, results: Iterable[Found[Blob] | None]) -> Blob:
         found = next(filter(None, results), None)
         if found is None:

@@ -113,9 +113,11 @@ class Authenticator:
     def _get_token(self, repository: str, challenge: Challenge, *, is_rejected: bool) -> str:
         realm = challenge.parameters.get("realm", "")
         self._check_realm(realm)
-        scope = challenge.parameters.get("scope") or f"repository:{repository}:pull"
         query = {"service": challenge.parameters["service"]} if challenge.parameters.get("service") else {}
-        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({**query, 'scope': scope})}"
+        scope = challenge.parameters.get("scope") or (f"repository:{repository}:pull" if repository else "")
+        if scope:
+            query["scope"] = scope
+        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
         headers = {}
         if self._credentials is not None:
             headers["Authorization"] = self._credentials.get(renew=is_rejected).header

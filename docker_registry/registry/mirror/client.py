@@ -21,6 +21,7 @@ from urllib3.exceptions import ProtocolError
 from docker_registry.concurrency import deadline
 from docker_registry.errors import (
     DigestInvalid,
+    UpstreamDenied,
     UpstreamError,
     UpstreamLimited,
     UpstreamTimeout,
@@ -32,6 +33,7 @@ from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.responses import TagState, UpstreamBlob, UpstreamManifest, UpstreamPage
+from docker_registry.registry.mirror.status import Reachability
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.names import Digest, Reference, Tag
 from docker_registry.resources.memory_budget import MemoryBudget
@@ -63,6 +65,7 @@ class UpstreamClient:
 
     Attributes:
         has_credentials: whether the upstream knows this registry as a user.
+        reachability: whether the upstream answers.
         pulled_bytes: bytes of manifests and blobs that the upstream has sent.
     """
 
@@ -85,6 +88,7 @@ class UpstreamClient:
         """
         self.upstream = upstream
         self.has_credentials = credentials is not None
+        self.reachability = Reachability()
         self.pulled_bytes = {"blob": 0, "manifest": 0}
         self._memory = memory
         self._via = via
@@ -141,6 +145,23 @@ class UpstreamClient:
             return TagState(exists=True, digest=Digest.parse(text))
         except DigestInvalid:
             return TagState(exists=True)
+
+    def check(self) -> None:
+        """
+        Check that the upstream answers, and accepts the credentials.
+
+        Raises:
+            UpstreamError: it does not, or does not speak API V2.
+        """
+        accepted = {200, _UNAUTHORIZED}
+        response = self._watched(
+            "GET", "v2/", lambda: self._authenticated("GET", "", f"{self.upstream.url}/v2/", {}), accepted
+        )
+        if response is None:
+            raise UpstreamError("The upstream registry does not speak API V2.", upstream=self.upstream.name)
+        response.close()
+        if response.status_code == _UNAUTHORIZED and self.has_credentials:
+            raise UpstreamDenied(status=_UNAUTHORIZED, upstream=self.upstream.name)
 
     @property
     def is_nearly_limited(self) -> bool:
@@ -289,14 +310,17 @@ class UpstreamClient:
             status = str(response.status_code)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._breaker.record_failure(error)
+            self.reachability.record(error.sentence)
             raise
         finally:
             seconds = time.monotonic() - began
             logger.info("upstream %s: %s %s %s %.3f s", self.upstream.name, method, path, status, seconds)
         if response.status_code >= 500 and response.status_code not in accepted:
             self._breaker.record_failure(f"status {status}")
+            self.reachability.record(f"It answers with status {status}.")
         else:
             self._breaker.record_success()
+            self.reachability.record()
         self._watch_limit(response)
         if response.status_code in accepted:
             return response
@@ -318,6 +342,7 @@ class UpstreamClient:
         )
         if limit is None or remaining is None:
             return
+        self.reachability.limit, self.reachability.remaining = limit, remaining
         self._limited_until = time.monotonic() + _LIMIT_SECONDS if remaining < _LOW_SHARE * limit else 0.0
 
     def _authenticated(self, method: str, repository: str, url: str, headers: Mapping[str, str]) -> requests.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from docker_registry.registry.mirror.mirrored_referrers import MirroredReferrers
 from docker_registry.registry.mirror.mirrored_tags import MirroredTags
 from docker_registry.registry.mirror.namespaces import Namespaces
 from docker_registry.registry.mirror.remotes import Remotes
+from docker_registry.registry.mirror.status import StatusRecords, UpstreamStatus
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.mirror.upstream import Upstream, Upstreams
 from docker_registry.registry.names import RepositoryName
@@ -74,6 +76,8 @@ class Mirror:
         self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url)
         self.via = via
         self._registry = registry
+        self._status = StatusRecords(registry.driver)
+        self._published: dict[str, tuple[Counter[str], float]] = {}
         self._clients = [
             UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, via=via, is_offline=is_offline)
             for upstream in self.upstreams
@@ -105,6 +109,37 @@ class Mirror:
         return {
             (kind, client.upstream.name): size for client in self._clients for kind, size in client.pulled_bytes.items()
         }
+
+    def publish_status(self, counts: Mapping[tuple[str, str, str], int]) -> None:
+        """
+        Publish the state of the upstreams for ``docker-registry mirror status``.
+
+        Args:
+            counts: requests for content of upstreams that this worker has answered, by what is counted, type, and name
+                of the upstream.
+        """
+        for client in self._clients:
+            name, total = client.upstream.name, Counter(pulled_bytes=sum(client.pulled_bytes.values()))
+            for (what, _, upstream), count in counts.items():
+                total[what] += count if upstream == name else 0
+            published, asked = self._published.get(name, (Counter(), 0.0))
+            if total != published or client.reachability.asked > asked:
+                self._published[name] = (total, client.reachability.asked)
+                new = {what: count - published[what] for what, count in total.items()}
+                self._status.add(name, client.reachability, new)
+
+    def status(self) -> dict[str, UpstreamStatus]:
+        """Return the state of each upstream, as the workers of all hosts have last published it."""
+        return {client.upstream.name: self._status.find(client.upstream.name) for client in self._clients}
+
+    def check(self, upstream: str) -> None:
+        """
+        Ask an upstream whether it accepts requests of this registry.
+
+        Raises:
+            UpstreamError: it does not.
+        """
+        next(client for client in self._clients if client.upstream.name == upstream).check()
 
     def check_names(self) -> None:
         """

@@ -138,7 +138,7 @@ class BridgedImages:
             position = source.chain.ids.index(query.image_id)
             try:
                 if source.layers:
-                    self._fetch_blob(name, source.layers[position])
+                    self._registry.blobs.fetch(name, source.layers[position])
                 return True
             except BlobUnknown:
                 continue
@@ -195,13 +195,6 @@ class BridgedImages:
             if missing.is_manifest:
                 self._registry.manifests.get(repository, missing.digest)
             else:
-                self._fetch_blob(repository, missing.digest)
+                self._registry.blobs.fetch(repository, missing.digest)
         except (ManifestUnknown, BlobUnknown):
             raise ImageUnknown(missing.sentence, digest=str(missing.digest)) from None
-
-    def _fetch_blob(self, repository: RepositoryName, digest: Digest) -> None:
-        """Wait until a blob is in the store and readable in a repository."""
-        blob = self._registry.blobs.get_readable(repository, digest)
-        if blob.file is not None:  # it is being received; its last bytes come when it is verified and stored
-            for _ in blob.file.read():
-                pass

@@ -39,7 +39,12 @@ _PROTOCOL: Final = f"{layout.MIRROR}/_v1/protocol"
 
 
 class V1Mirror:
-    """A :class:`~docker_registry.registry.v1.sources.V1Source` of a mirrored registry."""
+    """
+    A :class:`~docker_registry.registry.v1.sources.V1Source` of a mirrored registry.
+
+    Attributes:
+        upstream: name of the registry as an upstream.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class V1Mirror:
             is_mirrored: returns whether a name is that of a repository which mirrors another one by API V2.
             now: the clock, seconds since the Unix epoch.
         """
+        self.upstream = source.name
         self._read_only = read_only
         self._driver: StorageDriver = registry.driver
         self._source = source
@@ -128,6 +134,15 @@ class V1Mirror:
         """Return repositories of the mirrored registry whose names contain a text; none while it cannot be asked."""
         return self._by_v1.search(text, size)
 
+    def check(self) -> None:
+        """
+        Ask the registry by which API it can be mirrored.
+
+        Raises:
+            UpstreamError: it does not answer, or speaks neither API.
+        """
+        self._ask_for_protocol()
+
     # ------------------------------------------------------------------------------------------------- steps
 
     def _choose(self) -> V1Source:
@@ -146,18 +161,28 @@ class V1Mirror:
     def _detect(self) -> V1Source:
         recorded = (self._driver.find(_PROTOCOL) or b"").decode("utf-8", "replace").partition(" ")
         try:
-            protocol = "v1" if self._speaks_v1() else "v2" if self._speaks_v2() else None
+            protocol = self._ask_for_protocol()
         except UpstreamError:
             if recorded[2] != self._source.url:
                 raise
             return self._by_v1 if recorded[0] == "v1" else self._by_v2
-        if protocol is None:
-            raise UpstreamError("The mirrored registry speaks neither API V1 nor V2.", upstream=self._source.name)
         if (protocol, self._source.url) != recorded[::2] and self._read_only.why is None:
             self._driver.put_content(_PROTOCOL, f"{protocol} {self._source.url}".encode())
         logger.info("the registry %s is mirrored by API %s", self._source.url, protocol.upper())
         self._chosen = self._by_v1 if protocol == "v1" else self._by_v2
         return self._chosen
+
+    def _ask_for_protocol(self) -> str:
+        """
+        Return ``v1`` or ``v2``.
+
+        Raises:
+            UpstreamError: as for :meth:`check`.
+        """
+        protocol = "v1" if self._speaks_v1() else "v2" if self._speaks_v2() else ""
+        if not protocol:
+            raise UpstreamError("The mirrored registry speaks neither API V1 nor V2.", upstream=self._source.name)
+        return protocol
 
     def _speaks_v1(self) -> bool:
         client = self._clients[0]

@@ -1,0 +1,193 @@
+"""``docker-registry mirror``: the state of mirrored registries, and their content in the store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from docker_registry.cli.command import INCOMPLETE, Command, changes_by, load_config
+from docker_registry.errors import ConfigError, NameInvalid, RegistryError
+
+if TYPE_CHECKING:
+    from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.names import Reference, RepositoryName
+    from docker_registry.services import Services
+
+#: Longest list of images.
+_MAX_LIST_BYTES: Final = 4 * 1024 * 1024
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    with _opened() as (built, mirror):
+        return int(arguments.run_action(arguments, built, mirror))
+
+
+def _status(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:  # noqa: ARG001
+    """Print what the workers of all hosts have published in the last minute."""
+    urls = {each.name: each.url for each in mirror.upstreams}
+    states = mirror.status()
+    rows = [
+        {"name": name, "url": urls[name], **asdict(state), "saved_bytes": state.saved_bytes}
+        for name, state in states.items()
+    ]
+    _print(arguments, {"upstreams": rows}, map(_status_line, rows))
+    return 0
+
+
+def _check(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:
+    """Ask each upstream whether it accepts requests."""
+    rows = [
+        {"name": each.name, "url": each.url, "error": _failure(built, mirror, each.name)} for each in mirror.upstreams
+    ]
+    lines = (f"{row['name']}  {row['url']}  {row['error'] or 'ok'}" for row in rows)
+    _print(arguments, {"upstreams": rows}, lines)
+    return INCOMPLETE if any(row["error"] for row in rows) else 0
+
+
+def _failure(built: Services, mirror: Mirror, upstream: str) -> str | None:
+    """Return why an upstream cannot be mirrored; None if it can."""
+    source = built.v1_mirror
+    try:
+        if source is not None and source.upstream == upstream:
+            source.check()
+        else:
+            mirror.check(upstream)
+    except RegistryError as error:
+        return str(error)
+    return None
+
+
+def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:
+    """Fetch images; those that are here are only compared with the tags of the upstream."""
+    from docker_registry.registry.mirror.warming import Warming
+
+    warming, rows = Warming(built.registry), []
+    for text in _images(arguments.images):
+        row: dict[str, Any] = {"image": text, "digest": None, "manifests": 0, "blobs": 0, "bytes": 0, "error": None}
+        try:
+            name, reference = _parse(text, mirror)
+            warmed = warming.warm(name, reference, arguments.platform or ())
+            row |= {"digest": str(warmed.digest), "manifests": len(warmed.manifests)}
+            row |= {"blobs": len(warmed.blobs), "bytes": warmed.size}
+        except RegistryError as error:
+            row["error"] = str(error)
+        rows.append(row)
+        if not arguments.json:
+            print(_warmed_line(row), flush=True)
+    if arguments.json:
+        print(json.dumps({"images": rows}))
+    return INCOMPLETE if any(row["error"] for row in rows) else 0
+
+
+# ------------------------------------------------------------------------------------------------------ steps
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Services, Mirror]]:
+    """
+    Open a registry that mirrors something.
+
+    Raises:
+        ConfigError: it mirrors nothing.
+    """
+    from docker_registry import services
+
+    with services.build(load_config()) as built:
+        if built.mirror is None:
+            raise ConfigError("This registry mirrors nothing (mirroring.upstreams).")
+        built.read_only.refresh()
+        yield built, built.mirror
+
+
+def _images(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the images that are named on the command line, and in the lists that it names."""
+    for text in arguments:
+        path = Path(text)
+        if not path.is_file():
+            yield text
+            continue
+        with path.open("rb") as file:
+            lines = file.read(_MAX_LIST_BYTES).decode("utf-8", "replace").splitlines()
+        yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _parse(text: str, mirror: Mirror) -> tuple[RepositoryName, Reference]:
+    """
+    Parse ``UPSTREAM/REPOSITORY:TAG`` or ``UPSTREAM/REPOSITORY@DIGEST``; without either, the tag is ``latest``.
+
+    Raises:
+        NameInvalid, TagInvalid, DigestInvalid: it is none of these, or names no upstream.
+    """
+    from docker_registry.registry.names import Digest, RepositoryName, Tag
+
+    name, at, digest = text.partition("@")
+    before, colon, tag = name.rpartition(":")
+    if colon and "/" not in tag:
+        name = before
+    else:
+        tag = "latest"
+    repository = RepositoryName.parse(name)
+    if not mirror.upstreams.is_mirrored(name):
+        names = ", ".join(each.name for each in mirror.upstreams)
+        raise NameInvalid(f"The name must begin with that of an upstream: {names}.", name=name)
+    return repository, Digest.parse(digest) if at else Tag.parse(tag)
+
+
+def _print(arguments: argparse.Namespace, document: object, lines: Iterator[str]) -> None:
+    if arguments.json:
+        print(json.dumps(document))
+    else:
+        print("".join(f"{line}\n" for line in lines), end="")
+
+
+def _status_line(row: dict[str, Any]) -> str:
+    if row["is_reachable"] is None:
+        state = "not asked yet"
+    else:
+        state = f"{'reachable' if row['is_reachable'] else 'not reachable'} since {_time(row['since'])}"
+    parts = [row["name"], row["url"], state]
+    if not row["is_reachable"] and row["reason"]:
+        parts.append(row["reason"])
+    if row["limit"] is not None:
+        parts.append(f"{row['remaining']} of {row['limit']} pulls left")
+    parts.append(f"{row['hits']} hits, {row['misses']} misses, {row['saved_bytes']} bytes saved")
+    return "  ".join(parts)
+
+
+def _warmed_line(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return f"{row['image']}  {row['error']}"
+    return f"{row['image']}  {row['digest']}  {row['manifests']} manifests, {row['blobs']} blobs, {row['bytes']} bytes"
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    status = actions.add_parser("status", help="show whether upstreams are reachable, pulls left, hits, saved bytes")
+    check = actions.add_parser("check", help="ask each upstream whether it accepts requests")
+    warm = actions.add_parser("warm", help="fetch images before clients request them")
+    warm.add_argument(
+        "images", nargs="+", metavar="IMAGE|LIST", help="UPSTREAM/REPOSITORY:TAG or …@DIGEST, or a file with one a line"
+    )
+    warm.add_argument(
+        "--platform", action="append", metavar="OS/ARCH", help="only this platform of an index; may be repeated"
+    )
+    runs: dict[argparse.ArgumentParser, Callable[..., int]] = {status: _status, check: _check, warm: _warm}
+    for action, run_action in runs.items():
+        action.add_argument("--json", action="store_true", help="print one JSON document")
+        action.set_defaults(run_action=run_action)
+
+
+COMMAND: Final = Command(
+    "mirror", "show, check and fill the mirror of other registries", run, _add_arguments, changes_by("warm")
+)

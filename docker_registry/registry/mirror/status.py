@@ -1,0 +1,128 @@
+"""
+The state of upstreams, as the workers of all hosts have last published it.
+
+Each worker adds what it has counted since it last did, by compare-and-swap::
+
+    docker/registry/v2/_mirror/_status/docker.io
+    {"is_reachable": true, "since": 1767225600.0, "reason": "", "limit": 100, "remaining": 87, "asked": 1767229200.0,
+     "requests": 130, "hits": 120, "misses": 10, "pulled_bytes": 1000, "pushed_bytes": 9000}
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Final
+
+from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
+from docker_registry.errors import PreconditionFailed
+from docker_registry.registry import layout
+
+#: What is counted; sums over all workers.
+COUNTED: Final = ("requests", "hits", "misses", "pulled_bytes", "pushed_bytes")
+
+_MAX_ATTEMPTS: Final = 20
+
+
+@dataclass(slots=True)
+class Reachability:
+    """
+    Whether an upstream answers, as far as a worker knows.
+
+    Attributes:
+        is_reachable: None before it was first asked.
+        since: for how long that has been so, seconds since the Unix epoch.
+        reason: why it is not reachable.
+        asked: when it was last asked.
+        limit, remaining: pulls that it allows, and those that are left, if it announces them.
+    """
+
+    is_reachable: bool | None = None
+    since: float = 0.0
+    reason: str = ""
+    asked: float = 0.0
+    limit: int | None = None
+    remaining: int | None = None
+
+    def record(self, reason: str = "") -> None:
+        """Record that the upstream was asked; *reason* says why it did not answer, and is empty if it did."""
+        self.asked = time.time()
+        if self.is_reachable is not (not reason):
+            self.is_reachable, self.since = not reason, self.asked
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStatus:
+    """
+    The state of an upstream; see :class:`Reachability`.
+
+    Attributes:
+        requests, hits, misses: requests of clients for its content, those for what was here, and the others.
+        pulled_bytes, pushed_bytes: bytes that it has sent, and bytes that were sent to clients.
+    """
+
+    is_reachable: bool | None = None
+    since: float = 0.0
+    reason: str = ""
+    asked: float = 0.0
+    limit: int | None = None
+    remaining: int | None = None
+    requests: int = 0
+    hits: int = 0
+    misses: int = 0
+    pulled_bytes: int = 0
+    pushed_bytes: int = 0
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that clients would have pulled from the upstream otherwise."""
+        return max(self.pushed_bytes - self.pulled_bytes, 0)
+
+
+class StatusRecords:
+    """The published state of all upstreams."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+
+    def find(self, upstream: str) -> UpstreamStatus:
+        """Return the state of an upstream; nothing is known of one that was never asked."""
+        return _read(self._driver.find(_path(upstream)) or b"")
+
+    def add(self, upstream: str, state: Reachability, counts: Mapping[str, int]) -> None:
+        """
+        Publish the state of an upstream.
+
+        Args:
+            state: what the worker knows; ignored if another one has asked later.
+            counts: what it has counted since it last did this, by the names in :data:`COUNTED`.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            stored = self._driver.find_versioned(_path(upstream)) or Versioned(b"", ABSENT)
+            known = _read(stored.content)
+            document = asdict(known) | (asdict(state) if state.asked > known.asked else {})
+            if state.asked > known.asked and state.is_reachable == known.is_reachable:
+                document["since"] = min(state.since, known.since)
+            document |= {what: getattr(known, what) + counts.get(what, 0) for what in COUNTED}
+            condition = stored.version if self._driver.capabilities.if_match else None
+            try:
+                self._driver.put_content(_path(upstream), json.dumps(document).encode(), if_match=condition)
+            except PreconditionFailed:
+                continue
+            return
+
+
+def _path(upstream: str) -> str:
+    return f"{layout.MIRROR}/_status/{upstream}"
+
+
+def _read(content: bytes) -> UpstreamStatus:
+    try:
+        document = json.loads(content)
+        known = {each.name for each in fields(UpstreamStatus)}
+        return UpstreamStatus(**{name: value for name, value in document.items() if name in known})
+    except (ValueError, TypeError, AttributeError):
+        return UpstreamStatus()

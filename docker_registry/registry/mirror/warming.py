@@ -1,0 +1,116 @@
+"""Warming: fetches images of upstreams before clients request them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from docker_registry.errors import DigestInvalid, ManifestInvalid, ManifestUnknown
+from docker_registry.registry import manifest_payload
+from docker_registry.registry.names import Digest, Reference, RepositoryName
+from docker_registry.registry.oci_registry import OciRegistry
+
+#: Maximum nesting of indexes.
+_MAX_DEPTH: Final = 3
+
+#: Annotation of an index's child that describes another child, and is fetched with it (BuildKit, attestations).
+_DESCRIBED: Final = "vnd.docker.reference.digest"
+
+
+@dataclass(slots=True)
+class Warmed:
+    """
+    What a repository has of an image now.
+
+    Attributes:
+        digest: of the manifest that was asked for.
+        manifests, blobs: those that are here.
+        size: bytes of these blobs.
+    """
+
+    digest: Digest
+    manifests: set[Digest] = field(default_factory=set)
+    blobs: dict[Digest, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blobs."""
+        return sum(self.blobs.values())
+
+
+class Warming:
+    """Fetches images into a registry that mirrors upstreams."""
+
+    def __init__(self, registry: OciRegistry) -> None:
+        self._registry = registry
+
+    def warm(self, name: RepositoryName, reference: Reference, platforms: Sequence[str] = ()) -> Warmed:
+        """
+        Fetch an image with all its blobs.
+
+        Args:
+            name: a repository that mirrors another one.
+            reference: its tag or digest.
+            platforms: of an index, fetch the images for these alone: ``os/architecture`` or
+                ``os/architecture/variant``; all when empty.
+
+        Raises:
+            ManifestUnknown, BlobUnknown: the upstream does not have a part.
+            ManifestInvalid: a part of the image is invalid, or an index has no image for the platforms.
+            UpstreamError: the upstream cannot be asked.
+        """
+        manifest = self._registry.manifests.get(name, reference)
+        warmed = Warmed(manifest.descriptor.digest)
+        self._fetch(name, warmed, manifest.descriptor.digest, manifest.payload, platforms, _MAX_DEPTH)
+        return warmed
+
+    def _fetch(
+        self,
+        name: RepositoryName,
+        warmed: Warmed,
+        digest: Digest,
+        payload: bytes,
+        platforms: Sequence[str],
+        depth: int,
+    ) -> None:
+        warmed.manifests.add(digest)
+        try:
+            document = json.loads(payload)
+            children = list(_children(document, platforms))
+            blobs = list(_blobs(document))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid):
+            raise ManifestInvalid(digest=str(digest)) from None
+        if document.get("manifests") and not children and platforms:
+            raise ManifestUnknown("The index has no image for these platforms.", platforms=list(platforms))
+        for child in children if depth else ():
+            if child not in warmed.manifests:
+                payload = self._registry.manifests.get(name, child).payload
+                self._fetch(name, warmed, child, payload, (), depth - 1)
+        for blob in blobs:
+            if blob not in warmed.blobs:
+                warmed.blobs[blob] = self._registry.blobs.fetch(name, blob).size
+
+
+def _children(document: Mapping[str, Any], platforms: Sequence[str]) -> Iterator[Digest]:
+    """Yield the manifests of an index that are for one of the platforms, or describe one of these."""
+    entries = {Digest.parse(entry["digest"]): entry for entry in document.get("manifests") or ()}
+    chosen = {digest for digest, entry in entries.items() if _is_for(entry.get("platform") or {}, platforms)}
+    for digest, entry in entries.items():
+        described = (entry.get("annotations") or {}).get(_DESCRIBED)
+        if digest in chosen or (described is not None and Digest.parse(described) in chosen):
+            yield digest
+
+
+def _is_for(platform: Mapping[str, Any], platforms: Sequence[str]) -> bool:
+    parts = [str(platform.get(key, "")) for key in ("os", "architecture", "variant")]
+    return not platforms or any(parts[: len(each.split("/"))] == each.split("/") for each in platforms)
+
+
+def _blobs(document: Mapping[str, Any]) -> Iterator[Digest]:
+    """Yield the blobs of an image's manifest, except layers that must not be distributed."""
+    entries = [*([document["config"]] if document.get("config") else []), *(document.get("layers") or ())]
+    for entry in entries:
+        if str(entry.get("mediaType", "")).lower() not in manifest_payload.FOREIGN_LAYERS:
+            yield Digest.parse(entry["digest"])

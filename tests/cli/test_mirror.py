@@ -1,0 +1,148 @@
+"""``docker-registry mirror``: what is known of mirrored registries, and filling the mirror."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docker_registry.cli import main
+from docker_registry.cli.command import load_config
+from docker_registry.services import build
+from tests.support.clients.v2 import digest_of
+from tests.support.images import make_image, make_index
+from tests.support.servers.upstream import Answer, Upstream
+
+INDEX, IMAGE = make_index("warm"), make_image("single")
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    with Upstream() as upstream:
+        upstream.contents[""] = Answer(b"{}", headers={"Docker-Distribution-Api-Version": "registry/2.0"})
+        for image in (*INDEX.images, IMAGE):
+            upstream.add("library/app", image.digest, image)
+        upstream.add("library/app", "single", IMAGE)
+        upstream.put_manifest("library/app", "latest", INDEX.manifest, INDEX.media_type)
+        yield upstream
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, upstream):
+    """The folder of a store that mirrors the upstream, which a configuration names."""
+
+    def configure(**upstreams):
+        section = {
+            "storage": "file",
+            "storage_path": str(tmp_path / "store"),
+            "mirroring": {"upstreams": [{"name": name, "url": url} for name, url in upstreams.items()]},
+        }
+        (tmp_path / "config.yml").write_text(json.dumps({"dev": section}))  # JSON is YAML
+
+    configure(up=upstream.url)
+    monkeypatch.setenv("DOCKER_REGISTRY_CONFIG", str(tmp_path / "config.yml"))
+    monkeypatch.delenv("SETTINGS_FLAVOR", raising=False)
+    upstream.requests.clear()
+    store = tmp_path / "store"
+    monkeypatch.chdir(tmp_path)
+    return store, configure
+
+
+def run(capsys, *arguments):
+    """Run an action, and return its status and output."""
+    status = main(["mirror", *arguments])
+    return status, capsys.readouterr().out
+
+
+def blobs(store):
+    return {f"sha256:{path.parent.name}" for path in store.glob("docker/registry/v2/blobs/sha256/*/*/data")}
+
+
+class TestTheMirrorCommand:
+    def test_fetches_images_for_one_platform(self, store, upstream, capsys):
+        child = INDEX.images[1]
+        status, out = run(capsys, "warm", "up/library/app", "--platform", "linux/arm64")
+        size = sum(map(len, child.blobs.values()))
+        assert (0, f"up/library/app  {INDEX.digest}  2 manifests, 3 blobs, {size} bytes\n") == (status, out)
+        assert {INDEX.digest, *child.contents} == blobs(store[0])
+        asked = len(upstream.requests)
+        assert 0 == run(capsys, "warm", "up/library/app", "--platform", "linux/arm64")[0]
+        assert asked == len(upstream.requests), "what is here is not fetched again"
+
+    def test_fetches_the_images_in_a_list(self, store, capsys, tmp_path):
+        (tmp_path / "list.txt").write_text(f"# two images\n\nup/library/app:single\nup/library/app@{INDEX.digest}\n")
+        status, out = run(capsys, "warm", "list.txt", "--json")
+        rows = json.loads(out)["images"]
+        assert (0, [IMAGE.digest, INDEX.digest]) == (status, [row["digest"] for row in rows])
+        assert {None} == {row["error"] for row in rows}
+        assert {*INDEX.contents, *IMAGE.contents} == blobs(store[0])
+
+    @pytest.mark.parametrize(
+        ("image", "reason"),
+        [
+            ("up/library/app:none", "has no such"),
+            ("up/library/app:latest", "has no image for these platforms"),
+            ("library/app:latest", "must begin with that of an upstream: up"),
+            ("up/../app", "name is invalid"),
+            ("up/library/app@sha256:1", "digest is invalid"),
+        ],
+    )
+    def test_says_which_images_it_cannot_fetch(self, store, capsys, image, reason):
+        status, out = run(capsys, "warm", image, "up/library/app:single", "--platform", "linux/s390x", "--json")
+        failed, fetched = json.loads(out)["images"]
+        assert (1, None) == (status, fetched["error"])
+        assert reason in failed["error"]
+
+    def test_asks_each_upstream(self, store, capsys, upstream):
+        configure = store[1]
+        configure(up=upstream.url, away="http://127.0.0.1:1")
+        status, out = run(capsys, "check", "--json")
+        up, away = json.loads(out)["upstreams"]
+        assert (1, None, upstream.url) == (status, up["error"], up["url"])
+        assert "cannot be reached" in away["error"]
+        configure(up=upstream.url)
+        assert (0, f"up  {upstream.url}  ok\n") == run(capsys, "check")
+
+    def test_shows_what_workers_have_published(self, store, capsys, upstream):
+        assert (0, True) == (run(capsys, "status")[0], "up  " in run(capsys, "status")[1])
+        upstream.contents["library/app/manifests/limited"] = Answer(
+            IMAGE.manifest,
+            headers={
+                "Content-Type": IMAGE.media_type,
+                "Docker-Content-Digest": digest_of(IMAGE.manifest),
+                "ratelimit-limit": "100;w=21600",
+                "ratelimit-remaining": "87;w=21600",
+            },
+        )
+        counts = {("requests", "blob", "up"): 3, ("hits", "blob", "up"): 2, ("misses", "manifest", "up"): 1}
+        counts["pushed_bytes", "blob", "up"] = 10_000
+        for _ in range(2):  # two workers
+            with build(load_config()) as built:
+                built.registry.manifests.get(*parse("up/library/app", "limited"))
+                built.mirror.publish_status(counts)
+                built.mirror.publish_status(counts)  # nothing new
+        (row,) = json.loads(run(capsys, "status", "--json")[1])["upstreams"]
+        known = {"name": "up", "url": upstream.url, "is_reachable": True, "limit": 100, "remaining": 87, "reason": ""}
+        sums = {"requests": 6, "hits": 4, "misses": 2, "pushed_bytes": 20_000, "pulled_bytes": len(IMAGE.manifest)}
+        expected = known | sums | {"saved_bytes": 20_000 - len(IMAGE.manifest)}
+        assert expected == {name: value for name, value in row.items() if name not in ("since", "asked")}
+        line = run(capsys, "status")[1]
+        assert f"up  {upstream.url}  reachable since 20" in line
+        assert line.endswith(f"87 of 100 pulls left  4 hits, 2 misses, {expected['saved_bytes']} bytes saved\n")
+
+    def test_needs_an_upstream(self, store, capsys):
+        store[1]()
+        for action in (["status"], ["check"], ["warm", "x"]):
+            assert 2 == main(["mirror", *action])
+
+    @pytest.mark.parametrize("arguments", [[], ["warm"], ["status", "x"], ["fill"]])
+    def test_rejects_wrong_usage(self, store, arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(["mirror", *arguments])
+        assert 2 == stopped.value.code
+
+
+def parse(name, tag):
+    from docker_registry.registry.names import RepositoryName, Tag
+
+    return RepositoryName.parse(name), Tag.parse(tag)
