@@ -18,21 +18,21 @@ class TestOutsideGevent:
     def test_a_call_gives_its_result(self):
         assert 3 == run_in_thread(max, 1, 3)
 
-    def test_a_call_raises_what_the_function_raises(self):
+    def test_a_call_raises_the_error_of_the_function(self):
         with pytest.raises(LookupError):
             run_in_thread(fail)
 
     def test_a_call_can_be_started_and_awaited_later(self):
         assert 3 == start_in_thread(max, 1, 3)()
 
-    def test_what_nobody_waits_for_is_done_at_once(self):
+    def test_a_background_call_runs_at_once(self):
         done = []
         run_in_background(done.append, 1)
         assert [1] == done
 
 
 class TestUnderGevent:
-    def test_other_greenlets_go_on_during_a_call(self):
+    def test_other_greenlets_run_during_a_call(self):
         program = """
 ticks = []
 def tick():
@@ -45,7 +45,7 @@ print(len(ticks) > 10)
 """
         assert ["True"] == under_gevent(IMPORTS + program)
 
-    def test_what_nobody_waits_for_is_done_by_another_thread(self):
+    def test_a_background_call_runs_in_another_thread(self):
         program = """
 done_by = []
 def work():
@@ -59,7 +59,7 @@ print(done_by != [this_thread()])
 """
         assert ["True", "True"] == under_gevent(IMPORTS + program)
 
-    def test_a_call_raises_what_the_function_raises_and_prints_nothing(self):
+    def test_a_call_raises_the_error_of_the_function_and_prints_nothing(self):
         program = """
 def fail():
     raise LookupError

@@ -53,8 +53,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-class TestAFileThatWasLookedAt:
-    def test_counts_as_long_as_it_stays(self, driver, look):
+class TestARecordedFile:
+    def test_is_valid_while_unchanged(self, driver, look):
         found = collect(lambda: look(driver, "a/b"))
         assert (True, True) == (found.is_complete, found.is_current())
         driver.put_content("a/x", b"another")
@@ -66,12 +66,12 @@ class TestAFileThatWasLookedAt:
         change(driver)
         assert not found.is_current()
 
-    def test_counts_no_more_when_somebody_else_writes_into_it(self, driver, look, tmp_path):
+    def test_is_invalid_after_a_write_by_another_process(self, driver, look, tmp_path):
         found = collect(lambda: look(driver, "a/b"))
         (tmp_path / "store/a/b").write_bytes(b"CONTENT")
         assert not found.is_current()
 
-    def test_counts_as_missing_until_it_is_there(self, driver, look):
+    def test_is_recorded_as_missing_until_it_exists(self, driver, look):
         found = collect(lambda: look(driver, "n/e/w"))
         assert (True, True) == (found.is_complete, found.is_current())
         driver.put_content("n/e/x", b"")
@@ -84,8 +84,8 @@ class TestAFileThatWasLookedAt:
         assert not collect(lambda: look(driver, "a/b")).is_complete
 
 
-class TestAFolderThatWasLookedAt:
-    def test_counts_as_long_as_nothing_comes_or_goes(self, driver):
+class TestARecordedFolder:
+    def test_is_valid_while_no_entry_changes(self, driver):
         found = collect(lambda: driver.folder_version("a"))
         assert (True, True) == (found.is_complete, found.is_current())
         driver.remove("a/c")
@@ -103,8 +103,8 @@ class TestAFolderThatWasLookedAt:
         assert not collect(lambda: list(driver.walk("a"))).is_complete
 
 
-class TestWhatCannotBeNoted:
-    def test_is_what_changed_between_two_looks(self, driver):
+class TestAnUntrackableRead:
+    def test_is_of_a_file_that_changed_between_two_reads(self, driver):
         def look_twice():
             driver.get_content("a/b")
             os.utime(driver._tree.locate("a/b"), (1, 1))
@@ -112,17 +112,17 @@ class TestWhatCannotBeNoted:
 
         assert not collect(look_twice).is_complete
 
-    def test_are_too_many_files(self, driver):
+    def test_is_of_too_many_files(self, driver):
         assert not collect(lambda: [driver.exists(f"x/{number}") for number in range(100)]).is_complete
 
-    def test_is_what_another_thread_does(self, driver, monkeypatch):
+    def test_is_one_in_another_thread(self, driver, monkeypatch):
         monkeypatch.setattr("docker_registry.concurrency.monkey.is_module_patched", lambda _: True)
         assert not collect(lambda: run_in_thread(int)).is_complete
 
-    def test_is_nothing_when_nobody_asks(self, driver):
+    def test_is_ignored_outside_a_recording(self, driver):
         assert b"content" == driver.get_content("a/b")
 
-    def test_is_known_of_a_store_that_is_gone(self, driver, tmp_path):
+    def test_is_invalid_if_the_store_is_gone(self, driver, tmp_path):
         found = collect(lambda: driver.get_content("a/b"))
         (tmp_path / "store").rename(tmp_path / "elsewhere")
         assert not found.is_current()

@@ -222,7 +222,7 @@ class TestAManifestThatIsPushed:
     def push(self):
         return pushing(CountingDriver())
 
-    def test_is_not_looked_for_among_what_is_there_when_it_is_new(self, push):
+    def test_of_a_new_manifest_looks_up_no_existing_references(self, push):
         # Its config's link and bytes, tags-are-noted, the catalog, in the end its link; its bytes, the tag. Bytes,
         # link, back-reference and tag are put.
         assert {"stat": 5, "get_versioned": 2, "put_content": 4} == push("1")

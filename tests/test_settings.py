@@ -44,7 +44,7 @@ class TestTrueOrFalse:
         assert Setting("standalone", bool).convert(text) is False
 
     @pytest.mark.parametrize("text", ["maybe", "2", "truefalse", "~", "[]"])
-    def test_anything_else_is_refused(self, text):
+    def test_anything_else_is_rejected(self, text):
         assert "must be true or false" == refusal(Setting("standalone", bool), text)
 
 
@@ -54,7 +54,7 @@ class TestNumbers:
         assert number == Setting("n", int).convert(str(number))
 
     @pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "1_000", "٣", "ten", "", "- 1", "9" * 5000])
-    def test_what_is_no_whole_number_is_refused(self, text):
+    def test_other_than_whole_numbers_are_rejected(self, text):
         assert "must be a whole number of seconds" == refusal(Setting("ttl", int, unit="seconds"), text)
 
     @pytest.mark.parametrize(("expected", "text"), [(1.5, "1.5"), (0.5, ".5"), (2.0, "2"), (-1000.0, "-1e3")])
@@ -62,10 +62,10 @@ class TestNumbers:
         assert expected == Setting("rate", float).convert(text)
 
     @pytest.mark.parametrize("text", ["inf", "nan", "1e999", "1,5", "."])
-    def test_what_is_no_number_is_refused(self, text):
+    def test_other_than_numbers_are_rejected(self, text):
         assert "must be a number" == refusal(Setting("rate", float), text)
 
-    def test_below_the_minimum_is_refused(self):
+    def test_below_the_minimum_is_rejected(self):
         setting = Setting("port", int, minimum=1)
 
         assert 1 == setting.convert("1")
@@ -89,7 +89,7 @@ class TestDurationsAndSizes:
     @pytest.mark.parametrize(
         ("unit", "text"), [("seconds", "5MiB"), ("bytes", "7d"), ("", "7d"), ("bytes", "5MB"), ("seconds", "-1h")]
     )
-    def test_other_suffixes_are_refused(self, unit, text):
+    def test_other_suffixes_are_rejected(self, unit, text):
         assert "must be a whole number" in refusal(Setting("n", int, unit=unit), text)
 
     def test_the_minimum_holds(self):
@@ -146,7 +146,7 @@ class TestChoices:
     def test_upper_and_lower_case_are_the_same(self):
         assert "debug" == self.ROW.convert("DEBUG")
 
-    def test_anything_else_is_refused_with_what_there_is(self):
+    def test_anything_else_is_rejected_with_the_choices(self):
         assert "must be one of debug, info" == refusal(self.ROW, "loud")
 
 
@@ -182,7 +182,7 @@ class TestPath:
 
         assert tmp_path / "tmp/test" == self.ROW.convert("~/tmp/test")
 
-    def test_of_a_user_that_is_not_there_is_refused(self):
+    def test_of_an_unknown_user_is_rejected(self):
         assert "begins with ~, but that user has no home folder" == refusal(self.ROW, "~no-such-user-here/x")
 
 
@@ -250,5 +250,5 @@ class TestFlatten:
             flatten(tree, ["cache.host", "plain"])
         )
 
-    def test_an_empty_section_says_nothing(self):
+    def test_an_empty_section_sets_nothing(self):
         assert [] == list(flatten({"cache": None}, ["cache.host"]))

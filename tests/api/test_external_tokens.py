@@ -74,7 +74,7 @@ def libtrust_id(key):
 
 
 class TestATokenOfAnotherServer:
-    def test_allows_what_it_says(self, app, key):
+    def test_allows_its_scopes(self, app, key):
         for key_id in sorted(libtrust_id(key)):  # of distribution 2 and 3
             text = key.sign(claims(), kid=key_id)
             assert 404 == get(app, text).status_code

@@ -87,7 +87,7 @@ class TestAWorker:
         services.health.check()
         assert [200, 200, 200, 200] == statuses()
 
-    def test_tells_which_check_failed(self, services, store):
+    def test_names_the_failed_check(self, services, store):
         store.is_away = True
         for _ in range(3):
             services.health.check()

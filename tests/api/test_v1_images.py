@@ -71,7 +71,7 @@ class TestAChainOfImages:
             "ü".encode("latin-1"),
         ],
     )
-    def test_may_be_pushed_by_anybody(self, server, user_agent):
+    def test_may_be_pushed_by_any_client(self, server, user_agent):
         with Docker(server.url, user_agent) as docker:
             image = fresh()
             docker.push(unique("v1"), "v1", image)

@@ -44,7 +44,7 @@ class TestOutsideGevent:
     def test_a_job_runs_in_the_calling_thread(self, pool):
         assert b"ABCD!E!" == b"".join(pool.run("upper", {"end": "!"}, [[b"ab", b"cd"], [b"e"]]))
 
-    def test_a_job_raises_what_it_refuses(self, pool):
+    def test_a_job_raises_its_error(self, pool):
         with pytest.raises(LayerFormatUnsupported):
             list(pool.run("refuse", {}, [[b"x"]]))
 
@@ -88,7 +88,7 @@ print(one.result("pid", {}) > 0)
 """
         assert ["Overloaded", "True", "True"] == under_gevent(IMPORTS + program, errors=True)
 
-    def test_raises_what_reading_its_input_raises(self):
+    def test_raises_the_error_of_its_input(self):
         program = """
 def blocks():
     yield b"x"
@@ -97,7 +97,7 @@ print(refused(pool().run("upper", {"end": ""}, [blocks()])), ends())
 """
         assert ["BlobUnknown", "True"] == under_gevent(IMPORTS + program)
 
-    def test_waits_for_its_turn_and_is_refused_when_that_takes_too_long(self):
+    def test_waits_for_its_turn_and_is_rejected_after_a_timeout(self):
         program = """
 one = pool(max_processes=1, max_seconds=2, wait_seconds=1)
 first = gevent.spawn(refused, one.run("spin", {}))

@@ -188,7 +188,7 @@ class ErrorReports(ErrorReporting):
         self.close()
 
 
-class TestAMistakeInTheSettings:
+class TestInvalidSettings:
     @pytest.mark.parametrize(
         ("expected", "mail"),
         [

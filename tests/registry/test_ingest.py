@@ -84,7 +84,7 @@ class TestAShortBody:
         assert not ingest.complete
 
     @pytest.mark.parametrize("body", [Content(CONTENT), Pieces([CONTENT])])
-    def test_that_is_none_passes_afterwards(self, body):
+    def test_that_is_not_short_is_streamed(self, body):
         ingest = Ingest(body)
         assert ingest.short() is None
         assert CONTENT == b"".join(bytes(block) for block in ingest)
@@ -133,7 +133,7 @@ class TestObservers:
             for _ in Ingest(Content(CONTENT * 3), taps=[look]):
                 gevent.sleep(0)
 
-    def test_end_before_a_writer_that_has_given_up_is_told(self):
+    def test_end_before_an_aborted_writer_is_notified(self):
         under_way, is_over = threading.Event(), threading.Event()
 
         def look(_block):
@@ -150,7 +150,7 @@ class TestObservers:
 
 
 class TestAFailedIngest:
-    def test_raises_what_the_body_raised(self):
+    def test_raises_the_error_of_the_body(self):
         with pytest.raises(ConnectionError):
             list(Ingest(Pieces([CONTENT], error=ConnectionError())))
 

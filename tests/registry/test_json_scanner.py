@@ -104,7 +104,7 @@ class TestADocument:
         with pytest.raises(TooComplex):
             assembled(f'{{"a": [{inner}]}}')
 
-    def test_comes_in_parts_that_take_a_short_time(self):
+    def test_is_parsed_in_short_slices(self):
         objects = json.dumps([{f"{number:06}": ""} for number in range(9_000)])
         text = Counted(
             f'{{"a": [{objects}], "b": [{"[]," * 50_000}[]], "c": [{"{}," * 50_000} 1], "d": "{"," * 500_000}"}}'

@@ -145,7 +145,7 @@ class TestAPayloadThatClientsReadDifferently:
         manifest_payload.read(payload + padding, media_type, is_stored=True)
 
     @pytest.mark.parametrize("padding", [b"", b" " * 70_000], ids=["small", "large"])
-    def test_is_none_with_keys_that_no_client_reads_as_known(self, padding):
+    def test_may_have_keys_that_no_client_confuses(self, padding):
         annotations = {"config": "a", "Config": "b", "Digest": "c"}
         document = {**IMAGE, "config": {**CONFIG, "annotations": annotations}, "x": {"Config": 1, "config": 2}}
         payload = twice({**document, "annotations": annotations, "history": 1}, "history", 2)

@@ -92,7 +92,7 @@ class TestAnUnacceptableManifest:
 
 class TestAManifestThatAnEarlierVersionAccepted:
     @pytest.mark.parametrize("more", [b'"Manifests": []', b'"layers": []'])
-    def test_is_served_though_it_would_be_refused(self, registry, driver, more):
+    def test_is_served_although_it_would_be_rejected(self, registry, driver, more):
         payload = image(registry).rstrip(b"}") + b", " + more + b"}"
         digest = Digest.of(payload)
         driver.put_content(layout.blob_data(digest), payload)

@@ -156,13 +156,13 @@ class TestAPageOfReferrers:
         assert 3 <= len(found)
         assert all(4 * 1024 * 1024 > sum(map(len, page.entries)) for page in found)
 
-    def test_lists_what_is_larger_than_a_page_without_annotations(self, registry):
+    def test_lists_entries_larger_than_a_page_without_annotations(self, registry):
         pushed = push(registry, annotations={"x": "y" * (4 * 1024 * 1024 - 700)})
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         assert (str(pushed.descriptor.digest), False) == (entry["digest"], "annotations" in entry)
 
     @pytest.mark.parametrize("annotations", [{"x": [[]] * 500_000}, {"x": float("inf"), "y": "z" * 100_000}])
-    def test_lists_what_earlier_versions_wrote(self, registry, driver, annotations):
+    def test_lists_entries_of_earlier_versions(self, registry, driver, annotations):
         pushed = push(registry, artifactType="application/x")
         path = layout.referrer(NAME, SUBJECT, pushed.descriptor.digest)
         (stored,) = registry.referrers.list(NAME, SUBJECT)  # they wrote what is served

@@ -34,7 +34,7 @@ class TestABudget:
             1 / 0  # noqa: B018
         assert 0 == budget.used_bytes
 
-    def test_that_is_used_up_keeps_a_request_waiting_until_there_is_room(self):
+    def test_that_is_exhausted_keeps_a_request_waiting(self):
         budget = MemoryBudget(1000)
         first = budget.open(1000)
         second = taken(budget, 1)
@@ -103,7 +103,7 @@ class TestARevocableReservation:
     def soon(self, monkeypatch):
         monkeypatch.setattr(memory_budget, "_REVOCABLE_AFTER_SECONDS", 0.05)
 
-    def test_makes_room_when_it_held_most_for_longest(self):
+    def test_is_revoked_if_it_held_most_for_longest(self):
         budget = MemoryBudget(1000)
         revoked = []
 
@@ -125,7 +125,7 @@ class TestARevocableReservation:
         with budget.reserve(1000, revoke=pytest.fail):
             gevent.sleep(0.2)
 
-    def test_makes_room_for_a_tiny_one_at_once(self, monkeypatch):
+    def test_is_revoked_for_a_tiny_one_at_once(self, monkeypatch):
         monkeypatch.setattr(memory_budget, "_REVOCABLE_AFTER_SECONDS", 60)
         budget = MemoryBudget(5120)
         held = budget.open(5120, revoke=lambda: gevent.spawn(held.release))
@@ -164,5 +164,5 @@ class TestARevocableReservation:
         assert [1] == revoked
 
 
-def test_a_refusal_says_that_the_registry_is_overloaded():
+def test_a_rejection_is_an_overload_error():
     assert "The registry is overloaded. Try again later." == str(errors.Overloaded())

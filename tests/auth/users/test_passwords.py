@@ -105,7 +105,7 @@ class TestFailedLogins:
         assert 1 == len(checks)
         assert verify("alice", "right", HERE)
 
-    def test_lock_nobody_out_elsewhere(self, verify):
+    def test_do_not_lock_other_networks_out(self, verify):
         for number in range(attempts.ACCOUNT_FAILURES):
             verify("alice", f"wrong{number}", HERE)
         with pytest.raises(TooManyAttempts):
