@@ -8,7 +8,7 @@ from typing import Final
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange, Repetition, repetition
 from docker_registry.logs.exchange_lines import audit_line, system_line
-from docker_registry.logs.line_writer import LineWriter, append_to, block_bytes, write_all
+from docker_registry.logs.line_writer import LineWriter, append_to, is_regular, write_all
 
 STDOUT: Final = "-"
 
@@ -62,13 +62,13 @@ class AuditLog:
         """
         append = append_to(path)
         if path == STDOUT:
-            self._writer = LineWriter("audit_log", lambda content: write_all(1, content), block_bytes(1))
+            self._writer = LineWriter("audit_log", lambda content: write_all(1, content), is_file=is_regular(1))
             return
         try:
             append(b"")
         except OSError as error:
             raise ConfigError(f"audit_log: {path} cannot be written: {error.strerror}.") from None
-        self._writer = LineWriter("audit_log", append, block_bytes(path))
+        self._writer = LineWriter("audit_log", append, is_file=is_regular(path))
 
     def __call__(self, exchange: Exchange) -> None:
         """Write the line of an exchange if it is audited."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote
 from typing import Final
 
-from docker_registry.http.exchange import Exchange
+from docker_registry.http.exchange import Exchange, Repetition
 from docker_registry.logs.redaction import redact_query
 
 #: Longer texts from clients are cut.
@@ -54,17 +54,18 @@ def system_line(message: str, reason: str, operator: str = "") -> str:
     )
 
 
-def repeated_request_line(exchange: Exchange) -> Callable[[str, str, float, float], str]:
-    """Return what makes the lines of the access log for the repetitions of an exchange."""
+def repeated_request_line(exchange: Exchange, put: Callable[[str], object]) -> Repetition:
+    """Return what writes the lines of the access log for the repetitions of an exchange, with a function."""
     beginning = f'","level":"info",{_fixed(exchange)},{_constant(exchange)},"client":'
+    quoted, at, clock = _quoted, _millisecond, time.time
 
-    def line(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> str:
-        return (
-            f'{{"time":"{now()}{beginning}{_quoted(client)},"request_id":"{request_id}",'
+    def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
+        put(
+            f'{{"time":"{at(int(clock() * 1000))}{beginning}{quoted(client)},"request_id":"{request_id}",'
             f'"seconds":{seconds:.6f},"first_byte_seconds":{first_byte_seconds:.6f}}}\n'
         )
 
-    return line
+    return write
 
 
 def now() -> str:

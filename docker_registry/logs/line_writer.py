@@ -23,10 +23,12 @@ MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
 #: Time that lines are collected before they are written together. A worker that is killed loses as much.
 FLUSH_SECONDS: Final = 0.05
 
-#: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux). Those to a regular
-#: file never are; longer ones save system calls, each of which makes the event loop wait for the interpreter lock.
+#: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux).
 _PIPE_BLOCK_BYTES: Final = 4096
-_FILE_BLOCK_BYTES: Final = 64 * 1024
+
+#: Writes to a regular file never are, so many lines are written at once: after each system call, the event loop and the
+#: thread that writes compete for the interpreter lock.
+_FILE_BLOCK_LINES: Final = 256
 
 #: Time between two messages about lost lines, and the time limit for the last lines of a worker that ends.
 _REPORT_SECONDS: Final = 60.0
@@ -40,16 +42,16 @@ class LineWriter:
     Only in a server worker: it needs the event loop.
     """
 
-    def __init__(self, name: str, write: Callable[[bytes], object], block_bytes: int = _PIPE_BLOCK_BYTES) -> None:
+    def __init__(self, name: str, write: Callable[[bytes], object], *, is_file: bool = False) -> None:
         """
         Args:
             name: of the log, for messages about lost lines.
             write: writes bytes; may block and may raise OSError.
-            block_bytes: maximum size of a write of several lines; see :func:`block_bytes`.
+            is_file: whether they go to a regular file; else they are short enough for a pipe.
         """
         self._name = name
         self._write_bytes = write
-        self._block_bytes = block_bytes
+        self._is_file = is_file
         self._lines: list[str] = []
         self._characters = 0
         self._is_scheduled = False
@@ -91,11 +93,15 @@ class LineWriter:
             self._lost, self._reported_at = 0, now
 
     def _write_lines(self, lines: list[str]) -> None:
+        if self._is_file:
+            for start in range(0, len(lines), _FILE_BLOCK_LINES):
+                self._write_block(lines[start : start + _FILE_BLOCK_LINES])
+            return
         block: list[str] = []
         size = 0
         for line in lines:
             length = len(line) if line.isascii() else len(line.encode(errors="backslashreplace"))
-            if size + length > self._block_bytes and block:
+            if size + length > _PIPE_BLOCK_BYTES and block:
                 self._write_block(block)
                 block, size = [], 0
             block.append(line)
@@ -122,13 +128,12 @@ class LineStream(io.TextIOBase):
         return len(text)
 
 
-def block_bytes(target: int | str) -> int:
-    """Return how long a write of several lines may be, so that it is not mixed with those of other processes."""
+def is_regular(target: int | str) -> bool:
+    """Return whether a descriptor or path is that of a regular file."""
     try:
-        is_file = stat.S_ISREG(os.stat(target).st_mode)  # noqa: PTH116 - may be a descriptor
+        return stat.S_ISREG(os.stat(target).st_mode)  # noqa: PTH116 - may be a descriptor
     except OSError:
-        is_file = False
-    return _FILE_BLOCK_BYTES if is_file else _PIPE_BLOCK_BYTES
+        return False
 
 
 def append_to(path: str) -> Callable[[bytes], object]:

@@ -116,15 +116,17 @@ class Recorder:
         """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
         series = self._find(exchange)
         bytes_out, bucket = exchange.bytes_out, bisect_left(BYTES_BOUNDS, exchange.bytes_out)
+        seconds_buckets, bounds = series.seconds_buckets, SECONDS_BOUNDS
+        bytes_in_buckets, bytes_out_buckets = series.bytes_in_buckets, series.bytes_out_buckets
 
         def count(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:  # noqa: ARG001
             series.requests += 1
             series.cached += 1
             series.seconds += seconds
-            series.seconds_buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
             series.bytes_out += bytes_out
-            series.bytes_out_buckets[bucket] += 1
-            series.bytes_in_buckets[0] += 1
+            seconds_buckets[bisect_left(bounds, seconds)] += 1
+            bytes_out_buckets[bucket] += 1
+            bytes_in_buckets[0] += 1
 
         return count
 

@@ -16,7 +16,7 @@ from gunicorn.glogging import Logger
 
 from docker_registry.http.exchange import Exchange, Observer, Repetition, repetition
 from docker_registry.logs.exchange_lines import repeated_request_line, request_line
-from docker_registry.logs.line_writer import LineStream, LineWriter, block_bytes, write_all
+from docker_registry.logs.line_writer import LineStream, LineWriter, is_regular, write_all
 from docker_registry.logs.redaction import redact_query
 from docker_registry.logs.setup import JSON, JsonFormatter
 
@@ -104,7 +104,7 @@ class AccessLog(Logger):  # type: ignore[misc]
         def write(content: bytes) -> None:
             write_all(descriptor(), content)
 
-        self._writers.append(LineWriter(name, write, block_bytes(descriptor())))
+        self._writers.append(LineWriter(name, write, is_file=is_regular(descriptor())))
         return self._writers[-1]
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
@@ -152,13 +152,13 @@ class Entries:
         self,
         put: Callable[[str], object],
         line_of: Callable[[Exchange], str],
-        repeated: Callable[[Exchange], Callable[[str, str, float, float], str]] | None = None,
+        repeated: Callable[[Exchange, Callable[[str], object]], Repetition] | None = None,
     ) -> None:
         """
         Args:
             put: writes an entry.
             line_of: makes the entry of an exchange.
-            repeated: returns what makes the entries of its repetitions.
+            repeated: returns what writes the entries of its repetitions.
         """
         self._put = put
         self._line_of = line_of
@@ -173,14 +173,7 @@ class Entries:
         """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
         if self._repeated is None:
             return repetition(self.__call__, exchange)
-        if _is_quiet(exchange):
-            return None
-        put, line_of = self._put, self._repeated(exchange)
-
-        def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
-            put(line_of(request_id, client, seconds, first_byte_seconds))
-
-        return write
+        return None if _is_quiet(exchange) else self._repeated(exchange, self._put)
 
 
 def _is_quiet(exchange: Exchange) -> bool:
@@ -189,21 +182,28 @@ def _is_quiet(exchange: Exchange) -> bool:
 
 def _usual_line(exchange: Exchange) -> str:
     """Return an entry in gunicorn's default format, in a quarter of the time of gunicorn."""
-    return _repeated_usual_line(exchange)(exchange.request_id, exchange.client, 0, 0)
+    return f"{exchange.client}{_after_client(exchange)} {_when(int(time.time()))} {_ending(exchange)}\n"
 
 
-def _repeated_usual_line(exchange: Exchange) -> Callable[[str, str, float, float], str]:
+def _repeated_usual_line(exchange: Exchange, put: Callable[[str], object]) -> Repetition:
+    after_client, ending = _after_client(exchange), _ending(exchange)
+
+    def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:  # noqa: ARG001
+        put(f"{client}{after_client} {_when(int(time.time()))} {ending}\n")
+
+    return write
+
+
+def _after_client(exchange: Exchange) -> str:
+    return f" - {escape(_quoted(exchange.user))}"
+
+
+def _ending(exchange: Exchange) -> str:
     request = f"{exchange.method} {redact_query(exchange.target)} {exchange.protocol}"
-    user = escape(_quoted(exchange.user))
-    ending = escape(
+    return escape(
         f'"{_quoted(request)}" {exchange.status} {exchange.bytes_out} '
         f'"{_quoted(exchange.referrer)}" "{_quoted(exchange.user_agent)}"'
     )
-
-    def line(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> str:  # noqa: ARG001
-        return f"{client} - {user} {_when(int(time.time()))} {ending}\n"
-
-    return line
 
 
 def _quoted(text: str) -> str:

@@ -121,10 +121,10 @@ class Observation:
         address = client.address
         if repetitions.forwarded:
             address = self._proxies.client_of(address, repetitions.forwarded)
-        request_id, seconds = self._ids.new(), time.perf_counter() - began
+        request_id, seconds, first_byte = self._ids.new(), time.perf_counter() - began, client.answered_at - began
         for observe in repetitions.observers:
             try:
-                observe(request_id, address, seconds, client.answered_at - began)
+                observe(request_id, address, seconds, first_byte)
             except Exception:  # an observer must not affect the response
                 logger.exception(_FAILED)
 
