@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from docker_registry.errors import ConfigError
 #: Variable with the password of ``--user``, which must not appear in the list of processes.
 PASSWORD_VARIABLE: Final = "DOCKER_REGISTRY_PASSWORD"  # noqa: S105 - a name
 
+_MAX_SILENCE_SECONDS: Final = 3600
+
 
 def run(arguments: argparse.Namespace) -> int:
     """
@@ -25,14 +28,24 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: the address is no URL, cannot be reached or refuses the push.
     """
     from docker_registry.doctor.connection import Target
-    from docker_registry.doctor.probes import CannotExamine, Examination
+    from docker_registry.doctor.examination import Examination
+    from docker_registry.doctor.findings import CannotExamine
 
     parts = urlsplit(arguments.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        raise ConfigError(f"{arguments.url} must be https://HOST or http://HOST, without a path")
+    path = parts.path.rstrip("/")
+    if parts.scheme not in ("http", "https") or not parts.hostname or path.startswith(("/v1", "/v2")):
+        raise ConfigError(f"{arguments.url} must be https://HOST or https://HOST/PATH, without /v2")
+    if not 0 <= arguments.silence <= _MAX_SILENCE_SECONDS:
+        raise ConfigError(f"--silence must be 0 to {_MAX_SILENCE_SECONDS} seconds")
     target = Target(
-        f"{parts.scheme}://{parts.netloc}", arguments.ca, arguments.user, os.environ.get(PASSWORD_VARIABLE, "")
+        f"{parts.scheme}://{parts.netloc}",
+        arguments.ca,
+        arguments.user,
+        os.environ.get(PASSWORD_VARIABLE, ""),
+        path=path,
     )
+    if arguments.silence and sys.stderr.isatty():
+        print(f"One probe pauses for {arguments.silence:.0f} s; --silence 0 leaves it out.", file=sys.stderr)
     try:
         findings = Examination(target, arguments.repository, arguments.silence).run()
     except CannotExamine as error:
@@ -52,7 +65,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", help=f"user that may push; the password is in the variable {PASSWORD_VARIABLE}")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM file of further certificate authorities")
     parser.add_argument("--repository", default="docker-registry-doctor/probe", help="where to push (%(default)s)")
-    parser.add_argument("--silence", type=float, default=0, metavar="SECONDS", help="pause in an upload (try 120)")
+    parser.add_argument(
+        "--silence", type=float, default=120, metavar="SECONDS", help="pause in an upload (%(default)s); 0 for none"
+    )
     add_json(parser)
 
 

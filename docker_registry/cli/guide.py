@@ -182,8 +182,8 @@ GUIDES: Final = {
                 "push and pull through all proxies; status 1: faults",
             ),
             (
-                "docker-registry doctor https://registry.example.com --user ops --silence 120 --json",
-                "log in, pause in an upload, report to a program",
+                "docker-registry doctor https://registry.example.com --user ops --silence 0 --json",
+                "log in, leave out the pause of two minutes, report to a program",
             ),
         ),
         ("DOCKER_REGISTRY_PASSWORD",),

@@ -38,6 +38,7 @@ class Target:
 
     Attributes:
         url: scheme and host of the registry.
+        path: below which the registry is; empty at the root of the host.
         ca: PEM file of the authorities to trust besides those of the system.
         is_verified: whether certificates are verified.
         authorization: value of the header for all requests.
@@ -49,6 +50,7 @@ class Target:
     password: str = field(default="", repr=False)
     is_verified: bool = True
     authorization: str = field(default="", repr=False)
+    path: str = ""
 
     def connect(self, url: str | None = None, timeout: float = TIMEOUT_SECONDS) -> http.client.HTTPConnection:
         """

@@ -12,7 +12,7 @@ import pytest
 
 from docker_registry.cli import main
 from docker_registry.doctor.connection import Target
-from docker_registry.doctor.probes import CannotExamine, Examination
+from docker_registry.doctor.examination import Examination
 from tests.support.certificates import Authority
 from tests.support.processes import free_port
 from tests.support.servers.proxies import PASSWORD, PROXIES, USER, running_proxy
@@ -31,11 +31,12 @@ def registry(tmp_path_factory):
         server.kill()  # rather than wait for the bodies that proxies have not ended
 
 
-def faults(url, ca=None, expected=""):
-    target = Target(url, ca, USER, PASSWORD)
+def faults(url, ca=None, expected="", path=""):
+    target = Target(url, ca, USER, PASSWORD, path=path)
     early = 60 if expected == "body-limit" else 0.2
     patience = 10 if expected == "request-buffering" else 60
-    found = Examination(target, "doctor/probe", early_seconds=early, patience_seconds=patience).run()
+    silence = 600 if expected == "silence" else 0
+    found = Examination(target, "doctor/probe", silence, early_seconds=early, patience_seconds=patience).run()
     return [finding.probe for finding in found if finding.is_fault]
 
 
@@ -48,19 +49,39 @@ def replaced(old, new):
 
 
 class Relay(BaseHTTPRequestHandler):
-    """Forwards whole requests to a registry, and changes responses."""
+    """
+    Forwards whole requests to a registry; subclasses break it.
+
+    Attributes:
+        port: of the registry.
+        accepts_chunks: whether bodies may be chunked.
+        waits: whether it waits for the second half of the body of the silent upload.
+    """
 
     protocol_version = "HTTP/1.1"
     port = 0
-    change = staticmethod(lambda number, method, path, status, headers: (status, headers))
     number = 0
+    accepts_chunks = True
+    waits = True
+
+    def request_headers(self, headers):
+        """Return the headers that are forwarded."""
+        return headers
+
+    def response(self, number, status, headers, content):
+        """Return what the client gets in place of the registry's response."""
+        return status, headers, content
+
+    def handle_expect_100(self):
+        return super().handle_expect_100()
 
     def log_message(self, *_):
         pass
 
     def _body(self):
+        """Return the parts of the body as they arrive."""
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return iter([self.rfile.read(int(self.headers.get("Content-Length") or 0))])
+            return self._parts(int(self.headers.get("Content-Length") or 0))
 
         def chunks():
             while size := int(self.rfile.readline() or b"0", 16):
@@ -70,38 +91,54 @@ class Relay(BaseHTTPRequestHandler):
 
         return chunks()
 
+    def _parts(self, length):
+        is_silent_upload = length == 128 * 1024
+        while length:
+            part = self.rfile.read1(min(length, 65536))
+            length -= len(part)
+            if not part or (is_silent_upload and not self.waits and length <= 64 * 1024):
+                raise OSError("the body ends")
+            yield part
+
     def _relay(self):
         if int(self.headers.get("Content-Length") or 0) > 2**20:
             self.close_connection = True
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Expect")}
+            headers = self.request_headers({name: value for name, value in self.headers.items() if name != "Expect"})
             chunked = "Transfer-Encoding" in headers
-            body = self._body() if chunked else b"".join(self._body())
+            if chunked and not self.accepts_chunks:
+                self.close_connection = True
+                self._send(411, {"Content-Length": "0", "Connection": "close"}, b"")
+                return
+            body = self._body() if chunked or "Content-Length" in headers else None
             upstream.request(self.command, self.path, body, headers, encode_chunked=chunked)
             response = upstream.getresponse()
             content = response.read()
             type(self).number += 1
             answered = {name: value for name, value in response.getheaders() if name != "Connection"}
-            status, answered = self.change(self.number, self.command, self.path, response.status, answered)
-            self.send_response_only(status)
-            for name, value in answered.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+            self._send(*self.response(self.number, response.status, answered, content))
         except (OSError, ValueError, http.client.HTTPException):
             self.close_connection = True
         finally:
             upstream.close()
 
+    def _send(self, status, headers, content):
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _relay  # noqa: N815 - names of the base class
 
 
 @contextmanager
-def relay(port, change):
-    handler = type("Handler", (Relay,), {"port": port, "change": staticmethod(change)})
+def relay(port, *kinds):
+    """Run a relay that is broken in each of these ways."""
+    handler = type("Handler", (*kinds, Relay), {"port": port})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -112,11 +149,111 @@ def relay(port, change):
             thread.join()
 
 
-def with_header(wanted, name, value):
-    def change(_number, _method, path, status, headers):
-        return status, {**headers, name: value} if wanted(path, headers) else headers
+def changing(wanted, **headers):
+    """A relay that sets headers of some responses, or removes them (None)."""
 
-    return change
+    def response(self, number, status, answered, content):
+        status, answered, content = super(kind, self).response(number, status, answered, content)
+        if wanted(self, answered):
+            answered = {**answered, **{name.replace("_", "-"): value for name, value in headers.items()}}
+            answered = {name: value for name, value in answered.items() if value is not None}
+        return status, answered, content
+
+    kind = type("Changing", (Relay,), {"response": response})
+    return kind
+
+
+def answering(status, wanted, **headers):
+    """A relay that answers some requests by itself."""
+
+    def response(self, number, *found):
+        if not wanted(self, number):
+            return super(kind, self).response(number, *found)
+        return (
+            status,
+            {"Content-Length": "0", **{name.replace("_", "-"): value for name, value in headers.items()}},
+            b"",
+        )
+
+    kind = type("Answering", (Relay,), {"response": response})
+    return kind
+
+
+def requesting(**headers):
+    """A relay that sets headers of requests, or removes them (None)."""
+
+    def request_headers(self, given):
+        given = super(kind, self).request_headers(given)
+        changed = {**given, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return {name: value for name, value in changed.items() if value is not None}
+
+    kind = type("Requesting", (Relay,), {"request_headers": request_headers})
+    return kind
+
+
+class RefusingExpect(Relay):
+    def handle_expect_100(self):
+        self.send_response_only(417)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        self.close_connection = True
+        return False
+
+
+class ChangingBlobs(Relay):
+    def response(self, number, status, headers, content):
+        if "/blobs/sha256" in self.path and len(content) > 1024:
+            content = content[:-1] + b"x"
+        return super().response(number, status, headers, content)
+
+
+class RefusingChunks(Relay):
+    accepts_chunks = False
+
+
+class Impatient(Relay):
+    waits = False
+
+
+def is_blob(relay, *_):
+    return relay.command == "GET" and "/blobs/sha256" in relay.path
+
+
+#: Relays, each with one fault that other probes must not notice.
+FAULTS = {
+    "clock": changing(lambda relay, _: relay.path == "/v2/", Date="Sun, 01 Nov 2020 10:00:00 GMT"),
+    "expect": RefusingExpect,
+    "content": ChangingBlobs,
+    "head": changing(lambda relay, _: relay.command == "HEAD" and "/blobs/" in relay.path, Content_Length=None),
+    "warning-header": changing(lambda _, headers: "Warning" in headers, Warning=None),
+    "resume": requesting(Content_Range=None),
+    "scheme": requesting(X_Forwarded_Proto="https"),
+    "digest-header": changing(lambda relay, _: "/blobs/" in relay.path, Docker_Content_Digest=None),
+    "chunked": RefusingChunks,
+}
+
+#: Relays through which nothing can be pushed or pulled, so that few other probes are run.
+FATAL = {
+    "location": changing(lambda _, headers: "Location" in headers, Location="http://127.0.0.2:1/v2/lost"),
+    "replicas": answering(
+        404, lambda relay, number: relay.command == "GET" and "/uploads/" in relay.path and number % 2
+    ),
+    "realm": answering(
+        401,
+        lambda relay, _: relay.path == "/v2/",
+        WWW_Authenticate='Bearer realm="https://127.0.0.1:1/v2/token",service="x"',
+    ),
+}
+
+#: Further ones, not combined with others.
+ALONE = {
+    "host": requesting(Host="registry.internal:5000"),
+    "replicas": answering(
+        404, lambda relay, number: relay.command == "HEAD" and "manifests" in relay.path and number % 2
+    ),
+    "redirect": answering(307, is_blob, Location="http://127.0.0.1:1/x"),
+    "silence": Impatient,
+}
 
 
 class TestAHealthyProxy:
@@ -127,8 +264,36 @@ class TestAHealthyProxy:
         with running_proxy(proxy, tmp_path, registry.port, authority) as url:
             assert [] == faults(url, authority.file)
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("proxy", PROXIES, ids=str)
+    def test_has_no_fault_below_a_path(self, proxy, authority, tmp_path):
+        (tmp_path / "proxy").mkdir()
+        with (
+            Server(tmp_path / "store", REGISTRY_EXTERNAL_URL="/my/registry") as server,
+            running_proxy(proxy, tmp_path / "proxy", server.port, authority) as url,
+        ):
+            assert [] == faults(url, authority.file, path="/my/registry")
+            server.kill()
+
+    @pytest.mark.slow
+    def test_that_removes_the_path_has_no_fault(self, registry, authority, tmp_path):
+        change = replaced(
+            "proxy_pass http://docker-registry;",
+            "rewrite ^/below/(.*) /$1 break; proxy_pass http://docker-registry; proxy_set_header Host $http_host; "
+            'proxy_set_header Connection ""; proxy_set_header X-Forwarded-Proto $scheme; '
+            "proxy_set_header X-Forwarded-Prefix /below;",
+        )
+        with running_proxy(PROXIES[0], tmp_path, registry.port, authority, change) as url:
+            assert [] == faults(url, authority.file, path="/below")
+        silent = replaced(
+            "proxy_pass http://docker-registry;", "rewrite ^/below/(.*) /$1 break; proxy_pass http://docker-registry;"
+        )
+        (tmp_path / "other").mkdir()
+        with running_proxy(PROXIES[0], tmp_path / "other", registry.port, authority, silent) as url:
+            assert "location" in faults(url, authority.file, path="/below")
+
     def test_is_reported_by_the_command(self, registry, capsys):
-        assert 0 == main(["doctor", registry.url, "--json"])
+        assert 0 == main(["doctor", registry.url, "--json", "--silence", "0"])
         assert ["tls"] == [finding["probe"] for finding in json.loads(capsys.readouterr().out)]
 
 
@@ -161,39 +326,21 @@ class TestAMisconfiguredNginx:
 
 
 class TestAnotherProxy:
+    def test_has_all_its_faults_reported(self, registry):
+        with relay(registry.port, *FAULTS.values()) as url:
+            assert sorted(FAULTS) == sorted(faults(url))
+
     @pytest.mark.parametrize(
-        ("fault", "change"),
+        ("fault", "kind"),
         [
-            pytest.param(
-                "location",
-                with_header(lambda _, headers: "Location" in headers, "Location", "http://127.0.0.2:1/v2/lost"),
-                marks=pytest.mark.slow,  # waits for a minute
-            ),
-            ("clock", with_header(lambda path, _: path == "/v2/", "Date", "Sun, 01 Nov 2020 10:00:00 GMT")),
-            (
-                "replicas",
-                lambda number, method, path, status, headers: (
-                    404 if method == "HEAD" and "manifests" in path and number % 2 else status,
-                    headers,
-                ),
-            ),
-            (
-                "redirect",
-                lambda _, method, path, status, headers: (
-                    (307, {**headers, "Location": f"http://127.0.0.1:{free_port()}/x"})
-                    if method == "GET" and "/blobs/sha256" in path
-                    else (status, headers)
-                ),
-            ),
+            *(pytest.param(*each, id=each[0]) for each in FATAL.items()),
+            *(pytest.param(*each, id=f"{each[0]}-alone", marks=pytest.mark.slow) for each in ALONE.items()),
+            *(pytest.param(*each, id=each[0], marks=pytest.mark.slow) for each in FAULTS.items()),
         ],
-        ids=["location", "clock", "replicas", "redirect"],
     )
-    def test_has_its_fault_reported(self, fault, change, registry):
-        with relay(registry.port, change) as url:
-            try:
-                assert fault in faults(url)
-            except CannotExamine:
-                assert fault == "location"  # an upload that continues elsewhere cannot be completed
+    def test_has_exactly_its_fault_reported(self, fault, kind, registry):
+        with relay(registry.port, kind) as url:
+            assert [fault] == faults(url, expected=fault)
 
 
 class TestAnAddress:
@@ -201,6 +348,15 @@ class TestAnAddress:
         assert 2 == main(["doctor", f"http://127.0.0.1:{free_port()}"])
         assert "cannot be examined" in capsys.readouterr().err
 
-    def test_with_a_path_is_an_error(self, capsys):
-        assert 2 == main(["doctor", "http://127.0.0.1:5000/v2/"])
-        assert "without a path" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["http://127.0.0.1:5000/v2/"], "without /v2"),
+            (["ftp://127.0.0.1"], "must be https://HOST"),
+            (["http://127.0.0.1:5000", "--silence", "-1"], "--silence must be"),
+            (["http://127.0.0.1:5000", "--silence", "nan"], "--silence must be"),
+        ],
+    )
+    def test_that_is_wrong_is_an_error(self, arguments, said, capsys):
+        assert 2 == main(["doctor", *arguments])
+        assert said in capsys.readouterr().err
