@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from docker_registry.config.distribution_keys import DRIVERS, FALSE, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
+from docker_registry.config.distribution_values import address, is_true, seconds, text
 from docker_registry.errors import ConfigError
 
 #: Name of the flavor into which a file is translated.
@@ -27,8 +28,6 @@ _PREFIX: Final = "REGISTRY_"
 #: Variables that Kubernetes sets in every container of a namespace with a service called ``registry``.
 _KUBERNETES: Final = re.compile(r"REGISTRY_(PORT(_.*)?|SERVICE_(HOST|PORT(_.*)?))$")
 
-_DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
-_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
 _CORS: Final = {
     "access-control-allow-origin": "origins",
@@ -183,13 +182,13 @@ def _translate(given: dict[str, Any], made: Translation) -> None:
         if key is None:
             made.ignored.append(f"{name} (unknown)")
         elif key.verdict == REFUSED and not (name == "middleware.storage" and _is_cloudfront(value)):
-            if value not in (None, [], {}) and _text(value) not in key.accepted:
+            if value not in (None, [], {}) and text(value) not in key.accepted:
                 raise ValueError(f"{name} cannot be honoured. {key.note}")
         elif key.verdict == NOT_SUPPORTED and value not in (None, [], {}):
             made.ignored.append(f"{name} ({key.note.rstrip('.')})")
         elif name in SAME and value is not None:
             made.set(SAME[name], value)
-    for section in (_storage, _cloudfront, _maintenance, _auth, _log, _http, _tls, _redis):
+    for section in (_storage, _cloudfront, _lists, _maintenance, _auth, _log, _http, _tls, _redis):
         section(given, made)
 
 
@@ -234,11 +233,14 @@ def _storage(given: dict[str, Any], made: Translation) -> None:
         value = given.get(f"storage.{driver}.{name}")
         if value not in (None, ""):
             made.set(setting, value)
-    deletes = _text(given.get("storage.delete.enabled") or "false")
+    deletes = text(given.get("storage.delete.enabled") or "false")
     for setting in ("delete_tags", "delete_manifests", "delete_blobs"):
         made.set(setting, deletes)
     is_local = ours in ("file", "memory")
-    made.set("storage_redirect", str(not is_local and not _is_true(given.get("storage.redirect.disable"))).lower())
+    made.set("storage_redirect", str(not is_local and not is_true(given.get("storage.redirect.disable"))).lower())
+    if ours == "swift" and given.get("storage.swift.domain"):
+        for setting in ("swift_user_domain", "swift_project_domain"):
+            made.set(setting, given["storage.swift.domain"])
     if given.get("validation.manifests.indexes.platforms") in ("all", "All"):
         made.set("check_index_children", "true")
 
@@ -246,9 +248,21 @@ def _storage(given: dict[str, Any], made: Translation) -> None:
 def _cloudfront(given: dict[str, Any], made: Translation) -> None:
     if _is_cloudfront(given.get("middleware.storage")):
         options = given["middleware.storage"][0].get("options") or {}
-        for theirs, setting in (("baseurl", "base"), ("keypairid", "keyid"), ("privatekey", "keysecret")):
-            if theirs in options:
-                made.set(f"cloudfront.{setting}", options[theirs])
+        settings = {"baseurl": "base", "keypairid": "keyid", "privatekey": "keysecret"}
+        for name, value in options.items():
+            if name in settings:
+                made.set(f"cloudfront.{settings[name]}", value)
+            elif name == "duration":
+                made.set("s3_redirect_seconds", seconds("middleware.storage.options.duration", value))
+            else:
+                made.ignored.append(f"middleware.storage.options.{name} (all clients are redirected to CloudFront)")
+
+
+def _lists(given: dict[str, Any], made: Translation) -> None:
+    sizes = {name: text(given[name]) for name in ("catalog.maxentries", "tags.maxtags") if given.get(name)}
+    if sizes:
+        # A size that is no number is left to the check of the setting.
+        made.set("max_page_entries", max(sizes.values(), key=lambda size: int(size) if size.isdecimal() else math.inf))
 
 
 def _is_cloudfront(middleware: Any) -> bool:
@@ -262,11 +276,11 @@ def _is_cloudfront(middleware: Any) -> bool:
 
 def _maintenance(given: dict[str, Any], made: Translation) -> None:
     prefix = "storage.maintenance.uploadpurging"
-    if _text(given.get(f"{prefix}.enabled") or "true") in FALSE or _is_true(given.get(f"{prefix}.dryrun")):
+    if text(given.get(f"{prefix}.enabled") or "true") in FALSE or is_true(given.get(f"{prefix}.dryrun")):
         made.set("upload_ttl", str(_NEVER_SECONDS))
         return
-    made.set("upload_ttl", _seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
-    made.set("upload_purge_interval", _seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
+    made.set("upload_ttl", seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
+    made.set("upload_purge_interval", seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
 
 
 def _auth(given: dict[str, Any], made: Translation) -> None:
@@ -287,21 +301,24 @@ def _auth(given: dict[str, Any], made: Translation) -> None:
 
 
 def _log(given: dict[str, Any], made: Translation) -> None:
-    level = _text(given.get("log.level") or given.get("loglevel") or "info")
+    level = text(given.get("log.level") or given.get("loglevel") or "info")
     made.set("loglevel", {"trace": "debug", "fatal": "critical", "panic": "critical"}.get(level, level))
-    formatter = _text(given.get("log.formatter") or "text")
+    formatter = text(given.get("log.formatter") or "text")
     made.set("log_format", "json" if formatter == "logstash" else formatter)
-    if _is_true(given.get("log.accesslog.disabled")):
+    if is_true(given.get("log.accesslog.disabled")):
         made.environment["GUNICORN_ACCESS_LOG_FILE"] = "none"
 
 
 def _http(given: dict[str, Any], made: Translation) -> None:
-    host, port = _address("http.addr", given.get("http.addr") or ":5000")
+    host, port = address("http.addr", given.get("http.addr") or ":5000")
     made.environment["REGISTRY_HOST"], made.environment["REGISTRY_PORT"] = host or "0.0.0.0", port  # noqa: S104
+    prefix = text(given.get("http.prefix") or "").strip("/")
+    if prefix:
+        made.set("external_url", f"{text(given.get('http.host') or '').rstrip('/')}/{prefix}")
     if drain := given.get("http.draintimeout"):
-        made.environment["GUNICORN_GRACEFUL_TIMEOUT"] = _seconds("http.draintimeout", drain)
-    if _is_true(given.get("http.debug.prometheus.enabled")) and given.get("http.debug.addr"):
-        host, port = _address("http.debug.addr", given["http.debug.addr"])
+        made.environment["GUNICORN_GRACEFUL_TIMEOUT"] = seconds("http.draintimeout", drain)
+    if is_true(given.get("http.debug.prometheus.enabled")) and given.get("http.debug.addr"):
+        host, port = address("http.debug.addr", given["http.debug.addr"])
         made.set("metrics_address", f"{host or '0.0.0.0'}:{port}")  # noqa: S104 - as they do
     headers = given.get("http.headers") or {}
     if not isinstance(headers, dict):
@@ -333,7 +350,7 @@ def _tls(given: dict[str, Any], made: Translation) -> None:
         raise ValueError("http.tls.clientauth has no effect without http.tls.clientcas")
     if given.get("http.tls.minimumtls") and given.get("http.tls.certificate"):
         versions = {"tls1.0": "1.2", "tls1.1": "1.2", "tls1.2": "1.2", "tls1.3": "1.3"}
-        version = _text(given["http.tls.minimumtls"])
+        version = text(given["http.tls.minimumtls"])
         if version not in versions:
             raise ValueError(f"http.tls.minimumtls must be one of {', '.join(versions)}")
         made.set("tls.minimum_version", versions[version])
@@ -347,37 +364,23 @@ def _redis(given: dict[str, Any], made: Translation) -> None:
         return
     addresses = given.get("redis.addrs") or given.get("redis.addr")
     addresses = [addresses] if isinstance(addresses, str) else addresses or []
-    if len(addresses) != 1:
+    if given.get("redis.mastername"):
+        made.set("cache_lru.sentinels", addresses)
+        made.set("cache_lru.sentinel_service", given["redis.mastername"])
+    elif len(addresses) != 1:
         raise ValueError("redis.addrs must have one address; several are no Redis server but a cluster")
-    host, port = _address("redis.addrs", addresses[0])
-    made.set("cache_lru.host", host or "localhost")
-    made.set("cache_lru.port", port)
-    for name, setting in (("username", "username"), ("password", "password"), ("db", "db"), ("tls.enabled", "tls")):
+    else:
+        host, port = address("redis.addrs", addresses[0])
+        made.set("cache_lru.host", host or "localhost")
+        made.set("cache_lru.port", port)
+    names = {"username": "username", "password": "password", "db": "db", "sentinelpassword": "sentinel_password",
+             "tls.enabled": "tls"}  # fmt: skip
+    for name, setting in names.items():
         if given.get(f"redis.{name}"):
             made.set(f"cache_lru.{setting}", given[f"redis.{name}"])
-
-
-def _address(name: str, text: Any) -> tuple[str, str]:
-    host, colon, port = _text(text).rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit():
-        raise ValueError(f"{name} must be an address with a port, such as :5000")
-    return host.removeprefix("[").removesuffix("]"), port
-
-
-def _seconds(name: str, text: Any) -> str:
-    """Return a duration of Go, such as 1h30m, in whole seconds."""
-    found = _DURATION.findall(_text(text))
-    if not found or "".join(number + unit for number, unit in found) != text:
-        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m")
-    try:
-        return str(max(1, math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in found))))
-    except ValueError:
-        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
-
-
-def _is_true(value: Any) -> bool:
-    return _text(value).lower() in ("true", "yes", "on") if value is not None else False
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "[]" if value == [] else repr(value)
+    authorities = given.get("redis.tls.rootcas") or []
+    if len(authorities) > 1:
+        raise ValueError("redis.tls.rootcas cannot be honoured with several files. Join them into one.")
+    if authorities:
+        made.set("cache_lru.tls", "true")
+        made.set("cache_lru.tls_ca", authorities[0])

@@ -37,9 +37,16 @@ class Key:
 _IMPLICIT: Final = "Tuning of the other server's implementation."
 FALSE: Final = ("false", "no", "off")
 
+#: Keys of the section ``redis`` that tune the client of the other server.
+_REDIS_TUNING: Final = (
+    "clientname", "protocol", "maxretries", "minretrybackoff", "maxretrybackoff", "dialtimeout", "readtimeout",
+    "writetimeout", "contexttimeoutenabled", "poolfifo", "poolsize", "pooltimeout", "minidleconns", "maxidleconns",
+    "maxactiveconns", "connmaxidletime", "connmaxlifetime", "maxredirects", "readonly", "routebylatency",
+    "routerandomly", "disableidentity", "identitysuffix", "unstableresp3", "pool",
+)  # fmt: skip
+
 #: Keys that are replaced by one setting whose values have the same form: theirs, and ours.
 SAME: Final = {
-    "catalog.maxentries": "max_page_entries",
     "auth.htpasswd.path": "auth.htpasswd",
     "auth.token.realm": "auth.token.realm",
     "auth.token.service": "auth.token.service",
@@ -100,6 +107,9 @@ DRIVERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
             "region": "swift_region_name",
             "container": "swift_container",
             "tenant": "swift_tenant_name",
+            "authversion": "swift_auth_version",
+            "endpointtype": "swift_endpoint_type",
+            "chunksize": "swift_segment_bytes",
             "insecureskipverify": "swift_insecure",
             "prefix": "storage_path",
         },
@@ -126,6 +136,7 @@ def _keys() -> Iterator[Key]:
     yield Key("loglevel", SUPPORTED, "`loglevel`")
     yield Key("log.formatter", SUPPORTED, "`log_format`; `logstash` becomes `json`")
     yield Key("catalog.maxentries", SUPPORTED, "`max_page_entries`")
+    yield Key("tags.maxtags", SUPPORTED, "`max_page_entries`; with `catalog.maxentries`, the larger one")
     yield Key("log.fields", NOT_SUPPORTED, "Add fields in the collector of the logs.")
     yield Key("log.hooks", NOT_SUPPORTED, "`email_exceptions` mails errors.")
     yield Key("log.reportcaller", NOT_NEEDED, "Errors are logged with their traceback.")
@@ -145,6 +156,21 @@ def _keys() -> Iterator[Key]:
     yield Key("storage.s3.objectacl", NOT_SUPPORTED, "Objects have the bucket's default, which is private.")
     yield Key("storage.s3.skipverify", REFUSED, "Certificates of the store are always verified.", FALSE)
     yield Key("storage.s3.sessiontoken", REFUSED, "Use a role, or the variable `AWS_SESSION_TOKEN`.", ("",))
+    yield Key("storage.s3.usefipsendpoint", REFUSED, "Name the endpoint in `regionendpoint`.", FALSE)
+    yield Key("storage.swift.domain", SUPPORTED, "`swift_user_domain`, `swift_project_domain`")
+    yield from _each("storage.swift", ("tenantid", "domainid"), REFUSED, "Use `tenant` and `domain`.", ("",))
+    yield from _each(
+        "storage.swift", ("trustid", "accesskey", "secretkey"), REFUSED, "Use a user name and password.", ("",)
+    )
+    yield from _each(
+        "storage.swift",
+        ("tempurlcontainerkey", "tempurlmethods"),
+        NOT_SUPPORTED,
+        "Set `swift_temp_url_key` in a file of this registry.",
+    )
+    yield Key(
+        "storage.swift.rootdirectory", NOT_NEEDED, "distribution reads `prefix`, although it documents this name."
+    )
     yield Key("storage.gcs.credentials", REFUSED, "Put them into a file and name it in `keyfile`.")
     yield Key("storage.gcs.maxconcurrency", NOT_NEEDED, _IMPLICIT)
     yield Key("storage.azure.credentials", REFUSED, "Use `accountkey`.")
@@ -187,7 +213,7 @@ def _keys() -> Iterator[Key]:
     yield Key("middleware.storage", REFUSED, "Use `cloudfront` or `storage_redirect`.", ("[]",))
     yield Key("http.addr", SUPPORTED, "`REGISTRY_HOST`, `REGISTRY_PORT`")
     yield Key("http.net", REFUSED, "Unix sockets: `GUNICORN_OPTS='--bind unix:PATH'`.", ("tcp",))
-    yield Key("http.prefix", REFUSED, "Clients ask `/v2/` at the root of a host.", ("", "/"))
+    yield Key("http.prefix", SUPPORTED, "The path of `external_url`")
     yield Key("http.host", SUPPORTED, "`external_url`")
     yield Key("http.secret", NOT_NEEDED, "Upload URLs carry no signed state; any worker and host continues an upload.")
     yield Key("http.relativeurls", NOT_NEEDED, "Locations are always relative.")
@@ -214,19 +240,18 @@ def _keys() -> Iterator[Key]:
     for name, setting in (("addr", "host"), ("addrs", "host"), ("username", "username"), ("password", "password"),
                           ("db", "db")):  # fmt: skip
         yield Key(f"redis.{name}", SUPPORTED, f"`cache_lru.{setting}`, with `blobdescriptor: redis`")
+    yield Key("redis.mastername", SUPPORTED, "`cache_lru.sentinel_service`; `addrs` then become `cache_lru.sentinels`")
+    yield Key("redis.sentinelpassword", SUPPORTED, "`cache_lru.sentinel_password`")
+    yield Key("redis.sentinelusername", NOT_SUPPORTED, "Sentinels are asked with a password alone.")
     yield Key("redis.tls.enabled", SUPPORTED, "`cache_lru.tls`")
-    yield Key("redis.tls", NOT_SUPPORTED, "No client certificate; `cache_lru.tls_ca` names authorities.")
-    yield from _each(
-        "redis",
-        ("dialtimeout", "readtimeout", "writetimeout", "maxidleconns", "poolsize", "connmaxidletime", "pool"),
-        NOT_NEEDED,
-        _IMPLICIT,
-    )
+    yield Key("redis.tls.rootcas", SUPPORTED, "`cache_lru.tls_ca`, with `cache_lru.tls`")
+    yield from _each("redis.tls", ("certificate", "key"), NOT_SUPPORTED, "No client certificate is sent.")
+    yield from _each("redis", _REDIS_TUNING, NOT_NEEDED, _IMPLICIT)
     yield Key("health.storagedriver", NOT_NEEDED, "`/readyz` reads the store every 10 s and fails after 3 failures.")
     yield from _each("health", ("file", "http", "tcp"), NOT_SUPPORTED, "Health covers this server and its store.")
     yield from _each(
         "proxy",
-        ("remoteurl", "username", "password", "exec", "ttl", "remotenamespace"),
+        ("remoteurl", "username", "password", "exec", "ttl", "cachewritetimeout", "remotenamespace"),
         REFUSED,
         "See `mirroring`.",
         ("",),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,9 @@ from docker_registry.config.distribution_keys import KEYS, table
 from docker_registry.config.flavors import read_flavor, server_variables
 from docker_registry.config.schema import load_config
 from docker_registry.errors import ConfigError
+from tests.support import processes
+from tests.support.clients import programs
+from tests.support.servers.distribution import VERSION_3
 
 MINIMAL = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: /srv/registry\n"
 
@@ -36,6 +42,36 @@ health:
     interval: 10s
     threshold: 3
 """
+
+
+def complete_example(version, folder):
+    """The keys of the complete example in distribution's reference, without sections."""
+    if version == "3":
+        module = f"github.com/distribution/distribution/v3@v{VERSION_3}"
+        go = processes.find("go") or programs.missing("Go is not installed")
+        found = subprocess.run([go, "mod", "download", "-json", module], capture_output=True, check=True, cwd=folder)
+        text = Path(json.loads(found.stdout)["Dir"], "docs/content/about/configuration.md").read_text()
+    else:
+        page = Path("/usr/share/doc/docker-registry/configuration.md.gz")
+        if not page.exists():  # an image may leave out documentation
+            pytest.skip("the documentation of Debian's docker-registry is not installed")
+        text = gzip.decompress(page.read_bytes()).decode()
+    example = re.search(r"## List of configuration options.*?```\w+\n(.*?)\n```", text, re.DOTALL)[1]
+    sections, names = [], []
+    for line in example.splitlines():
+        # No parser: the example repeats a key, and has comments in place of values.
+        found = re.match(r"( *)((?:- )?)([\w-]+):(?: |$)", line)
+        if found:
+            indentation = len(found[1]) + len(found[2])
+            sections = [each for each in sections if each[0] < indentation] + [(indentation, found[3])]
+            names.append(".".join(name for _, name in sections))
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def ancestry(name):
+    """A key and the sections around it."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 @pytest.fixture
@@ -107,6 +143,32 @@ class TestAFile:
         )  # fmt: skip
         assert config.storage_redirect
 
+    def test_sets_a_sentinel_and_a_swift_domain(self, load):
+        config = load(
+            "version: 0.1\nstorage:\n  swift: {authurl: 'https://k/v3', container: c, domain: d, chunksize: 5242880}\n"
+            "  cache: {blobdescriptor: redis}\ntags: {maxtags: 70}\ncatalog: {maxentries: 9}\n"
+            "redis: {addrs: ['a:1', 'b:2'], mastername: m, sentinelpassword: p, tls: {rootcas: [/ca.pem]}}\n"
+        )
+        options = {each.name: config.driver_options[each.keyword] for each in config.driver_settings}
+        names = ("swift_user_domain", "swift_project_domain", "swift_segment_bytes")
+        assert ["d", "d", 5242880] == [options[name] for name in names]
+        cache = config.cache_lru
+        assert (("a:1", "b:2"), "m", "p", True, "/ca.pem", 70) == (
+            cache.sentinels, cache.sentinel_service, cache.sentinel_password, cache.tls, str(cache.tls_ca),
+            config.max_page_entries,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("http", "expected"),
+        [
+            ("{host: 'https://r.example', prefix: /my/registry/}", "https://r.example/my/registry"),
+            ("{prefix: /registry/}", "/registry"),
+            ("{prefix: /}", None),
+        ],
+    )
+    def test_sets_the_path_of_the_registry(self, load, http, expected):
+        assert expected == load(f"{MINIMAL}http: {http}\n").external_url
+
     def test_sets_an_external_token_server(self, load):
         token = "{realm: 'https://auth.example/token', service: s, issuer: i, rootcertbundle: /b.pem}"
         config = load(f"{MINIMAL}auth: {{token: {token}}}\n")
@@ -148,7 +210,10 @@ class TestAFile:
             ),
             ("http: {tls: {ciphersuites: [a]}}", "http.tls.ciphersuites cannot be honoured"),
             ("http: {tls: {clientca: a}}", "http.tls.clientca is unknown, and dangerous"),
-            ("http: {prefix: /registry/}", "http.prefix cannot be honoured"),
+            (
+                "  cache: {blobdescriptor: redis}\nredis: {addrs: [a:1], tls: {rootcas: [a, b]}}",
+                "redis.tls.rootcas cannot be honoured with several files",
+            ),
             ("http: {addr: localhost}", "http.addr must be an address with a port"),
             ("proxy: {remoteurl: 'https://registry-1.docker.io'}", "proxy.remoteurl cannot be honoured"),
             ("middleware: {registry: [{name: x}]}", "middleware.registry cannot be honoured"),
@@ -241,6 +306,12 @@ class TestTheReference:
         notes = " ".join(key.note for key in KEYS.values())
         found = re.findall(r"`((?:auth|tls|cache_lru|s3|gcs|azure|swift|storage|delete|upload)[_.][\w.]+)`", notes)
         assert set(found) <= known
+
+    @pytest.mark.parametrize("version", ["2.8", pytest.param("3", marks=pytest.mark.slow)])
+    def test_has_every_key_of_distributions(self, version, tmp_path):
+        names = complete_example(version, tmp_path)
+        assert 150 < len(names)
+        assert [] == [name for name in names if not any(part in KEYS for part in ancestry(name))]
 
     def test_of_a_file_without_a_version_is_none(self):
         assert not distribution.is_distribution({"version": {"storage": "file"}})

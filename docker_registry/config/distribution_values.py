@@ -1,0 +1,49 @@
+"""Values in configuration files of the CNCF distribution registry, in which every scalar is read as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+_DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+
+
+def address(name: str, value: Any) -> tuple[str, str]:
+    """
+    Return the host and port of an address; the host is empty for all addresses.
+
+    Raises:
+        ValueError: it has no port.
+    """
+    host, colon, port = text(value).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError(f"{name} must be an address with a port, such as :5000")
+    return host.removeprefix("[").removesuffix("]"), port
+
+
+def seconds(name: str, value: Any) -> str:
+    """
+    Return a duration of Go, such as 1h30m, in whole seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _DURATION.findall(text(value))
+    if not found or "".join(number + unit for number, unit in found) != value:
+        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m")
+    try:
+        return str(max(1, math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in found))))
+    except ValueError:
+        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
+
+
+def is_true(value: Any) -> bool:
+    """Return whether a value is true, as YAML writes it."""
+    return text(value).lower() in ("true", "yes", "on") if value is not None else False
+
+
+def text(value: Any) -> str:
+    """Return a scalar as it was written."""
+    return value if isinstance(value, str) else "[]" if value == [] else repr(value)
