@@ -21,6 +21,7 @@ from docker_registry.api import (
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application, WithoutTrailingSlash
+from docker_registry.api.path_prefix import PathPrefix
 from docker_registry.api.v2 import base as v2_base
 from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
@@ -51,7 +52,7 @@ def create_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     config = services.config
-    origin = ClientOrigin(services.trusted_proxies, config.external_url)
+    origin = ClientOrigin(services.trusted_proxies, services.external_url)
     _add_hooks(app, services, origin)
     app.register_blueprint(
         status.blueprint(
@@ -76,7 +77,9 @@ def create_app(services: Services) -> Flask:
 def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
-    app.wsgi_app = WithoutTrailingSlash(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.wsgi_app = PathPrefix(  # type: ignore[method-assign] # Flask's own way
+        WithoutTrailingSlash(app.wsgi_app), services.trusted_proxies, services.external_url
+    )
     app.observers = services.observers
     app.metrics_collector = services.metrics_collector
     app.health, app.inflight = services.health, services.inflight

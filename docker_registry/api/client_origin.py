@@ -9,6 +9,7 @@ from flask import request
 
 from docker_registry.auth.client import Address, parse_address
 from docker_registry.http.clients import TrustedProxies
+from docker_registry.http.external_url import ExternalUrl
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
@@ -16,23 +17,19 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?:
 class ClientOrigin:
     """Reads the headers that trusted proxies add."""
 
-    def __init__(self, proxies: TrustedProxies, external_url: str | None = None) -> None:
-        """
-        Args:
-            external_url: the URL of the registry, such as ``https://registry.example.com``; None to derive it from
-                each request.
-        """
+    def __init__(self, proxies: TrustedProxies, external_url: ExternalUrl) -> None:
         self._proxies = proxies
-        self._external_url = external_url.rstrip("/") if external_url else None
+        self._origin = external_url.origin
 
     def address(self) -> Address | None:
         """Return the address of the client; None if it is connected by a Unix socket and no proxy reports one."""
         return parse_address(self._proxies.client_in(request.environ))
 
     def base_url(self) -> str:
-        """Return scheme, host and port as the client used them."""
-        if self._external_url is not None:
-            return self._external_url
+        """Return scheme, host and port as the client used them, and the path below which the registry is."""
+        return f"{self._origin or self._origin_of_request()}{request.environ.get('SCRIPT_NAME', '')}"
+
+    def _origin_of_request(self) -> str:
         scheme, host = request.scheme, request.headers.get("Host", "")
         if self._proxies.is_trusted(request.remote_addr or ""):
             forwarded = _last(request.headers.get("X-Forwarded-Proto", "")).lower()

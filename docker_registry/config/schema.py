@@ -327,13 +327,13 @@ class Config:
     auth: Auth = field(default_factory=Auth)
     tls: Tls = field(default_factory=Tls)
     external_url: str | None = setting(
-        None, "URL under which clients reach the registry, such as `https://registry.example.com`. When unset: scheme "
-        "and host of each request.",
+        None, "URL under which clients reach the registry, such as `https://registry.example.com`, or with a path "
+        "`https://example.com/registry`; a path alone takes scheme and host of each request, as when unset.",
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = setting(
         ("127.0.0.1", "::1", "unix"),
-        "Addresses and networks of proxies whose `X-Forwarded-For`, `Forwarded`, `X-Forwarded-Proto` and "
-        "`X-Forwarded-Host` are trusted; `unix` for proxies that connect by a Unix socket.",
+        "Addresses and networks of proxies whose `X-Forwarded-For`, `Forwarded`, `X-Forwarded-Proto`, "
+        "`X-Forwarded-Host` and `X-Forwarded-Prefix` are trusted; `unix` for proxies that connect by a Unix socket.",
     )
 
     standalone: bool = setting(

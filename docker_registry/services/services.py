@@ -17,6 +17,7 @@ from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
 from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Observer
+from docker_registry.http.external_url import ExternalUrl
 from docker_registry.http.health import Health
 from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.redaction import Redactor
@@ -64,6 +65,7 @@ class Services:
         diff_queue: the queue of diffs to compute; None without Redis or API V1.
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
+        external_url: the URL under which clients reach the registry.
         inflight: the requests in progress, as the worker reports them.
         mirror: the mirror of upstream registries; None if none is configured.
         v1_mirror: the mirror of a registry for API V1; None if none is configured.
@@ -88,6 +90,7 @@ class Services:
     health: Health
     inflight: InflightRequests
     trusted_proxies: TrustedProxies
+    external_url: ExternalUrl
     read_only: ReadOnly
     mirror: Mirror | None = None
     v1_mirror: V1Mirror | None = None
@@ -243,6 +246,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             v1_mirror=v1_mirror,
             mirror_recorder=mirror_recorder,
             trusted_proxies=TrustedProxies(config.trusted_proxies),
+            external_url=ExternalUrl.parse(config.external_url),
             _opened=opened.pop_all(),
         )
 

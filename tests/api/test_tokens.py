@@ -117,6 +117,9 @@ class TestTheChallenge:
         app = make_app(tmp_path, {}, external_url="https://r.example.com/")
         answer = app.get("/v2/", headers={"X-Forwarded-Host": "evil.example.com"})
         assert 'realm="https://r.example.com/v2/token"' in answer.headers["WWW-Authenticate"]
+        app = make_app(tmp_path, {}, external_url="/below")
+        answer = app.get("/below/v2/", headers={"X-Forwarded-Host": "r.example.com"})
+        assert 'realm="http://r.example.com/below/v2/token"' in answer.headers["WWW-Authenticate"]
 
 
 class TestATokenRequest:

@@ -1,0 +1,53 @@
+"""The URL under which clients reach the registry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from docker_registry.errors import ConfigError
+
+#: Longer prefixes of proxies are ignored.
+_MAX_CHARACTERS: Final = 256
+
+#: A path of unreserved characters (RFC 3986, section 2.3), whose first component does not begin an API.
+_PATH: Final = re.compile(r"(?!/v[12](?:/|$))(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalUrl:
+    """
+    The setting ``external_url``.
+
+    Attributes:
+        origin: scheme, host and port, such as ``https://registry.example.com``; empty to take those of each request.
+        path: below which the registry is, such as ``/registry``; empty at the root of the host.
+    """
+
+    origin: str = ""
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> ExternalUrl:
+        """
+        Raises:
+            ConfigError: the text is neither an http or https URL nor a path.
+        """
+        parts = urlsplit((text or "").rstrip("/"))
+        is_url = parts.scheme in ("http", "https") and bool(parts.netloc)
+        is_path = not parts.scheme and not parts.netloc
+        path = path_prefix(parts.path)
+        if not (is_url or is_path) or path is None or parts.query or parts.fragment:
+            raise ConfigError(
+                f"external_url: {text} must be a URL such as https://registry.example.com or "
+                "https://example.com/registry, or a path such as /registry, not below /v1 or /v2"
+            )
+        return cls(f"{parts.scheme}://{parts.netloc}" if is_url else "", path)
+
+
+def path_prefix(text: str) -> str | None:
+    """Return a path without a slash at its end; None if it cannot be the prefix of the registry's paths."""
+    path = text.rstrip("/")
+    return path if len(path) <= _MAX_CHARACTERS and _PATH.fullmatch(path) else None
