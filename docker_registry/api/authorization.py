@@ -7,6 +7,7 @@ A name or id that the client may not see is replaced by a hidden one, so the vie
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from flask import Flask, request
@@ -65,8 +66,11 @@ PRINCIPAL: Final = "docker_registry.principal"
 #: Where it puts what a token of API V1 is to say about the client.
 HOLDER: Final = "docker_registry.holder"
 
-#: Where the Index's check of images that a body names is put: returns whether the token may use an image.
+#: Where the check of images that a body names is put: returns whether the client may use an image, or raises an error.
 IMAGE_CHECK: Final = "docker_registry.image_check"
+
+#: Where access control puts whether a push of an image only proves that the client has its layer.
+MUST_PROVE: Final = "docker_registry.must_prove"
 
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
@@ -96,6 +100,8 @@ def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
             if isinstance(value, RepositoryName | ImageRepositoryName):
                 values[key] = access.resolve(client, ACTIONS[endpoint], value, _tag(values))
             elif images is not None and isinstance(value, ImageId):
+                if ACTIONS[endpoint] is Action.PUSH and is_restricted():
+                    continue  # a push may name an image that the client may not see
                 with_ancestors = endpoint in _ABOUT_ANCESTORS
                 values[key] = images.resolve_image(value, principal=client, with_ancestors=with_ancestors)
 
@@ -113,14 +119,19 @@ def holder() -> str:
 
 def check_image(image_id: ImageId) -> None:
     """
-    Check that the token of the current request may use an image that its body names.
+    Check that the client may use an image that the body of the current request names.
 
     Raises:
-        ImageUnknown: it may not.
+        Unauthorized, Denied, ImageUnknown: it may not.
     """
     may_use = request.environ.get(IMAGE_CHECK)
     if may_use is not None and not may_use(str(image_id)):
         raise ImageUnknown(id=str(image_id))
+
+
+def must_prove() -> bool:
+    """Return whether the client must push the layer of an image even if the registry has the image already."""
+    return bool(request.environ.get(MUST_PROVE))
 
 
 def is_restricted() -> bool:
@@ -128,14 +139,14 @@ def is_restricted() -> bool:
     return PRINCIPAL in request.environ
 
 
-def overwrite_guard(access: Access, name: RepositoryName) -> TagGuard | None:
+def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -> TagGuard | None:
     """
-    Return the guard of a push by the current client; None if it may move every tag of the repository.
+    Return the guard of a push by the current client; None if it may move all the tags that it sets.
 
     The guard raises :class:`Unauthorized` or :class:`Denied` when the push would move a tag that the client may not
     overwrite.
     """
-    if not is_restricted():
+    if not is_restricted() or all(access.policy.allows(principal(), Action.OVERWRITE, name, tag) for tag in tags):
         return None
 
     def check(tag: Tag, current: Digest | None, new: Digest) -> None:
@@ -143,6 +154,15 @@ def overwrite_guard(access: Access, name: RepositoryName) -> TagGuard | None:
             check_overwrite(access, name, tag)
 
     return check
+
+
+def overwrite_refusal(
+    access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag
+) -> Callable[[], None] | None:
+    """Return what raises the error if the current client moves a tag; None if the client may."""
+    if not is_restricted() or access.policy.allows(principal(), Action.OVERWRITE, name, tag):
+        return None
+    return lambda: check_overwrite(access, name, tag)
 
 
 def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag) -> None:

@@ -183,7 +183,8 @@ class Manifests:
             tags: additional tags to set.
             condition: a precondition. If *reference* is a tag, it is checked for the current target of every tag. If
                 *reference* is a digest, it is checked for that digest if the repository has it, else for None.
-            guard: called before a tag moves; atomic with the change where the driver supports conditional writes.
+            guard: called before a tag moves; atomic with the change, also for other workers. On a store without
+                conditional writes, other hosts may change the tag in between.
 
         Raises:
             TooLarge: the payload exceeds ``max_manifest_bytes``.
@@ -195,7 +196,11 @@ class Manifests:
             Overloaded: the manifest is large, and other large manifests use the worker's memory.
         """
         with self._json_budget.reserve(payload):
-            return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
+            if self._driver.capabilities.if_match:
+                return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
+            moved = (reference, *tags) if isinstance(reference, Tag) else tags
+            with self._tags.locks.hold(name, moved):
+                return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
 
     def _put(
         self,
@@ -215,7 +220,7 @@ class Manifests:
         missing = self._check_references(name, document)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
-        conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition) for tag in tags}
+        conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition, actor.principal) for tag in tags}
         self._check_tags(name, conditions, digest, actor.principal)
         if name.is_hidden:  # the same error as in a repository that has none of the blobs
             raise ManifestBlobUnknown(name=str(name), digests=[])
@@ -443,14 +448,20 @@ class Manifests:
         return digest
 
     def _guarded(
-        self, guard: TagGuard | None, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None
+        self,
+        guard: TagGuard | None,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None,
+        principal: Principal,
     ) -> Condition | None:
         """Return a condition that also calls the guard of a tag."""
         if guard is None:
             return condition
         check: TagGuard = guard
         if not self._driver.capabilities.if_match:
-            check(tag, self._tags.find(name, tag), digest)
+            check(tag, self._tags.target(name, tag, principal), digest)
             return condition
 
         def holds(current: Digest | None) -> bool:

@@ -125,6 +125,9 @@ class TagSources:
         """
         self._sources = sources
 
+    def __bool__(self) -> bool:
+        return bool(self._sources)
+
     def get(self, name: RepositoryName, tag: Tag, principal: Principal) -> Found[Digest]:
         """
         Return the target of a tag; its manifest is generated if necessary.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
     ConditionUnsupported,
     ManifestUnknown,
     PreconditionFailed,
+    StorageUnavailable,
     TagChanged,
     TagImmutable,
 )
@@ -25,10 +27,14 @@ from docker_registry.registry.listing_cache import ListingCache, Page, cut
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import TagSource, TagSources
 from docker_registry.registry.tag_links import TagBackReferences, TagLinks
+from docker_registry.registry.tag_locks import TagLocks
 from docker_registry.registry.tag_reservations import TagReservations
 
 #: Returns whether a tag may be changed, given the digest that it points at, or None if the tag does not exist.
 Condition = Callable[[Digest | None], bool]
+
+#: Stands for the target of a tag that has no manifest.
+_NO_MANIFEST: Final = Digest.of(b"")
 
 #: Raises an error if a tag may not be moved, given the tag, the digest that it points at (None if the tag does not
 #: exist), and the new one.
@@ -45,6 +51,7 @@ class TagChange:
         version: of the link to replace.
         previous: the current target; None if there is none, or only one in a source without a manifest.
         is_previous_known: False if only a source may have the tag, and the change does not depend on it.
+        condition: must hold for the current target.
     """
 
     name: RepositoryName
@@ -53,6 +60,7 @@ class TagChange:
     version: str
     previous: Digest | None
     is_previous_known: bool
+    condition: Condition | None = None
 
 
 class Tags:
@@ -63,6 +71,7 @@ class Tags:
         links: the tags of the store.
         sources: further tags.
         reservations: of immutable tags that do not exist yet.
+        locks: of tags that a client may not move, where the store has no conditional writes.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class Tags:
         self.links = TagLinks(driver, listings)
         self.sources = TagSources(sources)
         self.reservations = TagReservations(driver)
+        self.locks = TagLocks()
         self._back_references = TagBackReferences(driver, listings)
 
     def get(self, name: RepositoryName, tag: Tag, *, principal: Principal = ANONYMOUS) -> Digest:
@@ -212,7 +222,38 @@ class Tags:
                 # a source got the tag before this reservation
                 self.reservations.release(name, tag, version)
                 raise TagImmutable(name=str(name), tag=str(tag))
+        elif version == ABSENT and change.condition is not None and self.sources:
+            version = self._reserve(name, tag, change.condition, principal)
         self.links.put(name, tag, change.digest, version)
+
+    def _reserve(self, name: RepositoryName, tag: Tag, condition: Condition, principal: Principal) -> str:
+        """
+        Reserve a missing tag and check the condition again: a source may have got the tag since the first check.
+
+        Raises:
+            TagChanged: the condition does not hold.
+            StorageUnavailable: another request is creating the tag.
+        """
+        try:
+            version = self.reservations.reserve(name, tag)
+        except TagImmutable:
+            raise StorageUnavailable("Another request is creating the tag.", name=str(name), tag=str(tag)) from None
+        try:
+            if not condition(self.target(name, tag, principal)):
+                raise TagChanged(name=str(name), tag=str(tag))
+        except BaseException:
+            self.reservations.release(name, tag, version)
+            raise
+        return version
+
+    def target(self, name: RepositoryName, tag: Tag, principal: Principal) -> Digest | None:
+        """
+        Return what a tag points at, for conditions; None if it does not exist.
+
+        A tag of a source whose target has no manifest points at content that no manifest has.
+        """
+        current = self.links.find(name, tag) or self._source_target(name, tag, principal)
+        return _NO_MANIFEST if current is None and self.sources.exists(name, tag) else current
 
     def check(
         self,
@@ -367,9 +408,10 @@ class Tags:
             current, is_known = self._source_target(name, tag, principal), True
         if immutable and current not in (None, digest):
             raise TagImmutable(name=str(name), tag=str(tag))
-        if condition is not None and not condition(current):
+        is_unknown = condition is not None and current is None
+        if condition is not None and not condition(self.target(name, tag, principal) if is_unknown else current):
             raise TagChanged(name=str(name), tag=str(tag))
-        return TagChange(name, tag, digest, version, current, is_known)
+        return TagChange(name, tag, digest, version, current, is_known, condition)
 
     def _source_target(self, name: RepositoryName, tag: Tag, principal: Principal) -> Digest | None:
         """

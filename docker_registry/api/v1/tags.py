@@ -59,9 +59,10 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         named = _read_id()
         authorization.check_image(named)
         image_id = legacy.private_images.resolve_image(named, principal=authorization.principal(), with_ancestors=True)
-        if authorization.is_restricted():
-            _check_overwrite(legacy, access, repository, tag, image_id)
-        legacy.image_tags.put(repository, tag, image_id, _client(), actor=authorization.actor("push"))
+        refuse = authorization.overwrite_refusal(access, repository, tag)
+        if refuse is not None and _moves(legacy, repository, tag, image_id):
+            refuse()
+        legacy.image_tags.put(repository, tag, image_id, _client(), refuse=refuse, actor=authorization.actor("push"))
         legacy.private_images.unmark_tagged(repository, image_id, actor=authorization.actor("push"))
         return json_response(True)
 
@@ -86,22 +87,13 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     return bp
 
 
-def _check_overwrite(
-    legacy: LegacyRegistry, access: Access, repository: ImageRepositoryName, tag: Tag, image_id: ImageId
-) -> None:
-    """
-    Raises:
-        Unauthorized, Denied: the tag exists and points at another image, and the client may not overwrite it.
-    """
+def _moves(legacy: LegacyRegistry, repository: ImageRepositoryName, tag: Tag, image_id: ImageId) -> bool:
+    """Return whether a tag exists and points at another image."""
     try:
         current = legacy.image_tags.get(repository, tag)
-    except ImageTagUnknown as error:
-        if error.sentence == ImageTagUnknown().sentence:  # else the tag exists, but V1 cannot represent its target
-            return
-    else:
-        if current.value == image_id.value:
-            return
-    authorization.check_overwrite(access, repository, tag)
+    except ImageTagUnknown as error:  # also of a tag that exists, but whose target V1 cannot represent
+        return error.sentence != ImageTagUnknown().sentence
+    return current.value != image_id.value
 
 
 def _read_id() -> ImageId:

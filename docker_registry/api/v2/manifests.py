@@ -64,7 +64,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
             requests.content_type(),
             tags,
             condition,
-            authorization.overwrite_guard(registry.access, name),
+            authorization.overwrite_guard(registry.access, name, [*tags, *_tag(reference)]),
             actor=authorization.actor("push"),
         )
         return _created(name, pushed, bool(tags))
@@ -82,6 +82,10 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         return Response(status=202)
 
     return bp
+
+
+def _tag(reference: Reference) -> tuple[Tag, ...]:
+    return (reference,) if isinstance(reference, Tag) else ()
 
 
 def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:

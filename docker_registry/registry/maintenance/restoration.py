@@ -100,7 +100,8 @@ class Restoration:
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
             self._driver.discard(flag)
-        self._driver.discard(legacy_layout.PRIVATE_IS_COMPLETE)  # the next start rebuilds that index
+        for mark in (legacy_layout.PRIVATE_IS_COMPLETE, image_layout.MEMBERSHIPS_ARE_COMPLETE):
+            self._driver.discard(mark)  # the next start rebuilds that index
         self._driver.discard(_IDENTITY)  # invalidates all caches of the store
         self._driver.discard(_RESTORING)
 

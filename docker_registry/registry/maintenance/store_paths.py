@@ -13,10 +13,11 @@ from docker_registry.registry.v1.layer_links import LayerLink
 
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, unfinished uploads, and
 #: transfers from upstreams.
-#: The flag of the index of private repositories is excluded so that the next start rebuilds the index from the private
-#: marks, which are copied last.
+#: The flags of the indexes of private repositories and of the repositories of images are excluded, so that the next
+#: start rebuilds the indexes.
 _EXCLUDED: Final = re.compile(
-    rf"{layout.ROOT}/(_identity|_v1/private-is-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*|_restoring)"
+    rf"{layout.ROOT}/(_identity|_v1/(private-is|memberships-are)-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*)"
+    rf"|{layout.ROOT}/_restoring"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{image_layout.IMAGES}/[^/]+/_received/.*"
 )

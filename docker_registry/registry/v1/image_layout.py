@@ -30,6 +30,9 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
       derived/<id>/_filelist …    * the same files as for a pushed image
       unpacked/<algorithm>/<hex>  * an uncompressed V2 layer, as it is sent to clients of V1; may be removed
       tops/<algorithm>/<hex>      * the newest V1 image of a V2 manifest
+      memberships/<id>/<name, + for />   * one empty file for each repository that has the image
+      claims/<id>/<name, + for />        * the same for repositories that list it without having pushed it
+      memberships-are-complete    * marks that memberships has all lists and tags
       private/<name, + for />     * one empty file for each private repository
       private-layers/<algorithm>/<hex>   * the layer of a private image, or deleted from a private repository
       private-is-complete         * marks that private and private-layers are complete
@@ -45,11 +48,13 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.registry.layout import HIDDEN, ROOT
-from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag, is_tag
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
 IMAGES: Final = "images"
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
+
+MEMBERSHIPS_ARE_COMPLETE: Final = f"{ROOT}/_v1/memberships-are-complete"
 
 _TAG: Final = "tag_"
 _FROM: Final = "from-"
@@ -153,6 +158,21 @@ def top(manifest_: Digest) -> str:
 def private_image(image_id: ImageId) -> str:
     """The file with the private repositories that the image exclusively belongs to."""
     return f"{image(image_id)}/_private"
+
+
+def memberships(image_id: ImageId) -> str:
+    """The folder with an entry for each repository that has the image."""
+    return f"{HIDDEN if image_id.is_hidden else ROOT}/_v1/memberships/{image_id}"
+
+
+def claims(image_id: ImageId) -> str:
+    """The folder with an entry for each repository that lists the image without having pushed it."""
+    return f"{HIDDEN if image_id.is_hidden else ROOT}/_v1/claims/{image_id}"
+
+
+def membership(folder: str, name: ImageRepositoryName) -> str:
+    """The entry of a repository in a folder of :func:`memberships` or :func:`claims`."""
+    return f"{folder}/{str(name).replace('/', '+')}"
 
 
 def index_images(folder: str) -> str:

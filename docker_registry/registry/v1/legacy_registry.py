@@ -9,6 +9,7 @@ from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.image_commits import ImageCommits
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.image_pulls import ImagePulls
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
@@ -61,7 +62,12 @@ class LegacyRegistry:
             driver, commits, pending, derived, oci.access, reader, abandoned_after_seconds=upload_ttl_seconds, now=now
         )
         self.image_files = ImageFiles(driver, self.images, reader, queue=diff_queue)
-        self.image_repositories = ImageRepositories(driver, oci.catalog, oci.json_budget)
+        self.image_memberships = ImageMemberships(driver, oci.listings, derived, oci.access)
+        self.image_repositories = ImageRepositories(
+            driver, oci.catalog, oci.json_budget, memberships=self.image_memberships
+        )
+        self.image_memberships.exists = self.images.exists
+        self.image_memberships.names = self.image_repositories.names
         self.private_images = PrivateImages(
             driver,
             oci.private_repositories,
@@ -70,6 +76,7 @@ class LegacyRegistry:
             self.images,
             derived,
             oci.access,
+            self.image_memberships,
         )
         self.image_pushes = ImagePushes(
             driver,
@@ -92,6 +99,7 @@ class LegacyRegistry:
             derived,
             oci.immutable_tags,
             oci.access,
+            self.image_memberships,
             now=now,
             slices=oci.slices,
         )

@@ -22,6 +22,7 @@ from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.private_repositories import PrivateRepositories, oci_names
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.derived_source import DerivedImageSource
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
@@ -41,12 +42,14 @@ class PrivateImages:
         images: Images,
         derived: DerivedImageSource,
         access: Access,
+        memberships: ImageMemberships,
     ) -> None:
         """
         Args:
             private: knows which repositories are private.
             derived: the images that derive from API V2.
             access: says whether anything is hidden from a principal.
+            memberships: decides about images in a registry with access control.
         """
         self._driver = driver
         self._private = private
@@ -55,23 +58,33 @@ class PrivateImages:
         self._images = images
         self._derived = derived
         self._access = access
+        self._memberships = memberships
         private.mark_images = self._mark
+        memberships.ids_of = self._ids
         self._pace = private.pace
 
     def resolve_image(
         self, image_id: ImageId, *, principal: Principal = ANONYMOUS, with_ancestors: bool = False
     ) -> ImageId:
         """
-        Return the id of an image, or its hidden form if only private repositories have the image.
+        Return the id of an image, or its hidden form if the client may not see the image.
+
+        Without access control, it may not if only private repositories have the image; with access control, unless it
+        may pull from a repository that has the image.
 
         Args:
             principal: images are hidden from it unless it may pull from all repositories.
-            with_ancestors: also hide the image if only private repositories have one of its ancestors.
+            with_ancestors: also hide the image if one of its ancestors must be hidden.
         """
         if self._access.pull_filter(principal) is None:
             return image_id
         ids = self._parsed(self._below(image_id)) if with_ancestors else [image_id]
-        return replace(image_id, is_hidden=True) if any(map(self.is_private_image, ids)) else image_id
+        return replace(image_id, is_hidden=True) if any(self._is_hidden(each, principal) for each in ids) else image_id
+
+    def _is_hidden(self, image_id: ImageId, principal: Principal) -> bool:
+        if self._memberships.is_maintained:
+            return not self._memberships.may_pull(principal, image_id)
+        return self.is_private_image(image_id)
 
     def is_private_image(self, image_id: ImageId) -> bool:
         """Return whether only private repositories have an image, regardless of ``serve_private``."""

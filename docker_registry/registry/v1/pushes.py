@@ -110,12 +110,16 @@ class ImagePushes:
         self._reader = reader
         self._inspections = inspections
 
-    def put_json(self, image_id: ImageId, payload: bytes, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def put_json(
+        self, image_id: ImageId, payload: bytes, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
+    ) -> None:
         """
         Start the push of an image.
 
         Args:
             payload: the image's JSON, stored byte for byte.
+            is_proof: the client may not know of an image that exists; its push only proves that it has the layer, and
+                changes nothing.
 
         Raises:
             ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
@@ -128,14 +132,21 @@ class ImagePushes:
         if image_id.is_hidden:  # the next request fails because no push has started
             return
         if self._images.is_complete(image_id):
+            if is_proof:
+                return
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
         if self._commits.decided(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
-    def put_layer(self, image_id: ImageId, body: Body, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def put_layer(
+        self, image_id: ImageId, body: Body, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
+    ) -> None:
         """
         Receive and stage the layer of an image; its content is not inspected.
+
+        Args:
+            is_proof: as for :meth:`put_json`.
 
         Raises:
             ImageUnknown: no push of the image has started.
@@ -143,7 +154,7 @@ class ImagePushes:
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
         newest, *others = self._payloads(image_id)
-        if self._images.is_complete(image_id):
+        if not is_proof and self._images.is_complete(image_id):
             raise self._exists(image_id)
         receipt = Receipt(newest)
         sums = {payload: payload_checksum(payload) for payload in others}
@@ -161,9 +172,14 @@ class ImagePushes:
             own = replace(link, image_json=Digest.of(payload), checksums=checksums)
             self._staged_layers.put(image_id, upload.id, own)
 
-    def put_checksum(self, image_id: ImageId, checksum: Checksum, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def put_checksum(
+        self, image_id: ImageId, checksum: Checksum, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
+    ) -> None:
         """
         Verify the checksum of the staged layer and commit the image.
+
+        Args:
+            is_proof: as for :meth:`put_json`; the layer must be that of the image.
 
         Raises:
             ChecksumMissing: the client sent no checksum.
@@ -181,7 +197,10 @@ class ImagePushes:
                 # A concurrent push was committed first; a client with a valid layer still receives success.
                 self._complete(image_id)
                 if staged is None:
-                    raise ChecksumUnexpected(id=str(image_id))
+                    raise ChecksumMismatch(id=str(image_id)) if is_proof else ChecksumUnexpected(id=str(image_id))
+                if is_proof and not self._is_its_layer(image_id, staged):
+                    self._staged_layers.discard(staged)
+                    raise ChecksumMismatch(id=str(image_id))
                 self._staged_layers.discard(staged)
                 return
             if staged is None:
@@ -340,6 +359,14 @@ class ImagePushes:
             self._staged_layers.remove_record(staged)
             return False
         return self._commits.decide(image_id, staged.link, stored)
+
+    def _is_its_layer(self, image_id: ImageId, staged: StagedLayer) -> bool:
+        """Return whether a staged layer has the bytes or a TarSum of the layer of a complete image."""
+        link, _ = self._images.find_layer(image_id, principal=None)
+        if staged.link.digest == link.digest:
+            return True
+        sums = [text for text in staged.link.checksums if text.startswith("tarsum")]
+        return any(text in link.checksums for text in sums)
 
     def _cancel(self, upload_id: str) -> None:
         try:

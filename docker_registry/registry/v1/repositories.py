@@ -31,6 +31,7 @@ from docker_registry.registry.json_scanner import NotAList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to update a list that is being changed concurrently.
@@ -52,17 +53,20 @@ class ImageRepositories:
         catalog: Catalog,
         json_budget: JsonBudget | None = None,
         *,
+        memberships: ImageMemberships | None = None,
         max_images: int = MAX_IMAGES,
     ) -> None:
         """
         Args:
             json_budget: limits the memory for parsing long lists.
+            memberships: records which repositories list an image.
             max_images: maximum number of images of a list; pushes that would exceed it are rejected.
         """
         self._max_images = max_images
         self._driver = driver
         self._catalog = catalog
         self._json_budget = json_budget or JsonBudget(TimeSlices())
+        self._memberships = memberships
 
     def exists(self, name: ImageRepositoryName) -> bool:
         """Return whether API V1 has a repository."""
@@ -147,10 +151,13 @@ class ImageRepositories:
     def _put_images(self, name: ImageRepositoryName, payload: bytes, actor: Actor) -> None:
         entries = self._parse(payload)
         known = self.image_ids(name)
-        if any(entry["id"] not in known for entry in entries):
-            self._check_count(known.union(entry["id"] for entry in entries))
+        added = [entry["id"] for entry in self._json_budget.pace(entries) if entry["id"] not in known]
+        if added:
+            self._check_count(known.union(added))
         if name.is_hidden:
             return
+        if self._memberships is not None and added:
+            self._memberships.record_listed(name, dict.fromkeys(added), actor.principal)
         self.enter(name)
         repository = name.repository()
         for _ in range(_MAX_ATTEMPTS):
@@ -186,6 +193,8 @@ class ImageRepositories:
         Raises:
             ImageRepositoryUnknown: API V1 does not have the repository.
         """
+        if self._memberships is not None:
+            self._memberships.forget(name)
         removed = [self._driver.discard(folder) for folder in legacy_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))

@@ -65,6 +65,12 @@ class ImageTagFiles:
             return False
         return True
 
+    def take_back(self, folder: str, tag: Tag, image_id: ImageId) -> None:
+        """Remove a tag's file in one of the repository's folders if it still points at an image."""
+        expected = str(image_id).encode()
+        path = image_layout.tag(folder, tag)
+        conditional_removal.take_if(self._driver, path, lambda content: content.strip() == expected)
+
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
         """Remove a tag's file as :meth:`take` does; return False when none was removed."""
         return self.take(name, tag, holds)[0]

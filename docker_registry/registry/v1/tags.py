@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -17,6 +18,7 @@ from docker_registry.errors import (
     ImageRepositoryUnknown,
     ImageTagUnknown,
     ImageUnknown,
+    TagChanged,
     TagImmutable,
 )
 from docker_registry.registry import events, layout
@@ -27,6 +29,7 @@ from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.v1.derived_source import DerivedImageSource
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.tag_files import ImageTagFiles
@@ -41,6 +44,9 @@ _BATCH: Final = 30
 
 #: Maximum attempts to write a tag that other requests change concurrently.
 _MAX_ATTEMPTS: Final = 100
+
+#: Pause between attempts to create a tag that another request is creating.
+_CREATION_SECONDS: Final = 0.01
 
 
 class ImageTags:
@@ -57,6 +63,7 @@ class ImageTags:
         derived: DerivedImageSource,
         immutable: ImmutableTags,
         access: Access,
+        memberships: ImageMemberships,
         *,
         now: Callable[[], float] = time.time,
         slices: TimeSlices | None = None,
@@ -68,6 +75,7 @@ class ImageTags:
             derived: the images that derive from API V2.
             immutable: the patterns of immutable tags.
             access: decides from which repositories a manifest of API V2 may be linked.
+            memberships: records which repositories have an image.
             now: the clock; returns seconds since the Unix epoch.
             slices: time slices for the iteration over all tags of a repository.
         """
@@ -81,6 +89,7 @@ class ImageTags:
         self._derived = derived
         self._immutable = immutable
         self._access = access
+        self._memberships = memberships
         self._json = TagJson(driver)
         self._now = now
 
@@ -125,6 +134,7 @@ class ImageTags:
         image_id: ImageId,
         client: Mapping[str, str],
         *,
+        refuse: Callable[[], None] | None = None,
         actor: Actor = ANONYMOUS_PUSH,
     ) -> Target | None:
         """
@@ -132,6 +142,8 @@ class ImageTags:
 
         Args:
             client: metadata about the client: ``docker_version``, ``docker_go_version``, ``arch``, ``os``, ``kernel``.
+            refuse: raises the error for moving the tag, which the client may not; None if it may. The check is atomic
+                with the change, as for :meth:`.Manifests.put`.
 
         Returns:
             The previous target; None if the tag did not exist or pointed at the image already.
@@ -144,15 +156,17 @@ class ImageTags:
         if name.is_hidden or not self._images.exists(image_id):
             raise ImageUnknown(id=str(image_id))
         self._repositories.enter(name)
+        if self._memberships.is_maintained:
+            self._memberships.record_tagged(name, self._images.ancestry_anywhere(image_id))
         folder = self._repositories.home(name)
         tag_json = json.dumps({"last_update": int(self._now()), **client}, sort_keys=True).encode()
         if self._is_immutable(name, tag):
             self._create(name, folder, tag, image_id)
         previous: Target | None = None
-        for _ in range(_MAX_ATTEMPTS):
-            previous = self._write(name, folder, tag, image_id, tag_json, actor) or previous
-            if self._is_consistent(name, folder, tag, image_id, tag_json, actor):
-                break
+        if refuse is not None:
+            self._put_unmoved(name, folder, tag, image_id, tag_json, refuse, actor)
+        else:
+            previous = self._put_any(name, folder, tag, image_id, tag_json, actor)
         events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
         return previous
 
@@ -276,6 +290,79 @@ class ImageTags:
         except ImageTagUnknown:
             return None
 
+    def _put_any(
+        self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor
+    ) -> Target | None:
+        """Set a tag, wherever it points; return the previous target."""
+        previous: Target | None = None
+        with self._locked(name, tag):
+            for _ in range(_MAX_ATTEMPTS):
+                previous = self._write(name, folder, tag, image_id, tag_json, actor) or previous
+                if self._is_consistent(name, folder, tag, image_id, tag_json, actor):
+                    break
+        return previous
+
+    def _put_unmoved(
+        self,
+        name: ImageRepositoryName,
+        folder: str,
+        tag: Tag,
+        image_id: ImageId,
+        tag_json: bytes,
+        refuse: Callable[[], None],
+        actor: Actor,
+    ) -> None:
+        """Set a tag that does not exist, or points at the image already; call *refuse* if it points at another."""
+        with self._locked(name, tag):
+            for _ in range(_MAX_ATTEMPTS):
+                if self._points_elsewhere(name, tag, image_id):
+                    refuse()
+                try:
+                    self._create(name, folder, tag, image_id)
+                    break
+                except TagImmutable:  # it exists by now, or another request is creating it
+                    if self._find(name, tag) == image_id:
+                        break
+                    time.sleep(_CREATION_SECONDS)
+            else:
+                refuse()
+            self._json.put(folder, tag, tag_json)
+            repository = name.repository()
+            origin = None if repository is None else self._origin(repository, image_id, actor)
+            if repository is not None and origin is not None:
+                self._link_new(repository, tag, origin[1], actor)
+
+    def _link_new(self, repository: RepositoryName, tag: Tag, digest: Digest, actor: Actor) -> None:
+        """Set a tag of API V2 unless it exists; a concurrent push of API V2 takes precedence."""
+        self._manifests.grant(repository, digest)
+        condition = (lambda current: current in (None, digest)) if self._driver.capabilities.if_match else None
+        try:
+            self._tags.put(repository, tag, digest, condition, actor=actor)
+        except TagChanged:
+            return
+        while self._manifests.grant(repository, digest):  # the manifest was deleted concurrently
+            self._tags.links.restore(repository, tag, digest)
+
+    def _find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
+        try:
+            return self.get(name, tag)
+        except ImageTagUnknown:
+            return None
+
+    def _points_elsewhere(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId) -> bool:
+        """Return whether a tag exists and points at something else than an image."""
+        current = self._find(name, tag)
+        if current is not None:
+            return current != image_id
+        return any(self._tags.links.find(repository, tag) is not None for repository in _repositories(name))
+
+    def _locked(self, name: ImageRepositoryName, tag: Tag) -> AbstractContextManager[None]:
+        """Return the lock of a tag in both APIs, where the store has no conditional writes."""
+        repository = name.repository()
+        if repository is None or self._driver.capabilities.if_match:
+            return nullcontext()
+        return self._tags.locks.hold(repository, (tag,))
+
     def _write(
         self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId, tag_json: bytes, actor: Actor
     ) -> Target | None:
@@ -359,7 +446,7 @@ class ImageTags:
                     raise TagImmutable(name=str(name), tag=str(tag))
         except TagImmutable:
             if is_new:
-                self._files.remove(name, tag)
+                self._files.take_back(folder, tag, image_id)
             raise
 
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
