@@ -5,7 +5,7 @@ FROM ${BASE} AS build
 COPY . /usr/src/docker-registry
 RUN python3 -m venv /opt/docker-registry \
     && /opt/docker-registry/bin/pip install --no-cache-dir \
-        "/usr/src/docker-registry[azure,bugsnag,gcs,glance,mysql,postgresql,redis,s3,sentry,swift]" \
+        "/usr/src/docker-registry[azure,bugsnag,gcs,glance,ldap,mysql,postgresql,redis,s3,sentry,swift]" \
     && find /opt/docker-registry -name __pycache__ -prune -exec rm -rf {} + \
     && rm -rf /opt/docker-registry/lib/python3*/site-packages/pip /opt/docker-registry/lib/python3*/site-packages/pip-*
 

@@ -47,6 +47,8 @@ setup(
         "gcs": ["google-cloud-storage>=3.1", "google-auth>=2.38", "google-crc32c>=1.6", "requests>=2.32"],
         # Mirroring: requests to upstream registries.
         "mirror": ["requests>=2.32", "urllib3>=2.2", "publicsuffixlist>=1.0.2"],
+        # Access control: users of an LDAP directory; pure Python, so it waits cooperatively.
+        "ldap": ["ldap3>=2.9.1"],
         # Receivers of error reports: Bugsnag's notify API over requests, Sentry by its own library.
         "bugsnag": ["requests>=2.32"],
         "sentry": ["sentry-sdk>=2.20"],
@@ -65,6 +67,7 @@ setup(
             "hypothesis>=6.100",
             "jsonschema>=4.21",
             "keystoneauth1>=5.4",
+            "ldap3>=2.9.1",
             "moto[s3]>=5.1",
             "mypy>=1.10",
             "opentelemetry-exporter-otlp-proto-http>=1.30",

@@ -123,7 +123,8 @@ def _add_access_control(app: Application, services: Services, control: AccessCon
     from docker_registry.api.v2 import token as v2_token
 
     config = services.config
-    access_control.install(app, control, origin, challenge=config.auth.challenge)
+    images = None if services.legacy is None else services.legacy.image_memberships
+    access_control.install(app, control, origin, images, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:
         app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask, Response, request
 
 from docker_registry import dependencies
-from docker_registry.api.authorization import ACTIONS, HOLDER, PRINCIPAL
+from docker_registry.api.authorization import ACTIONS, HOLDER, IMAGE_CHECK, MUST_PROVE, PRINCIPAL
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
@@ -25,6 +26,7 @@ from docker_registry.auth.tokens import scopes
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Action, Name
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 
 
 class Requirement(Enum):
@@ -69,6 +71,7 @@ def install(
     app: Flask,
     control: AccessControl,
     origin: ClientOrigin,
+    images: ImageMemberships | None,
     *,
     challenge: str,
 ) -> None:
@@ -76,6 +79,7 @@ def install(
     Install the hooks that check every request and challenge clients without credentials.
 
     Args:
+        images: knows the repositories of images; None where API V1 is not served.
         challenge: ``bearer`` or ``basic``.
     """
     has_tokens = challenge == "bearer"
@@ -94,7 +98,7 @@ def install(
         request.environ[HOLDER] = control.holder(client) if request.endpoint.startswith("v1_repositories.") else ""
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
-            _check_names(control, client)
+            _check_names(control, client, images)
         elif requirement is Requirement.LOGIN:
             control.check_known(client)
         elif requirement is Requirement.LISTING:
@@ -114,7 +118,14 @@ def _authenticate(control: AccessControl, origin: ClientOrigin) -> Client:
     if client is not None:
         return client
     for_token = request.endpoint == "v2_token.get_token"
-    return control.authenticate(request.headers.get("Authorization"), address, for_token=for_token)
+    header = request.headers.get("Authorization")
+    return control.authenticate(header, address, for_token=for_token, certificate=_certificate)
+
+
+def _certificate() -> Mapping[str, Any] | None:
+    """Return the verified certificate of the client; None without one, and under a server that does not tell it."""
+    get = getattr(request.environ.get("gunicorn.socket"), "getpeercert", None)
+    return (get() or None) if get is not None else None
 
 
 def _remember(client: Client) -> None:
@@ -150,7 +161,7 @@ def _scope() -> str:
     return " ".join(wanted)
 
 
-def _check_names(control: AccessControl, client: Client) -> None:
+def _check_names(control: AccessControl, client: Client, images: ImageMemberships | None) -> None:
     values, action = request.view_args or {}, ACTIONS[request.endpoint or ""]
     for key, value in values.items():
         if isinstance(value, RepositoryName | ImageRepositoryName):
@@ -159,10 +170,18 @@ def _check_names(control: AccessControl, client: Client) -> None:
                 control.check(client, action, value, tag)
             if action in (Action.PULL, Action.DELETE):
                 values[key] = _without_other_content(control, client, action, value)
-        elif isinstance(value, ImageId):
-            control.check_everywhere(client, action)
-    if request.endpoint in _NAMES_ANY_IMAGE:
-        control.check_everywhere(client, Action.PULL)
+        elif isinstance(value, ImageId) and images is not None:
+            control.check_image(client, action, value, images)
+            if action is Action.PUSH and not control.policy.allows_everywhere(client, Action.PULL):
+                request.environ[MUST_PROVE] = images.needs_proof(client, value)
+    if request.endpoint in _NAMES_ANY_IMAGE and images is not None:
+        found = images
+
+        def may_use(image_id: str) -> bool:
+            control.check_image(client, Action.PULL, ImageId.parse(image_id), found)
+            return True
+
+        request.environ[IMAGE_CHECK] = may_use
 
 
 def _tags(values: dict[str, object]) -> list[Tag]:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from docker_registry.auth import credentials
 from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Address, Client
 from docker_registry.auth.external.external_tokens import ExternalTokens
 from docker_registry.auth.external.key_sets import KeySource
 from docker_registry.auth.external.remote_keys import RemoteKeys
-from docker_registry.auth.external.workloads import VERSION_PREFIX, Workloads
-from docker_registry.auth.external.workloads import is_token as is_workload_token
+from docker_registry.auth.external.workloads import VERSION_PREFIX
+from docker_registry.auth.logins import Logins
 from docker_registry.auth.privileged_key import PrivilegedKey
-from docker_registry.auth.rules import rules
 from docker_registry.auth.rules.policy import EVERYTHING, RulesPolicy, canonical
 from docker_registry.auth.rules.rules import Rules
 from docker_registry.auth.tokens import scopes
 from docker_registry.auth.tokens.scopes import Grant, Scope
 from docker_registry.auth.tokens.tokens import Tokens
-from docker_registry.auth.users import htpasswd
-from docker_registry.auth.users.passwords import Passwords
 from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
-from docker_registry.auth.users.robots import Robot, Robots
-from docker_registry.auth.users.robots import is_token as is_robot_token
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.dependencies import make_uncacheable
 from docker_registry.errors import Denied, Unauthorized
 from docker_registry.registry.access import AccessPolicy, Action, Repository
-from docker_registry.registry.names import Tag, is_repository_name
+from docker_registry.registry.actor import Principal
+from docker_registry.registry.names import ImageId, Tag, is_repository_name
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +38,9 @@ REFRESH_SECONDS: Final = 2.0
 
 #: Name of a client whose token, from another server, names none.
 _HOLDER_NAME: Final = "token"
+
+#: A token of API V1 carries no longer description of its user; without the groups if they do not fit.
+_MAX_HOLDER_BYTES: Final = 512
 
 #: What a client must be allowed, on any tag, for each action in a scope.
 _GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
@@ -76,11 +73,24 @@ _IMAGE_ACTIONS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+class ImageAccess(Protocol):
+    """Knows from which repositories of API V1 a client could have an image."""
+
+    def may_pull(self, principal: Principal, image_id: ImageId) -> bool:
+        """Return whether a principal may pull from a repository that has an image."""
+        ...
+
+    def may_push(self, principal: Principal, image_id: ImageId) -> bool:
+        """Return whether a principal may push to a repository that has or lists an image."""
+        ...
+
+
 class AccessControl:
     """
     Users and rules, in files that are reloaded when they change.
 
     Attributes:
+        logins: all ways to log in.
         policy: the access policy of the registry.
         tokens: issues and verifies tokens; None where only passwords are needed.
         read_image_token: verifies a token of API V1, given the Authorization header; returns None if it is not valid.
@@ -90,42 +100,27 @@ class AccessControl:
         self,
         unrestricted: AccessPolicy,
         *,
-        htpasswd_file: Path | None,
-        rules_file: Path | None,
+        logins: Logins,
+        rules_file: WatchedFile[Rules] | None = None,
         tokens: Tokens | None = None,
         external_tokens: ExternalTokens | None = None,
-        robots: Robots | None = None,
-        workloads: Workloads | None = None,
         privileged_key: PrivilegedKey | None = None,
     ) -> None:
         """
         Args:
             unrestricted: the policy of a registry without users.
-            htpasswd_file: users and their bcrypt hashes; None for no users.
-            rules_file: what they may do; None lets users do everything and anonymous clients nothing.
+            rules_file: what users may do; None lets them do everything and anonymous clients nothing.
             tokens: None where only passwords or the tokens of another server are accepted.
             external_tokens: verifies the tokens of another token server, which replace our own.
-            robots: tokens of programs; None if there are none.
-            workloads: programs that other services vouch for; None if there are none.
             privileged_key: verifies requests of API V1 that the operator has signed; None if there are none.
-
-        Raises:
-            ConfigError: a file cannot be read or used.
         """
-        self._users = None if htpasswd_file is None else WatchedFile(htpasswd_file, htpasswd.parse)
-        self._rules = None if rules_file is None else WatchedFile(rules_file, rules.parse)
-        self._passwords = Passwords(self.users)
+        self.logins = logins
+        self._rules = rules_file
         self.policy = RulesPolicy(self.rules, unrestricted)
         self.tokens = tokens
         self._external_tokens = external_tokens
-        self._robots = robots
-        self._workloads = workloads
         self._privileged_key = privileged_key
         self.read_image_token: Callable[[str], ImageGrant | None] = lambda _: None
-
-    def users(self) -> Mapping[str, bytes]:
-        """Return the current bcrypt hashes, by user name."""
-        return {} if self._users is None else self._users.get()
 
     def rules(self) -> Rules:
         """Return the current rules."""
@@ -133,13 +128,22 @@ class AccessControl:
 
     # --------------------------------------------------------------------------------------- authentication
 
-    def authenticate(self, header: str | None, address: Address | None, *, for_token: bool = False) -> Client:
+    def authenticate(
+        self,
+        header: str | None,
+        address: Address | None,
+        *,
+        for_token: bool = False,
+        certificate: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> Client:
         """
         Return the client of a request.
 
         Args:
             header: the Authorization header; None without one.
             address: network address of the client.
+            certificate: returns the verified certificate of the client, which identifies it if the header does not;
+                None without one.
             for_token: whether the client requests a token, and may do so with that of a workload.
 
         Raises:
@@ -148,9 +152,10 @@ class AccessControl:
         """
         given = credentials.parse(header)
         if given is None:
-            return Client(ANONYMOUS_NAME, address=address)
+            found = certificate() if self.logins.identifies_certificates else None
+            return Client(ANONYMOUS_NAME, address=address) if found is None else self.logins.identify(found, address)
         if isinstance(given, credentials.Basic):
-            return self.log_in(given.name, given.password, address, for_token=for_token)
+            return self.logins.log_in(given.name, given.password, address, for_token=for_token)
         if isinstance(given, credentials.ImageToken):
             return self._verify_image_token(given.header, address)
         return self._verify(given.token, address)
@@ -173,43 +178,6 @@ class AccessControl:
         make_uncacheable()
         return Client(PRIVILEGED_NAME, address=address, is_privileged=True)
 
-    def log_in(self, name: str, password: str, address: Address | None, *, for_token: bool = False) -> Client:
-        """
-        Return the client that a name and a password belong to.
-
-        If the password is the token of a robot or workload, the name is ignored.
-
-        Args:
-            for_token: as for :meth:`authenticate`.
-
-        Raises:
-            Unauthorized: the name or the password is wrong.
-            TooManyAttempts: too many logins failed.
-            AuthorityUnavailable: the keys of the workload's issuer could not be fetched.
-        """
-        if for_token and self._workloads is not None and is_workload_token(password):
-            return self._log_in_workload(self._workloads, password, address)
-        if self._robots is not None and is_robot_token(password):
-            robot = self._robots.verify(password)
-            if robot is None:
-                logger.warning("login failed: robot token of user %.64r from %s", name, address)
-                raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
-            return self._client(robot.principal, address)
-        if not self._passwords.verify(name, password, address):
-            logger.warning("login failed: user %.64r from %s", name, address)
-            raise Unauthorized("The user name or the password is wrong.")
-        return self._client(name, address)
-
-    def _log_in_workload(self, workloads: Workloads, text: str, address: Address | None) -> Client:
-        try:
-            found = workloads.verify(text)
-            if found.name in self.users():
-                raise Unauthorized("The token is not valid: it has the name of a user.", error="invalid_token")
-        except Unauthorized as error:
-            logger.warning("login failed: token of a workload from %s: %s", address, error.sentence)
-            raise
-        return Client(found.name, found.groups, address, expires=found.expires, version=found.version)
-
     def log_in_again(self, refresh_token: str, address: Address | None) -> Client:
         """
         Return the user of a refresh token.
@@ -217,19 +185,11 @@ class AccessControl:
         Raises:
             Unauthorized: the token is unknown, was revoked or has ended.
         """
-        found = self._tokens().refresh.verify(refresh_token, self.user_version)
+        found = self._tokens().refresh.verify(refresh_token, self.logins.user_version)
         if found is None:
             logger.warning("login failed: refresh token from %s", address)
             raise Unauthorized("The refresh token is not valid.", error="invalid_token")
-        return self._client(found.user, address)
-
-    def user_version(self, name: str) -> str | None:
-        """Return a text that changes with the password of a user or robot; None if there is none of this name."""
-        robot = self._robot(name)
-        if robot is not None:
-            return robot.version
-        stored = self.users().get(name)
-        return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
+        return self.logins.client(found.user, address)
 
     def challenge(self, base_url: str) -> tuple[str, str]:
         """
@@ -248,13 +208,14 @@ class AccessControl:
             for keys in self._keys_of_others():
                 if isinstance(keys, RemoteKeys):
                     keys.renew_if_due()
-            if self._robots is not None:
-                self._robots.refresh()
+            if self.logins.robots is not None:
+                self.logins.robots.refresh()
             sleep(REFRESH_SECONDS)
 
     def _keys_of_others(self) -> list[KeySource]:
         own = [] if self._external_tokens is None else [self._external_tokens.keys]
-        return own + ([] if self._workloads is None else [issuer.keys for issuer in self._workloads.issuers])
+        workloads = self.logins.workloads
+        return own + ([] if workloads is None else [issuer.keys for issuer in workloads.issuers])
 
     def _verify(self, text: str, address: Address | None) -> Client:
         if self._external_tokens is not None:
@@ -268,35 +229,29 @@ class AccessControl:
         if not found.user:
             return Client(ANONYMOUS_NAME, address=address, grant=found.grant)
         if found.user_version.startswith(VERSION_PREFIX):
-            if self._workloads is None or not self._workloads.knows(found.user_version):
+            workloads = self.logins.workloads
+            if workloads is None or not workloads.knows(found.user_version):
                 raise Unauthorized("The token is not valid: its issuer has changed.", error="invalid_token")
             return Client(found.user, found.groups, address, found.grant, version=found.user_version)
-        if self.user_version(found.user) != found.user_version:
+        if not self.logins.is_current(found.user, found.user_version):
             raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
-        return replace(self._client(found.user, address), groups=found.groups, grant=found.grant)
-
-    def _client(self, name: str, address: Address | None) -> Client:
-        """Return the client of a user or robot that is known."""
-        robot = self._robot(name)
-        if robot is None:
-            return Client(name, address=address)
-        return Client(name, address=address, limits=robot.limits, expires=robot.expires)
-
-    def _robot(self, name: str) -> Robot | None:
-        return None if self._robots is None else self._robots.find(name)
+        return replace(self.logins.client(found.user, address), groups=found.groups, grant=found.grant)
 
     def holder(self, client: Client) -> str:
         """Return the user of a client in the form that a token of API V1 carries."""
-        return f"{client.name}\n{'' if client.is_anonymous else self.user_version(client.name)}"
+        version = "" if client.is_anonymous else client.version or self.logins.user_version(client.name)
+        holder = f"{client.name}\n{version}"
+        with_groups = "\n".join((holder, *sorted(client.groups)))
+        return with_groups if len(with_groups.encode()) <= _MAX_HOLDER_BYTES else holder
 
     def _verify_image_token(self, header: str, address: Address | None) -> Client:
         found = self.read_image_token(header)
-        name, _, version = ("" if found is None else found.holder).partition("\n")
-        if found is None or not name or (name != ANONYMOUS_NAME and self.user_version(name) != version):
+        name, version, *groups = ("\n" if found is None else found.holder).split("\n")
+        if found is None or not name or (name != ANONYMOUS_NAME and not self.logins.is_current(name, version)):
             raise Unauthorized("Requires authorization", error="invalid_token")
         actions = _IMAGE_ACTIONS[found.access]
         grant = Grant({canonical(found.repository): actions}, image_actions=actions)
-        return replace(self._client(name, address), grant=grant)
+        return replace(self.logins.client(name, address), groups=frozenset(groups), grant=grant)
 
     def _tokens(self) -> Tokens:
         if self.tokens is None:
@@ -350,16 +305,22 @@ class AccessControl:
         if self.policy.rule(client, action, name, tag) is None:
             self.refuse(client, action, name)
 
-    def check_everywhere(self, client: Client, action: Action) -> None:
+    def check_image(self, client: Client, action: Action, image_id: ImageId, images: ImageAccess) -> None:
         """
-        Check that a client may perform an action in every repository.
+        Check that a client may pull or push an image of API V1: in every repository, or in one that has the image.
+
+        Args:
+            images: knows the repositories of images.
 
         Raises:
             Unauthorized, Denied: as for :meth:`check`.
         """
         if client.grant is not None and scopes.NEEDED.get(action) not in client.grant.image_actions:
             raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
-        if not self.policy.allows_everywhere(client, action):
+        if self.policy.allows_everywhere(client, action):
+            return
+        may = images.may_push if action is Action.PUSH else images.may_pull
+        if not may(client, image_id):
             self.refuse(client, action, None)
 
     def check_known(self, client: Client) -> None:
@@ -379,16 +340,17 @@ class AccessControl:
         """
         if client.grant is not None and not client.grant.has_catalog:
             raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
-        if not self.may_list(client):
+        unlimited = client if client.grant is None else replace(client, grant=None)
+        if not self.may_list(unlimited):
             raise Unauthorized
-        return client if client.grant is None else replace(client, grant=None)
+        return unlimited
 
     def refuse(self, client: Client, action: Action, name: Repository | None) -> None:
         """
         Refuse an action.
 
         Args:
-            name: the repository; None for the whole registry.
+            name: the repository; None for those of an image.
 
         Raises:
             Unauthorized: the client is anonymous.
@@ -396,11 +358,11 @@ class AccessControl:
         """
         if client.is_anonymous:
             raise Unauthorized
-        resource = "every repository" if name is None else canonical(name)
+        resource = "the repositories of the image" if name is None else f"the repository {canonical(name)}"
         logger.warning("denied: user %r, %s, %s", client.name, action.value, resource)
         raise Denied(
-            f"{client.name} may not {action.value} in {'' if name is None else 'the repository '}{resource}.",
-            user=client.name, action=action.value, repository=None if name is None else resource,
+            f"{client.name} may not {action.value} in {resource}.",
+            user=client.name, action=action.value, repository=None if name is None else canonical(name),
         )  # fmt: skip
 
 

@@ -29,18 +29,25 @@ class WatchedFile(Generic[Content]):
     secrets) reloads the file too. A version that cannot be used is logged once, and the last usable one stays in force.
     """
 
-    def __init__(self, path: Path, parse: Callable[[bytes, Path], Content]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[bytes, Path], Content],
+        on_reload: Callable[[str], object] = lambda _: None,
+    ) -> None:
         """
         Read the file.
 
         Args:
             parse: converts the bytes of the file, given its path for messages; raises :class:`ConfigError`.
+            on_reload: called with a sentence when another version is in force.
 
         Raises:
             ConfigError: the file cannot be read or used.
         """
         self.path = path
         self._parse = parse
+        self._on_reload = on_reload
         self._bytes = b""
         self._signature: _Signature | None = None
         self._failure = ""
@@ -80,6 +87,7 @@ class WatchedFile(Generic[Content]):
             self.version += 1
             if self.version > 1:
                 logger.info("%s was reloaded", self.path)
+                self._on_reload(f"{self.path} was reloaded")
         # A file that changed within the last tick of the clock may change again without a new signature.
         self._signature = None if dependencies.may_change_unnoticed(found) else _sign(found)
         self._failure = ""

@@ -27,6 +27,9 @@ def run(chosen: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.auth.client import Client, parse_address
+    from docker_registry.auth.logins import Logins
+    from docker_registry.auth.rules import rules
+    from docker_registry.auth.watched_file import WatchedFile
     from docker_registry.errors import ConfigError, Invalid
     from docker_registry.registry.access import Action, OpenPolicy
     from docker_registry.registry.names import RepositoryName, Tag
@@ -34,7 +37,9 @@ def run(chosen: argparse.Namespace) -> int:
     config = load_config()
     if not services.has_access_control(config):
         raise ConfigError("There is no access control: neither auth.htpasswd nor auth.rules is set.")
-    control = AccessControl(OpenPolicy(), htpasswd_file=config.auth.htpasswd, rules_file=config.auth.rules)
+    logins = Logins(config.auth.htpasswd)
+    rules_file = None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse)
+    control = AccessControl(OpenPolicy(), logins=logins, rules_file=rules_file)
     limits = _limits(chosen.user)
     address = parse_address(chosen.address)
     if chosen.address and address is None:
@@ -42,7 +47,7 @@ def run(chosen: argparse.Namespace) -> int:
     name, _, tag = chosen.repository.partition(":")
     client = Client(chosen.user, frozenset(chosen.group), address, limits=limits)
     rule = control.policy.rule(client, Action(chosen.do), RepositoryName.parse(name), Tag.parse(tag) if tag else None)
-    is_known = client.is_anonymous or limits is not None or client.name in control.users()
+    is_known = client.is_anonymous or limits is not None or client.name in logins.users()
     _print(
         chosen,
         rule,

@@ -184,8 +184,32 @@ class Issuer:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Ldap:
+    """A directory whose users may log in, besides those of `auth.htpasswd`."""
+
+    url: str | None = setting(
+        None, "URL of an LDAP directory, `ldaps://HOST` or `ldap://HOST`, whose users may log in."
+    )
+    starttls: bool = setting(False, "Use StartTLS with `ldap://`.")
+    insecure: bool = setting(False, "Send passwords to `ldap://` in clear.")
+    ca: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "PEM file of the certificate authorities for the directory; those of the system when unset."
+    )
+    bind_dn: str | None = setting(None, "DN of the account that searches; anonymous searches without it.")
+    bind_password: str | None = setting(None, "Its password.", secret=True)
+    bind_password_file: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
+        None, "File with its password, read whenever it is needed."
+    )
+    user_base: str | None = setting(None, "DN below which users are searched.")
+    user_filter: str = setting("(uid={user})", "Filter that finds a user.")
+    group_base: str | None = setting(None, "DN below which groups are searched. Without it users have no groups.")
+    group_filter: str = setting("(member={dn})", "Filter that finds the groups of a user, with `{dn}` or `{user}`.")
+    group_name: str = setting("cn", "Attribute with the name of a group, which rules name as `@group`.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Auth:
-    """Access control; the registry is open to everyone unless `htpasswd`, `rules` or `token.realm` is set."""
+    """Access control; the registry is open to everyone unless a setting names users or rules."""
 
     htpasswd: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "File of users with bcrypt hashes, in the format of Apache's htpasswd. Reloaded when it changes."
@@ -194,6 +218,11 @@ class Auth:
         None,
         "YAML file of access rules. Without it users may do everything, and anonymous clients nothing. Reloaded when "
         "it changes.",
+    )
+    certificate_name: str | None = setting(
+        None,
+        "Name of the user of a client certificate, such as `${cn}` or `host/${dns}`; needs `tls.client_ca`. Client "
+        "certificates are no identity when unset.",
     )
     challenge: str = setting(
         "bearer", "How clients are asked to authenticate: by tokens, or by passwords.", choices=("bearer", "basic")
@@ -206,6 +235,7 @@ class Auth:
         7776000, "Age at which a signing key is replaced; it stays valid for another day.", unit="seconds", minimum=3600
     )
     token: TokenServer = field(default_factory=TokenServer)
+    ldap: Ldap = field(default_factory=Ldap)
     oidc: tuple[Issuer, ...] = setting(
         (),
         "OpenID Connect issuers whose tokens are accepted as passwords at the token endpoint: a list of `issuer`, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import socket as plain_socket
 import sys
@@ -84,6 +85,7 @@ class ClientSocket(socket.socket):
         is_ended: whether the worker has ended the connection.
         active_since: start of the current activity, on the monotonic clock.
         greenlet: the greenlet that serves the connection.
+        identity: digest of the client's TLS certificate; empty without one.
         unsent: budget for response bytes that slow clients have not received yet.
     """
 
@@ -97,6 +99,7 @@ class ClientSocket(socket.socket):
     is_ended = False
     active_since = 0.0
     greenlet: gevent.Greenlet[Any, Any] | None = None
+    identity: bytes = b""
     unsent: MemoryBudget | None = None
     _ahead: bytes | None = None
     _has_received = False
@@ -463,6 +466,12 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
     """A TLS client socket."""
 
     sends_segments = False
+
+    def identify(self) -> None:
+        """Record who the client is, after the TLS handshake."""
+        certificate = self.getpeercert(binary_form=True)
+        if certificate:
+            self.identity = hashlib.sha256(certificate).digest()
 
     def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS knows no flags
         encrypted = self._sslobj  # type: ignore[attr-defined] # of ssl.SSLSocket

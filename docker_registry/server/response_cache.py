@@ -50,6 +50,10 @@ _DATE: Final = b"\r\nDate: "
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: ([0-9]+)(?:\r\n|$)", re.IGNORECASE)
 
 
+#: The bytes of a request or of its head, and the identity of the client's connection if it has one.
+_Key = bytes | tuple[bytes, bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """
@@ -142,11 +146,11 @@ class _Entry:
         requests: the bytes of requests that have this response.
     """
 
-    key: bytes
+    key: _Key
     response: CachedResponse
     size: int
     until: float
-    requests: list[bytes] = field(default_factory=list)
+    requests: list[_Key] = field(default_factory=list)
 
 
 class ResponseCache:
@@ -155,23 +159,24 @@ class ResponseCache:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._by_request: dict[bytes, tuple[_Entry, RequestHead, Repetitions]] = {}
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._by_request: dict[_Key, tuple[_Entry, RequestHead, Repetitions]] = {}
 
-    def find(self, request: bytes) -> Hit | None:
+    def find(self, request: bytes, identity: bytes = b"") -> Hit | None:
         """
         Return the cached response to a request; None if there is no current one.
 
         Args:
             request: all bytes that were received.
+            identity: of the client's connection, on which the response may depend, such as its TLS certificate.
         """
-        known = self._by_request.get(request)
+        known = self._by_request.get(_key(request, identity))
         if known is None:
             head = parse_head(request)
-            entry = None if head is None else self._entries.get(head.key)
+            entry = None if head is None else self._entries.get(_key(head.key, identity))
             if head is None or entry is None:
                 return None
-            repetitions = self._remember(request, entry, head)
+            repetitions = self._remember(_key(request, identity), entry, head)
         else:
             entry, head, repetitions = known
         response = entry.response
@@ -198,6 +203,7 @@ class ResponseCache:
         dependencies: Dependencies,
         exchange: Exchange | None = None,
         file: FileSlice | None = None,
+        identity: bytes = b"",
     ) -> None:
         """
         Store a response if it is cacheable.
@@ -206,6 +212,7 @@ class ResponseCache:
             request: bytes received; the response is stored only if they are the head of exactly one request.
             sent: all bytes of the response, or only its head if the body is in *file*.
             file: the part of a file that was sent as the body.
+            identity: as for :meth:`find`.
         """
         if not dependencies.is_cacheable or not dependencies.is_complete or (head := parse_head(request)) is None:
             return
@@ -216,24 +223,26 @@ class ResponseCache:
         until = min(time.monotonic() + MAX_SECONDS, dependencies.until)
         after_date = sent[sent.index(b"\r\n", start) :]
         response = CachedResponse(sent[:start], after_date, dependencies, exchange, path, file)
-        self._forget(self._entries.get(head.key))
+        key = _key(head.key, identity)
+        self._forget(self._entries.get(key))
         size = len(head.key) + len(sent) + ENTRY_BYTES
-        entry = self._entries[head.key] = _Entry(head.key, response, size, until)
+        entry = self._entries[key] = _Entry(key, response, size, until)
         self._bytes += size
-        self._remember(request, entry, head)
+        self._remember(_key(request, identity), entry, head)
         self._evict()
 
     def _evict(self) -> None:
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._entries.values())))
 
-    def _remember(self, request: bytes, entry: _Entry, head: RequestHead) -> Repetitions | None:
+    def _remember(self, request: _Key, entry: _Entry, head: RequestHead) -> Repetitions | None:
         """Recognize a request by its bytes from now on; return None if it cannot be."""
         if not head.is_repeatable or len(entry.requests) >= _MAX_REQUESTS:
             return None
         entry.requests.append(request)
-        entry.size += len(request) + REQUEST_BYTES
-        self._bytes += len(request) + REQUEST_BYTES
+        size = REQUEST_BYTES + (len(request) if isinstance(request, bytes) else sum(map(len, request)))
+        entry.size += size
+        self._bytes += size
         repetitions = Repetitions()
         self._by_request[request] = entry, head, repetitions
         return repetitions
@@ -244,6 +253,11 @@ class ResponseCache:
             self._bytes -= entry.size
             for request in entry.requests:
                 del self._by_request[request]
+
+
+def _key(content: bytes, identity: bytes) -> _Key:
+    # A pair, because the sum of both could be the bytes of another request.
+    return (content, identity) if identity else content
 
 
 def _is_complete(request: bytes, sent: bytes, file: FileSlice | None) -> bool:

@@ -330,7 +330,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             sent, file = sock.end_copy()
         if sent is not None:
-            self._cache.add(head, sent, made_of, sock.exchange, file)
+            self._cache.add(head, sent, made_of, sock.exchange, file, sock.identity)
 
     def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one misses; leave that one to gunicorn."""
@@ -343,7 +343,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if received is None:
                 return
             began = time.perf_counter()
-            hit = self._cache.find(received) if self._cache and self._may_use_cache else None
+            hit = self._cache.find(received, client.identity) if self._cache and self._may_use_cache else None
             if hit is None:
                 client.give_head(received)
                 if is_first and client.has_head:
@@ -456,6 +456,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         try:
             with self._waiting(client):
                 client.do_handshake()
+                client.identify()
                 is_done = True
         except OSError as error:
             self.log.debug("TLS handshake with %s failed: %s", client.address, error)

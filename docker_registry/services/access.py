@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from docker_registry.config.schema import Auth, Config, TokenServer
-from docker_registry.errors import ConfigError
+from docker_registry.config.schema import Config, TokenServer
 from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.services.logins import open_logins
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.auth.external.external_tokens import ExternalTokens
-    from docker_registry.auth.external.workloads import Workloads
     from docker_registry.auth.privileged_key import PrivilegedKey
     from docker_registry.auth.tokens.tokens import Tokens
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -24,7 +24,8 @@ def has_access_control(config: Config) -> bool:
     """Return whether a registry knows users or rules, so that not everyone may do everything."""
     auth = config.auth
     files = auth.htpasswd is not None or auth.rules is not None
-    return files or auth.token.realm is not None or bool(auth.oidc)
+    others = (auth.token.realm, auth.certificate_name, auth.ldap.url)
+    return files or any(each is not None for each in others) or bool(auth.oidc)
 
 
 def open_tokens(config: Config, registry: OciRegistry) -> Tokens:
@@ -57,28 +58,46 @@ def open_privileged_key(config: Config) -> PrivilegedKey | None:
     return PrivilegedKey(config.privileged_key, config.privileged_key_hashes)
 
 
-def restrict(config: Config, registry: OciRegistry, legacy: LegacyRegistry | None) -> AccessControl | None:
-    """Apply the configured access control to a registry."""
+def restrict(
+    config: Config,
+    registry: OciRegistry,
+    legacy: LegacyRegistry | None,
+    on_reload: Callable[[str], object] = lambda _: None,
+) -> AccessControl | None:
+    """
+    Apply the configured access control to a registry.
+
+    Args:
+        on_reload: called with a sentence when users or rules were reloaded.
+
+    Raises:
+        ConfigError: a setting is invalid, or a file cannot be used.
+    """
     if not has_access_control(config):
         if config.privileged_key is not None and config.standalone:
             logger.warning("privileged_key has no effect: there is no access control (auth)")
         return None
     # PyJWT and cryptography take time to import.
     from docker_registry.auth.access_control import AccessControl, ImageGrant
-    from docker_registry.auth.users.robots import Robots
+    from docker_registry.auth.rules import rules
+    from docker_registry.auth.watched_file import WatchedFile
+
+    rules_file = None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse, on_reload)
+
+    def groups() -> frozenset[str]:
+        return frozenset() if rules_file is None else rules_file.get().named_groups
 
     control = AccessControl(
         registry.access.policy,
-        htpasswd_file=config.auth.htpasswd,
-        rules_file=config.auth.rules,
+        logins=open_logins(config, registry.driver, groups, on_reload),
+        rules_file=rules_file,
         tokens=open_tokens(config, registry) if config.auth.token.realm is None else None,
         external_tokens=_open_external_tokens(config.auth.token),
-        robots=Robots(registry.driver),
-        workloads=_open_workloads(config.auth),
         privileged_key=open_privileged_key(config),
     )
     registry.access.policy = control.policy
     if legacy is not None:
+        legacy.image_memberships.is_maintained = True
         image_tokens = legacy.tokens
 
         def read(header: str) -> ImageGrant | None:
@@ -110,32 +129,3 @@ def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:
         algorithms=section.signingalgorithms,
     )
     return external_tokens.ExternalTokens(server, keys)
-
-
-def _open_workloads(auth: Auth) -> Workloads | None:
-    """
-    Return what verifies tokens of workloads; None if no issuer is configured.
-
-    Raises:
-        ConfigError: a setting is invalid, or a file of keys cannot be used.
-    """
-    if not auth.oidc:
-        return None
-    if auth.token.realm is not None:
-        raise ConfigError("auth.oidc needs the registry's own tokens, which auth.token replaces")
-    from docker_registry.auth.external.workloads import Issuer, Workloads
-
-    return Workloads(
-        [
-            Issuer(
-                url=item.issuer,
-                audience=item.audience,
-                match=item.match,
-                name=item.as_,
-                groups=item.groups,
-                ca=item.ca,
-                jwks_file=item.jwks_file,
-            )
-            for item in auth.oidc
-        ]
-    )

@@ -59,7 +59,10 @@ def open_metrics(config: Config, metrics_collector: MetricsCollector) -> ServerM
     """
     if config.metrics_address:
         listener.open_socket(config.metrics_address).close()
+    return ServerMetrics(shared_folder(), metrics_collector.collect, by_repository=config.metrics_by_repository)
+
+
+def shared_folder() -> Path | None:
+    """Return the folder in memory that the workers of a server share; None outside of a server."""
     folder = os.environ.get(FOLDER_VARIABLE)
-    return ServerMetrics(
-        Path(folder) if folder else None, metrics_collector.collect, by_repository=config.metrics_by_repository
-    )
+    return Path(folder) if folder else None

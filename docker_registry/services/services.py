@@ -34,7 +34,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
 from docker_registry.services.access import restrict
 from docker_registry.services.mirrors import load_mirrors, open_mirror, open_v1_mirror, record_mirror
-from docker_registry.services.reporting import error_reporters, open_metrics
+from docker_registry.services.reporting import error_reporters, open_metrics, shared_folder
 from docker_registry.services.store import open_diff_queue, open_driver, search_database
 from docker_registry.tracing import open_tracing
 
@@ -187,6 +187,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         times = StorageTimes() if config.metrics or config.metrics_address else None
         inflight = InflightRequests()
         registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
+        if (folder := shared_folder()) is not None:
+            registry.tags.locks.share(folder / "tag-locks")
         legacy, derived, diff_queue = None, None, None
         if config.v1 if v1 is None else v1:
             diff_queue = open_diff_queue(config)
@@ -227,7 +229,9 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         return Services(
             config=config,
             registry=registry,
-            access_control=restrict(config, registry, legacy),
+            access_control=restrict(
+                config, registry, legacy, (lambda _: None) if audit is None else audit.record_housekeeping
+            ),
             legacy=legacy,
             body_memory=body_memory,
             audit=audit,

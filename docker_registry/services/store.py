@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from docker_registry import drivers
 from docker_registry.concurrency import RunBlocking
-from docker_registry.config.schema import Config, Redis
+from docker_registry.config.schema import Config
+from docker_registry.config.schema import Redis as RedisSection
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
-from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker
+from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker, OutOfMemory, Unavailable
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
 from docker_registry.drivers.store_identity import StoreIdentity
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
 
 #: The search database of a host without a local disk for its data.
@@ -101,7 +105,31 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     return RedisDiffQueue(connection.connect(address, "cache", timeout_seconds=TIMEOUT_SECONDS))
 
 
-def _redis_address(section: Redis) -> connection.RedisAddress:
+def open_shared_redis(config: Config) -> Callable[[Callable[[Redis], Any]], Any] | None:
+    """
+    Return what runs work with the Redis for state that hosts share (``cache``); None without Redis.
+
+    The work's result is None while Redis is unavailable.
+
+    Raises:
+        ConfigError: the library for Redis is not installed.
+    """
+    address = _redis_address(config.cache)
+    if not address.is_set:
+        return None
+    circuit = CircuitBreaker(connection.connect(address, "cache", timeout_seconds=MAX_WAIT_SECONDS), str(address))
+
+    def call(work: Callable[[Redis], Any]) -> Any:
+        circuit.begin_request()
+        try:
+            return circuit.call(work)
+        except (Unavailable, OutOfMemory):
+            return None
+
+    return call
+
+
+def _redis_address(section: RedisSection) -> connection.RedisAddress:
     return connection.RedisAddress(
         **{entry.name: getattr(section, entry.name) for entry in fields(connection.RedisAddress)}
     )

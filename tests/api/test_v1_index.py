@@ -13,7 +13,7 @@ from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import build
-from tests.support.v1_images import make
+from tests.support.v1_images import chain, make
 
 BASE, TOP, OTHER, PARENT = make(9300), make(9301, make(9300)), make(9302), make(9303)
 
@@ -168,14 +168,12 @@ class TestAToken:
 
 class TestTheIndex:
     def test_is_asked_once_for_a_push_and_may_stop_during_it(self, app, index):
-        images = [make(9310)]
-        for number in range(9311, 9320):
-            images.append(make(number, images[-1]))
+        images = chain(300, first=9310)
         index.images["acme/web"] = [image.text for image in images]
         write = index.token("acme/web", "write")
-        assert [] == push(app, write, *images[:5])
+        assert [] == push(app, write, *images[:150])
         index.status = 503
-        assert [] == push(app, write, *images[5:])
+        assert [] == push(app, write, *images[150:])
         assert 200 == set_tag(app, write, images[-1])
         assert ["/v1/repositories/acme/web/images"] == index.requests
 

@@ -52,7 +52,7 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
         kind = _field(form, "grant_type")
         if kind == "password":
             name, password = _field(form, "username"), _field(form, "password")
-            client = control.log_in(name, password, origin.address(), for_token=True)
+            client = control.logins.log_in(name, password, origin.address(), for_token=True)
             is_offline = _field(form, "access_type") == "offline"
             refresh = _refresh_token(client, _field(form, "client_id")) if is_offline else None
         elif kind == "refresh_token":
@@ -64,13 +64,13 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
         return _response(client, form.get("scope", []), refresh)
 
     def _refresh_token(client: Client, name: str) -> str | None:
-        version = None if client.is_anonymous else control.user_version(client.name)
+        version = None if client.is_anonymous else control.logins.user_version(client.name)
         return None if version is None else tokens.refresh.issue(client.name, name, version)
 
     def _response(client: Client, wanted: Sequence[str], refresh: str | None) -> Response:
         grant = control.grant(client, parse_scopes(wanted))
         user = "" if client.is_anonymous else client.name
-        version = client.version or control.user_version(user) or ""
+        version = client.version or control.logins.user_version(user) or ""
         issued = tokens.access.issue(user, version, grant, client.groups, client.expires)
         issued_at = datetime.fromtimestamp(issued.issued_at, timezone.utc)
         content: dict[str, Any] = {

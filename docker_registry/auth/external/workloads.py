@@ -17,17 +17,15 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
 from docker_registry.auth.external import https_documents
 from docker_registry.auth.external.key_sets import FileKeys, KeySource, parse_jwks
+from docker_registry.auth.external.names import is_identity
 from docker_registry.auth.external.remote_keys import RemoteKeys
 from docker_registry.auth.tokens import json_web_tokens
 from docker_registry.auth.tokens.json_web_tokens import ALGORITHMS, SKEW_SECONDS
-from docker_registry.auth.users.htpasswd import RESERVED
-from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
 from docker_registry.errors import AuthorityUnavailable, ConfigError, Unauthorized
 
 #: Begins the version of an identity in access tokens.
@@ -41,7 +39,6 @@ MAX_WILDCARDS: Final = 4
 
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _REQUIRED: Final = ("iss", "aud", "exp", "iat")
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+:/-]{0,254}")
 _CLAIM: Final = re.compile(r"\$\{([A-Za-z0-9_.:/-]{1,128})\}")
 _WILDCARDS: Final = re.compile(r"(\*\*|\*)")
 
@@ -151,7 +148,7 @@ class Issuer:
             return texts[0]
 
         name = _CLAIM.sub(value, self._name)
-        if not _NAME.fullmatch(name) or name in RESERVED or name.startswith(ROBOT_PREFIX) or _is_network(name):
+        if not is_identity(name):
             raise json_web_tokens.invalid("its claims make no name that rules can contain")
         return name
 
@@ -237,11 +234,3 @@ def _texts(claim: object) -> list[str]:
     """Return the texts of a claim, which may be a list; booleans and whole numbers as JSON writes them."""
     values = claim if isinstance(claim, list) else [claim]
     return [value if isinstance(value, str) else json.dumps(value) for value in values if isinstance(value, str | int)]
-
-
-def _is_network(name: str) -> bool:
-    try:
-        ip_network(name, strict=False)
-    except ValueError:
-        return False
-    return True

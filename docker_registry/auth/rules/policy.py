@@ -8,7 +8,6 @@ from typing import Final
 from docker_registry.auth.client import Client
 from docker_registry.auth.rules.patterns import Pattern
 from docker_registry.auth.rules.rules import Rule, Rules
-from docker_registry.auth.tokens.scopes import NEEDED
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import LIBRARY, Digest, ImageRepositoryName, RepositoryName, Tag
@@ -43,10 +42,8 @@ class RulesPolicy:
         return all(rules.may_some(client, action, name) for rules in self._all(client))
 
     def allows_everywhere(self, client: Client, action: Action) -> bool:
-        """Return whether a client may perform an action in every repository; of tokens, those of API V1 allow that."""
-        if client.grant is not None and NEEDED.get(action) not in client.grant.image_actions:
-            return False
-        return all(rules.allows_everywhere(client, action) for rules in self._all(client))
+        """Return whether a client may perform an action in every repository; a token never allows that."""
+        return client.grant is None and all(rules.allows_everywhere(client, action) for rules in self._all(client))
 
     def _all(self, client: Client) -> tuple[Rules, ...]:
         """Return the rules that must all allow what a client does."""
@@ -69,7 +66,7 @@ class RulesPolicy:
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
-        if client.grant is not None or not self.allows_everywhere(client, Action.PULL):
+        if not self.allows_everywhere(client, Action.PULL):
             return None
         return self._unrestricted.hidden_repositories(principal) if client.is_anonymous else ()
 
@@ -84,6 +81,8 @@ class RulesPolicy:
     def pull_prefixes(self, principal: Principal) -> Sequence[str] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)
+        if client.grant is not None:
+            return sorted(client.grant.granted)
         return (self._rules_for(client) if client.limits is None else client.limits).pull_prefixes(client)
 
     def tag_filter(self, principal: Principal, name: Repository) -> Callable[[str], bool] | None:

@@ -93,11 +93,13 @@ class Rules:
 
     Attributes:
         has_networks: whether a decision may depend on the client's address.
+        named_groups: the groups that rules name.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._rules = tuple(rules)
         self.has_networks = any(rule.networks for rule in self._rules)
+        self.named_groups = frozenset[str]().union(*(rule.groups for rule in self._rules))
         # By the literal prefix of each repository pattern, so that few patterns are compared with a name.
         self._by_prefix: dict[str, list[tuple[Pattern, Rule]]] = {}
         self._of_users: list[tuple[Pattern, Rule]] = []

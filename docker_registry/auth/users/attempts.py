@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
-from typing import Final
+from typing import Final, Protocol
 
 from docker_registry.auth.client import Address
+from docker_registry.auth.users.failure_table import FailureTable
+from docker_registry.errors import TooManyAttempts
 
 #: Failures of one account from one network that are allowed in a row, and the time after which one is forgiven.
 ACCOUNT_FAILURES: Final = 10
@@ -16,8 +17,19 @@ ACCOUNT_FAILURES: Final = 10
 NETWORK_FAILURES: Final = 50
 FORGIVEN_EVERY_SECONDS: Final = 6.0
 
-#: Number of accounts and networks that are remembered; the ones whose last failure is oldest are forgotten first.
-MAX_ENTRIES: Final = 20_000
+_LIMITS: Final = (ACCOUNT_FAILURES, NETWORK_FAILURES)
+
+
+class HostFailures(Protocol):
+    """The failures on all hosts of a registry, by keys."""
+
+    def left(self, names: Sequence[str]) -> list[float]:
+        """Return the seconds until all failures of each key are forgiven."""
+        ...
+
+    def add(self, names: Sequence[str], seconds: float, most: Sequence[float]) -> None:
+        """Add seconds to each key, up to the most seconds from now of each."""
+        ...
 
 
 class Attempts:
@@ -28,35 +40,59 @@ class Attempts:
     IPv6 address, and the whole IPv4 address.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        table: FailureTable | None = None,
+        hosts: HostFailures | None = None,
+    ) -> None:
         """
         Args:
-            now: a monotonic clock; returns seconds.
+            now: a monotonic clock that all workers share; returns seconds.
+            table: the failures that the workers of a server share; by default, of this process.
+            hosts: the failures that all hosts share; None for a single host.
         """
         self._now = now
-        # The time at which all failures of a key are forgiven.
-        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._table = FailureTable() if table is None else table
+        self._hosts = hosts
 
     def wait_seconds(self, name: str, address: Address | None) -> int:
         """Return the seconds until the next attempt is allowed; 0 if it is allowed now."""
-        now = self._now()
-        waits = (
-            self._until.get(key, now) - now - (limit - 1) * FORGIVEN_EVERY_SECONDS
-            for key, limit in _keys(name, address)
-        )
-        longest = max(waits)
-        return 0 if longest <= 0 else int(longest) + 1
+        now, keys = self._now(), _keys(name, address)
+        wait = _longest([self._table.get(key) - now for key in keys])
+        if not wait and self._hosts is not None:
+            wait = _longest(self._hosts.left(keys))
+        return wait
+
+    def check(self, name: str, address: Address | None) -> None:
+        """
+        Raises:
+            TooManyAttempts: the next attempt is not allowed yet.
+        """
+        wait = self.wait_seconds(name, address)
+        if wait:
+            raise TooManyAttempts(retry_after_seconds=wait)
 
     def fail(self, name: str, address: Address | None) -> None:
         """Record a failed login."""
-        now = self._now()
-        for key, limit in _keys(name, address):
-            until = max(self._until.pop(key, now), now) + FORGIVEN_EVERY_SECONDS
-            self._until[key] = min(until, now + limit * FORGIVEN_EVERY_SECONDS)
-        while len(self._until) > MAX_ENTRIES:
-            self._until.popitem(last=False)
+        now, keys = self._now(), _keys(name, address)
+        most = [limit * FORGIVEN_EVERY_SECONDS for limit in _LIMITS]
+        for key, seconds in zip(keys, most, strict=True):
+            self._table.raise_to(key, now, FORGIVEN_EVERY_SECONDS, seconds)
+        if self._hosts is not None:
+            self._hosts.add(keys, FORGIVEN_EVERY_SECONDS, most)
+
+    def __len__(self) -> int:
+        return len(self._table)
 
 
-def _keys(name: str, address: Address | None) -> tuple[tuple[tuple[str, str], int], ...]:
+def _longest(left: Sequence[float]) -> int:
+    """Return the seconds until an attempt is allowed, given those until all failures of each key are forgiven."""
+    waits = [seconds - (limit - 1) * FORGIVEN_EVERY_SECONDS for seconds, limit in zip(left, _LIMITS, strict=True)]
+    return 0 if max(waits) <= 0 else int(max(waits)) + 1
+
+
+def _keys(name: str, address: Address | None) -> tuple[str, str]:
+    """Return the keys of account and network, and of the network alone."""
     network = "" if address is None else str(ip_network((address, 64 if address.version == 6 else 32), strict=False))
-    return ((name[:128], network), ACCOUNT_FAILURES), (("", network), NETWORK_FAILURES)
+    return f"{network} {name[:128]}", network

@@ -23,7 +23,7 @@ from docker_registry.auth.client import Address
 from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.htpasswd import COST, MAX_PASSWORD_BYTES
 from docker_registry.concurrency import run_in_thread
-from docker_registry.errors import Overloaded, TooManyAttempts
+from docker_registry.errors import Overloaded
 
 #: Time for which a correct password is remembered.
 REMEMBERED_SECONDS: Final = 300.0
@@ -41,15 +41,21 @@ MAX_WAITING: Final = 64
 class Passwords:
     """Verifies passwords against bcrypt hashes."""
 
-    def __init__(self, users: Callable[[], Mapping[str, bytes]], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        users: Callable[[], Mapping[str, bytes]],
+        now: Callable[[], float] = time.monotonic,
+        attempts: Attempts | None = None,
+    ) -> None:
         """
         Args:
             users: returns the current hashes, by user name.
             now: a monotonic clock; returns seconds.
+            attempts: limits failed logins; by default those of this process.
         """
         self._users = users
         self._now = now
-        self._attempts = Attempts(now)
+        self._attempts = Attempts(now) if attempts is None else attempts
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._wrong: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
@@ -76,22 +82,17 @@ class Passwords:
         known = self._recall(mark, expected)
         if known is not None:
             return known
-        self._check_attempts(name, address)
+        self._attempts.check(name, address)
         with self._one_at_a_time():
             known = self._recall(mark, expected)  # another request may have verified it meanwhile
             if known is not None:
                 return known
-            self._check_attempts(name, address)
+            self._attempts.check(name, address)
             is_right = run_in_thread(_check, content, stored or self._decoy_for(users)) and stored is not None
             if not is_right:
                 self._attempts.fail(name, address)
             self._remember(self._right if is_right else self._wrong, mark, expected)
         return is_right
-
-    def _check_attempts(self, name: str, address: Address | None) -> None:
-        wait = self._attempts.wait_seconds(name, address)
-        if wait:
-            raise TooManyAttempts(retry_after_seconds=wait)
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

@@ -9,9 +9,16 @@ from docker_registry.auth import credentials
 from docker_registry.auth.client import parse_address
 from docker_registry.auth.users import attempts, passwords
 from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.failure_table import MAX_ENTRIES, FailureTable
 from docker_registry.auth.users.passwords import Passwords
+from docker_registry.auth.users.redis_failures import RedisFailures
+from docker_registry.config.schema import Cache, Config
 from docker_registry.errors import TooManyAttempts, Unauthorized
+from docker_registry.services.store import open_shared_redis
 from tests.support.clock import Clock
+from tests.support.servers.redis import PASSWORD, redis_server
+
+__all__ = ["redis_server"]
 
 HERE, THERE = parse_address("192.0.2.1"), parse_address("192.0.2.2")
 
@@ -130,9 +137,38 @@ class TestFailedLogins:
 
     def test_are_counted_in_bounded_memory(self, clock):
         counted = Attempts(clock)
-        for number in range(attempts.MAX_ENTRIES + 100):
+        for number in range(MAX_ENTRIES + 100):
             counted.fail(f"user{number}" + "x" * 1000, HERE)
-        assert len(counted._until) <= attempts.MAX_ENTRIES
+        assert attempts.NETWORK_FAILURES < len(counted) <= MAX_ENTRIES
+
+
+class TestFailuresOnSeveralWorkersAndHosts:
+    def test_are_counted_together_by_the_workers_of_a_server(self, users, clock, checks, tmp_path):
+        workers = [
+            Passwords(lambda: users, clock, Attempts(clock, FailureTable(tmp_path / "failures"))) for _ in range(2)
+        ]
+        for number in range(attempts.ACCOUNT_FAILURES):
+            assert not workers[number % 2].verify("alice", f"wrong{number}", HERE)
+        for worker in workers:
+            with pytest.raises(TooManyAttempts):
+                worker.verify("alice", "another", HERE)
+        assert attempts.ACCOUNT_FAILURES == len(checks)
+        assert workers[0].verify("alice", "right", THERE)
+
+    def test_are_counted_together_by_hosts_with_redis(self, users, checks, redis_server):
+        pytest.importorskip("redis", reason="redis is not installed")
+        call = open_shared_redis(Config(cache=Cache(host="127.0.0.1", port=redis_server.port, password=PASSWORD)))
+        hosts = [Passwords(lambda: users, attempts=Attempts(hosts=RedisFailures(call))) for _ in range(2)]
+        for number in range(attempts.ACCOUNT_FAILURES):
+            assert not hosts[number % 2].verify("alice", f"wrong{number}", HERE)
+        for host in hosts:
+            with pytest.raises(TooManyAttempts) as raised:
+                host.verify("alice", "another", HERE)
+            assert 0 < raised.value.retry_after_seconds <= attempts.FORGIVEN_EVERY_SECONDS + 1
+        assert attempts.ACCOUNT_FAILURES == len(checks)
+        away = open_shared_redis(Config(cache=Cache(host="127.0.0.1", port=1)))
+        alone = Passwords(lambda: users, attempts=Attempts(hosts=RedisFailures(away)))
+        assert not alone.verify("alice", "yet another", HERE)  # without Redis each server counts its own
 
 
 class TestAnAuthorizationHeader:

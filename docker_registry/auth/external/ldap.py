@@ -1,0 +1,205 @@
+"""
+Users of an LDAP directory (RFC 4511): their passwords are verified by a bind, their groups found by a search.
+
+A correct password is remembered for five minutes with the groups of its user, as a keyed hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from docker_registry.auth.external.ldap_directory import DN, USER, Directory
+from docker_registry.auth.users import htpasswd
+from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
+
+if TYPE_CHECKING:
+    from ldap3 import Connection
+
+logger = logging.getLogger(__name__)
+
+#: Begins the version of an identity in tokens.
+VERSION_PREFIX: Final = "ldap:"
+
+#: Time for which a correct password and the groups of its user are remembered, and their maximum number.
+REMEMBERED_SECONDS: Final = 300.0
+MAX_REMEMBERED: Final = 10_000
+
+#: Time for each step: connecting, and each answer.
+TIMEOUT_SECONDS: Final = 5
+
+#: Logins that may use the directory at the same time, and that may wait for it; more are answered 503.
+MAX_CONNECTIONS: Final = 4
+MAX_WAITING: Final = 64
+
+#: Maximum number of groups of a user that are read.
+MAX_GROUPS: Final = 500
+
+
+class LdapUsers:
+    """
+    The users of a directory.
+
+    Attributes:
+        version: changes with the settings of the directory.
+    """
+
+    def __init__(self, directory: Directory, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            now: a monotonic clock; returns seconds.
+        """
+        self._directory = directory
+        self._now = now
+        self._key = secrets.token_bytes(32)
+        self._right: OrderedDict[bytes, tuple[frozenset[str], float]] = OrderedDict()
+        self._connections = threading.Semaphore(MAX_CONNECTIONS)
+        self._waiting = 0
+        found = [directory.host, directory.user_base, directory.user_filter, directory.group_base,
+                 directory.group_filter, directory.group_name]  # fmt: skip
+        self.version = VERSION_PREFIX + hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+    def recall(self, name: str, password: str) -> frozenset[str] | None:
+        """Return the groups of a user whose password was verified a short time ago; None for others."""
+        found = self._right.get(self._mark(name, password))
+        return found[0] if found is not None and self._now() < found[1] else None
+
+    def verify(self, name: str, password: str) -> frozenset[str] | None:
+        """
+        Return the groups of a user with this password; None if the name or the password is wrong.
+
+        Raises:
+            AuthorityUnavailable: the directory cannot be used.
+            Overloaded: too many logins are waiting for it.
+        """
+        if not _is_possible(name, password):
+            return None
+        with self._one_of_few():
+            groups = self.recall(name, password)  # another request may have verified it meanwhile
+            if groups is None:
+                groups = self._ask(name, password)
+        if groups is not None:
+            mark = self._mark(name, password)
+            self._right.pop(mark, None)
+            self._right[mark] = (groups, self._now() + REMEMBERED_SECONDS)
+            while len(self._right) > MAX_REMEMBERED:
+                self._right.popitem(last=False)
+        return groups
+
+    def _mark(self, name: str, password: str) -> bytes:
+        content = name.encode("utf-8", "replace") + b"\0" + password.encode("utf-8", "surrogateescape")
+        return hmac.digest(self._key, content, hashlib.sha256)
+
+    @contextmanager
+    def _one_of_few(self) -> Iterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded
+        self._waiting += 1
+        try:
+            with self._connections:
+                yield
+        finally:
+            self._waiting -= 1
+
+    def _ask(self, name: str, password: str) -> frozenset[str] | None:
+        from ldap3.core.exceptions import LDAPException
+
+        try:
+            return self._log_in(name, password)
+        except (LDAPException, OSError) as error:
+            logger.error("the LDAP directory cannot be used: %s", type(error).__name__)
+            raise AuthorityUnavailable("The LDAP directory cannot be used.") from None
+
+    def _log_in(self, name: str, password: str) -> frozenset[str] | None:
+        from ldap3.utils.conv import escape_filter_chars
+
+        place = self._directory
+        with self._bound(place.bind_dn, place.bind_password() if place.bind_dn else None) as searching:
+            if searching is None:
+                logger.error("the LDAP directory refuses the account %s", place.bind_dn)
+                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+            user = escape_filter_chars(name)
+            found = self._search(searching, place.user_base, place.user_filter.replace(USER, user), [], 2)
+            # Unknown users are bound too, in vain, so that they take as long as a wrong password.
+            dn = found[0]["dn"] if len(found) == 1 else f"cn={secrets.token_hex(8)},{place.user_base}"
+            if len(found) > 1:
+                logger.error("the LDAP directory has several users %s", name)
+            with self._bound(dn, password) as bound:
+                if bound is None or len(found) != 1:
+                    return None
+            return self._groups(searching, name, dn)
+
+    def _groups(self, connection: Connection, name: str, dn: str) -> frozenset[str]:
+        from ldap3.utils.conv import escape_filter_chars
+
+        place = self._directory
+        if place.group_base is None:
+            return frozenset()
+        wanted = place.group_filter.replace(USER, escape_filter_chars(name)).replace(DN, escape_filter_chars(dn))
+        entries = self._search(connection, place.group_base, wanted, [place.group_name], MAX_GROUPS)
+        values = (value for entry in entries for value in entry["raw_attributes"].get(place.group_name, ()))
+        return frozenset(value.decode("utf-8", "replace") for value in values)
+
+    def _search(self, connection: Connection, base: str, wanted: str, names: list[str], most: int) -> list[Any]:
+        """
+        Return the entries that a filter selects.
+
+        Raises:
+            AuthorityUnavailable: the directory refuses the search.
+        """
+        from ldap3 import SUBTREE
+        from ldap3.core import results
+
+        connection.search(base, wanted, SUBTREE, attributes=names, size_limit=most, time_limit=TIMEOUT_SECONDS)
+        accepted = (results.RESULT_SUCCESS, results.RESULT_SIZE_LIMIT_EXCEEDED, results.RESULT_NO_SUCH_OBJECT)
+        if connection.result["result"] not in accepted:
+            logger.error("the LDAP directory refuses the search: %s", connection.result["description"])
+            raise AuthorityUnavailable("The LDAP directory cannot be used.")
+        return [entry for entry in connection.response or () if entry["type"] == "searchResEntry"]
+
+    @contextmanager
+    def _bound(self, dn: str | None, password: str | None) -> Iterator[Connection | None]:
+        """Connect and bind; the connection is None if the directory refuses the account."""
+        from ldap3 import ANONYMOUS, NONE, SIMPLE, Connection, Server, Tls
+
+        place = self._directory
+        ca = None if place.ca is None else str(place.ca)
+        tls = Tls(validate=ssl.CERT_REQUIRED, version=None, ca_certs_file=ca)
+        server = Server(
+            place.host, place.port, use_ssl=place.security == "tls", tls=tls, get_info=NONE,
+            connect_timeout=TIMEOUT_SECONDS,
+        )  # fmt: skip
+        connection = Connection(
+            server, dn, password, authentication=ANONYMOUS if dn is None else SIMPLE, auto_referrals=False,
+            receive_timeout=TIMEOUT_SECONDS,
+        )  # fmt: skip
+        try:
+            connection.open()
+            if place.security == "starttls" and not connection.start_tls():
+                logger.error("the LDAP directory refuses StartTLS")
+                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+            yield connection if connection.bind() else None
+        finally:
+            connection.unbind()
+            if connection.socket is not None:  # ldap3 leaves it open after a failure
+                connection.socket.close()
+
+
+def _is_possible(name: str, password: str) -> bool:
+    """Return whether a user may have a name and a password; a bind without a password would always succeed."""
+    try:
+        htpasswd.check_name(name)
+        password.encode()
+    except (Invalid, UnicodeEncodeError):
+        return False
+    return bool(password) and "\0" not in password

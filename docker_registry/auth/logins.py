@@ -1,0 +1,163 @@
+"""Logins: who a client with a password, a robot's or a workload's token, or a certificate is."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from docker_registry.auth.client import Address, Client
+from docker_registry.auth.external.client_certificates import ClientCertificates
+from docker_registry.auth.external.ldap import LdapUsers
+from docker_registry.auth.external.workloads import Workloads
+from docker_registry.auth.external.workloads import is_token as is_workload_token
+from docker_registry.auth.users import htpasswd
+from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.passwords import Passwords
+from docker_registry.auth.users.robots import Robot, Robots
+from docker_registry.auth.users.robots import is_token as is_robot_token
+from docker_registry.auth.watched_file import WatchedFile
+from docker_registry.errors import Unauthorized
+
+logger = logging.getLogger(__name__)
+
+
+class Logins:
+    """
+    All ways to log in.
+
+    Attributes:
+        robots: tokens of programs; None if there are none.
+        workloads: programs that other services vouch for; None if there are none.
+        identifies_certificates: whether client certificates are an identity.
+    """
+
+    def __init__(
+        self,
+        htpasswd_file: Path | None = None,
+        *,
+        groups: Callable[[], frozenset[str]] = frozenset,
+        on_reload: Callable[[str], object] = lambda _: None,
+        robots: Robots | None = None,
+        workloads: Workloads | None = None,
+        attempts: Attempts | None = None,
+        certificates: ClientCertificates | None = None,
+        ldap: LdapUsers | None = None,
+    ) -> None:
+        """
+        Args:
+            htpasswd_file: users and their bcrypt hashes; None for no users.
+            groups: returns the groups that rules name; those of a directory are limited to them.
+            on_reload: called with a sentence when the file was reloaded.
+            attempts: limits failed logins; by default those of this process.
+            certificates: names the users of client certificates; None if these are no identity.
+            ldap: users of a directory, besides those of the file; None if there are none.
+
+        Raises:
+            ConfigError: the file cannot be read or used.
+        """
+        self._users = None if htpasswd_file is None else WatchedFile(htpasswd_file, htpasswd.parse, on_reload)
+        self._groups = groups
+        self._attempts = Attempts() if attempts is None else attempts
+        self._passwords = Passwords(self.users, attempts=self._attempts)
+        self._certificates = certificates
+        self._ldap = ldap
+        self.robots = robots
+        self.workloads = workloads
+        self.identifies_certificates = certificates is not None
+
+    def users(self) -> Mapping[str, bytes]:
+        """Return the current bcrypt hashes, by user name."""
+        return {} if self._users is None else self._users.get()
+
+    def log_in(self, name: str, password: str, address: Address | None, *, for_token: bool = False) -> Client:
+        """
+        Return the client that a name and a password belong to.
+
+        If the password is the token of a robot or workload, the name is ignored.
+
+        Args:
+            for_token: whether the client requests a token, and may do so with that of a workload.
+
+        Raises:
+            Unauthorized: the name or the password is wrong.
+            TooManyAttempts: too many logins failed.
+            AuthorityUnavailable: the keys of the workload's issuer could not be fetched, or the directory not be asked.
+        """
+        if for_token and self.workloads is not None and is_workload_token(password):
+            return self._log_in_workload(self.workloads, password, address)
+        if self.robots is not None and is_robot_token(password):
+            robot = self.robots.verify(password)
+            if robot is None:
+                logger.warning("login failed: robot token of user %.64r from %s", name, address)
+                raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
+            return self.client(robot.principal, address)
+        if self._ldap is not None and name not in self.users():
+            return self._log_in_ldap(self._ldap, name, password, address)
+        if not self._passwords.verify(name, password, address):
+            raise _wrong_password(name, address)
+        return self.client(name, address)
+
+    def _log_in_ldap(self, ldap: LdapUsers, name: str, password: str, address: Address | None) -> Client:
+        groups = ldap.recall(name, password)
+        if groups is None:
+            self._attempts.check(name, address)
+            groups = ldap.verify(name, password)
+            if groups is None:
+                self._attempts.fail(name, address)
+                raise _wrong_password(name, address)
+        return Client(name, groups & self._groups(), address, version=ldap.version)
+
+    def _log_in_workload(self, workloads: Workloads, text: str, address: Address | None) -> Client:
+        try:
+            found = workloads.verify(text)
+            if found.name in self.users():
+                raise Unauthorized("The token is not valid: it has the name of a user.", error="invalid_token")
+        except Unauthorized as error:
+            logger.warning("login failed: token of a workload from %s: %s", address, error.sentence)
+            raise
+        return Client(found.name, found.groups, address, expires=found.expires, version=found.version)
+
+    def identify(self, certificate: Mapping[str, Any], address: Address | None) -> Client:
+        """Return the client of a certificate: a user of the file, or one that only certificates name."""
+        if self._certificates is None:
+            raise Unauthorized
+        try:
+            found = self._certificates.identify(certificate)
+        except Unauthorized as error:
+            logger.warning("login failed: client certificate from %s: %s", address, error.sentence)
+            raise
+        version = "" if found.name in self.users() else self._certificates.version
+        return Client(found.name, address=address, expires=found.expires, version=version)
+
+    def user_version(self, name: str) -> str | None:
+        """Return a text that changes with the password of a user or robot; None if there is none of this name."""
+        robot = self._robot(name)
+        if robot is not None:
+            return robot.version
+        stored = self.users().get(name)
+        return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
+
+    def is_current(self, name: str, version: str) -> bool:
+        """Return whether a version in a token is that of a user, or of all users from certificates or a directory."""
+        known = self.user_version(name)
+        if known is not None:
+            return known == version
+        return any(others is not None and others.version == version for others in (self._certificates, self._ldap))
+
+    def client(self, name: str, address: Address | None) -> Client:
+        """Return the client of a user or robot that is known."""
+        robot = self._robot(name)
+        if robot is None:
+            return Client(name, address=address)
+        return Client(name, address=address, limits=robot.limits, expires=robot.expires)
+
+    def _robot(self, name: str) -> Robot | None:
+        return None if self.robots is None else self.robots.find(name)
+
+
+def _wrong_password(name: str, address: Address | None) -> Unauthorized:
+    logger.warning("login failed: user %.64r from %s", name, address)
+    return Unauthorized("The user name or the password is wrong.")

@@ -1,0 +1,166 @@
+"""Users of an LDAP directory, with a real one: OpenLDAP's slapd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from docker_registry.app import create_app
+from docker_registry.auth.external.ldap import REMEMBERED_SECONDS, LdapUsers
+from docker_registry.auth.external.ldap_directory import Directory
+from docker_registry.auth.users import attempts
+from docker_registry.config.schema import Auth, Config, Ldap
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import AuthorityUnavailable, ConfigError
+from docker_registry.services import build
+from tests.support.access import settings
+from tests.support.clock import Clock
+from tests.support.processes import free_port
+from tests.support.servers import slapd
+
+RULES = """rules:
+  - {repositories: ["dev/**"], who: ["@dev"], allow: [pull, push]}
+  - {repositories: ["ops/**"], who: ["@ops", dora], allow: [pull]}"""
+
+#: What a directory with defaults needs, for settings that are not correct.
+GOOD = {"url": "ldaps://ldap.example.com", "user_base": "ou=people,dc=example,dc=com"}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    people = {"carol": ("dev", "everyone"), "dora": ("everyone",), "alice": ("dev",), "eve*": ()}
+    with slapd.directory(tmp_path_factory.mktemp("slapd"), people) as directory:
+        yield directory
+
+
+def parsed(**changed):
+    section = Ldap(**changed)
+    return Directory.parse(**{name: getattr(section, name) for name in Ldap.__dataclass_fields__})
+
+
+def make_app(folder, directory, **changed):
+    """Make the application of a registry in which alice has a password of her own too."""
+    settings(folder, RULES, ("alice",))
+    section = Auth(
+        htpasswd=folder / "users", rules=folder / "rules.yml", ldap=Ldap(**{**directory.settings, **changed})
+    )
+    return create_app(build(Config(storage="memory", auth=section), MemoryDriver())).test_client()
+
+
+@pytest.fixture(scope="module")
+def app(directory, tmp_path_factory):
+    return make_app(tmp_path_factory.mktemp("ldap"), directory)
+
+
+def status(app, name, path, password=None):
+    return app.get(path, auth=(name, password or f"pw-{name}")).status_code
+
+
+class TestAUserOfTheDirectory:
+    def test_may_do_what_the_rules_allow_name_and_groups(self, app):
+        assert [404, 403] == [status(app, "carol", f"/v2/{name}/x/tags/list") for name in ("dev", "ops")]
+        assert [403, 404] == [status(app, "dora", f"/v2/{name}/x/tags/list") for name in ("dev", "ops")]
+
+    def test_gets_access_tokens_that_carry_the_groups_and_no_refresh_token(self, app):
+        query = "/v2/token?scope=repository:dev/x:pull,push&offline_token=true"
+        document = app.get(query, auth=("carol", "pw-carol")).get_json()
+        assert "repository:dev/x:pull,push" == document["scope"]
+        assert "refresh_token" not in document
+        headers = {"Authorization": f"Bearer {document['token']}"}
+        assert 404 == app.get("/v2/dev/x/tags/list", headers=headers).status_code
+        form = {"grant_type": "password", "username": "dora", "password": "pw-dora", "scope": "repository:ops/x:pull"}
+        assert "repository:ops/x:pull" == app.post("/v2/token", data=form).get_json()["scope"]
+
+    def test_is_overruled_by_the_file_of_users(self, app):
+        assert 200 == status(app, "alice", "/v2/")
+        assert 403 == status(app, "alice", "/v2/dev/x/tags/list")  # the group is the directory's
+
+    def test_pushes_by_api_v1_with_a_token(self, app):
+        answer = app.put("/v1/repositories/dev/old", data="[]", auth=("carol", "pw-carol"))
+        headers = {"Authorization": answer.headers["X-Docker-Token"]}
+        assert 404 == app.get("/v1/repositories/dev/old/tags/x", headers=headers).status_code
+
+
+class TestALogin:
+    @pytest.mark.parametrize(
+        ("name", "password"),
+        [("carol", "wrong"), ("carol", ""), ("nobody", "pw-nobody"), ("*", "pw-carol"), ("eve*", "pw-eve*"),
+         ("carol)(uid=*", "pw-carol"), ("registry", "pw-registry"), ("carol", "\udcff"), ("carol", "a\0b")],
+    )  # fmt: skip
+    def test_with_another_name_or_password_is_refused(self, directory, name, password):
+        assert LdapUsers(parsed(**directory.settings)).verify(name, password) is None
+
+    def test_that_fails_too_often_is_refused_before_the_directory_is_asked(self, directory, tmp_path):
+        app = make_app(tmp_path, directory)
+        assert 200 == status(app, "dora", "/v2/")
+        found = [status(app, "dora", "/v2/", f"guess{number}") for number in range(attempts.ACCOUNT_FAILURES + 2)]
+        assert [401] * attempts.ACCOUNT_FAILURES + [429] * 2 == found
+        assert 200 == status(app, "dora", "/v2/")  # remembered
+
+    def test_is_remembered_for_five_minutes(self, directory):
+        clock = Clock()
+        users = LdapUsers(parsed(**directory.settings), clock)
+        assert frozenset({"dev", "everyone"}) == users.verify("carol", "pw-carol")
+        assert frozenset({"dev", "everyone"}) == users.recall("carol", "pw-carol")
+        assert users.recall("carol", "wrong") is None
+        clock.now += REMEMBERED_SECONDS
+        assert users.recall("carol", "pw-carol") is None
+
+
+class TestAConnection:
+    def test_may_use_starttls(self, directory):
+        users = LdapUsers(
+            parsed(**directory.settings | {"url": f"ldap://127.0.0.1:{directory.port}", "starttls": True})
+        )
+        assert frozenset({"everyone"}) == users.verify("dora", "pw-dora")
+
+    def test_may_be_plain_by_a_setting_and_search_no_groups(self, directory):
+        plain = {"url": f"ldap://127.0.0.1:{directory.port}", "insecure": True, "group_base": None}
+        assert frozenset() == LdapUsers(parsed(**directory.settings | plain)).verify("dora", "pw-dora")
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"ca": None}, {"bind_password": "wrong"}, {"bind_dn": None, "bind_password": None}, {"url": "away"},
+         {"url": "plain"}, {"bind_password": None, "bind_password_file": "missing"}],
+        ids=["ca", "account", "anonymous", "away", "plain", "password file"],
+    )  # fmt: skip
+    def test_that_fails_is_a_503(self, directory, changed, tmp_path):
+        if "url" in changed:
+            changed = {"url": f"ldaps://127.0.0.1:{directory.port if changed['url'] == 'plain' else free_port()}"}
+        if "bind_password_file" in changed:
+            changed = changed | {"bind_password_file": tmp_path / "missing"}
+        if changed.get("bind_dn", "") is None:  # slapd hides everything from it
+            assert LdapUsers(parsed(**directory.settings | changed)).verify("carol", "pw-carol") is None
+            return
+        with pytest.raises(AuthorityUnavailable):
+            LdapUsers(parsed(**directory.settings | changed)).verify("carol", "pw-carol")
+        app = make_app(tmp_path, directory, **changed)
+        answer = app.get("/v2/", auth=("carol", "pw-carol"))
+        assert (503, "UNAVAILABLE") == (answer.status_code, json.loads(answer.data)["errors"][0]["code"])
+        assert 200 == status(app, "alice", "/v2/")
+
+
+class TestASetting:
+    @pytest.mark.parametrize(
+        ("changed", "sentence"),
+        [
+            ({"url": "ldap.example.com"}, "url must be"),
+            ({"url": "https://ldap.example.com"}, "url must be"),
+            ({"url": "ldaps://ldap.example.com:x"}, "url must be"),
+            ({"url": "ldap://ldap.example.com"}, "in clear"),
+            ({"user_base": None}, "user_base is not set"),
+            ({"bind_dn": "cn=x"}, "belong together"),
+            ({"bind_password": "x"}, "belong together"),
+            ({"user_filter": "(uid=x)"}, "user_filter must contain"),
+            ({"user_filter": "(uid={user}"}, "user_filter is not an LDAP filter"),
+            ({"group_base": "ou=groups", "group_filter": "(cn=x)"}, "group_filter must contain"),
+            ({"ca": Path("/nowhere")}, "cannot be read"),
+        ],
+    )
+    def test_that_is_wrong_stops_the_start(self, tmp_path, changed, sentence):
+        config = Config(storage="memory", auth=Auth(ldap=Ldap(**GOOD | changed)))
+        with pytest.raises(ConfigError, match=r"auth\.ldap") as raised:
+            build(config, MemoryDriver())
+        assert sentence in str(raised.value)
