@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from tests.support.registries import Registry
@@ -695,10 +694,16 @@ def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """Return what a module imports of the project, without the name of the package."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -715,8 +720,7 @@ def name(path):
 def resolved(path):
     """Return the modules that a module imports when it is itself imported: not in functions, nor for types only."""
     known = {name(each) for each in modules()}
-    tree = ast.parse(path.read_text())
-    for node in tree.body:
+    for node in parsed(path).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("docker_registry."):
             for alias in node.names:
                 target = f"{node.module}.{alias.name}".removeprefix("docker_registry.")
@@ -741,34 +745,48 @@ def top_level(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-class TestAModule:
-    def test_imports_only_what_it_may(self, path):
-        allowed = {*IMPORTS[top_level(path)], "__version__"}
-        for name in imports(path):
-            assert any(name == target or name.startswith(f"{target}.") for target in allowed), name
+class TestEveryModule:
+    def test_imports_only_what_it_may(self):
+        for path in modules():
+            allowed = {*IMPORTS[top_level(path)], "__version__"}
+            for name in imports(path):
+                assert any(name == target or name.startswith(f"{target}.") for target in allowed), (path, name)
 
-    def test_does_nothing_when_it_is_imported(self, path):
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Assert)
-        for node in ast.parse(path.read_text()).body:
-            if path.stem == "wsgi" or isinstance(node, allowed):
-                continue
-            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            is_guard = isinstance(node, ast.If) and ("TYPE_CHECKING" in ast.dump(node) or "__main__" in ast.dump(node))
-            assert is_docstring or is_guard or "sys" in ast.dump(node), ast.dump(node)[:200]
+    def test_does_nothing_when_it_is_imported(self):
+        for path in modules():
+            for node in parsed(path).body:
+                assert path.stem == "wsgi" or is_declaration(node), (path, ast.dump(node)[:200])
+
+
+def is_declaration(node):
+    """Return whether a statement of a module declares something and does nothing else."""
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign):
+        return True
+    is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    is_guard = isinstance(node, ast.If) and ("TYPE_CHECKING" in ast.dump(node) or "__main__" in ast.dump(node))
+    return isinstance(node, ast.Assert) or is_docstring or is_guard or "sys" in ast.dump(node)
 
 
 class TestTheDomain:
-    @pytest.mark.parametrize("name", DOMAIN)
-    def test_imports_only_what_it_may(self, name):
-        path = PACKAGE / "registry" / f"{name.replace('.', '/')}.py"
-        inside = {module(found) for found in imports(path) if found.startswith("registry.")}
-        assert inside <= DOMAIN[name]
+    def test_imports_only_what_it_may(self):
+        for name, allowed in DOMAIN.items():
+            path = PACKAGE / "registry" / f"{name.replace('.', '/')}.py"
+            inside = {module(found) for found in imports(path) if found.startswith("registry.")}
+            assert set() == inside - allowed, name
 
-    @pytest.mark.parametrize("name", DOMAIN)
-    def test_imports_only_parts_below_its_own(self, name):
-        for imported in DOMAIN[name]:
-            assert part(imported) in PARTS[part(name)], imported
+    def test_imports_only_parts_below_its_own(self):
+        for name, allowed in DOMAIN.items():
+            for imported in allowed:
+                assert part(imported) in PARTS[part(name)], (name, imported)
+
+    def test_changes_the_files_of_tags_in_one_place_for_each_api(self):
+        links, files = set(), set()
+        for path in (PACKAGE / "registry").rglob("*.py"):
+            calls = {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
+            links |= {name(path)} if "layout.tag_link" in calls else set()
+            files |= {name(path)} if "image_layout.tag" in calls else set()
+        assert {"registry.tag_links", "registry.tag_reservations"} == links
+        assert {"registry.v1.tag_files"} == files
 
     def test_is_listed_here_module_by_module(self):
         domain = PACKAGE / "registry"
@@ -804,11 +822,9 @@ class TestARegistryWithoutApiV1:
 
 
 class TestTheApi:
-    @pytest.mark.parametrize("path", sorted((PACKAGE / "api").rglob("*.py")), ids=lambda path: path.stem)
-    def test_names_the_actor_of_every_change(self, path):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call):
-                continue
+    def test_names_the_actor_of_every_change(self):
+        calls = (node for path in (PACKAGE / "api").rglob("*.py") for node in ast.walk(parsed(path)))
+        for node in (each for each in calls if isinstance(each, ast.Call)):
             method = ast.unparse(node.func).rpartition("registry.")[2].rpartition("legacy.")[2]
             if method in CHANGES:
                 assert "actor" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
@@ -832,12 +848,12 @@ class TestNoModule:
 
 
 class TestTheDrivers:
-    @pytest.mark.parametrize("name", DRIVERS)
-    def test_import_only_what_they_may(self, name):
-        paths = [*(PACKAGE / "drivers").glob(f"{name}.py"), *(PACKAGE / "drivers" / name).glob("*.py")]
-        assert paths
-        inside = {found.split(".")[1] for path in paths for found in imports(path) if found.startswith("drivers.")}
-        assert inside <= DRIVERS[name]
+    def test_import_only_what_they_may(self):
+        for name, allowed in DRIVERS.items():
+            paths = [*(PACKAGE / "drivers").glob(f"{name}.py"), *(PACKAGE / "drivers" / name).glob("*.py")]
+            assert paths, name
+            inside = {found.split(".")[1] for path in paths for found in imports(path) if found.startswith("drivers.")}
+            assert set() == inside - allowed, name
 
     def test_are_all_listed_here(self):
         assert set(DRIVERS) == {path.stem for path in (PACKAGE / "drivers").iterdir()} - {"__init__", "__pycache__"}
