@@ -114,13 +114,17 @@ def buildah(containers_environment):
     return Tool([require("buildah", "buildah")], containers_environment)
 
 
-@pytest.fixture(scope="session")
-def docker(tmp_path_factory):
-    """Docker, with its own daemon."""
+@contextlib.contextmanager
+def run_docker(folder, **settings):
+    """
+    Run Docker with its own daemon.
+
+    Args:
+        settings: of the daemon.
+    """
     require_root()
     program, daemon = require("docker", "docker.io"), require("dockerd", "docker.io")
-    folder = tmp_path_factory.mktemp("docker")
-    (folder / "daemon.json").write_text("{}")
+    (folder / "daemon.json").write_text(json.dumps(settings))
     address = f"unix://{folder}/docker.sock"
     command = [
         daemon, "--storage-driver=vfs", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
@@ -137,6 +141,13 @@ def docker(tmp_path_factory):
         return False
 
     with running(command, folder / "log", is_ready):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory):
+    """Docker, with its own daemon."""
+    with run_docker(tmp_path_factory.mktemp("docker")) as client:
         yield client
 
 

@@ -77,11 +77,15 @@ class ImagePulls:
         try:
             return Found(self._images.get(image_id, principal=principal))
         except (ImageUnknown, ImageUnfinished):
+            query = self._query(image_id, repository, principal)
             for source in self._asked(image_id, is_asked=with_sources):
-                found = source.image(self._query(image_id, repository, principal))
-                if found is not None:
-                    image = found.value
-                    return Found(Image(image.payload, image.size, image.checksums), found.origin)
+                found = source.image(query)
+                if found is None:
+                    continue
+                image, origin = found.value, found.origin
+                if image.size is None and source.fetch(query):  # Docker up to 1.2 fails without the size
+                    return Found(self._images.get(image_id, principal=principal), origin)
+                return Found(Image(image.payload, image.size, image.checksums), origin)
             raise
 
     def ancestry(
