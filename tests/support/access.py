@@ -7,10 +7,10 @@ from pathlib import Path
 
 import bcrypt
 
-#: Costs 1 ms and not 70: what is tested is not bcrypt.
+#: Takes 1 ms instead of 70: these tests do not concern bcrypt.
 COST = 4
 
-#: Every user's password is his name with this before it.
+#: A user's password is this prefix and the user name.
 PASSWORD = "pw-"
 
 RULES = """

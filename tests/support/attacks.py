@@ -1,8 +1,8 @@
 """
 Clients that use more than their share of a worker, for tests of its limits.
 
-Each attack is a generator of :data:`ATTACKS`: until its first ``yield`` it prepares what it needs, and every step after
-that goes on with it. ``python -m tests.support.attacks NAME PORT CONNECTIONS`` runs one until the process is ended, and
+Each attack is a generator of :data:`ATTACKS`: until its first ``yield`` it prepares, and every step after
+that continues it. ``python -m tests.support.attacks NAME PORT CONNECTIONS`` runs one until the process is ended, and
 prints a line when it is prepared.
 """
 
@@ -151,7 +151,7 @@ def drain(connection: socket.socket) -> None:
 
 @attack
 def empty_bodies(target: Target, connections: int) -> Iterator[None]:
-    """Chunked bodies for which the longest might be expected, of one byte each."""
+    """Chunked bodies of one byte each, for which long ones might be expected."""
     head = "PUT /v1/repositories/attack/x{} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n"
     return crowd(target, connections, lambda number: head.format(number).encode())
 
@@ -336,7 +336,7 @@ def main(name: str, port: str, connections: str) -> None:
     while True:
         try:
             next(steps)
-        except OSError as error:  # an attack outlives what is done against it
+        except OSError as error:  # an attack continues after countermeasures
             print(error, flush=True)
             steps = ATTACKS[name](Target(int(port)), int(connections))
 

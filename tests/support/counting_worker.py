@@ -1,7 +1,7 @@
 """
 A worker that reports its number of greenlets when it receives a signal.
 
-It keeps few answers to give them again, so that this memory is full within seconds and does not look like a leak.
+It caches few responses, so that this memory is full within seconds and does not look like a leak.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import greenlet
 from docker_registry.server.response_cache import ResponseCache
 from docker_registry.server.worker import RegistryWorker
 
-#: Where a worker writes what it counted, in a file named by its process id.
+#: The folder where a worker writes its count, in a file named by its process id.
 FOLDER = "COUNTS_FOLDER"
 
 

@@ -1,7 +1,7 @@
 """
 Images for tests, generated from a seed: the same seed gives the same bytes.
 
-What a registry keeps of an image is a configuration and layers (blobs) and a manifest that names them; an
+A registry stores an image as a configuration and layers (blobs) and a manifest that names them; an
 :class:`Index` names the manifests of several platforms.
 """
 

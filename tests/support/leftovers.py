@@ -27,7 +27,7 @@ def unmount_leftovers(base: Path | None) -> None:
 
 
 def _is_in_use(folder: Path) -> bool:
-    """Return whether the run that made a folder goes on; its lock holds a process id."""
+    """Return whether the run that created a folder still runs; its lock contains a process id."""
     try:
         return Path("/proc", (folder / ".lock").read_text()).exists()
     except (FileNotFoundError, NotADirectoryError):

@@ -10,7 +10,7 @@ from tests.support.clients.programs import require, require_root
 
 MIB = 1024 * 1024
 
-#: How each is mounted: nothing is written by itself while a test runs, so a copy of the disk is that of one moment.
+#: Mount options: nothing is written by itself while a test runs, so a copy of the disk shows one moment.
 _MOUNT_OPTIONS = {"xfs": "loop"}
 _DEFAULT_MOUNT_OPTIONS = "loop,commit=300"
 

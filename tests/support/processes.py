@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-#: Where Debian puts programs comes first: `contrib/check` installs them there, and another program of the same name
-#: (the registry's own console script, another docker) may lie elsewhere.
+#: Debian's folders come first: `contrib/check` installs programs there, and another program of the same name
+#: (the registry's own console script, another docker) may be elsewhere.
 SEARCH_PATH = os.pathsep.join(["/usr/bin", "/usr/sbin", os.environ.get("PATH", os.defpath)])
 
 STOP_SECONDS = 20
@@ -71,10 +71,10 @@ def running(
     start_seconds: float = 120,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
-    Start a server, wait until it is ready, and stop it and all its children in the end.
+    Start a server, wait until it is ready, and stop it and all its children at the end.
 
     Args:
-        log: where its output goes; its end is the message when it does not start.
+        log: file for its output; its end is the message if it does not start.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -2,7 +2,7 @@
 How xdist distributes the tests: by file, like ``--dist loadfile``, with two differences.
 
 Files that start the same expensive backend run in one process, which starts it once. Files with few long tests run
-first, so that no process is left with one of them in the end.
+first, so that no process is left with one of them at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GROUPS: Final = dict.fromkeys(
     _OPENSTACK,
 )
 
-#: What runs first, the longest at the beginning.
+#: Files that run first, the longest at the beginning.
 _LONG: Final = (
     _OPENSTACK,
     "tests/registry/search/test_start.py",

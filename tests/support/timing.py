@@ -1,5 +1,5 @@
 """
-Waiting and measuring that a busy machine does not turn into failures.
+Waiting and measuring without failures on a busy machine.
 
 A test that waits passes as soon as its condition holds, so that only a failure takes long. A test that measures repeats
 and judges the quickest run, with the garbage collector off. Where possible a test counts operations instead.
@@ -18,7 +18,7 @@ import requests
 
 _T = TypeVar("_T")
 
-#: How long a test waits for what takes a moment on an idle machine.
+#: How long a test waits for something that takes a moment on an idle machine.
 PATIENCE_SECONDS = 60.0
 
 

@@ -10,7 +10,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
 
 NAMES = ("registry-0.7.1", "registry-0.9.1")
 
-#: Repository to its tags, those that everybody may see; a name with slashes of its own is quoted in the tree.
+#: The public repositories and their tags; a name with further slashes is quoted in the tree.
 REPOSITORIES = {
     "registry-0.7.1": {
         "acme/broken": set(),
@@ -23,14 +23,14 @@ REPOSITORIES = {
     "registry-0.9.1": {"a/b/c": {"2.0"}, "library/tool": {"latest"}, "team/app": {"latest"}},
 }
 
-#: The private repository, and the images that it alone has.
+#: The private repository, and the images that only it has.
 SECRET = "acme/secret"
 SECRET_IMAGES = {
     "a5ccabe20c857e8b0a02d9fc5693d8d79abbb57294eae036520deff2f3f95da4",
     "31b0d0384e96dc361d3098ab033487f90423cfa9b6223547c5665b66dfb7c235",
 }
 
-#: Its push died after the layer had come.
+#: Its push was interrupted after the layer was received.
 UNFINISHED = "9c416c72b09ff6de8180a20f3dc87ca6ae1050c5196a8aa0dcd8982055608091"
 
 

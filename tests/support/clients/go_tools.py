@@ -28,10 +28,10 @@ _BUILD_SECONDS: Final = 900
 
 def install(name: str, folder: Path, **environment: str) -> Tool:
     """
-    Build a client, and return it with a home of its own.
+    Build a client, and return it with its own home folder.
 
     Args:
-        folder: where it lies, and its home.
+        folder: for the program, and its home.
     """
     go = find("go")
     if go is None:

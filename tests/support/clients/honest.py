@@ -7,7 +7,7 @@ and prints JSON::
     {"cycles": [[0.031, …], …], "latencies": [0.004, …], "errors": ["…"]}
 
 A cycle is the push of an image of 256 KiB and its pull; each client makes one in three seconds, if it can, and at least
-one. With no clients the latency of ``GET /v2/`` is measured instead, in a process of its own that the clients do not
+one. With no clients the latency of ``GET /v2/`` is measured instead, in a separate process that the clients do not
 delay.
 """
 
@@ -28,7 +28,7 @@ CYCLE_SECONDS = 3.0
 
 
 def push_and_pull(client: Client, name: str) -> None:
-    """Push an image with a layer that no one has, and pull it."""
+    """Push an image with a new layer, and pull it."""
     layer, config = (
         os.urandom(LAYER_BYTES),
         encoded({"architecture": "amd64", "os": "linux", "id": os.urandom(4).hex()}),
@@ -50,7 +50,7 @@ def push_and_pull(client: Client, name: str) -> None:
 
 def work(port: int, number: int, until: float, cycles: list[float], errors: list[str]) -> None:
     with Client(f"http://127.0.0.1:{port}") as client:
-        time.sleep(number * CYCLE_SECONDS / 20)  # they do not begin all at once
+        time.sleep(number * CYCLE_SECONDS / 20)  # the clients do not begin all at once
         while (began := time.monotonic()) < until or not cycles:
             try:
                 push_and_pull(client, f"honest/client{number}")

@@ -25,7 +25,7 @@ def require(name: str, package: str) -> str:
     Return the path of a program.
 
     Args:
-        package: the Debian package that brings it.
+        package: the Debian package that contains it.
     """
     return find(name) or missing(f"{name} is not installed (Debian package {package})")
 
@@ -37,14 +37,14 @@ def require_root() -> None:
 
 
 def missing(sentence: str) -> NoReturn:
-    """Skip the test, or fail it where everything should be there."""
+    """Skip the test, or fail it where everything should be installed."""
     if os.environ.get("CI"):
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
 
 
 class Tool:
-    """A command-line client: call it with its arguments and it returns what it printed."""
+    """A command-line client: calling it with arguments returns its output."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """
@@ -56,7 +56,7 @@ class Tool:
         self._environment = {**os.environ, **(environment or {})}
 
     def __call__(self, *arguments: str | Path, stdin: bytes = b"") -> str:
-        """Run it and return its text; what it says is the assertion's message when it fails."""
+        """Run it and return its text; if it fails, its output is the message of the assertion."""
         return self.raw(*arguments, stdin=stdin).decode().strip()
 
     def raw(self, *arguments: str | Path, stdin: bytes = b"") -> bytes:

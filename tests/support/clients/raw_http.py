@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: HTTPMessage
@@ -30,7 +30,7 @@ def ask(server, method, target, *lines, body=b""):
     Send a request and read the response.
 
     Args:
-        target: what stands in the first line; text or bytes.
+        target: of the request line; text or bytes.
         lines: headers beside ``Host`` and ``Connection``.
     """
     with connect(server) as connection:
@@ -45,7 +45,7 @@ def connect(server):
 def send(connection, method, target, *lines, body=b""):
     head = [b"%b %b HTTP/1.1" % (method.encode(), _bytes(target)), b"Host: 127.0.0.1", b"Connection: close"]
     content = b"\r\n".join([*head, *map(_bytes, lines), b"", body])
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has heard enough, and says why
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # rejected before its end
         connection.sendall(content)
 
 

@@ -8,7 +8,7 @@ import requests
 
 TIMEOUT_SECONDS = 60
 
-#: What Docker 1.5.0 says of itself.
+#: The User-Agent of Docker 1.5.0.
 DOCKER = "docker/1.5.0 go/go1.4.1 git-commit/a8a31ef kernel/3.13.0-24-generic os/linux arch/amd64"
 
 

@@ -1,8 +1,8 @@
 """
 A client of API V2 for tests: one method per request of the specification, with verified responses.
 
-A request that is not answered with the status that the specification wants raises :class:`Refused`, so a test says
-``client.push_blob(name, content)`` and goes on; a test of refusals looks at the :class:`Refused`, or sends its own
+A request whose response lacks the status that the specification requires raises :class:`Refused`, so a test calls
+``client.push_blob(name, content)`` and continues; a test of errors examines the :class:`Refused`, or sends its own
 request through :attr:`Client.session`.
 """
 
@@ -23,7 +23,7 @@ OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 
-#: What every client of today says that it can read.
+#: The media types that every current client accepts.
 ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}, */*"
 
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
@@ -87,7 +87,7 @@ class Client:
         """
         self.url = url.rstrip("/")
         self.session = requests.Session()
-        self.session.trust_env = False  # a proxy of the machine's environment is not what is tested
+        self.session.trust_env = False  # ignores proxies of the machine's environment
 
     def __enter__(self):
         return self
@@ -100,7 +100,7 @@ class Client:
         Send a request, whose answer must have one of these statuses.
 
         Args:
-            path: below the server, or a whole URL; a ``Location`` is good as it is.
+            path: below the server, or an absolute URL, such as a ``Location``.
 
         Raises:
             Refused: it has another one.
@@ -114,7 +114,7 @@ class Client:
     # ------------------------------------------------------------------------------------------------- blobs
 
     def start_upload(self, name: str) -> str:
-        """Begin an upload and return its location, a whole URL (end-4a)."""
+        """Begin an upload and return its location, an absolute URL (end-4a)."""
         answer = self.request("POST", f"/v2/{name}/blobs/uploads/", 202)
         return urljoin(self.url, answer.headers["Location"])
 
@@ -127,7 +127,7 @@ class Client:
             start: offset for Content-Range; None sends none.
 
         Returns:
-            Where the upload goes on, and the bytes that the server acknowledges.
+            The next location of the upload, and the number of bytes that the server acknowledges.
         """
         headers = {"Content-Type": "application/octet-stream"}
         if start is not None and isinstance(content, bytes):

@@ -1,5 +1,5 @@
 """
-Real servers for the tests: each on a free port of loopback, in a folder of its own, stopped by its process.
+Real servers for the tests: each on a free port of loopback, in its own folder, stopped by its process id.
 
 A machine without the program skips the tests that need it with one line; continuous integration fails. A
 ``conftest.py`` imports the fixtures that its tests use.
@@ -36,7 +36,7 @@ def require(program, package):
     Return the path of a program.
 
     Args:
-        package: the Debian package that brings it.
+        package: the Debian package that contains it.
     """
     return find(program) or programs.missing(f"{program} is not installed (Debian package {package})")
 
@@ -45,7 +45,7 @@ class DatabaseServer:
     """
     A database server that runs while this context is entered.
 
-    Subclasses say how it is made and started, and what its databases' URLs look like.
+    Subclasses define how it is created and started, and the URLs of its databases.
     """
 
     account = ""
@@ -54,7 +54,7 @@ class DatabaseServer:
         self.port = processes.free_port()
         # Not pytest's folder, which only root may enter, while no database server runs as root.
         self.folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
-        # Both refuse to run as root; whoever runs the tests without being root runs the server as well.
+        # Both refuse to run as root; if the tests run as another user, the server does so too.
         self.user = self.account if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         self._count = 0
 
@@ -184,7 +184,7 @@ class MariaDB(DatabaseServer):
             f"--port={self.port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-name-resolve",
             f"--init-file={folder}/init.sql", "--innodb-flush-log-at-trx-commit=0", "--max-connections=200",
             self._own_tmpdir(),
-            # What hosts with an old default give: our tables must not depend on it.
+            # An old default of some hosts, on which our tables must not depend.
             "--character-set-server=latin1",
         ]  # fmt: skip
 

@@ -53,8 +53,8 @@ class Distribution:
 
     Attributes:
         url: where it listens.
-        store: its root folder; ``docker/registry/v2`` lies in it, its configuration and its log beside it.
-        process: the one process that it is.
+        store: its root folder, which contains ``docker/registry/v2``; its configuration and log are beside it.
+        process: its only process.
     """
 
     def __init__(self, program: str, store: Path, config: Path, port: int, process: subprocess.Popen[bytes]) -> None:
@@ -71,7 +71,7 @@ class Distribution:
         return [self.process.pid]
 
     def collect_garbage(self) -> str:
-        """Run its garbage collector over the store and return what it says."""
+        """Run its garbage collector on the store and return its output."""
         command = [self.program, "garbage-collect", str(self.config)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

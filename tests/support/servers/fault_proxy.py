@@ -1,7 +1,7 @@
 """
-A proxy between the registry and its store that fails as networks and stores do: seeded, so that a failure comes again.
+A proxy between the registry and its store that fails as networks and stores do; a seed makes failures reproducible.
 
-Each request has a connection of its own, so that one fault is one request's.
+Each request has its own connection, so that a fault affects one request.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Final
 _HEAD_BYTES: Final = 64 * 1024
 _BLOCK_BYTES: Final = 64 * 1024
 
-#: What may happen to a request, besides nothing.
+#: The possible faults of a request.
 FAULTS: Final = (
-    "refused",  # the connection ends before anything was said
+    "refused",  # the connection ends before the first byte
     "500",
     "503",
     "delayed",
     "cut off",  # the request ends in the middle
-    "unheard",  # the request is done, and its answer lost
-    "truncated",  # the answer ends in the middle
+    "unheard",  # the request is processed, and its response lost
+    "truncated",  # the response ends in the middle
     "reset",  # … with a reset
 )
 
@@ -51,9 +51,9 @@ class FaultProxy:
     Listens on a free port of loopback.
 
     Attributes:
-        rate: the part of the requests that meet a fault.
-        met: how often each fault was met.
-        requests: the first line of every request that came; cleared by whoever counts.
+        rate: the share of requests with a fault.
+        met: how often each fault occurred.
+        requests: the first line of every received request; cleared by the test that counts.
     """
 
     target: int
@@ -129,7 +129,7 @@ class FaultProxy:
             upward.start()
             limit = self._random.randrange(1, 2000) if fault in ("truncated", "reset") else None
             _pump(store, None if fault == "unheard" else client, limit)
-            # A socket is closed only when nobody waits for it any more.
+            # A socket is closed only when no greenlet waits for it.
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RD if fault == "reset" else socket.SHUT_RDWR)
             upward.join()
@@ -138,7 +138,7 @@ class FaultProxy:
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
-    """Read a request up to the empty line, and what came with it."""
+    """Read a request up to the empty line, and the bytes received with it."""
     received = b""
     while b"\r\n\r\n" not in received and len(received) < _HEAD_BYTES:
         block = client.recv(_BLOCK_BYTES)

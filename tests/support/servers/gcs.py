@@ -1,7 +1,7 @@
 """
-A real emulator of Google Cloud Storage on a free port of loopback, with what Google documents and it lacks.
+A real emulator of Google Cloud Storage on a free port of loopback, with documented features that it lacks.
 
-That is: generation conditions, pages of lists, generations told with contents, ranges beyond the end, empty uploads,
+These are generation conditions, pages of lists, generations with contents, ranges beyond the end, empty uploads,
 cancelled uploads, times that a change of metadata renews, and buckets that may not be used. It runs as a process of its
 own, this very file: ``python tests/support/servers/gcs.py PORT``.
 """
@@ -28,7 +28,7 @@ from typing import Any
 
 #: Pages so short that every longer list needs several.
 PAGE_ENTRIES = 5
-#: What a request below this path's bucket is answered from then on: 403.
+#: Requests for buckets under this path are then answered 403.
 FORBID = "/lab/forbid/"
 
 _numbers = itertools.count()
@@ -110,7 +110,7 @@ _one_at_a_time = threading.Lock()
 
 
 def _completed(handler: Any) -> Any:
-    """Return what answers in place of one of the emulator's own: first the conditions, then it, then what it forgot."""
+    """Return a handler that checks conditions, calls one of the emulator's own, and adds missing fields."""
 
     def answer(request: Any, response: Any, storage: Any) -> None:
         bucket = request.params.get("bucket_name", "")

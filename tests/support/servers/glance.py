@@ -71,8 +71,8 @@ class GlanceServer:
 @contextlib.contextmanager
 def run_glance() -> Iterator[GlanceServer]:
     """Run it for the duration of a ``with`` block."""
-    # An environment of its own inside that of the tests (contrib/check makes it): what Glance needs is imported by the
-    # libraries of our driver too, where it is there, and then we would test what nobody has.
+    # A separate environment inside that of the tests (contrib/check creates it): the libraries of our driver would
+    # import packages that only Glance needs, and the tests would not run what users have.
     programs_folder = Path(sys.prefix) / "glance" / "bin"
     if not (programs_folder / "glance-manage").exists():
         programs.missing(f"glance is not installed in {programs_folder.parent} (contrib/check does it)")

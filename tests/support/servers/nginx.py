@@ -58,7 +58,7 @@ def running_nginx(
     """
     program, port = programs.require("nginx", "nginx-light"), processes.free_port()
     servers = " ".join(f"server 127.0.0.1:{each} {options};" for each in ports)
-    user = "user root;" if os.geteuid() == 0 else ""  # who may read what the registry has written
+    user = "user root;" if os.geteuid() == 0 else ""  # a user that may read the files of the registry
     text = _CONFIGURATION.format(
         user=user, folder=folder, servers=servers, port=port, locations=locations, workers=workers
     )

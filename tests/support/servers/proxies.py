@@ -20,7 +20,7 @@ from tests.support.servers.template import ROOT
 USER: Final = "alice"
 PASSWORD: Final = "wonderland"
 
-#: Places in the examples, and the name of what replaces each.
+#: Placeholders in the examples, and the name of the value of each.
 _PLACES: Final = {
     "/etc/ssl/certs/registry.example.org.pem": "certificate",
     "/etc/ssl/private/registry.example.org.key": "key",
@@ -38,7 +38,7 @@ class Proxy:
 
     Attributes:
         name: of the program.
-        package: the Debian package that brings it.
+        package: the Debian package that contains it.
         example: its file below contrib/.
         complete: adapts the example to a folder and a port, and writes what else the program needs.
         command: starts it, given the program and the file.

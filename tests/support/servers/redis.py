@@ -61,7 +61,7 @@ class RedisServer:
         self._process = self._stack.enter_context(running)
 
     def stop(self) -> None:
-        """End it, if it runs."""
+        """Stop it if it runs."""
         if self._process is not None:
             self.thaw()
             self._stack.close()
@@ -96,7 +96,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def own_redis(*options: str) -> Iterator[RedisServer]:
-    """Start one and stop it in the end."""
+    """Start one and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
     server = RedisServer(processes.free_port(), folder, options)
     try:

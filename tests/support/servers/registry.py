@@ -19,7 +19,7 @@ from tests.support.timing import wait_until
 #: How long a start may take on a busy machine; on an idle one it takes a second.
 START_SECONDS = 120
 
-#: The console script, as it runs from a checkout that nobody has installed.
+#: The console script, run from a checkout that is not installed.
 COMMAND = (sys.executable, "-c", "import sys; from docker_registry.cli import main; sys.exit(main())")
 
 

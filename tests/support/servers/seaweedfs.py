@@ -99,7 +99,7 @@ def run_seaweedfs() -> Iterator[S3Server]:
         process = stack.enter_context(
             processes.running(command, folder / "log", lambda: _is_ready(server), environment)
         )
-        stack.callback(process.kill)  # nobody needs what it would write for many seconds
+        stack.callback(process.kill)  # it would flush data for many seconds
         yield server
 
 

@@ -164,7 +164,7 @@ def run_swift() -> Iterator[SwiftServer]:
 
 
 def _require(program: str) -> str:
-    """Return a program of the package ``swift``, which lies beside Python."""
+    """Return a program of the package ``swift``, which is beside Python."""
     beside = Path(sys.executable).parent / program
     found = str(beside) if beside.exists() else processes.find(program)
     return found or programs.missing(f"{program} is not installed (pip install swift)")

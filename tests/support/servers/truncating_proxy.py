@@ -13,9 +13,9 @@ class CuttingProxy:
     Forwards bytes from a free port of loopback for the duration of a ``with`` block.
 
     Attributes:
-        cut_after: so many bytes of an answer come through, its head included.
-        most_cuts: after so many everything comes through.
-        cuts: how many answers were cut.
+        cut_after: number of bytes of a response that are forwarded, including its head.
+        most_cuts: number of truncated responses, after which all are forwarded completely.
+        cuts: number of truncated responses.
     """
 
     def __init__(self, server_port: int) -> None:

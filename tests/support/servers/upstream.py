@@ -1,4 +1,4 @@
-"""An upstream registry on a free port of the loopback address, which answers as a test wants, also wrongly."""
+"""An upstream registry on a free port of the loopback address, whose responses a test determines, also invalid ones."""
 
 from __future__ import annotations
 
