@@ -15,6 +15,7 @@ from docker_registry.api import (
     health,
     hooks,
     metrics,
+    mirrored_pulls,
     request_body,
     status,
 )
@@ -99,6 +100,8 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     hooks.refuse_while_read_only(app, services.read_only)
     if services.mirror is not None:
         hooks.refuse_in_mirrors(app, services.mirror.upstreams.is_mirrored)
+        if services.mirror.pulls is not None:
+            mirrored_pulls.install(app, services.mirror.pulls.sending)
     if registry.driver.tracks_dependencies:
         hooks.declare_cacheable(app)
     rules = hooks.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(hooks.CorsRules)})

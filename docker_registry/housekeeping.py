@@ -34,6 +34,9 @@ def start(services: Services) -> None:
         gevent.spawn(services.access_control.watch, gevent.sleep)
     if services.mirror is not None:
         gevent.spawn(_publish_mirror_status, services)
+    if services.mirror is not None and services.mirror.pulls is not None and services.mirror.eviction is not None:
+        gevent.spawn(services.mirror.pulls.watch, gevent.sleep)
+        gevent.spawn(services.mirror.eviction.watch, gevent.sleep)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:
@@ -95,6 +98,7 @@ def _keep_up_tokens(services: Services) -> None:
 def _remove_leftovers(services: Services) -> None:
     if services.mirror is not None:
         services.mirror.blobs.purge(services.config.upload_ttl)
+    services.registry.reclamation.run()
     services.registry.driver.remove_leftovers(services.config.upload_ttl)
 
 

@@ -50,6 +50,9 @@ class MirrorUpstream:
         (), "Patterns of the repositories that are mirrored, by their names at the upstream; all when empty."
     )
     deny: tuple[str, ...] = setting((), "Patterns of repositories that are not mirrored, even if `allow` names them.")
+    platforms: tuple[str, ...] = setting(
+        (), "Platforms of which images are fetched, such as `linux/amd64` or `linux/arm/v7`; all when empty."
+    )
     ttl: int = setting(300, "Time a tag is served before the upstream is asked again.", unit="seconds", minimum=0)
     timeout: int = setting(30, "Time in which the upstream must connect or send something.", unit="seconds", minimum=1)
     max_connections: int = setting(
@@ -75,6 +78,18 @@ class Mirroring:
         (), "Values of `ns`, besides the host of `external_url`, by which clients mean this registry itself."
     )
     offline: bool = setting(False, "Never ask an upstream; serve what the store has.")
+    max_bytes: int | None = setting(
+        None,
+        "Limit for mirrored content; the least recently pulled is evicted. No limit when unset.",
+        unit="bytes",
+        minimum=1,
+    )
+    max_age: int | None = setting(
+        None,
+        "Time after its last pull at which mirrored content is evicted. No limit when unset.",
+        unit="seconds",
+        minimum=1,
+    )
     upstreams: tuple[MirrorUpstream, ...] = setting(
         (), "Registries to mirror, each a section; [mirrors.md](mirrors.md#upstreams) lists its keys."
     )

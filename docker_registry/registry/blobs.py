@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import BlobUnknown, PreconditionFailed
+from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.removed_blobs import RemovedBlobs
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import BlobSource, Found, Origin
 from docker_registry.registry.stored_file import ServedFile, StoredFile
@@ -47,7 +48,12 @@ class Blob:
 
 
 class Blobs:
-    """Stores and finds the blobs of the registry."""
+    """
+    Stores and finds the blobs of the registry.
+
+    Attributes:
+        removed: blobs that will be removed, which are restored when they are requested.
+    """
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class Blobs:
         self._repositories = repositories
         self._access = access
         self._sources = sources
+        self.removed = RemovedBlobs(driver)
 
     def stat(self, name: RepositoryName, digest: Digest) -> Blob:
         """
@@ -143,7 +150,7 @@ class Blobs:
         """
         path = layout.blob_data(digest)
         size = self._driver.find_size(path)
-        return Blob(digest, size, path) if size is not None else self._find_by_alias(digest)
+        return Blob(digest, size, path) if size is not None else self._find_elsewhere(digest)
 
     def file(self, blob: Blob) -> ServedFile:
         """Return the blob's bytes as a file to serve."""
@@ -201,7 +208,10 @@ class Blobs:
         if not self._driver.is_shared(target):
             self._driver.move(path, target)
         elif is_intact(self._driver, target, digest):
-            self._driver.touch(target)
+            try:
+                self._driver.touch(target)
+            except PathNotFound:  # removed meanwhile
+                self._driver.move(path, target)
         else:
             self._driver.repair(target, self._driver.stream_read(path))
         return Blob(digest, size, target)
@@ -239,10 +249,13 @@ class Blobs:
         if stored is None:
             self._driver.put_content(target, content)
             return Blob(digest, len(content), target, is_new=True)
-        if stored.content == content:
-            self._driver.touch(target)
-        else:
+        if stored.content != content:
             self._driver.repair(target, [content])
+            return Blob(digest, len(content), target)
+        try:
+            self._driver.touch(target)
+        except PathNotFound:  # removed meanwhile
+            self._driver.put_content(target, content)
         return Blob(digest, len(content), target)
 
     @property
@@ -259,6 +272,8 @@ class Blobs:
             BlobUnknown: its bytes are not in the store.
         """
         content = self._driver.find(layout.blob_data(digest))
+        if content is None and self.removed.restore(digest):
+            content = self._driver.find(layout.blob_data(digest))
         if content is None:
             raise BlobUnknown(digest=str(digest))
         return content
@@ -284,9 +299,12 @@ class Blobs:
         if not self._driver.discard(layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
 
-    def _find_by_alias(self, digest: Digest) -> Blob:
-        """Find a blob through its alias file."""
+    def _find_elsewhere(self, digest: Digest) -> Blob:
+        """Find a blob through its alias file, or restore it if it is waiting for its removal."""
         size, _, path = (self._driver.find(layout.blob_alias(digest)) or b"").decode().partition(" ")
-        if not path or str(self._driver.find_size(path)) != size:
+        if path and str(self._driver.find_size(path)) == size:
+            return Blob(digest, int(size), path)
+        restored = self._driver.find_size(layout.blob_data(digest)) if self.removed.restore(digest) else None
+        if restored is None:
             raise BlobUnknown(digest=str(digest))
-        return Blob(digest, int(size), path)
+        return Blob(digest, restored, layout.blob_data(digest))

@@ -25,8 +25,10 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _mirror/<name, with + for />/upstream                 * URL of the registry that this repository mirrors
       _mirror/<name, with + for />/tags/<tag>               * target of a mirrored tag, and when it was checked
       _mirror/<name, with + for />/referrers/<digest>       * referrers of a manifest, as its upstream lists them
+      _mirror/<name, with + for />/platforms/<digest>       * platform of a manifest, as an index states it
       _mirror/_v1/…                                         * see v1_mirror/records
       _transfers/<id>/<offset>                              * bytes of a blob that is being received from an upstream
+      _removed/<algorithm>-<hex>/since, data                * a blob that will be removed, and where its bytes wait
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens
       _auth/refresh-tokens/<hash>                           * one file for each refresh token
@@ -42,6 +44,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from docker_registry.errors import DigestInvalid
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repository_name, is_tag
 
 ROOT: Final = "docker/registry/v2"
@@ -56,6 +59,8 @@ AUTH: Final = f"{ROOT}/_auth"
 MIRROR: Final = f"{ROOT}/_mirror"
 #: Blobs that are being received from upstreams.
 TRANSFERS: Final = f"{ROOT}/_transfers"
+#: Blobs that will be removed unless something refers to them.
+REMOVED: Final = f"{ROOT}/_removed"
 CATALOG_COMPLETE: Final = f"{ROOT}/_catalog-is-whole"
 
 _TAG_PREFIX: Final = "tag-"
@@ -254,6 +259,11 @@ def mirrored_referrers(name: RepositoryName, subject: Digest) -> str:
     return f"{mirrored(name)}/referrers/{subject.algorithm}-{subject.hex}"
 
 
+def mirrored_platform(name: RepositoryName, digest: Digest) -> str:
+    """The file with the platform of a manifest in a mirrored index."""
+    return f"{mirrored(name)}/platforms/{digest.algorithm}-{digest.hex}"
+
+
 def read_tag(file_name: str) -> str | None:
     """Return the tag from the name of the file of a mirrored tag; None for any other file."""
     return file_name if is_tag(file_name) else None
@@ -262,6 +272,40 @@ def read_tag(file_name: str) -> str | None:
 def transfer(transfer_id: str) -> str:
     """The folder of the bytes of one transfer from an upstream registry."""
     return f"{TRANSFERS}/{transfer_id}"
+
+
+def removed_blob(digest: Digest) -> str:
+    """The folder of a blob that will be removed unless something refers to it."""
+    return f"{REMOVED}/{digest.algorithm}-{digest.hex}"
+
+
+def removed_since(digest: Digest) -> str:
+    """The file with the time of the last step of removing a blob."""
+    return f"{removed_blob(digest)}/since"
+
+
+def removed_data(digest: Digest) -> str:
+    """Where the bytes of a blob wait for their removal."""
+    return f"{removed_blob(digest)}/data"
+
+
+def read_removed_blob(folder_name: str) -> Digest | None:
+    """Return the digest in the name of the folder of a blob that will be removed; None for any other folder."""
+    return _digest(*folder_name.partition("-")[::2])
+
+
+def read_link(path: str) -> Digest | None:
+    """Return the digest in the path of the link of a blob or manifest; None for any other path."""
+    parts = path.rsplit("/", 3)
+    is_link = len(parts) == 4 and parts[3] == "link" and parts[0].endswith(("/_layers", "/_manifests/revisions"))
+    return _digest(parts[1], parts[2]) if is_link else None
+
+
+def _digest(algorithm: str, hex_: str) -> Digest | None:
+    try:
+        return Digest.parse(f"{algorithm}:{hex_}")
+    except DigestInvalid:
+        return None
 
 
 def probe(name: str) -> str:

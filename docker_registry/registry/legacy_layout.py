@@ -1,8 +1,10 @@
 """
-The storage paths of repositories of API V1, and of the marks that make a repository private in both APIs.
+The storage paths of API V1 that the registry reads also where V1 is not served.
 
 ::
 
+    images/<id>/
+      _blob                       * digest of the layer, in a JSON document
     repositories/<namespace>/<name>/
       _private                      exists when the repository is private
     docker/registry/v2/_v1/
@@ -10,7 +12,7 @@ The storage paths of repositories of API V1, and of the marks that make a reposi
       private-layers/<algorithm>/<hex>   * the layer of a private image, or deleted from a private repository
       private-is-complete         * marks that private and private-layers are complete
 
-A registry that does not serve API V1 must not expose private repositories either, so it reads these paths too. All
+A registry that does not serve API V1 must not expose private repositories or remove layers either. All
 other paths of API V1 are in :mod:`docker_registry.registry.v1.image_layout`. Entries marked ``*`` are extensions of
 this registry.
 
@@ -28,6 +30,7 @@ from docker_registry.registry.layout import HIDDEN, ROOT
 from docker_registry.registry.names import Digest, ImageRepositoryName
 
 REPOSITORIES: Final = "repositories"
+IMAGES: Final = "images"
 
 PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
 PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
@@ -52,6 +55,11 @@ def read_repository_folder(path: str) -> ImageRepositoryName | None:
     except NameInvalid:
         return None
     return name if path in repository_folders(name) else None
+
+
+def layer_link(folder: str) -> str:
+    """The file that links an image to the blob of its layer."""
+    return f"{folder}/_blob"
 
 
 def private(folder: str) -> str:

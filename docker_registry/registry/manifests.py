@@ -356,6 +356,18 @@ class Manifests:
             raise ManifestUnknown(name=str(name), digest=str(reference))
         self._sweep(name, reference, actor)
 
+    def forget(self, name: RepositoryName, digest: Digest, *, actor: Actor) -> bool:
+        """
+        Remove a manifest that a source can supply again, and that no tag of the store points at.
+
+        Returns:
+            Whether the repository had it.
+        """
+        if not self._driver.discard(layout.revision_link(name, digest)):
+            return False
+        self._sweep(name, digest, actor)
+        return True
+
     def _sweep(self, name: RepositoryName, digest: Digest, actor: Actor) -> None:
         """
         Remove the remaining references to a deleted manifest: tags written during the deletion, and its referrer entry.

@@ -16,8 +16,9 @@ from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.private_repositories import PrivateRepositories
+from docker_registry.registry.references import References
 from docker_registry.registry.referrers import Referrers
-from docker_registry.registry.removal import Removal
+from docker_registry.registry.removal import Reclamation, Removal
 from docker_registry.registry.repositories import Catalog, Repositories
 from docker_registry.registry.sources import Sources
 from docker_registry.registry.tags import Tags
@@ -83,6 +84,8 @@ class OciRegistry:
             self.immutable_tags, self.tags, self.blobs.get, self.manifests.exists, self.json_budget
         )
         self.removal = Removal(self.blobs, self.manifests, self.immutable_content, self.access)
+        self.references = References(driver, self.repositories, self.slices)
+        self.reclamation = Reclamation(driver, self.blobs.removed, self.references)
 
     def probe(self) -> None:
         """

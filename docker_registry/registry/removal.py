@@ -1,23 +1,40 @@
 """
-Deletion of blobs and manifests, subject to immutable tags.
+Removal of blobs and manifests: by clients, subject to immutable tags, and by the registry itself.
 
-The bytes of deleted content remain in the store, so the access policy is notified before a deletion and can keep
-content of hidden repositories hidden.
+The bytes of content that clients delete remain in the store, so the access policy is notified before a deletion and can
+keep content of hidden repositories hidden. The bytes of content that the registry forgets are removed by
+:class:`Reclamation` if nothing else refers to them.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
-from docker_registry.errors import ContentImmutable
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import BlobUnknown, ContentImmutable
+from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS_DELETE, Actor
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, Reference, RepositoryName
+from docker_registry.registry.references import References
+from docker_registry.registry.removed_blobs import RemovedBlob, RemovedBlobs
 
 logger = logging.getLogger(__name__)
+
+#: Time after the last reference to a blob was removed until its bytes are moved away. Requests that have found the blob
+#: have opened it by then.
+MOVE_SECONDS: Final = 60.0
+
+#: Time after which references are counted once more, and the bytes are removed. A push that has found the blob has
+#: written its reference by then.
+REMOVE_SECONDS: Final = 600.0
 
 
 class Removal:
@@ -60,3 +77,78 @@ class Removal:
             self._immutable.check_deletable(name, reference)
             self._access.policy.before_deletion(name, reference)
         self._manifests.delete(name, reference, actor=actor)
+
+    def forget(self, name: RepositoryName, digest: Digest, *, actor: Actor) -> None:
+        """Remove a blob or manifest that a source can supply again from a repository, without regard to tags."""
+        self._access.policy.before_deletion(name, digest)
+        with suppress(BlobUnknown):
+            self._blobs.delete(name, digest)
+        self._manifests.forget(name, digest, actor=actor)
+        logger.debug("%s was removed from %s by %s", digest, name, actor)
+
+
+class Reclamation:
+    """
+    Removes the bytes of blobs to which nothing refers any more, safely beside requests on all hosts.
+
+    A blob is recorded before its last reference is removed. Some time later its bytes are moved away, where a request
+    still finds them and moves them back. References are counted after that: a push either wrote its reference before,
+    and the bytes are moved back, or it has found no bytes, and brings its own.
+    """
+
+    def __init__(
+        self, driver: StorageDriver, removed: RemovedBlobs, references: References, now: Callable[[], float] = time.time
+    ) -> None:
+        """
+        Args:
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._driver = driver
+        self._removed = removed
+        self._references = references
+        self._now = now
+
+    def run(self) -> int:
+        """
+        Take the next step for each recorded blob whose time has come.
+
+        Only one process at a time should do this, to save work; several do no harm.
+
+        Returns:
+            The number of bytes removed.
+        """
+        moves, removals = [], dict[Digest, int]()
+        for blob in self._removed.all():
+            if not self._is_due(blob):
+                continue
+            if blob.waiting_bytes is None:
+                moves.append(blob.digest)
+            else:
+                removals[blob.digest] = blob.waiting_bytes
+        due = {*moves, *removals}
+        used = self._references.among(due) if due else due
+        for digest in moves:
+            self._move_away(digest, is_used=digest in used)
+        return sum(size for digest, size in removals.items() if self._settle(digest, is_used=digest in used))
+
+    def _is_due(self, blob: RemovedBlob) -> bool:
+        age = self._now() - blob.since
+        if age < -REMOVE_SECONDS:  # recorded by a host whose clock is wrong
+            self._removed.add(blob.digest)
+        return age >= (MOVE_SECONDS if blob.waiting_bytes is None else REMOVE_SECONDS)
+
+    def _move_away(self, digest: Digest, *, is_used: bool) -> None:
+        if is_used or not self._removed.move_away(digest):
+            self._removed.forget(digest)
+
+    def _settle(self, digest: Digest, *, is_used: bool) -> bool:
+        """Remove the waiting bytes of a blob, or move them back; return whether they were removed."""
+        is_there = self._driver.find_size(layout.blob_data(digest)) is not None
+        if is_used and not is_there:
+            self._removed.restore(digest)
+            logger.info("blob %s was pushed while it was being removed, and stays", digest)
+        if is_there and not is_used:  # the push that wrote it has not written its reference yet, or has failed
+            self._removed.discard_bytes(digest)
+        else:
+            self._removed.forget(digest)
+        return not is_used

@@ -11,6 +11,7 @@ from docker_registry import __version__
 from docker_registry.config.schema import Config
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import ConfigError
+from docker_registry.http.exchange import Exchange, Observer
 from docker_registry.metrics.mirrors import MirrorRecorder
 from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.oci_registry import OciRegistry
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
 
 _USER_AGENT: Final = f"docker-registry/{__version__}"
+
+#: The routes by which clients pull, and the status codes of pulls.
+_MANIFEST: Final = "v2_manifests.get_manifest"
+_PULLS: Final = frozenset({_MANIFEST, "v2_blobs.get_blob"})
+_PULLED: Final = frozenset({200, 206, 304, 307})
 
 
 def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget, read_only: ReadOnly) -> Mirror | None:
@@ -41,6 +47,7 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
         return None
     load_mirrors(config)
     from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.mirror.platforms import parse_platforms
     from docker_registry.registry.mirror.upstream import open_credentials, parse_upstream
 
     upstreams = {}
@@ -56,6 +63,7 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
             ca=each.ca,
             client_cert=each.client_cert,
             allows=_name_filter(each.name, each.allow, each.deny),
+            platforms=parse_platforms(f"mirroring.upstreams: {each.name}:", each.platforms),
         )
         upstreams[upstream] = open_credentials(upstream, each.username, each.password, each.password_file, each.command)
     if source is not None:
@@ -71,6 +79,8 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
         hosts=config.mirroring.hosts,
         own_names=config.mirroring.own_names,
         external_url=config.external_url,
+        max_bytes=config.mirroring.max_bytes,
+        max_age_seconds=config.mirroring.max_age,
     )
 
 
@@ -149,6 +159,20 @@ def _identity(registry: OciRegistry) -> Callable[[], str]:
     """Return a function that returns the name of the registry in Via headers, the same on all hosts of its store."""
     store, fallback = StoreIdentity(registry.driver), secrets.token_hex(8)
     return lambda: f"docker-registry-{hashlib.sha256((store() or fallback).encode()).hexdigest()[:16]}"
+
+
+def pull_observers(mirror: Mirror | None) -> list[Observer]:
+    """Return the observer of requests that records pulls of mirrored content, if some of it is ever evicted."""
+    pulls = mirror.pulls if mirror is not None else None
+    if pulls is None:
+        return []
+    add = pulls.add
+
+    def observe(exchange: Exchange) -> None:
+        if exchange.status in _PULLED and exchange.route in _PULLS:
+            add(exchange.repository, exchange.digest, is_manifest=exchange.route == _MANIFEST)
+
+    return [observe]
 
 
 def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Callable[[str], bool]:

@@ -23,6 +23,8 @@ from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics_collector import MetricsCollector
+from docker_registry.registry.access import OpenPolicy
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
@@ -33,7 +35,13 @@ from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
 from docker_registry.services.access import restrict
-from docker_registry.services.mirrors import load_mirrors, open_mirror, open_v1_mirror, record_mirror
+from docker_registry.services.mirrors import (
+    load_mirrors,
+    open_mirror,
+    open_v1_mirror,
+    pull_observers,
+    record_mirror,
+)
 from docker_registry.services.reporting import error_reporters, open_metrics, shared_folder
 from docker_registry.services.store import open_diff_queue, open_driver, search_database
 from docker_registry.tracing import open_tracing
@@ -130,8 +138,12 @@ class Services:
         if self.mirror is None:
             return
         self.mirror.check_names()
-        for name in self.mirror.accounts if self.access_control is None else ():
-            logger.warning("everyone who reaches this registry may pull what the account at %s may", name)
+        policy = self.registry.access.policy if self.access_control is not None else OpenPolicy()
+        prefixes = policy.pull_prefixes(ANONYMOUS)
+        for name in self.mirror.accounts:
+            mirrored = f"{name}/"
+            if prefixes is None or any(each.startswith(mirrored) or mirrored.startswith(each) for each in prefixes):
+                logger.warning("everyone who reaches this registry may pull what the account at %s may", name)
 
     def probe_store(self) -> None:
         """
@@ -217,6 +229,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         v1_mirror = open_v1_mirror(config, registry, legacy, derived, body_memory, read_only, mirror)
         if v1_mirror is not None:
             opened.callback(v1_mirror.close)
+        observers += pull_observers(mirror)
         metrics, metrics_collector = None, None
         if times is not None:
             metrics_collector = MetricsCollector(registry, search_updates, times, inflight, config.storage)

@@ -13,6 +13,7 @@ Blobs are verified while they are copied. A blob in the backup has been verified
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
@@ -219,17 +220,19 @@ class Backup:
     def _copy_bytes(self, digest: Digest) -> bool:
         target = layout.blob_data(digest)
         try:
-            try:
-                blocks = self._driver.stream_read(target)
-            except PathNotFound:
-                blocks = self._driver.stream_read(self._legacy_layer_path(digest))
-            self._report.count(self._folder.write(target, verified(blocks, digest)))
+            self._report.count(self._folder.write(target, verified(self._read_blob(digest), digest)))
         except PathNotFound:
             return False
         except DigestInvalid:
             self._report.add_damage(target, "the bytes are not those of the digest")
             return False
         return True
+
+    def _read_blob(self, digest: Digest) -> Iterator[bytes]:
+        for path in (layout.blob_data(digest), layout.removed_data(digest)):
+            with suppress(PathNotFound):
+                return self._driver.stream_read(path)
+        return self._driver.stream_read(self._legacy_layer_path(digest))
 
     def _legacy_layer_path(self, digest: Digest) -> str:
         """Return the path of the legacy layer of API V1 that holds the bytes of a blob."""

@@ -15,8 +15,8 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ProtocolError
+import urllib3
+from urllib3.exceptions import InsecureRequestWarning, ProtocolError
 
 from docker_registry.concurrency import deadline
 from docker_registry.errors import (
@@ -29,6 +29,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.mirror import hosts, responses
+from docker_registry.registry.mirror.adapter import UpstreamAdapter
 from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
@@ -102,9 +103,11 @@ class UpstreamClient:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.auth = _without_netrc
         self._session.verify = not upstream.is_insecure if upstream.ca is None else str(upstream.ca)
+        if upstream.is_insecure:  # the operator has decided so
+            urllib3.disable_warnings(InsecureRequestWarning)
         self._session.cert = str(upstream.client_cert) if upstream.client_cert is not None else None
         self._authenticator = Authenticator(upstream, credentials, self._ask_for_token)
-        adapter = HTTPAdapter(pool_maxsize=upstream.max_connections)
+        adapter = UpstreamAdapter(pool_maxsize=upstream.max_connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
@@ -384,6 +387,7 @@ class UpstreamClient:
                     stream=True,
                     allow_redirects=False,
                     timeout=self._timeouts,
+                    verify=self._session.verify,  # else REQUESTS_CA_BUNDLE of the environment has precedence
                 )
             except requests.ConnectionError as error:
                 if is_last or not (error.args and isinstance(error.args[0], ProtocolError)):

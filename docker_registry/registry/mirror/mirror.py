@@ -12,11 +12,14 @@ from docker_registry.errors import ConfigError, PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.credentials import Credentials
+from docker_registry.registry.mirror.eviction import Eviction
 from docker_registry.registry.mirror.mirrored_blobs import MirroredBlobs
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.mirrored_referrers import MirroredReferrers
 from docker_registry.registry.mirror.mirrored_tags import MirroredTags
 from docker_registry.registry.mirror.namespaces import Namespaces
+from docker_registry.registry.mirror.platforms import PlatformRecords
+from docker_registry.registry.mirror.pulls import Pulls
 from docker_registry.registry.mirror.remotes import Remotes
 from docker_registry.registry.mirror.status import StatusRecords, UpstreamStatus
 from docker_registry.registry.mirror.tag_records import TagRecords
@@ -39,7 +42,12 @@ class Mirror:
         namespaces: decides which of them a request means.
         via: returns the name of this registry in Via headers.
         blobs: their blobs, and the transfers that are in progress.
+        pulls: when content was last pulled; None if nothing is ever evicted.
+        eviction: evicts the least recently pulled content; None if nothing is ever evicted.
     """
+
+    pulls: Pulls | None = None
+    eviction: Eviction | None = None
 
     def __init__(
         self,
@@ -54,6 +62,8 @@ class Mirror:
         hosts: Mapping[str, str] | None = None,
         own_names: Sequence[str] = (),
         external_url: str | None = None,
+        max_bytes: int | None = None,
+        max_age_seconds: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -67,6 +77,7 @@ class Mirror:
             read_only: while writes are refused, nothing is fetched.
             is_offline: never ask an upstream.
             hosts, own_names, external_url: see :class:`Namespaces`.
+            max_bytes, max_age_seconds: see :class:`Eviction`; nothing is evicted while *is_offline*.
             now: the clock, seconds since the Unix epoch.
 
         Raises:
@@ -83,7 +94,9 @@ class Mirror:
             for upstream in self.upstreams
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)
-        manifests = MirroredManifests(remotes, registry.manifests)
+        manifests = MirroredManifests(
+            remotes, registry.manifests, PlatformRecords(registry.driver, registry.json_budget)
+        )
         records = TagRecords(registry.driver, registry.listings)
         registry.sources.tags.append(
             MirroredTags(remotes, records, manifests, registry.leases, registry.json_budget, now)
@@ -92,6 +105,18 @@ class Mirror:
         self.blobs = MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, registry.leases)
         registry.sources.blobs.append(self.blobs)
         registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
+        if not is_offline and (max_bytes is not None or max_age_seconds is not None):
+            self.pulls = Pulls(registry.driver, self.upstreams.is_mirrored, read_only, now)
+            self.eviction = Eviction(
+                registry,
+                self._names,
+                records,
+                self.pulls,
+                read_only,
+                max_bytes=max_bytes,
+                max_age_seconds=max_age_seconds,
+                now=now,
+            )
 
     def close(self) -> None:
         """Stop all transfers, and close the connections to upstreams."""
@@ -140,6 +165,10 @@ class Mirror:
             UpstreamError: it does not.
         """
         next(client for client in self._clients if client.upstream.name == upstream).check()
+
+    def _names(self) -> set[str]:
+        """Return the names of all repositories that mirror one of the upstreams."""
+        return {name for name in _marked(self._registry.driver) if self.upstreams.is_mirrored(name)}
 
     def check_names(self) -> None:
         """

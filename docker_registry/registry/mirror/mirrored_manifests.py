@@ -5,6 +5,7 @@ from __future__ import annotations
 from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.mirror.platforms import PlatformRecords
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import UpstreamManifest
 from docker_registry.registry.names import Digest, Reference, RepositoryName
@@ -17,13 +18,15 @@ _VENDOR_TYPES = "application/vnd."
 class MirroredManifests:
     """A :class:`~docker_registry.registry.sources.ManifestSource` of all upstreams."""
 
-    def __init__(self, remotes: Remotes, manifests: Manifests) -> None:
+    def __init__(self, remotes: Remotes, manifests: Manifests, platforms: PlatformRecords) -> None:
         """
         Args:
             manifests: stores what is fetched.
+            platforms: tell which manifests are for platforms that are not mirrored.
         """
         self._remotes = remotes
         self._manifests = manifests
+        self._platforms = platforms
         self._locks = KeyedLocks()
 
     def get(self, name: RepositoryName, digest: Digest) -> Found[bytes] | None:
@@ -32,6 +35,7 @@ class MirroredManifests:
 
         Raises:
             UpstreamError: the upstream cannot be asked, or its answer is invalid.
+            ManifestUnknown: the manifest is for a platform that is not mirrored.
         """
         remote = self._remotes.find(name)
         if remote is None:
@@ -39,6 +43,8 @@ class MirroredManifests:
         with self._locks.hold((str(name), digest)):
             if self._manifests.exists(name, digest):  # fetched by another request meanwhile
                 return Found(self._manifests.get(name, digest).payload)
+            if remote.upstream.platforms:
+                self._platforms.check(name, digest, remote.upstream.platforms)
             fetched = self.fetch(name, remote, digest)
         return None if fetched is None else Found(fetched[1], Origin(fetched_from=remote.upstream.name))
 
@@ -69,6 +75,8 @@ class MirroredManifests:
             self._manifests.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
         except ManifestInvalid as error:
             raise UpstreamError(f"The manifest of the upstream registry is invalid. {error.sentence}") from error
+        if remote.upstream.platforms:
+            self._platforms.put(name, manifest.payload)
         return digest, manifest.payload
 
 

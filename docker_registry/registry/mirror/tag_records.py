@@ -60,6 +60,13 @@ class TagRecords:
         """Remove the record of a tag; return whether there was one."""
         return self._driver.discard(layout.mirrored_tag(name, tag))
 
+    def discard_target(self, name: RepositoryName, digest: Digest) -> None:
+        """Remove the records of the tags that point at a manifest."""
+        for tag in map(Tag, self._listings.pace(self.names(name))):
+            record = self.find(name, tag)
+            if record is not None and record.digest == digest:
+                self.discard(name, tag)
+
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of the tags of a repository that have records, in ASCII order."""
         return self._listings.names(layout.mirrored_tags(name), layout.read_tag)

@@ -6,8 +6,8 @@ Upstreams: the registries that are mirrored, and the repositories that mirror th
 
 from __future__ import annotations
 
-import os
 import re
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from docker_registry.registry.mirror.credentials import (
     FixedCredentials,
     HelperCredentials,
 )
+from docker_registry.registry.mirror.platforms import Platform
 from docker_registry.registry.names import is_repository_name
 
 #: Schemes of upstreams, and their default ports.
@@ -55,6 +56,7 @@ class Upstream:
         ca: PEM file of the certificate authorities that sign its certificate; None for those of the system.
         client_cert: PEM file with the certificate and the key of this registry.
         allows: whether a repository may be mirrored, by its name at the upstream.
+        platforms: those for which images of indexes are fetched; all when empty.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Upstream:
     ca: Path | None = None
     client_cert: Path | None = None
     allows: Callable[[str], bool] = all_names
+    platforms: tuple[Platform, ...] = ()
 
     @property
     def address(self) -> str:
@@ -119,7 +122,8 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
         options: the other fields of :class:`Upstream`.
 
     Raises:
-        ConfigError: the name cannot be the first component of a repository's name, or the URL is invalid.
+        ConfigError: the name cannot be the first component of a repository's name, the URL is invalid, or a file of
+            certificates cannot be used.
     """
     prefix = f"mirroring.upstreams: {name[:255]}:"
     if "/" in name or not is_repository_name(name):
@@ -134,10 +138,25 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
             f"{prefix} the url must be http://HOST or https://HOST, without credentials, query or fragment"
         )
     upstream = Upstream(name=name, url=url.rstrip("/"), **options)
-    for key, path in (("ca", upstream.ca), ("client_cert", upstream.client_cert)):
-        if path is not None and not os.access(path, os.R_OK):
-            raise ConfigError(f"{prefix} {key} {path} cannot be read")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _check_file(f"{prefix} ca", upstream.ca, tls.load_verify_locations)
+    # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
+    _check_file(f"{prefix} client_cert", upstream.client_cert, lambda path: tls.load_cert_chain(path, password=""))
     return upstream
+
+
+def _check_file(place: str, path: Path | None, load: Callable[[Path], object]) -> None:
+    """
+    Raises:
+        ConfigError: the file cannot be loaded.
+    """
+    try:
+        if path is not None:
+            load(path)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{place} {path} cannot be used: {error.reason}") from None
+    except OSError as error:
+        raise ConfigError(f"{place} {path} cannot be read: {error.strerror}") from None
 
 
 def parse_source(setting: str, url: str, ttl_seconds: float = 300) -> Upstream:

@@ -47,10 +47,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from docker_registry.registry import legacy_layout
 from docker_registry.registry.layout import HIDDEN, ROOT
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
-IMAGES: Final = "images"
+IMAGES: Final = legacy_layout.IMAGES
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
 
@@ -92,7 +93,7 @@ def in_progress(image_id: ImageId) -> str:
 
 def blob_link(image_id: ImageId) -> str:
     """The file with the image's `LayerLink`."""
-    return f"{image(image_id)}/_blob"
+    return legacy_layout.layer_link(image(image_id))
 
 
 def pending(image_id: ImageId) -> str:

@@ -22,11 +22,12 @@ class Mirrored:
         client: sends requests to its application.
     """
 
-    def __init__(self, driver, url, mirroring=None, external_url=None, v1=False, **options):
+    def __init__(self, driver, url, mirroring=None, external_url=None, v1=False, config=None, **options):
         self.driver = driver
-        upstream = MirrorUpstream(name="up.example", url=url, timeout=60, **options)
+        upstream = MirrorUpstream(name="up.example", url=url, **{"timeout": 60, **options})
         section = Mirroring(upstreams=(upstream,), **(mirroring or {}))
-        self.services = build(Config(storage="memory", mirroring=section, external_url=external_url, v1=v1), driver)
+        values = {"storage": "memory", "mirroring": section, "external_url": external_url, "v1": v1, **(config or {})}
+        self.services = build(Config(**values), driver)
         self.client = create_app(self.services).test_client()
 
     def get(self, path, name=NAME, **headers):

@@ -5,22 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
 from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
 
 from docker_registry.config.schema import MirrorUpstream
-from docker_registry.errors import ConfigError
+from docker_registry.errors import ConfigError, UpstreamError
 from docker_registry.http.exchange import CONTEXT, Exchange, RequestContext
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
+from docker_registry.registry.mirror.circuit_breaker import PROBE_SECONDS
+from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
 from docker_registry.registry.mirror.transfer import WITHHELD_BYTES
 from docker_registry.registry.names import Digest
 from docker_registry.settings import TYPES, settings_of
 from tests.registry.mirror.conftest import NAME, THERE
 from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, digest_of, encoded
+from tests.support.clock import Clock
 from tests.support.images import Image, make_image
 from tests.support.servers.upstream import Answer
 
@@ -188,11 +192,27 @@ class TestWhatAnUpstreamDoesNotHave:
             assert 404 == mirrored.head(BLOB).status_code
         assert [f"{THERE}/manifests/v1", f"{THERE}/{BLOB}"] == upstream.asked()
         assert set() == mirrored.paths()
+        upstream.add(THERE, "v1", IMAGE)
+        remotes = mirrored.services.registry.sources.manifests[-1]._remotes
+        remotes._now = lambda: time.monotonic() + ABSENT_SECONDS
+        assert 200 == mirrored.get("manifests/v1").status_code == mirrored.get(BLOB).status_code
 
 
 DIGEST = IMAGE.digest
 GOOD = {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": DIGEST}
 LIES = encoded({**json.loads(IMAGE.manifest), "annotations": {"a": "b"}})
+
+#: Invalid answers to a request of a blob.
+BAD_BLOBS = {
+    "another blob": Answer(LARGE[:-1] + b"\0"),
+    "a page": Answer(b"<html>Log in</html>", headers={"Content-Type": "text/html"}),
+    "more bytes": Answer(LARGE + b"more"),
+    "more bytes than announced": Answer(LARGE + b"more", announced=len(LARGE) - 5),
+    "fewer bytes": Answer(LARGE[:-5]),
+    "a part that was not requested": Answer(LARGE, status=206),
+    "endless interim responses": Answer(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000),
+    "nothing": Answer(raw=b""),
+}
 
 #: Invalid answers to a request of a manifest.
 BAD_MANIFESTS = {
@@ -209,6 +229,7 @@ BAD_MANIFESTS = {
     "fewer bytes than announced": Answer(IMAGE.manifest, announced=len(IMAGE.manifest) + 1, headers=GOOD),
     "a redirect to itself": Answer(status=302, headers={"Location": "/v2/bad/manifests/v1"}),
     "a redirect to a file": Answer(status=302, headers={"Location": "file:///etc/passwd"}),
+    "endless interim responses": Answer(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000),
     "no HTTP": Answer(raw=b"SSH-2.0-OpenSSH_9.9\r\n"),
     "a refusal": Answer(status=403),
     "an internal error": Answer(status=500),
@@ -243,6 +264,17 @@ class TestAnUpstreamThatMisbehaves:
         upstream.contents[f"{THERE}/blobs/{digest}"] = Answer(good)
         assert good == mirrored.client.get(f"/v2/{NAME}/blobs/{digest}").data, "the next attempt succeeds"
 
+    @pytest.mark.parametrize("bad", BAD_BLOBS)
+    def test_gets_no_invalid_blob_through(self, mirrored, upstream, bad):
+        upstream.contents[f"{THERE}/{BLOB}"] = BAD_BLOBS[bad]
+        try:
+            answer = mirrored.get(BLOB)
+            assert answer.data
+            assert answer.status_code in (502, 503)
+        except UpstreamError:  # in the middle of the response, whose connection the server then cuts
+            assert answer.status_code == 200
+        assert set() == mirrored.paths()
+
     def test_limits_pulls(self, mirrored, upstream):
         upstream.contents[f"{THERE}/manifests/v1"] = Answer(status=429, headers={"Retry-After": "77"})
         answer = mirrored.get("manifests/v1")
@@ -254,6 +286,11 @@ class TestAnUpstreamThatMisbehaves:
         statuses = [mirrored.get("manifests/v1").status_code for _ in range(7)]
         assert [502] * 5 + [503] * 2 == statuses
         assert 5 == len(upstream.requests)
+        clock = mirrored.services.mirror._clients[0]._breaker._now = Clock(time.monotonic() + PROBE_SECONDS)
+        assert [502, 503] == [mirrored.get("manifests/v1").status_code for _ in range(2)], "one attempt"
+        upstream.add(THERE, "v1", IMAGE)
+        clock.now += PROBE_SECONDS
+        assert {200} == {mirrored.get(f"manifests/{each}").status_code for each in ("v1", IMAGE.digest)}
 
     def test_is_reported_as_unreachable(self, mirrored, upstream):
         upstream.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -49,7 +50,11 @@ class Upstream:
         guard: called with the path and the headers of each request first; returns a response instead of the content.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """
+        Args:
+            tls: serve HTTPS; None serves HTTP.
+        """
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.contents: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
         self.guard: Callable[[str, Mapping[str, str]], Answer | None] = lambda path, headers: None
@@ -97,10 +102,15 @@ class Upstream:
                 """Print nothing: clients may break connections."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
+        self._encrypt(tls)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def _encrypt(self, tls: ssl.SSLContext | None) -> None:
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def __enter__(self):
         self._thread.start()

@@ -1,0 +1,52 @@
+"""Reports the blobs of mirrored repositories that are being sent, so that they are not evicted meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final, cast
+
+from flask import Flask, Response, request
+
+from docker_registry.http.exchange import context_of
+
+_GET_BLOB: Final = "v2_blobs.get_blob"
+_SENT: Final = frozenset({200, 206})
+
+
+def install(app: Flask, sending: Callable[[str, str], AbstractContextManager[None]]) -> None:
+    """
+    Install the hook.
+
+    Args:
+        sending: returns a context that is entered while a blob is being sent, given its repository and digest.
+    """
+
+    @app.after_request
+    def report_blob(response: Response) -> Response:
+        if request.endpoint != _GET_BLOB or request.method != "GET" or response.status_code not in _SENT:
+            return response
+        wrapper = request.environ.get("wsgi.file_wrapper")
+        if wrapper is None or not isinstance(response.response, wrapper):  # an open file survives its removal
+            blocks = cast("Iterable[bytes]", response.response)
+            context = context_of(request.environ)
+            response.response = _ReportedBlocks(blocks, sending(context.repository, context.digest))
+        return response
+
+
+class _ReportedBlocks:
+    """Blocks of a body with a context that is entered while they are read."""
+
+    def __init__(self, blocks: Iterable[bytes], context: AbstractContextManager[None]) -> None:
+        self._blocks = blocks
+        self._context = context
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._context:
+            yield from self._blocks
+
+    def close(self) -> None:
+        """Close the blocks; called by the WSGI server."""
+        close = getattr(self._blocks, "close", None)
+        if close is not None:
+            close()

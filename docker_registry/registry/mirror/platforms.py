@@ -1,0 +1,141 @@
+"""
+The platforms for which images of an upstream are fetched.
+
+An index is stored as it is, whatever its platforms. The platform of each of its manifests is recorded, so that a
+manifest that a client requests by its digest can be refused before it is fetched::
+
+    docker/registry/v2/_mirror/docker.io+library+alpine/platforms/sha256-<hex>    linux/arm64/v8
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ConfigError, DigestInvalid, ManifestUnknown
+from docker_registry.registry import json_scanner, layout
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.json_scanner import Kind
+from docker_registry.registry.names import Digest, RepositoryName
+
+_PLATFORM: Final = re.compile(r"[a-z0-9]{1,32}/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,32})?")
+
+#: The platform of manifests that describe another one, and the annotation with its digest (BuildKit, attestations).
+_UNKNOWN: Final = "unknown/unknown"
+_DESCRIBED: Final = "vnd.docker.reference.digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An operating system, an architecture, and optionally a variant of it, such as ``linux/arm/v7``."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """
+        Parse ``OS/ARCHITECTURE`` or ``OS/ARCHITECTURE/VARIANT``.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        if not _PLATFORM.fullmatch(text):
+            raise ValueError("is not OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT")
+        # As clients do: arm64 has one variant, which is often left out.
+        return cls(text.removesuffix("/v8") if text.endswith("/arm64/v8") else text)
+
+    def includes(self, other: Platform) -> bool:
+        """Return whether another platform is this one, or a variant of it."""
+        return f"{other.text}/".startswith(f"{self.text}/")
+
+
+def parse_platforms(place: str, texts: Iterable[str]) -> tuple[Platform, ...]:
+    """
+    Parse configured platforms.
+
+    Args:
+        place: beginning of the message.
+
+    Raises:
+        ConfigError: one is invalid.
+    """
+    try:
+        return tuple(map(Platform.parse, texts))
+    except ValueError as error:
+        raise ConfigError(f"{place} a platform {error}") from None
+
+
+class PlatformRecords:
+    """The platforms of the manifests that indexes name."""
+
+    def __init__(self, driver: StorageDriver, json_budget: JsonBudget) -> None:
+        """
+        Args:
+            json_budget: limits the memory and time for large indexes.
+        """
+        self._driver = driver
+        self._json_budget = json_budget
+
+    def put(self, name: RepositoryName, index: bytes) -> None:
+        """Record the platforms of the manifests in an index; does nothing for a manifest."""
+        platforms = dict(self._read(index))
+        with self._driver.batch():
+            for digest, platform in self._json_budget.pace(platforms.items()):
+                self._driver.put_content(layout.mirrored_platform(name, digest), platform.encode())
+
+    def check(self, name: RepositoryName, digest: Digest, platforms: Iterable[Platform]) -> None:
+        """
+        Check that a manifest may be fetched.
+
+        Args:
+            platforms: those for which images are fetched.
+
+        Raises:
+            ManifestUnknown: it is known to be for another platform.
+        """
+        recorded = (self._driver.find(layout.mirrored_platform(name, digest)) or b"").decode("utf-8", "replace")
+        try:
+            platform = Platform.parse(recorded)
+        except ValueError:
+            return
+        if not any(each.includes(platform) for each in platforms):
+            raise ManifestUnknown("This registry does not mirror the platform of the image.", platform=platform.text)
+
+    def _read(self, index: bytes) -> Iterator[tuple[Digest, str]]:
+        described: dict[Digest, Any] = {}
+        platforms: dict[Digest, str] = {}
+        with self._json_budget.reserve(index):
+            for part in self._json_budget.pace(json_scanner.scan(index.decode())):
+                if part.key != "manifests" or part.kind is not Kind.ITEM or not isinstance(part.value, dict):
+                    continue
+                digest, platform = _digest(part.value.get("digest")), _platform(part.value.get("platform"))
+                if digest is not None and platform == _UNKNOWN:
+                    described[digest] = (part.value.get("annotations") or {}).get(_DESCRIBED)
+                elif digest is not None and platform is not None:
+                    platforms[digest] = platform
+        yield from platforms.items()
+        for digest, image in described.items():
+            of_image = platforms.get(_digest(image) or digest)
+            if of_image is not None:
+                yield digest, of_image
+
+
+def _digest(value: object) -> Digest | None:
+    try:
+        return Digest.parse(str(value))
+    except DigestInvalid:
+        return None
+
+
+def _platform(value: object) -> str | None:
+    """Return the platform in a descriptor; None if there is none."""
+    if not isinstance(value, dict):
+        return None
+    parts = [value.get(key) for key in ("os", "architecture", "variant")]
+    try:
+        return Platform.parse("/".join(str(part) for part in parts if part)).text
+    except ValueError:
+        return None

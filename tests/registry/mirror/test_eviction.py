@@ -1,0 +1,254 @@
+"""Eviction of what was pulled least recently, while pushed content stays."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import PathNotFound
+from docker_registry.http.exchange import Exchange
+from docker_registry.registry import layout
+from docker_registry.registry.mirror.eviction import RECENT_SECONDS
+from docker_registry.registry.mirror.pulls import PRECISION_SECONDS
+from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from tests.registry.mirror.conftest import NAME, THERE, Mirrored
+from tests.support.clients.v2 import OCI_MANIFEST, digest_of
+from tests.support.clock import Clock
+from tests.support.images import Image, make_image
+from tests.support.servers.upstream import Answer
+
+LAYER_BYTES = 100_000
+IMAGES = [make_image(f"evicted {number}", layers=1, layer_bytes=LAYER_BYTES) for number in range(4)]
+A_DAY = 86400
+
+
+def size_of(*images):
+    return sum(len(content) for image in images for content in image.contents.values())
+
+
+def exchange(route, repository, digest, status=200):
+    """Return what the server reports of a request."""
+    values = dict.fromkeys(Exchange._fields, "") | {"status": status}
+    return Exchange(**values | {"method": "GET", "route": route, "repository": repository, "digest": digest})
+
+
+class Evicting(Mirrored):
+    """A mirror that evicts, by a clock."""
+
+    def __init__(self, driver, url, **mirroring):
+        super().__init__(driver, url, mirroring=mirroring)
+        self.clock = Clock(time.time())
+        mirror, registry = self.services.mirror, self.services.registry
+        registry.blobs.removed._now = registry.reclamation._now = self.clock
+        mirror.pulls._now = mirror.eviction._now = self.clock
+        self.observe = self.services.observers[0]
+
+    def pull(self, image, name=NAME, tag="v1"):
+        """Pull an image as a client of a server does, which reports requests to observers."""
+        for path in (f"manifests/{tag}", *(f"blobs/{digest}" for digest in image.blobs)):
+            answer = self.get(path, name)
+            assert 200 == answer.status_code, path
+            digest = answer.headers["Docker-Content-Digest"]
+            assert digest == digest_of(answer.data)
+            self.observe(exchange("v2_manifests.get_manifest" if path[0] == "m" else "v2_blobs.get_blob", name, digest))
+
+    def evict(self, wait=RECENT_SECONDS + 1):
+        """Write the pulls, and evict after a while."""
+        self.services.mirror.pulls.flush()
+        self.clock.now += wait
+        return self.services.mirror.eviction.run()
+
+    def has(self, image, name=NAME):
+        """Return whether a repository has all content of an image; it must have all or nothing."""
+        parsed = RepositoryName.parse(name)
+        found = {
+            self.driver.exists(link(parsed, Digest.parse(digest)))
+            for contents, link in ((image.blobs, layout.layer_link), ({image.digest: b""}, layout.revision_link))
+            for digest in contents
+        }
+        assert len(found) == 1
+        return found.pop()
+
+    @property
+    def stored_bytes(self):
+        return sum(each.size for each in self.driver.walk(layout.BLOBS))
+
+
+@pytest.fixture
+def evicting(driver, upstream):
+    """Opens a mirror that evicts; the upstream has the images under tags of their numbers."""
+    for number, image in enumerate(IMAGES):
+        upstream.add(THERE, f"v{number}", image)
+    opened = []
+
+    def make(**mirroring):
+        mirrored = Evicting(driver, upstream.url, **mirroring)
+        opened.append(mirrored)
+        return mirrored
+
+    yield make
+    for mirrored in opened:
+        mirrored.services.close()
+
+
+class TestMirroredContent:
+    def test_that_was_pulled_least_recently_is_evicted_first(self, evicting, upstream):
+        mirror = evicting(max_bytes=size_of(*IMAGES[:3]) + 50)
+        for number, image in enumerate(IMAGES[:3]):
+            mirror.pull(image, tag=f"v{number}")
+        assert 0 == mirror.evict(PRECISION_SECONDS + 60).blobs
+        mirror.pull(IMAGES[0], tag="v0")
+        mirror.pull(IMAGES[3], tag="v3")
+        evicted = mirror.evict()
+        assert (3, size_of(IMAGES[1])) == (evicted.blobs, evicted.size)
+        assert [True, False, True, True] == [mirror.has(image) for image in IMAGES]
+        assert size_of(*IMAGES) == mirror.stored_bytes, "bytes are removed later"
+        upstream.stop()
+        assert ["v0", "v2", "v3"] == mirror.get("tags/list").json["tags"]
+        assert size_of(IMAGES[1]) == sum(mirror.evict(wait).removed for wait in (MOVE_SECONDS, REMOVE_SECONDS))
+        assert size_of(IMAGES[0], *IMAGES[2:]) == mirror.stored_bytes
+        assert [] == list(mirror.driver.walk(layout.REMOVED))
+
+    def test_that_was_not_pulled_for_long_is_evicted(self, evicting):
+        mirror = evicting(max_age=A_DAY)
+        mirror.pull(IMAGES[0], tag="v0")
+        assert 0 == mirror.evict(A_DAY - 60).blobs
+        assert 3 == mirror.evict(61).blobs
+        assert not mirror.has(IMAGES[0])
+
+    @pytest.mark.parametrize("waits", [(), (MOVE_SECONDS,), (MOVE_SECONDS, REMOVE_SECONDS)], ids=len)
+    def test_is_pulled_again_after_its_eviction(self, evicting, upstream, waits):
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        mirror.evict()
+        for wait in waits:
+            mirror.evict(wait)
+        upstream.requests.clear()
+        mirror.pull(IMAGES[0], tag="v0")
+        blobs = [path for path in upstream.asked("GET") if "/blobs/" in path]
+        assert (2 if len(waits) == 2 else 0) == len(blobs), "what is still here is not fetched again"
+        for wait in (0, MOVE_SECONDS, 0):
+            mirror.evict(wait)
+            mirror.pull(IMAGES[0], tag="v0")
+
+    def test_that_is_being_sent_stays(self, evicting, upstream):
+        layer = random.Random(3).randbytes(3 * 1024 * 1024)
+        upstream.contents[f"{THERE}/blobs/{digest_of(layer)}"] = Answer(layer)
+        mirror = evicting(max_bytes=1)
+        path = f"/v2/{NAME}/blobs/{digest_of(layer)}"
+        assert layer == mirror.client.get(path).data
+        with mirror.client.get(path, buffered=False) as answer:
+            blocks = answer.iter_encoded()
+            assert next(blocks)
+            assert 0 == mirror.evict().blobs
+            modified = mirror.driver.stat(_link(digest_of(layer))).modified
+            mirror.evict()
+            assert modified < mirror.driver.stat(_link(digest_of(layer))).modified, "other hosts see that it is in use"
+            assert 0 < len(b"".join(blocks)) < len(layer)
+        assert 1 == mirror.evict().blobs
+
+    def test_stays_while_it_cannot_be_fetched_again(self, evicting, driver, upstream):
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        offline = Mirrored(driver, upstream.url, mirroring={"max_bytes": 1, "offline": True})
+        with offline.services:
+            assert offline.services.mirror.eviction is None
+        mirror.services.read_only.switch_on("for a while")
+        assert mirror.evict() is None
+        mirror.services.read_only.switch_off()
+        driver.put_content(layout.lease("mirror-eviction"), json.dumps({"holder": "b", "until": 9e9}).encode())
+        assert mirror.evict() is None, "another process evicts"
+        assert mirror.has(IMAGES[0])
+
+    def test_of_an_upstream_that_is_not_configured_any_more_stays(self, evicting, driver, upstream):
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        entry = layout.mirror_upstream(RepositoryName.parse("old.example/app"))
+        driver.put_content(entry, b"https://old.example")
+        driver.put_content(layout.layer_link(RepositoryName.parse("old.example/app"), Digest.of(b"x")), b"")
+        assert 3 == mirror.evict().blobs
+        assert driver.exists(layout.layer_link(RepositoryName.parse("old.example/app"), Digest.of(b"x")))
+
+
+def _link(digest):
+    return layout.layer_link(RepositoryName.parse(NAME), Digest.parse(digest))
+
+
+class TestPulls:
+    def test_are_recorded_with_their_links(self, evicting, driver):
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        digest, link = next((each, _link(each)) for each in IMAGES[0].blobs)
+        before = driver.stat(link).modified
+
+        def pulled_after(seconds):
+            mirror.clock.now += seconds
+            mirror.observe(exchange("v2_blobs.get_blob", NAME, digest, 206))
+            mirror.observe(exchange("v2_blobs.get_blob", NAME, IMAGES[0].digest, 404))
+            mirror.services.mirror.pulls.flush()
+            return driver.stat(link).modified
+
+        assert before == pulled_after(PRECISION_SECONDS / 2), "recorded coarsely"
+        first = pulled_after(PRECISION_SECONDS)
+        assert before < first == pulled_after(PRECISION_SECONDS / 2) < pulled_after(PRECISION_SECONDS)
+        driver.remove(link)
+        with pytest.raises(PathNotFound):
+            pulled_after(PRECISION_SECONDS)
+        for repository, odd in (("team/app", digest), (NAME, "odd"), ("up.example/..", digest)):
+            mirror.observe(exchange("v2_manifests.get_manifest", repository, odd))
+        mirror.services.mirror.pulls.flush()
+
+
+class TestPushedContent:
+    def test_that_shares_layers_stays_while_images_flow_through(self, evicting, upstream, driver):
+        flow(evicting(max_bytes=1_000_000), upstream, images=30, layer_bytes=LAYER_BYTES)
+
+    @pytest.mark.slow
+    def test_stays_while_three_gibibytes_flow_through(self, upstream, tmp_path):
+        driver = FileDriver(storage_path=tmp_path / "store")
+        mirror = Evicting(driver, upstream.url, max_bytes=1024**3)
+        with mirror.services:
+            flow(mirror, upstream, images=48, layer_bytes=64 * 1024**2)
+
+
+def flow(mirror, upstream, images, layer_bytes):
+    """Pull images through a mirror whose limit is a third of their bytes; clients push the layers of some."""
+    limit, largest, pushed = mirror.services.mirror.eviction._max_bytes, 0, []
+    for number in range(images):
+        layer = random.Random(number).randbytes(layer_bytes)
+        image = Image("amd64", b'{"number": %d}' % number, (layer,))
+        upstream.add(THERE, "v1", image)
+        name = f"up.example/{THERE}"
+        upstream.contents[f"{THERE}/manifests/v1"] = upstream.contents[f"{THERE}/manifests/{image.digest}"]
+        mirror.pull(image, name, tag=image.digest)
+        if number % 10 == 0:
+            push(mirror, image)
+            pushed.append((image.digest, digest_of(layer)))
+        waits = (RECENT_SECONDS + 1, MOVE_SECONDS, REMOVE_SECONDS) if number % 3 == 2 else (0,)
+        for wait in waits:
+            left = mirror.evict(wait).left
+        largest = max(largest, left)
+        if len(waits) > 1:
+            assert left <= limit
+            shared = len(pushed) * (layer_bytes + 1000)
+            assert mirror.stored_bytes <= limit + shared
+        del upstream.contents[f"{THERE}/blobs/{digest_of(layer)}"]
+    assert largest > limit / 2
+    for manifest, layer in pushed:
+        assert 200 == mirror.get(f"manifests/{manifest}", "team/app").status_code
+        assert layer == digest_of(mirror.get(f"blobs/{layer}", "team/app").data)
+
+
+def push(mirror, image):
+    """Push an image whose blobs are in the store: some are mounted, some are pushed again."""
+    for position, (digest, content) in enumerate(image.blobs.items()):
+        query = f"mount={digest}&from={NAME}" if position == 0 else f"digest={digest}"
+        answer = mirror.client.post(f"/v2/team/app/blobs/uploads/?{query}", data=content if position else b"")
+        assert 201 == answer.status_code
+    answer = mirror.client.put(f"/v2/team/app/manifests/{image.digest}", data=image.manifest, content_type=OCI_MANIFEST)
+    assert 201 == answer.status_code
