@@ -41,15 +41,16 @@ def environment(port, prefix):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy(seaweedfs):
     with FaultProxy(seaweedfs.port, seed=7) as proxy:
         yield proxy
 
 
-@pytest.fixture
-def server(proxy, tmp_path):
-    with Server(tmp_path / "store", workers=2, **environment(proxy.port, f"/{tmp_path.name}")) as server:
+@pytest.fixture(scope="module")
+def server(proxy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    with Server(folder / "store", workers=2, **environment(proxy.port, f"/{folder.name}")) as server:
         yield server
 
 
@@ -140,7 +141,7 @@ class TestAnUnreliableStore:
         assert [] == uploads.get("Uploads", [])
 
     def test_loses_nothing_in_some_pushes_and_pulls(self, server, proxy, seaweedfs):
-        one = self.check(server, proxy, seaweedfs, 25)
+        one = self.check(server, proxy, seaweedfs, 10)
         assert one.acknowledged
 
     @pytest.mark.slow
