@@ -106,7 +106,7 @@ class TestADiff:
 
 class TestAWorker:
     @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-    def test_ends_on_sigterm(self, server, docker, end):
+    def test_ends_on_a_signal(self, server, docker, end):
         with worker(server) as process:
             wait_for(docker, push(docker, tar("a")))
             process.send_signal(end)

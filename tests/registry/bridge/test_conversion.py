@@ -42,12 +42,12 @@ class TestAnImageOfV1:
         assert golden == config
         assert IMAGE_IDS[reference] == Digest.of(config).hex
 
-    def test_of_a_newer_docker_is_passed_on_unparsed(self):
+    def test_of_a_newer_docker_is_passed_on_unchanged(self):
         payload = b'{"id":"1","docker_version":"1.9.1","z":1.0,"a":{"y":1,"b":2}}'
         assert to_config([payload], []).startswith(b'{"a":{"y":1,"b":2},"docker_version":"1.9.1","history":[')
         assert b'"z":1.0' in to_config([payload], [])
 
-    def test_without_an_own_id_in_v1_is_the_same_image(self):
+    def test_without_its_v1_fields_is_the_same_image(self):
         own = b'"id":"1","parent":"2","Size":7,"parent_id":"3","layer_id":"4","throwaway":true'
         assert to_config([b'{"docker_version":"1.9.1","x":1}'], []) == to_config(
             [b'{%s,"docker_version":"1.9.1","x":1}' % own], []
