@@ -39,7 +39,9 @@ sys.exit(main())
 #: One that gunicorn does not use.
 SIGNAL = signal.SIGRTMIN + 3
 
-_LAYER = b"\0" * 1024
+#: How often each request is sent.
+RUNS = 3
+
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -89,7 +91,11 @@ class TracedServer:
 
 
 def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
-    """Send each request once, after its prerequisites, and return the files that it ran through."""
+    """
+    Send each request with new content, after its prerequisites, and return the files that it ran through.
+
+    Each is sent :data:`RUNS` times, and only files of all runs count, because background work may coincide with one.
+    """
     config, found = b"{}", {}
     session = requests.Session()
 
@@ -99,37 +105,44 @@ def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
         return response
 
     def record(row: str, method: str, path: str, **options: object) -> None:
-        time.sleep(1)  # background work has ended
         traced.files()
         send(method, path, **options)
-        found[row] = traced.files()
+        time.sleep(0.5)  # the worker writes its log after the response
+        files = traced.files()
+        found[row] = found.get(row, files) & files
 
     def blob(content: bytes) -> dict[str, object]:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        send("POST", f"/v2/acme/web/blobs/uploads/?digest={digest}", data=content)
-        return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
+        send("POST", f"/v2/acme/web/blobs/uploads/?digest={digest(content)}", data=content)
+        return {"mediaType": "application/octet-stream", "digest": digest(content), "size": len(content)}
 
     def manifest(number: int) -> bytes:
         document = {
-            "schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": blob(config), "layers": [blob(_LAYER)],
-            "annotations": {"number": str(number)},
+            "schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": blob(config), "layers": [blob(layer(number))],
         }  # fmt: skip
         return json.dumps(document).encode()
 
-    def put(row: str | None, number: int, tag: str) -> None:
-        options = {"data": manifest(number), "headers": {"Content-Type": _MANIFEST_TYPE}}
-        path = f"/v2/acme/web/manifests/{tag}"
-        send("PUT", path, **options) if row is None else record(row, "PUT", path, **options)
-
-    put(None, 1, "v1")
-    put("PUT manifest", 2, "v2")
-    record("GET manifest", "GET", "/v2/acme/web/manifests/v1")
-    record("GET blob", "GET", f"/v2/acme/web/blobs/sha256:{hashlib.sha256(_LAYER).hexdigest()}")
-    record("DELETE tag", "DELETE", "/v2/acme/web/manifests/v2")
-    image = "ab" * 32
-    send("PUT", f"/v1/images/{image}/json", data=json.dumps({"id": image}))
-    record("V1 PUT layer", "PUT", f"/v1/images/{image}/layer", data=_LAYER)
+    payloads = [manifest(number) for number in range(RUNS + 1)]
+    headers = {"Content-Type": _MANIFEST_TYPE}
+    send("PUT", "/v2/acme/web/manifests/v0", data=payloads[0], headers=headers)  # creates the repository
+    for number in range(1, RUNS + 1):
+        path, image = f"/v2/acme/web/manifests/v{number}", f"{number:064x}"
+        record("PUT manifest", "PUT", path, data=payloads[number], headers=headers)
+        record("GET manifest", "GET", path)
+        record("GET blob", "GET", f"/v2/acme/web/blobs/{digest(layer(number))}")
+        record("DELETE tag", "DELETE", path)
+        send("PUT", f"/v1/images/{image}/json", data=json.dumps({"id": image}))
+        record("V1 PUT layer", "PUT", f"/v1/images/{image}/layer", data=layer(number))
     return found
+
+
+def layer(number: int) -> bytes:
+    """Return the content of a layer."""
+    return number.to_bytes(1024, "big")
+
+
+def digest(content: bytes) -> str:
+    """Return the digest of a content."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def small_write(root: Path, folder: Path) -> set[str]:
