@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed
@@ -17,8 +19,9 @@ class Leases:
     """
     Grants leases by compare-and-swap on a small file::
 
-        {"holder": "0b5c…", "until": 1767225600.0}
+        {"holder": "0b5c…", "until": 1767225600.0, "process": "5f2e… pid:[4026531836] 4711 8123456"}
 
+    ``process`` is part of a lease that ends with its process: others that see the same processes find it free at once.
     On a store without conditional writes every lease is granted, so the work must also be safe when two processes do
     it at the same time.
 
@@ -37,28 +40,30 @@ class Leases:
         self._holder = str(uuid.uuid4())
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def take(self, work: str, seconds: float) -> bool:
+    def take(self, work: str, seconds: float, *, ends_with_process: bool = False) -> bool:
         """
         Try to acquire the lease of some work, or extend it if this process holds it.
 
         Args:
             work: name of the work, used as a file name.
             seconds: lifetime of the lease, from now.
+            ends_with_process: whether the lease is free before that if this process has ended, where others can tell.
 
         Returns:
             False when another process holds the lease.
         """
-        is_taken = self._take(layout.lease(work), seconds)
+        is_taken = self._take(layout.lease(work), seconds, this_process() if ends_with_process else "")
         self.counts[work.partition("-")[0], "taken" if is_taken else "busy"] += 1
         return is_taken
 
-    def _take(self, path: str, seconds: float) -> bool:
+    def _take(self, path: str, seconds: float, process: str) -> bool:
         if not self._driver.capabilities.if_match:
             return True
         stored = self._driver.find_versioned(path) or Versioned(b"", ABSENT)
         if stored.version != ABSENT and not self._is_free(stored.content):
             return False
-        lease = json.dumps({"holder": self._holder, "until": self._now() + seconds}).encode()
+        document = {"holder": self._holder, "until": self._now() + seconds}
+        lease = json.dumps({**document, "process": process} if process else document).encode()
         try:
             self._driver.put_content(path, lease, if_match=stored.version)
         except PreconditionFailed:
@@ -66,7 +71,7 @@ class Leases:
         return True
 
     def has_expired(self, work: str) -> bool:
-        """Return whether the last holder neither released the lease nor extended it; False if there is none."""
+        """Return whether the last holder did not release the lease, and has ended or not extended it."""
         lease = self._driver.find_versioned(layout.lease(work))
         return lease is not None and bool(lease.content) and self._is_free(lease.content)
 
@@ -84,6 +89,39 @@ class Leases:
     def _is_free(self, content: bytes) -> bool:
         try:
             lease = json.loads(content)
-            return bool(lease["holder"] == self._holder or lease["until"] < self._now())
+            is_free = lease["holder"] == self._holder or lease["until"] < self._now()
+            return is_free or has_ended(str(lease.get("process", "")))
         except (ValueError, KeyError, TypeError):  # a damaged or foreign file must not block the work for ever
             return True
+
+
+def this_process() -> str:
+    """
+    Return a text that identifies this process: boot of the machine, namespace of process ids, id and start.
+
+    Empty where the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {os.getpid()} {_started(os.getpid())}"
+    except OSError:
+        return ""
+
+
+def has_ended(process: str) -> bool:
+    """Return whether a process, as of :func:`this_process`, has certainly ended; False for one on another machine."""
+    *where, pid, started = process.split() if process.count(" ") == 3 else ("", "", "")
+    if not pid.isdigit() or where != this_process().split()[:2]:
+        return False
+    try:
+        return _started(int(pid)) != started
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in ticks since the boot; empty for one that has ended but was not reaped."""
+    state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    return "" if state in ("Z", "X") else fields[18]

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
-from docker_registry.registry.leases import Leases
+from docker_registry.registry.leases import Leases, has_ended, this_process
 
 
 class PlainDriver(MemoryDriver):
@@ -42,3 +46,30 @@ class TestALease:
         driver = PlainDriver()
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("purge", 60)
+
+    def test_that_ends_with_its_process_is_free_when_that_has_ended(self, driver):
+        assert Leases(driver).take("purge", 60, ends_with_process=True)
+        assert not Leases(driver).take("purge", 60)
+        program = "from docker_registry.registry.leases import this_process; print(this_process(), flush=True); input()"
+        with subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True) as other:
+            process = other.stdout.readline().strip()
+            lease = json.dumps({"holder": "another", "until": 9e9, "process": process}).encode()
+            driver.put_content(layout.lease("purge"), lease)
+            assert not Leases(driver).take("purge", 60)
+            assert not Leases(driver).has_expired("purge")
+            other.kill()
+        assert Leases(driver).has_expired("purge")
+        assert Leases(driver).take("purge", 60)
+
+    def test_of_another_machine_ends_by_its_time_alone(self):
+        boot, namespace, pid, started = this_process().split()
+        assert not has_ended(this_process())
+        assert has_ended(f"{boot} {namespace} {pid} 1{started}"), "another process has its id by now"
+        for process in (
+            "",
+            "a b c d",
+            f"other {namespace} {pid} 1",
+            f"{boot} pid:[1] {pid} 1",
+            f"{boot} {namespace} x 1",
+        ):
+            assert not has_ended(process)

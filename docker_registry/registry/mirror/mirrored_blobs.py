@@ -135,7 +135,7 @@ class MirroredBlobs:
             stored = self._stored(name, remote, digest)
             if stored is not None:
                 return Found(stored)
-            if self._leases.take(work, LEASE_SECONDS):
+            if self._leases.take(work, LEASE_SECONDS, ends_with_process=True):
                 return None
             size = announced_size(self._driver, work)
             if size is not None:
@@ -159,7 +159,7 @@ class MirroredBlobs:
         """Extend the lease of a transfer for ever; the body of a greenlet."""
         while True:
             gevent.sleep(LEASE_SECONDS / 3)
-            self._leases.take(work, LEASE_SECONDS)
+            self._leases.take(work, LEASE_SECONDS, ends_with_process=True)
 
     def _stored(self, name: RepositoryName, remote: Remote, digest: Digest) -> Blob | None:
         """
