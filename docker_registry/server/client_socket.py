@@ -31,9 +31,12 @@ from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
 from docker_registry.server.response_cache import FileSlice
 
-#: Limit per system call when sending, so that other greenlets run in between. A pull of 1 GiB takes 0.7 of the time of
-#: slices of 4 MiB, which exceed the processor's cache; slices of 64 KiB are slower again.
+#: Limit per system call when sending. A pull of 1 GiB takes 0.7 of the time of slices of 4 MiB, which exceed the
+#: processor's cache; slices of 64 KiB are slower again.
 SLICE_BYTES: Final = 256 * 1024
+
+#: After so many bytes in a row other greenlets run, even if the client could receive more.
+_TURN_BYTES: Final = 1024 * 1024
 
 #: A body, or its first block, up to this size is joined with the head; copying a longer one costs more than a second
 #: send.
@@ -294,7 +297,7 @@ class ClientSocket(socket.socket):
             if len(data) <= JOINED_BYTES:
                 data = head + bytes(data)
             else:
-                super().sendall(head, self._more)
+                self._send_all(head, self._more)
         self._send_all(data, flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
@@ -338,7 +341,7 @@ class ClientSocket(socket.socket):
     def _send_ahead(self, data: bytes) -> None:
         """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
         head, self._held = self._held, b""
-        super().sendall(head + data, self._more)
+        self._send_all(head + data, self._more)
 
     def _copy_file(self, file: Any, offset: int, count: int) -> None:
         if self._copy is None:
@@ -355,27 +358,31 @@ class ClientSocket(socket.socket):
         Raises:
             OSError: as for :meth:`sendfile`.
         """
-        super().sendall(head, self._more)
+        self._send_all(head, self._more)
         self._send_part(fd, part.offset, part.length)
 
     def _send_part(self, source: int, offset: int, count: int) -> int:
         target = self.fileno()
-        sent = 0
+        sent = in_a_row = 0
         while sent < count:
             try:
                 size = os.sendfile(target, source, offset + sent, min(count - sent, SLICE_BYTES))
             except BlockingIOError:
                 self._is_sending = True
                 try:
-                    socket.wait_write(target, timeout=self.gettimeout())
+                    self._wait(self._write_event)  # type: ignore[attr-defined]
                 finally:
                     self._is_sending = False
+                in_a_row = 0
                 continue
             if not size:
                 raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
             sent += size
             self.file_bytes += size
-            gevent.sleep(0)
+            in_a_row += size
+            if in_a_row >= _TURN_BYTES and sent < count:
+                gevent.sleep(0)
+                in_a_row = 0
         return sent
 
     def _send_all(self, data: Any, flags: int) -> None:

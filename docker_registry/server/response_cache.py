@@ -26,6 +26,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
 from docker_registry.http.exchange import Exchange, Repetition
 from docker_registry.server.cache_key import RequestHead, parse_head
@@ -103,7 +104,7 @@ class CachedResponse:
         """
         fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if self.file is None or signature_of(os.fstat(fd)) != self.file.signature:
-            os.close(fd)
+            close_now(fd)
             raise FileNotFoundError(self.path)
         return fd
 

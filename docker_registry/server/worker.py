@@ -39,6 +39,7 @@ from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
 from docker_registry import dependencies
+from docker_registry.concurrency import close_now
 from docker_registry.http.exchange import Observer
 from docker_registry.http.health import Health
 from docker_registry.resources import client_presence
@@ -391,7 +392,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         finally:
             if hit.fd is not None:
-                os.close(hit.fd)
+                close_now(hit.fd)
         client.settimeout(None)
 
     def _may_cache(self) -> bool:
