@@ -64,7 +64,12 @@ def servers(bench: Bench, version: int = 2) -> Iterator[tuple[str, str]]:
         theirs = {
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"s3": store, "cache": {"blobdescriptor": "redis"}, "delete": {"enabled": True}},
+            "storage": {
+                "s3": store,
+                "cache": {"blobdescriptor": "redis"},
+                "delete": {"enabled": True},
+                "redirect": {"disable": True},  # as by default for ours: the clients of these rows follow none
+            },
             "redis": {"password": PASSWORD, **({"addrs": [address]} if version == 3 else {"addr": address})},
             "http": {"addr": f"127.0.0.1:{port}"},
         }
