@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.s3.client import code_of, content_md5, registry_error_of, status_of, translated
+from docker_registry.drivers.s3.object_requests import ObjectRequests
 from docker_registry.drivers.s3.reading import Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
@@ -26,6 +27,8 @@ _BUSY_PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 #: After a successful listing, the bucket is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 _PAGE_KEYS: Final = 1000
+#: In the body of a 404 for an object that does not exist; not in that for a bucket.
+_NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 #: Sorts after every valid path component.
 _LAST: Final = "\U0010ffff"
 #: Metadata key that a touch sets.
@@ -69,8 +72,14 @@ class S3Bucket:
         self.object_options = dict(object_options)
         self._listed_at = 0.0
         headers = self._page(probe_prefix, MaxKeys=1)["ResponseMetadata"]["HTTPHeaders"]
+        self._requests = ObjectRequests(client, name)
         # SeaweedFS lists a folder for minutes after its last object was deleted (SeaweedFS issue 9810).
         self._shows_empty_folders = headers.get("server", "").startswith("SeaweedFS")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._requests.close()
+        self.client.close()
 
     # -------------------------------------------------------------------------------------------- one object
 
@@ -81,6 +90,12 @@ class S3Bucket:
         Raises:
             PathNotFound: there is no such object.
         """
+        answer = self._requests.send("HEAD", key)
+        if answer is not None and answer.status == 200:
+            return Entry(key, int(answer.headers["Content-Length"]), answer.modified, answer.headers["ETag"])
+        if answer is not None and answer.status == 404:
+            self._check_bucket()
+            raise PathNotFound
         with translated():
             try:
                 metadata = self.client.head_object(Bucket=self.name, Key=key)
@@ -105,18 +120,26 @@ class S3Bucket:
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
         md5 = content_md5(body) if len(body) <= _INLINE_BYTES else run_in_thread(content_md5, body)
         options = {**self.object_options, "ContentMD5": md5}
+        was_sent = self._requests.are_possible
+        answer = self._requests.send("PUT", key, {**options, **condition}, body)
+        if answer is not None and answer.status == 200:
+            return
+        if answer is not None and answer.status == 412:
+            raise PreconditionFailed
         try:
             with translated():
-                self._put(key, body, options, condition)
+                self._put(key, body, options, condition, was_sent=was_sent)
         except PathNotFound:  # If-Match on a missing object
             raise PreconditionFailed from None
 
-    def _put(self, key: str, body: Bytes, options: Mapping[str, str], condition: Mapping[str, str]) -> None:
+    def _put(
+        self, key: str, body: Bytes, options: Mapping[str, str], condition: Mapping[str, str], *, was_sent: bool
+    ) -> None:
         for pause in (*_CONFLICT_PAUSES_SECONDS, None):
             try:
                 self.client.put_object(Bucket=self.name, Key=key, Body=body, **options, **condition)
             except ClientError as error:
-                if condition and self._succeeded_earlier(error, key, body):
+                if condition and self._succeeded_earlier(error, key, body, was_sent=was_sent):
                     return
                 if not condition or pause is None or status_of(error) != 409:
                     raise
@@ -124,9 +147,10 @@ class S3Bucket:
             else:
                 return
 
-    def _succeeded_earlier(self, error: ClientError, key: str, body: Bytes) -> bool:
+    def _succeeded_earlier(self, error: ClientError, key: str, body: Bytes, *, was_sent: bool) -> bool:
         """Return whether a precondition failed only because an earlier attempt succeeded and its response was lost."""
-        if status_of(error) != 412 or not error.response["ResponseMetadata"].get("RetryAttempts"):
+        is_repetition = was_sent or bool(error.response["ResponseMetadata"].get("RetryAttempts"))
+        if status_of(error) != 412 or not is_repetition:
             return False
         return bool(self.client.get_object(Bucket=self.name, Key=key)["Body"].read() == body)
 
@@ -141,6 +165,11 @@ class S3Bucket:
             PreconditionFailed: the object has another ETag.
         """
         condition = {"IfMatch": version} if version else {}
+        answer = self._requests.send("DELETE", name, condition)
+        if answer is not None and answer.status == 204:
+            return
+        if answer is not None and answer.status == 412:
+            raise PreconditionFailed
         with translated():
             for pause in (*_CONFLICT_PAUSES_SECONDS, None):
                 try:
@@ -178,7 +207,12 @@ class S3Bucket:
     # ----------------------------------------------------------------------------------------------- reading
 
     def get(self, key: str) -> tuple[bytes, str]:
-        """Return an object's content and its ETag."""
+        """Return the content of a small object and its ETag."""
+        answer = self._requests.send("GET", key)
+        if answer is not None and answer.status == 200:
+            return answer.content, answer.headers["ETag"]
+        if answer is not None and answer.status == 404 and _NO_KEY in answer.content:
+            raise PathNotFound
         reading = Reading(self.client, self.name, key)
         blocks = reading.blocks(0, None)
         next(blocks)

@@ -235,7 +235,7 @@ class S3Driver(VersionedObjectDriver[Entry]):
 
     def close(self) -> None:
         """Close all connections."""
-        self._objects.client.close()
+        self._objects.close()
 
     def _copy(self, source: Entry, target: str) -> None:
         self._multipart.copy(source, target)

@@ -11,13 +11,15 @@ import requests
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
+from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSResponse
+from botocore.credentials import Credentials
 from urllib3.response import HTTPResponse
 
 from docker_registry.drivers.s3 import bucket, multipart
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.testing import DriverSuite
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from tests.drivers.object_stores import BrokenReadSuite, LostResponseSuite
 from tests.support.clients import programs
 from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
@@ -309,6 +311,7 @@ class TestAStore:
                 del request.headers[name]
 
         driver._objects.client.meta.events.register("before-sign.s3.PutObject", forget)
+        driver._objects._requests.leave_to_client()
         assert not driver.capabilities.if_match
         assert [] == list(driver._objects.entries(driver._root))
 
@@ -389,6 +392,47 @@ class TestASignedUrl:
     def test_needs_a_path(self, driver):
         with pytest.raises(PathInvalid):
             driver.content_redirect_url("../a")
+
+
+class TestSmallObjects:
+    """Requests that do not pass through botocore's client are an optimization; whatever they cannot do, it does."""
+
+    @pytest.fixture
+    def calls(self, driver):
+        calls = []
+        for call in ("PutObject", "GetObject", "HeadObject", "DeleteObject"):
+            driver._objects.client.meta.events.register(
+                f"before-call.s3.{call}", lambda model, **_: calls.append(model.name)
+            )
+        return calls
+
+    def use(self, driver):
+        path = "folder/a b+c~%41_é"
+        for content in (b"", b"content"):
+            driver.put_content(path, content)
+            assert (content, len(content)) == (driver.get_content(path), driver.find_size(path))
+        version = driver.get_versioned(path).version
+        driver.put_content(path, b"newer", if_match=version)
+        with pytest.raises(PreconditionFailed):
+            driver.put_content(path, b"x", if_match=version)
+        assert time.time() - 60 < driver.stat(path).modified < time.time() + 60
+        driver.discard_file(path)
+        assert (None, None) == (driver.find(path), driver.find_size(path))
+
+    def test_bypass_the_client(self, driver, calls):
+        self.use(driver)
+        assert [] == calls
+
+    def test_are_left_to_the_client_when_the_store_refuses_them(self, driver, calls):
+        requests = driver._objects._requests
+        requests._signer = S3SigV4Auth(Credentials("unknown", "unknown"), "s3", "us-east-1")
+        self.use(driver)
+        assert ({"PutObject", "GetObject", "HeadObject", "DeleteObject"}, False) == (set(calls), requests.are_possible)
+
+    def test_are_left_to_the_client_when_they_get_no_response(self, driver, calls):
+        driver._objects._requests._pool.port = 1  # where nothing listens
+        self.use(driver)
+        assert {"PutObject", "GetObject", "HeadObject", "DeleteObject"} == set(calls)
 
 
 class TestARemovedBucket:
