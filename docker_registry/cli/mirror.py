@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from docker_registry.services import Services
 
 #: Longest list of images.
-_MAX_LIST_BYTES: Final = 4 * 1024 * 1024
+MAX_LIST_BYTES: Final = 4 * 1024 * 1024
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -107,14 +107,22 @@ def _opened() -> Iterator[tuple[Services, Mirror]]:
 
 
 def _images(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield the images that are named on the command line, and in the lists that it names."""
+    """
+    Yield the images that are named on the command line, and in the lists that it names.
+
+    Raises:
+        ConfigError: a list is too long.
+    """
     for text in arguments:
         path = Path(text)
         if not path.is_file():
             yield text
             continue
         with path.open("rb") as file:
-            lines = file.read(_MAX_LIST_BYTES).decode("utf-8", "replace").splitlines()
+            content = file.read(MAX_LIST_BYTES + 1)
+        if len(content) > MAX_LIST_BYTES:
+            raise ConfigError("The list of images is too long.", path=text, max_bytes=MAX_LIST_BYTES)
+        lines = content.decode("utf-8", "replace").splitlines()
         yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from docker_registry.cli import main
 from docker_registry.cli.command import load_config
+from docker_registry.cli.mirror import MAX_LIST_BYTES
 from docker_registry.services import build
 from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image, make_index
@@ -77,21 +78,22 @@ class TestTheMirrorCommand:
         assert {None} == {row["error"] for row in rows}
         assert {*INDEX.contents, *IMAGE.contents} == blobs(store[0])
 
-    @pytest.mark.parametrize(
-        ("image", "reason"),
-        [
-            ("up/library/app:none", "has no such"),
-            ("up/library/app:latest", "has no image for these platforms"),
-            ("library/app:latest", "must begin with that of an upstream: up"),
-            ("up/../app", "name is invalid"),
-            ("up/library/app@sha256:1", "digest is invalid"),
-        ],
-    )
-    def test_says_which_images_it_cannot_fetch(self, store, capsys, image, reason):
-        status, out = run(capsys, "warm", image, "up/library/app:single", "--platform", "linux/s390x", "--json")
-        failed, fetched = json.loads(out)["images"]
+    def test_says_which_images_it_cannot_fetch(self, store, capsys, tmp_path):
+        reasons = {
+            "up/library/app:none": "has no such",
+            "up/library/app:latest": "has no image for these platforms",
+            "library/app:latest": "must begin with that of an upstream: up",
+            "up/../app": "name is invalid",
+            "up/library/app@sha256:1": "digest is invalid",
+        }
+        images = [*reasons, "up/library/app:single"]
+        status, out = run(capsys, "warm", *images, "--platform", "linux/s390x", "--json")
+        *failed, fetched = json.loads(out)["images"]
         assert (1, None) == (status, fetched["error"])
-        assert reason in failed["error"]
+        for row in failed:
+            assert reasons[row["image"]] in row["error"]
+        (tmp_path / "list").write_text("x" * (MAX_LIST_BYTES + 1))
+        assert 2 == main(["mirror", "warm", "list"])
 
     def test_asks_each_upstream(self, store, capsys, upstream):
         configure = store[1]

@@ -13,10 +13,10 @@ from docker_registry.errors import ConfigError
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.v1_mirror.source_client import MAX_ANSWER_BYTES
 from docker_registry.services import build
-from tests.registry.v1_mirror.conftest import TREE
+from tests.registry.v1_mirror.conftest import TREE, Mirrored
 from tests.support import v1_images
-from tests.support.servers.upstream import Answer
-from tests.support.servers.v1_source import PING, serve_repository
+from tests.support.servers.upstream import Answer, Upstream
+from tests.support.servers.v1_source import PING, serve_repository, serve_tree
 
 #: A repository of the tree with two tags, and the base image of all of them.
 NAME = "acme/web"
@@ -175,7 +175,29 @@ LIES = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared():
+    """A mirror and its source that several tests use."""
+    with Upstream() as upstream:
+        serve_tree(upstream, TREE)
+        mirrored = Mirrored(MemoryDriver(), upstream.url)
+        with mirrored.services:
+            yield mirrored, upstream
+
+
 class TestASourceThatLies:
+    @pytest.fixture
+    def mirrored(self, shared):
+        """A mirror that has stored nothing: all tests of this class fail to fetch something, except the last."""
+        return shared[0]
+
+    @pytest.fixture
+    def source(self, shared):
+        """The source of that mirror, whose lies end with the test."""
+        known = dict(shared[1].contents)
+        yield shared[1]
+        shared[1].contents, shared[1].guard = known, lambda path, headers: None
+
     @pytest.mark.parametrize("lie", LIES)
     def test_is_a_bad_gateway_and_nothing_is_stored(self, mirrored, source, lie):
         path, body = LIES[lie]
@@ -187,6 +209,12 @@ class TestASourceThatLies:
         assert [] == mirrored.image_paths()
         assert [] == list(mirrored.driver.walk("docker/registry/v2/_leases"))
 
+    @pytest.mark.parametrize(("status", "expected"), [(500, 502), (429, 429), (403, 502)])
+    def test_or_refuses_is_passed_on(self, mirrored, source, status, expected):
+        source.guard = lambda path, headers: Answer(status=status)
+        assert expected == mirrored.get(f"/images/{BASE}/layer").status_code
+        assert expected == mirrored.get("/repositories/library/base/tags").status_code
+
     def test_is_asked_again_after_a_wrong_layer(self, mirrored, source):
         path = f"/v1/images/{BASE}/layer"
         right = source.contents[path]
@@ -194,12 +222,6 @@ class TestASourceThatLies:
         assert 502 == mirrored.get(f"/images/{BASE}/layer").status_code
         source.contents[path] = right
         assert right.body == mirrored.get(f"/images/{BASE}/layer").data
-
-    @pytest.mark.parametrize(("status", "expected"), [(500, 502), (429, 429), (403, 502)])
-    def test_or_refuses_is_passed_on(self, mirrored, source, status, expected):
-        source.guard = lambda path, headers: Answer(status=status)
-        assert expected == mirrored.get(f"/images/{BASE}/layer").status_code
-        assert expected == mirrored.get(f"/repositories/{NAME}/tags").status_code
 
 
 class TestASearch:
