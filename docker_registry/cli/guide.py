@@ -112,6 +112,7 @@ GUIDES: Final = {
             ("docker-registry mirror check", "ask each upstream whether it accepts requests"),
             ("docker-registry mirror warm docker.io/library/alpine:3.20 --platform linux/amd64", "fetch an image"),
             ("docker-registry mirror warm images.txt", "fetch the images in a list, one a line"),
+            ("docker-registry mirror purge docker.io/library/alpine", "remove what was fetched"),
         ),
     ),
     "private": Guide(

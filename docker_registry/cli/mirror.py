@@ -86,6 +86,29 @@ def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int
     return INCOMPLETE if any(row["error"] for row in rows) else 0
 
 
+def _purge(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:
+    """Remove mirrored content: of some repositories, or of all of some upstreams."""
+    from docker_registry.errors import NameUnknown
+    from docker_registry.registry.actor import COMMAND_LINE
+    from docker_registry.registry.mirror.purging import Purging
+    from docker_registry.registry.names import RepositoryName
+
+    if built.read_only.why is not None:
+        raise ConfigError("The registry is read-only.", why=built.read_only.why)
+    known = sorted(mirror.names())
+    chosen = [name for name in known if any(name == each or name.startswith(f"{each}/") for each in arguments.names)]
+    for text in arguments.names:
+        if not any(name == text or name.startswith(f"{text}/") for name in known):
+            raise NameUnknown("No mirrored repository has this name.", name=text)
+    purging, rows = Purging(built.registry), []
+    for name in chosen:
+        purged = purging.purge(RepositoryName(name), actor=COMMAND_LINE)
+        rows.append({"repository": name, "removed": len(purged.digests), "bytes": purged.size})
+    lines = (f"{row['repository']}  {row['removed']} manifests and blobs, {row['bytes']} bytes" for row in rows)
+    _print(arguments, {"repositories": rows}, lines)
+    return 0
+
+
 # ------------------------------------------------------------------------------------------------------ steps
 
 
@@ -190,12 +213,25 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     warm.add_argument(
         "--platform", action="append", metavar="OS/ARCH", help="only this platform of an index; may be repeated"
     )
-    runs: dict[argparse.ArgumentParser, Callable[..., int]] = {status: _status, check: _check, warm: _warm}
+    purge = actions.add_parser("purge", help="remove what was fetched, so that it is fetched again when requested")
+    purge.add_argument(
+        "names", nargs="+", metavar="NAME", help="an upstream, a repository, or the beginning of several"
+    )
+    runs: dict[argparse.ArgumentParser, Callable[..., int]] = {
+        status: _status,
+        check: _check,
+        warm: _warm,
+        purge: _purge,
+    }
     for action, run_action in runs.items():
         action.add_argument("--json", action="store_true", help="print one JSON document")
         action.set_defaults(run_action=run_action)
 
 
 COMMAND: Final = Command(
-    "mirror", "show, check and fill the mirror of other registries", run, _add_arguments, changes_by("warm")
+    "mirror",
+    "show, check, fill and purge the mirror of other registries",
+    run,
+    _add_arguments,
+    changes_by("warm", "purge"),
 )

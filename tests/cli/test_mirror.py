@@ -9,6 +9,7 @@ import pytest
 from docker_registry.cli import main
 from docker_registry.cli.command import load_config
 from docker_registry.cli.mirror import MAX_LIST_BYTES
+from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.services import build
 from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image, make_index
@@ -95,6 +96,24 @@ class TestTheMirrorCommand:
         (tmp_path / "list").write_text("x" * (MAX_LIST_BYTES + 1))
         assert 2 == main(["mirror", "warm", "list"])
 
+    def test_removes_what_was_fetched(self, store, capsys, upstream):
+        images = ("up/library/app:single", "up/library/app:latest")
+        assert 0 == run(capsys, "warm", *images)[0]
+        with build(load_config()) as built:  # a repository to which clients push has one of the layers
+            registry, layer = built.registry, IMAGE.layers[0]
+            registry.blobs.link(RepositoryName("mine"), Digest.of(layer))
+        assert 2 == main(["mirror", "purge", "mine"])
+        everything = {*INDEX.contents, *IMAGE.contents}
+        assert everything == blobs(store[0])
+        status, out = run(capsys, "purge", "up/library", "--json")
+        (row,) = json.loads(out)["repositories"]
+        assert (0, "up/library/app", len(everything)) == (status, row["repository"], row["removed"])
+        size = sum(map(len, (INDEX.contents | IMAGE.contents).values()))
+        assert size - len(layer) == row["bytes"]
+        asked = len(upstream.requests)
+        assert 0 == run(capsys, "warm", images[0])[0]
+        assert asked + len(IMAGE.blobs) + 1 <= len(upstream.requests)
+
     def test_asks_each_upstream(self, store, capsys, upstream):
         configure = store[1]
         configure(up=upstream.url, away="http://127.0.0.1:1")
@@ -145,6 +164,4 @@ class TestTheMirrorCommand:
 
 
 def parse(name, tag):
-    from docker_registry.registry.names import RepositoryName, Tag
-
     return RepositoryName.parse(name), Tag.parse(tag)

@@ -605,6 +605,7 @@ DOMAIN = {
     "mirror.namespaces": {"mirror.upstream"},
     "mirror.responses": {"names"},
     "mirror.remotes": {"actor", "bounded_cache", "layout", "mirror.client", "mirror.upstream", "names", "read_only"},
+    "mirror.purging": {"actor", "layout", "names", "oci_registry"},
     "mirror.stale": set(),
     "mirror.status": {"layout"},
     "mirror.warming": {"manifest_payload", "names", "oci_registry"},

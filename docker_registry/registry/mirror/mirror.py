@@ -109,7 +109,7 @@ class Mirror:
             self.pulls = Pulls(registry.driver, self.upstreams.is_mirrored, read_only, now)
             self.eviction = Eviction(
                 registry,
-                self._names,
+                self.names,
                 records,
                 self.pulls,
                 read_only,
@@ -166,7 +166,7 @@ class Mirror:
         """
         next(client for client in self._clients if client.upstream.name == upstream).check()
 
-    def _names(self) -> set[str]:
+    def names(self) -> set[str]:
         """Return the names of all repositories that mirror one of the upstreams."""
         return {name for name in _marked(self._registry.driver) if self.upstreams.is_mirrored(name)}
 
