@@ -47,12 +47,14 @@ _RUN_LENGTH: Final = 4096
 class TimeSlices:
     """A schedule that long computations share."""
 
-    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
+    def __init__(self, slice_seconds: float = SLICE_SECONDS, pause_seconds: float | None = None) -> None:
         """
         Args:
-            slice_seconds: how long a computation runs before it pauses, and at least how long it pauses.
+            slice_seconds: how long a computation runs before it pauses.
+            pause_seconds: how long it pauses at least; by default as long.
         """
         self._slice_seconds = slice_seconds
+        self._pause_seconds = slice_seconds if pause_seconds is None else pause_seconds
         self._turn: BoundedSemaphore | None = None
         self._resumed = 0.0  # when a computation last went on
 
@@ -102,10 +104,10 @@ class TimeSlices:
             self._resumed = time.monotonic()
 
     def _are_others_busy(self) -> bool:
-        """Sleep for the length of a slice, and return whether other requests needed the processor meanwhile."""
+        """Sleep for the shortest pause, and return whether other requests needed the processor meanwhile."""
         processor, began = time.process_time(), time.monotonic()
         # Sleeping for 0 seconds is not enough: the event loop would not poll for I/O.
-        gevent.sleep(self._slice_seconds)
+        gevent.sleep(self._pause_seconds)
         waited = time.monotonic() - began
         # After a longer sleep than planned, other requests may still be waiting for the event loop.
-        return waited > self._slice_seconds + _DELAY_SECONDS or time.process_time() - processor > _BUSY_SHARE * waited
+        return waited > self._pause_seconds + _DELAY_SECONDS or time.process_time() - processor > _BUSY_SHARE * waited

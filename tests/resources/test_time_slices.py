@@ -49,6 +49,15 @@ class TestBesideOtherRequests:
         (share,) = map(float, under_gevent(PROGRAM, f"{computations} + [answer]"))
         assert 0.02 < share < 0.34
 
+    def test_computations_with_longer_pauses_get_less_of_an_idle_processor(self):
+        program = PROGRAM.replace("TimeSlices()", "TimeSlices(pause_seconds=0.004)").replace(
+            'print(spent["paced"] / sum(spent.values()))',
+            "print(time.process_time() - began, time.monotonic() - start)",
+        )
+        program = program.replace("started =", "began, start = time.process_time(), time.monotonic()\nstarted =")
+        used, passed = map(float, under_gevent(program, "[pipeline] * 4"))
+        assert used < passed / 3
+
 
 class TestSort:
     def test_sorts_short_and_long_lists(self):
