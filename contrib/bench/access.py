@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.client import HTTPResponse
 from pathlib import Path
 
 import requests
 from bench import Bench
 from listings import ENTRIES, copies
 from rows import Row, Sides
-from small_requests import ACCEPT, REPOSITORY, fill, script, wrk
+from small_requests import ACCEPT, CONNECTIONS, REPOSITORY, fill, wrk
 from transfers import timed
 
 from docker_registry.auth.client import Client as AuthClient
@@ -51,16 +54,38 @@ def manifests_by_tokens(bench: Bench) -> Iterator[Sides]:
         requests.get(f"{restricted.url}/v2/token", params=scope, auth=("root", "pw-root"), timeout=30).json()["token"]
         for _ in range(TOKENS)
     ]
-    listed = ", ".join(f'"Bearer {token}"' for token in tokens)
-    with_tokens = (
-        f"local tokens = {{{listed}}}\n"
-        f'wrk.headers["Accept"] = "{ACCEPT}"\n'
-        f"request = function() wrk.headers['Authorization'] = tokens[math.random(1, {TOKENS})] "
-        f'return wrk.format("GET", "/v2/{REPOSITORY}/manifests/t0") end'
+    with_tokens = [_request(restricted.url, f"Authorization: Bearer {token}\r\n") for token in tokens]
+    _warm_up(restricted.url, with_tokens)
+    without = [_request(bench.ours.url, "")]
+    yield (
+        partial(wrk, bench, restricted.url, _script(with_tokens)),
+        partial(wrk, bench, bench.ours.url, _script(without)),
     )
-    for _ in range(3):  # every worker verifies each token once
-        wrk(bench, restricted.url, with_tokens)
-    yield partial(wrk, bench, restricted.url, with_tokens), partial(wrk, bench, bench.ours.url, script(1))
+
+
+def _request(url: str, header: str) -> str:
+    """Return a request as it is sent; wrk would write its headers in an order of each thread."""
+    host = url.partition("://")[2]
+    return f"GET /v2/{REPOSITORY}/manifests/t0 HTTP/1.1\r\nHost: {host}\r\nAccept: {ACCEPT}\r\n{header}\r\n"
+
+
+def _script(texts: list[str]) -> str:
+    """Return a script of wrk that sends any of these requests."""
+    listed = ", ".join(json.dumps(text) for text in texts)
+    return f"local texts = {{{listed}}}\nrequest = function() return texts[math.random(1, #texts)] end"
+
+
+def _warm_up(url: str, texts: list[str]) -> None:
+    """Let every worker verify every token: each connection is one worker's, and there are many."""
+    host, _, port = url.partition("://")[2].partition(":")
+    for _ in range(CONNECTIONS):
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            for text in texts:
+                connection.sendall(text.encode())
+                answer = HTTPResponse(connection)
+                answer.begin()
+                answer.read()
+                assert answer.status == 200
 
 
 @contextmanager
