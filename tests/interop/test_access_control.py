@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
+import requests
 
 from tests.support.access import settings
-from tests.support.clients.v2 import Client
+from tests.support.certificates import Authority
+from tests.support.clients.go_tools import install
+from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, pull, push
+from tests.support.processes import free_port
+from tests.support.servers.nginx import running_nginx
 from tests.support.servers.registry import Server
 
 TO, FROM = "--dest-tls-verify=false", "--src-tls-verify=false"
@@ -110,3 +116,154 @@ class TestDocker:
         docker("logout", host)
         with refused("denied", "unauthorized", "no basic auth"):
             docker("pull", f"{host}/acme/web:v1")
+
+
+class TestBuildah:
+    def test_logs_in_and_does_what_the_rules_allow(self, buildah, policy, guarded, root, tmp_path):
+        host = f"127.0.0.1:{guarded.port}"
+        auth, signatures = f"--authfile={tmp_path / 'auth.json'}", f"--signature-policy={policy}"
+        buildah("login", auth, INSECURE, "-u", "alice", "-p", "pw-alice", host)
+        (tmp_path / "file").write_text("content")
+        container = buildah("from", "scratch")
+        buildah("copy", container, tmp_path / "file", "/file")
+        buildah("commit", signatures, "--rm", container, f"{host}/alice/buildah:v1")
+        buildah("push", auth, INSECURE, signatures, f"{host}/alice/buildah:v1")
+        assert ["v1"] == root.tags("alice/buildah")
+        with refused("denied", "unauthorized", "403 (forbidden)"):
+            buildah("push", auth, INSECURE, signatures, f"{host}/alice/buildah:v1", f"docker://{host}/bob/own:v2")
+        buildah("rmi", f"{host}/alice/buildah:v1")
+        buildah("pull", auth, INSECURE, signatures, f"{host}/alice/buildah:v1")
+        buildah("rmi", f"{host}/alice/buildah:v1")
+        buildah("logout", auth, host)
+
+
+class TestContainerd:
+    def test_does_what_the_rules_allow(self, ctr, guarded, root):
+        host, plain = f"127.0.0.1:{guarded.port}", ("--plain-http", "--snapshotter=native")
+        alice = ("--user", "alice:pw-alice")
+        ctr("images", "pull", *plain, f"{host}/public/web:v1")
+        with refused("denied", "unauthorized", "401"):
+            ctr("images", "pull", *plain, f"{host}/acme/web:v1")
+        ctr("images", "pull", *plain, *alice, f"{host}/acme/web:v1")
+        ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/alice/ctr:v1")
+        ctr("images", "push", "--plain-http", *alice, f"{host}/alice/ctr:v1")
+        assert ["v1"] == root.tags("alice/ctr")
+        ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
+        with refused("denied", "unauthorized", "403"):
+            ctr("images", "push", "--plain-http", *alice, f"{host}/bob/own:v2")
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """A registry with users behind nginx: host and port, and the authority of the certificate."""
+    folder, port = tmp_path_factory.mktemp("tls"), free_port()
+    authority = Authority(folder)
+    certificate, key = authority.issue("nginx")
+    tls = f"listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"
+    variables = {"REGISTRY_EXTERNAL_URL": f"https://localhost:{port}", **settings(folder)}
+    with Server(folder / "store", **variables) as server, running_nginx(folder, [server.port], tls):
+        with Client(server.url) as root:
+            root.session.auth = ("root", "pw-root")
+            push(root, "acme/web", "v1", make_image(1))
+        yield f"localhost:{port}", authority.file
+
+
+class TestBehindNginxWithTls:
+    """Under a name of its own, `localhost`, with a certificate of its own."""
+
+    def test_skopeo_does_what_the_rules_allow(self, skopeo, proxied, tmp_path):
+        host, authority = proxied
+        (tmp_path / "ca.crt").write_bytes(authority.read_bytes())
+        auth = f"--authfile={tmp_path / 'auth.json'}"
+        skopeo("login", auth, f"--cert-dir={tmp_path}", "-u", "alice", "-p", "pw-alice", host)
+        certificates = (f"--src-cert-dir={tmp_path}", f"--dest-cert-dir={tmp_path}")
+        skopeo("copy", auth, *certificates, f"docker://{host}/acme/web:v1", f"docker://{host}/alice/copy:v1")
+        with refused("denied", "unauthorized", "403 (forbidden)"):
+            skopeo("copy", auth, *certificates, f"docker://{host}/acme/web:v1", f"docker://{host}/bob/own:v1")
+
+    def test_python_dxf_does_what_the_rules_allow(self, proxied, tmp_path):
+        dxf = pytest.importorskip("dxf", reason="python-dxf is not installed (pip install python-dxf)")
+        host, authority = proxied
+
+        def log_in(client, response):
+            client.authenticate("alice", "pw-alice", response=response)
+
+        def opened(name):
+            return dxf.DXF(host, name, log_in, tlsverify=str(authority))
+
+        (tmp_path / "file").write_bytes(b"content" * 1000)
+        own = opened("alice/dxf")
+        digest = own.push_blob(str(tmp_path / "file"))
+        own.set_alias("v1", digest)
+        assert [["v1"], [digest]] == [own.list_aliases(), own.get_alias("v1")]
+        opened("alice/mounted").mount_blob("alice/dxf", digest)
+        with pytest.raises((requests.HTTPError, dxf.exceptions.DXFError)):
+            opened("bob/own").push_blob(str(tmp_path / "file"))
+        own.del_alias("v1")
+        assert [] == own.list_aliases()
+
+
+@pytest.mark.slow
+class TestGoClients:
+    """Each logs in, copies or pushes what the rules allow, and is denied the rest."""
+
+    @pytest.fixture
+    def host(self, guarded):
+        return f"127.0.0.1:{guarded.port}"
+
+    def test_crane(self, host, root, tmp_path):
+        crane = install("crane", tmp_path)
+        crane("auth", "login", host, "-u", "alice", "-p", "pw-alice")
+        crane("copy", "--insecure", f"{host}/acme/web:v1", f"{host}/alice/crane:v1")
+        assert ["v1"] == crane("ls", "--insecure", f"{host}/alice/crane").split()
+        assert "alice/crane" in crane("catalog", "--insecure", host).split()
+        with refused("denied", "unauthorized", "forbidden"):
+            crane("copy", "--insecure", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
+        crane("delete", "--insecure", f"{host}/alice/crane:v1")
+        assert [] == root.tags("alice/crane")
+
+    def test_oras(self, host, tmp_path):
+        oras = install("oras", tmp_path)
+        (tmp_path / "file").write_text("content")
+        oras("login", "--plain-http", host, "-u", "alice", "-p", "pw-alice")
+        oras("push", "--plain-http", "--disable-path-validation", f"{host}/alice/oras:v1", tmp_path / "file")
+        oras("pull", "--plain-http", "-o", tmp_path / "pulled", "--allow-path-traversal", f"{host}/alice/oras:v1")
+        oras("copy", "--from-plain-http", "--to-plain-http", f"{host}/acme/web:v1", f"{host}/alice/oras:v2")
+        with refused("denied", "unauthorized", "forbidden"):
+            oras("copy", "--from-plain-http", "--to-plain-http", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
+
+    def test_regctl(self, host, tmp_path):
+        regctl = install("regctl", tmp_path)
+        regctl("registry", "set", "--tls", "disabled", host)
+        regctl("registry", "login", host, "-u", "alice", "-p", "pw-alice")
+        regctl("image", "copy", f"{host}/acme/web:v1", f"{host}/alice/regctl:v1")
+        assert ["v1"] == regctl("tag", "ls", f"{host}/alice/regctl").split()
+        with refused("denied", "unauthorized", "forbidden"):
+            regctl("image", "copy", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
+        regctl("tag", "delete", f"{host}/alice/regctl:v1")
+
+
+@pytest.mark.slow
+class TestATokenThatExpires:
+    def test_during_a_long_push_is_replaced_without_starting_again(self, tmp_path):
+        with Server(tmp_path / "store", REGISTRY_AUTH_TOKEN_SECONDS="60", **settings(tmp_path)) as server:
+            scope = {"scope": "repository:alice/long:pull,push"}
+
+            def token():
+                answer = requests.get(f"{server.url}/v2/token", params=scope, auth=("alice", "pw-alice"), timeout=30)
+                return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+            def body():
+                for _ in range(70):
+                    yield b"x" * 1000
+                    time.sleep(1)
+
+            old = token()
+            upload = requests.post(f"{server.url}/v2/alice/long/blobs/uploads/", headers=old, timeout=30)
+            answer = requests.patch(upload.headers["Location"], data=body(), headers=old, timeout=120)
+            assert 202 == answer.status_code  # it was valid when the request began
+            digest, location = digest_of(b"x" * 70_000), answer.headers["Location"]
+            late = requests.put(location, params={"digest": digest}, headers=old, timeout=30)
+            assert 401 == late.status_code
+            assert 'error="invalid_token"' in late.headers["WWW-Authenticate"]
+            assert 201 == requests.put(location, params={"digest": digest}, headers=token(), timeout=30).status_code
