@@ -217,6 +217,6 @@ READS = [
 ]
 
 WRITES = [
-    Row("push-small", "push 10 layers of 100 kB, one connection", PEER, "s", small_pushes, bound=0.5),
+    Row("push-small", "push 10 layers of 100 kB, one connection", PEER, "s", small_pushes, bound=0.35),
     Row("manifest-put", "PUT a manifest", PEER, "s", manifest_puts, bound=0.5),
 ]
