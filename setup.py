@@ -67,6 +67,7 @@ setup(
             "hypothesis>=6.100",
             "jsonschema>=4.21",
             "keystoneauth1>=5.4",
+            "kubernetes-validate>=1.35",
             "ldap3>=2.9.1",
             "moto[s3]>=5.1",
             "mypy>=1.10",

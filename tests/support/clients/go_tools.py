@@ -21,6 +21,7 @@ _MODULES: Final = {
     "regctl": "github.com/regclient/regclient/cmd/regctl@v0.11.7",
     "helm": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
+    "compose-go": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
 }
 
 _BUILD_SECONDS: Final = 900
@@ -41,4 +42,5 @@ def install(name: str, folder: Path, **environment: str) -> Tool:
         command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, timeout=_BUILD_SECONDS
     )
     assert 0 == done.returncode, done.stderr[-4000:]
-    return Tool([str(folder / name)], {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **environment})
+    program = folder / Path(_MODULES[name].partition("@")[0]).name
+    return Tool([str(program)], {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **environment})
