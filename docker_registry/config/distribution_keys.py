@@ -135,7 +135,7 @@ def _keys() -> Iterator[Key]:
     yield Key("log.level", SUPPORTED, "`loglevel`")
     yield Key("loglevel", SUPPORTED, "`loglevel`")
     yield Key("log.formatter", SUPPORTED, "`log_format`; `logstash` becomes `json`")
-    yield Key("catalog.maxentries", SUPPORTED, "`max_page_entries`")
+    yield Key("catalog.maxentries", SUPPORTED, "`max_page_entries`, which limits lists of tags too")
     yield Key("tags.maxtags", SUPPORTED, "`max_page_entries`; with `catalog.maxentries`, the larger one")
     yield Key("log.fields", NOT_SUPPORTED, "Add fields in the collector of the logs.")
     yield Key("log.hooks", NOT_SUPPORTED, "`email_exceptions` mails errors.")

@@ -215,8 +215,11 @@ class Impatient(Relay):
     waits = False
 
 
-def is_blob(relay, *_):
-    return relay.command == "GET" and "/blobs/sha256" in relay.path
+class Redirecting(Relay):
+    def response(self, number, status, headers, content):
+        if self.command == "GET" and "/blobs/sha256" in self.path:
+            status, headers = 307, {**headers, "Location": "http://127.0.0.1:1/x"}
+        return super().response(number, status, headers, content)
 
 
 #: Relays, each with one fault that other probes must not notice.
@@ -251,7 +254,7 @@ ALONE = {
     "replicas": answering(
         404, lambda relay, number: relay.command == "HEAD" and "manifests" in relay.path and number % 2
     ),
-    "redirect": answering(307, is_blob, Location="http://127.0.0.1:1/x"),
+    "redirect": Redirecting,
     "silence": Impatient,
 }
 

@@ -15,7 +15,7 @@ import requests
 from tests.support.certificates import Authority
 from tests.support.clients import programs
 from tests.support.clients.v2 import digest_of
-from tests.support.images import make_image, read_layout, write_layout
+from tests.support.images import make_image, make_tar, read_layout, write_layout
 from tests.support.servers.proxies import PASSWORD, PROXIES, USER, running_proxy
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
@@ -121,6 +121,40 @@ class TestAProxy:
             assert (direct.status_code, direct.content) == (answer.status_code, answer.content)
 
     @pytest.mark.slow
+    def test_streams_a_chunked_gigabyte(self, proxied, registry, session):
+        block, count = os.urandom(2**20), 1024
+        location = session.post(f"{proxied}/v2/team/large/blobs/uploads/", timeout=60).headers["Location"]
+        before = stored_bytes(registry)
+        seen = []
+
+        def chunks():
+            for number in range(count):
+                yield block
+                if number in (count // 4, count // 2, count - 1):
+                    # All but what is on its way, in the buffers of sockets and of the proxy.
+                    wait_until(lambda number=number: stored_bytes(registry) - before >= (number - 32) * 2**20)
+                    seen.append(number)
+
+        answer = session.patch(urljoin(proxied, location), data=chunks(), timeout=300)
+        assert (202, f"0-{count * 2**20 - 1}") == (answer.status_code, answer.headers["Range"])
+        assert 3 == len(seen)
+        assert 204 == session.delete(urljoin(proxied, answer.headers["Location"]), timeout=60).status_code
+
+    @pytest.mark.slow
+    def test_serves_docker(self, proxied, docker, tmp_path):
+        host = urlsplit(proxied).netloc
+        reference = f"{host}/team/docker:1"
+        (tmp_path / "tree.tar").write_bytes(make_tar({"file": os.urandom(3 * 2**20)}))
+        docker("login", "--username", USER, "--password", PASSWORD, host)
+        docker("import", tmp_path / "tree.tar", reference)
+        pushed = docker("image", "inspect", "--format={{.Id}}", reference)
+        docker("push", reference)
+        docker("rmi", reference)
+        docker("pull", reference)
+        assert pushed == docker("image", "inspect", "--format={{.Id}}", reference)
+        docker("rmi", reference)
+
+    @pytest.mark.slow
     def test_serves_skopeo(self, proxied, authority, tmp_path):
         skopeo = programs.Tool([programs.require("skopeo", "skopeo"), "--insecure-policy", "copy"])
         image = make_image("proxied")
@@ -135,3 +169,38 @@ class TestAProxy:
         skopeo("--src-cert-dir", certificates, "--src-creds", user, name, f"oci:{tmp_path}/pulled:1")
 
         assert image.contents == read_layout(tmp_path / "pulled")
+
+
+@pytest.mark.slow
+class TestNginxWithTls:
+    def test_sends_the_files_of_the_store(self, authority, session, tmp_path):
+        """The example with its last block, which is a comment."""
+
+        def with_files(text):
+            text = text.replace("    # }", "    }")
+            for line in (
+                "location /_registry/ {",
+                "    internal;",
+                "    alias",
+                "    add_header Docker-Content-Digest",
+            ):
+                assert f"    # {line}" in text
+                text = text.replace(f"    # {line}", f"    {line}")
+            return text.replace("/srv/registry/", f"{server.store}/")
+
+        (tmp_path / "nginx").mkdir()
+        with (
+            Server(tmp_path / "store", NGINX_X_ACCEL_REDIRECT="/_registry") as server,
+            running_proxy(PROXIES[0], tmp_path / "nginx", server.port, authority, with_files) as url,
+        ):
+            digest = digest_of(PART)
+            uploads = f"{url}/v2/team/app/blobs/uploads/"
+            assert 201 == session.post(f"{uploads}?digest={digest}", data=PART, timeout=60).status_code
+            blob = f"{url}/v2/team/app/blobs/{digest}"
+            answer = session.get(blob, timeout=60)
+            assert (PART, digest) == (answer.content, answer.headers["Docker-Content-Digest"])
+            part = session.get(blob, headers={"Range": "bytes=7-1000006"}, timeout=60)
+            assert (206, PART[7:1000007]) == (part.status_code, part.content)
+            # The registry has sent a path alone.
+            direct = requests.get(f"{server.url}/v2/team/app/blobs/{digest}", timeout=60)
+            assert (b"", True) == (direct.content, "X-Accel-Redirect" in direct.headers)
