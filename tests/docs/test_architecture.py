@@ -643,6 +643,7 @@ DOMAIN = {
         "search.index",
         "sources",
         "v1.derived_source",
+        "v1.image_memberships",
         "v1.images",
         "v1.pushes",
         "v1.sources",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Final
 
@@ -25,6 +25,7 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.registry.v1.derived_source import Permitted
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.pushes import ImagePushes, parse_image_json
 from docker_registry.registry.v1.sources import ImageQuery, SourceImage
@@ -60,6 +61,7 @@ class MirroredImages:
         leases: Leases,
         json_budget: JsonBudget,
         read_only: ReadOnly,
+        memberships: ImageMemberships,
         *,
         ttl_seconds: float,
         now: Callable[[], float] = time.time,
@@ -69,6 +71,7 @@ class MirroredImages:
             images, pushes: read and store images.
             leases: let one process at a time fetch an image.
             read_only: while writes are refused, nothing is fetched.
+            memberships: records in which repositories clients may find an image, in a registry with access control.
             ttl_seconds: how long lists of tags and images are served before the registry is asked again.
             now: the clock, seconds since the Unix epoch.
         """
@@ -79,6 +82,7 @@ class MirroredImages:
         self._leases = leases
         self._json_budget = json_budget
         self._read_only = read_only
+        self._memberships = memberships
         self._ttl_seconds = ttl_seconds
         self._now = now
         self._locks = KeyedLocks()
@@ -102,7 +106,7 @@ class MirroredImages:
         Raises:
             UpstreamError: the registry cannot be asked and the tags are not known, or it denies access.
         """
-        found = self._list(name, "tags", self._client.list_tags, self._check_tags)
+        found = self._list(name, "tags", self._client.list_tags, lambda payload: self._check_tags(payload).values())
         return None if found is None else Found(self._check_tags(found.value), found.origin)
 
     def tag(
@@ -132,7 +136,7 @@ class MirroredImages:
         Raises:
             UpstreamError: as for :meth:`tags`.
         """
-        return self._list(name, "images", self._client.list_images, self._check_images)
+        return self._list(name, "images", self._client.list_images, self._listed_ids)
 
     def image(self, query: ImageQuery) -> Found[SourceImage] | None:
         """
@@ -186,7 +190,7 @@ class MirroredImages:
         name: ImageRepositoryName,
         kind: ListKind,
         ask: Callable[[ImageRepositoryName], bytes | None],
-        check: Callable[[bytes], object],
+        check: Callable[[bytes], Iterable[str]],
     ) -> Found[bytes] | None:
         """Return a list of a repository: the recorded one within its ttl, else that of the registry."""
         key = f"{kind} {name}"
@@ -202,8 +206,7 @@ class MirroredImages:
             try:
                 self._check_writable()
                 payload = ask(name)
-                if payload is not None:
-                    check(payload)
+                ids = () if payload is None else check(payload)
             except UpstreamDenied:
                 raise
             except UpstreamError as error:
@@ -215,6 +218,7 @@ class MirroredImages:
                 self._absent.put(key, time.monotonic() + ABSENT_SECONDS)
                 self._records.discard_lists(name)
                 return None
+            self._record_members(name, ids)
             self._records.put_list(name, kind, ListRecord(payload, self._now()))
             return Found(payload, Origin(expires=time.monotonic() + self._ttl_seconds))
 
@@ -229,6 +233,34 @@ class MirroredImages:
             return answers.read_tags(payload, self._json_budget)
         except _UNREADABLE:
             raise invalid("no list of tags", self._client) from None
+
+    def _listed_ids(self, payload: bytes) -> list[str]:
+        return [image_id for image_id, _ in self._check_images(payload)]
+
+    def _record_members(self, name: ImageRepositoryName, ids: Iterable[str]) -> None:
+        """
+        Record that a repository has images.
+
+        An image that was pushed here is left out: the registry must not open it to others by naming its id.
+        """
+        if self._memberships.is_maintained:
+            free = [text for text in self._json_budget.pace(ids) if self._is_free(ImageId.parse(text))]
+            self._memberships.record_tagged(name, free)
+
+    def _is_free(self, image_id: ImageId) -> bool:
+        return self._records.is_stored(image_id) or not self._images.exists(image_id)
+
+    def _is_listed(self, query: ImageQuery) -> bool:
+        """Return whether the repository in which a client looks for an image is known to have it."""
+        tags, images = (
+            None if query.repository is None else self._records.find_list(query.repository, kind)
+            for kind in ("tags", "images")
+        )
+        ids = {
+            *(self._check_tags(tags.payload).values() if tags else ()),
+            *(self._listed_ids(images.payload) if images else ()),
+        }
+        return str(query.image_id) in ids
 
     def _check_images(self, payload: bytes) -> list[tuple[str, str]]:
         try:
@@ -254,6 +286,8 @@ class MirroredImages:
             raise invalid("an image with another parent than in its ancestry", self._client)
         checksums = dict.fromkeys((*answer.checksums, *self._listed_checksums(query)))
         image = SourceImage(answer.payload, ancestry, answer.size, tuple(checksums))
+        if query.repository is not None and self._memberships.is_maintained and self._is_listed(query):
+            self._record_members(query.repository, ancestry)
         self._records.put_image(image_id, image)
         return image
 
@@ -290,6 +324,7 @@ class MirroredImages:
             self._records.discard_image(image_id)
             logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
             raise invalid("another layer than its checksums say", self._client) from None
+        self._records.mark_stored(image_id)
         self._records.discard_image(image_id)
         return True
 

@@ -7,8 +7,9 @@ of JSON; the answer follows as it was received::
     docker/registry/v2/_mirror/_v1/repositories/library+base/tags     {"checked": 1767225600.0}
     docker/registry/v2/_mirror/_v1/repositories/library+base/images   {"checked": 1767225600.0}
     docker/registry/v2/_mirror/_v1/images/<id>     {"ancestry": ["<id>", …], "size": 1024, "checksums": ["sha256:…"]}
+    docker/registry/v2/_mirror/_v1/stored/<id>     (empty)
 
-The record of an image is removed when the image itself is in the store.
+The record of an image is removed when the image itself is in the store; then an empty file says where it came from.
 """
 
 from __future__ import annotations
@@ -80,6 +81,14 @@ class Records:
         """Remove the record of an image."""
         self._driver.discard(_image_path(image_id))
 
+    def mark_stored(self, image_id: ImageId) -> None:
+        """Record that an image in the store came from the mirrored registry."""
+        self._driver.put_content(_stored_path(image_id), b"")
+
+    def is_stored(self, image_id: ImageId) -> bool:
+        """Return whether an image in the store came from the mirrored registry."""
+        return self._driver.exists(_stored_path(image_id))
+
     # ------------------------------------------------------------------------------------------------- steps
 
     def _read(self, path: str) -> tuple[dict[str, Any], bytes]:
@@ -100,6 +109,10 @@ def _repository(name: ImageRepositoryName) -> str:
 
 def _list_path(name: ImageRepositoryName, kind: ListKind) -> str:
     return f"{_repository(name)}/{kind}"
+
+
+def _stored_path(image_id: ImageId) -> str:
+    return f"{_ROOT}/stored/{image_id}"
 
 
 def _image_path(image_id: ImageId) -> str:

@@ -97,6 +97,7 @@ class V1Mirror:
             registry.leases,
             registry.json_budget,
             read_only,
+            legacy.image_memberships,
             ttl_seconds=tags_ttl_seconds,
             now=now,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Config, Mirroring
+from docker_registry.config.schema import Auth, Config, Mirroring
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support import v1_trees
@@ -23,10 +23,11 @@ class Mirrored:
         client: sends requests to its application.
     """
 
-    def __init__(self, driver, url, upstreams=(), **options):
+    def __init__(self, driver, url, upstreams=(), rules=None, **options):
         self.driver = driver
+        auth = Auth(rules=rules) if rules is not None else Auth()
         section = Mirroring(source=url, upstreams=upstreams, **options)
-        self.services = build(Config(storage="memory", mirroring=section, search_backend=None), driver)
+        self.services = build(Config(storage="memory", mirroring=section, search_backend=None, auth=auth), driver)
         self.client = create_app(self.services).test_client()
 
     def get(self, path, **headers):

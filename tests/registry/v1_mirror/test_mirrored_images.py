@@ -126,6 +126,23 @@ class TestARepositoryThatIsHere:
         assert [] == asked(source)
 
 
+class TestAClientThatMayNotPullEverything:
+    def test_pulls_what_its_repositories_have(self, open_mirror, source, tmp_path):
+        rules = tmp_path / "rules.yml"
+        rules.write_text("rules: [{repositories: [acme/web], who: [anonymous], allow: [pull]}]")
+        mirrored = open_mirror(rules=rules)
+        pushed = v1_images.make(9)
+        v1_images.push(mirrored.services.require_legacy(), pushed)
+        path = f"/v1/repositories/{NAME}/images"
+        listed = [*json.loads(source.contents[path].body), {"id": pushed.text}]
+        source.contents[path] = Answer(json.dumps(listed).encode(), headers=source.contents[path].headers)
+        assert len(mirrored.pull(NAME, "latest")) == 4
+        assert 401 == mirrored.get("/repositories/acme/newer/tags").status_code
+        other = (TREE / "repositories/acme/newer/tag_latest").read_text()
+        for text in (other, pushed.text):  # naming an image that was pushed here does not open it
+            assert mirrored.get(f"/images/{text}/json").status_code in (401, 404)
+
+
 class TestTags:
     def test_are_asked_for_again_after_their_ttl(self, open_mirror, source):
         mirrored = open_mirror(tags_cache_ttl=0)
