@@ -114,7 +114,7 @@ def open_v1_mirror(
         registry,
         legacy,
         derived,
-        _source(config, config.mirroring.source, mirror.upstreams),
+        mirror.client(_source(config, config.mirroring.source, mirror.upstreams).name),
         None if index is None else parse_source("mirroring.source_index", index),
         user_agent=_USER_AGENT,
         via=mirror.via,

@@ -157,6 +157,10 @@ class Mirror:
         """Return the state of each upstream, as the workers of all hosts have last published it."""
         return {client.upstream.name: self._status.find(client.upstream.name) for client in self._clients}
 
+    def client(self, upstream: str) -> UpstreamClient:
+        """Return the client of an upstream."""
+        return next(client for client in self._clients if client.upstream.name == upstream)
+
     def check(self, upstream: str) -> None:
         """
         Ask an upstream whether it accepts requests of this registry.
@@ -164,7 +168,7 @@ class Mirror:
         Raises:
             UpstreamError: it does not.
         """
-        next(client for client in self._clients if client.upstream.name == upstream).check()
+        self.client(upstream).check()
 
     def names(self) -> set[str]:
         """Return the names of all repositories that mirror one of the upstreams."""

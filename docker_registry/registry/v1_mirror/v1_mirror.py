@@ -51,7 +51,7 @@ class V1Mirror:
         registry: OciRegistry,
         legacy: LegacyRegistry,
         derived: DerivedImages,
-        source: Upstream,
+        source: UpstreamClient,
         index: Upstream | None,
         *,
         user_agent: str,
@@ -68,7 +68,7 @@ class V1Mirror:
 
         Args:
             derived: the images that the bridge derives from API V2.
-            source: the mirrored registry, which *registry* also mirrors by API V2.
+            source: the client of the mirrored registry, which *registry* also mirrors by API V2.
             index: its index; None if it is its own.
             user_agent: what it is told about this server.
             via: returns the name of this registry in Via headers; the same on all its hosts.
@@ -79,18 +79,17 @@ class V1Mirror:
             is_mirrored: returns whether a name is that of a repository which mirrors another one by API V2.
             now: the clock, seconds since the Unix epoch.
         """
-        self.upstream = source.name
+        self.upstream = source.upstream.name
         self._read_only = read_only
         self._driver: StorageDriver = registry.driver
-        self._source = source
+        self._source = source.upstream
+        self._client = source
         self._is_mirrored = is_mirrored
-        self._clients = [
-            UpstreamClient(each, None, memory, user_agent=user_agent, via=via, is_offline=is_offline)
-            for each in (source, index)
-            if each is not None
-        ]
+        self._index = None
+        if index is not None:
+            self._index = UpstreamClient(index, None, memory, user_agent=user_agent, via=via, is_offline=is_offline)
         self._by_v1 = MirroredImages(
-            SourceClient(self._clients[0], self._clients[-1]),
+            SourceClient(source, self._index or source),
             Records(registry.driver),
             legacy.images,
             legacy.image_pushes,
@@ -101,15 +100,15 @@ class V1Mirror:
             ttl_seconds=tags_ttl_seconds,
             now=now,
         )
-        self._by_v2 = BridgedImages(registry, derived, source.name)
+        self._by_v2 = BridgedImages(registry, derived, source.upstream.name)
         self._chosen: V1Source | None = None
         self._locks = KeyedLocks()
         legacy.sources.append(self)
 
     def close(self) -> None:
-        """Close the connections to the mirrored registry."""
-        for client in self._clients:
-            client.close()
+        """Close the connections to the index."""
+        if self._index is not None:
+            self._index.close()
 
     def tags(self, name: ImageRepositoryName, permitted: Permitted | None = None) -> Found[Mapping[str, str]] | None:
         """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
@@ -186,7 +185,7 @@ class V1Mirror:
         return protocol
 
     def _speaks_v1(self) -> bool:
-        client = self._clients[0]
+        client = self._client
         response = client.send("GET", "v1/_ping", {}, {200, 400, 401, 403, 405, 410})
         if response is None or response.status_code != 200:
             if response is not None:
@@ -198,7 +197,7 @@ class V1Mirror:
             return False
 
     def _speaks_v2(self) -> bool:
-        response = self._clients[0].send("GET", "v2/", {}, {200, 401})
+        response = self._client.send("GET", "v2/", {}, {200, 401})
         if response is None:
             return False
         response.close()
