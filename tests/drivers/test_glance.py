@@ -32,9 +32,14 @@ class LayersOnly(GlanceDriver):
 
 
 @pytest.fixture(params=["file", "swift"])
-def options(request, glance_server, tmp_path):
-    options = {"glance_url": glance_server.url, "storage_alternate": request.param}
-    if request.param == "file":
+def alternate(request):
+    return request.param
+
+
+@pytest.fixture
+def options(request, alternate, glance_server, tmp_path):
+    options = {"glance_url": glance_server.url, "storage_alternate": alternate}
+    if alternate == "file":
         return {**options, "storage_path": str(tmp_path / "store")}
     swift = request.getfixturevalue("swift_server").options
     # An address without Keystone: the Glance of these tests requires no token.
@@ -42,6 +47,12 @@ def options(request, glance_server, tmp_path):
 
 
 class TestGlanceDriver(DriverSuite):
+    """No path of the suite is a layer, so the alternate stores all of them; Swift has a suite of its own."""
+
+    @pytest.fixture(params=["file", pytest.param("swift", marks=pytest.mark.slow)])
+    def alternate(self, request):
+        return request.param
+
     @pytest.fixture
     def driver(self, options):
         return GlanceDriver(**options)
