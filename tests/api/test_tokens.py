@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from docker_registry.app import create_app
 from docker_registry.auth.tokens import json_web_tokens, scopes
 from docker_registry.auth.tokens.access_tokens import AccessTokens
+from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
 from docker_registry.auth.tokens.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
 from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver
@@ -70,12 +71,12 @@ def challenge(answer):
     return header
 
 
-def make_app(folder, auth, **others):
+def make_app(folder, auth, driver=None, **others):
     """A client of an application over a store in memory."""
     settings(folder)
     section = Auth(htpasswd=folder / "users", rules=folder / "rules.yml", **auth)
     config = Config(storage="memory", auth=section, **others)
-    return create_app(build(config, MemoryDriver())).test_client()
+    return create_app(build(config, driver or MemoryDriver())).test_client()
 
 
 class TestTheChallenge:
@@ -108,6 +109,12 @@ class TestTheChallenge:
     def test_is_not_broken_by_a_host(self, server, host):
         answer = requests.get(f"{server.url}/v2/", headers={"X-Forwarded-Host": host}, timeout=30)
         assert f'Bearer realm="{server.url}/v2/token",service="docker-registry"' == challenge(answer)
+
+    def test_ignores_a_host_that_an_untrusted_address_forwards(self, tmp_path):
+        headers = {"X-Forwarded-Host": "evil.example.com", "X-Forwarded-Proto": "https", "Forwarded": "host=evil"}
+        app = make_app(tmp_path, {})
+        answer = app.get("/v2/", headers=headers, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+        assert 'realm="http://localhost/v2/token"' in answer.headers["WWW-Authenticate"]
 
     def test_is_basic_by_a_setting_and_of_another_url_by_another(self, tmp_path):
         app = make_app(tmp_path, {"challenge": "basic"})
@@ -231,6 +238,20 @@ class TestARefreshToken:
     @pytest.mark.parametrize("text", ["", "x", "drt_" + "A" * 43, "../signing-keys", "drt_" + "A" * 5000])
     def test_that_is_unknown_is_refused(self, server, text):
         assert 401 == post(server, grant_type="refresh_token", refresh_token=text).status_code
+
+
+class TestARevocation:
+    def test_on_one_host_holds_on_another(self, tmp_path):
+        driver = MemoryDriver()
+        hosts = [make_app(tmp_path / str(number), {}, driver) for number in range(2)]
+        answer = hosts[0].get("/v2/token?offline_token=true", auth=("alice", PASSWORD + "alice")).get_json()
+        form = {"grant_type": "refresh_token", "refresh_token": answer["refresh_token"]}
+        # The hosts have different hashes of the same password, as after a change on one of them only.
+        assert [200, 401] == [host.post("/v2/token", data=form).status_code for host in hosts]
+        (tmp_path / "1" / "users").write_bytes((tmp_path / "0" / "users").read_bytes())
+        assert [200, 200] == [host.post("/v2/token", data=form).status_code for host in hosts]
+        assert 1 == RefreshTokens(driver).revoke(lambda _: True)
+        assert [401, 401] == [host.post("/v2/token", data=form).status_code for host in hosts]
 
 
 class TestAToken:

@@ -10,6 +10,7 @@ import pytest
 from docker_registry.app import create_app
 from docker_registry.config.schema import Auth, Config
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry.sources import Found
 from docker_registry.services import build
 from tests.support.access import PASSWORD, settings
 from tests.support.clients.v2 import OCI_MANIFEST, digest_of
@@ -98,6 +99,16 @@ class World:
 
     def docker(self, user, **options):
         return Docker(self.app, user, **options)
+
+
+class Mirrored:
+    """A source of one list of images."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def images(self, name, permitted):
+        return Found(self._images)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +212,19 @@ class TestAnImage:
         docker.begin("GET", "repositories/alice/modern/images")
         top = docker.ask("GET", "repositories/alice/modern/tags/v1").get_json()
         assert 403 == world.docker("bob").ask("GET", f"images/{top}/layer").status_code
+
+    def test_of_a_mirrored_repository_is_pulled_by_those_who_may_pull_there(self, world):
+        image = fresh()
+        assert 200 == world.docker("root").push("bob/origin", image)
+        source = Mirrored(json.dumps([{"id": image.text}, {"id": 5}, "x"]).encode())
+        sources = world.services.require_legacy().sources
+        sources.append(source)
+        try:
+            alice = world.docker("alice")
+            assert 200 == alice.begin("GET", "repositories/alice/mirrored/images")
+            assert 200 == alice.ask("GET", f"images/{image.text}/layer").status_code
+        finally:
+            sources.remove(source)
 
     def test_of_a_deleted_repository_is_pulled_no_more(self, world):
         image = fresh()

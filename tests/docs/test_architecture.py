@@ -271,6 +271,8 @@ DOMAIN = {
     "v1.image_memberships": {
         "access",
         "actor",
+        "bounded_cache",
+        "json_scanner",
         "keyed_locks",
         "legacy_layout",
         "listing_cache",
@@ -279,6 +281,7 @@ DOMAIN = {
         "v1.image_layout",
     },
     "v1.image_pulls": {
+        "v1.image_memberships",
         "access",
         "actor",
         "names",

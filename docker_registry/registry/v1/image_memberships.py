@@ -14,15 +14,17 @@ first request that needs them with access control records what lists and tags co
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
-from docker_registry.registry import legacy_layout
+from docker_registry.registry import json_scanner, legacy_layout
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import Principal
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.listing_cache import ListingCache, with_prefixes
 from docker_registry.registry.names import LIBRARY, ImageId, ImageRepositoryName
@@ -32,6 +34,9 @@ from docker_registry.registry.v1.derived_source import DerivedImageSource
 logger = logging.getLogger(__name__)
 
 _LIBRARY: Final = f"{LIBRARY}/"
+
+#: Memory of a worker for the lists of mirrored registries that it has recorded.
+_MIRRORED_BYTES: Final = 1024 * 1024
 
 
 class ImageMemberships:
@@ -58,6 +63,7 @@ class ImageMemberships:
         self._derived = derived
         self._access = access
         self._locks = KeyedLocks()
+        self._mirrored: BoundedCache[bytes, bool] = BoundedCache(_MIRRORED_BYTES)
         self._is_complete = False
         self._is_marked_incomplete = False
         self.is_maintained = False
@@ -119,6 +125,17 @@ class ImageMemberships:
         if self._is_recording():
             for image_id in self._parsed(ids):
                 self._put(image_layout.memberships(image_id), name)
+
+    def record_mirrored(self, name: ImageRepositoryName, images: bytes) -> None:
+        """Record the images in the list that a mirrored registry has of a repository, as JSON."""
+        mark = hashlib.sha256(f"{name}\n".encode() + images).digest()
+        if not self.is_maintained or self._mirrored.get(mark):
+            return
+        entries = json_scanner.scan_list(images.decode("utf-8", "replace"))
+        listed = (entry.get("id") for entry in self._listings.pace(entries) if isinstance(entry, dict))
+        for image_id in self._parsed(text for text in listed if isinstance(text, str)):
+            self._put(image_layout.memberships(image_id), name)
+        self._mirrored.put(mark, True)
 
     def prove(self, image_id: ImageId, principal: Principal) -> None:
         """Turn the claims of an image into memberships, once a principal has pushed its layer."""

@@ -24,6 +24,7 @@ from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.sources import Found
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1.derived_source import Permitted
+from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Image, Images
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.sources import ImageQuery, V1Source
@@ -42,17 +43,20 @@ class ImagePulls:
         repositories: ImageRepositories,
         access: Access,
         sources: Sequence[V1Source],
+        memberships: ImageMemberships,
     ) -> None:
         """
         Args:
             access: decides from which repositories an image may come.
             sources: may grow until the first request.
+            memberships: records the images of mirrored repositories.
         """
         self._images = images
         self._tags = tags
         self._repositories = repositories
         self._access = access
         self._sources = sources
+        self._memberships = memberships
 
     def image(
         self,
@@ -175,7 +179,7 @@ class ImagePulls:
             name,
             ImagesUnknown,
             lambda: self._tags.list_images(name),
-            lambda source: source.images(name, self._permitted(principal)),
+            lambda source: self._recorded(name, source.images(name, self._permitted(principal))),
         )
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -196,6 +200,11 @@ class ImagePulls:
             if found is None:
                 raise
             return found
+
+    def _recorded(self, name: ImageRepositoryName, images: Found[bytes] | None) -> Found[bytes] | None:
+        if images is not None:
+            self._memberships.record_mirrored(name, images.value)
+        return images
 
     def _asked(self, image_id: ImageId, *, is_asked: bool = True) -> Sequence[V1Source]:
         return self._sources if is_asked and not image_id.is_hidden else ()

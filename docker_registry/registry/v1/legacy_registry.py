@@ -103,4 +103,6 @@ class LegacyRegistry:
             now=now,
             slices=oci.slices,
         )
-        self.image_pulls = ImagePulls(self.images, self.image_tags, self.image_repositories, oci.access, self.sources)
+        self.image_pulls = ImagePulls(
+            self.images, self.image_tags, self.image_repositories, oci.access, self.sources, self.image_memberships
+        )
