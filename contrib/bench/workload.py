@@ -151,7 +151,7 @@ def load(bench: Bench, connections: int, paths: Sequence[str], url: str) -> Rate
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "Non-2xx" not in output and "Socket errors" not in output, output
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    late = re.search(r"\n\s+99%\s+([\d.]+)(us|ms|s|m)\n", output)
+    late = re.search(r"\n\s+99%\s+([\d.]+)(us|ms|s|m)\s*\n", output)  # wrk pads units of one letter
     assert rate and late, output
     return Rate(float(rate[1]), float(late[1]) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[late[2]])
 
