@@ -10,6 +10,7 @@ import gevent
 from docker_registry.errors import RegistryError
 from docker_registry.metrics import listener
 from docker_registry.registry.read_only import REFRESH_SECONDS
+from docker_registry.registry.removal import MOVE_SECONDS
 from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def start(services: Services) -> None:
     if services.mirror is not None and services.mirror.pulls is not None and services.mirror.eviction is not None:
         gevent.spawn(services.mirror.pulls.watch, gevent.sleep)
         gevent.spawn(services.mirror.eviction.watch, gevent.sleep)
+    elif services.mirror is not None:
+        gevent.spawn(_reclaim, services)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:
@@ -54,6 +57,17 @@ def _publish_mirror_status(services: Services) -> None:
                 mirror.publish_status(recorder.counts)
         except RegistryError as error:
             logger.warning("the state of the mirrored registries was not published: %s", error)
+
+
+def _reclaim(services: Services) -> None:
+    """Remove the bytes of purged content, where no task evicts content and does that too."""
+    while True:
+        gevent.sleep(MOVE_SECONDS)
+        try:
+            if services.read_only.why is None and services.registry.leases.take("reclamation", MOVE_SECONDS / 2):
+                services.registry.reclamation.run()
+        except RegistryError as error:
+            logger.warning("bytes without references could not be removed: %s", error)
 
 
 def _run(services: Services) -> None:

@@ -73,7 +73,7 @@ def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int
         row: dict[str, Any] = {"image": text, "digest": None, "manifests": 0, "blobs": 0, "bytes": 0, "error": None}
         try:
             name, reference = _parse(text, mirror)
-            warmed = warming.warm(name, reference, arguments.platform or ())
+            warmed = warming.warm(name, reference, arguments.platform or _platforms(mirror, name))
             row |= {"digest": str(warmed.digest), "manifests": len(warmed.manifests)}
             row |= {"blobs": len(warmed.blobs), "bytes": warmed.size}
         except RegistryError as error:
@@ -110,6 +110,12 @@ def _purge(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> in
 
 
 # ------------------------------------------------------------------------------------------------------ steps
+
+
+def _platforms(mirror: Mirror, name: RepositoryName) -> list[str]:
+    """Return the platforms of the upstream that a repository mirrors; none for all."""
+    found = mirror.upstreams.find(str(name))
+    return [] if found is None else [platform.text for platform in found[0].platforms]
 
 
 @contextmanager

@@ -33,11 +33,13 @@ def upstream():
 def store(tmp_path, monkeypatch, upstream):
     """The folder of a store that mirrors the upstream, which a configuration names."""
 
-    def configure(**upstreams):
+    def configure(platforms=(), **upstreams):
         section = {
             "storage": "file",
             "storage_path": str(tmp_path / "store"),
-            "mirroring": {"upstreams": [{"name": name, "url": url} for name, url in upstreams.items()]},
+            "mirroring": {
+                "upstreams": [{"name": name, "url": url, "platforms": platforms} for name, url in upstreams.items()]
+            },
         }
         (tmp_path / "config.yml").write_text(json.dumps({"dev": section}))  # JSON is YAML
 
@@ -70,6 +72,11 @@ class TestTheMirrorCommand:
         asked = len(upstream.requests)
         assert 0 == run(capsys, "warm", "up/library/app", "--platform", "linux/arm64")[0]
         assert asked == len(upstream.requests), "what is here is not fetched again"
+
+    def test_fetches_images_for_the_platforms_of_the_upstream(self, store, upstream, capsys):
+        store[1](up=upstream.url, platforms=["linux/arm64"])
+        assert 0 == run(capsys, "warm", "up/library/app")[0]
+        assert {INDEX.digest, *INDEX.images[1].contents} == blobs(store[0])
 
     def test_fetches_the_images_in_a_list(self, store, capsys, tmp_path):
         (tmp_path / "list.txt").write_text(f"# two images\n\nup/library/app:single\nup/library/app@{INDEX.digest}\n")

@@ -135,7 +135,6 @@ def pull(mirrored, tag, image):
                 received += block
         except Exception:  # noqa: BLE001 - as the server sees it: it cuts the connection
             assert len(received) < len(content)
-            assert content.startswith(received)
             return "failed"
         if answer.status_code != 200:
             return failed(answer, received)
