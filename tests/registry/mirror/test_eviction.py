@@ -240,6 +240,7 @@ def flow(mirror, upstream, images, layer_bytes):
         del upstream.contents[f"{THERE}/blobs/{digest_of(layer)}"]
     assert largest > limit / 2
     for manifest, layer in pushed:
+        assert mirror.driver.exists(_link(layer)), "what a pushed repository has too is not evicted"
         assert 200 == mirror.get(f"manifests/{manifest}", "team/app").status_code
         assert layer == digest_of(mirror.get(f"blobs/{layer}", "team/app").data)
 
