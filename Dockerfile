@@ -5,7 +5,7 @@ FROM ${BASE} AS build
 COPY . /usr/src/docker-registry
 RUN python3 -m venv /opt/docker-registry \
     && /opt/docker-registry/bin/pip install --no-cache-dir \
-        "/usr/src/docker-registry[azure,bugsnag,gcs,glance,ldap,mysql,postgresql,redis,s3,sentry,swift]" \
+        "/usr/src/docker-registry[azure,bugsnag,gcs,glance,ldap,mirror,mysql,otel,postgresql,redis,s3,sentry,swift]" \
     && find /opt/docker-registry -name __pycache__ -prune -exec rm -rf {} + \
     && rm -rf /opt/docker-registry/lib/python3*/site-packages/pip /opt/docker-registry/lib/python3*/site-packages/pip-*
 
@@ -13,7 +13,9 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="docker-registry" \
     org.opencontainers.image.description="A registry server for container images" \
     org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.source="https://github.com/dotcloud/docker-registry"
+    org.opencontainers.image.source="https://github.com/dotcloud/docker-registry" \
+    org.opencontainers.image.url="https://github.com/dotcloud/docker-registry" \
+    org.opencontainers.image.documentation="https://github.com/dotcloud/docker-registry/tree/main/docs"
 
 COPY --from=build /opt/docker-registry /opt/docker-registry
 COPY contrib/image/entrypoint /usr/local/bin/docker-registry-entrypoint
