@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -260,9 +261,11 @@ class TestATokenThatExpires:
 
             old = token()
             upload = requests.post(f"{server.url}/v2/alice/long/blobs/uploads/", headers=old, timeout=30)
-            answer = requests.patch(upload.headers["Location"], data=body(), headers=old, timeout=120)
+            answer = requests.patch(
+                urljoin(server.url, upload.headers["Location"]), data=body(), headers=old, timeout=120
+            )
             assert 202 == answer.status_code  # it was valid when the request began
-            digest, location = digest_of(b"x" * 70_000), answer.headers["Location"]
+            digest, location = digest_of(b"x" * 70_000), urljoin(server.url, answer.headers["Location"])
             late = requests.put(location, params={"digest": digest}, headers=old, timeout=30)
             assert 401 == late.status_code
             assert 'error="invalid_token"' in late.headers["WWW-Authenticate"]
