@@ -1,11 +1,12 @@
 """
-Refresh tokens, with which clients get access tokens without a password (``docker login``).
+Refresh tokens: long-lived random secrets that clients exchange for access tokens instead of sending a password.
 
-A token is random and stored as its SHA-256 only, one file each::
+A client requests one with ``access_type=offline`` (``docker login``). Only the SHA-256 of the secret is stored. Each
+token is one file, named after that hash::
 
     {"user": "alice", "client": "docker", "created": 1790000000, "last_used": 1790000000, "user_version": "…"}
 
-It ends with the user, with the user's password, and after 90 days without use.
+A token becomes invalid when it is revoked, when its user is removed or changes password, and after 90 days without use.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from docker_registry.registry import layout
 
 FOLDER: Final = f"{layout.AUTH}/refresh-tokens"
 
-#: Time without use after which a token ends.
+#: Time without use after which a token expires.
 IDLE_SECONDS: Final = 90 * 86400.0
 
-#: The time of the last use is written at most this often.
+#: Minimum time between two updates of ``last_used``, so that most uses cause no write.
 _LAST_USED_RESOLUTION_SECONDS: Final = 86400.0
 
 _TOKEN: Final = re.compile(r"drt_[A-Za-z0-9_-]{43}")
@@ -38,13 +39,13 @@ _MAX_CLIENT: Final = 128
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
     """
-    A stored token.
+    The stored record of a token; the secret itself is not part of it.
 
     Attributes:
-        token_id: the beginning of its hash, which identifies it for an operator.
-        client: what the client calls itself.
+        token_id: SHA-256 of the secret, 64 hexadecimal digits; also the name of the file.
+        client: the ``client_id`` that the client sent, cut off after 128 characters.
         created, last_used: seconds since the Unix epoch.
-        user_version: version of the user's password when the token was issued.
+        user_version: version of the user's password when the token was issued (:meth:`.Logins.user_version`).
     """
 
     token_id: str
@@ -67,14 +68,23 @@ class RefreshTokens:
         """
         Args:
             now: the clock; returns seconds since the Unix epoch.
-            pace: yields items, and lets other requests run between them.
+            pace: wraps an iterable and lets other requests run between its items.
         """
         self._driver = driver
         self._now = now
         self._pace = pace
 
     def issue(self, user: str, client: str, user_version: str) -> str:
-        """Issue a token for a user."""
+        """
+        Issue a token for a user.
+
+        Args:
+            client: the name by which the client identifies itself; it is not verified.
+            user_version: current version of the user's password.
+
+        Returns:
+            The secret. It is not stored and cannot be retrieved later.
+        """
         text = f"drt_{secrets.token_urlsafe(32)}"
         token_id = _hash(text)
         self._put(RefreshToken(token_id, user, client[:_MAX_CLIENT], self._now(), self._now(), user_version))
@@ -82,13 +92,17 @@ class RefreshTokens:
 
     def verify(self, text: str, version_of: Callable[[str], str | None]) -> RefreshToken | None:
         """
-        Return a token, and record its use; None if it is malformed, unknown, revoked or has ended.
+        Return the record of a token and update its time of last use.
 
         Args:
-            version_of: returns the version of a user's password; None if there is no such user.
+            text: the secret that the client sent.
+            version_of: returns the current version of a user's password; None if there is no such user.
+
+        Returns:
+            None if the token is malformed, unknown, revoked or expired, or if its user was removed or changed password.
         """
         found = self._get(_hash(text)) if _TOKEN.fullmatch(text) else None
-        if found is None or not self._is_alive(found) or version_of(found.user) != found.user_version:
+        if found is None or self._is_expired(found) or version_of(found.user) != found.user_version:
             return None
         if self._now() - found.last_used > _LAST_USED_RESOLUTION_SECONDS:
             found = replace(found, last_used=self._now())
@@ -96,7 +110,7 @@ class RefreshTokens:
         return found
 
     def list(self) -> Iterator[RefreshToken]:
-        """Yield all tokens, also those that have ended."""
+        """Yield all stored tokens, including expired ones; unreadable files are skipped."""
         try:
             paths = list(self._pace(self._driver.list_directory(FOLDER)))
         except PathNotFound:
@@ -107,7 +121,7 @@ class RefreshTokens:
                 yield found
 
     def revoke(self, chosen: Callable[[RefreshToken], bool]) -> int:
-        """Remove all tokens that are chosen, and return their number."""
+        """Remove all tokens for which *chosen* returns True, and return how many were removed."""
         count = 0
         for token in [token for token in self.list() if chosen(token)]:
             try:
@@ -118,11 +132,11 @@ class RefreshTokens:
         return count
 
     def purge(self) -> int:
-        """Remove the tokens that have not been used for too long, and return their number."""
-        return self.revoke(lambda token: not self._is_alive(token))
+        """Remove the tokens that were unused for too long, and return how many were removed."""
+        return self.revoke(self._is_expired)
 
-    def _is_alive(self, token: RefreshToken) -> bool:
-        return self._now() - token.last_used <= IDLE_SECONDS
+    def _is_expired(self, token: RefreshToken) -> bool:
+        return self._now() - token.last_used > IDLE_SECONDS
 
     def _get(self, token_id: str) -> RefreshToken | None:
         try:
