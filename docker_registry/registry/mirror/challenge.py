@@ -1,7 +1,7 @@
 """
-Challenges: how a server wants its clients to authenticate (``WWW-Authenticate``; RFC 9110, section 11.6.1).
+Parsing of authentication challenges (``WWW-Authenticate``; RFC 9110, section 11.6.1).
 
-::
+A header may contain several challenges, each a scheme followed by its parameters::
 
     Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull", Basic realm=x
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-#: A longer header is ignored.
+#: A header longer than this is treated as if it contained no challenge.
 MAX_HEADER_CHARACTERS: Final = 16 * 1024
 
-_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a token of HTTP, not a secret
-#: A parameter, or the scheme of the next challenge, with what separates it from the one before.
+_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a grammar rule of HTTP, not a secret
+#: One parameter (``name=value``) or the scheme that begins the next challenge, with the separators before it.
 _PART: Final = re.compile(
     rf'[\s,]*(?:(?P<name>{_TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]*))|(?P<scheme>{_TOKEN}))'
 )
@@ -26,11 +26,11 @@ _PART: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class Challenge:
     """
-    One challenge.
+    One way in which a client may authenticate.
 
     Attributes:
-        scheme: in lower case.
-        parameters: values by name in lower case.
+        scheme: the authentication scheme in lower case, such as ``bearer``.
+        parameters: values without quotes, by lower-case name.
     """
 
     scheme: str
@@ -39,9 +39,17 @@ class Challenge:
 
 def parse_challenges(header: str) -> list[Challenge]:
     """
-    Parse the values of all WWW-Authenticate headers of a response, joined by commas.
+    Parse the WWW-Authenticate headers of a response.
 
-    What cannot be parsed ends the list; challenges before it are returned.
+    Parsing stops silently at the first syntax error; the challenges up to there are returned, the last one with the
+    parameters read so far (an unterminated quoted value is empty). If a challenge repeats a parameter, the first value
+    counts.
+
+    Args:
+        header: the values of all WWW-Authenticate headers, joined by commas.
+
+    Returns:
+        The challenges in the order of the header; none if it is longer than :data:`MAX_HEADER_CHARACTERS`.
     """
     return list(_challenges(header)) if len(header) <= MAX_HEADER_CHARACTERS else []
 

@@ -1,9 +1,11 @@
 """
-Decides which upstream a request means, so that a public name never stands for a repository of this registry.
+Selection of the upstream that a request is addressed to.
 
-First by the ``ns`` parameter, with which containerd and Docker 28 tell a mirror the host of the image's name
-(containerd, ``docs/hosts.md``, and the OCI Distribution Specification, "Namespace parameter"); then by the Host header.
-Otherwise the name of the repository alone decides.
+1. The ``ns`` parameter: containerd and Docker 28 send a mirror the host part of the image's name (containerd,
+   ``docs/hosts.md``; OCI Distribution Specification, "Namespace parameter"). An unknown ``ns`` is an error, so that a
+   pull of ``docker.io/acme/app`` never gets the repository ``acme/app`` of this registry.
+2. Without ``ns``, the Host header.
+3. Otherwise the first component of the repository's name (:class:`~.upstream.Upstreams`), not in this module.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ _MAX_HOST_CHARACTERS: Final = 255
 
 
 class Namespaces:
-    """The hosts that stand for upstreams, and those that stand for this registry."""
+    """Maps namespaces (``ns``) and Host headers to upstreams."""
 
     def __init__(
         self, upstreams: Upstreams, hosts: Mapping[str, str], own_names: Iterable[str], external_url: str | None
     ) -> None:
         """
         Args:
-            hosts: names of upstreams by the Host header of requests that mean them.
-            own_names: values of ``ns`` that mean this registry.
-            external_url: URL of this registry; its host is a further own name.
+            hosts: upstream names by Host header (HOST or HOST:PORT).
+            own_names: values of ``ns`` that refer to this registry itself.
+            external_url: URL of this registry; its host, with the port if it has one, is added to *own_names*.
 
         Raises:
-            ConfigError: a host is invalid, names no upstream, or stands for this registry and an upstream.
+            ConfigError: a host is invalid, *hosts* names an unknown upstream, or an own name is also the name or
+                address of an upstream.
         """
         external = urlsplit(external_url).netloc if external_url else ""
         self._own = {each.lower() for each in (*own_names, external) if each}
@@ -53,15 +56,18 @@ class Namespaces:
 
     def find(self, namespace: str, host: str) -> Upstream | None:
         """
-        Return the upstream that a request means; None if it means this registry.
+        Return the upstream that ``ns``, or without it the Host header, selects. Case is ignored.
 
         Args:
-            namespace: the value of ``ns``; empty without one.
-            host: the Host header.
+            namespace: the value of ``ns``, the name or address of an upstream or an own name; empty if absent.
+            host: the Host header, looked up first with its port, then without.
+
+        Returns:
+            None if *namespace* is an own name, or if it is empty and *host* belongs to no upstream.
 
         Raises:
-            NameInvalid: the namespace is not HOST or HOST:PORT.
-            NameUnknown: it is neither that of an upstream nor an own name.
+            NameInvalid: *namespace* is not HOST or HOST:PORT.
+            NameUnknown: *namespace* is neither an upstream nor an own name.
         """
         if not namespace:
             return self._by_host.get(host.lower()) or self._by_host.get(_without_port(host.lower()))
@@ -76,7 +82,7 @@ class Namespaces:
 
 
 def is_host(text: str) -> bool:
-    """Return whether a text is a host with an optional port."""
+    """Return whether *text* has the form HOST or HOST:PORT; an IPv6 address needs brackets."""
     match = _HOST.fullmatch(text) if len(text) <= _MAX_HOST_CHARACTERS else None
     return match is not None and (match[1] is None or 0 < int(match[1]) < 65536)
 
