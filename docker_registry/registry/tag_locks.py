@@ -1,8 +1,8 @@
 """
-Locks of tags, for stores without conditional writes.
+Per-tag locks, for stores without conditional writes.
 
-There the check whether a client may move a tag and the change of the tag are two steps. A lock makes them one for all
-workers of a server. Several hosts that share such a store are not protected from each other.
+In such a store, checking whether a client may move a tag and moving it are separate steps. A lock makes the two atomic
+among all workers of a server, but not among several hosts that share the store.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from typing import Final
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import RepositoryName, Tag
 
-#: How often a lock that another worker holds is tried again: waiting for it would stop the event loop.
+#: Time between attempts to take a lock that another process holds. A blocking fcntl call would stop the event loop.
 _RETRY_SECONDS: Final = 0.005
 
-_POSITIONS: Final = 2**40
+#: Number of different byte offsets. Two tags with the same offset share a lock, which costs time but is safe.
+_OFFSETS: Final = 2**40
 
 
 class TagLocks:
-    """Locks by repository and tag: in this process, and with a shared file in all processes that share it."""
+    """
+    Exclusive locks by repository and tag.
+
+    They are effective within this process and, after :meth:`share`, among all processes that use the same file. The
+    kernel releases the file locks of a process that dies.
+    """
 
     def __init__(self) -> None:
         self._locks = KeyedLocks()
@@ -35,21 +41,26 @@ class TagLocks:
         self._opened_by = 0
 
     def share(self, path: Path) -> None:
-        """Share the locks with other processes through a file, of which each lock is one byte."""
+        """
+        Share the locks with other processes through a file.
+
+        Args:
+            path: created when the first lock is taken. It stays empty: each lock covers one byte offset beyond its end.
+        """
         self._path = path
 
     @contextmanager
     def hold(self, name: RepositoryName, tags: Iterable[Tag]) -> Iterator[None]:
-        """Hold the locks of some tags during the block; not reentrant."""
-        positions = sorted({_position(name, tag) for tag in tags})  # in one order, so that there is no deadlock
+        """Hold the locks of *tags* during the block, waiting for them if necessary; not reentrant."""
+        offsets = sorted({_offset(name, tag) for tag in tags})  # the same order everywhere prevents deadlocks
         with ExitStack() as held:
-            for position in positions:
-                held.enter_context(self._locks.hold(position))
-                held.enter_context(self._shared(position))
+            for offset in offsets:
+                held.enter_context(self._locks.hold(offset))  # fcntl locks do not exclude greenlets of one process
+                held.enter_context(self._hold_in_file(offset))
             yield
 
     @contextmanager
-    def _shared(self, position: int) -> Iterator[None]:
+    def _hold_in_file(self, offset: int) -> Iterator[None]:
         if self._path is None:
             yield
             return
@@ -57,15 +68,15 @@ class TagLocks:
             self._file, self._opened_by = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), os.getpid()
         while True:
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
                 break
-            except (BlockingIOError, PermissionError):
+            except (BlockingIOError, PermissionError):  # held by another process: EAGAIN or EACCES, fcntl(2)
                 time.sleep(_RETRY_SECONDS)
         try:
             yield
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, position)
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
 
 
-def _position(name: RepositoryName, tag: Tag) -> int:
-    return int.from_bytes(hashlib.sha256(f"{name}:{tag}".encode()).digest()[:8], "big") % _POSITIONS
+def _offset(name: RepositoryName, tag: Tag) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name}:{tag}".encode()).digest()[:8], "big") % _OFFSETS

@@ -71,7 +71,7 @@ class Tags:
         links: the tags of the store.
         sources: further tags.
         reservations: of immutable tags that do not exist yet.
-        locks: of tags that a client may not move, where the store has no conditional writes.
+        locks: make checking and moving a tag atomic where the store has no conditional writes.
     """
 
     def __init__(
