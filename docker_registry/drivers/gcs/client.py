@@ -1,9 +1,9 @@
 """
-Create a Google Cloud Storage session from settings, send requests and translate errors.
+HTTP client for the JSON API of Google Cloud Storage (https://cloud.google.com/storage/docs/json_api).
 
-Requests go to the JSON API (https://cloud.google.com/storage/docs/json_api) through a session of google-auth, not
-through google-cloud-storage, whose methods do not return the generation of the object that was read. The session is
-pure Python on plain sockets, so under gevent a waiting request does not block the others.
+It finds credentials, sends requests with retries, and translates errors into those of the registry. It uses a session
+of google-auth and not google-cloud-storage, whose methods do not return the generation of the object that was read. The
+session is pure Python on plain sockets, so under gevent a waiting request does not block the others.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from docker_registry.errors import (
     StorageUnavailable,
 )
 
-#: Exceptions that the libraries raise on network errors, including those in the middle of a response.
+#: Exceptions that requests and urllib3 raise on network errors, including errors while a body is read.
 NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
-#: Status codes that are retried.
+#: Status codes of temporary failures, after which :meth:`Api.send` retries.
 RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 _GOOGLE: Final = "https://storage.googleapis.com"
 _SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_write",)
-#: Attempts per request, with exponential backoff. Google accepts one change per second of an object and answers 429 to
-#: more.
+#: Attempts per request, with pauses of 0.5, 1, 2, 4 and 8 seconds between them. The pauses also cover Google's limit of
+#: about one change per second to the same object, beyond which it answers 429.
 _ATTEMPTS: Final = 6
 _CONNECT_SECONDS: Final = 10
-#: Size of the connection pool. Additional concurrent requests use connections that are closed afterwards.
+#: Connections kept open for reuse. Further concurrent requests open connections that are closed after one response.
 _CONNECTIONS: Final = 256
 
 _NO_CREDENTIALS: Final = (
@@ -61,10 +61,10 @@ class Account:
     The credentials and endpoint of Google Cloud Storage.
 
     Attributes:
-        credentials_file: JSON key of a service account; without it google-auth searches for credentials.
-        endpoint: URL of another store. If unset, the environment variable ``STORAGE_EMULATOR_HOST`` may name an
-            emulator, to which requests are sent without credentials.
-        timeout_seconds: read timeout of every request.
+        credentials_file: JSON key of a service account; if unset, google-auth looks for default credentials.
+        endpoint: base URL to use instead of Google's. If unset, the environment variable ``STORAGE_EMULATOR_HOST`` may
+            name an emulator, to which requests are sent without credentials.
+        timeout_seconds: read timeout of every request; the connect timeout is the same, but at most 10 seconds.
     """
 
     credentials_file: Path | None = None
@@ -73,17 +73,17 @@ class Account:
 
     def connect(self) -> Api:
         """
-        Create a session that threads and greenlets may share.
+        Create a client that threads and greenlets may share.
 
         Raises:
             ConfigError: there are no credentials, or they cannot be read.
-            StorageUnavailable: google-auth cannot get credentials for now.
+            StorageUnavailable: google-auth temporarily cannot get credentials.
         """
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
         endpoint = self.endpoint or emulator or _GOOGLE
         if "://" not in endpoint:
             endpoint = f"http://{endpoint}"
-        if emulator and not self.endpoint:  # an emulator needs no tokens; credentials are used to sign URLs only
+        if emulator and not self.endpoint:  # an emulator needs no tokens; credentials only sign URLs
             credentials = self._credentials_from_file() if self.credentials_file else None
             session = requests.Session()
         else:
@@ -119,10 +119,12 @@ def _default_credentials() -> Credentials:
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
     """
-    A response, and the number of attempts it took.
+    A response and the number of attempts it took.
 
     Attributes:
-        attempts: how often the request was sent, from 1.
+        attempts: how often the request was sent, from 1. If it is greater than 1, an earlier attempt may have taken
+            effect although its response was lost: 412 may be the result of the caller's own write, 404 of its own
+            deletion.
     """
 
     response: requests.Response
@@ -133,14 +135,24 @@ class ApiResponse:
         return self.response.status_code
 
     def json(self) -> Any:
-        """Return the parsed JSON body; StorageUnavailable if it is not JSON."""
+        """
+        Return the parsed JSON body.
+
+        Raises:
+            StorageUnavailable: the body is not JSON, so probably a proxy sent it.
+        """
         try:
             return self.response.json()
         except ValueError:
             raise StorageUnavailable("The response is not JSON; check whether a proxy sent it.") from None
 
     def check(self) -> ApiResponse:
-        """Return this response if its status is below 400, otherwise raise the corresponding error."""
+        """
+        Return this response if its status is below 400; otherwise close it and raise.
+
+        Raises:
+            StorageError: the error that :func:`registry_error_of` returns for the status.
+        """
         if self.status < 400:
             return self
         self.response.close()
@@ -171,13 +183,15 @@ class Api:
         """
         Send a request, and retry it after network errors and the status codes in :data:`RETRIED`.
 
+        A response with an error status is returned, not raised; see :meth:`ApiResponse.check`.
+
         Args:
-            url: an absolute URL, or a path at the endpoint.
-            stream: whether the caller reads the body from the response.
-            attempts: maximum number of attempts; the last response is returned whatever its status is.
+            url: an absolute URL, or a path relative to the endpoint.
+            stream: leave the body on the connection for the caller to read and close; otherwise it is read here.
+            attempts: maximum number of attempts, at least 1.
 
         Raises:
-            StorageUnavailable: Google cannot be reached.
+            StorageUnavailable: Google cannot be reached or issues no access token, even in the last attempt.
             StorageError: Google rejects the credentials.
         """
         if url.startswith("/"):
@@ -207,19 +221,27 @@ class Api:
 
 
 def object_path(bucket: str, key: str) -> str:
-    """Return the URL path of an object in the JSON API."""
+    """Return the percent-encoded URL path of an object in the JSON API."""
     return f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate library exceptions into the registry's errors, whose messages contain no addresses and no tokens."""
+    """
+    Translate exceptions of google-auth, requests and urllib3 into the registry's errors.
+
+    The messages contain neither addresses nor tokens.
+
+    Raises:
+        StorageUnavailable: a network error, or a temporary failure to get an access token.
+        StorageError: Google rejects the credentials.
+    """
     try:
         yield
     except exceptions.RefreshError as error:
         if error.retryable:
             raise StorageUnavailable("Google cannot renew the credentials at the moment.") from None
-        raise StorageError("Google rejects the credentials; check gcs_credentials_file.") from (None)
+        raise StorageError("Google rejects the credentials; check gcs_credentials_file.") from None
     except exceptions.GoogleAuthError as error:
         raise StorageUnavailable(f"A Google access token is unavailable ({type(error).__name__}).") from None
     except NETWORK_ERRORS as error:
