@@ -31,35 +31,37 @@ from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
 from docker_registry.server.response_cache import FileSlice
 
-#: Limit per system call when sending. A pull of 1 GiB takes 0.7 of the time of slices of 4 MiB, which exceed the
-#: processor's cache; slices of 64 KiB are slower again.
+#: Maximum size of one send. A pull of 1 GiB takes 0.7 times as long as with 4 MiB, which exceeds the processor's cache;
+#: 64 KiB is slower again.
 SLICE_BYTES: Final = 256 * 1024
 
-#: After so many bytes in a row other greenlets run, even if the client could receive more.
+#: Bytes sent to one client before other greenlets run, even if that client could receive more.
 _TURN_BYTES: Final = 1024 * 1024
 
-#: A body, or its first block, up to this size is joined with the head; copying a longer one costs more than a second
-#: send.
+#: Maximum size of a body, or of its first block, that is joined with the head. Copying a longer one costs more than a
+#: second system call.
 JOINED_BYTES: Final = 64 * 1024
 
-#: Limit for the request line and headers together; tokens are long, and so is a Range header with a thousand parts.
+#: Limit for request line and headers together. It leaves space for access tokens and for Range headers with a thousand
+#: ranges.
 MAX_HEAD_BYTES: Final = 64 * 1024
 
-#: Size of a single receive of a request head, the same as gunicorn's.
+#: Bytes requested by each receive of a request head, as in gunicorn.
 _HEAD_BYTES: Final = 8192
 
-#: Longer responses are not copied for the cache: sending them costs more than computing them.
+#: Maximum size of a response that is copied for the cache; sending a longer one costs more than computing it.
 MAX_COPY_BYTES: Final = 64 * 1024
 
-#: If less of a body was received when its connection is ended, the received part is discarded.
+#: When a connection is ended while it receives a body, a received part shorter than this is discarded, not stored.
 _KEPT_BYTES: Final = 16 * 1024
 
-#: After a piece of a body that is shorter than this, the kernel collects the next ones, up to so many bytes.
+#: After a receive of fewer than ``_SHORT_PIECE_BYTES`` of a body, the kernel collects up to ``_COLLECTED_BYTES`` before
+#: it reports the socket as readable.
 _SHORT_PIECE_BYTES: Final = 4096
 _COLLECTED_BYTES: Final = 16 * 1024
 
-#: Where the kernel cannot know how many bytes to collect, a body pauses after so many pieces in a row that are as short
-#: as this: in chunks of a few bytes, or with TLS.
+#: With TLS or very short chunks, the kernel cannot know how many bytes to collect. Then, after ``_TINY_PIECES``
+#: consecutive receives of at most ``_TINY_PIECE_BYTES``, the next receive is delayed by ``_PAUSE_SECONDS``.
 _TINY_PIECE_BYTES: Final = 64
 _TINY_PIECES: Final = 64
 _PAUSE_SECONDS: Final = 1.0
@@ -80,16 +82,16 @@ class ClientSocket(socket.socket):
         address: client address as shown in the access log.
         file_bytes: bytes sent by :meth:`sendfile`, which gunicorn does not count.
         sends_segments: whether :meth:`sendfile` accepts files with segments.
-        head: bytes of the current request if its head arrived in one receive, with everything received along with it;
-            else None.
+        head: everything that was received with the head of the current request if the head arrived in one receive, else
+            None.
         unreader: gunicorn's unreader, which may hold bytes of the next request.
-        exchange: the last exchange, as it was reported; None if it was not.
+        exchange: the current request and its response, set when it is reported to the observers; None until then.
         answered_at: when the head of the last response was ready to be sent, in seconds of :func:`time.perf_counter`.
         is_ended: whether the worker has ended the connection.
-        active_since: start of the current activity, on the monotonic clock.
+        active_since: start of the current activity, in seconds of :func:`time.monotonic`.
         greenlet: the greenlet that serves the connection.
-        identity: digest of the client's TLS certificate; empty without one.
-        unsent: budget for response bytes that slow clients have not received yet.
+        identity: SHA-256 of the client's TLS certificate; empty without one.
+        unsent: memory budget for response bytes that slow clients have not received yet, shared by all connections.
     """
 
     address = ""
@@ -115,15 +117,15 @@ class ClientSocket(socket.socket):
     _body: RequestBody | None = None
     _sent_bytes = 0
     _is_sending = False
-    _tiny_pieces = 0  # received in a row
-    _more = 0  # flag for send: more data follows immediately
+    _tiny_pieces = 0  # consecutive tiny receives
+    _more = 0  # flag for send when more data follows immediately
 
     def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
         """
         Set the current activity and reset the byte counters.
 
         Args:
-            body: body of the request that is answered from now on.
+            body: body of the request whose processing begins; None between requests.
         """
         self._activity = activity
         self._body = body
@@ -148,7 +150,12 @@ class ClientSocket(socket.socket):
         return received + self._sent_bytes + self.file_bytes
 
     def end(self) -> None:
-        """Interrupt any wait for the client, without blocking."""
+        """
+        End the connection without blocking, and interrupt any wait for the client.
+
+        A response that is being sent is cut off. A request body is cut off and the part received so far is stored, if
+        it has at least ``_KEPT_BYTES``; otherwise the client gets 503. In all other cases, receives return end of file.
+        """
         self.is_ended = True
         if self._is_sending:
             self._shut_down(plain_socket.SHUT_RDWR)
@@ -164,12 +171,15 @@ class ClientSocket(socket.socket):
 
     def receive_body(self, buffer: memoryview, least_left: int, /) -> int:  # noqa: ARG002 - used by an override
         """
-        Receive at least one byte of a body; return the number, 0 at the end of file.
+        Receive bytes of a body into *buffer*, waiting for at least one.
 
-        A client that sends a few bytes at a time must not wake the worker for each of them.
+        A client that sends a few bytes at a time is slowed down, so that it does not wake the worker for each of them.
 
         Args:
-            least_left: minimum number of bytes that the client has still to send.
+            least_left: minimum number of bytes that the client still has to send.
+
+        Returns:
+            The number of bytes received; 0 at the end of file.
         """
         if self._tiny_pieces >= _TINY_PIECES:
             gevent.sleep(_PAUSE_SECONDS)
@@ -182,7 +192,7 @@ class ClientSocket(socket.socket):
         self._shut_down(plain_socket.SHUT_RD)
 
     def _abort(self, body: RequestBody) -> None:
-        """Answer 503 and kill the greenlet: the application would take milliseconds to store a partial body."""
+        """Answer 503 and kill the greenlet. Storing such a short body would cost the application milliseconds."""
         body.is_cut_off = True
         with suppress(OSError):  # closed by the client
             self._send_at_once(_OVERLOADED, 0)
@@ -192,7 +202,7 @@ class ClientSocket(socket.socket):
 
     def _shut_down(self, how: int) -> None:
         with suppress(OSError):  # closed by the client
-            # Not gevent's shutdown, which raises in the waiting greenlet; nor the TLS socket's, after which the
+            # gevent's own shutdown would raise an exception in the waiting greenlet. After the TLS socket's, the
             # connection would continue in plain text.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
@@ -201,8 +211,8 @@ class ClientSocket(socket.socket):
         Receive the beginning of the next request; return None if gunicorn has buffered it already.
 
         Args:
-            takes_turns: whether other connections whose requests have arrived are served first. The first request of a
-                connection is received at once, because a connection that waits counts as idle and may be closed.
+            takes_turns: let other connections whose requests have arrived run first. This does not apply to the first
+                request of a connection, because a waiting connection counts as idle and may be closed.
         """
         self.head = None
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
@@ -226,12 +236,12 @@ class ClientSocket(socket.socket):
         return self._ahead is not None and b"\r\n\r\n" in self._ahead and not self._ahead.startswith(b"\r\n")
 
     def give_head(self, received: bytes) -> None:
-        """Return *received* from the next :meth:`recv`, to gunicorn; empty bytes mean end of file."""
+        """Let the next :meth:`recv`, by gunicorn, return *received*; empty bytes mean end of file."""
         self.head = self._ahead = received
 
     @contextmanager
     def limited_head(self) -> Iterator[None]:
-        """Limit the bytes received in this context, which are the head of a request, to MAX_HEAD_BYTES."""
+        """Limit the bytes received during the block, the head of a request, to MAX_HEAD_BYTES."""
         self._head_bytes = 0
         try:
             yield
@@ -240,7 +250,7 @@ class ClientSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """
-        Receive bytes, those of :meth:`give_head` first.
+        Receive bytes; those given to :meth:`give_head` come first.
 
         Raises:
             LimitRequestHeaders: the head of a request exceeds MAX_HEAD_BYTES; gunicorn answers 431.
@@ -250,31 +260,31 @@ class ClientSocket(socket.socket):
         if self._ahead is not None:
             received, self._ahead = self._ahead, None
         else:
-            self.head = None  # the request did not arrive in one receive
+            self.head = None  # the head did not arrive in one receive
             received = bytes(super().recv(size, flags))
         if self._head_bytes is not None and not flags:
             self._head_bytes += len(received)
         return received
 
     def begin_copy(self) -> None:
-        """Copy everything that is sent until :meth:`end_copy`."""
+        """Start to copy everything that is sent, until :meth:`end_copy`."""
         self._copy, self._copied_file = bytearray(), None
 
     def end_copy(self) -> tuple[bytes | None, FileSlice | None]:
         """
         Return what was sent since :meth:`begin_copy`: bytes, and the part of a file that followed them, if any.
 
-        The bytes are None if they exceed MAX_COPY_BYTES, or if something was sent that cannot be sent again.
+        The bytes are None if they exceed MAX_COPY_BYTES or if the response cannot be repeated from the copy.
         """
         copied, self._copy = self._copy, None
         return None if copied is None else bytes(copied), self._copied_file
 
     def begin_answer(self) -> None:
-        """Hold back the next send, which is the response head, to join it with the one after it."""
+        """Hold back the next send, the response head, and join it with the send after it."""
         self._holds_next = True
 
     def end_answer(self) -> None:
-        """Send the head if it is still held back: the response has no body."""
+        """Send the response head if it is still held back because the response has no body."""
         self._holds_next = False
         if self._held:
             head, self._held = self._held, b""
@@ -305,11 +315,12 @@ class ClientSocket(socket.socket):
         Send a part of a file, or the segments of a file that has a ``segments`` method.
 
         Args:
-            file: if it has ``segments()``, they are either bytes to send as they are, or the offset and length of a
-                part of the file; *offset* and *count* are then ignored.
+            file: an open file. If it has a method ``segments()``, that yields literal bytes and (offset, length) pairs
+                of the file, and *offset* and *count* are ignored.
+            count: bytes to send; None sends the rest of the file.
 
         Returns:
-            Bytes of the file that were sent.
+            The number of bytes sent from the file, without literal bytes.
 
         Raises:
             OSError: the client disconnected or stopped reading, or the file is shorter than announced.
@@ -346,7 +357,7 @@ class ClientSocket(socket.socket):
     def _copy_file(self, file: Any, offset: int, count: int) -> None:
         if self._copy is None:
             return
-        if type(file) is not FileIO or self._copied_file is not None:  # another class may act when the file is closed
+        if type(file) is not FileIO or self._copied_file is not None:  # closing another class may have side effects
             self._copy = None
         else:
             self._copied_file = FileSlice(signature_of(os.fstat(file.fileno())), offset, count)
@@ -409,11 +420,11 @@ class ClientSocket(socket.socket):
 
 
 class PlainSocket(ClientSocket):
-    """A plain client socket, which can send without blocking."""
+    """A client socket without TLS."""
 
     _more = plain_socket.MSG_MORE
     _has_short_pieces = False
-    _least_bytes = 1  # that make the socket readable
+    _least_bytes = 1  # current SO_RCVLOWAT: received bytes that make the socket readable
 
     def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
         """See :class:`ClientSocket`."""
@@ -426,8 +437,8 @@ class PlainSocket(ClientSocket):
         """
         Receive as :class:`ClientSocket` does, but let the kernel collect short pieces (SO_RCVLOWAT, socket(7)).
 
-        The socket then becomes readable when as many bytes have arrived as can be expected, so nothing waits for bytes
-        that do not come, and the end of a body is received at once.
+        The threshold never exceeds *least_left*, so the registry does not wait for bytes that never arrive, and the end
+        of a body is received at once.
         """
         if self._has_short_pieces:
             self._collect(min(least_left, len(buffer), _COLLECTED_BYTES))
@@ -440,7 +451,7 @@ class PlainSocket(ClientSocket):
         return arrived
 
     def _receive_collected(self, buffer: memoryview) -> int:
-        """Receive what has arrived from a client that was slow for a long time; raise TimeoutError if nothing has."""
+        """Receive what has arrived below the threshold when a wait timed out; raise TimeoutError if nothing has."""
         try:
             return int(self._sock.recv_into(buffer))  # type: ignore[attr-defined]
         except BlockingIOError:
@@ -458,8 +469,8 @@ class PlainSocket(ClientSocket):
         return body.received_bytes + int.from_bytes(unread, sys.byteorder)
 
     def _wait_for_turn(self) -> None:
-        # The event loop learns of all readable connections at once, and resumes each of them in turn. This replaces the
-        # system call that would try to receive before it waits.
+        # The event loop gets all readable connections in one call and resumes them in turn. Waiting first also saves
+        # the recv that gevent would otherwise try before it waits.
         self._wait(self._read_event)  # type: ignore[attr-defined]
 
     def _send_at_once(self, data: Any, flags: int) -> int:
@@ -475,12 +486,12 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
     sends_segments = False
 
     def identify(self) -> None:
-        """Record who the client is, after the TLS handshake."""
+        """Record the identity of the client's certificate; called after the TLS handshake."""
         certificate = self.getpeercert(binary_form=True)
         if certificate:
             self.identity = hashlib.sha256(certificate).digest()
 
-    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS knows no flags
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS has no flags
         encrypted = self._sslobj  # type: ignore[attr-defined] # of ssl.SSLSocket
         if encrypted is None or not data:
             return 0
@@ -491,12 +502,12 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
 
 
 class TlsContext:
-    """Creates the worker's TLS sockets without doing the handshake."""
+    """Creates the worker's TLS sockets and leaves the handshake to the worker."""
 
     def __init__(self, current: Callable[[], ssl.SSLContext]) -> None:
         """
         Args:
-            current: returns the context for a new connection.
+            current: returns the SSL context to use for a new connection.
         """
         self._current = current
 

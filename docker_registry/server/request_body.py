@@ -67,10 +67,10 @@ class Connection(Protocol):
 
     def receive_body(self, buffer: memoryview, least_left: int, /) -> int:
         """
-        Receive at least one byte of a body; return the number, 0 at the end of file.
+        Receive bytes of a body into *buffer*, waiting for at least one; return the number, 0 at the end of file.
 
         Args:
-            least_left: minimum number of bytes that the client has still to send.
+            least_left: minimum number of bytes that the client still has to send.
         """
 
     def stop_receiving(self) -> None:

@@ -61,32 +61,33 @@ from docker_registry.server.turns import Acceptor, Turns
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
 
-#: Requests of a lone connection that are answered from the cache in a row before other greenlets run.
+#: Consecutive cached responses to the only open connection, after which other greenlets run.
 _TURN_REQUESTS: Final = 32
 
-#: Budget for the response bytes that slow clients have not received yet, all clients together.
+#: Memory limit for response bytes that slow clients have not received yet, for all clients together.
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
 
 
 #: The pause after a millisecond of decoding very short chunks, which no usual client sends: a fifth of the processor.
 _CHUNK_PAUSE_SECONDS: Final = 0.004
 
-#: A worker that is replaced ends connections that were idle for this time. Before, it announces the end of each in its
-#: next response, so that no request meets a closed connection.
+#: A worker that is being replaced closes connections after this idle time. Until then it answers a further request with
+#: ``Connection: close``, so that no client sends a request on a connection that is being closed.
 _REPLACED_IDLE_SECONDS: Final = 5.0
 
-#: A worker that stops ends them sooner, but not before the request of a connection that was just accepted arrives.
+#: A worker of a server that stops closes idle connections after this time, which is long enough for the request of a
+#: connection that was just accepted to arrive.
 _STOPPED_IDLE_SECONDS: Final = 0.5
 
 
 class _ListenerAddress:
-    """Stands for a listener in gunicorn's handlers, which ask each connection's listener for its address only."""
+    """Replaces a listener in gunicorn's handlers, which use nothing of it but the address."""
 
     def __init__(self, listener: Any) -> None:
         self._address = listener.getsockname()
 
     def getsockname(self) -> Any:
-        """Return the address; unlike the listener's own method also after the listener is closed."""
+        """Return the address, even after the listener is closed."""
         return self._address
 
 
@@ -95,7 +96,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     The registry's worker class; usable with any gunicorn as ``-k docker_registry.server.worker.RegistryWorker``.
 
     Attributes:
-        is_serving: one byte, shared with the master; not zero once the worker accepts connections.
+        is_serving: one byte of memory shared with the master; nonzero once the worker accepts connections.
     """
 
     #: Signals that the master blocks when it forks a worker, until the worker has installed its handlers.
@@ -104,7 +105,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     #: Seconds without a single byte received or sent after which a transfer is aborted.
     silence_seconds: float = 300
 
-    #: After SIGTERM the worker waits for a transfer only while it averages 1 KiB/s over this many seconds.
+    #: After SIGTERM, a transfer that averages less than 1 KiB/s over this many seconds is aborted.
     stalled_seconds: float = 30
 
     alive: bool
@@ -146,7 +147,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Install the signal handlers, initialize the worker and serve."""
-        # gunicorn installs them later.
+        # gunicorn installs them later, in its own init_process.
         for ending in self.deferred_signals:
             signal.signal(ending, self.handle_exit)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.deferred_signals)
@@ -156,12 +157,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal stops the worker, then finish the requests in progress."""
-        # gunicorn reads some twenty settings per request, and each read is a lookup in three places.
+        # gunicorn reads about twenty settings per request. Plain attributes make each read a single lookup.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._prepare_tls()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
-        # A worker that stops closes its listeners before the last clients to connect have sent a request.
+        # A stopping worker closes its listeners while accepted connections may still send their first request.
         self._listeners = {listener: _ListenerAddress(listener) for listener in self.sockets}
         gevent.spawn(self._end_connections_at_the_end)
         self.server_class = self._acceptor
@@ -173,12 +174,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self._close_observers()
 
     def notify(self) -> None:
-        """Report to the master each second that the worker is alive: first when it accepts connections."""
+        """Report to the master that the worker is alive; called each second once it accepts connections."""
         self.is_serving[0] = 1
         super().notify()
 
     def _acceptor(self, listener: Any, *, spawn: Any, **options: Any) -> Acceptor:
-        """Return what accepts the connections of a socket; called by gunicorn in place of ``server_class``."""
+        """Create the server of a listening socket; gunicorn calls this as its ``server_class``."""
         tls = {name: value for name, value in options.items() if name == "ssl_context"}
         handle = partial(self.handle, listener)
         return Acceptor(
@@ -192,7 +193,12 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         )
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop; if the whole server stops, accept connections for the drain delay first. A second signal ends it."""
+        """
+        Stop the worker.
+
+        If SIGTERM stops the whole server, the worker accepts connections until the drain delay has passed; a second
+        signal cuts the delay short.
+        """
         stopping = getattr(self.app, "stopping", b"\0")
         if self._health is None or not stopping[0] or sig != signal.SIGTERM or self._is_draining:
             super().handle_exit(sig, frame)
@@ -201,7 +207,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn_later(self._health.drain_delay_seconds, super().handle_exit, sig, frame)
 
     def _observe(self) -> None:
-        """Report requests to the access log and to the application's observers, and know its health."""
+        """Connect the worker to the access log and to the application's observers, metrics and health state."""
         self._health = getattr(self.wsgi, "health", None)
         self._inflight = getattr(self.wsgi, "inflight", None) or self._inflight
         log = None
@@ -323,7 +329,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             lingering_close.linger(client)
 
     def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
-        """Answer through the application and cache the response if possible."""
+        """Let the application answer, and add the response to the cache if possible."""
         head = sock.head
         if self._cache is None or head is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
@@ -338,7 +344,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self._cache.add(head, sent, made_of, sock.exchange, file, sock.identity)
 
     def _answer_from_cache(self, client: ClientSocket) -> None:
-        """Answer requests from the response cache until one misses; leave that one to gunicorn."""
+        """Answer requests from the response cache until one is not in it, and return that one to the socket."""
         for turn in itertools.count(1):
             is_first = client.is_new
             received: bytes | None = b""
@@ -368,18 +374,22 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     @property
     def _is_replaced(self) -> bool:
-        """Whether other workers go on after this one, because of a reload or its number of requests."""
+        """Whether this worker stops but the server goes on, after a reload or the worker's maximum of requests."""
         stopping = getattr(self.app, "stopping", None)
         return not self.alive and stopping is not None and not stopping[0]
 
     @property
     def _is_draining(self) -> bool:
-        """Whether the server stops but still accepts connections."""
+        """Whether the server is stopping but still accepts connections (the drain delay)."""
         return self._health is not None and self._health.is_draining
 
     @property
     def _may_use_cache(self) -> bool:
-        """Whether cached responses may be sent: not while the server stops, because they keep their connection."""
+        """
+        Whether cached responses may be sent.
+
+        They keep the connection open, so a worker that stops or drains must not send them.
+        """
         return self.alive and not self._is_draining
 
     def _send_cached(self, client: ClientSocket, hit: Hit) -> None:
@@ -401,10 +411,10 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def _may_cache(self) -> bool:
         """
-        Return whether responses may be served from the cache.
+        Return whether this configuration permits a response cache.
 
-        They may not if something has to see every request: an operator's hook, another logger class, an access log
-        that shows headers, or the PROXY protocol.
+        Requests that are answered from the cache bypass gunicorn, so the cache is off if any of these has to see every
+        request: an operator's hook, a different logger class, an access log with headers, or the PROXY protocol.
         """
         is_logged_by_us = isinstance(self.log, AccessLog) or not self.log.access_log_enabled
         hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
@@ -417,7 +427,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """Wait for the next request on a connection that the response cache cannot answer."""
+        """
+        Limit the time in which gunicorn, inside this context, receives the head of the next request.
+
+        Requests that the response cache can answer are answered first, before the context is entered.
+        """
         client = self._clients.get(gevent.getcurrent())
         if client is not None and self._cache is not None:
             self._answer_from_cache(client)
@@ -429,7 +443,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     @contextmanager
     def _waiting(self, client: ClientSocket | None) -> Iterator[None]:
-        """Mark the connection as idle and apply gunicorn's keep-alive timeout."""
+        """Mark the connection as idle and apply gunicorn's keep-alive timeout during the block."""
         if client is not None:
             client.begin(Activity.WAITING)
         with super().timeout_ctx():
@@ -437,9 +451,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def _prepare_tls(self) -> None:
         """
-        Apply the settings of the section ``tls``, or gunicorn's own.
+        Configure TLS from the section ``tls`` or, if that has no certificate, from gunicorn's own settings.
 
-        Handshakes are postponed to :meth:`handle`, where the connection limits apply to them.
+        :meth:`handle` does the handshakes, so that the connection limits apply to them.
         """
         settings = getattr(self.wsgi, "tls", None)
         if settings is not None and settings.certificate is not None:
@@ -456,7 +470,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.cfg.__dict__["ssl_context"] = once
 
     def _shake_hands(self, client: TlsSocket) -> bool:
-        """Do the TLS handshake; return False, with the connection closed, if it failed or took too long."""
+        """Do the TLS handshake; if it fails or takes too long, close the connection and return False."""
         is_done = False
         try:
             with self._waiting(client):
@@ -490,9 +504,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
 
 def _has_left(sock: Any) -> bool:
-    """Return, without blocking, whether a client has closed its connection; unread data stays in the socket buffer."""
+    """Return whether a client has closed its connection, without blocking and without consuming data."""
     try:
-        # gevent's recv would wait for data.
+        # gevent's own recv would wait for data.
         return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
     except BlockingIOError:
         return False
