@@ -35,10 +35,10 @@ from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Condition, TagChange, TagGuard, Tags
 
-#: Memory for the media types of large manifests that another server stored without recording their media types.
+#: Memory for cached media types of large manifests whose media type another server did not record.
 _MEDIA_TYPES_BYTES: Final = 1024 * 1024
 
-#: Maximum number of digests in an error.
+#: Maximum number of missing digests listed in an error.
 _MAX_NAMED: Final = 100
 
 
@@ -49,7 +49,7 @@ class Manifest:
 
     Attributes:
         payload: the bytes as they were pushed.
-        origin: says how far to trust a manifest or tag that a source had; None if the store had both.
+        origin: freshness and provenance of what a source supplied; None if manifest and tag were in the store.
     """
 
     payload: bytes
@@ -101,7 +101,7 @@ class Manifests:
             max_manifest_bytes: the maximum size of a manifest in bytes.
             check_index_children: reject an index whose children the repository does not have. Off by default, because
                 the index of BuildKit's cache has layers as children.
-            sources: have manifests of repositories without a link to them.
+            sources: searched in this order for manifests to which the repository has no link.
         """
         self._driver = driver
         self._blobs = blobs
@@ -121,7 +121,7 @@ class Manifests:
         Return a manifest as it was pushed (end-3).
 
         Args:
-            principal: on whose behalf; content that it may not see is not used to generate a manifest.
+            principal: the principal of the request. A manifest is not generated from content it may not see.
 
         Raises:
             ManifestUnknown: neither the repository nor a source has the tag or the manifest.
@@ -181,10 +181,10 @@ class Manifests:
             reference: the digest of the manifest, or a tag to set.
             content_type: the media type in the request's Content-Type, without parameters; None if it is absent.
             tags: additional tags to set.
-            condition: a precondition. If *reference* is a tag, it is checked for the current target of every tag. If
-                *reference* is a digest, it is checked for that digest if the repository has it, else for None.
-            guard: called before a tag moves; atomic with the change, also for other workers. On a store without
-                conditional writes, other hosts may change the tag in between.
+            condition: a precondition. If *reference* is a tag, it must hold for the current target of each tag to be
+                set. If *reference* is a digest, it is called with that digest if the repository has it, else with None.
+            guard: called before each tag is set, and raises to reject it. Check and change are atomic among the workers
+                of a server; on a store without conditional writes, another host may change the tag in between.
 
         Raises:
             TooLarge: the payload exceeds ``max_manifest_bytes``.
@@ -239,10 +239,10 @@ class Manifests:
                     for change in changes:
                         self._tags.apply(change, principal=actor.principal)
                 break
-            except PreconditionFailed:  # another request changed a tag concurrently
+            except PreconditionFailed:  # another request changed a tag; retry without a precondition
                 if tag_condition is not None:
                     raise TagChanged(name=str(name), tag=str(reference)) from None
-        if is_linked and not is_new:  # a concurrent deletion may have removed the entry written before the link
+        if is_linked and not is_new:  # a concurrent deletion may have removed the referrer entry
             self._referrers.put(name, descriptor, document)
         self._types.restore(name, digest, document)
         self._complete(name, descriptor, document, tags)
@@ -264,10 +264,10 @@ class Manifests:
         has_back_references: bool,
     ) -> tuple[bool, Sequence[TagChange]]:
         """
-        Write everything that precedes the link of a manifest: at once where each write is a request to the store.
+        Write everything that must exist before the link to a manifest; concurrently if each write is a request.
 
         Returns:
-            Whether the payload was not stored before, and the tags to set after the link is written.
+            Whether the payload is new in the store, and the tag changes to apply after the link is written.
         """
         put = partial(self._blobs.put, payload, descriptor.digest)
         refer = partial(self._referrers.put, name, descriptor, document)
@@ -283,7 +283,7 @@ class Manifests:
             )
             for tag, condition in conditions.items()
         ]
-        if self._driver.capabilities.pages:  # to look for a back-reference would take as long as to write it
+        if self._driver.capabilities.pages:  # looking for a back-reference takes as long as writing it
             blob, _, *changes = run_concurrently(put, refer, *(partial(each, is_new=True) for each in prepare))
             return blob.is_new, changes
         is_new = put().is_new
@@ -294,7 +294,7 @@ class Manifests:
         self, name: RepositoryName, digest: Digest, payload: bytes, content_type: str | None, *, actor: Actor
     ) -> None:
         """
-        Store a manifest of another registry, whose blobs and children need not exist here.
+        Store a manifest fetched from another registry. Its blobs and children need not be here, and no tag is set.
 
         Args:
             digest: the verified digest of *payload*.
@@ -358,10 +358,12 @@ class Manifests:
 
     def forget(self, name: RepositoryName, digest: Digest, *, actor: Actor) -> bool:
         """
-        Remove a manifest that a source can supply again, and that no tag of the store points at.
+        Remove a manifest from a repository, without the checks of :meth:`delete`.
+
+        The caller makes sure that a source can supply the manifest again and that no stored tag points at it.
 
         Returns:
-            Whether the repository had it.
+            Whether the repository had the manifest.
         """
         if not self._driver.discard(layout.revision_link(name, digest)):
             return False
@@ -382,7 +384,7 @@ class Manifests:
         try:
             for tag in self._tags.with_back_reference(name, digest):
                 self._tags.delete_if(name, tag, digest, is_gone, actor=actor)
-        except TagImmutable:  # the tag was pushed after the deletion had been checked
+        except TagImmutable:  # the tag was pushed after the check: restore the link
             self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())
             raise
         try:
@@ -399,10 +401,10 @@ class Manifests:
 
     def grant(self, name: RepositoryName, digest: Digest) -> bool:
         """
-        Grant a repository a manifest that is in the store, with its configuration and layers.
+        Link a manifest of the store to a repository, with its configuration and layers.
 
         Returns:
-            False when the repository has it already.
+            False if the repository has the manifest already; nothing was changed.
 
         Raises:
             BlobUnknown: the manifest is not in the store.
@@ -468,7 +470,11 @@ class Manifests:
         condition: Condition | None,
         principal: Principal,
     ) -> Condition | None:
-        """Return a condition that also calls the guard of a tag."""
+        """
+        Return a condition that also calls the guard.
+
+        Without conditional writes the guard is called here, because the caller holds the lock of the tag.
+        """
         if guard is None:
             return condition
         check: TagGuard = guard
@@ -487,7 +493,7 @@ class Manifests:
     def _check_tags(
         self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest, principal: Principal
     ) -> None:
-        """Raise the error that setting the tags would raise now."""
+        """Raise the error that setting the tags would raise now, before anything is written."""
         for tag, condition in tags.items():
             self._tags.check(name, tag, digest, condition, principal=principal)
         short = self._repositories.find_short(name)
@@ -497,10 +503,10 @@ class Manifests:
 
     def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
         """
-        Check that the content a manifest references exists.
+        Check that the repository has the content that a manifest references.
 
         Returns:
-            The missing children of an index, if they are not checked.
+            The missing children of an index; always empty if ``check_index_children`` is set.
 
         Raises:
             ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
