@@ -1,7 +1,7 @@
 """
 The interface between the registry and its storage backends.
 
-A driver stores bytes under paths and knows nothing of images. A third-party driver inherits from :class:`StorageDriver`
+A driver stores bytes under paths, whatever they mean. A third-party driver inherits from :class:`StorageDriver`
 and registers its class under the entry-point group ``docker_registry.drivers``. It must pass the test suite
 :class:`docker_registry.drivers.testing.DriverSuite`.
 
@@ -36,7 +36,7 @@ from docker_registry.settings import Setting
 
 Bytes = bytes | bytearray | memoryview
 
-#: ``if_match`` of a put that only creates: the path must not exist yet.
+#: Value of ``if_match`` that requires that the path does not exist yet.
 ABSENT: Final = ""
 
 #: The version of a folder that does not exist.
@@ -53,7 +53,7 @@ class Stat:
     Attributes:
         path: the path of the file.
         size: bytes.
-        modified: seconds since the Unix epoch at which the file was published or last touched.
+        modified: time at which the file was published or last touched, in seconds since the Unix epoch.
     """
 
     path: str
@@ -84,15 +84,14 @@ class Capabilities:
         if_match: ``put_content(if_match=…)`` works, across processes and hosts.
         remove_if_match: :meth:`StorageDriver.remove_if_match` compares and removes in one step, across processes and
             hosts.
-        move_copies: :meth:`StorageDriver.move` copies all bytes, on the client or the server, so it is faster to write
+        move_copies: :meth:`StorageDriver.move` copies all bytes, on the client or the server, so callers should write
             a file directly to its final path.
         pages: :meth:`StorageDriver.walk` lists many files with each request to the backend, while
             :meth:`StorageDriver.exists` costs one request per file.
         folder_versions: :meth:`StorageDriver.folder_version` can return versions.
         tracks_dependencies: every method that reads records what it read as a dependency
-            (:mod:`docker_registry.dependencies`); few drivers can.
-        min_chunk_bytes: the size below which a chunk of an upload costs more than it saves; None where any size is
-            efficient.
+            (:mod:`docker_registry.dependencies`). Responses are cached only then.
+        min_chunk_bytes: the size below which an upload in chunks is inefficient; None if any size is efficient.
     """
 
     if_match: bool = False
@@ -104,7 +103,7 @@ class Capabilities:
     min_chunk_bytes: int | None = None
 
 
-#: The flags that drivers declared before :class:`Capabilities`, and what they are called there.
+#: Attributes of :class:`Capabilities` by the class attributes with which older drivers declare them.
 _OLD_FLAGS: Final = {
     "supports_if_match": "if_match",
     "supports_remove_if_match": "remove_if_match",
@@ -124,12 +123,12 @@ class StorageDriver(ABC):
     #: The settings of this driver; its constructor receives each of them as a keyword argument of the same name.
     settings: ClassVar[tuple[Setting, ...]] = ()
 
-    #: Runs a blocking call that usually takes less than a millisecond. The server replaces it by one that stays in the
-    #: calling thread while a worker serves a single client.
+    #: Runs a blocking call that usually takes less than a millisecond, by default in a thread. The server replaces it
+    #: by a function that runs the call in the calling thread while the worker serves a single client.
     run_brief: RunBlocking = staticmethod(run_in_thread)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Warn of names that earlier versions used, and derive the capabilities from the old flags."""
+        """Warn about deprecated names in a subclass, and derive its capabilities from the old flags."""
         super().__init_subclass__(**options)
         old = [name for name in (*_OLD_FLAGS, *_OLD_METHODS) if name in vars(cls)]
         if old:
@@ -149,7 +148,7 @@ class StorageDriver(ABC):
     @property
     def capabilities(self) -> Capabilities:
         """
-        What this driver can do; a subclass overrides it, by a property or a class attribute.
+        What this driver can do; a subclass overrides it with a property or a class attribute.
 
         By default it is derived from the flags of earlier versions of this interface.
         """
@@ -159,9 +158,10 @@ class StorageDriver(ABC):
     @property
     def tracks_dependencies(self) -> bool:
         """
-        The capability of this name, which is read when the registry starts.
+        The capability of this name, which the registry reads when it starts.
 
-        A driver that has to ask the store for its capabilities overrides this, so that the registry starts without it.
+        A driver that has to contact the store to determine :attr:`capabilities` overrides this, so that the registry
+        can start while the store is unreachable.
         """
         return self.capabilities.tracks_dependencies
 
@@ -256,7 +256,7 @@ class StorageDriver(ABC):
 
     def folder_version(self, path: str) -> str | None:
         """
-        Return a text that changes whenever an entry is added to or removed from a folder, by any process.
+        Return an opaque version that changes whenever any process adds or removes an entry of a folder.
 
         If two calls return the same text, :meth:`list_directory` would have yielded the same entries at any time
         between them. :data:`NO_FOLDER` means that the folder does not exist at this moment. None, the default, means
@@ -276,7 +276,8 @@ class StorageDriver(ABC):
         """
         Return the sizes of several files, each as :meth:`find_size` does.
 
-        By default one after the other. A driver for which each is a request overrides it, and sends several at a time.
+        By default the sizes are determined one after the other. A driver that needs a request for each overrides this
+        and sends several requests concurrently.
         """
         return [self.find_size(path) for path in paths]
 
@@ -284,7 +285,7 @@ class StorageDriver(ABC):
         """
         Return whether the path is a file.
 
-        For a missing path an object store answers this in one request, and :meth:`exists` in two, because it also looks
+        If the path is missing, an object store needs one request for this and two for :meth:`exists`, which also looks
         for files below the path.
         """
         return self.find_size(path) is not None
@@ -313,7 +314,7 @@ class StorageDriver(ABC):
         Add a second path to a file without copying its bytes, replacing any file under *target*.
 
         Returns:
-            True when the link was made; False, the default, where the backend has no links, and nothing was changed.
+            True if the link was made. False, the default, if the backend has no links; nothing was changed.
 
         Raises:
             PathNotFound: *source* does not exist.
@@ -322,9 +323,9 @@ class StorageDriver(ABC):
 
     def is_shared(self, path: str) -> bool:
         """
-        Return whether a file has other paths, made by :meth:`link`, that lead to the same bytes.
+        Return whether :meth:`link` gave a file other paths that share its bytes; False if the path does not exist.
 
-        False, the default, also when the path does not exist. A driver without :meth:`link` need not override this.
+        The default is False. A driver without :meth:`link` need not override this.
         """
         return False
 
@@ -332,9 +333,9 @@ class StorageDriver(ABC):
         """
         Replace the bytes of a damaged file with the correct ones, under all its paths.
 
-        By default this is :meth:`stream_write`, which replaces one path only. Where :meth:`is_shared` may be true, the
-        other paths must receive the bytes as well. Only in this case may readers see a mixture of old and new bytes
-        meanwhile, and may a crash leave one, because the file was damaged before.
+        By default this is :meth:`stream_write`, which replaces one path only. A driver with :meth:`link` overrides it,
+        so that all paths get the new bytes. For such a shared file only, publication need not be atomic: readers, or a
+        crash, may find a mixture of old and new bytes, because the file was damaged before.
         """
         self.stream_write(path, blocks)
 
@@ -366,10 +367,10 @@ class StorageDriver(ABC):
 
     def discard_file(self, path: str) -> None:
         """
-        Remove a file if it exists; no folder has this path.
+        Remove a file if it exists. The caller guarantees that the path is not a folder.
 
-        By default this is :meth:`discard`. A driver whose backend removes a file without telling whether it existed
-        overrides it.
+        By default this is :meth:`discard`. A driver overrides it if its backend can remove a file at lower cost without
+        reporting whether it existed.
         """
         self.discard(path)
 
@@ -377,8 +378,8 @@ class StorageDriver(ABC):
         """
         Remove a file only if it still has the given version.
 
-        By default the version is compared first and the file removed afterwards: a put between the two steps is lost. A
-        driver whose backend can do both in one step overrides this method and declares
+        By default the version is compared first and the file removed afterwards, so a put between these steps is lost.
+        A driver whose backend can do both in one step overrides this method and declares
         :attr:`Capabilities.remove_if_match`.
 
         Args:
@@ -398,11 +399,11 @@ class StorageDriver(ABC):
         """
         Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`Capabilities.if_match`.
 
-        Unlike a conditional :meth:`put_content`, it may be part of the batch of :meth:`batch`. The versions are then
-        compared when the batch is published, so its error may be raised at the end of the block.
+        Unlike a conditional :meth:`put_content`, it may be deferred to the end of a :meth:`batch`. The versions are
+        then compared when the batch is published, so the error may be raised at the end of the block.
 
         Raises:
-            PreconditionFailed: the path has another version. Other changes of the batch may have been made or not.
+            PreconditionFailed: the path has another version. Other changes of the batch may or may not have been made.
         """
         self.put_content(path, content, if_match=version)
 
@@ -418,23 +419,23 @@ class StorageDriver(ABC):
     @property
     def scratch(self) -> StorageDriver:
         """
-        The same store for files that are needed for minutes only, such as those of an upload in progress.
+        A view of this store for short-lived files, such as those of an upload in progress.
 
         A file written through it survives a crash of the process. After a crash of the host, a streamed file is
         complete or missing; the content of a put may be older, truncated or missing; a removed file may exist again.
-        Other code only reads paths that are changed through it, or moves them away.
+        Paths written through this view must not be written through the driver itself, only read or moved away.
         """
         is_overridden = type(self).short_lived is not StorageDriver.short_lived
         return self.short_lived if is_overridden else self
 
     def batch(self) -> AbstractContextManager[None]:
         """
-        Batch the changes that this greenlet makes in the block, in their order: an expensive step such as waiting for a
-        disk is done once for all of them.
+        Batch the changes that this greenlet makes in the block, so that expensive steps such as waiting for a disk are
+        done once for all of them. The order of the changes is kept.
 
-        A content that is put without ``if_match`` becomes visible at the end of the block at the latest; if the block
-        ends with an exception, possibly never. The changes survive a crash of the host only after the block has ended.
-        No change is ever partially visible.
+        Content that is put without ``if_match`` may become visible only at the end of the block, and never if the block
+        raises an exception. The changes are guaranteed to survive a crash of the host only after the block has ended.
+        No single change is ever partially visible.
         """
         is_overridden = type(self).together is not StorageDriver.together
         return self.together() if is_overridden else nullcontext()
@@ -445,15 +446,15 @@ class StorageDriver(ABC):
         return self.scratch
 
     def together(self) -> AbstractContextManager[None]:
-        """Return :meth:`batch`, of which this is the old name."""
+        """The old name of :meth:`batch`."""
         return self.batch()
 
     def open_file(self, path: str) -> BinaryIO | None:
         """
-        Open a file of the local file system, unbuffered, for sendfile(2); None where files are not local.
+        Open a file for sendfile(2), unbuffered; None, the default, if the driver's files are not local.
 
         Raises:
-            PathNotFound: the path does not exist; only where the driver's files are local.
+            PathNotFound: the files are local, but the path does not exist.
         """
         return None
 
@@ -463,9 +464,9 @@ class StorageDriver(ABC):
 
 
 def _with_old_flags(driver: StorageDriver, capabilities: Capabilities) -> Capabilities:
-    """Return capabilities with the values of the old flags that a driver declares, in its classes or itself."""
+    """Return *capabilities*, overridden by the old flags that the driver's classes or the driver itself declare."""
     known: dict[Capabilities, Capabilities] = vars(driver).setdefault("_capabilities_by_default", {})
-    if capabilities not in known:  # capabilities are read with every file
+    if capabilities not in known:  # cached, because capabilities are read with every file
         declared = [old for old in _OLD_FLAGS if old in vars(driver) or hasattr(type(driver), old)]
         known[capabilities] = replace(capabilities, **{_OLD_FLAGS[old]: getattr(driver, old) for old in declared})
     return known[capabilities]
