@@ -1,9 +1,9 @@
 """
-The registry's settings, each declared once, and the loading of their values.
+Declares all settings of the registry, and loads and checks their values.
 
-:mod:`docker_registry.config.flavors` reads the configuration file, :mod:`docker_registry.settings` defines what a
-setting is. Only :mod:`~docker_registry.services`, :mod:`~docker_registry.cli`, :mod:`~docker_registry.wsgi` and
-:mod:`~docker_registry.config.render` import this module: every other part receives values.
+:mod:`docker_registry.config.flavors` reads the configuration file, and :mod:`docker_registry.settings` defines the type
+of a setting. Only :mod:`~docker_registry.services`, :mod:`~docker_registry.cli`, :mod:`~docker_registry.wsgi` and
+:mod:`~docker_registry.config.render` import this module; all other parts receive values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from docker_registry.settings import Setting, fill, flatten, setting, settings_o
 logger = logging.getLogger(__name__)
 
 
-# The dataclasses below have no generated repr, so that printing one does not write secrets to a log.
+# The dataclasses below have no generated repr, which could write secrets to a log.
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MirrorUpstream:
-    """A registry that is mirrored under its name."""
+    """An upstream: a registry whose repositories are mirrored under its name."""
 
     name: str = setting(MISSING, "First component of the names of its repositories here, such as `docker.io`.")
     url: str = setting(MISSING, "URL at which it serves API V2, such as `https://registry-1.docker.io`.")
@@ -158,7 +158,7 @@ class EmailExceptions:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TokenServer:
-    """Another token server, whose tokens are accepted instead of the registry's own; as distribution's `auth.token`."""
+    """An external token server, whose tokens replace the registry's own; like `auth.token` of distribution."""
 
     realm: str | None = setting(
         None, "URL of another token server, at which clients get tokens. The registry issues no tokens then."
@@ -183,7 +183,7 @@ class TokenServer:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Issuer:
-    """An OpenID Connect issuer that vouches for workloads."""
+    """An OpenID Connect issuer whose tokens authenticate workloads, such as CI jobs."""
 
     issuer: str = setting(MISSING, "URL of the issuer, the claim `iss`.")
     audience: str = setting(MISSING, "What its tokens must have as `aud`.")
@@ -200,7 +200,7 @@ class Issuer:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Ldap:
-    """A directory whose users may log in, besides those of `auth.htpasswd`."""
+    """An LDAP directory whose users may log in, in addition to those of `auth.htpasswd`."""
 
     url: str | None = setting(
         None, "URL of an LDAP directory, `ldaps://HOST` or `ldap://HOST`, whose users may log in."
@@ -260,7 +260,7 @@ class Auth:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tls:
-    """TLS of the server itself; off unless `certificate` is set. The files are reloaded when they change."""
+    """TLS at the registry's own sockets; off unless `certificate` is set. The files are reloaded when they change."""
 
     certificate: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "PEM file of the server's certificate, followed by its intermediates. Turns TLS on."
@@ -279,7 +279,7 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Cors:
-    """Which pages of other origins may read responses (Fetch standard, "CORS protocol")."""
+    """Cross-origin access to responses by web pages (Fetch standard, "CORS protocol")."""
 
     origins: tuple[str, ...] = setting(
         (), "Origins whose pages may read responses; `*` allows all. CORS is off when empty."
@@ -301,8 +301,8 @@ class Config:
     Attributes:
         flavor: name of the flavor.
         path: the configuration file.
-        driver_settings: the settings that the chosen driver declares.
-        driver_options: their values, by the keyword argument of the driver's constructor.
+        driver_settings: the settings that the selected storage driver declares.
+        driver_options: their values, by keyword argument of the driver's constructor.
     """
 
     flavor: str = DEFAULT_FLAVOR
@@ -432,7 +432,7 @@ class Config:
 
 
 def secret_values(config: Config) -> frozenset[str]:
-    """Return the values of all secret settings, which must appear in no log and no report."""
+    """Return the values of all secret settings, which must not appear in logs or reports."""
     declared = [(definition, _look_up(config, definition.name)) for definition in settings_of(Config)]
     declared += [(each, config.driver_options.get(each.keyword)) for each in config.driver_settings]
     found: set[object] = set()
@@ -453,14 +453,14 @@ def _look_up(section: object, name: str) -> Any:
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """
-    Load the configuration that the environment selects, and log one warning about retired settings.
+    Load the configuration file and flavor that the environment selects; retired settings are ignored with a warning.
 
     Args:
-        environ: ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and the variables that ``_env:`` values name; by
-            default the environment of this process.
+        environ: provides ``DOCKER_REGISTRY_CONFIG``, ``SETTINGS_FLAVOR`` and the variables to which ``_env:`` values
+            refer; by default the environment of this process.
 
     Raises:
-        ConfigError: the configuration is invalid; the message is one sentence that says where and how.
+        ConfigError: the configuration is invalid; the message is one sentence that names the place and the reason.
     """
     flavor = read_flavor(os.environ if environ is None else environ)
     general = {definition.name: definition for definition in settings_of(Config)}
