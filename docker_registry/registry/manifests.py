@@ -239,7 +239,7 @@ class Manifests:
                     for change in changes:
                         self._tags.apply(change, principal=actor.principal)
                 break
-            except PreconditionFailed:  # another request changed a tag; retry without a precondition
+            except PreconditionFailed:  # another request changed a tag: retry, except with a precondition
                 if tag_condition is not None:
                     raise TagChanged(name=str(name), tag=str(reference)) from None
         if is_linked and not is_new:  # a concurrent deletion may have removed the referrer entry
