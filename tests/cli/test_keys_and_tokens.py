@@ -91,3 +91,16 @@ class TestTheTokenCommand:
         assert refresh.verify(texts[1], lambda _: "v") is None
         assert 1 == refresh.purge()
         assert refresh.verify(texts[0], lambda _: "v") is not None
+
+    def test_is_not_undone_by_a_concurrent_use(self, store):
+        clock = [0.0]
+        refresh = RefreshTokens(store, lambda: clock[0])
+        text = refresh.issue("alice", "docker", "v")
+        clock[0] += 2 * 86400  # its use is recorded again
+
+        def revoke(user):
+            refresh.revoke(lambda token: True)
+            return "v"
+
+        assert refresh.verify(text, revoke) is None
+        assert [] == list(refresh.list())

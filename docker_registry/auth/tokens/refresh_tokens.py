@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound
+from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.registry import layout
 
 FOLDER: Final = f"{layout.AUTH}/refresh-tokens"
@@ -101,13 +101,20 @@ class RefreshTokens:
         Returns:
             None if the token is malformed, unknown, revoked or expired, or if its user was removed or changed password.
         """
-        found = self._get(_hash(text)) if _TOKEN.fullmatch(text) else None
-        if found is None or self._is_expired(found) or version_of(found.user) != found.user_version:
+        if not _TOKEN.fullmatch(text):
             return None
-        if self._now() - found.last_used > _LAST_USED_RESOLUTION_SECONDS:
+        while True:
+            found, version = self._find(_hash(text))
+            if found is None or self._is_expired(found) or version_of(found.user) != found.user_version:
+                return None
+            if self._now() - found.last_used <= _LAST_USED_RESOLUTION_SECONDS:
+                return found
             found = replace(found, last_used=self._now())
-            self._put(found)
-        return found
+            try:
+                self._put(found, if_match=version if self._driver.capabilities.if_match else None)
+            except PreconditionFailed:  # revoked or used meanwhile
+                continue
+            return found
 
     def list(self) -> Iterator[RefreshToken]:
         """Yield all stored tokens, including expired ones; unreadable files are skipped."""
@@ -116,7 +123,7 @@ class RefreshTokens:
         except PathNotFound:
             return
         for path in self._pace(paths):
-            found = self._get(path.rpartition("/")[2])
+            found, _ = self._find(path.rpartition("/")[2])
             if found is not None:
                 yield found
 
@@ -138,16 +145,17 @@ class RefreshTokens:
     def _is_expired(self, token: RefreshToken) -> bool:
         return self._now() - token.last_used > IDLE_SECONDS
 
-    def _get(self, token_id: str) -> RefreshToken | None:
+    def _find(self, token_id: str) -> tuple[RefreshToken | None, str | None]:
+        """Return a stored token and the version of its file; None for both if it is missing or unreadable."""
         try:
-            stored = json.loads(self._driver.get_content(f"{FOLDER}/{token_id}"))
-            return RefreshToken(token_id=token_id, **stored)
+            stored = self._driver.get_versioned(f"{FOLDER}/{token_id}")
+            return RefreshToken(token_id=token_id, **json.loads(stored.content)), stored.version
         except (PathNotFound, ValueError, TypeError):
-            return None
+            return None, None
 
-    def _put(self, token: RefreshToken) -> None:
+    def _put(self, token: RefreshToken, *, if_match: str | None = None) -> None:
         stored = {name: value for name, value in asdict(token).items() if name != "token_id"}
-        self._driver.put_content(f"{FOLDER}/{token.token_id}", json.dumps(stored).encode())
+        self._driver.put_content(f"{FOLDER}/{token.token_id}", json.dumps(stored).encode(), if_match=if_match)
 
 
 def _hash(text: str) -> str:
