@@ -65,7 +65,7 @@ class Mirroring:
     """The registries that this one mirrors."""
 
     source: str | None = setting(
-        None, "V1: URL of the registry that clients of API V1 get what is not here from; none when unset."
+        None, "V1: URL of the registry from which missing images are served to clients of API V1; none when unset."
     )
     source_index: str | None = setting(None, "V1: URL of the index of `source`, if it differs.")
     tags_cache_ttl: int = setting(
@@ -211,9 +211,9 @@ class Ldap:
         None, "PEM file of the certificate authorities for the directory; those of the system when unset."
     )
     bind_dn: str | None = setting(None, "DN of the account that searches; anonymous searches without it.")
-    bind_password: str | None = setting(None, "Its password.", secret=True)
+    bind_password: str | None = setting(None, "Password of `bind_dn`.", secret=True)
     bind_password_file: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
-        None, "File with its password, read whenever it is needed."
+        None, "File with the password of `bind_dn`, read whenever it is needed."
     )
     user_base: str | None = setting(None, "DN below which users are searched.")
     user_filter: str = setting("(uid={user})", "Filter that finds a user.")
@@ -244,7 +244,7 @@ class Auth:
     )
     service: str = setting("docker-registry", "Name of this registry in challenges; the audience of its tokens.")
     issuer: str = setting("docker-registry", "Issuer of its tokens.")
-    token_seconds: int = setting(300, "Life of an access token.", unit="seconds", minimum=60)
+    token_seconds: int = setting(300, "Lifetime of an access token.", unit="seconds", minimum=60)
     algorithm: str = setting("ES256", "Algorithm of new keys that sign tokens.", choices=("ES256", "RS256"))
     key_rotation: int = setting(
         7776000, "Age at which a signing key is replaced; it stays valid for another day.", unit="seconds", minimum=3600

@@ -273,7 +273,7 @@ class TestAVariable:
             ("REGISTRY_PROXY_REMOTEURL", "https://registry-1.docker.io"),
             ("REGISTRY_STORAGE_MAINTENANCE_READONLY", '{"enabled": true}'),
             ("REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED", "true"),
-            ("REGISTRY_AUTH_LDAP_URL", "ldap://x"),
+            ("REGISTRY_AUTH_KERBEROS_REALM", "x"),
             ("REGISTRY_HTTP_TLS_CLIENTCA", "/ca.pem"),
             ("REGISTRY_AUTH", "{"),
         ],
