@@ -19,12 +19,15 @@ from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.resources.time_slices import TimeSlices
 
-#: Memory for the cached names of all folders; the least recently used folder is evicted first. A single folder may
+#: Memory for all cached folders with their names; the least recently used folder is evicted first. A single folder may
 #: exceed the limit.
 MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
 
 #: Memory of a name besides its characters: the object header and its slot in the list.
 _NAME_BYTES: Final = 60
+
+#: Memory of a folder besides its names and its path.
+_FOLDER_BYTES: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class ListingCache:
         names = self._sort(name for name in map(read, found) if name is not None)
         self._evict(folder)
         if version is not None:
-            size_bytes = sum(len(name) + _NAME_BYTES for name in self.pace(names))
+            size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
             self._add(folder, _Listing(version, names, size_bytes))
         return names
 

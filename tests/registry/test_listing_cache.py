@@ -64,7 +64,7 @@ class TestListings:
 
     def test_stay_within_their_byte_limit(self, driver):
         driver.folder_version = lambda path: "1"
-        listings = ListingCache(driver, max_cached_bytes=200)  # for three names, not for four
+        listings = ListingCache(driver, max_cached_bytes=1000)  # for one folder with two names, not for two folders
         for folder in ("x", "y"):
             for name in ("a", "b"):
                 driver.put_content(f"{folder}/{name}", b"")
