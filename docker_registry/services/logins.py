@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from docker_registry.auth.external.workloads import Workloads
     from docker_registry.auth.logins import Logins
     from docker_registry.auth.users.attempts import Attempts
+
+logger = logging.getLogger(__name__)
 
 
 def open_logins(
@@ -56,10 +59,12 @@ def _open_attempts(config: Config) -> Attempts:
 
     folder = shared_folder()
     call = open_shared_redis(config)
-    return Attempts(
-        table=FailureTable(None if folder is None else folder / "failed-logins"),
-        hosts=None if call is None else RedisFailures(call),
-    )
+    try:
+        table = FailureTable(None if folder is None else folder / "failed-logins")
+    except OSError as error:
+        logger.warning("each worker counts failed logins on its own: %s: %s", folder, error.strerror)
+        table = FailureTable()
+    return Attempts(table=table, hosts=None if call is None else RedisFailures(call))
 
 
 def _open_certificates(config: Config) -> ClientCertificates | None:

@@ -105,11 +105,16 @@ def open_diff_queue(config: Config) -> RedisDiffQueue | None:
     return RedisDiffQueue(connection.connect(address, "cache", timeout_seconds=TIMEOUT_SECONDS))
 
 
-def open_shared_redis(config: Config) -> Callable[[Callable[[Redis], Any]], Any] | None:
+def open_shared_redis(
+    config: Config, *, max_wait_seconds: float = MAX_WAIT_SECONDS
+) -> Callable[[Callable[[Redis], Any]], Any] | None:
     """
-    Return what runs work with the Redis for state that hosts share (``cache``); None without Redis.
+    Return a function that runs work with the Redis for state that hosts share (``cache``); None without Redis.
 
-    The work's result is None while Redis is unavailable.
+    The function returns the result of the work, or None while Redis is unavailable.
+
+    Args:
+        max_wait_seconds: total wait time of one request.
 
     Raises:
         ConfigError: the library for Redis is not installed.
@@ -117,7 +122,8 @@ def open_shared_redis(config: Config) -> Callable[[Callable[[Redis], Any]], Any]
     address = _redis_address(config.cache)
     if not address.is_set:
         return None
-    circuit = CircuitBreaker(connection.connect(address, "cache", timeout_seconds=MAX_WAIT_SECONDS), str(address))
+    redis = connection.connect(address, "cache", timeout_seconds=max_wait_seconds)
+    circuit = CircuitBreaker(redis, str(address), max_wait_seconds=max_wait_seconds)
 
     def call(work: Callable[[Redis], Any]) -> Any:
         circuit.begin_request()

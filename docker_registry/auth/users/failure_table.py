@@ -36,6 +36,9 @@ class FailureTable:
         """
         Args:
             path: the file that the workers share; None for a table of this process.
+
+        Raises:
+            OSError: the file cannot be opened, or there is no space for it.
         """
         self._file: int | None = None
         if path is None:
@@ -45,7 +48,7 @@ class FailureTable:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._locked():
                 if os.fstat(self._file).st_size != _SIZE:
-                    os.ftruncate(self._file, _SIZE)
+                    os.posix_fallocate(self._file, 0, _SIZE)  # a page that is missing later would kill the worker
                     os.pwrite(self._file, secrets.token_bytes(_KEY_BYTES), 0)
             self._memory = mmap.mmap(self._file, _SIZE)
         self._key = bytes(self._memory[:_KEY_BYTES])
