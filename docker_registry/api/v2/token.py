@@ -9,6 +9,7 @@ API V2: the token endpoint (distribution's token specification, GET; its OAuth2 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -64,7 +65,9 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
         return _response(client, form.get("scope", []), refresh)
 
     def _refresh_token(client: Client, name: str) -> str | None:
-        version = None if client.is_anonymous else control.logins.user_version(client.name)
+        if client.is_anonymous or (client.expires != math.inf and client.limits is None):
+            return None  # it would outlive the certificate; that of a robot ends with the robot
+        version = control.logins.user_version(client.name)
         return None if version is None else tokens.refresh.issue(client.name, name, version)
 
     def _response(client: Client, wanted: Sequence[str], refresh: str | None) -> Response:
