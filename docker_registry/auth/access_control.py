@@ -203,7 +203,7 @@ class AccessControl:
         return f"{base_url}{TOKEN_PATH}", "" if self.tokens is None else self.tokens.service
 
     def watch(self, sleep: Callable[[float], object]) -> None:
-        """Keep what other services and hosts decide up to date, for ever; the body of a greenlet."""
+        """Refresh the keys of other services, and the robots, until the process ends; the body of a greenlet."""
         while True:
             for keys in self._keys_of_others():
                 if isinstance(keys, RemoteKeys):
@@ -235,7 +235,8 @@ class AccessControl:
             return Client(found.user, found.groups, address, found.grant, version=found.user_version)
         if not self.logins.is_current(found.user, found.user_version):
             raise Unauthorized("The token is not valid: its user has changed.", error="invalid_token")
-        return replace(self.logins.client(found.user, address), groups=found.groups, grant=found.grant)
+        known = self.logins.client(found.user, address)
+        return replace(known, groups=found.groups, grant=found.grant, version=found.user_version)
 
     def holder(self, client: Client) -> str:
         """Return the user of a client in the form that a token of API V1 carries."""
@@ -251,7 +252,7 @@ class AccessControl:
             raise Unauthorized("Requires authorization", error="invalid_token")
         actions = _IMAGE_ACTIONS[found.access]
         grant = Grant({canonical(found.repository): actions}, image_actions=actions)
-        return replace(self.logins.client(name, address), groups=frozenset(groups), grant=grant)
+        return replace(self.logins.client(name, address), groups=frozenset(groups), grant=grant, version=version)
 
     def _tokens(self) -> Tokens:
         if self.tokens is None:

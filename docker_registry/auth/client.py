@@ -33,7 +33,8 @@ class Client(Principal):
         grant: what its access token allows at most; None without a token.
         limits: the scopes of a robot; None for others.
         expires: when its credentials end, seconds since the Unix epoch.
-        version: of an identity that another service vouches for (:mod:`docker_registry.auth.external.workloads`).
+        version: of its user, as its token states it; or of an identity that another service vouches for
+            (:mod:`docker_registry.auth.external`). Empty after a login by password.
         is_privileged: whether the operator's key signed its request, so that it may do everything.
     """
 

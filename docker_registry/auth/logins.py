@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Logins:
         Raises:
             Unauthorized: the name or the password is wrong.
             TooManyAttempts: too many logins failed.
-            AuthorityUnavailable: the keys of the workload's issuer could not be fetched, or the directory not be asked.
+            AuthorityUnavailable: the keys of the workload's issuer, or the LDAP directory, cannot be used.
         """
         if for_token and self.workloads is not None and is_workload_token(password):
             return self._log_in_workload(self.workloads, password, address)
@@ -103,10 +104,10 @@ class Logins:
     def _log_in_ldap(self, ldap: LdapUsers, name: str, password: str, address: Address | None) -> Client:
         groups = ldap.recall(name, password)
         if groups is None:
-            self._attempts.check(name, address)
-            groups = ldap.verify(name, password)
+            check = partial(self._attempts.check, name, address)
+            check()
+            groups = ldap.verify(name, password, check=check, fail=partial(self._attempts.fail, name, address))
             if groups is None:
-                self._attempts.fail(name, address)
                 raise _wrong_password(name, address)
         return Client(name, groups & self._groups(), address, version=ldap.version)
 

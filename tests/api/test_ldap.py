@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from docker_registry import dependencies
 from docker_registry.app import create_app
-from docker_registry.auth.external.ldap import REMEMBERED_SECONDS, LdapUsers
+from docker_registry.auth.external.ldap import MAX_CONNECTIONS, REMEMBERED_SECONDS, LdapUsers
 from docker_registry.auth.external.ldap_directory import Directory
+from docker_registry.auth.logins import Logins
 from docker_registry.auth.users import attempts
 from docker_registry.config.schema import Auth, Config, Ldap
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import AuthorityUnavailable, ConfigError
+from docker_registry.errors import AuthorityUnavailable, ConfigError, RegistryError, TooManyAttempts, Unauthorized
 from docker_registry.services import build
 from tests.support.access import settings
 from tests.support.clock import Clock
@@ -78,26 +82,49 @@ class TestAUserOfTheDirectory:
         assert 403 == status(app, "alice", "/v2/dev/x/tags/list")  # the group is the directory's
 
     def test_pushes_by_api_v1_with_a_token(self, app):
-        answer = app.put("/v1/repositories/dev/old", data="[]", auth=("carol", "pw-carol"))
-        headers = {"Authorization": answer.headers["X-Docker-Token"]}
-        assert 404 == app.get("/v1/repositories/dev/old/tags/x", headers=headers).status_code
+        token = app.get("/v2/token?scope=repository:dev/old:pull,push", auth=("carol", "pw-carol")).get_json()["token"]
+        basic = "Basic " + base64.b64encode(b"carol:pw-carol").decode()
+        for header in (basic, f"Bearer {token}"):
+            answer = app.put("/v1/repositories/dev/old", data="[]", headers={"Authorization": header})
+            for _ in range(2):  # a token is exchanged for another one
+                headers = {"Authorization": answer.headers["X-Docker-Token"]}
+                assert 404 == app.get("/v1/repositories/dev/old/tags/x", headers=headers).status_code
+                answer = app.put("/v1/repositories/dev/old/images", data="[]", headers=headers)
 
 
 class TestALogin:
     @pytest.mark.parametrize(
         ("name", "password"),
         [("carol", "wrong"), ("carol", ""), ("nobody", "pw-nobody"), ("*", "pw-carol"), ("eve*", "pw-eve*"),
-         ("carol)(uid=*", "pw-carol"), ("registry", "pw-registry"), ("carol", "\udcff"), ("carol", "a\0b")],
+         ("carol)(uid=*", "pw-carol"), ("registry", "pw-registry"), ("carol", "\udcff"), ("carol", "a\0b"),
+         ("carol", "a\nb"), ("carol", "\u00ad"),
+         ("carol", "pw-carol" + 1024 * "\u00ad")],
     )  # fmt: skip
     def test_with_another_name_or_password_is_refused(self, directory, name, password):
         assert LdapUsers(parsed(**directory.settings)).verify(name, password) is None
 
-    def test_that_fails_too_often_is_refused_before_the_directory_is_asked(self, directory, tmp_path):
+    def test_that_fails_too_often_is_refused_before_the_directory_is_asked(self, directory, tmp_path, monkeypatch):
+        monkeypatch.setattr(attempts, "FORGIVEN_EVERY_SECONDS", 600.0)  # none is forgiven on a busy machine
         app = make_app(tmp_path, directory)
         assert 200 == status(app, "dora", "/v2/")
-        found = [status(app, "dora", "/v2/", f"guess{number}") for number in range(attempts.ACCOUNT_FAILURES + 2)]
+        guesses = ["a\nb", *(f"guess{number}" for number in range(attempts.ACCOUNT_FAILURES + 1))]
+        found = [status(app, "dora", "/v2/", guess) for guess in guesses]
         assert [401] * attempts.ACCOUNT_FAILURES + [429] * 2 == found
         assert 200 == status(app, "dora", "/v2/")  # remembered
+
+    def test_is_limited_beside_others_that_wait_for_the_directory(self, directory, monkeypatch):
+        monkeypatch.setattr(attempts, "FORGIVEN_EVERY_SECONDS", 600.0)
+        logins = Logins(ldap=LdapUsers(parsed(**directory.settings)))
+
+        def failure(number):
+            with pytest.raises(RegistryError) as raised:
+                logins.log_in("dora", f"guess{number}", None)
+            return type(raised.value)
+
+        with ThreadPoolExecutor(25) as threads:
+            found = list(threads.map(failure, range(25)))
+        assert attempts.ACCOUNT_FAILURES <= found.count(Unauthorized) < attempts.ACCOUNT_FAILURES + MAX_CONNECTIONS
+        assert {Unauthorized, TooManyAttempts} == set(found)
 
     def test_is_remembered_for_five_minutes(self, directory):
         clock = Clock()
@@ -107,6 +134,15 @@ class TestALogin:
         assert users.recall("carol", "wrong") is None
         clock.now += REMEMBERED_SECONDS
         assert users.recall("carol", "pw-carol") is None
+
+    def test_limits_the_time_of_a_cached_response(self, directory):
+        clock = Clock()
+        users = LdapUsers(parsed(**directory.settings), clock)
+        for log_in in (users.verify, users.recall):
+            with dependencies.collected() as found:
+                log_in("carol", "pw-carol")
+            assert 1000 + REMEMBERED_SECONDS == found.until
+            clock.now += 1
 
 
 class TestAConnection:
@@ -140,6 +176,12 @@ class TestAConnection:
         answer = app.get("/v2/", auth=("carol", "pw-carol"))
         assert (503, "UNAVAILABLE") == (answer.status_code, json.loads(answer.data)["errors"][0]["code"])
         assert 200 == status(app, "alice", "/v2/")
+
+    def test_to_a_busy_directory_is_a_503(self):
+        settings = {"url": "", "insecure": True, "user_base": slapd.PEOPLE}
+        for busy in (1, 2):  # it cannot bind the registry, or the user
+            with slapd.busy_directory(busy) as port, pytest.raises(AuthorityUnavailable):
+                LdapUsers(parsed(**settings | {"url": f"ldap://127.0.0.1:{port}"})).verify("carol", "pw-carol")
 
 
 class TestASetting:

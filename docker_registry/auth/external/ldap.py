@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from docker_registry import dependencies
 from docker_registry.auth.external.ldap_directory import DN, USER, Directory
 from docker_registry.auth.users import htpasswd
 from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
@@ -45,6 +46,13 @@ MAX_WAITING: Final = 64
 #: Maximum number of groups of a user that are read.
 MAX_GROUPS: Final = 500
 
+#: Maximum characters of a password: SASLprep takes some microseconds for each.
+MAX_PASSWORD: Final = 1024
+
+#: Results of a bind that say nothing about the password (RFC 4511, appendix A): operationsError, timeLimitExceeded,
+#: adminLimitExceeded, busy, unavailable and other.
+_UNDECIDED: Final = frozenset({1, 3, 11, 51, 52, 80})
+
 
 class LdapUsers:
     """
@@ -70,31 +78,58 @@ class LdapUsers:
         self.version = VERSION_PREFIX + hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
     def recall(self, name: str, password: str) -> frozenset[str] | None:
-        """Return the groups of a user whose password was verified a short time ago; None for others."""
-        found = self._right.get(self._mark(name, password))
-        return found[0] if found is not None and self._now() < found[1] else None
+        """
+        Return the groups of a user whose password was verified a short time ago; None for others.
 
-    def verify(self, name: str, password: str) -> frozenset[str] | None:
+        A cached response to the request expires together with the remembered password.
+        """
+        found = self._right.get(self._mark(name, password))
+        if found is None or self._now() >= found[1]:
+            return None
+        dependencies.expire(found[1])
+        return found[0]
+
+    def verify(
+        self,
+        name: str,
+        password: str,
+        *,
+        check: Callable[[], object] = lambda: None,
+        fail: Callable[[], object] = lambda: None,
+    ) -> frozenset[str] | None:
         """
         Return the groups of a user with this password; None if the name or the password is wrong.
+
+        Args:
+            check: called before the directory is asked; raises to reject the login.
+            fail: called if the name or the password is wrong.
 
         Raises:
             AuthorityUnavailable: the directory cannot be used.
             Overloaded: too many logins are waiting for it.
         """
         if not _is_possible(name, password):
+            fail()
             return None
         with self._one_of_few():
             groups = self.recall(name, password)  # another request may have verified it meanwhile
+            if groups is not None:
+                return groups
+            check()  # other logins may have failed meanwhile
+            groups = self._ask(name, password)
             if groups is None:
-                groups = self._ask(name, password)
-        if groups is not None:
-            mark = self._mark(name, password)
-            self._right.pop(mark, None)
-            self._right[mark] = (groups, self._now() + REMEMBERED_SECONDS)
-            while len(self._right) > MAX_REMEMBERED:
-                self._right.popitem(last=False)
+                fail()
+            else:
+                self._remember(name, password, groups)
         return groups
+
+    def _remember(self, name: str, password: str, groups: frozenset[str]) -> None:
+        mark, until = self._mark(name, password), self._now() + REMEMBERED_SECONDS
+        self._right.pop(mark, None)
+        self._right[mark] = (groups, until)
+        dependencies.expire(until)
+        while len(self._right) > MAX_REMEMBERED:
+            self._right.popitem(last=False)
 
     def _mark(self, name: str, password: str) -> bytes:
         content = name.encode("utf-8", "replace") + b"\0" + password.encode("utf-8", "surrogateescape")
@@ -169,7 +204,12 @@ class LdapUsers:
 
     @contextmanager
     def _bound(self, dn: str | None, password: str | None) -> Iterator[Connection | None]:
-        """Connect and bind; the connection is None if the directory refuses the account."""
+        """
+        Connect and bind; the connection is None if the directory refuses the account.
+
+        Raises:
+            AuthorityUnavailable: the directory cannot decide about the account.
+        """
         from ldap3 import ANONYMOUS, NONE, SIMPLE, Connection, Server, Tls
 
         place = self._directory
@@ -188,18 +228,40 @@ class LdapUsers:
             if place.security == "starttls" and not connection.start_tls():
                 logger.error("the LDAP directory refuses StartTLS")
                 raise AuthorityUnavailable("The LDAP directory cannot be used.")
-            yield connection if connection.bind() else None
+            is_bound = connection.bind()
+            if connection.result["result"] in _UNDECIDED:
+                logger.error("the LDAP directory cannot log in: %s", connection.result["description"])
+                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+            yield connection if is_bound else None
         finally:
-            connection.unbind()
-            if connection.socket is not None:  # ldap3 leaves it open after a failure
-                connection.socket.close()
+            _close(connection)
+
+
+def _close(connection: Connection) -> None:
+    from ldap3.core.exceptions import LDAPException
+
+    try:
+        connection.unbind()
+    except (LDAPException, OSError):  # the directory has closed the connection, which does not change its answer
+        pass
+    finally:
+        if connection.socket is not None:  # ldap3 leaves it open after a failure
+            connection.socket.close()
 
 
 def _is_possible(name: str, password: str) -> bool:
-    """Return whether a user may have a name and a password; a bind without a password would always succeed."""
+    """
+    Return whether a user may have a name and a password.
+
+    A bind without a password would always succeed. ldap3 rejects passwords that SASLprep (RFC 4013) prohibits, such as
+    those with control characters.
+    """
+    from ldap3.core.exceptions import LDAPException
+    from ldap3.protocol.sasl.sasl import validate_simple_password
+
     try:
         htpasswd.check_name(name)
         password.encode()
-    except (Invalid, UnicodeEncodeError):
+        return len(password) <= MAX_PASSWORD and "\0" not in password and bool(validate_simple_password(password))
+    except (Invalid, UnicodeEncodeError, LDAPException):
         return False
-    return bool(password) and "\0" not in password

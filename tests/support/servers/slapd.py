@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socketserver
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +77,45 @@ class Directory:
             "url": f"ldaps://127.0.0.1:{self.tls_port}", "ca": self.authority.file, "bind_dn": SEARCHER,
             "bind_password": "pw-registry", "user_base": PEOPLE, "group_base": GROUPS,
         }  # fmt: skip
+
+
+@contextmanager
+def busy_directory(connection: int) -> Iterator[int]:
+    """
+    Run a server that has one user and answers one bind with ``busy`` (RFC 4511), and yield its port.
+
+    Args:
+        connection: on which the bind fails, counted from 1.
+    """
+    seen = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self)
+            is_busy = len(seen) == connection
+            while request := self.request.recv(4096):
+                # Every message is short: 0x30, its length, the message id (an INTEGER), and the operation.
+                end = 4 + request[3]
+                message_id, operation = request[2:end], request[end]
+                if operation == 0x60:
+                    result = 51 if is_busy else 0
+                    self.request.sendall(_message(message_id, bytes((0x61, 7, 10, 1, result, 4, 0, 4, 0))))
+                elif operation == 0x63:
+                    entry = _message(message_id, b"\x64\x09\x04\x05uid=x\x30\x00")
+                    self.request.sendall(entry + _message(message_id, b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _message(message_id: bytes, operation: bytes) -> bytes:
+    return bytes((0x30, len(message_id) + len(operation))) + message_id + operation
 
 
 @contextmanager
