@@ -65,7 +65,7 @@ def _reclaim(services: Services) -> None:
         gevent.sleep(MOVE_SECONDS)
         try:
             if services.read_only.why is None and services.registry.leases.take("reclamation", MOVE_SECONDS / 2):
-                services.registry.reclamation.run()
+                services.registry.reclamation.run(lambda: services.read_only.why is not None)
         except RegistryError as error:
             logger.warning("bytes without references could not be removed: %s", error)
 
@@ -112,7 +112,7 @@ def _keep_up_tokens(services: Services) -> None:
 def _remove_leftovers(services: Services) -> None:
     if services.mirror is not None:
         services.mirror.blobs.purge(services.config.upload_ttl)
-    services.registry.reclamation.run()
+    services.registry.reclamation.run(lambda: services.read_only.why is not None)
     services.registry.driver.remove_leftovers(services.config.upload_ttl)
 
 

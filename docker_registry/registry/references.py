@@ -34,8 +34,8 @@ class References:
         Args:
             counts: whether the links of a repository count, by its name.
         """
-        wanted = set(digests)
-        algorithms = {digest.algorithm for digest in wanted}
+        wanted = set(self._slices.pace(digests))
+        algorithms = {digest.algorithm for digest in self._slices.pace(wanted)}
         found = {digest for digest in self._slices.pace(wanted) if self._driver.is_shared(layout.blob_data(digest))}
         for name in self._slices.pace(self._repositories.folders()):
             if not counts(str(name)):

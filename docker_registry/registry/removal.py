@@ -108,28 +108,32 @@ class Reclamation:
         self._references = references
         self._now = now
 
-    def run(self) -> int:
+    def run(self, is_stopped: Callable[[], bool] = lambda: False) -> int:
         """
         Take the next step for each recorded blob whose time has come.
 
-        Only one process at a time should do this, to save work; several do no harm.
+        Only one process at a time should do this, to save work; several do no harm, because each leaves the blobs
+        alone for which another one has taken a step since it began.
+
+        Args:
+            is_stopped: asked before each change; ends the work when it returns true.
 
         Returns:
             The number of bytes removed.
         """
-        moves, removals = [], dict[Digest, int]()
-        for blob in self._removed.all():
-            if not self._is_due(blob):
+        due = {blob.digest: blob for blob in self._removed.all() if self._is_due(blob)}
+        used = self._references.among(due) if due else set[Digest]()
+        removed_bytes = 0
+        for digest, blob in due.items():
+            if is_stopped():
+                break
+            if self._removed.has_changed(blob):  # counting takes long, and what was counted may be outdated
                 continue
             if blob.waiting_bytes is None:
-                moves.append(blob.digest)
-            else:
-                removals[blob.digest] = blob.waiting_bytes
-        due = {*moves, *removals}
-        used = self._references.among(due) if due else due
-        for digest in moves:
-            self._move_away(digest, is_used=digest in used)
-        return sum(size for digest, size in removals.items() if self._settle(digest, is_used=digest in used))
+                self._move_away(digest, is_used=digest in used)
+            elif self._settle(digest, is_used=digest in used):
+                removed_bytes += blob.waiting_bytes
+        return removed_bytes
 
     def _is_due(self, blob: RemovedBlob) -> bool:
         age = self._now() - blob.since

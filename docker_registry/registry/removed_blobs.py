@@ -65,6 +65,10 @@ class RemovedBlobs:
             if digest is not None:
                 yield RemovedBlob(digest, self._since(digest), self._driver.find_size(layout.removed_data(digest)))
 
+    def has_changed(self, blob: RemovedBlob) -> bool:
+        """Return whether a blob was recorded again since :meth:`all` yielded it, as each step of its removal does."""
+        return self._recorded(blob.digest) != blob.since
+
     def move_away(self, digest: Digest) -> bool:
         """Move the bytes of a blob away from readers; return False if it has none."""
         self.add(digest)
@@ -92,8 +96,14 @@ class RemovedBlobs:
         return True
 
     def _since(self, digest: Digest) -> float:
-        try:
-            return float(json.loads(self._driver.find(layout.removed_since(digest)) or b"")["since"])
-        except (ValueError, KeyError, TypeError):  # damaged: begin anew
+        since = self._recorded(digest)
+        if since is None:  # damaged: begin anew
             self.add(digest)
             return self._now()
+        return since
+
+    def _recorded(self, digest: Digest) -> float | None:
+        try:
+            return float(json.loads(self._driver.find(layout.removed_since(digest)) or b"")["since"])
+        except (ValueError, KeyError, TypeError):
+            return None

@@ -82,7 +82,10 @@ class TestABlobWithoutReferences:
     def test_is_removed_at_the_second_look(self, forgotten):
         assert 0 == forgotten.reclaim(MOVE_SECONDS - 1)
         assert forgotten.driver.exists(layout.blob_data(DIGEST))
-        assert 0 == forgotten.reclaim(1, REMOVE_SECONDS - 1)
+        forgotten.clock.now += 1
+        assert 0 == forgotten.reclamation.run(lambda: True)
+        assert forgotten.driver.exists(layout.blob_data(DIGEST)), "a run that is stopped changes nothing"
+        assert 0 == forgotten.reclaim(0, REMOVE_SECONDS - 1)
         assert not forgotten.driver.exists(layout.blob_data(DIGEST))
         assert len(BLOB) == forgotten.reclaim(1)
         assert [] == files(forgotten)
@@ -135,6 +138,36 @@ class TestABlobWithoutReferences:
         assert [] == Backup(forgotten.driver, folder).run().damaged
         assert BLOB == folder.read(layout.blob_data(DIGEST))
         assert [] == list(folder.walk(layout.REMOVED))
+
+
+class TestTwoProcesses:
+    @pytest.mark.parametrize("step", ["move", "remove"])
+    def test_that_remove_a_blob_at_once_do_not_lose_it(self, step):
+        first = Registry(MemoryDriver())
+        second = Registry(first.driver, first.clock)
+        first.uploads.put(OTHER, DIGEST, Content(BLOB))
+        first.forget()
+        first.reclaim(MOVE_SECONDS if step == "remove" else 0)
+        count = first.references.among
+
+        def among(digests):
+            """Count references while the second process takes a step."""
+            if step == "move":  # it has counted references before a push writes one
+                second.uploads.put(NAME, DIGEST, Content(BLOB))
+                used = count(digests)
+                second.blobs.removed.move_away(DIGEST)
+                return used
+            used = count(digests)
+            second.blobs.removed.restore(DIGEST)  # a mount finds the blob, and links it at the end
+            second.reclaim(0)
+            second.blobs.link(NAME, DIGEST)
+            return used
+
+        first.references.among = among
+        assert 0 == first.reclaim(REMOVE_SECONDS)
+        assert BLOB == second.read()
+        second.reclaim(REMOVE_SECONDS, REMOVE_SECONDS)
+        assert [layout.blob_data(DIGEST)] == files(second)
 
 
 class TestReferences:

@@ -130,13 +130,13 @@ class Eviction:
         Returns:
             None if another process does, or the registry is read-only.
         """
-        if self._read_only.why is not None or not self._leases.take(_LEASE, _LEASE_SECONDS):
+        if self._is_stopped() or not self._leases.take(_LEASE, _LEASE_SECONDS):
             return None
         contents = self._contents()
         chosen, left = self._choose(contents)
-        evicted = [digest for digest in chosen if self._evict(digest, contents[digest])]
+        evicted = [digest for digest in chosen if not self._is_stopped() and self._evict(digest, contents[digest])]
         size = sum(self._sizes[digest] for digest in evicted)
-        result = Evicted(len(evicted), size, left, self._reclamation.run())
+        result = Evicted(len(evicted), size, left, self._reclamation.run(self._is_stopped))
         if result.blobs or result.removed:
             logger.info(
                 "evicted %d mirrored blobs of %d bytes, removed %d bytes of earlier ones, %d bytes are left",
@@ -145,6 +145,9 @@ class Eviction:
         return result
 
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _is_stopped(self) -> bool:
+        return self._read_only.why is not None
 
     def _contents(self) -> dict[Digest, _Content]:
         """Return all mirrored content, and record its sizes."""
@@ -169,7 +172,7 @@ class Eviction:
         """Return what to evict, and the bytes that are left then."""
         total = self._total(contents)
         oldest = self._now() - self._max_age_seconds if self._max_age_seconds is not None else 0.0
-        has_old = any(content.pulled < oldest for content in contents.values())
+        has_old = any(content.pulled < oldest for content in self._slices.pace(contents.values()))
         if not has_old and (self._max_bytes is None or total <= self._max_bytes):
             return [], total
         mirrored = set(self._names())

@@ -161,6 +161,16 @@ class TestMirroredContent:
         mirror.services.read_only.switch_on("for a while")
         assert mirror.evict() is None
         mirror.services.read_only.switch_off()
+        eviction = mirror.services.mirror.eviction
+        names = eviction._names
+
+        def names_in_between():
+            mirror.services.read_only.why = "since a moment"
+            return names()
+
+        eviction._names = names_in_between
+        assert 0 == mirror.evict().blobs
+        eviction._names, mirror.services.read_only.why = names, None
         driver.put_content(layout.lease("mirror-eviction"), json.dumps({"holder": "b", "until": 9e9}).encode())
         assert mirror.evict() is None, "another process evicts"
         assert mirror.has(IMAGES[0])
