@@ -214,17 +214,19 @@ class TestAnImage:
         assert 403 == world.docker("bob").ask("GET", f"images/{top}/layer").status_code
 
     def test_of_a_mirrored_repository_is_pulled_by_those_who_may_pull_there(self, world):
-        image = fresh()
-        assert 200 == world.docker("root").push("bob/origin", image)
-        source = Mirrored(json.dumps([{"id": image.text}, {"id": 5}, "x"]).encode())
+        image, pushed = fresh(), fresh()
+        assert 200 == world.docker("root").push("bob/pushed", pushed)
+        source = Mirrored(json.dumps([{"id": image.text}, {"id": pushed.text}, {"id": 5}, "x"]).encode())
         sources = world.services.require_legacy().sources
         sources.append(source)
         try:
             alice = world.docker("alice")
             assert 200 == alice.begin("GET", "repositories/alice/mirrored/images")
-            assert 200 == alice.ask("GET", f"images/{image.text}/layer").status_code
         finally:
             sources.remove(source)
+        assert 200 == world.docker("root").push("bob/origin", image)  # stands for its transfer from the source
+        assert 200 == alice.ask("GET", f"images/{image.text}/layer").status_code
+        assert 403 == alice.ask("GET", f"images/{pushed.text}/layer").status_code  # the source cannot open it
 
     def test_of_a_deleted_repository_is_pulled_no_more(self, world):
         image = fresh()

@@ -127,14 +127,20 @@ class ImageMemberships:
                 self._put(image_layout.memberships(image_id), name)
 
     def record_mirrored(self, name: ImageRepositoryName, images: bytes) -> None:
-        """Record the images in the list that a mirrored registry has of a repository, as JSON."""
+        """
+        Record the images in the list that a mirrored registry has of a repository, as JSON.
+
+        Images that are in the store are left out: the mirrored registry must not open those that were pushed here by
+        naming their ids. It is known elsewhere which of them it has supplied.
+        """
         mark = hashlib.sha256(f"{name}\n".encode() + images).digest()
         if not self.is_maintained or self._mirrored.get(mark):
             return
         entries = json_scanner.scan_list(images.decode("utf-8", "replace"))
         listed = (entry.get("id") for entry in self._listings.pace(entries) if isinstance(entry, dict))
         for image_id in self._parsed(text for text in listed if isinstance(text, str)):
-            self._put(image_layout.memberships(image_id), name)
+            if not self.exists(image_id):
+                self._put(image_layout.memberships(image_id), name)
         self._mirrored.put(mark, True)
 
     def prove(self, image_id: ImageId, principal: Principal) -> None:
