@@ -371,9 +371,7 @@ class UpstreamClient:
                 return response
             location = response.headers.get("Location", "")
             response.close()
-            target = urljoin(url, location)
-            self._check_redirect(url, target)
-            url = target
+            url = self._redirected(url, location)
         raise UpstreamError("The upstream registry redirects too often.", upstream=self.upstream.name)
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -394,16 +392,24 @@ class UpstreamClient:
                     raise
         raise AssertionError
 
-    def _check_redirect(self, url: str, target: str) -> None:
+    def _redirected(self, url: str, location: str) -> str:
         """
+        Return the target of a redirect.
+
+        Args:
+            url: of the request.
+            location: the Location header of the response.
+
         Raises:
             UpstreamError: the target is no URL of HTTP, is less safe than the URL, or is an address inside a network
                 that the upstream is outside of.
         """
         try:
-            scheme, host = urlsplit(target).scheme, urlsplit(target).hostname or ""
-        except ValueError:
-            scheme = host = ""
+            target = urljoin(url, location)
+            parts = urlsplit(target)
+            scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
+        except ValueError:  # invalid, also if only the port is
+            target = scheme = host = ""
         is_safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
         if is_safe and not hosts.is_proxied(target):
             is_safe = hosts.is_safe_redirect(host, urlsplit(self.upstream.url).hostname or "")
@@ -411,6 +417,7 @@ class UpstreamClient:
             raise UpstreamError(
                 "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
             )
+        return target
 
     def _ask_for_token(self, url: str, headers: Mapping[str, str], max_bytes: int) -> bytes:
         """Ask a token server; see :class:`~docker_registry.registry.mirror.authenticator.TokenRequest`."""

@@ -218,7 +218,10 @@ def next_page(response: requests.Response, base: str, path: str, upstream: str) 
     target = response.links.get("next", {}).get("url", "")
     if not target:
         return ""
-    url = urljoin(f"{base}{path}", target)
+    try:
+        url = urljoin(f"{base}{path}", target)
+    except ValueError:  # not a URL
+        url = ""
     if not url.startswith(f"{base}{path.partition('?')[0]}?"):
         raise UpstreamError("The next page of the upstream registry is elsewhere.", upstream=upstream)
     return url.removeprefix(base)

@@ -150,10 +150,11 @@ class TestReferrers:
             Answer(b"{", headers={"Content-Type": OCI_INDEX}),
             Answer(b" " * 5_000_000, headers={"Content-Type": OCI_INDEX}),
             index(1, link="http://169.254.169.254/latest"),
+            index(1, link="http://[x"),
             index(1, link=f"/v2/{REFERRERS}?again"),
             Answer(status=500),
         ],
-        ids=["page", "no JSON", "five megabytes", "a link elsewhere", "an endless list", "error"],
+        ids=["page", "no JSON", "five megabytes", "a link elsewhere", "a link to nothing", "an endless list", "error"],
     )
     def test_that_are_invalid_are_an_error_unless_they_are_known(self, mirrored, upstream, driver, answer):
         upstream.contents[REFERRERS] = answer

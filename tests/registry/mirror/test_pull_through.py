@@ -228,6 +228,8 @@ BAD_MANIFESTS = {
     "a part": Answer(IMAGE.manifest, status=206, headers=GOOD),
     "fewer bytes than announced": Answer(IMAGE.manifest, announced=len(IMAGE.manifest) + 1, headers=GOOD),
     "a redirect to itself": Answer(status=302, headers={"Location": "/v2/bad/manifests/v1"}),
+    "a redirect to no URL": Answer(status=302, headers={"Location": "http://[x"}),
+    "a redirect to no port": Answer(status=302, headers={"Location": "http://127.0.0.1:65536/"}),
     "a redirect to a file": Answer(status=302, headers={"Location": "file:///etc/passwd"}),
     "endless interim responses": Answer(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000),
     "no HTTP": Answer(raw=b"SSH-2.0-OpenSSH_9.9\r\n"),
