@@ -5,6 +5,8 @@ An index is stored as it is, whatever its platforms. The platform of each of its
 manifest that a client requests by its digest can be refused before it is fetched::
 
     docker/registry/v2/_mirror/docker.io+library+alpine/platforms/sha256-<hex>    linux/arm64/v8
+
+A manifest that an index names for several platforms has a line for each.
 """
 
 from __future__ import annotations
@@ -98,29 +100,30 @@ class PlatformRecords:
         """
         recorded = (self._driver.find(layout.mirrored_platform(name, digest)) or b"").decode("utf-8", "replace")
         try:
-            platform = Platform.parse(recorded)
+            known = tuple(map(Platform.parse, recorded.split("\n")))
         except ValueError:
             return
-        if not any(each.includes(platform) for each in platforms):
-            raise ManifestUnknown("This registry does not mirror the platform of the image.", platform=platform.text)
+        if not any(each.includes(platform) for each in platforms for platform in known):
+            raise ManifestUnknown("This registry does not mirror the platform of the image.", platform=known[0].text)
 
     def _read(self, index: bytes) -> Iterator[tuple[Digest, str]]:
         described: dict[Digest, Any] = {}
-        platforms: dict[Digest, str] = {}
+        platforms: dict[Digest, dict[str, None]] = {}
         with self._json_budget.reserve(index):
             for part in self._json_budget.pace(json_scanner.scan(index.decode())):
                 if part.key != "manifests" or part.kind is not Kind.ITEM or not isinstance(part.value, dict):
                     continue
                 digest, platform = _digest(part.value.get("digest")), _platform(part.value.get("platform"))
                 if digest is not None and platform == _UNKNOWN:
-                    described[digest] = (part.value.get("annotations") or {}).get(_DESCRIBED)
+                    annotations = part.value.get("annotations")
+                    described[digest] = annotations.get(_DESCRIBED) if isinstance(annotations, dict) else None
                 elif digest is not None and platform is not None:
-                    platforms[digest] = platform
-        yield from platforms.items()
+                    platforms.setdefault(digest, {})[platform] = None
+        for digest, of_image in platforms.items():
+            yield digest, "\n".join(of_image)
         for digest, image in described.items():
-            of_image = platforms.get(_digest(image) or digest)
-            if of_image is not None:
-                yield digest, of_image
+            if (of_image := platforms.get(_digest(image) or digest)) is not None:
+                yield digest, "\n".join(of_image)
 
 
 def _digest(value: object) -> Digest | None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConfigError
+from docker_registry.errors import ConfigError, ManifestUnknown
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.mirror.platforms import Platform, PlatformRecords, parse_platforms
 from docker_registry.registry.names import Digest, RepositoryName
@@ -84,6 +84,16 @@ class TestPlatforms:
         assert not arm.includes(Platform.parse("linux/arm64"))
         assert Platform.parse("linux/arm64") == Platform.parse(ARM64)
 
+    def test_of_one_image_may_be_several(self):
+        records, name, image = PlatformRecords(MemoryDriver(), JsonBudget(TimeSlices())), RepositoryName(NAME), b"image"
+        parts = ({"os": "linux", "architecture": "arm", "variant": each} for each in ("v6", "v7"))
+        children = [descriptor(image, OCI_MANIFEST, platform=each) for each in parts]
+        records.put(name, json.dumps({"manifests": children}).encode())
+        for text in ("linux/arm/v6", "linux/arm/v7", "linux/arm"):
+            records.check(name, Digest.of(image), parse_platforms("", [text]))
+        with pytest.raises(ManifestUnknown):
+            records.check(name, Digest.of(image), parse_platforms("", [AMD64, "linux/arm/v5"]))
+
     @pytest.mark.parametrize(
         "entry",
         [
@@ -93,6 +103,11 @@ class TestPlatforms:
             {"digest": str(Digest.of(b"")), "platform": "linux"},
             {"digest": str(Digest.of(b"")), "platform": {"os": ["linux"], "architecture": {}}},
             {"digest": str(Digest.of(b"")), "platform": {"os": "unknown", "architecture": "unknown"}},
+            {
+                "digest": str(Digest.of(b"")),
+                "platform": {"os": "unknown", "architecture": "unknown"},
+                "annotations": ["odd"],
+            },
         ],
         ids=str,
     )
