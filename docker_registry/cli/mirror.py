@@ -140,19 +140,29 @@ def _images(arguments: Sequence[str]) -> Iterator[str]:
     Yield the images that are named on the command line, and in the lists that it names.
 
     Raises:
-        ConfigError: a list is too long.
+        ConfigError: a list is too long, or cannot be read.
     """
     for text in arguments:
         path = Path(text)
-        if not path.is_file():
+        if not _is_file(path):
             yield text
             continue
-        with path.open("rb") as file:
-            content = file.read(MAX_LIST_BYTES + 1)
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_LIST_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"The list of images {text} cannot be read: {error.strerror}") from None
         if len(content) > MAX_LIST_BYTES:
             raise ConfigError("The list of images is too long.", path=text, max_bytes=MAX_LIST_BYTES)
         lines = content.decode("utf-8", "replace").splitlines()
         yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than the name of a file can be
+        return False
 
 
 def _parse(text: str, mirror: Mirror) -> tuple[RepositoryName, Reference]:
