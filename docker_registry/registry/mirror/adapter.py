@@ -58,7 +58,8 @@ class UpstreamAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """See :class:`HTTPAdapter`."""
         manager = super().proxy_manager_for(proxy, **options)
-        _limit(manager)
+        if not proxy.lower().startswith("socks"):  # these have connections of their own kind
+            _limit(manager)
         return manager
 
 

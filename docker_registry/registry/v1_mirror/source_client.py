@@ -65,7 +65,7 @@ class SourceClient:
         if response is None:
             return None
         token = response.headers.get("X-Docker-Token", "")
-        if token.isascii() and token.isprintable():
+        if token and token.isascii() and token.isprintable():
             self._tokens.put(str(name), token)
         return self._index.read(response, MAX_ANSWER_BYTES)
 
