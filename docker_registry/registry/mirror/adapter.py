@@ -2,7 +2,7 @@
 Connections to upstreams for the library ``requests``, with limits that it lacks.
 
 http.client skips any number of interim responses (status 100), without ever waiting while they arrive quickly, so that
-no timeout applies.
+no timeout applies. ``requests`` reads the whole body of a redirect, however long, even if it does not follow it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 from typing import Any, Final
 
+from requests import Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -45,6 +46,13 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+
+class UpstreamSession(Session):
+    """A session that leaves redirects to its user."""
+
+    def get_redirect_target(self, resp: Response) -> None:
+        """Return None: otherwise the whole body of a redirect would be read, and its Location parsed, unchecked."""
 
 
 class UpstreamAdapter(HTTPAdapter):

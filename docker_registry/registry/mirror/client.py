@@ -29,7 +29,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.mirror import hosts, responses
-from docker_registry.registry.mirror.adapter import UpstreamAdapter
+from docker_registry.registry.mirror.adapter import UpstreamAdapter, UpstreamSession
 from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
@@ -96,7 +96,7 @@ class UpstreamClient:
         self._is_offline = is_offline
         self._limited_until = 0.0
         self._breaker = CircuitBreaker(upstream.name)
-        self._session = requests.Session()
+        self._session = UpstreamSession()
         self._session.headers.clear()
         # With `identity`, a size is that of the content. Without it, urllib3 would ask for compression.
         self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})

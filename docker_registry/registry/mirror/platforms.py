@@ -122,8 +122,8 @@ class PlatformRecords:
         for digest, of_image in platforms.items():
             yield digest, "\n".join(of_image)
         for digest, image in described.items():
-            if (of_image := platforms.get(_digest(image) or digest)) is not None:
-                yield digest, "\n".join(of_image)
+            if texts := platforms.get(_digest(image) or digest):
+                yield digest, "\n".join(texts)
 
 
 def _digest(value: object) -> Digest | None:
