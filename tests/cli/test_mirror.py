@@ -92,7 +92,7 @@ class TestTheMirrorCommand:
             "up/library/app:latest": "has no image for these platforms",
             "library/app:latest": "must begin with that of an upstream: up",
             "up/../app": "name is invalid",
-            f"up/{'x' * 300}": "name is invalid",
+            "x" * 300: "name is invalid",
             "up/library/app@sha256:1": "digest is invalid",
         }
         images = [*reasons, "up/library/app:single"]
