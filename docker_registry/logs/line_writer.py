@@ -12,8 +12,10 @@ from contextlib import suppress
 from typing import Final
 
 import gevent
+from gevent import monkey
+from gevent.lock import BoundedSemaphore
 
-from docker_registry.concurrency import close_now, run_in_thread
+from docker_registry.concurrency import close_now
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class LineWriter:
     """
     Collects lines in memory and writes them in a native thread.
 
-    Only in a server worker: it needs the event loop.
+    Only in a server worker: it needs the event loop. Lines may come from any thread.
     """
 
     def __init__(self, name: str, write: Callable[[bytes], object], *, is_file: bool = False) -> None:
@@ -57,6 +59,9 @@ class LineWriter:
         self._is_scheduled = False
         self._lost = 0
         self._reported_at = -_REPORT_SECONDS
+        self._writing = BoundedSemaphore()
+        hub = gevent.get_hub()
+        self._main_hub = hub if hub.loop.default else None
 
     def write(self, line: str) -> None:
         """
@@ -72,19 +77,30 @@ class LineWriter:
         self._lines.append(line)
         if not self._is_scheduled:
             self._is_scheduled = True
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._main_hub is None or gevent.get_hub().loop.default:
             gevent.spawn_later(FLUSH_SECONDS, self._flush)
+        else:  # in a native thread, whose own event loop never runs
+            self._main_hub.loop.run_callback_threadsafe(gevent.spawn_later, FLUSH_SECONDS, self._flush)
 
     def close(self) -> None:
-        """Write the remaining lines, for at most a second."""
+        """Write the remaining lines and wait for those that are being written, for at most a second."""
         with suppress(gevent.Timeout), gevent.Timeout(_CLOSE_SECONDS):
             self._flush()
 
     def _flush(self) -> None:
         try:
-            while self._lines:
-                lines, self._lines = self._lines, []
-                run_in_thread(self._write_lines, lines)
-                self._characters -= sum(map(len, lines))
+            with self._writing:
+                while self._lines:
+                    lines, self._lines = self._lines, []
+                    if monkey.is_module_patched("threading"):
+                        # Unlike run_in_thread, this can be interrupted while a write hangs.
+                        gevent.get_hub().threadpool.spawn(self._write_lines, lines).get()
+                    else:
+                        self._write_lines(lines)
+                    self._characters -= sum(map(len, lines))
         finally:
             self._is_scheduled = False
         now = time.monotonic()

@@ -19,6 +19,7 @@ from docker_registry.http.exchange import Exchange
 from docker_registry.logs.audit import event_of
 from docker_registry.registry.access import Action
 from tests.support.clients.v2 import Client
+from tests.support.gevent_program import under_gevent
 from tests.support.servers.registry import Server
 
 FIELDS = """
@@ -109,6 +110,62 @@ class TestAnUnwritableLog:
             while "lines were lost" not in server.log.read_text() and time.monotonic() < deadline:
                 time.sleep(0.05)
         assert "audit_log: 1 lines were lost" in server.log.read_text()
+
+
+#: A log in a worker, and the lines that were written to it.
+LINE_WRITER = """
+from docker_registry.concurrency import run_in_thread
+from docker_registry.logs.line_writer import LineWriter
+
+written = []
+def wait_for(count):
+    with gevent.Timeout(40):
+        while len(written) < count:
+            gevent.sleep(0.01)
+"""
+
+
+class TestALineWriter:
+    def test_accepts_lines_from_a_native_thread(self):
+        program = """
+writer = LineWriter("log", written.append)
+run_in_thread(writer.write, "first ")
+wait_for(1)
+writer.write("second")
+wait_for(2)
+print(*map(bytes.decode, written))
+"""
+        assert ["first", "second"] == under_gevent(LINE_WRITER + program)
+
+    def test_is_closed_after_the_block_that_is_being_written(self):
+        program = """
+begun = []
+def write(content):
+    begun.append(content)
+    native_sleep(0.3 if len(begun) == 1 else 0)
+    written.append(content)
+writer = LineWriter("log", write)
+writer.write("first ")
+with gevent.Timeout(40):
+    while not begun:
+        gevent.sleep(0.01)
+writer.write("second")
+writer.close()
+print(*map(bytes.decode, written))
+"""
+        assert ["first", "second"] == under_gevent(LINE_WRITER + program)
+
+    def test_that_hangs_does_not_delay_the_end(self):
+        program = """
+def write(content):
+    native_sleep(50)
+    written.append(content)
+writer = LineWriter("log", write)
+writer.write("line")
+writer.close()
+print(written)
+"""
+        assert ["[]"] == under_gevent(LINE_WRITER + program)
 
 
 class TestAnAddressBehindProxies:
