@@ -178,4 +178,4 @@ def _reason(error: Exception) -> str:
         return "it does not answer in time"
     if isinstance(error, exceptions.ConnectionError | OSError):
         return "it cannot be reached"
-    return f"it does not do what it is asked ({type(error).__name__})"
+    return f"it returns an error ({type(error).__name__})"

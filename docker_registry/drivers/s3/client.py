@@ -60,18 +60,18 @@ _NO_CREDENTIALS: Final = (
 _REFUSED: Final = "S3 refuses the credentials (s3_access_key, s3_secret_key)"
 
 _MESSAGES: Final = {
-    "AccessDenied": "S3 does not let these credentials do that with the bucket of s3_bucket",
-    "AllAccessDisabled": "S3 does not let anybody use the bucket of s3_bucket",
-    "AuthorizationHeaderMalformed": "S3 knows the bucket in another region (s3_region)",
+    "AccessDenied": "S3 denies these credentials this operation in the bucket of s3_bucket",
+    "AllAccessDisabled": "S3 denies all access to the bucket of s3_bucket",
+    "AuthorizationHeaderMalformed": "The bucket is in another region; check s3_region",
     "ExpiredToken": "The token of the credentials for S3 has expired",
-    "IllegalLocationConstraintException": "S3 knows the bucket in another region (s3_region)",
+    "IllegalLocationConstraintException": "The bucket is in another region; check s3_region",
     "InvalidAccessKeyId": _REFUSED,
     "InvalidToken": _REFUSED,
-    "InvalidBucketName": "The name of the bucket (s3_bucket) is not one that S3 can have",
-    "NoSuchBucket": "S3 has no bucket of the name in s3_bucket",
-    "NotImplemented": "This store cannot do what is asked of it, maybe by s3_encrypt, s3_kms_key or s3_storage_class",
-    "PermanentRedirect": "S3 knows the bucket in another region (s3_region)",
-    "RequestTimeTooSkewed": "The clock of this host and that of S3 differ too much",
+    "InvalidBucketName": "The name of the bucket (s3_bucket) is invalid",
+    "NoSuchBucket": "The bucket of s3_bucket does not exist",
+    "NotImplemented": "The store does not support a request; check s3_encrypt, s3_kms_key and s3_storage_class",
+    "PermanentRedirect": "The bucket is in another region; check s3_region",
+    "RequestTimeTooSkewed": "The clocks of this host and of S3 differ too much",
     "SignatureDoesNotMatch": _REFUSED,
 }
 _FULL: Final = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity"}
@@ -258,8 +258,8 @@ def _config_error(error: Exception) -> RegistryError:
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         return ConfigError(_NO_CREDENTIALS)
     if isinstance(error, exceptions.ParamValidationError):
-        return ConfigError("A setting of S3 is not one that S3 can have; most likely the bucket's name (s3_bucket)")
-    return ConfigError(f"What boto3 reads by itself for S3 cannot be used: {error}")
+        return ConfigError("A setting of S3 is invalid, most likely the name of the bucket (s3_bucket)")
+    return ConfigError(f"The configuration of boto3 is invalid: {error}")
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:

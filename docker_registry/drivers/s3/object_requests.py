@@ -5,8 +5,8 @@ The client takes about a millisecond of processor time for each request: it inte
 events and prepares retries. PUT, GET, HEAD and DELETE of an object need none of this. They are built here, signed by
 botocore's signer and sent by urllib3, which takes less than half of that time.
 
-A response that is not simply what was asked for is discarded, and the caller repeats the request with the client, which
-retries, translates errors and finds the region of the bucket.
+Any response other than the usual ones is discarded. The caller then repeats the request with the client, which retries,
+translates errors and finds the region of the bucket.
 """
 
 from __future__ import annotations
@@ -69,19 +69,22 @@ class ObjectRequests:
             client: of botocore, for S3.
         """
         config = client.meta.config
-        # Neither is part of botocore's documented interface; without them, requests are left to the client.
+        # These are not part of botocore's documented interface; without them, requests are left to the client.
         credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
         session = getattr(getattr(client, "_endpoint", None), "http_session", None)
         verify = getattr(session, "_verify", None)
+        proxies = getattr(session, "_proxy_config", None)  # of the settings or of the environment
         self._context = {"client_config": config}
         self._headers = {"User-Agent": config.user_agent_extra or ""}
         self._unsuitable = 0
         self._pool: HTTPConnectionPool | None = None
-        if credentials is None or verify is None or config.proxies:
+        if credentials is None or verify is None or proxies is None:
             return
         self._signer = S3SigV4Auth(credentials, "s3", client.meta.region_name)
         signed = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"}))
         self._origin, self._folder = f"{signed.scheme}://{signed.netloc}", signed.path[:-1]
+        if proxies.proxy_url_for(self._origin):
+            return
         tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": get_cert_path(verify)} if signed.scheme == "https" else {}
         self._pool = connection_from_url(
             self._origin,

@@ -14,6 +14,7 @@ from docker_registry.config import flavors
 from docker_registry.config.render import reference
 from docker_registry.drivers.s3.client import Account, proxy_url
 from docker_registry.drivers.s3.driver import S3Driver
+from docker_registry.drivers.s3.object_requests import ObjectRequests
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 from tests.support import processes
 from tests.support.servers.seaweedfs import READER_KEY, READER_SECRET
@@ -50,7 +51,7 @@ class TestAStart:
         driver.close()
 
     def test_with_a_missing_bucket_is_an_error(self, options):
-        with pytest.raises(StorageError, match="no bucket of the name in s3_bucket"):
+        with pytest.raises(StorageError, match="bucket of s3_bucket does not exist"):
             S3Driver(**{**options, "s3_bucket": "not-there"})
 
     @pytest.mark.parametrize("name", ["", "a/b", "Ä"])
@@ -103,7 +104,7 @@ class TestCredentialsForListingOnly:
     def test_fail_at_the_first_write(self, options):
         driver = S3Driver(**{**options, "s3_access_key": READER_KEY, "s3_secret_key": READER_SECRET})
         assert [] == list(driver.list_directory())
-        with pytest.raises(StorageError, match="does not let these credentials") as refused:
+        with pytest.raises(StorageError, match="denies these credentials") as refused:
             driver.put_content("a", b"")
         assert READER_SECRET not in str(refused.value)
         driver.close()
@@ -148,6 +149,14 @@ class TestAProxy:
     )
     def test_is_composed_of_its_settings(self, parts, expected):
         assert expected == proxy_url(*parts)
+
+    def test_of_the_environment_gets_all_requests(self, monkeypatch):
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "local.test")
+        for host, is_direct in (("store.test", False), ("local.test", True)):
+            client = Account(**KEYS, endpoint=f"https://{host}").connect()
+            assert (host, is_direct) == (host, ObjectRequests(client, "bucket").are_possible)
 
 
 class TestAnEndpoint:

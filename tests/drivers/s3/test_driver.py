@@ -273,7 +273,7 @@ class TestARemovalWhileS3IsBusy:
 
     def test_is_not_retried_if_denied(self, driver, refuse):
         refuse("AccessDenied", 1)
-        with pytest.raises(StorageError, match="does not let these credentials"):
+        with pytest.raises(StorageError, match="denies these credentials"):
             driver.remove("f")
 
 
