@@ -342,12 +342,17 @@ class ClientSocket(socket.socket):
                 pending += segment
                 continue
             self._send_ahead(pending)
-            self.file_bytes += len(pending)
+            self._count_as_file(pending)
             pending = b""
             sent += self._send_part(file.fileno(), *segment)
         self._send_all(pending, 0)
-        self.file_bytes += len(pending)
+        self._count_as_file(pending)
         return sent
+
+    def _count_as_file(self, literal: bytes) -> None:
+        """Count bytes that were just sent as bytes of the file, because gunicorn does not count them either."""
+        self._sent_bytes -= len(literal)
+        self.file_bytes += len(literal)
 
     def _send_ahead(self, data: bytes) -> None:
         """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.gevent_program import under_gevent
+
 ROOT = Path(__file__).parent.parent.parent
 
 #: Two connections have several requests each in their buffers. Each receive of a SEQPACKET socket returns one of them.
@@ -72,6 +74,40 @@ gevent.sleep(0.1)
 client.send(b"yz")
 print(json.dumps([complete, sum(pieces), len(pieces), half, head.decode(), receiving.get()]))
 """
+
+#: A response with a file between literal bytes.
+SEGMENTS = """
+import socket, sys, tempfile
+from docker_registry.server.client_socket import PlainSocket
+from docker_registry.server.connections import Activity
+
+class Parts:
+    def __init__(self, file):
+        self.fileno = file.fileno
+
+    def segments(self):
+        return iter([b"first ", (0, 4), b" second ", (4, 4), b" last"])
+
+client, server = socket.socketpair()
+server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
+server.begin(Activity.WORKING)
+server.begin_answer()
+server.sendall(b"head ")
+with tempfile.TemporaryFile() as file:
+    file.write(b"onlytext")
+    file.flush()
+    server.sendfile(Parts(file))
+server.close()
+sent = client.makefile("rb").read()
+print(sent.decode())
+print(server.file_bytes, server.moved_bytes, len(sent))
+"""
+
+
+class TestAResponseInSegments:
+    def test_is_counted_once(self):
+        expected = "head first only second text last 27 32 32"
+        assert expected.split() == under_gevent(SEGMENTS)
 
 
 class TestABodyInShortSegments:
