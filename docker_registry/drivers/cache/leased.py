@@ -218,7 +218,7 @@ class LeasedCache:
     def look_up_all(self, fact: str, paths: Sequence[str]) -> list[Lookup]:
         """Return the results of :meth:`look_up` for several paths, with one request to Redis."""
         prefix = self._prefix()
-        if prefix is None:
+        if prefix is None or not paths:
             return [Lookup() for _ in paths]
         self.requests += len(paths)
         keys = [_entry_and_generations(prefix, fact, path) for path in paths]

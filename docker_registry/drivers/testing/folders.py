@@ -43,6 +43,7 @@ class Folders:
             assert [None] * 3 == [find(path) for find in (driver.find, driver.find_versioned, driver.find_size)]
             assert not driver.has_file(path)
         assert (b"content", 7, True) == (driver.find("a/b"), driver.find_size("a/b"), driver.has_file("a/b"))
+        assert ([7, None, 7], []) == (driver.find_sizes(["a/b", "x", "a/b"]), driver.find_sizes([]))
         assert driver.get_versioned("a/b") == driver.find_versioned("a/b")
 
     def test_a_path_is_discarded_once(self, driver: StorageDriver) -> None:
