@@ -202,7 +202,7 @@ class TestAnErrorAtTheStart:
 
     def test_is_a_bucket_without_access(self, options, gcs):
         gcs.forbid(options["gcs_bucket"])
-        with pytest.raises(StorageError, match="does not let these credentials"):
+        with pytest.raises(StorageError, match="denies these credentials"):
             GcsDriver(**options)
 
     def test_is_missing_credentials(self, monkeypatch, tmp_path):

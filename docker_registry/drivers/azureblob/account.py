@@ -173,5 +173,5 @@ def registry_error_of(code: str, status: int | None) -> StorageError:
     if status is None or code in _BUSY or status in (408, 429) or status >= 500:
         return StorageUnavailable(f"Azure cannot answer for now ({code or status}).")
     if status in (401, 403):
-        return StorageError(f"Azure does not let these credentials do that with the container ({code or status}).")
+        return StorageError(f"Azure denies these credentials that access to the container ({code or status}).")
     return StorageError(f"Azure refuses a request ({code or status}).")

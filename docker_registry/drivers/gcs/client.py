@@ -257,9 +257,9 @@ def registry_error_of(status: int) -> StorageError:
     if status == 401:
         return StorageError("Google refuses the credentials (401).")
     if status == 403:
-        return StorageError("Google does not let these credentials do that with the bucket of gcs_bucket (403).")
+        return StorageError("Google denies these credentials that access to the bucket of gcs_bucket (403).")
     if status in RETRIED or (status >= 500 and status != 507):
         return StorageUnavailable(f"Google Cloud Storage cannot answer for now ({status}).")
     if status == 507:
-        return StorageFull("The store has no room left.")
+        return StorageFull("The store is full.")
     return StorageError(f"Google Cloud Storage refuses a request ({status}).")

@@ -246,7 +246,7 @@ def _registry_error_of(status: int) -> StorageError:
     if status in (401, 403):
         return StorageError(f"Glance or its Keystone refuses this user (status {status}).")
     if status in (413, 507):
-        return StorageFull("Glance has no room left, or the quota of the project is used up.")
+        return StorageFull("Glance is full, or the quota of the project is used up.")
     if status in _TEMPORARY_STATUSES:
         return StorageUnavailable(f"Glance cannot answer for now (status {status}).")
     return StorageError(f"Glance refuses a request (status {status}).")

@@ -237,7 +237,7 @@ def registry_error_of(error: exceptions.ClientError) -> StorageError:
     if code in _ABSENT:
         return PathNotFound()
     if code in _FULL or status == 507:
-        return StorageFull("S3 has no room left, or the quota of the bucket is used up.")
+        return StorageFull("S3 is full, or the quota of the bucket is used up.")
     if status == 412 or code == "PreconditionFailed":
         return PreconditionFailed()
     if code in _MESSAGES:
