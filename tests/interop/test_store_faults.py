@@ -158,14 +158,14 @@ def make_image_of(number):
 
 class TestAnUnreachableStore:
     def test_is_answered_with_503_and_retry_after(self, server, proxy):
-        with Client(server.url) as client, proxy.faulty(1.0), pytest.raises(Refused) as refused:
+        with Client(server.url) as client, proxy.unreachable(), pytest.raises(Refused) as refused:
             client.push_blob("lab/x", b"content", "posted")
         assert 503 == refused.value.status
         assert int(refused.value.answer.headers["Retry-After"]) > 0
 
     def test_works_as_before_once_it_is_back(self, server, proxy):
         with Client(server.url) as client:
-            with proxy.faulty(1.0), pytest.raises(Refused):
+            with proxy.unreachable(), pytest.raises(Refused):
                 client.push_blob("lab/x", b"content", "posted")
             digest = client.push_blob("lab/x", b"content", "posted")
             assert b"content" == client.get_blob("lab/x", digest)

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,6 +65,7 @@ class FaultProxy:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._faults: Sequence[str] = FAULTS
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -77,13 +78,17 @@ class FaultProxy:
         self._listener.close()
 
     @contextlib.contextmanager
-    def faulty(self, rate: float) -> Iterator[None]:
-        """Let a fraction of all requests fail for the duration of a ``with`` block."""
-        self.rate = rate
+    def faulty(self, rate: float, faults: Sequence[str] = FAULTS) -> Iterator[None]:
+        """Apply faults to a fraction of all requests for the duration of a ``with`` block; some still succeed."""
+        self.rate, self._faults = rate, faults
         try:
             yield
         finally:
             self.rate = 0.0
+
+    def unreachable(self) -> contextlib.AbstractContextManager[None]:
+        """Refuse every request for the duration of a ``with`` block."""
+        return self.faulty(1.0, ("refused",))
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -115,7 +120,7 @@ class FaultProxy:
     def _choose(self) -> str:
         if self._random.random() >= self.rate:
             return ""
-        fault = self._random.choice(FAULTS)
+        fault = self._random.choice(self._faults)
         self.met[fault] += 1
         return fault
 
