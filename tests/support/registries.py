@@ -56,5 +56,5 @@ class Registry(OciRegistry):
 
 
 def both_registries(services: Services) -> SimpleNamespace:
-    """Return the services of both APIs of an application, in one place."""
-    return SimpleNamespace(**vars(services.registry), **vars(services.require_legacy()))
+    """Return the services of both APIs of an application, in one place; ``sources`` are those of API V2."""
+    return SimpleNamespace(**{**vars(services.require_legacy()), **vars(services.registry)})
