@@ -76,7 +76,7 @@ def _script(texts: list[str]) -> str:
 
 
 def _warm_up(url: str, texts: list[str]) -> None:
-    """Let every worker verify every token: each connection is one worker's, and there are many."""
+    """Send each token on many connections, so that every worker has verified it before the measurement."""
     host, _, port = url.partition("://")[2].partition(":")
     for _ in range(CONNECTIONS):
         with socket.create_connection((host, int(port)), timeout=60) as connection:

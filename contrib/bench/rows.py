@@ -87,7 +87,7 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Whether the row meets its requirement."""
+        """True if the result is within the bounds of its row."""
         row, bound = self.row, self.row.bound
         kept = bound is None or (self.ratio >= bound if row.is_rate else self.ratio <= bound)
         kept = kept and (row.limit is None or statistics.median(self.ours) <= row.limit)

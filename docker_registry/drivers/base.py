@@ -1,7 +1,7 @@
 """
 The interface between the registry and its storage backends.
 
-A driver stores bytes under paths, whatever they mean. A third-party driver inherits from :class:`StorageDriver`
+A driver stores bytes under paths and does not interpret them. A third-party driver inherits from :class:`StorageDriver`
 and registers its class under the entry-point group ``docker_registry.drivers``. It must pass the test suite
 :class:`docker_registry.drivers.testing.DriverSuite`.
 

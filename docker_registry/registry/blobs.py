@@ -260,7 +260,7 @@ class Blobs:
 
     @property
     def _creates_before_reading(self) -> bool:
-        """Whether a small blob is created on the condition that it is new: one request to an object store, not two."""
+        """True on object stores: a conditional put of a small blob is one request, looking for it first makes two."""
         capabilities = self._driver.capabilities
         return capabilities.pages and capabilities.if_match
 

@@ -10,6 +10,7 @@ reused for receiving only after both have released it. So a transfer holds a few
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -67,6 +68,37 @@ class Content:
         buffer[: len(block)] = block
         self._rest = self._rest[len(block) :]
         return len(block)
+
+
+class BlockBody(ABC):
+    """
+    A :class:`Body` that arrives in blocks of any size.
+
+    Attributes:
+        received: bytes of the blocks so far.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self.complete = False
+        self.received = 0
+        self._rest = memoryview(b"")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See :class:`Body`."""
+        if not self._rest:
+            self._rest = memoryview(self.next_block())
+            self.received += len(self._rest)
+        block = self._rest[: len(buffer)]
+        buffer[: len(block)] = block
+        self._rest = self._rest[len(block) :]
+        if not block:
+            self.complete = self.length in (None, self.received)
+        return len(block)
+
+    @abstractmethod
+    def next_block(self) -> bytes:
+        """Wait for the bytes that follow those received so far, and return some of them; empty at the end."""
 
 
 class Ingest:

@@ -45,7 +45,7 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry.names import Digest, RepositoryName, Tag, is_repository_name, is_tag
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag, is_repository_name, is_tag
 
 ROOT: Final = "docker/registry/v2"
 BLOBS: Final = f"{ROOT}/blobs"
@@ -87,9 +87,14 @@ def repository(name: RepositoryName) -> str:
     return f"{HIDDEN if name.is_hidden else REPOSITORIES}/{name.value}"
 
 
+def flat_name(name: RepositoryName | ImageRepositoryName) -> str:
+    """Return the name of a repository as the name of a single file; no such name contains ``+``."""
+    return str(name).replace("/", "+")
+
+
 def catalog_entry(name: RepositoryName) -> str:
     """The file that lists a repository in the catalog, written before the repository has content."""
-    return f"{HIDDEN if name.is_hidden else CATALOG}/{str(name).replace('/', '+')}"
+    return f"{HIDDEN if name.is_hidden else CATALOG}/{flat_name(name)}"
 
 
 def read_catalog_entry(file_name: str) -> str | None:
@@ -236,7 +241,7 @@ def lease(work: str) -> str:
 
 def mirrored(name: RepositoryName) -> str:
     """The folder of what is known of a mirrored repository."""
-    return f"{MIRROR}/{str(name).replace('/', '+')}"
+    return f"{MIRROR}/{flat_name(name)}"
 
 
 def mirror_upstream(name: RepositoryName) -> str:

@@ -26,7 +26,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from docker_registry.errors import NameInvalid
-from docker_registry.registry.layout import HIDDEN, ROOT
+from docker_registry.registry.layout import HIDDEN, ROOT, flat_name
 from docker_registry.registry.names import Digest, ImageRepositoryName
 
 REPOSITORIES: Final = "repositories"
@@ -69,7 +69,7 @@ def private(folder: str) -> str:
 
 def private_entry(name: ImageRepositoryName) -> str:
     """The file that lists a private repository, written and removed after its file ``_private``."""
-    return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{str(name).replace('/', '+')}"
+    return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{flat_name(name)}"
 
 
 def read_private_entry(file_name: str) -> str | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, PathNotFound
 from docker_registry.registry import layout, legacy_layout
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -48,6 +48,14 @@ class References:
         if found != wanted:
             found.update(wanted.intersection(self._layers_of_images()))
         return found
+
+    def links_of(self, name: RepositoryName) -> Iterator[tuple[Digest, Stat]]:
+        """Yield the digest of each blob and manifest of a repository, and the file that links to it."""
+        for folder in (layout.layers(name), layout.revisions(name)):
+            for file in self._slices.pace(self._driver.walk(folder)):
+                digest = layout.read_link(file.path)
+                if digest is not None:
+                    yield digest, file
 
     def _links(self, name: RepositoryName, algorithm: str) -> Iterator[str]:
         """Yield the paths of possible links of a repository."""

@@ -632,7 +632,7 @@ DOMAIN = {
         "v1.sources",
         "v1.tag_json",
     },
-    "v1_mirror.layer_body": {"mirror.responses"},
+    "v1_mirror.layer_body": {"ingest", "mirror.responses"},
     "v1_mirror.mirrored_images": {
         "bounded_cache",
         "json_budget",

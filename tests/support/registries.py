@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry.bridge.bridge import Bridge
@@ -16,6 +17,9 @@ from docker_registry.registry.v1.files import DiffQueue
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 from docker_registry.services import Services
+
+#: An application with its ``services``.
+Opened = TypeVar("Opened", bound=Any)
 
 
 class Registry(OciRegistry):
@@ -53,6 +57,19 @@ class Registry(OciRegistry):
         self.search_entries = SearchEntries(
             self.repositories, self.private_repositories, self.slices, self.image_repositories
         )
+
+
+@contextmanager
+def closing_services(open_one: Callable[..., Opened]) -> Iterator[Callable[..., Opened]]:
+    """Yield a function that opens applications as *open_one* does, and close their services at the end."""
+    with ExitStack() as opened:
+
+        def open_and_keep(*args: Any, **options: Any) -> Opened:
+            application = open_one(*args, **options)
+            opened.callback(application.services.close)
+            return application
+
+        yield open_and_keep
 
 
 def both_registries(services: Services) -> SimpleNamespace:

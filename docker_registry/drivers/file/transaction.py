@@ -199,17 +199,17 @@ class Transaction:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether added contents must be published before the next change."""
+        """True if added contents must be published before the next change."""
         return bool(self._waiting)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the transaction has nothing to publish and nothing to sync."""
+        """True if there is nothing to publish and nothing to sync."""
         return not (self._waiting or self._folders or self._entries)
 
     @property
     def is_brief(self) -> bool:
-        """Whether the remaining contents are small and fit into the journal."""
+        """True if the contents that are not yet published are small and fit into the journal."""
         journal = self._journal
         is_little = not self._entries and self._waiting_bytes <= _BRIEF_BYTES
         return is_little and journal is not None and journal.has_room(2 * _BRIEF_BYTES)

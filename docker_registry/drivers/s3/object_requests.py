@@ -96,7 +96,7 @@ class ObjectRequests:
 
     @property
     def are_possible(self) -> bool:
-        """Whether :meth:`send` sends anything."""
+        """False if :meth:`send` leaves all requests to the client."""
         return self._pool is not None and self._unsuitable < _MAX_UNSUITABLE
 
     def send(

@@ -154,13 +154,10 @@ class Eviction:
         contents: dict[Digest, _Content] = {}
         for text in self._slices.pace(self._names()):
             name = RepositoryName(text)
-            for folder in (layout.layers(name), layout.revisions(name)):
-                for file in self._slices.pace(self._driver.walk(folder)):
-                    digest = layout.read_link(file.path)
-                    if digest is not None:
-                        content = contents.setdefault(digest, _Content())
-                        content.pulled = max(content.pulled, file.modified)
-                        content.links.append((name, file.path))
+            for digest, link in self._references.links_of(name):
+                content = contents.setdefault(digest, _Content())
+                content.pulled = max(content.pulled, link.modified)
+                content.links.append((name, link.path))
         sizes = self._sizes
         self._sizes = {
             digest: sizes.get(digest) or self._driver.find_size(layout.blob_data(digest)) or 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from docker_registry.registry import layout
@@ -46,7 +45,7 @@ class Purging:
             name: a repository that mirrors another one.
         """
         registry, driver = self._registry, self._registry.driver
-        digests = frozenset(self._digests(name))
+        digests = frozenset(digest for digest, _ in registry.references.links_of(name))
         for folder in (layout.mirrored_tags(name), f"{layout.mirrored(name)}/referrers"):
             driver.discard(folder)
         for digest in registry.slices.pace(digests):
@@ -56,10 +55,3 @@ class Purging:
         shared = registry.references.among(digests) if digests else set[Digest]()
         sizes = (driver.find_size(layout.blob_data(digest)) or 0 for digest in digests - shared)
         return Purged(digests, sum(sizes))
-
-    def _digests(self, name: RepositoryName) -> Iterable[Digest]:
-        for folder in (layout.layers(name), layout.revisions(name)):
-            for file in self._registry.slices.pace(self._registry.driver.walk(folder)):
-                digest = layout.read_link(file.path)
-                if digest is not None:
-                    yield digest

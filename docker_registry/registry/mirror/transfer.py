@@ -32,7 +32,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import layout
 from docker_registry.registry.buffer_pool import POOL
-from docker_registry.registry.ingest import Body
+from docker_registry.registry.ingest import BlockBody, Body
 from docker_registry.registry.mirror.pieces import Pieces
 from docker_registry.registry.names import Digest
 
@@ -257,27 +257,16 @@ class Transfer:
             self._announce()
 
 
-class TransferBody:
-    """The bytes of a transfer as the :class:`~docker_registry.registry.ingest.Body` of a push."""
+class TransferBody(BlockBody):
+    """The bytes of a transfer as the body of a push."""
 
     def __init__(self, transfer: Transfer) -> None:
-        self.length = transfer.size
+        super().__init__(transfer.size)
         self._transfer = transfer
-        self._offset = 0
-        self._rest = memoryview(b"")
-        self.complete = False
 
-    def readinto(self, buffer: memoryview, /) -> int:
-        """See :class:`~docker_registry.registry.ingest.Body`."""
-        if not self._rest:
-            self._rest = memoryview(self._transfer.available(self._offset))
-            self._offset += len(self._rest)
-        block = self._rest[: len(buffer)]
-        buffer[: len(block)] = block
-        self._rest = self._rest[len(block) :]
-        if not block:
-            self.complete = self.length in (None, self._offset)
-        return len(block)
+    def next_block(self) -> bytes:
+        """See :class:`~docker_registry.registry.ingest.BlockBody`."""
+        return self._transfer.available(self.received)
 
 
 class TransferFile:

@@ -48,7 +48,7 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.registry import legacy_layout
-from docker_registry.registry.layout import HIDDEN, ROOT
+from docker_registry.registry.layout import HIDDEN, ROOT, flat_name
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
 IMAGES: Final = legacy_layout.IMAGES
@@ -173,7 +173,7 @@ def claims(image_id: ImageId) -> str:
 
 def membership(folder: str, name: ImageRepositoryName) -> str:
     """The entry of a repository in a folder of :func:`memberships` or :func:`claims`."""
-    return f"{folder}/{str(name).replace('/', '+')}"
+    return f"{folder}/{flat_name(name)}"
 
 
 def index_images(folder: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from docker_registry.errors import ImageUnknown, NameInvalid
 from docker_registry.registry import json_scanner
@@ -15,7 +15,7 @@ from docker_registry.registry.search.index import Result
 from docker_registry.registry.v1.pushes import MAX_ANCESTORS
 
 #: Longest description of a repository in the results of a search.
-_MAX_DESCRIPTION: int = 1000
+_MAX_DESCRIPTION: Final = 1000
 
 
 def read_tags(payload: bytes, budget: JsonBudget) -> dict[str, str]:

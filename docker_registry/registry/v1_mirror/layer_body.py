@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from docker_registry.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.registry.ingest import BlockBody
 from docker_registry.registry.mirror.responses import UpstreamBlob
 
 logger = logging.getLogger(__name__)
@@ -15,9 +16,9 @@ logger = logging.getLogger(__name__)
 MAX_RESUMES: Final = 3
 
 
-class LayerBody:
+class LayerBody(BlockBody):
     """
-    A layer that is being received, as a :class:`~docker_registry.registry.ingest.Body`.
+    A layer that is being received.
 
     Attributes:
         length: bytes of the layer; None if the registry announces none.
@@ -33,13 +34,10 @@ class LayerBody:
         Raises:
             UpstreamError: the registry now announces another size.
         """
-        self.length = size if stream.size is None else stream.size
-        self.complete = False
+        super().__init__(size if stream.size is None else stream.size)
         self._stream = stream
         self._reopen = reopen
-        self._received = 0
         self._resumes = 0
-        self._rest = memoryview(b"")
         self._blocks: Iterator[bytes] = stream.blocks()
         if size not in (None, self.length):
             self.close()
@@ -49,36 +47,27 @@ class LayerBody:
         """Close the connection."""
         self._stream.close()
 
-    def readinto(self, buffer: memoryview, /) -> int:
+    def next_block(self) -> bytes:
         """
-        See :class:`~docker_registry.registry.ingest.Body`.
+        See :class:`~docker_registry.registry.ingest.BlockBody`.
 
         Raises:
             UpstreamError: the connection broke too often, or the layer is longer than announced.
         """
-        if not self._rest:
-            self._rest = memoryview(self._next())
-            self._received += len(self._rest)
-            if self.length is not None and self._received > self.length:
-                raise UpstreamError("The mirrored registry sent a longer layer than it announced.")
-        block = self._rest[: len(buffer)]
-        buffer[: len(block)] = block
-        self._rest = self._rest[len(block) :]
-        if not block:
-            self.complete = self.length in (None, self._received)
-        return len(block)
-
-    def _next(self) -> bytes:
         while True:
             try:
-                return next(self._blocks, b"")
+                block = next(self._blocks, b"")
             except (UpstreamUnavailable, UpstreamTimeout) as error:
                 if self._resumes == MAX_RESUMES:
                     raise
-                logger.info("a layer is continued at byte %d after: %s", self._received, error)
+                logger.info("a layer is continued at byte %d after: %s", self.received, error)
+            else:
+                if self.length is not None and self.received + len(block) > self.length:
+                    raise UpstreamError("The mirrored registry sent a longer layer than it announced.")
+                return block
             self._resumes += 1
             self._stream.close()
-            stream = self._reopen(self._received)
+            stream = self._reopen(self.received)
             if stream is None:
                 raise UpstreamError("The mirrored registry does not have the layer any more.")
             self._stream, self._blocks = stream, stream.blocks()

@@ -104,7 +104,7 @@ class Records:
 
 
 def _repository(name: ImageRepositoryName) -> str:
-    return f"{_ROOT}/repositories/{str(name).replace('/', '+')}"
+    return f"{_ROOT}/repositories/{layout.flat_name(name)}"
 
 
 def _list_path(name: ImageRepositoryName, kind: ListKind) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config, Mirroring, MirrorUpstream
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
+from tests.support.registries import closing_services
 from tests.support.servers.upstream import Upstream
 
 #: A repository here, and there.
@@ -66,16 +69,8 @@ def driver():
 @pytest.fixture
 def open_mirror(driver, upstream):
     """Opens a registry over the same store, as after a restart."""
-    opened = []
-
-    def make(**options):
-        mirrored = Mirrored(driver, upstream.url, **options)
-        opened.append(mirrored)
-        return mirrored
-
-    yield make
-    for mirrored in opened:
-        mirrored.services.close()
+    with closing_services(partial(Mirrored, driver, upstream.url)) as make:
+        yield make
 
 
 @pytest.fixture

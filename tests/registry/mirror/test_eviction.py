@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.support.clients.v2 import OCI_MANIFEST, digest_of
 from tests.support.clock import Clock
 from tests.support.images import Image, make_image
+from tests.support.registries import closing_services
 from tests.support.servers.upstream import Answer
 
 LAYER_BYTES = 100_000
@@ -84,16 +86,8 @@ def evicting(driver, upstream):
     """Opens a mirror that evicts; the upstream has the images under tags of their numbers."""
     for number, image in enumerate(IMAGES):
         upstream.add(THERE, f"v{number}", image)
-    opened = []
-
-    def make(**mirroring):
-        mirrored = Evicting(driver, upstream.url, **mirroring)
-        opened.append(mirrored)
-        return mirrored
-
-    yield make
-    for mirrored in opened:
-        mirrored.services.close()
+    with closing_services(partial(Evicting, driver, upstream.url)) as make:
+        yield make
 
 
 class TestMirroredContent:

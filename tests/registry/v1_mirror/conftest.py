@@ -9,6 +9,7 @@ from docker_registry.config.schema import Auth, Config, Mirroring
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support import v1_trees
+from tests.support.registries import closing_services
 from tests.support.servers.upstream import Answer, Upstream
 from tests.support.servers.v1_source import serve_tree
 
@@ -79,16 +80,12 @@ def driver():
 @pytest.fixture
 def open_mirror(driver, request):
     """Opens a registry over the same store, as after a restart."""
-    opened = []
 
     def make(url=None, **options):
-        mirrored = Mirrored(driver, url or request.getfixturevalue("source").url, **options)
-        opened.append(mirrored)
-        return mirrored
+        return Mirrored(driver, url or request.getfixturevalue("source").url, **options)
 
-    yield make
-    for mirrored in opened:
-        mirrored.services.close()
+    with closing_services(make) as open_one:
+        yield open_one
 
 
 @pytest.fixture
