@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from flask import Flask, Response, request
 
+from docker_registry.api.requests import REQUESTED_NAME
 from docker_registry.errors import NameInvalid, UpstreamError
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.mirror.namespaces import Namespaces
@@ -32,6 +33,7 @@ def install(app: Flask, namespaces: Namespaces) -> None:
             return
         prefix = f"{upstream.name}/"
         if not values["name"].startswith(prefix):
+            request.environ[REQUESTED_NAME] = values["name"]
             values["name"] = f"{prefix}{values['name']}"
         context_of(request.environ).repository = values["name"]
         request.environ[_NAMESPACE] = namespace

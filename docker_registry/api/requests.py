@@ -34,6 +34,9 @@ _PARSERS: Final = {
     "tag": Tag.parse,
 }
 
+#: Where the name in a request is kept if its repository has another name here, in the WSGI environment.
+REQUESTED_NAME: Final = "docker_registry.requested_name"
+
 # The OCI specification writes the Content-Range of a chunk as `0-99`; some clients use HTTP's `bytes 0-99/*`.
 _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
 
@@ -43,6 +46,11 @@ def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | N
     for key, text in (values or {}).items():
         if key in _PARSERS and values is not None:
             values[key] = _PARSERS[key](text)
+
+
+def requested_name(name: RepositoryName) -> str:
+    """Return the name by which the client has requested a repository; that of a mirrored one may differ here."""
+    return str(request.environ.get(REQUESTED_NAME, name))
 
 
 def body() -> Body:

@@ -74,6 +74,11 @@ class Mirroring:
     hosts: Mapping[str, str] | None = setting(
         None, "Upstreams by the `Host` header of the requests that mean them, such as `{hub.example.com: docker.io}`."
     )
+    default: str | None = setting(
+        None,
+        "Name of the upstream for requests for which neither `ns` nor `hosts` decides: the whole registry then mirrors "
+        "it, and nothing can be pushed. Needs `v1: false`.",
+    )
     own_names: tuple[str, ...] = setting(
         (), "Values of `ns`, besides the host of `external_url`, by which clients mean this registry itself."
     )

@@ -43,7 +43,9 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
     source = config.mirroring.source
     if source is not None and not config.v1:
         raise ConfigError("mirroring.source mirrors for API V1, which is not served (v1); see mirroring.upstreams")
-    if not config.mirroring.upstreams and source is None:
+    if config.mirroring.default is not None and config.v1:
+        raise ConfigError("mirroring.default makes the registry a mirror for API V2 alone; set v1: false")
+    if not config.mirroring.upstreams and source is None and config.mirroring.default is None:
         return None
     load_mirrors(config)
     from docker_registry.registry.mirror.mirror import Mirror
@@ -79,6 +81,7 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
         hosts=config.mirroring.hosts,
         own_names=config.mirroring.own_names,
         external_url=config.external_url,
+        default=config.mirroring.default,
         max_bytes=config.mirroring.max_bytes,
         max_age_seconds=config.mirroring.max_age,
     )

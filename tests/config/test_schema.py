@@ -156,7 +156,7 @@ class TestASetting:
 
 
 #: The names in the section ``mirroring``.
-MIRRORING = "source, source_index, tags_cache_ttl, hosts, own_names, offline, max_bytes, max_age, upstreams"
+MIRRORING = "source, source_index, tags_cache_ttl, hosts, default, own_names, offline, max_bytes, max_age, upstreams"
 
 
 class TestAMistake:

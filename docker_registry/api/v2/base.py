@@ -46,7 +46,7 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
         else:
             registry.repositories.check(repository)
             page = registry.tags.page(repository, page_request.count, page_request.last, may_list)
-        return _page_response({"name": str(name), "tags": page.names}, page, page_request)
+        return _page_response({"name": requests.requested_name(name), "tags": page.names}, page, page_request)
 
     return bp
 

@@ -62,6 +62,7 @@ class Mirror:
         hosts: Mapping[str, str] | None = None,
         own_names: Sequence[str] = (),
         external_url: str | None = None,
+        default: str | None = None,
         max_bytes: int | None = None,
         max_age_seconds: float | None = None,
         now: Callable[[], float] = time.time,
@@ -76,7 +77,7 @@ class Mirror:
             memory: budget for manifests that are being received.
             read_only: while writes are refused, nothing is fetched.
             is_offline: never ask an upstream.
-            hosts, own_names, external_url: see :class:`Namespaces`.
+            hosts, own_names, external_url, default: see :class:`Namespaces`.
             max_bytes, max_age_seconds: see :class:`Eviction`; nothing is evicted while *is_offline*.
             now: the clock, seconds since the Unix epoch.
 
@@ -84,7 +85,7 @@ class Mirror:
             ConfigError: two upstreams have the same name, or a host is invalid.
         """
         self.upstreams = Upstreams(upstreams)
-        self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url)
+        self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url, default)
         self.via = via
         self._registry = registry
         self._status = StatusRecords(registry.driver)

@@ -5,7 +5,8 @@ Selection of the upstream that a request is addressed to.
    ``docs/hosts.md``; OCI Distribution Specification, "Namespace parameter"). An unknown ``ns`` is an error, so that a
    pull of ``docker.io/acme/app`` never gets the repository ``acme/app`` of this registry.
 2. Without ``ns``, the Host header.
-3. Otherwise the first component of the repository's name (:class:`~.upstream.Upstreams`), not in this module.
+3. The default, if there is one: the whole registry is then the mirror of that upstream.
+4. Otherwise the first component of the repository's name (:class:`~.upstream.Upstreams`), not in this module.
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ class Namespaces:
     """Maps namespaces (``ns``) and Host headers to upstreams."""
 
     def __init__(
-        self, upstreams: Upstreams, hosts: Mapping[str, str], own_names: Iterable[str], external_url: str | None
+        self,
+        upstreams: Upstreams,
+        hosts: Mapping[str, str],
+        own_names: Iterable[str],
+        external_url: str | None,
+        default: str | None = None,
     ) -> None:
         """
         Args:
             hosts: upstream names by Host header (HOST or HOST:PORT).
             own_names: values of ``ns`` that refer to this registry itself.
             external_url: URL of this registry; its host, with the port if it has one, is added to *own_names*.
+            default: name of the upstream that all other requests select.
 
         Raises:
-            ConfigError: a host is invalid, *hosts* names an unknown upstream, or an own name is also the name or
-                address of an upstream.
+            ConfigError: a host is invalid, *hosts* or *default* names an unknown upstream, or an own name is also the
+                name or address of an upstream.
         """
         external = urlsplit(external_url).netloc if external_url else ""
         self._own = {each.lower() for each in (*own_names, external) if each}
@@ -53,28 +60,32 @@ class Namespaces:
             if name not in named:
                 raise ConfigError(f"mirroring.hosts: {host} stands for {name}, which is no upstream")
             self._by_host[host.lower()] = named[name]
+        if default is not None and default not in named:
+            raise ConfigError(f"mirroring.default: {default[:_MAX_HOST_CHARACTERS]} is no upstream")
+        self._default = named[default] if default is not None else None
 
     def find(self, namespace: str, host: str) -> Upstream | None:
         """
-        Return the upstream that ``ns``, or without it the Host header, selects. Case is ignored.
+        Return the upstream that ``ns``, or without it the Host header, selects; else the default. Case is ignored.
 
         Args:
             namespace: the value of ``ns``, the name or address of an upstream or an own name; empty if absent.
             host: the Host header, looked up first with its port, then without.
 
         Returns:
-            None if *namespace* is an own name, or if it is empty and *host* belongs to no upstream.
+            None without a default, if *namespace* is an own name, or if it is empty and *host* belongs to no upstream.
 
         Raises:
             NameInvalid: *namespace* is not HOST or HOST:PORT.
             NameUnknown: *namespace* is neither an upstream nor an own name.
         """
         if not namespace:
-            return self._by_host.get(host.lower()) or self._by_host.get(_without_port(host.lower()))
+            found = self._by_host.get(host.lower()) or self._by_host.get(_without_port(host.lower()))
+            return found or self._default
         if not is_host(namespace):
             raise NameInvalid("The namespace (ns) is not HOST or HOST:PORT.", ns=namespace[:_MAX_HOST_CHARACTERS])
         if namespace.lower() in self._own:
-            return None
+            return self._default
         upstream = self._by_namespace.get(namespace.lower())
         if upstream is None:
             raise NameUnknown("This registry does not mirror the namespace (ns).", ns=namespace)

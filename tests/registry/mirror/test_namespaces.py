@@ -121,16 +121,38 @@ class TestARegistryThatIsNamedInRequests:
         assert 200 == named.client.get(f"{PATH}?ns=up.example").status_code
         assert [NAME] == named.client.get("/v2/_catalog").json["repositories"]
 
+    def test_is_a_mirror_as_a_whole(self, named, open_mirror):
+        pushed = named.client.post(f"/v2/{THERE}/blobs/uploads/?digest={digest_of(b'a')}", data=b"a")
+        assert 201 == pushed.status_code
+        mirrored = open_mirror(mirroring={"default": "up.example", "own_names": ("localhost:5001",)})
+        for query in ("", "?ns=up.example", "?ns=localhost:5001"):
+            assert PUBLIC.manifest == mirrored.client.get(f"{PATH}{query}").data
+        assert PUBLIC.manifest == mirrored.get("manifests/v1").data  # by the name here
+        assert THERE == mirrored.client.get(f"/v2/{THERE}/tags/list").json["name"]
+        assert 404 == mirrored.client.get(f"{PATH}?ns=quay.io").status_code
+        assert 404 == mirrored.client.get(f"/v2/{THERE}/blobs/{digest_of(b'a')}").status_code
+        for method, path in (
+            ("POST", f"{THERE}/blobs/uploads/"),
+            ("PUT", f"{THERE}/manifests/v2"),
+            ("DELETE", f"{THERE}/manifests/v1"),
+            ("DELETE", f"{THERE}/blobs/{next(iter(PUBLIC.blobs))}"),
+        ):
+            refused = mirrored.client.open(f"/v2/{path}", method=method, data=PUBLIC.manifest)
+            assert (405, "UNSUPPORTED") == (refused.status_code, refused.json["errors"][0]["code"])
+        with pytest.raises(ConfigError, match="set v1: false"):
+            open_mirror(mirroring={"default": "up.example"}, v1=True)
+
     @pytest.mark.parametrize(
         ("given", "message"),
         [
             ({"hosts": {"hub.example": "quay.io"}}, "no upstream"),
             ({"hosts": {"http://hub": "up"}}, "is not HOST"),
+            ({"default": "quay.io"}, "no upstream"),
             ({"own_names": ["a/b"]}, "is not HOST"),
             ({"own_names": ["up"]}, "is this registry and an upstream"),
             ({"external_url": "https://h"}, "is this registry and an upstream"),
         ],
-        ids=["unknown", "URL", "path", "own name", "external URL"],
+        ids=["unknown", "URL", "default", "path", "own name", "external URL"],
     )
     def test_has_valid_names(self, given, message):
         values = {"hosts": {}, "own_names": (), "external_url": None} | given
