@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -46,6 +47,9 @@ _STRICT: Final = ("auth", "http.tls", "proxy", "storage.maintenance.readonly")
 
 #: Longer than any upload lives: purging is off.
 _NEVER_SECONDS: Final = 100 * 365 * 86400
+
+#: How long a pull-through proxy keeps content by default.
+_PROXY_TTL: Final = "168h"
 
 
 @dataclass(slots=True)
@@ -188,7 +192,7 @@ def _translate(given: dict[str, Any], made: Translation) -> None:
             made.ignored.append(f"{name} ({key.note.rstrip('.')})")
         elif name in SAME and value is not None:
             made.set(SAME[name], value)
-    for section in (_storage, _cloudfront, _lists, _maintenance, _auth, _log, _http, _tls, _redis):
+    for section in (_storage, _cloudfront, _lists, _maintenance, _auth, _log, _http, _tls, _redis, _proxy):
         section(given, made)
 
 
@@ -384,3 +388,36 @@ def _redis(given: dict[str, Any], made: Translation) -> None:
     if authorities:
         made.set("cache_lru.tls", "true")
         made.set("cache_lru.tls_ca", authorities[0])
+
+
+def _proxy(given: dict[str, Any], made: Translation) -> None:
+    """Mirror one registry under the names that its repositories have there."""
+    url = text(given.get("proxy.remoteurl") or "")
+    if not url:
+        return
+    name = _upstream_name(url)
+    # distribution asks for each tag that is pulled, and keeps content for a time that begins when it is fetched.
+    upstream = {"name": name, "url": url.rstrip("/"), "ttl": "0"}
+    if command := given.get("proxy.exec.command"):
+        upstream["command"] = text(command)  # in place of a user name and password, as there
+    else:
+        login = {name: given.get(f"proxy.{name}") for name in ("username", "password")}
+        upstream |= {name: text(value) for name, value in login.items() if value}
+    made.set("mirroring.upstreams", [upstream])
+    made.set("mirroring.default", name)
+    made.set("v1", "false")
+    kept = text(given.get("proxy.ttl") or _PROXY_TTL)
+    if kept not in ("0", "0s"):
+        made.set("mirroring.max_age", seconds("proxy.ttl", kept))
+
+
+def _upstream_name(url: str) -> str:
+    """Return the first part of the names of mirrored repositories: the host of an upstream, with its port."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("proxy.remoteurl must be http://HOST or https://HOST") from None
+    if host == "registry-1.docker.io":
+        return "docker.io"
+    return re.sub("[^a-z0-9.]+", "-", host if port is None else f"{host}-{port}").strip("-.")

@@ -249,13 +249,16 @@ def _keys() -> Iterator[Key]:
     yield from _each("redis", _REDIS_TUNING, NOT_NEEDED, _IMPLICIT)
     yield Key("health.storagedriver", NOT_NEEDED, "`/readyz` reads the store every 10 s and fails after 3 failures.")
     yield from _each("health", ("file", "http", "tcp"), NOT_SUPPORTED, "Health covers this server and its store.")
-    yield from _each(
-        "proxy",
-        ("remoteurl", "username", "password", "exec", "ttl", "cachewritetimeout", "remotenamespace"),
-        REFUSED,
-        "See `mirroring`.",
-        ("",),
-    )
+    yield Key(
+        "proxy.remoteurl", SUPPORTED,
+        "`mirroring.upstreams`, `mirroring.default`: the registry [mirrors it as a whole](mirrors.md#a-whole-registry)",
+    )  # fmt: skip
+    yield from _each("proxy", ("username", "password"), SUPPORTED, "The upstream's key of the same name; by https only")
+    yield Key("proxy.exec.command", SUPPORTED, "The upstream's `command`, a credential helper of Docker")
+    yield Key("proxy.exec.lifetime", NOT_NEEDED, "The helper is asked again after 5 minutes, or when a password fails.")
+    yield Key("proxy.ttl", SUPPORTED, "`mirroring.max_age`, from the last pull; default 168 h")
+    yield Key("proxy.cachewritetimeout", NOT_NEEDED, _IMPLICIT)
+    yield Key("proxy.remotenamespace", REFUSED, "Repositories keep the names that they have there.", ("",))
     yield Key("validation.enabled", NOT_NEEDED, "Manifests are always validated.")
     yield Key("validation.disabled", NOT_NEEDED, "Manifests are always validated.")
     yield Key("validation.manifests.urls", NOT_SUPPORTED, "URLs of foreign layers are accepted.")

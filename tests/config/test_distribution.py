@@ -143,6 +143,24 @@ class TestAFile:
         )  # fmt: skip
         assert config.storage_redirect
 
+    def test_sets_an_upstream_that_is_mirrored_as_a_whole(self, load):
+        def mirroring(proxy, **variables):
+            config = load(f"{MINIMAL}proxy: {{{proxy}}}\n", **variables)
+            (upstream,) = config.mirroring.upstreams
+            assert (False, upstream.name, 0) == (config.v1, config.mirroring.default, upstream.ttl)
+            return upstream, config.mirroring.max_age
+
+        upstream, age = mirroring("remoteurl: 'https://registry-1.docker.io/', username: u, password: '0123', ttl: 24h")
+        assert ("docker.io", "https://registry-1.docker.io", "u", "0123") == (
+            upstream.name, upstream.url, upstream.username, upstream.password,
+        )  # fmt: skip
+        assert 86400 == age
+        upstream, age = mirroring("remoteurl: 'http://10.0.0.1:5000', ttl: 0")
+        assert ("10.0.0.1-5000", None, None) == (upstream.name, upstream.username, age)
+        upstream, age = mirroring("exec: {command: helper, lifetime: 1h}", REGISTRY_PROXY_REMOTEURL="https://[::1]")
+        assert ("1", "helper", 7 * 86400) == (upstream.name, upstream.command, age)
+        assert () == load(f"{MINIMAL}proxy: {{ttl: 1h}}\n").mirroring.upstreams
+
     def test_sets_a_sentinel_and_a_swift_domain(self, load):
         config = load(
             "version: 0.1\nstorage:\n  swift: {authurl: 'https://k/v3', container: c, domain: d, chunksize: 5242880}\n"
@@ -215,7 +233,10 @@ class TestAFile:
                 "redis.tls.rootcas cannot be honoured with several files",
             ),
             ("http: {addr: localhost}", "http.addr must be an address with a port"),
-            ("proxy: {remoteurl: 'https://registry-1.docker.io'}", "proxy.remoteurl cannot be honoured"),
+            ("proxy: {remotenamespace: x}", "proxy.remotenamespace cannot be honoured"),
+            ("proxy: {remoteurl: 'https://h:port'}", "proxy.remoteurl must be http://HOST or https://HOST"),
+            ("proxy: {remoteurl: 'https://h', ttl: week}", "proxy.ttl must be a duration"),
+            ("proxy: {remoteurl: 'https://h', remoteur: x}", "proxy.remoteur is unknown, and dangerous"),
             ("middleware: {registry: [{name: x}]}", "middleware.registry cannot be honoured"),
             ("middleware: {storage: [{name: redirect}]}", "middleware.storage cannot be honoured"),
             ("  inmemory: {}", "storage must have exactly one driver, not filesystem, inmemory"),
@@ -270,7 +291,7 @@ class TestAVariable:
     @pytest.mark.parametrize(
         ("variable", "value"),
         [
-            ("REGISTRY_PROXY_REMOTEURL", "https://registry-1.docker.io"),
+            ("REGISTRY_PROXY_REMOTE", "https://registry-1.docker.io"),
             ("REGISTRY_STORAGE_MAINTENANCE_READONLY", '{"enabled": true}'),
             ("REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED", "true"),
             ("REGISTRY_AUTH_KERBEROS_REALM", "x"),

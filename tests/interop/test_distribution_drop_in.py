@@ -81,12 +81,15 @@ def answers(url, credentials=None):
     return found
 
 
-def sections(folder):
+def sections(folder, upstream):
     """
     For each section of distribution's reference, a file of its own.
 
-    Left out are those that this registry refuses to start with (``middleware``, ``proxy``, ``auth.silly``), other
-    drivers, and ``auth.token``, whose tokens need a server.
+    Left out are those that this registry refuses to start with (``middleware``, ``auth.silly``), other drivers, and
+    ``auth.token``, whose tokens need a server.
+
+    Args:
+        upstream: URL of a registry to mirror.
     """
     certificate, key = Authority(folder).issue("registry")
     users = folder / "htpasswd"
@@ -139,13 +142,23 @@ def sections(folder):
         "validation": {"validation": {"manifests": {"urls": {"allow": ["^https://example.org/"]}}}},
         "reporting": {"reporting": {"bugsnag": {}}},
         "policy": {"policy": {"repository": {"classes": ["image"]}}},
+        "proxy": {"proxy": {"remoteurl": upstream, "ttl": "1h"}},
     }
 
 
 SECTIONS = (
     "version", "log", "delete", "redirect", "cache", "maintenance", "auth", "http", "prefix", "tls", "notifications",
-    "health", "catalog", "compatibility", "validation", "reporting", "policy",
+    "health", "catalog", "compatibility", "validation", "reporting", "policy", "proxy",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def upstream(volume, tmp_path_factory):
+    """A registry with the content of the volume."""
+    store = tmp_path_factory.mktemp("upstream") / "store"
+    shutil.copytree(volume, store)
+    with serve_distribution(find_distribution(), store) as theirs:
+        yield theirs.url
 
 
 @pytest.fixture(scope="module", params=["2", pytest.param("3", marks=pytest.mark.slow)])
@@ -161,8 +174,8 @@ class TestAServerInPlaceOfDistribution:
     @pytest.mark.parametrize(
         "section", [name if name == "auth" else pytest.param(name, marks=pytest.mark.slow) for name in SECTIONS]
     )
-    def test_has_the_same_responses(self, peer, volume, tmp_path, section):
-        all_sections = sections(tmp_path)
+    def test_has_the_same_responses(self, peer, volume, upstream, tmp_path, section):
+        all_sections = sections(tmp_path, upstream)
         assert tuple(all_sections) == SECTIONS
         settings = dict(all_sections[section])
         stored = {
@@ -191,6 +204,11 @@ class TestAServerInPlaceOfDistribution:
                 url = f"{scheme}://127.0.0.1:{port}{prefix}"
                 refused = requests.get(f"{url}/v2/", timeout=60, verify=False)
                 challenge = (refused.headers.get("WWW-Authenticate") or "")[:5]
-                found.append((answers(url, credentials), refused.status_code, challenge))
+                found.append([*answers(url, credentials), (refused.status_code, challenge)])
 
-        assert found[0] == found[1]
+        different = [both for both in zip(*found, strict=True) if both[0] != both[1]]
+        if section == "proxy":
+            # As a mirror distribution 2 answers 500 for an unknown digest, and parses a manifest before it refuses it.
+            better = {f"{NAME}/manifests/{ABSENT}": 404, f"{NAME}/manifests/broken": 405}
+            different = [both for both in different if better.get(both[1][1]) != both[1][2]]
+        assert [] == different
