@@ -70,6 +70,8 @@ VALUES = {
         "storage": "swift", "swift": {"authurl": "https://k:5000/v3", "container": "c"},
         "secrets": {"swift": {"username": "u", "password": "p"}},
     },
+    "proxy": {"proxy": {"enabled": True, "username": "u", "password": "p"}},
+    "proxy-secret": {"proxy": {"enabled": True, "remoteurl": "https://quay.io", "secretRef": "mine"}},
     "own-configuration": {
         "configData": {"version": None, "storage": None, "http": None,
                        "local": {"storage": "file", "storage_path": "/var/lib/registry"}},
@@ -142,6 +144,8 @@ class TestTheChart:
         variables = {name: value for name, value in environment_of(manifests).items() if name.startswith("REGISTRY_")}
         flavor = read_flavor({"DOCKER_REGISTRY_CONFIG": str(config), "SETTINGS_FLAVOR": "local", **variables})
         assert [] == caplog.messages  # such as keys that are ignored
+        upstreams = {"proxy": "docker.io", "proxy-secret": "quay.io"}
+        assert upstreams.get(name) == flavor.tree.get("mirroring", {}).get("default")
         assert flavor.tree["storage"] == {"s3": "s3", "s3-secret": "s3", "azure": "azureblob"}.get(
             name, "swift" if name == "swift" else "file"
         )
@@ -175,7 +179,7 @@ class TestTheChart:
         ("values", "said"),
         [
             ({"garbageCollect": {"enabled": True}}, "does not collect garbage"),
-            ({"proxy": {"enabled": True}}, "docs/mirrors.md"),
+            ({"proxy": {"enabled": True, "username": "u"}}, "proxy.password is missing"),
             ({"storage": "s3"}, "s3.region is missing"),
             ({"service": {"port": 0}}, "service"),
             ({"configData": {"version": None}, "secrets": {"htpasswd": "x"}}, "auth.htpasswd"),
@@ -197,6 +201,6 @@ class TestTheChartsFiles:
         assert set(values) == set(schema["properties"])
         # Each variable that a template sets overrides a key, or is one of this registry.
         text = "".join(path.read_text() for path in sorted((CHART / "templates").iterdir()))
-        variables = set(re.findall(r"REGISTRY_(?:AUTH|HTTP|STORAGE)\w*[A-Z]\b", text))
+        variables = set(re.findall(r"REGISTRY_(?:AUTH|HTTP|PROXY|STORAGE)\w*[A-Z]\b", text))
         names = {f"REGISTRY_{key.upper().replace('.', '_')}" for key in distribution_keys.KEYS}
         assert variables - {"REGISTRY_AUTH"} <= names

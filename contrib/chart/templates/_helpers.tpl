@@ -47,6 +47,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.secrets.htpasswd }}
 htpasswd: {{ . | b64enc }}
 {{- end }}
+{{- if and .Values.proxy.enabled .Values.proxy.username (not .Values.proxy.secretRef) }}
+proxyUsername: {{ .Values.proxy.username | b64enc }}
+proxyPassword: {{ required "proxy.password is missing" .Values.proxy.password | b64enc }}
+{{- end }}
 {{- if eq .Values.storage "s3" }}
 {{- with .Values.secrets.s3 }}
 {{- if and .accessKey .secretKey (not .secretRef) }}
@@ -99,6 +103,15 @@ swiftPassword: {{ required "secrets.swift.password is missing" .password | b64en
 - name: REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED
   value: "true"
 {{- end }}
+{{- if .Values.proxy.enabled }}
+- name: REGISTRY_PROXY_REMOTEURL
+  value: {{ required "proxy.remoteurl is missing" .Values.proxy.remoteurl | quote }}
+{{- if or .Values.proxy.username .Values.proxy.secretRef }}
+{{- $from := default $secret .Values.proxy.secretRef }}
+{{ include "docker-registry.fromSecret" (dict "name" "REGISTRY_PROXY_USERNAME" "secret" $from "key" "proxyUsername") }}
+{{ include "docker-registry.fromSecret" (dict "name" "REGISTRY_PROXY_PASSWORD" "secret" $from "key" "proxyPassword") }}
+{{- end }}
+{{- end }}
 {{- if .Values.persistence.deleteEnabled }}
 - name: REGISTRY_STORAGE_DELETE_ENABLED
   value: "true"
@@ -143,12 +156,9 @@ swiftPassword: {{ required "secrets.swift.password is missing" .password | b64en
 {{- if .Values.garbageCollect.enabled -}}
 {{- fail "garbageCollect.enabled: this version of docker-registry does not collect garbage (docs/deleting.md); set it to false" -}}
 {{- end -}}
-{{- if .Values.proxy.enabled -}}
-{{- fail "proxy.enabled: a pull-through cache is configured by mirroring in a configuration file of this registry (docs/mirrors.md); set it to false" -}}
-{{- end -}}
 {{- if not .Values.configData.version -}}
-{{- if or .Values.secrets.htpasswd .Values.tlsSecretName .Values.metrics.enabled (ne .Values.storage "filesystem") -}}
-{{- fail "configData without `version` is a file of this registry: set auth.htpasswd, tls, metrics_address and storage in it, and leave secrets.htpasswd, tlsSecretName, metrics.enabled and storage at their defaults" -}}
+{{- if or .Values.secrets.htpasswd .Values.tlsSecretName .Values.metrics.enabled .Values.proxy.enabled (ne .Values.storage "filesystem") -}}
+{{- fail "configData without `version` is a file of this registry: set auth.htpasswd, tls, metrics_address, mirroring and storage in it, and leave secrets.htpasswd, tlsSecretName, metrics.enabled, proxy.enabled and storage at their defaults" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
