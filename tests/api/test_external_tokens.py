@@ -25,6 +25,7 @@ from docker_registry.services import build
 from tests.support.access import write_users
 from tests.support.clock import Clock
 from tests.support.servers.identity_provider import IdentityProvider, Key, key_set
+from tests.support.timing import wait_until
 
 REALM = "https://auth.example.com/token"
 PATH = "/v2/acme/web/tags/list"
@@ -299,6 +300,12 @@ class TestKeysBehindAUrl:
         with pytest.raises(AuthorityUnavailable):
             https_documents.fetch(f"{provider.url}/bad", provider.ca)
         assert "/elsewhere" not in provider.requests
+
+    def test_are_not_awaited_after_a_long_redirect(self, provider):
+        provider.documents["/long"] = (302, 10**9)
+        with pytest.raises(AuthorityUnavailable, match="answered 302"):
+            https_documents.fetch(f"{provider.url}/long", provider.ca)
+        assert wait_until(lambda: provider.sent_bytes) < 10**8  # what fits into the buffers of the connection
 
     def test_are_not_read_from_a_server_with_another_certificate(self, provider):
         with pytest.raises(AuthorityUnavailable, match="SSLError"):

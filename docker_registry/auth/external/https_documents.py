@@ -78,6 +78,7 @@ def request(
                 timeout=STEP_SECONDS,
                 stream=True,
                 allow_redirects=False,
+                hooks={"response": _forget_location},
                 verify=True if ca is None else str(ca),
                 headers={"Accept": "application/json", **(headers or {})},
             ) as response:
@@ -88,6 +89,11 @@ def request(
 
 def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
+
+
+def _forget_location(response: requests.Response, *_: object, **__: object) -> None:
+    """Make requests ignore a redirect: it would read the whole body first, however large, even if it follows none."""
+    response.headers.pop("Location", None)
 
 
 def _read(response: requests.Response, url: str, max_bytes: int) -> bytes:

@@ -63,14 +63,16 @@ class IdentityProvider:
     Serves documents by path; a context manager.
 
     Attributes:
-        documents: the bytes at each path, or a status.
+        documents: the bytes at each path, a status, or a status with the number of bytes that follow.
         requests: the paths that were requested.
+        sent_bytes: of the last body, once it was sent or its client has left; None before.
         ca: file of its certificate.
     """
 
     def __init__(self, folder: Path):
         self.documents = {}
         self.requests = []
+        self.sent_bytes = None
         self.ca = folder / "provider.pem"
         own = Key()
         own_key = own.private.private_bytes(
@@ -86,12 +88,22 @@ class IdentityProvider:
             def do_GET(self):
                 provider.requests.append(self.path)
                 found = provider.documents.get(self.path, 404)
-                self.send_response(found if isinstance(found, int) else 200)
-                body = b"" if isinstance(found, int) else found
-                self.send_header("Content-Length", str(len(body)))
+                if isinstance(found, int):
+                    found = (found, 0)
+                status, length = found if isinstance(found, tuple) else (200, len(found))
+                self.send_response(status)
+                self.send_header("Content-Length", str(length))
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
-                self.wfile.write(body)
+                provider.sent_bytes = None
+                sent = 0
+                try:
+                    while sent < length:
+                        block = bytes(65536) if isinstance(found, tuple) else found
+                        self.wfile.write(block)
+                        sent += len(block)
+                finally:
+                    provider.sent_bytes = sent
 
             def log_message(self, *_):
                 pass
