@@ -84,6 +84,10 @@ class AuditLog:
         """Write a line for a change that the registry made of itself."""
         self._writer.write(system_line(message, "gc"))
 
+    def record_reload(self, message: str) -> None:
+        """Write a line for users or rules that are in force since now."""
+        self._writer.write(system_line(message, "reload"))
+
     def close(self) -> None:
         """Write the remaining lines."""
         self._writer.close()

@@ -45,7 +45,7 @@ def system_line(message: str, reason: str, operator: str = "") -> str:
     Return the line of the audit log for a change that was made without a request, with its newline.
 
     Args:
-        reason: ``gc`` for housekeeping, ``cli`` for a command.
+        reason: ``gc`` for housekeeping, ``reload`` for a changed file, ``cli`` for a command.
         operator: user of the operating system who ran the command.
     """
     return (

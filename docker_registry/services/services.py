@@ -243,7 +243,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             config=config,
             registry=registry,
             access_control=restrict(
-                config, registry, legacy, (lambda _: None) if audit is None else audit.record_housekeeping
+                config, registry, legacy, (lambda _: None) if audit is None else audit.record_reload
             ),
             legacy=legacy,
             body_memory=body_memory,

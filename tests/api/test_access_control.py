@@ -26,6 +26,7 @@ from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 #: Two workers' caches would make some tests depend on who answers; revocation is tested with two.
@@ -307,7 +308,8 @@ class TestAChange:
     """On both workers, also while the response cache holds answers."""
 
     def test_of_a_file_holds_at_once(self, tmp_path):
-        files = settings(tmp_path)
+        audit = tmp_path / "audit.log"
+        files = {**settings(tmp_path), "REGISTRY_AUDIT_LOG": str(audit)}
         users, rules = tmp_path / "users", tmp_path / "rules.yml"
         with Server(tmp_path / "store", workers=2, **files) as server:
             with as_user(server, "root") as root:
@@ -332,6 +334,10 @@ class TestAChange:
             users.write_text(old)
             assert {200} == seen()
             assert "rules.yml, line 1" in server.log.read_text()
+            for file in (users, rules):
+                line = f'"message":"{file} was reloaded","principal":"system","reason":"reload"'
+                wait_until(lambda line=line: line in audit.read_text(), audit.read_text)
+            assert "rules.yml, line 1" not in audit.read_text()  # that version is not in force
 
 
 class TestFailedLogins:
