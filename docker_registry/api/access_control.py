@@ -17,7 +17,7 @@ from typing import Any, Final
 from flask import Flask, Response, request
 
 from docker_registry import dependencies
-from docker_registry.api.authorization import ACTIONS, HOLDER, IMAGE_CHECK, MUST_PROVE, PRINCIPAL
+from docker_registry.api.authorization import ACTIONS, HOLDER, IMAGE_CHECK, MUST_PROVE, PRINCIPAL, Holder
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
@@ -91,11 +91,10 @@ def install(
         if control.rules().has_networks:
             dependencies.make_uncacheable()  # the response depends on the client's address
         client = _authenticate(control, origin)
-        ends = client.expires if client.grant is None else min(client.expires, client.grant.expires)
-        if ends != math.inf:
-            dependencies.expire(time.monotonic() + ends - time.time())
+        if client.ends != math.inf:
+            dependencies.expire(time.monotonic() + client.ends - time.time())
         _remember(client)
-        request.environ[HOLDER] = control.holder(client) if request.endpoint.startswith("v1_repositories.") else ""
+        _describe_holder(control, client)
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
             _check_names(control, client, images)
@@ -131,6 +130,12 @@ def _certificate() -> Mapping[str, Any] | None:
 def _remember(client: Client) -> None:
     request.environ[PRINCIPAL] = client
     context_of(request.environ).principal = client.name
+
+
+def _describe_holder(control: AccessControl, client: Client) -> None:
+    """Note what a token of API V1 is to say, for the routes that issue one."""
+    if (request.endpoint or "").startswith("v1_repositories."):
+        request.environ[HOLDER] = Holder(control.holder(client), control.holder_ends(client))
 
 
 def _bearer(control: AccessControl, origin: ClientOrigin) -> str:

@@ -7,7 +7,9 @@ A name or id that the client may not see is replaced by a hidden one, so the vie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flask import Flask, request
@@ -76,6 +78,20 @@ MUST_PROVE: Final = "docker_registry.must_prove"
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """
+    What a token of API V1 is to say about a client.
+
+    Attributes:
+        text: identifies the user; empty without access control.
+        ends: when the credentials of the client end, seconds since the Unix epoch.
+    """
+
+    text: str = ""
+    ends: float = math.inf
+
+
 class ImageResolver(Protocol):
     """Hides images of API V1."""
 
@@ -112,9 +128,10 @@ def principal() -> Principal:
     return found
 
 
-def holder() -> str:
-    """Return what a token of API V1 is to say about the current client; empty without access control."""
-    return str(request.environ.get(HOLDER, ""))
+def holder() -> Holder:
+    """Return what a token of API V1 is to say about the current client."""
+    found: Holder = request.environ.get(HOLDER, Holder())
+    return found
 
 
 def check_image(image_id: ImageId) -> None:

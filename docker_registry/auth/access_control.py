@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -42,6 +43,9 @@ _HOLDER_NAME: Final = "token"
 #: A token of API V1 carries no longer description of its user; without the groups if they do not fit.
 _MAX_HOLDER_BYTES: Final = 512
 
+#: The longest life of a token of API V1 whose user another service vouches for: a directory, or who signs certificates.
+VOUCHED_SECONDS: Final = 3600.0
+
 #: What a client must be allowed, on any tag, for each action in a scope.
 _GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
     "pull": (Action.PULL,),
@@ -58,11 +62,13 @@ class ImageGrant:
     Attributes:
         holder: the user and its version, as :meth:`AccessControl.holder` wrote them.
         access: ``read``, ``write`` or ``delete``.
+        expires: when the token ends, seconds since the Unix epoch.
     """
 
     holder: str
     repository: Repository
     access: str
+    expires: float
 
 
 #: Actions that each access of a token of API V1 covers. Docker asks for images to push with its write token.
@@ -245,13 +251,18 @@ class AccessControl:
         with_groups = "\n".join((holder, *sorted(client.groups)))
         return with_groups if len(with_groups.encode()) <= _MAX_HOLDER_BYTES else holder
 
+    def holder_ends(self, client: Client) -> float:
+        """Return when a token of API V1 for a client must end at the latest, seconds since the Unix epoch."""
+        return min(client.ends, time.time() + VOUCHED_SECONDS) if client.version else client.ends
+
     def _verify_image_token(self, header: str, address: Address | None) -> Client:
         found = self.read_image_token(header)
         name, version, *groups = ("\n" if found is None else found.holder).split("\n")
         if found is None or not name or (name != ANONYMOUS_NAME and not self.logins.is_current(name, version)):
             raise Unauthorized("Requires authorization", error="invalid_token")
         actions = _IMAGE_ACTIONS[found.access]
-        grant = Grant({canonical(found.repository): actions}, image_actions=actions)
+        make_uncacheable()
+        grant = Grant({canonical(found.repository): actions}, expires=found.expires, image_actions=actions)
         return replace(self.logins.client(name, address), groups=frozenset(groups), grant=grant, version=version)
 
     def _tokens(self) -> Tokens:

@@ -47,6 +47,11 @@ class Client(Principal):
     is_privileged: bool = False
 
     @property
+    def ends(self) -> float:
+        """When its credentials and its token end, seconds since the Unix epoch."""
+        return self.expires if self.grant is None else min(self.expires, self.grant.expires)
+
+    @property
     def is_anonymous(self) -> bool:
         """True for a client without credentials."""
         return self.name == ANONYMOUS_NAME

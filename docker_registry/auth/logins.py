@@ -68,6 +68,7 @@ class Logins:
         self.robots = robots
         self.workloads = workloads
         self.identifies_certificates = certificates is not None
+        self._users_by_lower: tuple[Mapping[str, bytes], Mapping[str, str]] = ({}, {})
 
     def users(self) -> Mapping[str, bytes]:
         """Return the current bcrypt hashes, by user name."""
@@ -77,7 +78,8 @@ class Logins:
         """
         Return the client that a name and a password belong to.
 
-        If the password is the token of a robot or workload, the name is ignored.
+        If the password is the token of a robot or workload, the name is ignored. With a directory, names are not
+        case-sensitive.
 
         Args:
             for_token: whether the client requests a token, and may do so with that of a workload.
@@ -95,8 +97,10 @@ class Logins:
                 logger.warning("login failed: robot token of user %.64r from %s", name, address)
                 raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
             return self.client(robot.principal, address)
-        if self._ldap is not None and name not in self.users():
-            return self._log_in_ldap(self._ldap, name, password, address)
+        if self._ldap is not None:
+            name = self._name_in_file(name)
+            if name not in self.users():
+                return self._log_in_ldap(self._ldap, name.lower(), password, address)
         if not self._passwords.verify(name, password, address):
             raise _wrong_password(name, address)
         return self.client(name, address)
@@ -130,8 +134,18 @@ class Logins:
         except Unauthorized as error:
             logger.warning("login failed: client certificate from %s: %s", address, error.sentence)
             raise
-        version = "" if found.name in self.users() else self._certificates.version
-        return Client(found.name, address=address, expires=found.expires, version=version)
+        name = self._name_in_file(found.name)
+        version = "" if name in self.users() else self._certificates.version
+        return Client(name, address=address, expires=found.expires, version=version)
+
+    def _name_in_file(self, name: str) -> str:
+        """Return the name of the user in the file that is the same but for upper and lower case; else the name."""
+        users = self.users()
+        if name in users:
+            return name
+        if self._users_by_lower[0] is not users:
+            self._users_by_lower = users, {each.lower(): each for each in users}
+        return self._users_by_lower[1].get(name.lower(), name)
 
     def user_version(self, name: str) -> str | None:
         """Return a text that changes with the password of a user or robot; None if there is none of this name."""

@@ -102,7 +102,7 @@ def restrict(
 
         def read(header: str) -> ImageGrant | None:
             token = image_tokens.read(header)
-            return None if token is None else ImageGrant(token.holder, token.name, token.access)
+            return None if token is None else ImageGrant(token.holder, token.name, token.access, token.expires)
 
         control.read_image_token = read
     return control

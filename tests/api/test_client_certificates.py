@@ -10,11 +10,12 @@ import pytest
 import requests
 
 from docker_registry.auth.external.client_certificates import ClientCertificates
+from docker_registry.auth.logins import Logins
 from docker_registry.config.schema import Auth, Config, Tls
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError, Unauthorized
 from docker_registry.services import build
-from tests.support.access import settings
+from tests.support.access import settings, write_users
 from tests.support.certificates import Authority
 from tests.support.clients.v2 import Client
 from tests.support.images import make_image, push
@@ -23,9 +24,9 @@ from tests.support.timing import wait_until
 
 #: As :meth:`ssl.SSLSocket.getpeercert` describes a certificate.
 CERTIFICATE = {
-    "subject": ((("organizationalUnitName", "dev"),), (("commonName", "alice"),)),
-    "subjectAltName": (("DNS", "a.example.com"), ("DNS", "b.example.com"), ("email", "alice@example.com"),
-                       ("URI", "spiffe://example.com/ns/ci")),
+    "subject": ((("organizationalUnitName", "dev"),), (("commonName", "Alice"),)),
+    "subjectAltName": (("DNS", "a.example.com"), ("DNS", "b.example.com"), ("email", "Alice@Example.com"),
+                       ("URI", "spiffe://example.com/ns/CI")),
     "notAfter": "Jan 31 12:00:00 2030 GMT",
 }  # fmt: skip
 
@@ -127,12 +128,18 @@ class TestTheName:
         ("template", "name"),
         [
             ("${cn}", "alice"), ("${ou}/${cn}", "dev/alice"), ("${email}", "alice@example.com"),
-            ("${uri}", "spiffe://example.com/ns/ci"),
+            ("${uri}", "spiffe://example.com/ns/CI"),
         ],
     )  # fmt: skip
     def test_is_made_of_the_fields(self, template, name):
         found = ClientCertificates(template, lambda: 0).identify(CERTIFICATE)
         assert (name, 1896091200.0) == (found.name, found.expires)
+
+    def test_is_that_of_a_user_of_the_file_in_upper_and_lower_case(self, tmp_path):
+        users = write_users(tmp_path / "users", "ALICE", "bob")
+        logins = Logins(users, certificates=ClientCertificates("${cn}", lambda: 0))
+        found = logins.identify(CERTIFICATE, None)
+        assert ("ALICE", "") == (found.name, found.version)
 
     @pytest.mark.parametrize(
         ("template", "changed", "reason"),

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from docker_registry import dependencies
 from docker_registry.app import create_app
-from docker_registry.auth.external.ldap import MAX_CONNECTIONS, REMEMBERED_SECONDS, LdapUsers
+from docker_registry.auth.access_control import VOUCHED_SECONDS
+from docker_registry.auth.external.ldap import (
+    MAX_CONNECTIONS,
+    MAX_FAILURES,
+    REMEMBERED_SECONDS,
+    RETRY_SECONDS,
+    LdapUsers,
+)
 from docker_registry.auth.external.ldap_directory import Directory
 from docker_registry.auth.logins import Logins
 from docker_registry.auth.users import attempts
@@ -58,6 +68,11 @@ def app(directory, tmp_path_factory):
     return make_app(tmp_path_factory.mktemp("ldap"), directory)
 
 
+def end_of(token):
+    """When a token of API V1 ends."""
+    return int(re.search("signature=([0-9a-f]+)", token)[1], 16)
+
+
 def status(app, name, path, password=None):
     return app.get(path, auth=(name, password or f"pw-{name}")).status_code
 
@@ -81,13 +96,21 @@ class TestAUserOfTheDirectory:
         assert 200 == status(app, "alice", "/v2/")
         assert 403 == status(app, "alice", "/v2/dev/x/tags/list")  # the group is the directory's
 
+    def test_is_the_same_in_upper_and_lower_case(self, app):
+        assert [404, 403] == [status(app, "CarOL", f"/v2/{name}/x/tags/list", "pw-carol") for name in ("dev", "ops")]
+        assert 404 == status(app, "DORA", "/v2/ops/x/tags/list", "pw-dora")  # a rule names dora
+        assert 403 == status(app, "Alice", "/v2/dev/x/tags/list", "pw-alice")  # of the file
+
     def test_pushes_by_api_v1_with_a_token(self, app):
         token = app.get("/v2/token?scope=repository:dev/old:pull,push", auth=("carol", "pw-carol")).get_json()["token"]
         basic = "Basic " + base64.b64encode(b"carol:pw-carol").decode()
         for header in (basic, f"Bearer {token}"):
             answer = app.put("/v1/repositories/dev/old", data="[]", headers={"Authorization": header})
-            for _ in range(2):  # a token is exchanged for another one
+            ends = time.time() + (VOUCHED_SECONDS if header is basic else 300)
+            for _ in range(2):  # a token is exchanged for another one, which does not end later
                 headers = {"Authorization": answer.headers["X-Docker-Token"]}
+                assert ends - 60 < end_of(headers["Authorization"]) <= ends
+                ends = end_of(headers["Authorization"])
                 assert 404 == app.get("/v1/repositories/dev/old/tags/x", headers=headers).status_code
                 answer = app.put("/v1/repositories/dev/old/images", data="[]", headers=headers)
 
@@ -108,7 +131,9 @@ class TestALogin:
         app = make_app(tmp_path, directory)
         assert 200 == status(app, "dora", "/v2/")
         guesses = ["a\nb", *(f"guess{number}" for number in range(attempts.ACCOUNT_FAILURES + 1))]
-        found = [status(app, "dora", "/v2/", guess) for guess in guesses]
+        found = [
+            status(app, name, "/v2/", guess) for guess, name in zip(guesses, cycle(("dora", "DORA")), strict=False)
+        ]
         assert [401] * attempts.ACCOUNT_FAILURES + [429] * 2 == found
         assert 200 == status(app, "dora", "/v2/")  # remembered
 
@@ -182,6 +207,26 @@ class TestAConnection:
         for busy in (1, 2):  # it cannot bind the registry, or the user
             with slapd.busy_directory(busy) as port, pytest.raises(AuthorityUnavailable):
                 LdapUsers(parsed(**settings | {"url": f"ldap://127.0.0.1:{port}"})).verify("carol", "pw-carol")
+
+    def test_that_failed_several_times_is_tried_once_in_a_while(self, caplog):
+        port, clock = free_port(), Clock()
+        url = f"ldap://127.0.0.1:{port}"
+        users = LdapUsers(parsed(url=url, insecure=True, user_base=slapd.PEOPLE), clock)
+
+        def attempts_of(logins):
+            caplog.clear()
+            for _ in range(logins):
+                with pytest.raises(AuthorityUnavailable):
+                    users.verify("carol", "pw-carol")
+            return len(caplog.records)  # each attempt that fails is logged
+
+        assert MAX_FAILURES == attempts_of(10)
+        clock.now += RETRY_SECONDS
+        assert 1 == attempts_of(10)
+        with slapd.busy_directory(0, port):
+            assert 0 == attempts_of(1)
+            clock.now += RETRY_SECONDS
+            assert [frozenset()] * 2 == [users.verify(name, "x") for name in ("carol", "dora")]
 
 
 class TestASetting:

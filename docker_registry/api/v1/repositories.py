@@ -78,7 +78,8 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         return json_response(True)
 
     def _token(repository: ImageRepositoryName, permission: TokenAccess) -> dict[str, str]:
-        token = legacy.tokens.make(repository, permission, holder())
+        client = holder()
+        token = legacy.tokens.make(repository, permission, client.text, client.ends)
         return {
             "X-Docker-Endpoints": registry_endpoints or request.headers.get("Host") or request.host,
             "X-Docker-Token": token,

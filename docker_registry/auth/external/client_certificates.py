@@ -25,6 +25,10 @@ _SUBJECT: Final = {"cn": "commonName", "o": "organizationName", "ou": "organizat
 _ALTERNATIVE: Final = {"dns": "DNS", "email": "email", "uri": "URI"}
 _FIELDS: Final = (*_SUBJECT, *_ALTERNATIVE)
 
+#: Fields of which upper and lower case differ; of the others they are the same (RFC 4517, section 4.2.11; RFC 5280,
+#: section 7), so that names are in lower case.
+_CASE_SENSITIVE: Final = frozenset({"uri"})
+
 _FIELD: Final = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -70,7 +74,7 @@ class ClientCertificates:
 
     def identify(self, certificate: Mapping[str, Any]) -> CertificateUser:
         """
-        Return the user of a certificate.
+        Return the user of a certificate; the name is in lower case, but for URIs.
 
         Args:
             certificate: verified; in the form of :meth:`ssl.SSLSocket.getpeercert`.
@@ -85,7 +89,7 @@ class ClientCertificates:
             if len(values) != 1:
                 problem = f"has {len(values)} values of {found[1]}" if values else f"has no {found[1]}"
                 raise Unauthorized(f"The client certificate {problem}.")
-            return values[0]
+            return values[0] if found[1] in _CASE_SENSITIVE else values[0].lower()
 
         name = _FIELD.sub(value, self._name)
         if not is_identity(name):

@@ -43,6 +43,11 @@ TIMEOUT_SECONDS: Final = 5
 MAX_CONNECTIONS: Final = 4
 MAX_WAITING: Final = 64
 
+#: Logins in a row that could not reach the directory, after which logins fail at once; and the time until one of them
+#: tries again.
+MAX_FAILURES: Final = 3
+RETRY_SECONDS: Final = 10.0
+
 #: Maximum number of groups of a user that are read.
 MAX_GROUPS: Final = 500
 
@@ -73,6 +78,8 @@ class LdapUsers:
         self._right: OrderedDict[bytes, tuple[frozenset[str], float]] = OrderedDict()
         self._connections = threading.Semaphore(MAX_CONNECTIONS)
         self._waiting = 0
+        self._failures = 0
+        self._retry_at = 0.0
         found = [directory.host, directory.user_base, directory.user_filter, directory.group_base,
                  directory.group_filter, directory.group_name]  # fmt: skip
         self.version = VERSION_PREFIX + hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
@@ -105,7 +112,7 @@ class LdapUsers:
             fail: called if the name or the password is wrong.
 
         Raises:
-            AuthorityUnavailable: the directory cannot be used.
+            AuthorityUnavailable: the directory cannot be used, or could not be reached several times just now.
             Overloaded: too many logins are waiting for it.
         """
         if not _is_possible(name, password):
@@ -149,11 +156,19 @@ class LdapUsers:
     def _ask(self, name: str, password: str) -> frozenset[str] | None:
         from ldap3.core.exceptions import LDAPException
 
+        if self._failures >= MAX_FAILURES:
+            if self._now() < self._retry_at:
+                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+            self._retry_at = self._now() + RETRY_SECONDS  # for others than this login
         try:
-            return self._log_in(name, password)
+            groups = self._log_in(name, password)
         except (LDAPException, OSError) as error:
+            self._failures += 1
+            self._retry_at = self._now() + RETRY_SECONDS
             logger.error("the LDAP directory cannot be used: %s", type(error).__name__)
             raise AuthorityUnavailable("The LDAP directory cannot be used.") from None
+        self._failures = 0
+        return groups
 
     def _log_in(self, name: str, password: str) -> frozenset[str] | None:
         from ldap3.utils.conv import escape_filter_chars

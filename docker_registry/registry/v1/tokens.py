@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote, unquote
 
@@ -50,11 +51,13 @@ class Token:
         repository: namespace and name, with slashes in the name quoted; see :func:`token_repository`.
         access: ``read``, ``write`` or ``delete``.
         holder: what :meth:`Tokens.make` was given; empty without users.
+        expires: when it ends, seconds since the Unix epoch.
     """
 
     repository: str
     access: str
     holder: str = ""
+    expires: float = field(default=math.inf, compare=False)
 
     @property
     def name(self) -> ImageRepositoryName:
@@ -74,15 +77,17 @@ class Tokens:
         self._now = now
         self._known_key: bytes | None = None
 
-    def make(self, name: ImageRepositoryName, access: Access, holder: str = "") -> str:
+    def make(self, name: ImageRepositoryName, access: Access, holder: str = "", until: float = math.inf) -> str:
         """
         Issue a token for a repository, as the value of a header.
 
         Args:
             holder: identifies the user in a registry with users; at most 512 bytes.
+            until: when its credentials end, seconds since the Unix epoch; the token ends at the latest then.
         """
         repository = token_repository(name)
-        expiry, nonce = f"{int(self._now()) + LIFETIME_SECONDS:x}", secrets.token_hex(16)
+        expiry = f"{max(0, int(min(self._now() + LIFETIME_SECONDS, until))):x}"
+        nonce = secrets.token_hex(16)
         suffix = f".{holder.encode().hex()}" if holder else ""
         signature = self._sign(expiry, nonce, repository, access, *([holder] if holder else []))
         return f'Token signature={expiry}.{nonce}.{signature}{suffix},repository="{repository}",access={access}'
@@ -97,7 +102,7 @@ class Tokens:
         expected = self._sign(expiry, nonce, repository, access, *([holder] if holder else []))
         if not hmac.compare_digest(signature, expected) or int(expiry, 16) < self._now():
             return None
-        return Token(repository, access, holder)
+        return Token(repository, access, holder, int(expiry, 16))
 
     def _sign(self, *parts: str) -> str:
         return hmac.new(self._key(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()

@@ -40,6 +40,11 @@ class TestAToken:
         assert Tokens(driver, lambda: 1000.0 + LIFETIME_SECONDS).read(text)
         assert None is Tokens(driver, lambda: 1001.0 + LIFETIME_SECONDS).read(text)
 
+    def test_ends_with_the_credentials_of_its_holder(self, driver):
+        text = Tokens(driver, lambda: 1000.0).make(NAME, "read", "alice", 1060.5)
+        assert 1060 == Tokens(driver, lambda: 1060.0).read(text).expires
+        assert None is Tokens(driver, lambda: 1061.0).read(text)
+
     def test_of_another_registry_is_invalid(self, driver):
         assert None is Tokens(PlainDriver()).read(Tokens(driver).make(NAME, "read"))
 

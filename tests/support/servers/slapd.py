@@ -80,12 +80,13 @@ class Directory:
 
 
 @contextmanager
-def busy_directory(connection: int) -> Iterator[int]:
+def busy_directory(connection: int, port: int = 0) -> Iterator[int]:
     """
     Run a server that has one user and answers one bind with ``busy`` (RFC 4511), and yield its port.
 
     Args:
-        connection: on which the bind fails, counted from 1.
+        connection: on which the bind fails, counted from 1; 0 for none.
+        port: where it listens; 0 for any free port.
     """
     seen = []
 
@@ -104,7 +105,7 @@ def busy_directory(connection: int) -> Iterator[int]:
                     entry = _message(message_id, b"\x64\x09\x04\x05uid=x\x30\x00")
                     self.request.sendall(entry + _message(message_id, b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"))
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
