@@ -53,10 +53,11 @@ def ab_head(bench: Bench, url: str) -> float:
     return float(found[1])
 
 
-def fill(url: str, tags: int) -> Image:
+def fill(url: str, tags: int, auth: tuple[str, str] | None = None) -> Image:
     """Push one image under many tags."""
     image = make_image("bench", layers=1)
     with Client(url) as client:
+        client.session.auth = auth
         push(client, REPOSITORY, "t0", image)
         for number in range(1, tags):
             client.put_manifest(REPOSITORY, f"t{number}", image.manifest, image.media_type)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import access
 import listings
+import logins
 import object_stores
 import small_requests
 import transfers
@@ -40,6 +41,7 @@ ROWS = [
     *workload.ROWS,
     *listings.ROWS,
     *access.ROWS,
+    *logins.ROWS,
     *object_stores.ROWS,
     *whole_server.ROWS,
 ]

@@ -1,5 +1,6 @@
 """
-A pool of processes for computations that grow with stored content, such as reading the tar of a layer.
+A pool of processes for computations that grow with stored content, such as reading the tar of a layer,
+and for others that take long.
 
 A worker must not run them itself: pure Python code holds the interpreter lock, and native threads are needed for
 writing. The pool starts a few processes on demand and ends them after they have been idle for a while. They run at low
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 #: Input of a job: parts, each an iterable of blocks.
 Source = Iterable[Iterable[Bytes]]
 
-#: Idle processes are ended after this time.
+#: Idle processes are ended after this time, unless the pool has another one.
 IDLE_SECONDS: Final = 30.0
 
 #: How often a waiting request checks whether its client is still connected.
@@ -68,6 +69,7 @@ class CpuPool:
         max_memory_bytes: int = 1024**3,
         max_seconds: float = 300,
         wait_seconds: float = 20,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """
         Args:
@@ -76,12 +78,14 @@ class CpuPool:
             max_memory_bytes: address space limit of each process.
             max_seconds: processor time of a job, after which it fails with TooLarge.
             wait_seconds: how long a job waits for a free process.
+            idle_seconds: time after which an idle process is ended.
         """
         self._module = module
         self._jobs = jobs
         self._max_memory_bytes = max_memory_bytes
         self._max_seconds = max_seconds
         self._wait_seconds = wait_seconds
+        self._idle_seconds = idle_seconds
         self._free = BoundedSemaphore(max_processes)
         self._idle: list[_Process] = []
 
@@ -133,18 +137,18 @@ class CpuPool:
             client_presence.check()
             waited += _CHECK_SECONDS
             if waited >= self._wait_seconds:
-                raise Overloaded("Too many layers are being read. Try again later.")
+                raise Overloaded("Too many computations are in progress. Try again later.")
 
     def _start(self) -> _Process:
         try:
             return _Process(self._module, self._max_memory_bytes)
         except OSError as error:
-            logger.error("a process for reading layers cannot be started: %s", error)
+            logger.error("a process of %s cannot be started: %s", self._module, error)
             raise Overloaded from None
 
     def _make_idle(self, process: _Process) -> None:
         self._idle.append(process)
-        process.idle_timer = gevent.spawn_later(IDLE_SECONDS, self._end_idle, process)
+        process.idle_timer = gevent.spawn_later(self._idle_seconds, self._end_idle, process)
 
     def _end_idle(self, process: _Process) -> None:
         if process in self._idle:
@@ -165,6 +169,7 @@ class _Process:
 
     def __init__(self, module: str, max_memory_bytes: int) -> None:
         self.is_between_jobs = True
+        self._module = module
         self._connection, child_end = gevent.socket.socketpair()
         with child_end:
             arguments = (json.dumps(sys.path), module, str(_NICE), str(max_memory_bytes))
@@ -194,7 +199,7 @@ class _Process:
         except (EOFError, ConnectionError):
             if feeder.error is not None:
                 raise feeder.error from None
-            logger.error("a process that reads layers has ended unexpectedly")
+            logger.error("a process of %s has ended unexpectedly", self._module)
             raise Overloaded from None
         finally:
             feeder.kill()

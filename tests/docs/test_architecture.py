@@ -68,6 +68,7 @@ IMPORTS = {
     "auth": {
         "auth",
         "concurrency",
+        "cpu_pool",
         "dependencies",
         "drivers.base",
         "errors",
@@ -75,6 +76,7 @@ IMPORTS = {
         "registry.actor",
         "registry.layout",
         "registry.names",
+        "resources.client_presence",
     },
     "registry": {"concurrency", "cpu_pool", "drivers.base", "errors", "registry", "resources"},
     "drivers": {"concurrency", "dependencies", "drivers", "errors", "settings"},

@@ -27,20 +27,20 @@ rules:
 USERS = ("alice", "bob", "root")
 
 
-def write_users(path: Path, *names: str) -> Path:
+def write_users(path: Path, *names: str, cost: int = COST) -> Path:
     """Write a file of users."""
-    path.write_text("".join(f"{name}:{hashed(PASSWORD + name)}\n" for name in names))
+    path.write_text("".join(f"{name}:{hashed(PASSWORD + name, cost)}\n" for name in names))
     return path
 
 
-def hashed(password: str) -> str:
+def hashed(password: str, cost: int = COST) -> str:
     """Return the bcrypt hash of a password."""
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
 
 
-def settings(folder: Path, rules: str = RULES, users: tuple[str, ...] = USERS) -> Mapping[str, str]:
+def settings(folder: Path, rules: str = RULES, users: tuple[str, ...] = USERS, cost: int = COST) -> Mapping[str, str]:
     """Write users and rules into a folder, and return the variables that make a server use them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rules.yml").write_text(rules)
-    write_users(folder / "users", *users)
+    write_users(folder / "users", *users, cost=cost)
     return {"REGISTRY_AUTH_HTPASSWD": str(folder / "users"), "REGISTRY_AUTH_RULES": str(folder / "rules.yml")}

@@ -21,6 +21,7 @@ from typing import Final
 
 import bcrypt
 
+from docker_registry.auth.users.bcrypt_jobs import MAX_PASSWORD_BYTES
 from docker_registry.errors import ConfigError, Invalid
 
 #: Names with a meaning of their own in rules.
@@ -29,9 +30,6 @@ RESERVED: Final = frozenset({"anonymous", "authenticated"})
 #: bcrypt's cost: 2^10 rounds take about 70 ms. A file may contain at most 2^14.
 COST: Final = 10
 MAX_COST: Final = 14
-
-#: bcrypt ignores everything beyond this many bytes.
-MAX_PASSWORD_BYTES: Final = 72
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 _HASH: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")

@@ -1,8 +1,8 @@
 """
 Verification of passwords.
 
-bcrypt is slow on purpose, so it runs in a native thread, one password at a time. A correct password is remembered for
-five minutes: as a keyed hash, valid only for the stored hash that it matched.
+bcrypt is slow on purpose, so it runs in a process of low priority, one password at a time. A correct password is
+remembered for five minutes: as a keyed hash, valid only for the stored hash that it matched.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import bcrypt
 
 from docker_registry.auth.client import Address
 from docker_registry.auth.users.attempts import Attempts
-from docker_registry.auth.users.htpasswd import COST, MAX_PASSWORD_BYTES
-from docker_registry.concurrency import run_in_thread
+from docker_registry.auth.users.bcrypt_process import BcryptProcess
+from docker_registry.auth.users.htpasswd import COST
 from docker_registry.errors import Overloaded
 
 #: Time for which a correct password is remembered.
@@ -59,7 +59,9 @@ class Passwords:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._wrong: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._bcrypt = BcryptProcess()
         self._turn = threading.Lock()
+        self._rests_until = 0.0
         self._waiting = 0
         # Verified for users that do not exist, so that they take the same time.
         self._decoy = bcrypt.hashpw(secrets.token_hex(16).encode(), bcrypt.gensalt(4))[7:]
@@ -88,8 +90,11 @@ class Passwords:
             if known is not None:
                 return known
             self._attempts.check(name, address)
-            is_right = run_in_thread(_check, content, stored or self._decoy_for(users)) and stored is not None
+            self._rest()
+            began = self._now()
+            is_right = self._bcrypt.check(content, stored or self._decoy_for(users)) and stored is not None
             if not is_right:
+                self._rests_until = 2 * self._now() - began
                 self._attempts.fail(name, address)
             self._remember(self._right if is_right else self._wrong, mark, expected)
         return is_right
@@ -104,6 +109,12 @@ class Passwords:
                 yield
         finally:
             self._waiting -= 1
+
+    def _rest(self) -> None:
+        """Wait after a wrong password for as long as it took, so that wrong ones take half of a processor at most."""
+        left = self._rests_until - self._now()
+        if left > 0:
+            time.sleep(left)
 
     def _recall(self, mark: bytes, stored: bytes) -> bool | None:
         """Return whether a password is right, as far as that is remembered for the user's current hash."""
@@ -124,7 +135,3 @@ class Passwords:
         """Return a hash that costs as much as the first user's."""
         cost = next(iter(users.values()), b"$2b$%02d$" % COST)[4:6]
         return b"$2b$" + cost + b"$" + self._decoy
-
-
-def _check(content: bytes, stored: bytes) -> bool:
-    return bcrypt.checkpw(content[:MAX_PASSWORD_BYTES], stored)  # bcrypt reads no more, and its library demands this

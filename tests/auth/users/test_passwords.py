@@ -16,11 +16,38 @@ from docker_registry.config.schema import Cache, Config
 from docker_registry.errors import TooManyAttempts, Unauthorized
 from docker_registry.services.store import open_shared_redis
 from tests.support.clock import Clock
+from tests.support.gevent_program import under_gevent
 from tests.support.servers.redis import PASSWORD, redis_server
 
 __all__ = ["redis_server"]
 
 HERE, THERE = parse_address("192.0.2.1"), parse_address("192.0.2.2")
+
+
+#: Verifies passwords in a process like a worker of the server.
+IN_A_WORKER = """
+import os, signal
+import bcrypt
+from docker_registry.auth.users.passwords import Passwords
+from docker_registry.errors import Overloaded
+from docker_registry.resources import client_presence
+from tests.support.processes import children
+from tests.support.timing import wait_until
+
+stored = bcrypt.hashpw(b"right", bcrypt.gensalt(4))
+passwords = Passwords(lambda: {"alice": stored})
+print(*(passwords.verify("alice", each, None) for each in ("wrong", "right", "\\udcff")))
+(child,) = children(os.getpid())
+print(os.getpriority(os.PRIO_PROCESS, child) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19))
+with client_presence.watched(lambda: True):  # a client that leaves has failed nevertheless
+    print(passwords.verify("alice", "guess", None))
+os.kill(child, signal.SIGKILL)
+wait_until(lambda: open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] == "Z")
+try:
+    passwords.verify("alice", "another", None)
+except Overloaded:
+    print(passwords.verify("alice", "another", None))
+"""
 
 
 def hashed(password):
@@ -93,6 +120,11 @@ class TestAPassword:
         assert verify("alice", "right", HERE)
         assert verify("bob", "other", HERE)
         assert verify("alice", "right", HERE)
+
+
+class TestAWorker:
+    def test_hashes_in_a_process_of_low_priority(self):
+        assert ["False", "True", "False", "True", "False", "False"] == under_gevent(IN_A_WORKER, errors=True)
 
 
 class TestFailedLogins:
