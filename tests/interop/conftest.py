@@ -115,24 +115,28 @@ def buildah(containers_environment):
 
 
 @contextlib.contextmanager
-def run_docker(folder, **settings):
+def run_docker(folder, daemon=None, environment=None, storage="vfs", **settings):
     """
     Run Docker with its own daemon.
 
     Args:
+        daemon: its program; by default Debian's.
+        environment: of the daemon.
+        storage: its storage driver, or snapshotter.
         settings: of the daemon.
     """
     require_root()
-    program, daemon = require("docker", "docker.io"), require("dockerd", "docker.io")
+    program, daemon = require("docker", "docker.io"), daemon or require("dockerd", "docker.io")
     (folder / "daemon.json").write_text(json.dumps(settings))
     address = f"unix://{folder}/docker.sock"
     command = [
-        daemon, "--storage-driver=vfs", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+        daemon, f"--storage-driver={storage}", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
+        "--bridge=none",
         f"--config-file={folder}/daemon.json", f"--data-root={folder}/data", f"--exec-root={folder}/exec",
         f"--pidfile={folder}/docker.pid", f"--host={address}",
     ]  # fmt: skip
-    environment = {"DOCKER_CONFIG": str(folder / "config"), "DOCKER_BUILDKIT": "0"}
-    client = Tool([program, f"--host={address}"], environment)
+    variables = {"DOCKER_CONFIG": str(folder / "config"), "DOCKER_BUILDKIT": "0"}
+    client = Tool([program, f"--host={address}"], variables)
 
     def is_ready():
         with contextlib.suppress(AssertionError):
@@ -140,7 +144,7 @@ def run_docker(folder, **settings):
             return True
         return False
 
-    with running(command, folder / "log", is_ready):
+    with running(command, folder / "log", is_ready, environment):
         yield client
 
 
@@ -151,12 +155,17 @@ def docker(tmp_path_factory):
         yield client
 
 
-@pytest.fixture(scope="session")
-def ctr(tmp_path_factory):
-    """containerd, with its own daemon and its client."""
+@contextlib.contextmanager
+def run_containerd(folder, program=None, daemon=None):
+    """
+    Run containerd with its own daemon.
+
+    Args:
+        program: the client; by default Debian's.
+        daemon: the daemon; by default Debian's.
+    """
     require_root()
-    program, daemon = require("ctr", "containerd"), require("containerd", "containerd")
-    folder = tmp_path_factory.mktemp("containerd")
+    program, daemon = program or require("ctr", "containerd"), daemon or require("containerd", "containerd")
     (folder / "config.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
     command = [
         daemon, f"--config={folder}/config.toml", f"--root={folder}/root", f"--state={folder}/state",
@@ -171,6 +180,13 @@ def ctr(tmp_path_factory):
         return False
 
     with running(command, folder / "log", is_ready):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ctr(tmp_path_factory):
+    """containerd, with its own daemon and its client."""
+    with run_containerd(tmp_path_factory.mktemp("containerd")) as client:
         yield client
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urljoin
 
 import pytest
 import requests
 
+from tests.interop.conftest import run_containerd, run_docker
 from tests.support.access import settings
 from tests.support.certificates import Authority
-from tests.support.clients.go_tools import install
+from tests.support.clients.go_tools import build, install
 from tests.support.clients.v2 import Client, digest_of
-from tests.support.images import make_image, pull, push
+from tests.support.images import make_image, make_tar, pull, push
 from tests.support.processes import free_port
 from tests.support.servers.nginx import running_nginx
 from tests.support.servers.registry import Server
+from tests.support.servers.truncating_proxy import CuttingProxy
 
 TO, FROM = "--dest-tls-verify=false", "--src-tls-verify=false"
 INSECURE = "--tls-verify=false"
@@ -94,29 +99,44 @@ class TestPodman:
         podman("rmi", "-f", image, f"{host}/alice/x:v1")
 
 
+def use_docker(docker, guarded, root, tree, name, *, may_be_anonymous):
+    """Log in, and do what the rules allow."""
+    host = f"127.0.0.1:{guarded.port}"
+    if may_be_anonymous:
+        docker("pull", f"{host}/public/web:v1")
+    with refused("denied", "unauthorized", "no basic auth"):
+        docker("pull", f"{host}/acme/web:v1")
+    with refused("unauthorized"):
+        docker("login", "-u", "alice", "-p", "wrong", host)
+    docker("login", "-u", "alice", "-p", "pw-alice", host)
+    image = f"{host}/alice/{name}:v1"
+    docker("import", "-", image, stdin=tree)
+    docker("push", image)
+    assert ["v1"] == root.tags(f"alice/{name}")
+    docker("rmi", image)
+    docker("pull", image)
+    docker("pull", f"{host}/acme/web:v1")
+    docker("tag", image, f"{host}/bob/x:v1")
+    with refused("denied", "unauthorized", "403 (forbidden)"):
+        docker("push", f"{host}/bob/x:v1")
+    docker("logout", host)
+    with refused("denied", "unauthorized", "no basic auth"):
+        docker("pull", f"{host}/acme/web:v1")
+
+
 class TestDocker:
     def test_logs_in_and_does_what_the_rules_allow(self, docker, guarded, root, tree):
-        host = f"127.0.0.1:{guarded.port}"
-        if guarded.environment["REGISTRY_AUTH_CHALLENGE"] == "bearer":  # after Basic it pulls nothing anonymously
-            docker("pull", f"{host}/public/web:v1")
-        with refused("denied", "unauthorized", "no basic auth"):
-            docker("pull", f"{host}/acme/web:v1")
-        with refused("unauthorized"):
-            docker("login", "-u", "alice", "-p", "wrong", host)
-        docker("login", "-u", "alice", "-p", "pw-alice", host)
-        image = f"{host}/alice/docker:v1"
-        docker("import", "-", image, stdin=tree)
-        docker("push", image)
-        assert ["v1"] == root.tags("alice/docker")
-        docker("rmi", image)
-        docker("pull", image)
-        docker("pull", f"{host}/acme/web:v1")
-        docker("tag", image, f"{host}/bob/x:v1")
-        with refused("denied", "unauthorized", "403 (forbidden)"):
-            docker("push", f"{host}/bob/x:v1")
-        docker("logout", host)
-        with refused("denied", "unauthorized", "no basic auth"):
-            docker("pull", f"{host}/acme/web:v1")
+        is_bearer = guarded.environment["REGISTRY_AUTH_CHALLENGE"] == "bearer"
+        use_docker(docker, guarded, root, tree, "docker", may_be_anonymous=is_bearer)  # after Basic it pulls nothing so
+
+    @pytest.mark.slow
+    def test_29_does_the_same(self, guarded, root, tree, tmp_path):
+        daemon, _ = build("dockerd", tmp_path), build("containerd", tmp_path)
+        # The client is Debian's, whose API is older than what the daemon accepts by default.
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_MIN_API_VERSION": "1.40"}
+        with run_docker(tmp_path, daemon, variables, "native") as docker:
+            assert docker("version", "--format={{.Server.Version}}")
+            use_docker(docker, guarded, root, tree, "docker29", may_be_anonymous=True)
 
 
 class TestBuildah:
@@ -138,20 +158,30 @@ class TestBuildah:
         buildah("logout", auth, host)
 
 
+def use_containerd(ctr, guarded, root, name):
+    """Do what the rules allow."""
+    host, plain = f"127.0.0.1:{guarded.port}", ("--plain-http", "--snapshotter=native")
+    alice = ("--user", "alice:pw-alice")
+    ctr("images", "pull", *plain, f"{host}/public/web:v1")
+    with refused("denied", "unauthorized", "401"):
+        ctr("images", "pull", *plain, f"{host}/acme/web:v1")
+    ctr("images", "pull", *plain, *alice, f"{host}/acme/web:v1")
+    ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/alice/{name}:v1")
+    ctr("images", "push", "--plain-http", *alice, f"{host}/alice/{name}:v1")
+    assert ["v1"] == root.tags(f"alice/{name}")
+    ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/bob/{name}:v2")
+    with refused("denied", "unauthorized", "403"):
+        ctr("images", "push", "--plain-http", *alice, f"{host}/bob/{name}:v2")
+
+
 class TestContainerd:
     def test_does_what_the_rules_allow(self, ctr, guarded, root):
-        host, plain = f"127.0.0.1:{guarded.port}", ("--plain-http", "--snapshotter=native")
-        alice = ("--user", "alice:pw-alice")
-        ctr("images", "pull", *plain, f"{host}/public/web:v1")
-        with refused("denied", "unauthorized", "401"):
-            ctr("images", "pull", *plain, f"{host}/acme/web:v1")
-        ctr("images", "pull", *plain, *alice, f"{host}/acme/web:v1")
-        ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/alice/ctr:v1")
-        ctr("images", "push", "--plain-http", *alice, f"{host}/alice/ctr:v1")
-        assert ["v1"] == root.tags("alice/ctr")
-        ctr("images", "tag", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
-        with refused("denied", "unauthorized", "403"):
-            ctr("images", "push", "--plain-http", *alice, f"{host}/bob/own:v2")
+        use_containerd(ctr, guarded, root, "ctr")
+
+    @pytest.mark.slow
+    def test_2_does_the_same(self, guarded, root, tmp_path):
+        with run_containerd(tmp_path, build("ctr", tmp_path), build("containerd", tmp_path)) as ctr:
+            use_containerd(ctr, guarded, root, "ctr2")
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +273,44 @@ class TestGoClients:
             regctl("image", "copy", f"{host}/acme/web:v1", f"{host}/bob/own:v2")
         regctl("tag", "delete", f"{host}/alice/regctl:v1")
 
+    def test_helm(self, host, root, tmp_path):
+        helm = install("helm", tmp_path)
+        helm("create", tmp_path / "chart")
+        helm("package", tmp_path / "chart", "--destination", tmp_path)
+        package, got = tmp_path / "chart-0.1.0.tgz", tmp_path / "got"
+        got.mkdir()
+        pull = ("pull", "--plain-http", f"oci://{host}/alice/helm/chart", "--version=0.1.0", "--destination", got)
+        with refused("unauthorized", "invalid"):
+            helm("registry", "login", "--plain-http", host, "-u", "alice", "-p", "wrong")
+        helm("registry", "login", "--plain-http", host, "-u", "alice", "-p", "pw-alice")
+        helm("push", "--plain-http", package, f"oci://{host}/alice/helm")
+        assert ["0.1.0"] == root.tags("alice/helm/chart")
+        helm(*pull)
+        assert package.read_bytes() == (got / package.name).read_bytes()
+        with refused("denied", "unauthorized", "forbidden"):
+            helm("push", "--plain-http", package, f"oci://{host}/bob")
+        helm("registry", "logout", host)
+        with refused("denied", "unauthorized", "no basic auth", "401"):
+            helm(*pull)
+
+    def test_cosign(self, host, root, tmp_path):
+        cosign = install("cosign", tmp_path, COSIGN_PASSWORD="")
+        image = make_image("cosign")
+        push(root, "alice/cosign", "v1", image)
+        push(root, "acme/cosign", "v1", image)
+        plain = ["--allow-http-registry", "--allow-insecure-registry"]
+        sign = ["--tlog-upload=false", "--use-signing-config=false", "--new-bundle-format=false", "--yes"]
+        verify = ["--insecure-ignore-tlog", "--new-bundle-format=false"]
+        cosign("generate-key-pair", "--output-key-prefix", tmp_path / "key")
+        own, other = (f"{host}/{name}/cosign@{image.digest}" for name in ("alice", "acme"))
+        with refused("denied", "unauthorized"):
+            cosign("sign", "--key", tmp_path / "key.key", *plain, *sign, own)
+        cosign("login", host, "-u", "alice", "-p", "pw-alice")
+        cosign("sign", "--key", tmp_path / "key.key", *plain, *sign, own)
+        cosign("verify", "--key", tmp_path / "key.pub", *plain, *verify, own)
+        with refused("denied", "unauthorized", "forbidden"):
+            cosign("sign", "--key", tmp_path / "key.key", *plain, *sign, other)
+
 
 @pytest.mark.slow
 class TestATokenThatExpires:
@@ -270,3 +338,42 @@ class TestATokenThatExpires:
             assert 401 == late.status_code
             assert 'error="invalid_token"' in late.headers["WWW-Authenticate"]
             assert 201 == requests.put(location, params={"digest": digest}, headers=token(), timeout=30).status_code
+
+    def test_during_a_long_push_is_renewed_by_clients(self, skopeo, docker, ctr, layouts, tmp_path):
+        image = make_image("slow", layers=1, layer_bytes=2_000_000)
+        layout = layouts(image)
+        crane, oras = (install(name, tmp_path / name) for name in ("crane", "oras"))
+        with contextlib.ExitStack() as stack:
+            variables = {"REGISTRY_AUTH_TOKEN_SECONDS": "60", **settings(tmp_path)}
+            server = stack.enter_context(Server(tmp_path / "store", workers=2, **variables))
+            slow = stack.enter_context(CuttingProxy(server.port))
+            slow.request_bytes_per_second = 25_000  # a layer takes 80 seconds
+            root = stack.enter_context(Client(server.url))
+            root.session.auth = ("root", "pw-root")
+            push(root, "acme/slow", "v1", image)
+            host, direct = f"127.0.0.1:{slow.port}", f"127.0.0.1:{server.port}"
+            crane("auth", "login", host, "-u", "alice", "-p", "pw-alice")
+            oras("login", "--plain-http", host, "-u", "alice", "-p", "pw-alice")
+            docker("login", "-u", "alice", "-p", "pw-alice", host)
+            tree = make_tar({"file": random.Random(1).randbytes(2_000_000)})
+            docker("import", "-", f"{host}/alice/docker:v1", stdin=tree)
+            creds, alice = "--dest-creds=alice:pw-alice", ("--plain-http", "--user", "alice:pw-alice")
+            ctr("images", "pull", *alice, "--snapshotter=native", f"{direct}/acme/slow:v1")
+            ctr("images", "tag", f"{direct}/acme/slow:v1", f"{host}/alice/ctr:v1")
+            pushes = {
+                "skopeo": lambda to: skopeo("copy", TO, creds, f"oci:{layout}:v1", f"docker://{to}"),
+                "docker": lambda to: docker("push", to),
+                "ctr": lambda to: ctr("images", "push", *alice, to),
+                "crane": lambda to: crane("push", "--insecure", layout, to),
+                "oras": lambda to: oras("copy", "--from-oci-layout", "--to-plain-http", f"{layout}:v1", to),
+            }
+
+            def seconds_of(client):
+                began = time.monotonic()
+                pushes[client](f"{host}/alice/{client}:v1")
+                return time.monotonic() - began
+
+            with ThreadPoolExecutor(len(pushes)) as threads:
+                assert min(threads.map(seconds_of, pushes)) > 70
+            for client in pushes:
+                assert ["v1"] == root.tags(f"alice/{client}"), client

@@ -1,7 +1,7 @@
 """
 Clients that are Go programs, installed as Go modules at the versions below; Go keeps what it has built between runs.
 
-``helm`` and ``cosign`` take minutes to build, so their tests are marked slow.
+``helm``, ``cosign`` and the daemons take minutes to build, so their tests are marked slow.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ _MODULES: Final = {
     "regctl": "github.com/regclient/regclient/cmd/regctl@v0.11.7",
     "helm": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
+    "containerd": "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2",
+    "ctr": "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2",
+    "dockerd": "github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24",
     "compose-go": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
 }
+
+#: Of the daemons, whose drivers for other file systems need libraries in C.
+_BUILD_VARIABLES: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -tags=no_btrfs,no_devmapper,no_zfs"}
+_DAEMONS: Final = frozenset({"containerd", "ctr", "dockerd"})
 
 _BUILD_SECONDS: Final = 900
 
@@ -34,13 +41,22 @@ def install(name: str, folder: Path, **environment: str) -> Tool:
     Args:
         folder: for the program, and its home.
     """
+    variables = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **environment}
+    return Tool([str(build(name, folder))], variables)
+
+
+def build(name: str, folder: Path) -> Path:
+    """
+    Build a program, and return its path.
+
+    Args:
+        folder: where it is put.
+    """
     go = find("go")
     if go is None:
         programs.missing(f"{name} needs Go to be built, which is not installed")
     command = [go, "install", _MODULES[name]]
-    done = subprocess.run(
-        command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, timeout=_BUILD_SECONDS
-    )
+    variables = {**os.environ, "GOBIN": str(folder), **(_BUILD_VARIABLES if name in _DAEMONS else {})}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     assert 0 == done.returncode, done.stderr[-4000:]
-    program = folder / Path(_MODULES[name].partition("@")[0]).name
-    return Tool([str(program)], {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **environment})
+    return folder / Path(_MODULES[name].partition("@")[0]).name

@@ -1,4 +1,4 @@
-"""A proxy that truncates a server's responses, as networks do."""
+"""A proxy that truncates a server's responses, or slows its requests, as networks do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket
 import threading
+import time
 
 
 class CuttingProxy:
@@ -16,12 +17,14 @@ class CuttingProxy:
         cut_after: number of bytes of a response that are forwarded, including its head.
         most_cuts: number of truncated responses, after which all are forwarded completely.
         cuts: number of truncated responses.
+        request_bytes_per_second: the rate at which the requests of a connection are forwarded.
     """
 
     def __init__(self, server_port: int) -> None:
         self.cut_after: float = math.inf
         self.most_cuts: float = math.inf
         self.cuts = 0
+        self.request_bytes_per_second: float = math.inf
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -56,6 +59,8 @@ class CuttingProxy:
                         self.cuts += 1
                         target.sendall(some[: len(some) - int(count - self.cut_after)])
                         break
+                if not is_answer:
+                    time.sleep(len(some) / self.request_bytes_per_second)
                 target.sendall(some)
             for end in (source, target):
                 with contextlib.suppress(OSError):
