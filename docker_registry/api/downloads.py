@@ -8,6 +8,7 @@ from typing import Final
 from flask import Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.arriving_body import ArrivingBody
 from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
 from docker_registry.registry.stored_file import ServedFile
@@ -80,6 +81,9 @@ def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
+        segments = file.segments(part.start, part.length) if wrapper and _sends_segments() else None
+        if wrapper is not None and segments is not None:
+            return requests.stream(wrapper(ArrivingBody(segments), _BLOCK_BYTES), status, headers)
         return requests.stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
     opened.seek(part.start)
     return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
@@ -89,12 +93,15 @@ def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str,
     multipart = Multipart(parts, file.size, headers["Content-Type"])
     headers = {**headers, "Content-Type": multipart.content_type, "Content-Length": str(multipart.length)}
     wrapper = request.environ.get("wsgi.file_wrapper")
-    sends_segments = getattr(request.environ.get("gunicorn.socket"), "sends_segments", False)
-    opened = file.open() if wrapper and sends_segments else None
+    opened = file.open() if wrapper and _sends_segments() else None
     blocks = multipart.blocks(file.read, MAX_GAP_BYTES)
     if wrapper is None or opened is None:
         return requests.stream(_EagerBlocks(blocks), 206, headers)
     return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
+
+
+def _sends_segments() -> bool:
+    return bool(getattr(request.environ.get("gunicorn.socket"), "sends_segments", False))
 
 
 def _is_local(file: ServedFile) -> bool:

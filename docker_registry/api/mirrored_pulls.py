@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from flask import Flask, Response, request
 
+from docker_registry.api.arriving_body import ArrivingBody
 from docker_registry.http.exchange import context_of
 
 _GET_BLOB: Final = "v2_blobs.get_blob"
@@ -27,11 +28,13 @@ def install(app: Flask, sending: Callable[[str, str], AbstractContextManager[Non
         if request.endpoint != _GET_BLOB or request.method != "GET" or response.status_code not in _SENT:
             return response
         wrapper = request.environ.get("wsgi.file_wrapper")
-        if wrapper is None or not isinstance(response.response, wrapper):  # an open file survives its removal
+        context = context_of(request.environ)
+        if wrapper is None or not isinstance(response.response, wrapper):
             blocks = cast("Iterable[bytes]", response.response)
-            context = context_of(request.environ)
             response.response = _ReportedBlocks(blocks, sending(context.repository, context.digest))
-        return response
+        elif isinstance(body := getattr(response.response, "filelike", None), ArrivingBody):
+            body.report(sending(context.repository, context.digest))
+        return response  # any other open file survives its removal
 
 
 class _ReportedBlocks:

@@ -21,6 +21,7 @@ from typing import BinaryIO, Final
 
 from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.errors import StorageError
+from docker_registry.registry.stored_file import FilePart, Segment
 
 #: Parts with at most this gap between them are read with one request to the store: a second request takes as long as
 #: reading the gap.
@@ -105,10 +106,11 @@ class MultipartFile:
         """Return the descriptor of the file."""
         return self._file.fileno()
 
-    def segments(self) -> Iterator[bytes | tuple[int, int]]:
-        """Yield the segments to send: bytes, or the offset and length of a part of the file."""
+    def segments(self) -> Iterator[Segment]:
+        """Yield the segments to send: bytes, or parts of the file."""
+        descriptor = self.fileno()
         for segment in self._multipart.segments():
-            yield segment if isinstance(segment, bytes) else (segment.start, segment.length)
+            yield segment if isinstance(segment, bytes) else FilePart(descriptor, segment.start, segment.length)
 
     def read(self, _size: int = -1) -> bytes:
         """Return the next block of the body; empty at its end."""

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NotFound, PathNotFound
+
+
+class FilePart(NamedTuple):
+    """
+    A part of a local file that is open.
+
+    Attributes:
+        descriptor: of the file.
+        offset: first byte, from 0.
+        length: bytes.
+    """
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+#: Bytes of a file, or a part of a local file that has them.
+Segment = bytes | FilePart
 
 
 class ServedFile(Protocol):
@@ -27,6 +46,9 @@ class ServedFile(Protocol):
 
     def open(self) -> BinaryIO | None:
         """Open the file for sendfile; None when it is not a local file."""
+
+    def segments(self, offset: int, length: int) -> Iterator[Segment] | None:
+        """Return the segments of a file that is still being received, as they arrive; None for a complete file."""
 
     def redirect_url(self) -> str | None:
         """Return a signed URL from which a client can download the bytes; None when there is none."""
@@ -62,6 +84,10 @@ class StoredFile:
             return self.driver.open_file(self.path)
         except PathNotFound:
             raise self.gone from None
+
+    def segments(self, offset: int, length: int) -> None:  # noqa: ARG002
+        """Return None: the file is complete."""
+        return
 
     def redirect_url(self) -> str | None:
         """Return a signed URL from which a client can download the bytes; None when the store offers none."""

@@ -315,8 +315,9 @@ class ClientSocket(socket.socket):
         Send a part of a file, or the segments of a file that has a ``segments`` method.
 
         Args:
-            file: an open file. If it has a method ``segments()``, that yields literal bytes and (offset, length) pairs
-                of the file, and *offset* and *count* are ignored.
+            file: an open file. If it has a method ``segments()``, that yields literal bytes and the parts to send, each
+                as descriptor, offset and length, and *offset* and *count* are ignored. If it has a true attribute
+                ``is_arriving``, literal bytes are sent at once, because the next segment may take a while.
             count: bytes to send; None sends the rest of the file.
 
         Returns:
@@ -337,17 +338,24 @@ class ClientSocket(socket.socket):
         self._copy = None
         sent = 0
         pending = b""
+        is_arriving = getattr(file, "is_arriving", False)
         for segment in segments():
-            if isinstance(segment, bytes):
+            if not isinstance(segment, bytes):
+                self._send_ahead(pending)
+                self._count_as_file(pending)
+                pending = b""
+                sent += self._send_part(*segment)
+            elif is_arriving:
+                self._send_literal(segment)
+            else:
                 pending += segment
-                continue
-            self._send_ahead(pending)
-            self._count_as_file(pending)
-            pending = b""
-            sent += self._send_part(file.fileno(), *segment)
-        self._send_all(pending, 0)
-        self._count_as_file(pending)
+        self._send_literal(pending)
         return sent
+
+    def _send_literal(self, literal: bytes) -> None:
+        head, self._held = self._held, b""
+        self._send_all(head + literal, 0)
+        self._count_as_file(literal)
 
     def _count_as_file(self, literal: bytes) -> None:
         """Count bytes that were just sent as bytes of the file, because gunicorn does not count them either."""

@@ -36,6 +36,9 @@ MAX_WAITING: Final = 64
 #: Up to this size the number of bytes hardly matters; with the paths a record is less than twice as large.
 _BRIEF_BYTES: Final = 256 * 1024
 
+#: Up to this size a scratch file is written without a thread, because the kernel only copies the bytes.
+_INLINE_BYTES: Final = 256 * 1024
+
 #: Delay from a change to the checkpoint that syncs its final location and makes the journal entry obsolete.
 _CHECKPOINT_SECONDS: Final = 5.0
 
@@ -165,8 +168,11 @@ class ImmediateCommitter:
         return False
 
     def put(self, content: Content) -> None:
-        """Publish a small content."""
-        self._publisher.put([content], self)
+        """Publish a content, in a native thread unless it is small."""
+        if len(content.content) <= _INLINE_BYTES:
+            self._publisher.put([content], self)
+        else:
+            run_in_thread(self._publisher.put, [content], self)
 
     def commit(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:  # noqa: ARG002
         """Run a change."""

@@ -2,34 +2,42 @@
 Transfers that another process runs: their pieces are read from the store, so that each byte leaves the upstream once.
 
 The process that receives a blob holds a lease and extends it. If it dies, the first follower that notices takes the
-transfer over, with the pieces that are in the store.
+transfer over, with the pieces that are in the store. One greenlet looks into the store, for all clients of this process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
 
 import gevent
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, UpstreamUnavailable
-from docker_registry.registry import layout
+from docker_registry.errors import PathNotFound, RegistryError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.mirror.pieces import piece_path
-from docker_registry.registry.mirror.transfer import WITHHELD_BYTES
+from docker_registry.registry.mirror.arriving_blob import WITHHELD_BYTES, ArrivingBlob
+from docker_registry.registry.mirror.pieces import StoredPieces
 from docker_registry.registry.names import Digest
-from docker_registry.registry.stored_file import ServedFile
 
-#: How often a follower looks for the next piece.
+logger = logging.getLogger(__name__)
+
+#: How often a follower looks for the next piece: at first, at the end, and where pieces arrive quickly.
 POLL_SECONDS: Final = 0.02
 
-#: How often it checks that the other process is alive, in polls.
-_POLLS_OF_LEASE: Final = 25
+#: At most this long after the next piece is in the store it is found, where pieces arrive slowly.
+_MAX_POLL_SECONDS: Final = 0.1
+
+#: How often it checks that the other process is alive.
+_CHECK_SECONDS: Final = 0.5
+
+#: A transfer without clients is no longer followed after this time.
+_IDLE_SECONDS: Final = 5.0
 
 
-class FollowedTransfer:
-    """The blob of another process's transfer as a :class:`~docker_registry.registry.stored_file.ServedFile`."""
+class FollowedTransfer(ArrivingBlob):
+    """A blob that another process receives."""
 
     def __init__(
         self,
@@ -38,75 +46,89 @@ class FollowedTransfer:
         transfer_id: str,
         digest: Digest,
         size: int,
-        is_published: Callable[[], bool],
-        take_over: Callable[[], ServedFile],
+        is_in_store: Callable[[], bool],
     ) -> None:
         """
         Args:
             transfer_id: also the name of the lease.
             size: bytes of the blob.
-            is_published: whether the verified blob is in the store.
-            take_over: called when the other process has died; returns the file to read instead.
+            is_in_store: whether the verified blob is in the store.
         """
-        self.path = layout.blob_data(digest)
-        self.size = size
-        self._driver = driver
+        super().__init__(driver, digest, size, StoredPieces(driver, transfer_id))
         self._leases = leases
         self._id = transfer_id
-        self._is_published = is_published
-        self._take_over = take_over
+        self._last_piece_end = size - WITHHELD_BYTES
+        self._is_in_store = is_in_store
+        self._greenlet: gevent.Greenlet[..., None] | None = None
 
-    def open(self) -> BinaryIO | None:
-        """Return None: there is no file yet."""
-        return None
-
-    def redirect_url(self) -> str | None:
-        """Return None: the store cannot serve it yet."""
-        return None
-
-    def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def start(self, on_end: Callable[[], object]) -> None:
         """
-        Yield the bytes as the other process stores them; the last ones when the blob is verified.
+        Find the pieces that are in the store, and begin to look for further ones.
+
+        Args:
+            on_end: called when the transfer is not followed any more.
+        """
+        self._pieces.find_all()
+        self._greenlet = gevent.spawn(self._watch, on_end)
+
+    def stop(self) -> None:
+        """See :class:`ArrivingBlob`."""
+        self.error = self.error or UpstreamUnavailable("The registry is stopping.")
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self._announce()
+
+    def _watch(self, on_end: Callable[[], object]) -> None:
+        try:
+            self._follow()
+        except RegistryError as error:
+            self.error = error
+        except Exception:
+            logger.exception("the transfer of the blob %s by another process could not be followed", self.digest)
+            self.error = UpstreamError()
+        finally:
+            on_end()
+            self._announce()
+
+    def _follow(self) -> None:
+        """Look for pieces until the blob is published or abandoned."""
+        found_at = checked_at = used_at = time.monotonic()
+        pause = POLL_SECONDS
+        while True:
+            now = time.monotonic()
+            if self._pieces.end < self._last_piece_end and self._find_next():
+                pause = min(max((now - found_at) / 4, POLL_SECONDS), _MAX_POLL_SECONDS)
+                found_at = checked_at = now
+                self._announce()
+                continue
+            if self._is_in_store():
+                self.is_published = True
+                return
+            if now > checked_at + _CHECK_SECONDS:
+                checked_at = now
+                self._check_other_process()
+            used_at = now if self.readers else used_at
+            self.is_abandoned = self.is_abandoned or now > used_at + _IDLE_SECONDS
+            if self.is_abandoned:
+                return
+            gevent.sleep(pause)
+
+    def _find_next(self) -> bool:
+        try:
+            return self._pieces.find_next()
+        except PathNotFound:  # the transfer has just ended
+            return False
+
+    def _check_other_process(self) -> None:
+        """
+        Check that the other process is alive, and find pieces that do not begin where the known ones end.
 
         Raises:
             UpstreamUnavailable: the transfer failed.
         """
-        end = self.size if length is None else min(offset + length, self.size)
-        released_end = min(end, self.size - WITHHELD_BYTES)
-        position = polls = 0
-        while offset < end:
-            size = self._find_piece(position) if offset < released_end else None
-            if size is not None:
-                if offset < position + size:
-                    block = self._read_piece(position, offset, min(position + size, released_end))
-                    offset += len(block)
-                    yield from filter(None, [block])
-                if offset >= position + size:
-                    position += size
-                    continue
-            if self._is_published():
-                yield from self._driver.stream_read(self.path, offset, end - offset)
-                return
-            polls += 1
-            if polls % _POLLS_OF_LEASE == 0 and (taken := self._take_over_if_dead()) is not None:
-                yield from taken.read(offset, end - offset)
-                return
-            gevent.sleep(POLL_SECONDS)
-
-    def _find_piece(self, position: int) -> int | None:
-        """Return the size of the piece that begins at a position; None if there is none yet."""
-        return self._driver.find_size(piece_path(self._id, position)) or None
-
-    def _read_piece(self, position: int, start: int, end: int) -> bytes:
-        try:
-            path = piece_path(self._id, position)
-            return b"".join(self._driver.stream_read(path, start - position, end - start))
-        except PathNotFound:  # the transfer has just ended
-            return b""
-
-    def _take_over_if_dead(self) -> ServedFile | None:
         if self._leases.has_expired(self._id):
-            return self._take_over()
-        if not self._leases.is_taken(self._id) and not self._is_published():
+            self.is_abandoned = True
+        elif not self._leases.is_taken(self._id) and not self._is_in_store():
             raise UpstreamUnavailable("The transfer from the upstream registry failed.")
-        return None
+        elif self._pieces.find_all():
+            self._announce()

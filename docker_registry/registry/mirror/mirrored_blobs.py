@@ -14,19 +14,22 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blob, Blobs
+from docker_registry.registry.ingest import Body
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
+from docker_registry.registry.mirror.arriving_blob import ArrivingBlob, ArrivingFile, ByteStream
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
 from docker_registry.registry.mirror.pieces import Pieces, announced_size
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
-from docker_registry.registry.mirror.transfer import ByteStream, Transfer, TransferFile
+from docker_registry.registry.mirror.transfer import Transfer
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.uploads import Uploads
 
-#: Life of the lease of a transfer, which is extended while the process lives.
-LEASE_SECONDS: Final = 15.0
+#: Life of the lease of a transfer, and how often it is extended while the process lives.
+LEASE_SECONDS: Final = 4.0
+_EXTEND_SECONDS: Final = 1.0
 
 _Key = tuple[str, Digest]
 
@@ -46,7 +49,7 @@ class MirroredBlobs:
         self._uploads = uploads
         self._leases = leases
         self._locks = KeyedLocks()
-        self._transfers: dict[_Key, Transfer] = {}
+        self._arriving: dict[_Key, ArrivingBlob] = {}
         self._slots = {each.name: BoundedSemaphore(each.max_connections) for each in remotes.upstreams}
 
     def get(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
@@ -61,25 +64,23 @@ class MirroredBlobs:
             return None
         key, fetched_from = (str(name), digest), ""
         with self._locks.hold(key):
-            transfer = self._transfers.get(key)
-            if transfer is None:
-                fetched_from = remote.upstream.name
+            blob = self._arriving.get(key)
+            if blob is None:
                 found = self._wait_for_another_process(name, remote, digest)
-                if found is not None:
-                    return found
-                transfer = self._start(name, remote, digest)
-        if transfer is None:
+                if isinstance(found, Blob):
+                    return Found(found)
+                if found is None:
+                    fetched_from = remote.upstream.name
+                    found = self._start(name, remote, digest)
+                blob = found
+        if blob is None:
             return None
-        if transfer.size is None:  # a response needs the length
-            transfer.wait()
+        if blob.size is None:  # a response needs the length
+            blob.wait()
             return Found(self._blobs.stat_anywhere(digest), Origin(fetched_from=fetched_from))
-
-        def fetch_part(start: int, end: int) -> ByteStream | None:
-            return remote.client.get_blob(remote.path, digest, start, end)
-
-        file = TransferFile(transfer, transfer.size, fetch_part)
+        file = self._file(name, remote, blob, blob.size)
         origin = Origin(expires=time.monotonic(), fetched_from=fetched_from)
-        return Found(Blob(digest, transfer.size, file.path, file=file), origin)
+        return Found(Blob(digest, blob.size, file.path, file=file), origin)
 
     def stat(self, name: RepositoryName, digest: Digest) -> Found[Blob] | None:
         """
@@ -91,8 +92,8 @@ class MirroredBlobs:
         remote = self._remotes.find(name)
         if remote is None:
             return None
-        transfer = self._transfers.get((str(name), digest))
-        size = transfer.size if transfer is not None else None
+        blob = self._arriving.get((str(name), digest))
+        size = blob.size if blob is not None else None
         if size is None:
             size = self._find_size(name, remote, digest)
         if size is None:
@@ -101,8 +102,8 @@ class MirroredBlobs:
 
     def close(self) -> None:
         """Stop all transfers."""
-        for transfer in list(self._transfers.values()):
-            transfer.stop()
+        for blob in list(self._arriving.values()):
+            blob.stop()
 
     def purge(self, ttl_seconds: float) -> int:
         """
@@ -123,9 +124,11 @@ class MirroredBlobs:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _wait_for_another_process(self, name: RepositoryName, remote: Remote, digest: Digest) -> Found[Blob] | None:
+    def _wait_for_another_process(
+        self, name: RepositoryName, remote: Remote, digest: Digest
+    ) -> Blob | FollowedTransfer | None:
         """
-        Return a blob that is in the store, or that another process receives.
+        Return a blob that is in the store, or the transfer of another process.
 
         Returns:
             None if this process is to receive it; it then holds the lease.
@@ -134,31 +137,42 @@ class MirroredBlobs:
         while True:
             stored = self._stored(name, remote, digest)
             if stored is not None:
-                return Found(stored)
+                return stored
             if self._leases.take(work, LEASE_SECONDS, ends_with_process=True):
                 return None
             size = announced_size(self._driver, work)
             if size is not None:
-                return Found(self._follow(name, digest, work, size), Origin(expires=time.monotonic()))
+                return self._follow(name, digest, work, size)
             gevent.sleep(POLL_SECONDS)
 
-    def _follow(self, name: RepositoryName, digest: Digest, work: str, size: int) -> Blob:
-        def take_over() -> ServedFile:
+    def _follow(self, name: RepositoryName, digest: Digest, work: str, size: int) -> FollowedTransfer:
+        def is_in_store() -> bool:
+            return self._driver.has_file(layout.layer_link(name, digest))
+
+        blob = FollowedTransfer(self._driver, self._leases, work, digest, size, is_in_store)
+        key = str(name), digest
+        self._arriving[key] = blob
+        blob.start(lambda: self._arriving.pop(key, None))
+        return blob
+
+    def _file(self, name: RepositoryName, remote: Remote, blob: ArrivingBlob, size: int) -> ArrivingFile:
+        digest = blob.digest
+
+        def fetch_part(start: int, end: int) -> ByteStream | None:
+            return remote.client.get_blob(remote.path, digest, start, end)
+
+        def continued() -> ServedFile:
             found = self.get(name, digest)
             if found is None:
                 raise UpstreamUnavailable("The upstream registry does not have the blob any more.")
             return self._blobs.file(found.value)
 
-        def is_published() -> bool:
-            return self._driver.has_file(layout.layer_link(name, digest))
-
-        file = FollowedTransfer(self._driver, self._leases, work, digest, size, is_published, take_over)
-        return Blob(digest, size, file.path, file=file)
+        return ArrivingFile(blob, size, fetch_part, continued)
 
     def _keep_lease(self, work: str) -> None:
         """Extend the lease of a transfer for ever; the body of a greenlet."""
         while True:
-            gevent.sleep(LEASE_SECONDS / 3)
+            gevent.sleep(_EXTEND_SECONDS)
             self._leases.take(work, LEASE_SECONDS, ends_with_process=True)
 
     def _stored(self, name: RepositoryName, remote: Remote, digest: Digest) -> Blob | None:
@@ -209,24 +223,28 @@ class MirroredBlobs:
             # Without leases several processes may receive the same blob, each with pieces of its own.
             has_leases = self._driver.capabilities.if_match
             pieces = Pieces(self._driver, work if has_leases else secrets.token_hex(16))
-            pieces.adopt()
+            pieces.find_all()
             stream = remote.client.get_blob(remote.path, digest, pieces.end)
             if stream is None:
                 self._remotes.record_absence(name, digest)
                 return None
-            self._remotes.mark(name, remote)
             if stream.size is not None:
                 pieces.announce_size(stream.size)
             held.callback(gevent.spawn(self._keep_lease, work).kill)
-            self._transfers[str(name), digest] = transfer = Transfer(
+
+            def publish(body: Body) -> None:
+                self._remotes.mark(name, remote)
+                self._uploads.put(name, digest, body, actor=MIRROR)
+
+            self._arriving[str(name), digest] = transfer = Transfer(
                 self._driver,
                 digest,
                 stream,
                 lambda start: remote.client.get_blob(remote.path, digest, start, validator=stream.validator),
                 pieces,
-                lambda body: self._uploads.put(name, digest, body, actor=MIRROR),
+                publish,
             )
-            held.callback(self._transfers.pop, (str(name), digest), None)
+            held.callback(self._arriving.pop, (str(name), digest), None)
             transfer.start(held.pop_all().close)
         return transfer
 

@@ -10,70 +10,168 @@ Each piece is a file named by the offset of its first byte, so that other proces
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.registry import layout
 from docker_registry.registry.buffer_pool import POOL
+from docker_registry.registry.stored_file import FilePart, Segment
 
 #: The first piece is short, so that clients of other processes get their first byte soon; each next one is longer.
 FIRST_PIECE_BYTES: Final = 64 * 1024
 
+#: Bytes that arrive slowly become a piece after this time, although it is short.
+PIECE_SECONDS: Final = 1.0
 
-class Pieces:
+
+class StoredPieces:
     """
-    The received bytes of one transfer.
+    The pieces of a transfer that are in the store.
 
-    Attributes:
-        end: offset after the last byte.
+    After a transfer was taken over, pieces of both processes may overlap.
     """
 
     def __init__(self, driver: StorageDriver, transfer_id: str) -> None:
         self._scratch = driver.scratch
         self._folder = layout.transfer(transfer_id)
-        self._ends: list[int] = []  # of the pieces in the store
-        self._recent = b""  # the last piece that was written, for clients that keep up
-        self._tail = bytearray()
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._recent = b""  # the last piece, for clients that keep up; empty if it was not read or written here
+        self._is_local: bool | None = None
 
     @property
     def end(self) -> int:
         """The number of bytes received."""
-        return self._start_of_tail + len(self._tail)
+        return self._stored_end
 
-    def adopt(self) -> None:
-        """Continue with the pieces that another process left when it died, except the last, which may be incomplete."""
-        while size := self._scratch.find_size(self._path(self._start_of_tail)):
-            self._ends.append(self._start_of_tail + size)
-        del self._ends[-1:]
+    def find_all(self) -> bool:
+        """Look for all further pieces, also for those that overlap known ones; return whether there are any."""
+        found = {}
+        for piece in self._scratch.walk(self._folder):
+            start = piece.path.rpartition("/")[2]
+            if start.isdigit() and int(start) + piece.size > self._stored_end:
+                found[int(start)] = piece.size
+        for start, size in sorted(found.items()):
+            if start <= self._stored_end < start + size:
+                self._add(start, size)
+        return bool(found)
 
-    def append(self, block: bytes) -> None:
-        """Add received bytes."""
-        self._tail += block
-        if len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._start_of_tail), POOL.block_bytes):
-            piece, start = bytes(self._tail), self._start_of_tail
-            self._scratch.stream_write(self._path(start), [piece])
-            self._recent = piece
-            self._ends.append(start + len(piece))
-            del self._tail[: len(piece)]
-
-    def read(self, offset: int, limit: int) -> bytes:
+    def find_next(self) -> bool:
         """
-        Return bytes from an offset up to a limit, not necessarily all; the bytes exist.
+        Look for the piece that begins where the known ones end; return whether it exists.
+
+        Where the kernel cannot send files of the store, it is read, for all clients that keep up.
+
+        Raises:
+            PathNotFound: the pieces were discarded just now.
+        """
+        start = self._stored_end
+        path = self._path(start)
+        size = self._scratch.find_size(path)
+        if not size:
+            return False
+        if self._is_local is None:
+            opened = self._scratch.open_file(path)
+            self._is_local = opened is not None
+            if opened is not None:
+                opened.close()
+        recent = b"" if self._is_local else b"".join(self._scratch.stream_read(path))
+        self._add(start, len(recent) or size, recent)
+        return True
+
+    @contextmanager
+    def segment(self, offset: int, limit: int, *, as_file: bool) -> Iterator[Segment]:
+        """
+        Provide bytes from an offset up to a limit, not necessarily all; the bytes exist.
+
+        Args:
+            as_file: whether a part of a file may be provided, which is open during the context.
 
         Raises:
             PathNotFound: the pieces were discarded.
         """
-        start = self._start_of_tail
-        if offset >= start:
-            return bytes(memoryview(self._tail)[offset - start : limit - start])
-        if offset >= start - len(self._recent):
-            start -= len(self._recent)
-            return self._recent[offset - start : limit - start]
         number = bisect_right(self._ends, offset)
-        start = self._ends[number - 1] if number else 0
-        length = min(limit, self._ends[number]) - offset
-        return b"".join(self._scratch.stream_read(self._path(start), offset - start, length))
+        start = self._starts[number]
+        limit = min(limit, self._ends[number])
+        path = self._path(start)
+        opened = self._scratch.open_file(path) if as_file else None
+        if opened is not None:
+            with opened:
+                yield FilePart(opened.fileno(), offset - start, limit - offset)
+        elif number == len(self._ends) - 1 and self._recent:
+            yield self._recent[offset - start : limit - start]
+        else:
+            yield b"".join(self._scratch.stream_read(path, offset - start, limit - offset))
+
+    @property
+    def _stored_end(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _add(self, start: int, size: int, recent: bytes = b"") -> None:
+        self._starts.append(start)
+        self._ends.append(start + size)
+        self._recent = recent
+
+    def _path(self, start: int) -> str:
+        return f"{self._folder}/{start}"
+
+
+class Pieces(StoredPieces):
+    """
+    The received bytes of the transfer that this process runs.
+
+    Attributes:
+        end: offset after the last byte.
+    """
+
+    def __init__(
+        self, driver: StorageDriver, transfer_id: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """
+        Args:
+            now: the clock, seconds.
+        """
+        super().__init__(driver, transfer_id)
+        self._tail = bytearray()
+        self._now = now
+        self._written_at = now()
+
+    @property
+    def end(self) -> int:
+        """The number of bytes received."""
+        return self._stored_end + len(self._tail)
+
+    def append(self, block: bytes) -> bool:
+        """Add received bytes; return whether a piece was stored."""
+        self._tail += block
+        is_piece = len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._stored_end), POOL.block_bytes)
+        if not is_piece and self._now() < self._written_at + PIECE_SECONDS:
+            return False
+        piece, start = bytes(self._tail), self._stored_end
+        self._scratch.put_content(self._path(start), piece)
+        self._add(start, len(piece), piece)
+        self._tail.clear()
+        self._written_at = self._now()
+        return True
+
+    @contextmanager
+    def segment(self, offset: int, limit: int, *, as_file: bool) -> Iterator[Segment]:
+        """See :class:`StoredPieces`."""
+        start = self._stored_end
+        if offset >= start:
+            yield bytes(memoryview(self._tail)[offset - start : limit - start])
+        else:
+            with super().segment(offset, limit, as_file=as_file) as segment:
+                yield segment
+
+    def read(self, offset: int, limit: int) -> bytes:
+        """Return bytes from an offset up to a limit, not necessarily all; the bytes exist."""
+        with self.segment(offset, limit, as_file=False) as segment:
+            return segment if isinstance(segment, bytes) else b""
 
     def announce_size(self, size: int) -> None:
         """Tell other processes the size of the blob, bytes."""
@@ -83,20 +181,8 @@ class Pieces:
         """Remove the pieces from the store."""
         self._scratch.discard(self._folder)
 
-    @property
-    def _start_of_tail(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def _path(self, start: int) -> str:
-        return f"{self._folder}/{start}"
-
 
 def announced_size(driver: StorageDriver, transfer_id: str) -> int | None:
     """Return the size of the blob that another process receives; None if it has not been announced."""
     content = driver.find(f"{layout.transfer(transfer_id)}/size") or b""
     return int(content) if content.isdigit() and len(content) < 19 else None
-
-
-def piece_path(transfer_id: str, start: int) -> str:
-    """Return the storage path of the piece that begins at an offset."""
-    return f"{layout.transfer(transfer_id)}/{start}"
