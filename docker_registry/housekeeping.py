@@ -111,7 +111,7 @@ def _keep_up_tokens(services: Services) -> None:
 
 def _remove_leftovers(services: Services) -> None:
     if services.mirror is not None:
-        services.mirror.blobs.purge(services.config.upload_ttl)
+        services.mirror.transfers.purge(services.config.upload_ttl)
     services.registry.reclamation.run(lambda: services.read_only.why is not None)
     services.registry.driver.remove_leftovers(services.config.upload_ttl)
 

@@ -119,6 +119,7 @@ def open_v1_mirror(
         derived,
         mirror.client(_source(config, config.mirroring.source, mirror.upstreams).name),
         None if index is None else parse_source("mirroring.source_index", index),
+        mirror.transfers,
         user_agent=_USER_AGENT,
         via=mirror.via,
         memory=body_memory,

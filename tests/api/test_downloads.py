@@ -6,11 +6,13 @@ import random
 
 import pytest
 
+from docker_registry.api.arriving_body import ArrivingBody
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import StorageUnavailable
+from docker_registry.errors import StorageError, StorageUnavailable
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.stored_file import FilePart
 from docker_registry.services import build
 from tests.support.multipart import parts_of
 from tests.support.registries import Registry
@@ -115,3 +117,17 @@ class TestSeveralParts:
         expected = [(start, self.CONTENT[start : start + 10]) for start in starts]
         assert expected == parts_of(answer.content_type, answer.data)
         assert [(2_900_000, 10), (0, 400_010), (399_990, 10)] == driver.reads
+
+
+class TestAnArrivingBody:
+    def test_is_read_in_blocks_by_a_server_without_sendfile(self, tmp_path):
+        (tmp_path / "piece").write_bytes(b"0123456789")
+        with (tmp_path / "piece").open("rb") as file:
+            body = ArrivingBody(iter([b"ab", FilePart(file.fileno(), 2, 5), b"cd"]))
+            assert [b"ab", b"234", b"56", b"cd", b""] == [body.read(3) for _ in range(5)]
+            body.close()
+            shorter = ArrivingBody(iter([FilePart(file.fileno(), 2, 50)]))
+            assert b"23456789" == shorter.read()
+            with pytest.raises(StorageError):
+                shorter.read()
+            shorter.close()

@@ -1,4 +1,4 @@
-"""Many clients that pull a cold image through a mirror on two hosts, from an upstream whose bandwidth is limited."""
+"""The speed of a mirror: many clients that pull a cold image from an upstream of limited bandwidth, and warm tags."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import random
 import signal
 import socket
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
-from tests.support.clients.v2 import digest_of
+from tests.support.clients.v2 import Client, digest_of
+from tests.support.images import make_image, push
 from tests.support.servers.limited_upstream import LimitedUpstream
 from tests.support.servers.registry import Server
+from tests.support.servers.upstream import Upstream
 from tests.support.timing import wait_until
 
 MEBIBYTE = 1024 * 1024
@@ -138,3 +141,42 @@ def test_clients_share_the_bandwidth_of_the_upstream(tmp_path, kills):
     is_busy = pushed_seconds > direct / 4  # with other things: then copying the bytes takes as long as receiving them
     assert seconds <= (direct + 1.5 * pushed_seconds if is_busy else 1.2 * direct)
     assert first < (1 if is_busy else 0.05)
+
+
+@pytest.mark.slow
+def test_a_warm_tag_is_served_without_its_upstream_as_quickly_as_a_pushed_one(tmp_path):
+    image = make_image("warm")
+    with Upstream() as upstream:
+        upstream.add("app", "v1", image)
+        upstreams = [{"name": "up.example", "url": upstream.url}]
+        settings = {"storage": "file", "storage_path": str(tmp_path / "store"), "mirroring": {"upstreams": upstreams}}
+        (tmp_path / "config.yml").write_text(json.dumps({"dev": settings}))
+        with Server(tmp_path / "store", DOCKER_REGISTRY_CONFIG=str(tmp_path / "config.yml")) as server:
+            with Client(server.url) as client:
+                push(client, PUSHED, "v1", image)
+                assert image.manifest == client.get_manifest(NAME, "v1").payload
+            asked = upstream.asked()
+            seconds = {NAME: [], PUSHED: []}
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+                for turn in range(11):
+                    for name, turns in seconds.items():
+                        turns.append(get_many(connection, f"/v2/{name}/manifests/v1", image.manifest, 100))
+                    if not turn:
+                        time.sleep(0.5)  # the files are old enough for the response cache
+        assert asked == upstream.asked()
+    rate = statistics.median(seconds[PUSHED][1:]) / statistics.median(seconds[NAME][1:])
+    print(f"{rate:.2f} of the rate of a pushed tag")
+    assert rate >= 0.9
+
+
+def get_many(connection, path, content, count):
+    """Send requests one after the other, and return the seconds that they take."""
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    began = time.monotonic()
+    for _ in range(count):
+        connection.sendall(request)
+        answer = b""
+        while not answer.endswith(content):
+            answer += connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+    return time.monotonic() - began

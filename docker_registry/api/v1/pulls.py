@@ -36,9 +36,12 @@ class Pulls:
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
-        file = self._legacy.image_pulls.layer(image_id, self._repository(), principal=principal())
-        headers = {**self._cache_headers(image_id), "Content-Type": "application/octet-stream"}
-        return self._not_modified(image_id) or self._downloads.send(file, headers, LAST_MODIFIED, redirect_status=302)
+        found = self._legacy.image_pulls.layer(image_id, self._repository(), principal=principal())
+        headers = self._cache_headers(image_id) | origin_headers(found.origin)
+        headers["Content-Type"] = "application/octet-stream"
+        return self._not_modified(image_id) or self._downloads.send(
+            found.value, headers, LAST_MODIFIED, redirect_status=302
+        )
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""

@@ -108,6 +108,17 @@ class Authenticator:
             return self._credentials.get(renew=rejected is not None).header
         return None
 
+    def credentials_for(self, url: str) -> Credentials | None:
+        """
+        Return the credentials if another server may receive them too; None otherwise, or without any.
+
+        Args:
+            url: valid URL of the server.
+        """
+        host, own_host = urlsplit(url).hostname or "", urlsplit(self._upstream.url).hostname or ""
+        is_trusted = host in self._upstream.token_hosts or self._is_related(host, own_host)
+        return self._credentials if is_trusted and self._may_log_in(url) else None
+
     # ------------------------------------------------------------------------------------------------- steps
 
     def _get_token(self, repository: str, challenge: Challenge, *, is_rejected: bool) -> str:
@@ -143,8 +154,7 @@ class Authenticator:
             is_valid = False
         if not is_valid:
             raise UpstreamError("The upstream registry names an invalid token server.", upstream=self._upstream.name)
-        is_trusted = host in self._upstream.token_hosts or self._is_related(host, own_host)
-        if self._credentials is not None and not (is_trusted and self._may_log_in(realm)):
+        if self._credentials is not None and self.credentials_for(realm) is None:
             raise UpstreamError(
                 "The upstream registry names a token server that may not receive its password (token_hosts).",
                 upstream=self._upstream.name, token_server=host,

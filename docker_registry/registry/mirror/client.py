@@ -106,6 +106,7 @@ class UpstreamClient:
         if upstream.is_insecure:  # the operator has decided so
             urllib3.disable_warnings(InsecureRequestWarning)
         self._session.cert = str(upstream.client_cert) if upstream.client_cert is not None else None
+        self._credentials = credentials
         self._authenticator = Authenticator(upstream, credentials, self._ask_for_token)
         adapter = UpstreamAdapter(pool_maxsize=upstream.max_connections)
         self._session.mount("https://", adapter)
@@ -185,11 +186,7 @@ class UpstreamClient:
         Raises:
             UpstreamError: the upstream cannot be asked, or sends another part.
         """
-        headers = {}
-        if start or end is not None:
-            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-            if validator:
-                headers["If-Range"] = validator
+        headers = responses.range_headers(start, end, validator)
         accepted = _OK | {responses.PARTIAL} if headers else _OK
         response = self._ask("GET", repository, f"blobs/{digest}", headers, accepted)
         return None if response is None else self.blob(response, start)
@@ -253,6 +250,22 @@ class UpstreamClient:
         others = {name: value for name, value in headers.items() if name != "Authorization"}
         url, own = f"{self.upstream.url}/{path}", headers.get("Authorization")
         return self._watched(method, path, lambda: self._follow(method, url, others, own), accepted)
+
+    def login(self, *, renew: bool = False) -> str | None:
+        """
+        Return the Authorization header with the account at the upstream; None without one.
+
+        Args:
+            renew: the upstream has rejected the last one.
+
+        Raises:
+            UpstreamUnavailable: the password is not available for now.
+        """
+        return None if self._credentials is None else self._credentials.get(renew=renew).header
+
+    def credentials_for(self, other: Upstream) -> Credentials | None:
+        """Return the credentials if another server may receive them, as a token server may; None otherwise."""
+        return self._authenticator.credentials_for(other.url)
 
     def blob(self, response: requests.Response, start: int = 0) -> UpstreamBlob:
         """

@@ -1,8 +1,8 @@
 """
 Transfers that another process runs: their pieces are read from the store, so that each byte leaves the upstream once.
 
-The process that receives a blob holds a lease and extends it. If it dies, the first follower that notices takes the
-transfer over, with the pieces that are in the store. One greenlet looks into the store, for all clients of this process.
+The process that receives content holds a lease and extends it. If it dies, the first follower that notices takes the
+transfer over, with the pieces that are in the store. One greenlet looks into the store, for all clients of a process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import gevent
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, RegistryError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.mirror.arriving_blob import WITHHELD_BYTES, ArrivingBlob
+from docker_registry.registry.mirror.arriving_content import ArrivingContent
 from docker_registry.registry.mirror.pieces import StoredPieces
-from docker_registry.registry.names import Digest
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES, UpstreamContent
 
 logger = logging.getLogger(__name__)
 
@@ -36,29 +36,17 @@ _CHECK_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 5.0
 
 
-class FollowedTransfer(ArrivingBlob):
-    """A blob that another process receives."""
+class FollowedTransfer(ArrivingContent):
+    """Content that another process receives."""
 
-    def __init__(
-        self,
-        driver: StorageDriver,
-        leases: Leases,
-        transfer_id: str,
-        digest: Digest,
-        size: int,
-        is_in_store: Callable[[], bool],
-    ) -> None:
+    def __init__(self, driver: StorageDriver, leases: Leases, content: UpstreamContent, size: int) -> None:
         """
         Args:
-            transfer_id: also the name of the lease.
-            size: bytes of the blob.
-            is_in_store: whether the verified blob is in the store.
+            size: bytes of the content.
         """
-        super().__init__(driver, digest, size, StoredPieces(driver, transfer_id))
+        super().__init__(content, size, StoredPieces(driver, content.work))
         self._leases = leases
-        self._id = transfer_id
         self._last_piece_end = size - WITHHELD_BYTES
-        self._is_in_store = is_in_store
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self, on_end: Callable[[], object]) -> None:
@@ -72,7 +60,7 @@ class FollowedTransfer(ArrivingBlob):
         self._greenlet = gevent.spawn(self._watch, on_end)
 
     def stop(self) -> None:
-        """See :class:`ArrivingBlob`."""
+        """See :class:`ArrivingContent`."""
         self.error = self.error or UpstreamUnavailable("The registry is stopping.")
         if self._greenlet is not None:
             self._greenlet.kill()
@@ -84,14 +72,14 @@ class FollowedTransfer(ArrivingBlob):
         except RegistryError as error:
             self.error = error
         except Exception:
-            logger.exception("the transfer of the blob %s by another process could not be followed", self.digest)
+            logger.exception("the transfer of %s by another process could not be followed", self.content)
             self.error = UpstreamError()
         finally:
             on_end()
             self._announce()
 
     def _follow(self) -> None:
-        """Look for pieces until the blob is published or abandoned."""
+        """Look for pieces until the content is published or abandoned."""
         found_at = checked_at = used_at = time.monotonic()
         pause = POLL_SECONDS
         while True:
@@ -101,7 +89,7 @@ class FollowedTransfer(ArrivingBlob):
                 found_at = checked_at = now
                 self._announce()
                 continue
-            if self._is_in_store():
+            if self.content.is_stored():
                 self.is_published = True
                 return
             if now > checked_at + _CHECK_SECONDS:
@@ -126,9 +114,9 @@ class FollowedTransfer(ArrivingBlob):
         Raises:
             UpstreamUnavailable: the transfer failed.
         """
-        if self._leases.has_expired(self._id):
+        if self._leases.has_expired(self.content.work):
             self.is_abandoned = True
-        elif not self._leases.is_taken(self._id) and not self._is_in_store():
+        elif not self._leases.is_taken(self.content.work) and not self.content.is_stored():
             raise UpstreamUnavailable("The transfer from the upstream registry failed.")
         elif self._pieces.find_all():
             self._announce()

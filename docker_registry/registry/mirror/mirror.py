@@ -23,6 +23,7 @@ from docker_registry.registry.mirror.pulls import Pulls
 from docker_registry.registry.mirror.remotes import Remotes
 from docker_registry.registry.mirror.status import StatusRecords, UpstreamStatus
 from docker_registry.registry.mirror.tag_records import TagRecords
+from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream, Upstreams
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
@@ -41,7 +42,7 @@ class Mirror:
         upstreams: the mirrored registries.
         namespaces: decides which of them a request means.
         via: returns the name of this registry in Via headers.
-        blobs: their blobs, and the transfers that are in progress.
+        transfers: the transfers that are in progress.
         pulls: when content was last pulled; None if nothing is ever evicted.
         eviction: evicts the least recently pulled content; None if nothing is ever evicted.
     """
@@ -103,8 +104,10 @@ class Mirror:
             MirroredTags(remotes, records, manifests, registry.leases, registry.json_budget, now)
         )
         registry.sources.manifests.append(manifests)
-        self.blobs = MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, registry.leases)
-        registry.sources.blobs.append(self.blobs)
+        self.transfers = Transfers(registry.driver, registry.leases)
+        registry.sources.blobs.append(
+            MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, self.transfers)
+        )
         registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
         if not is_offline and (max_bytes is not None or max_age_seconds is not None):
             self.pulls = Pulls(registry.driver, self.upstreams.is_mirrored, read_only, now)
@@ -121,7 +124,7 @@ class Mirror:
 
     def close(self) -> None:
         """Stop all transfers, and close the connections to upstreams."""
-        self.blobs.close()
+        self.transfers.close()
         for client in self._clients:
             client.close()
 

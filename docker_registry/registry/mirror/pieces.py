@@ -52,9 +52,9 @@ class StoredPieces:
         """Look for all further pieces, also for those that overlap known ones; return whether there are any."""
         found = {}
         for piece in self._scratch.walk(self._folder):
-            start = piece.path.rpartition("/")[2]
-            if start.isdigit() and int(start) + piece.size > self._stored_end:
-                found[int(start)] = piece.size
+            name = piece.path.rpartition("/")[2]
+            if name.isdigit() and int(name) + piece.size > self._stored_end:
+                found[int(name)] = piece.size
         for start, size in sorted(found.items()):
             if start <= self._stored_end < start + size:
                 self._add(start, size)
@@ -128,9 +128,7 @@ class Pieces(StoredPieces):
         end: offset after the last byte.
     """
 
-    def __init__(
-        self, driver: StorageDriver, transfer_id: str, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, driver: StorageDriver, transfer_id: str, now: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
             now: the clock, seconds.

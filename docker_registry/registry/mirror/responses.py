@@ -227,6 +227,21 @@ def next_page(response: requests.Response, base: str, path: str, upstream: str) 
     return url.removeprefix(base)
 
 
+def range_headers(start: int, end: int | None, validator: str) -> dict[str, str]:
+    """
+    Return the headers that request a part of some content; none for the whole.
+
+    Args:
+        start: offset of the first byte.
+        end: offset after the last byte; None for the end of the content.
+        validator: of the response that brought the bytes before *start*; empty if there is none.
+    """
+    if not start and end is None:
+        return {}
+    condition = {"If-Range": validator} if validator else {}
+    return {"Range": f"bytes={start}-{'' if end is None else end - 1}", **condition}
+
+
 def content_type(response: requests.Response) -> str:
     """Return the media type of a response without parameters; empty if it names none."""
     return response.headers.get("Content-Type", "").partition(";")[0].strip()

@@ -1,9 +1,9 @@
 """
-Transfers: blobs that this process receives from an upstream, and serves meanwhile.
+Content that this process receives from an upstream, and serves meanwhile.
 
 A greenlet receives the bytes, independently of clients: one that leaves stops nothing. It keeps the last bytes in
-memory and writes the rest to the store in pieces, from which clients read. A second greenlet passes all bytes to
-:class:`~docker_registry.registry.uploads.Uploads`, which verifies and publishes them as for a push.
+memory and writes the rest to the store in pieces, from which clients read. A second greenlet passes all bytes to the
+part that verifies and publishes them as for a push.
 
 Memory: at most two blocks of :data:`~docker_registry.registry.buffer_pool.POOL` for each transfer, which shares its
 budget among all transfers of the worker.
@@ -18,7 +18,6 @@ from typing import Final
 
 import gevent
 
-from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
     RegistryError,
@@ -28,46 +27,33 @@ from docker_registry.errors import (
     UpstreamUnavailable,
 )
 from docker_registry.registry.buffer_pool import POOL
-from docker_registry.registry.ingest import BlockBody, Body
-from docker_registry.registry.mirror.arriving_blob import ArrivingBlob, ByteStream
+from docker_registry.registry.ingest import BlockBody
+from docker_registry.registry.mirror.arriving_content import ArrivingContent, changed
 from docker_registry.registry.mirror.pieces import Pieces
-from docker_registry.registry.names import Digest
+from docker_registry.registry.mirror.upstream_content import ByteStream, UpstreamContent
 
 logger = logging.getLogger(__name__)
 
 #: Attempts to receive the rest of a blob after a broken connection.
 MAX_RESUMES: Final = 3
 
-#: Opens the stream again at an offset; None if the upstream does not have the blob any more.
-Reopen = Callable[[int], ByteStream | None]
 
-
-class Transfer(ArrivingBlob):
-    """A blob that this process receives."""
+class Transfer(ArrivingContent):
+    """Content that this process receives."""
 
     _pieces: Pieces
 
-    def __init__(
-        self,
-        driver: StorageDriver,
-        digest: Digest,
-        stream: ByteStream,
-        reopen: Reopen,
-        pieces: Pieces,
-        publish: Callable[[Body], object],
-    ) -> None:
+    def __init__(self, content: UpstreamContent, stream: ByteStream, pieces: Pieces) -> None:
         """
         Args:
             stream: begins after the bytes of *pieces*.
-            reopen: continues after a broken connection.
             pieces: bytes that an earlier transfer has received, and where further ones are kept.
-            publish: verifies a body and publishes it as the blob; raises DigestInvalid or SizeInvalid otherwise.
         """
-        super().__init__(driver, digest, stream.size, pieces)
+        super().__init__(content, stream.size, pieces)
         self._stream = stream
-        self._reopen = reopen
-        self._publish = publish
+        self._validator = stream.validator
         self._is_complete = False
+        self._failure: RegistryError | None = None  # why not all bytes could be received
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self, on_end: Callable[[], object]) -> None:
@@ -92,11 +78,13 @@ class Transfer(ArrivingBlob):
         Return received bytes from an offset on, verified or not, waiting for them; empty at the end.
 
         Raises:
-            RegistryError: the transfer failed.
+            RegistryError: the rest cannot be received.
         """
         while True:
             if offset < self._pieces.end:
                 return self._pieces.read(offset, self._pieces.end)
+            if self._failure is not None:
+                raise self._failure
             if self._is_complete:
                 return b""
             self._wait_for_change()
@@ -113,16 +101,16 @@ class Transfer(ArrivingBlob):
                     except (UpstreamUnavailable, UpstreamTimeout) as error:
                         if resumes == MAX_RESUMES:
                             raise
-                        logger.info("blob %s: resumed at byte %d after: %s", self.digest, self._pieces.end, error)
+                        logger.info("%s: resumed at byte %d after: %s", self.content, self._pieces.end, error)
                         self._resume()
             if self.size is None:
                 self.size = self._pieces.end
             self._is_complete = True
         except RegistryError as error:
-            self.error = error
+            self._failure = error
         except Exception:
-            logger.exception("the transfer of the blob %s failed", self.digest)
-            self.error = UpstreamError()
+            logger.exception("the transfer of %s failed", self.content)
+            self._failure = UpstreamError()
         finally:
             self._stream.close()
             self._announce()
@@ -130,38 +118,42 @@ class Transfer(ArrivingBlob):
     def _receive_stream(self) -> None:
         is_first = True
         for block in self._stream.blocks():
+            if self.size is not None and self._pieces.end + len(block) > self.size:
+                raise UpstreamError("The upstream registry sent more than it announced.", **self.content.detail)
             if self._pieces.append(block) or is_first:
                 self._announce()
             is_first = False
 
     def _resume(self) -> None:
         self._stream.close()
-        stream = self._reopen(self._pieces.end)
+        stream = self.content.open_part(self._pieces.end, validator=self._validator)
         if stream is not None and self.size is not None and stream.size not in (None, self.size):
             stream.close()
             stream = None
         if stream is None:
-            raise UpstreamError("The upstream registry has changed the blob.", digest=str(self.digest))
+            raise changed(self.content)
         self._stream = stream
 
     def _store(self, receiver: gevent.Greenlet[..., None], on_end: Callable[[], object]) -> None:
+        failure: RegistryError | None = None
         try:
-            self._publish(TransferBody(self))
+            self.content.publish(TransferBody(self))
             self.is_published = True
         except (DigestInvalid, SizeInvalid) as error:
-            self.error = self.error or UpstreamError(
-                "The upstream registry sent other content than that of the digest.", digest=str(self.digest)
+            failure = UpstreamError(
+                "The upstream registry sent other content than that of the digest.", **self.content.detail
             )
-            logger.warning("the blob %s of an upstream is invalid: %s", self.digest, error)
+            logger.warning("%s of an upstream is invalid: %s", self.content, error)
         except RegistryError as error:
-            self.error = error
+            failure = error
         except Exception:
-            logger.exception("the blob %s could not be stored", self.digest)
-            self.error = UpstreamError()
+            logger.exception("%s could not be stored", self.content)
+            failure = UpstreamError()
         finally:
             receiver.kill()
             self._pieces.discard()
             on_end()
+            self.error = self.error or failure  # clients learn it when they may try again
             self._announce()
 
 

@@ -22,7 +22,7 @@ from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.sources import Found
-from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Image, Images
@@ -121,21 +121,23 @@ class ImagePulls:
         repository: ImageRepositoryName | None = None,
         *,
         principal: Principal = ANONYMOUS,
-    ) -> StoredFile:
+    ) -> Found[ServedFile]:
         """
-        Return the layer of an image as it is sent to clients; a source stores it first if necessary.
+        Return the layer of an image as it is sent to clients; that of a source may be served while it is received.
 
         Raises:
             ImageUnknown, ImageUnfinished, UpstreamError: as for :meth:`image`.
             Overloaded: too many layers are being verified.
         """
         try:
-            return self._images.find_layer(image_id, principal=principal)[1]
+            return Found(self._images.find_layer(image_id, principal=principal)[1])
         except (ImageUnknown, ImageUnfinished):
             query = self._query(image_id, repository, principal)
-            if not any(source.fetch(query) for source in self._asked(image_id)):
-                raise
-        return self._images.find_layer(image_id, principal=principal)[1]
+            for source in self._asked(image_id):
+                found = source.layer(query)
+                if found is not None:
+                    return found
+            raise
 
     def tags(self, name: ImageRepositoryName, *, principal: Principal = ANONYMOUS) -> Found[Mapping[str, str]]:
         """

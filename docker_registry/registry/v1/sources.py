@@ -8,6 +8,7 @@ from typing import Protocol
 
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.sources import Found
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.derived_source import Permitted
 
 
@@ -53,6 +54,14 @@ class V1Source(Protocol):
 
     def fetch(self, query: ImageQuery) -> bool:
         """Store an image with its verified layer; return False when the source does not have it."""
+        ...
+
+    def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
+        """
+        Return the layer of an image as it is sent to clients; None when the source does not have it.
+
+        It may be served while it is received, but never completely before it is verified and stored.
+        """
         ...
 
     def tags(self, name: ImageRepositoryName, permitted: Permitted | None) -> Found[Mapping[str, str]] | None:

@@ -28,6 +28,7 @@ from docker_registry.registry.bridge.image_sources import PartMissing
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.sources import ImageQuery, SourceImage
 from docker_registry.registry.v1.tag_json import LATEST
@@ -143,6 +144,20 @@ class BridgedImages:
             except BlobUnknown:
                 continue
         return False
+
+    def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
+        """
+        Return the layer of an image, after storing it; None when the upstream does not have it.
+
+        Raises:
+            UpstreamError: as for :meth:`fetch`.
+            Overloaded: too many layers are being verified.
+        """
+        image = self._derived.find(query.image_id, query.permitted) if self.fetch(query) else None
+        stored = None if image is None else self._derived.stored_file(query.image_id, image)
+        if image is None or stored is None:
+            return None
+        return Found(self._derived.sent_file(image, stored), Origin(expires=time.monotonic()))
 
     # ------------------------------------------------------------------------------------------------- steps
 

@@ -5,40 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
 from typing import Final
 
-import gevent
-from gevent.lock import BoundedSemaphore
-
-from docker_registry.errors import ImageInvalid, SizeInvalid, UpstreamDenied, UpstreamError, UpstreamUnavailable
+from docker_registry.errors import ImageInvalid, UpstreamDenied, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.keyed_locks import KeyedLocks
-from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror import stale
-from docker_registry.registry.mirror.remotes import ABSENT_SECONDS, MIRROR
-from docker_registry.registry.mirror.responses import UpstreamBlob
+from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
 from docker_registry.registry.mirror.stale import STALE_SECONDS
+from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.pushes import ImagePushes, parse_image_json
 from docker_registry.registry.v1.sources import ImageQuery, SourceImage
 from docker_registry.registry.v1_mirror import answers
-from docker_registry.registry.v1_mirror.layer_body import LayerBody
+from docker_registry.registry.v1_mirror.mirrored_layer import MirroredLayer
 from docker_registry.registry.v1_mirror.records import ListKind, ListRecord, Records
 from docker_registry.registry.v1_mirror.source_client import SourceClient, invalid, is_checksum
 
 logger = logging.getLogger(__name__)
-
-#: Life of the lease of an image that is being fetched, which is extended meanwhile; and the pause between attempts.
-_LEASE_SECONDS: Final = 15.0
-_POLL_SECONDS: Final = 0.1
 
 #: Memory for each of: what is absent, what failed, and which ancestors images have.
 _REMEMBERED_BYTES: Final = 1024 * 1024
@@ -58,7 +50,7 @@ class MirroredImages:
         records: Records,
         images: Images,
         pushes: ImagePushes,
-        leases: Leases,
+        transfers: Transfers,
         json_budget: JsonBudget,
         read_only: ReadOnly,
         memberships: ImageMemberships,
@@ -69,7 +61,7 @@ class MirroredImages:
         """
         Args:
             images, pushes: read and store images.
-            leases: let one process at a time fetch an image.
+            transfers: receive layers.
             read_only: while writes are refused, nothing is fetched.
             memberships: records in which repositories clients may find an image, in a registry with access control.
             ttl_seconds: how long lists of tags and images are served before the registry is asked again.
@@ -79,14 +71,13 @@ class MirroredImages:
         self._records = records
         self._images = images
         self._pushes = pushes
-        self._leases = leases
+        self._transfers = transfers
         self._json_budget = json_budget
         self._read_only = read_only
         self._memberships = memberships
         self._ttl_seconds = ttl_seconds
         self._now = now
         self._locks = KeyedLocks()
-        self._slots = BoundedSemaphore(client.upstream.max_connections)
         self._absent: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
         self._failures: BoundedCache[str, tuple[UpstreamError, float]] = BoundedCache(_REMEMBERED_BYTES)
         self._ancestries: BoundedCache[str, tuple[str, ...]] = BoundedCache(
@@ -159,20 +150,22 @@ class MirroredImages:
             UpstreamError: the registry cannot be asked, or its layer is not the one that its checksums say.
             Overloaded: the layer must be read to verify it, and too many layers are being read.
         """
-        image_id = query.image_id
-        with self._locks.hold(("layer", image_id)), self._lease(image_id) as is_stored:
-            if is_stored:
-                return True
-            found = self.image(query)
-            if found is None:
-                return False
-            self._check_writable()
-            if not self._slots.acquire(timeout=self._client.upstream.timeout_seconds):
-                raise UpstreamUnavailable("Too many transfers from the mirrored registry.")
-            try:
-                return self._store(query, found.value)
-            finally:
-                self._slots.release()
+        found = self.image(query)
+        return found is not None and self._transfers.wait(self._layer(query, found.value))
+
+    def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
+        """
+        Return the layer of an image, served while it is received; None when the registry does not have it.
+
+        Raises:
+            UpstreamError, Overloaded: as for :meth:`fetch`.
+        """
+        found = self.image(query)
+        opened = None if found is None else self._transfers.open(self._layer(query, found.value))
+        if opened is None:
+            return None
+        fetched_from = self._client.upstream.name if opened.is_new else ""
+        return Found(opened.file, Origin(expires=time.monotonic(), fetched_from=fetched_from))
 
     def search(self, text: str, size: int) -> list[Result]:
         """Return repositories of the registry whose names contain a text; none while it cannot be asked."""
@@ -308,47 +301,10 @@ class MirroredImages:
             if image_id == str(query.image_id) and is_checksum(checksum):
                 yield checksum
 
-    def _store(self, query: ImageQuery, image: SourceImage) -> bool:
-        image_id = query.image_id
-
-        def open_layer(start: int) -> UpstreamBlob | None:
-            return self._client.open_layer(image_id, query.repository, start)
-
-        stream = open_layer(0)
-        if stream is None:
-            return False
-        try:
-            with closing(LayerBody(stream, open_layer, image.size)) as body:
-                self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
-        except (ImageInvalid, SizeInvalid) as error:
-            self._records.discard_image(image_id)
-            logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
-            raise invalid("another layer than its checksums say", self._client) from None
-        self._records.mark_stored(image_id)
-        self._records.discard_image(image_id)
-        return True
-
-    @contextmanager
-    def _lease(self, image_id: ImageId) -> Iterator[bool]:
-        """Hold the right to fetch an image; yield whether another process has stored it before."""
-        work = f"mirror-{str(image_id)[:40]}"
-        while not self._leases.take(work, _LEASE_SECONDS):
-            gevent.sleep(_POLL_SECONDS)
-            if self._images.is_complete(image_id, principal=None):
-                yield True
-                return
-        keeper = gevent.spawn(self._keep_lease, work)
-        try:
-            yield self._images.is_complete(image_id, principal=None)
-        finally:
-            keeper.kill()
-            self._leases.release(work)
-
-    def _keep_lease(self, work: str) -> None:
-        """Extend a lease for ever; the body of a greenlet."""
-        while True:
-            gevent.sleep(_LEASE_SECONDS / 3)
-            self._leases.take(work, _LEASE_SECONDS)
+    def _layer(self, query: ImageQuery, image: SourceImage) -> MirroredLayer:
+        return MirroredLayer(
+            self._client, self._records, self._images, self._pushes, query, image, check=self._check_writable
+        )
 
     def _is_absent(self, key: str) -> bool:
         return time.monotonic() < (self._absent.get(key) or 0)

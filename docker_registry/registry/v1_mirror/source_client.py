@@ -1,8 +1,9 @@
 """
 The client of a mirrored registry of API V1 and its index.
 
-Docker gets a token with the list of a repository's images from the index, and shows it to the registry; so does this
-client. Answers are bounded; their content is checked where it is used.
+Docker gets a token with the list of a repository's images from the index, where it may log in, and shows it to the
+registry; so does this client. A registry that issues no tokens gets the account itself. Answers are bounded; their
+content is checked where it is used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import requests
 from docker_registry.errors import UpstreamDenied, UpstreamError
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.mirror.client import UpstreamClient
-from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES, UpstreamBlob
+from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES, UpstreamBlob, range_headers
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 
 #: Longest list, or JSON of an image, that is accepted.
@@ -61,7 +62,8 @@ class SourceClient:
 
     def list_images(self, name: ImageRepositoryName) -> bytes | None:
         """Return the list of a repository's images, as JSON."""
-        response = self._index.send("GET", f"v1/repositories/{name}/images", {"X-Docker-Token": "true"})
+        headers = {"X-Docker-Token": "true", **_authorization(self._index.login())}
+        response = self._index.send("GET", f"v1/repositories/{name}/images", headers)
         if response is None:
             return None
         token = response.headers.get("X-Docker-Token", "")
@@ -97,21 +99,31 @@ class SourceClient:
         """Return the ids of an image and its ancestors, as JSON; *name* as for :meth:`get_image`."""
         return self._read(self._get(f"v1/images/{image_id}/ancestry", name))
 
-    def open_layer(self, image_id: ImageId, name: ImageRepositoryName | None, start: int = 0) -> UpstreamBlob | None:
+    def open_layer(
+        self,
+        image_id: ImageId,
+        name: ImageRepositoryName | None,
+        start: int = 0,
+        end: int | None = None,
+        validator: str = "",
+    ) -> UpstreamBlob | None:
         """
-        Start to receive a layer.
+        Start to receive a layer, or a part of it.
 
         Args:
             name: as for :meth:`get_image`.
             start: offset of the first byte.
+            end: offset after the last byte; None for the end of the layer.
+            validator: of the response that brought the bytes before *start*; empty if there is none.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        headers = range_headers(start, end, validator)
         response = self._get(f"v1/images/{image_id}/layer", name, headers)
         return None if response is None else self._registry.blob(response, start)
 
     def search(self, query: str, size: int) -> bytes | None:
         """Return the repositories whose names contain a text, as JSON."""
-        response = self._index.send("GET", f"v1/search?{urlencode({'q': query, 'n': size})}", {})
+        headers = _authorization(self._index.login())
+        response = self._index.send("GET", f"v1/search?{urlencode({'q': query, 'n': size})}", headers)
         return None if response is None else self._index.read(response, MAX_ANSWER_BYTES)
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -121,19 +133,27 @@ class SourceClient:
     ) -> requests.Response | None:
         """Send a request to the registry; if it wants a token, or another one, once more with a new one."""
         accepted = {200, _PARTIAL} if headers else {200}
+        others = headers or {}
+        sent = self._token(name) or self._registry.login()
         try:
-            return self._registry.send("GET", path, self._with_token(name, headers), accepted)
+            return self._registry.send("GET", path, {**others, **_authorization(sent)}, accepted)
         except UpstreamDenied:
-            if name is None or self.list_images(name) is None or str(name) not in self._tokens:
+            has_list = name is not None and self.list_images(name) is not None
+            renewed = (self._token(name) if has_list else None) or self._registry.login(renew=True)
+            if renewed is None or (renewed == sent and not renewed.startswith("Token ")):
                 raise
-        return self._registry.send("GET", path, self._with_token(name, headers), accepted)
+        return self._registry.send("GET", path, {**others, **_authorization(renewed)}, accepted)
 
-    def _with_token(self, name: ImageRepositoryName | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    def _token(self, name: ImageRepositoryName | None) -> str | None:
         token = None if name is None else self._tokens.get(str(name))
-        return {**(headers or {}), **({} if token is None else {"Authorization": f"Token {token}"})}
+        return None if token is None else f"Token {token}"
 
     def _read(self, response: requests.Response | None) -> bytes | None:
         return None if response is None else self._registry.read(response, MAX_ANSWER_BYTES)
+
+
+def _authorization(header: str | None) -> dict[str, str]:
+    return {} if header is None else {"Authorization": header}
 
 
 def is_checksum(text: str) -> bool:

@@ -13,12 +13,14 @@ from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.mirror.client import UpstreamClient
+from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.sources import Found
+from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 from docker_registry.registry.v1.sources import ImageQuery, SourceImage, V1Source
@@ -53,6 +55,7 @@ class V1Mirror:
         derived: DerivedImages,
         source: UpstreamClient,
         index: Upstream | None,
+        transfers: Transfers,
         *,
         user_agent: str,
         via: Callable[[], str],
@@ -70,6 +73,7 @@ class V1Mirror:
             derived: the images that the bridge derives from API V2.
             source: the client of the mirrored registry, which *registry* also mirrors by API V2.
             index: its index; None if it is its own.
+            transfers: those of *registry*, which are closed with its mirror.
             user_agent: what it is told about this server.
             via: returns the name of this registry in Via headers; the same on all its hosts.
             memory: budget for answers that are being received.
@@ -87,13 +91,16 @@ class V1Mirror:
         self._is_mirrored = is_mirrored
         self._index = None
         if index is not None:
-            self._index = UpstreamClient(index, None, memory, user_agent=user_agent, via=via, is_offline=is_offline)
+            credentials = source.credentials_for(index)
+            self._index = UpstreamClient(
+                index, credentials, memory, user_agent=user_agent, via=via, is_offline=is_offline
+            )
         self._by_v1 = MirroredImages(
             SourceClient(source, self._index or source),
             Records(registry.driver),
             legacy.images,
             legacy.image_pushes,
-            registry.leases,
+            transfers,
             registry.json_budget,
             read_only,
             legacy.image_memberships,
@@ -129,6 +136,10 @@ class V1Mirror:
     def fetch(self, query: ImageQuery) -> bool:
         """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
         return self._choose().fetch(query)
+
+    def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
+        """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
+        return self._choose().layer(query)
 
     def search(self, text: str, size: int) -> list[Result]:
         """Return repositories of the mirrored registry whose names contain a text; none while it cannot be asked."""
@@ -186,7 +197,9 @@ class V1Mirror:
 
     def _speaks_v1(self) -> bool:
         client = self._client
-        response = client.send("GET", "v1/_ping", {}, {200, 400, 401, 403, 405, 410})
+        login = client.login()
+        headers = {} if login is None else {"Authorization": login}
+        response = client.send("GET", "v1/_ping", headers, {200, 400, 401, 403, 405, 410})
         if response is None or response.status_code != 200:
             if response is not None:
                 response.close()

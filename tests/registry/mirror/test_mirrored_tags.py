@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
+from docker_registry import dependencies
+from docker_registry.app import create_app
+from docker_registry.drivers.file import FileDriver
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.names import RepositoryName, Tag
-from tests.registry.mirror.conftest import NAME, THERE
+from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.support.images import make_image
 from tests.support.servers.upstream import Answer
+from tests.support.timing import wait_until
 
 OLD, NEW = make_image("old", layer_bytes=10), make_image("new", layer_bytes=10)
 PATH = f"{THERE}/manifests/v1"
@@ -46,6 +51,19 @@ class TestATag:
         age(pulled, 200)
         assert OLD.manifest == pulled.get("manifests/v1").data
         assert [] == questions(upstream)
+
+    def test_has_a_response_that_may_be_repeated_until_then(self, upstream, tmp_path):
+        with Mirrored(FileDriver(str(tmp_path)), upstream.url).services as services:
+            client = create_app(services).test_client()
+
+            def repeatable():
+                with dependencies.collected() as found:
+                    assert OLD.manifest == client.get(f"/v2/{NAME}/manifests/v1").data
+                return found if found.is_complete else None
+
+            found = wait_until(repeatable)  # its files must be a little older
+        assert found.is_cacheable
+        assert 0 < found.until - time.monotonic() <= 300
 
     def test_is_asked_for_once_by_head_when_it_is_older(self, pulled, upstream):
         age(pulled, 301)

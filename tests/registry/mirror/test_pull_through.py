@@ -19,7 +19,7 @@ from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.mirror.circuit_breaker import PROBE_SECONDS
 from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
-from docker_registry.registry.mirror.arriving_blob import WITHHELD_BYTES
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES
 from docker_registry.registry.names import Digest
 from docker_registry.settings import TYPES, settings_of
 from tests.registry.mirror.conftest import NAME, THERE

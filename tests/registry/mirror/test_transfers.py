@@ -9,14 +9,16 @@ import re
 import gevent
 import pytest
 
+from docker_registry.errors import UpstreamUnavailable
 from docker_registry.registry import layout
-from docker_registry.registry.mirror.arriving_blob import NEAR_BYTES
-from docker_registry.registry.mirror.mirrored_blobs import _work
+from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
+from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.mirror.pieces import PIECE_SECONDS, Pieces, StoredPieces
 from docker_registry.registry.mirror.transfer import MAX_RESUMES
 from docker_registry.registry.names import Digest, RepositoryName
 from tests.registry.mirror.conftest import NAME, THERE
 from tests.support.clients.v2 import digest_of
+from tests.support.clock import Clock
 from tests.support.servers.upstream import Answer
 from tests.support.timing import wait_until
 
@@ -74,7 +76,7 @@ class TestABrokenTransfer:
     def test_ends_when_the_rest_is_something_else(self, mirrored, upstream, rest):
         bad = OTHER_RESTS[rest]
         upstream.contents[f"{THERE}/{BLOB}"], _ = breaking(lambda headers: bad if "range" in headers else Answer(LARGE))
-        with pytest.raises(Exception, match=r"changed the blob|another part"):
+        with pytest.raises(Exception, match=r"changed the content|another part|more than it announced"):
             assert mirrored.get(BLOB).data
         assert set() == mirrored.paths()
 
@@ -88,7 +90,7 @@ class TestABrokenTransfer:
 
     def test_of_a_process_that_died_is_continued(self, mirrored, upstream, driver):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
-        work = _work(RepositoryName(NAME), Digest.parse(DIGEST))
+        work = work_of(RepositoryName(NAME), Digest.parse(DIGEST))
         for start, end in ((0, 65536), (65536, 1_000_000), (900_000, 1_000_100)):
             driver.put_content(f"{layout.transfer(work)}/{start}", LARGE[start:end])
         driver.put_content(layout.lease(work), json.dumps({"holder": "another", "until": 1}).encode())
@@ -99,7 +101,7 @@ class TestABrokenTransfer:
 
     def test_whose_pieces_are_damaged_is_not_served_and_starts_anew(self, mirrored, upstream, driver):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
-        work = _work(RepositoryName(NAME), Digest.parse(DIGEST))
+        work = work_of(RepositoryName(NAME), Digest.parse(DIGEST))
         for start in (0, 65536):
             driver.put_content(f"{layout.transfer(work)}/{start}", bytes(65536))
         with pytest.raises(Exception, match="other content"):
@@ -118,9 +120,72 @@ class TestABrokenTransfer:
 
     def test_that_nobody_continues_is_purged(self, mirrored, driver):
         driver.put_content(f"{layout.transfer('abandoned')}/0", b"a")
-        blobs = mirrored.services.mirror.blobs
-        assert (0, 1) == (blobs.purge(3600), blobs.purge(-1))
+        transfers = mirrored.services.mirror.transfers
+        assert (0, 1) == (transfers.purge(3600), transfers.purge(-1))
         assert [] == list(driver.walk(layout.TRANSFERS))
+
+
+def begin(driver, *pieces, until=2**40):
+    """Have a transfer of another process, with some pieces, that lives until a time."""
+    work = work_of(RepositoryName(NAME), Digest.parse(DIGEST))
+    driver.put_content(f"{layout.transfer(work)}/size", str(len(LARGE)).encode())
+    for start, end in pieces:
+        driver.put_content(f"{layout.transfer(work)}/{start}", LARGE[start:end])
+    driver.put_content(layout.lease(work), json.dumps({"holder": "another", "until": until}).encode())
+    return work
+
+
+class TestATransferOfAnotherProcess:
+    def test_is_followed_by_all_clients_together_and_continued_when_its_lease_expires(self, mirrored, upstream, driver):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        begin(driver, (0, 65536))
+        clients = [mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded() for _ in range(3)]
+        received = [next(blocks) for blocks in clients]
+        assert {LARGE[:65536]} == set(received)
+        assert 1 == mirrored.services.registry.leases.counts["mirror", "busy"], "one looks for all"
+        begin(driver, (65536, 1_000_000))
+        received = [part + next(blocks) for part, blocks in zip(received, clients, strict=True)]
+        assert {LARGE[:1_000_000]} == set(received)
+        assert [] == upstream.requests
+        begin(driver, until=1)
+        for part, blocks in zip(received, clients, strict=True):
+            assert LARGE == part + b"".join(blocks)
+        assert ["bytes=1000000-"] == [headers["range"] for _, _, headers in upstream.requests]
+
+    def test_is_an_error_when_it_fails(self, mirrored, driver):
+        work = begin(driver, (0, 65536))
+        blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
+        assert LARGE[:65536] == next(blocks)
+        driver.remove(layout.lease(work))
+        with pytest.raises(UpstreamUnavailable, match="transfer from the upstream registry failed"):
+            next(blocks)
+
+    def test_is_not_waited_for_by_a_client_of_a_later_part(self, mirrored, upstream, driver):
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        begin(driver, (0, 65536))
+        first = 65536 + NEAR_BYTES + 1
+        assert LARGE[first : first + 10] == mirrored.get(BLOB, Range=f"bytes={first}-{first + 9}").data
+        assert [f"bytes={first}-{first + 9}"] == [headers["range"] for _, _, headers in upstream.requests]
+
+
+class TestPieces:
+    def test_that_overlap_are_found(self, driver):
+        work = begin(driver, (0, 65536), (65536, 131072))
+        pieces = StoredPieces(driver, work)
+        assert (True, 131072) == (pieces.find_all(), pieces.end)
+        begin(driver, (65536, 200_000), (200_000, 200_001))  # of the process that continues
+        assert (False, True, 200_001) == (pieces.find_next(), pieces.find_all(), pieces.end)
+        for offset in (0, 65535, 65536, 131072, 199_999, 200_000):
+            with pieces.segment(offset, offset + 1, as_file=False) as segment:
+                assert LARGE[offset : offset + 1] == segment
+
+    def test_of_bytes_that_arrive_slowly_are_short(self, driver):
+        clock = Clock()
+        pieces = Pieces(driver, "slow", clock)
+        assert not pieces.append(b"a")
+        clock.now += PIECE_SECONDS
+        assert pieces.append(b"b")
+        assert b"ab" == driver.get_content(f"{layout.transfer('slow')}/0")
 
 
 class TestAPart:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +107,45 @@ class TestAnImageOfTheSource:
 
         source.contents[f"/v1/images/{BASE}/layer"] = answer
         assert content(BASE) == mirrored.pull(NAME, "latest")[BASE]
+
+
+class TestASourceWithAnAccount:
+    @pytest.mark.parametrize("issues_tokens", [True, False])
+    def test_gets_the_password_itself_and_shows_it_to_no_other_host(self, open_mirror, source, issues_tokens):
+        basic = f"Basic {base64.b64encode(b'ann:secret').decode()}"
+
+        def guard(path, headers):
+            given = headers.get("authorization", "")
+            is_token = issues_tokens and given.startswith("Token sig") and not path.endswith("/images")
+            return None if given == basic or is_token else Answer(status=401)
+
+        source.guard = guard
+        if not issues_tokens:
+            for path in [path for path in source.contents if path.endswith("/images")]:
+                source.contents[path] = replace(source.contents[path], headers={})
+        with Upstream() as elsewhere:
+            layer = f"/v1/images/{BASE}/layer"
+            elsewhere.contents[layer] = source.contents[layer]
+            location = f"http://localhost:{elsewhere.port}{layer}"
+            source.contents[layer] = Answer(status=302, headers={"Location": location})
+            account = {"username": "ann", "password": "secret", "insecure": True}
+            upstream = MirrorUpstream(name="up.example", url=source.url, **account)
+            assert len(open_mirror(upstreams=(upstream,)).pull(NAME, "latest")) == 4
+            ((_, _, headers),) = elsewhere.requests
+            assert "authorization" not in headers
+
+    @pytest.mark.parametrize(
+        ("host", "token_hosts", "is_shown"),
+        [("127.0.0.1", (), True), ("localhost", (), False), ("localhost", ("localhost",), True)],
+    )
+    def test_has_an_index_that_gets_the_password_if_it_may(self, open_mirror, source, host, token_hosts, is_shown):
+        with Upstream() as index:
+            index.contents.update(source.contents)
+            account = {"username": "ann", "password": "secret", "insecure": True, "token_hosts": token_hosts}
+            upstream = MirrorUpstream(name="up.example", url=source.url, **account)
+            mirrored = open_mirror(upstreams=(upstream,), source_index=f"http://{host}:{index.port}")
+            assert len(mirrored.pull(NAME, "latest")) == 4
+            assert {is_shown} == {"authorization" in headers for _, _, headers in index.requests}
 
 
 class TestARepositoryThatIsHere:

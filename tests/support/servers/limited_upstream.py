@@ -1,8 +1,8 @@
 """
 An upstream registry in a process of its own, which sends blobs at a limited rate for all connections together.
 
-It is run as ``python -m tests.support.servers.limited_upstream FOLDER BYTES_PER_SECOND``, serves the files of the folder
-as blobs, and writes its port to its output. :class:`LimitedUpstream` runs it.
+``python -m tests.support.servers.limited_upstream FOLDER BYTES_PER_SECOND`` serves the files of the folder as blobs,
+and writes its port to its output. :class:`LimitedUpstream` runs it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LimitedUpstream:
         """
         self._command = [sys.executable, "-m", __name__, str(folder), str(bytes_per_second)]
 
-    def __enter__(self) -> LimitedUpstream:
+    def __enter__(self):
         self._process = subprocess.Popen(
             self._command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
         )

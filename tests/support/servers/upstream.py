@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.support.clients.v2 import digest_of
 from tests.support.images import Image
@@ -28,6 +28,7 @@ class Answer:
         headers: instead of the usual ones of the same names; None leaves one out.
         announced: value of Content-Length; by default that of the body. None sends the body and closes the connection.
         pause_seconds: after each mebibyte of the body.
+        gate: is awaited after the first mebibyte of the body.
         raw: bytes to send instead of everything else.
     """
 
@@ -36,7 +37,16 @@ class Answer:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     announced: int | None = -1
     pause_seconds: float = 0
+    gate: threading.Event | None = None
     raw: bytes | None = None
+
+
+def _send_body(file: BinaryIO, answer: Answer) -> None:
+    for start in range(0, len(answer.body), _BLOCK_BYTES):
+        file.write(answer.body[start : start + _BLOCK_BYTES])
+        time.sleep(answer.pause_seconds)
+        if answer.gate is not None:
+            answer.gate.wait(60)
 
 
 class Upstream:
@@ -87,9 +97,7 @@ class Upstream:
                         self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
-                    for start in range(0, len(answer.body), _BLOCK_BYTES):
-                        self.wfile.write(answer.body[start : start + _BLOCK_BYTES])
-                        time.sleep(answer.pause_seconds)
+                    _send_body(self.wfile, answer)
                 self.close_connection = length != len(answer.body)
 
             do_HEAD = do_GET  # noqa: N815 - the name that http.server calls

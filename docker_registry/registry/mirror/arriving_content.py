@@ -1,8 +1,7 @@
 """
-Blobs that are being received from an upstream, by this process or another one, and are served meanwhile.
+Content that is being received from an upstream, by this process or another one, and is served meanwhile.
 
-The last bytes are withheld from clients until the digest is verified, so no client receives an unverified blob
-completely.
+The last bytes are withheld from clients until it is verified, so no client receives unverified content completely.
 """
 
 from __future__ import annotations
@@ -10,19 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from gevent.event import Event
 
-from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, RegistryError, UpstreamError
-from docker_registry.registry import layout
 from docker_registry.registry.mirror.pieces import StoredPieces
-from docker_registry.registry.names import Digest
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES, UpstreamContent
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
-
-#: Bytes at the end of a blob that clients receive only after its digest is verified.
-WITHHELD_BYTES: Final = 64 * 1024
 
 #: A part that begins at most this far behind the received bytes is waited for.
 NEAR_BYTES: Final = 4 * 1024 * 1024
@@ -31,50 +25,36 @@ NEAR_BYTES: Final = 4 * 1024 * 1024
 _LOOK_SECONDS: Final = 0.1
 
 
-class ByteStream(Protocol):
-    """Bytes that are received from an upstream."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes that the upstream announces; None if it announces none."""
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes as they arrive."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class ArrivingBlob(ABC):
+class ArrivingContent(ABC):
     """
-    A blob that is being received.
+    Content that is being received.
 
     Attributes:
-        size: bytes of the blob, as announced; if none were announced, None until all bytes have arrived.
+        content: what is received.
+        size: its bytes, as announced; if none were announced, None until all bytes have arrived.
         error: why the transfer failed; None while it has not.
-        is_published: whether the verified blob is in the store.
+        is_published: whether the verified content is in the store.
         is_abandoned: whether the process that received it has died, so that another one must continue.
         readers: number of clients that receive it.
     """
 
-    def __init__(self, driver: StorageDriver, digest: Digest, size: int | None, pieces: StoredPieces) -> None:
+    def __init__(self, content: UpstreamContent, size: int | None, pieces: StoredPieces) -> None:
         """
         Args:
             pieces: the received bytes.
         """
-        self.digest = digest
+        self.content = content
         self.size = size
         self.error: RegistryError | None = None
         self.is_published = False
         self.is_abandoned = False
         self.readers = 0
-        self._driver = driver
         self._pieces = pieces
         self._changed = Event()
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop to receive or follow the blob."""
+        """Stop to receive or follow it."""
 
     @property
     def is_over(self) -> bool:
@@ -87,7 +67,7 @@ class ArrivingBlob(ABC):
 
     def wait(self) -> None:
         """
-        Wait until the blob is published, or abandoned.
+        Wait until the content is published, or abandoned.
 
         Raises:
             RegistryError: the transfer failed.
@@ -97,7 +77,7 @@ class ArrivingBlob(ABC):
 
     def segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
         """
-        Yield the bytes of the blob as they arrive, the last ones when it is verified; end early if it is abandoned.
+        Yield the bytes as they arrive, the last ones when they are verified; end early if the transfer is abandoned.
 
         Args:
             offset: first byte, from 0.
@@ -137,10 +117,10 @@ class ArrivingBlob(ABC):
         return min(received, (received if self.size is None else self.size) - WITHHELD_BYTES)
 
     def _published_segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
-        path = layout.blob_data(self.digest)
-        opened = self._driver.open_file(path) if as_files else None
+        file = self.content.get()
+        opened = file.open() if as_files else None
         if opened is None:
-            yield from self._driver.stream_read(path, offset, end - offset)
+            yield from file.read(offset, end - offset)
             return
         with opened:
             yield FilePart(opened.fileno(), offset, end - offset)
@@ -156,25 +136,18 @@ class ArrivingBlob(ABC):
 
 
 class ArrivingFile:
-    """An arriving blob as a :class:`~docker_registry.registry.stored_file.ServedFile`."""
+    """Arriving content as a :class:`~docker_registry.registry.stored_file.ServedFile`."""
 
-    def __init__(
-        self,
-        blob: ArrivingBlob,
-        size: int,
-        fetch_part: Callable[[int, int], ByteStream | None],
-        continued: Callable[[], ServedFile],
-    ) -> None:
+    path = ""
+
+    def __init__(self, arriving: ArrivingContent, size: int, continued: Callable[[], ServedFile]) -> None:
         """
         Args:
-            size: bytes of the blob.
-            fetch_part: requests a part of the blob from the upstream, from an offset to another.
-            continued: returns the file to read instead when the blob was abandoned.
+            size: bytes of the content.
+            continued: returns the file to read instead when the transfer was abandoned.
         """
-        self.path = layout.blob_data(blob.digest)
         self.size = size
-        self._blob = blob
-        self._fetch_part = fetch_part
+        self._arriving = arriving
         self._continued = continued
 
     def open(self) -> BinaryIO | None:
@@ -185,9 +158,18 @@ class ArrivingFile:
         """Return None: the store cannot serve it yet."""
         return None
 
+    def wait(self) -> None:
+        """
+        Wait until the content is in the store, or the transfer was abandoned.
+
+        Raises:
+            RegistryError: the transfer failed.
+        """
+        self._arriving.wait()
+
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
-        Yield bytes of the blob as they arrive; the last ones when it is verified.
+        Yield bytes of the content as they arrive; the last ones when it is verified.
 
         A part that will arrive much later is requested from the upstream by itself.
 
@@ -203,11 +185,11 @@ class ArrivingFile:
 
     def _segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
         released_end = min(end, self.size - WITHHELD_BYTES)
-        if self._blob.is_far_from(offset) and offset < released_end:
+        if self._arriving.is_far_from(offset) and offset < released_end:
             for part in self._part(offset, released_end):
                 offset += len(part)
                 yield part
-        for segment in self._blob.segments(offset, end, as_files=as_files):
+        for segment in self._arriving.segments(offset, end, as_files=as_files):
             offset += len(segment) if isinstance(segment, bytes) else segment.length
             yield segment
         if offset < end:
@@ -216,10 +198,11 @@ class ArrivingFile:
             yield from file.read(offset, end - offset) if segments is None else segments
 
     def _part(self, offset: int, end: int) -> Iterator[bytes]:
-        """Yield a part of the blob that is requested from the upstream by itself."""
-        stream = self._fetch_part(offset, end)
+        """Yield a part that is requested from the upstream by itself."""
+        content = self._arriving.content
+        stream = content.open_part(offset, end)
         if stream is None:
-            raise UpstreamError("The upstream registry has changed the blob.", digest=str(self._blob.digest))
+            raise changed(content)
         with closing(stream):
             for block in stream.blocks():
                 part = block[: end - offset]
@@ -227,3 +210,8 @@ class ArrivingFile:
                 yield part
                 if offset == end:
                     return
+
+
+def changed(content: UpstreamContent) -> UpstreamError:
+    """Return the error for content that an upstream has changed or removed while it was received."""
+    return UpstreamError("The upstream registry has changed the content.", **content.detail)

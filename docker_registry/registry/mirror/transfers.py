@@ -1,0 +1,190 @@
+"""
+The transfers of a mirror: each content is received once, whatever the number of clients, processes and hosts.
+
+The process that receives it holds a lease and extends it; the others follow the transfer in the store. On a store
+without leases each process receives for itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import UpstreamUnavailable
+from docker_registry.registry import layout
+from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.registry.leases import Leases
+from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile
+from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
+from docker_registry.registry.mirror.pieces import Pieces, announced_size
+from docker_registry.registry.mirror.transfer import Transfer
+from docker_registry.registry.mirror.upstream_content import UpstreamContent
+from docker_registry.registry.stored_file import ServedFile
+
+#: Life of the lease of a transfer, and how often it is extended while the process lives.
+LEASE_SECONDS: Final = 4.0
+_EXTEND_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """
+    Content that can be read.
+
+    Attributes:
+        is_new: whether it is fetched for this request.
+    """
+
+    file: ServedFile
+    is_new: bool = False
+
+
+class Transfers:
+    """All transfers that this process runs or follows."""
+
+    def __init__(self, driver: StorageDriver, leases: Leases) -> None:
+        """
+        Args:
+            leases: let one process at a time receive a content.
+        """
+        self._driver = driver
+        self._leases = leases
+        self._locks = KeyedLocks()
+        self._arriving: dict[str, ArrivingContent] = {}
+        self._slots: dict[str, BoundedSemaphore] = {}
+
+    def open(self, content: UpstreamContent) -> Opened | None:
+        """
+        Return a content to read: from the store, or while it is received; None if the upstream does not have it.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or denies access.
+        """
+        with self._locks.hold(content.work):
+            arriving, is_new = self._arriving.get(content.work), False
+            if arriving is None:
+                found = self._find(content)
+                if found is not None and not isinstance(found, ArrivingContent):
+                    return Opened(found)
+                arriving, is_new = found or self._start(content), found is None
+            if arriving is None:
+                return None
+        if arriving.size is None:  # a response needs the length
+            arriving.wait()
+            return Opened(content.get(), is_new)
+        return Opened(ArrivingFile(arriving, arriving.size, lambda: self._continued(content)), is_new)
+
+    def wait(self, content: UpstreamContent) -> bool:
+        """
+        Wait until a content is in the store; return False if the upstream does not have it.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or sends something else.
+        """
+        opened = self.open(content)
+        while opened is not None and isinstance(opened.file, ArrivingFile):
+            opened.file.wait()
+            opened = self.open(content)
+        return opened is not None
+
+    def find_size(self, work: str) -> int | None:
+        """Return the size of a content that is being received, bytes; None if it is not, or has not been announced."""
+        arriving = self._arriving.get(work)
+        return None if arriving is None else arriving.size
+
+    def close(self) -> None:
+        """Stop all transfers."""
+        for arriving in list(self._arriving.values()):
+            arriving.stop()
+
+    def purge(self, ttl_seconds: float) -> int:
+        """
+        Remove the pieces of transfers that no process continues.
+
+        Args:
+            ttl_seconds: minimum time since the last change of a transfer.
+
+        Returns:
+            The number of removed transfers.
+        """
+        oldest, newest = time.time() - ttl_seconds, dict[str, float]()
+        for piece in self._driver.walk(layout.TRANSFERS):
+            folder = piece.path.rpartition("/")[0]
+            newest[folder] = max(newest.get(folder, 0), piece.modified)
+        abandoned = [folder for folder, modified in newest.items() if modified < oldest]
+        return sum(self._driver.scratch.discard(folder) for folder in abandoned)
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _find(self, content: UpstreamContent) -> ServedFile | FollowedTransfer | None:
+        """
+        Return a content that is in the store, or the transfer of another process.
+
+        Returns:
+            None if this process is to receive it; it then holds the lease.
+        """
+        while True:
+            stored = content.find()
+            if stored is not None:
+                return stored
+            if self._leases.take(content.work, LEASE_SECONDS, ends_with_process=True):
+                return None
+            size = announced_size(self._driver, content.work)
+            if size is not None:
+                return self._follow(content, size)
+            gevent.sleep(POLL_SECONDS)
+
+    def _follow(self, content: UpstreamContent, size: int) -> FollowedTransfer:
+        followed = FollowedTransfer(self._driver, self._leases, content, size)
+        self._arriving[content.work] = followed
+        followed.start(lambda: self._arriving.pop(content.work, None))
+        return followed
+
+    def _start(self, content: UpstreamContent) -> Transfer | None:
+        """
+        Start to receive a content; this process holds the lease, which is released when the transfer has ended.
+
+        Returns:
+            None if the upstream does not have it.
+        """
+        upstream, work = content.upstream, content.work
+        slots = self._slots.setdefault(upstream.name, BoundedSemaphore(upstream.max_connections))
+        with ExitStack() as held:
+            held.callback(self._leases.release, work)
+            held.callback(gevent.spawn(self._keep_lease, work).kill)
+            if not slots.acquire(timeout=upstream.timeout_seconds):
+                raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=upstream.name)
+            held.callback(slots.release)
+            # Without leases several processes may receive the same content, each with pieces of its own.
+            has_leases = self._driver.capabilities.if_match
+            pieces = Pieces(self._driver, work if has_leases else secrets.token_hex(16))
+            pieces.find_all()
+            stream = content.open(pieces.end)
+            if stream is None:
+                return None
+            if stream.size is not None:
+                pieces.announce_size(stream.size)
+            self._arriving[work] = transfer = Transfer(content, stream, pieces)
+            held.callback(self._arriving.pop, work, None)
+            transfer.start(held.pop_all().close)
+        return transfer
+
+    def _continued(self, content: UpstreamContent) -> ServedFile:
+        """Return the file to read instead of one that was abandoned."""
+        opened = self.open(content)
+        if opened is None:
+            raise UpstreamUnavailable("The upstream registry does not have the content any more.", **content.detail)
+        return opened.file
+
+    def _keep_lease(self, work: str) -> None:
+        """Extend the lease of a transfer for ever; the body of a greenlet."""
+        while True:
+            gevent.sleep(_EXTEND_SECONDS)
+            self._leases.take(work, LEASE_SECONDS, ends_with_process=True)

@@ -1,0 +1,90 @@
+"""Layers of a mirrored registry of API V1, served while they are received, and stored once they are verified."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from docker_registry.errors import ImageInvalid, SizeInvalid, UpstreamError
+from docker_registry.registry.ingest import Body
+from docker_registry.registry.mirror.remotes import MIRROR
+from docker_registry.registry.mirror.responses import UpstreamBlob
+from docker_registry.registry.mirror.upstream_content import UpstreamContent
+from docker_registry.registry.stored_file import ServedFile
+from docker_registry.registry.v1.images import Images
+from docker_registry.registry.v1.pushes import ImagePushes
+from docker_registry.registry.v1.sources import ImageQuery, SourceImage
+from docker_registry.registry.v1_mirror.records import Records
+from docker_registry.registry.v1_mirror.source_client import SourceClient, invalid
+
+logger = logging.getLogger(__name__)
+
+
+class MirroredLayer(UpstreamContent):
+    """The layer of an image; with it, the image is stored."""
+
+    def __init__(
+        self,
+        client: SourceClient,
+        records: Records,
+        images: Images,
+        pushes: ImagePushes,
+        query: ImageQuery,
+        image: SourceImage,
+        *,
+        check: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            image: the image without its layer.
+            check: raises UpstreamUnavailable if nothing may be fetched.
+        """
+        image_id = query.image_id
+        super().__init__(client.upstream, f"mirror-{str(image_id)[:40]}", {"id": str(image_id)})
+        self._client = client
+        self._records = records
+        self._images = images
+        self._pushes = pushes
+        self._query = query
+        self._image = image
+        self._check = check
+
+    def find(self) -> ServedFile | None:
+        """See :class:`UpstreamContent`."""
+        return self.get() if self.is_stored() else None
+
+    def is_stored(self) -> bool:
+        """See :class:`UpstreamContent`."""
+        return self._images.is_complete(self._query.image_id, principal=None)
+
+    def get(self) -> ServedFile:
+        """See :class:`UpstreamContent`."""
+        return self._images.find_layer(self._query.image_id, principal=None)[1]
+
+    def open(self, start: int) -> UpstreamBlob | None:
+        """See :class:`UpstreamContent`."""
+        self._check()
+        stream = self.open_part(start)
+        if stream is None or self._image.size is None:
+            return stream
+        if stream.size not in (None, self._image.size):
+            stream.close()
+            raise UpstreamError("The mirrored registry sent a layer of another size than it stated.", **self.detail)
+        stream.size = self._image.size
+        return stream
+
+    def open_part(self, start: int, end: int | None = None, validator: str = "") -> UpstreamBlob | None:
+        """See :class:`UpstreamContent`."""
+        return self._client.open_layer(self._query.image_id, self._query.repository, start, end, validator)
+
+    def publish(self, body: Body) -> None:
+        """See :class:`UpstreamContent`."""
+        image_id, image = self._query.image_id, self._image
+        try:
+            self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
+        except (ImageInvalid, SizeInvalid) as error:
+            self._records.discard_image(image_id)
+            logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
+            raise invalid("another layer than its checksums say", self._client) from None
+        self._records.mark_stored(image_id)
+        self._records.discard_image(image_id)
