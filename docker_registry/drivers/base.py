@@ -440,6 +440,13 @@ class StorageDriver(ABC):
         is_overridden = type(self).together is not StorageDriver.together
         return self.together() if is_overridden else nullcontext()
 
+    def announce_writes(self, paths: Sequence[str]) -> None:  # noqa: B027 - not abstract, most drivers need no preparation
+        """
+        Announce files that are about to be put in the current batch, so that a driver can prepare for all at once.
+
+        By default this does nothing. Files may be put without an announcement, and announced files may not be put.
+        """
+
     @property
     def short_lived(self) -> StorageDriver:
         """The old name of :attr:`scratch`."""

@@ -48,7 +48,7 @@ _LISTINGS: Final = {"list_directory": "List", "walk": "Walk"}
 _BATCH: Final = "Batch"
 
 #: Methods that are not measured.
-_PASSED_ON: Final = ("folder_version", "is_shared", "link", "remove_leftovers", "touch")
+_PASSED_ON: Final = ("announce_writes", "folder_version", "is_shared", "link", "remove_leftovers", "touch")
 
 
 class ActionTimes:

@@ -226,12 +226,16 @@ class Manifests:
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
         # Checking for a file is faster than checking whether a directory has any file.
-        complete = self._driver.has_file(layout.back_references_complete(name))
+        complete, is_in_catalog = (
+            size is not None
+            for size in self._driver.find_sizes((layout.back_references_complete(name), layout.catalog_entry(name)))
+        )
         is_first = not complete and not self._driver.exists(layout.manifests(name))
         while True:
             try:
                 with self._driver.batch():
-                    self._repositories.enter(name)
+                    if not is_in_catalog:
+                        self._repositories.enter(name)
                     is_new, changes = self._write_content(
                         name, descriptor, payload, document, conditions, actor.principal, has_back_references=complete
                     )
@@ -284,6 +288,14 @@ class Manifests:
             for tag, condition in conditions.items()
         ]
         if self._driver.capabilities.pages:  # looking for a back-reference takes as long as writing it
+            digest = descriptor.digest
+            self._driver.announce_writes(
+                [
+                    layout.blob_data(digest),
+                    layout.revision_link(name, digest),
+                    *(path for tag in conditions for path in self._tags.files(name, tag, digest)),
+                ]
+            )
             blob, _, *changes = run_concurrently(put, refer, *(partial(each, is_new=True) for each in prepare))
             return blob.is_new, changes
         is_new = put().is_new

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
+from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import (
     ConditionUnsupported,
@@ -182,6 +184,10 @@ class Tags:
         self.apply(change, principal=principal)
         return previous
 
+    def files(self, name: RepositoryName, tag: Tag, digest: Digest) -> tuple[str, str]:
+        """Return the paths that :meth:`prepare` and :meth:`apply` write when a tag is set to a manifest."""
+        return self._back_references.path(name, tag, digest), self.links.path(name, tag)
+
     def prepare(
         self,
         name: RepositoryName,
@@ -204,9 +210,14 @@ class Tags:
         Raises:
             TagChanged, TagImmutable, ConditionUnsupported: as for :meth:`point`.
         """
-        change = self._checked(name, tag, digest, condition, principal)
-        self._back_references.put(name, tag, digest, is_new=is_new, are_complete=has_back_references)
-        return change
+        check = partial(self._checked, name, tag, digest, condition, principal)
+        refer = partial(self._back_references.put, name, tag, digest, is_new=is_new, are_complete=has_back_references)
+        if self._driver.capabilities.pages and is_new:  # each is one request; a back-reference too many is ignored
+            change, _ = run_concurrently(check, refer)
+        else:
+            change = check()
+            refer()
+        return cast(TagChange, change)
 
     def apply(self, change: TagChange, *, principal: Principal = ANONYMOUS) -> None:
         """

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import BinaryIO, Final
 
@@ -48,9 +48,26 @@ _SIZE: Final = "size"
 _PRESENCE: Final = "presence"
 _FOLDER: Final = "folder"
 
-#: The entries that this greenlet has changed inside :meth:`CachedDriver.batch`, whose changes may become visible
-#: only at the end of the block; None outside of such a block.
-_batch_changes: ContextVar[set[tuple[str, str]] | None] = ContextVar("batch_changes", default=None)
+
+@dataclass(slots=True)
+class _Batch:
+    """
+    The changes that a greenlet makes inside :meth:`CachedDriver.batch`.
+
+    Attributes:
+        broken: entries to break at the end of the block, as changes may become visible only there.
+        leases: of announced files that have not been written yet, by path.
+        written: lease and size of the written files whose sizes are cached at the end of the block, by path.
+    """
+
+    cache: LeasedCache
+    broken: set[tuple[str, str]] = field(default_factory=set)
+    leases: dict[str, bytes] = field(default_factory=dict)
+    written: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+
+
+#: The batch of this greenlet; None outside of such a block.
+_current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
 
 
 @dataclass(slots=True)
@@ -292,18 +309,31 @@ class CachedDriver(StorageDriver):
     @contextmanager
     def batch(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
-        if _batch_changes.get() is not None:
+        if self._batch() is not None:
             yield
             return
-        changed: set[tuple[str, str]] = set()
-        token = _batch_changes.set(changed)
+        batch = _Batch(self.cache)
+        token = _current_batch.set(batch)
         try:
             with self.driver.batch():
                 yield
         finally:
-            _batch_changes.reset(token)
-            if changed:
-                self.cache.break_leases(changed)
+            _current_batch.reset(token)
+            if batch.written:
+                self.cache.settle(_SIZE, batch.written, batch.broken, _SECONDS)
+            elif batch.broken:
+                self.cache.break_leases(batch.broken)
+
+    def announce_writes(self, paths: Sequence[str]) -> None:
+        """See :class:`StorageDriver`; invalidates all of the paths with one request to Redis."""
+        batch = self._batch()
+        if batch is None or not self._is_visible_at_once:
+            return
+        cached = [path for path in paths if not _SHORT_LIVED.fullmatch(check_path(path))]
+        further = {entry for path in cached for entry in self._changed_with_size(path)}
+        lease = self.cache.renew(_SIZE, cached, further) if cached else None
+        if lease is not None:
+            batch.leases.update(dict.fromkeys(cached, lease))
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
@@ -392,22 +422,32 @@ class CachedDriver(StorageDriver):
         Invalidate a file before and after it is written; where a write is visible at once, cache its size afterwards.
 
         So the registry need not ask the store for a file that it has just written, such as the link of a blob when its
-        manifest is pushed.
+        manifest is pushed. In a batch, "afterwards" is its end, for all files together: until then nothing was
+        acknowledged.
         """
         written = _Written()
         if not self._is_visible_at_once or _SHORT_LIVED.fullmatch(check_path(path)):
             with self._invalidating(path):
                 yield written
             return
-        further = [(_CONTENT, path), (_PRESENCE, path), *self._folder_versions_above(path)]
-        lease = self.cache.renew(_SIZE, path, further)
+        further = self._changed_with_size(path)
+        batch = self._batch()
+        lease = None if batch is None else batch.leases.pop(path, None)
+        lease = lease or self.cache.renew(_SIZE, (path,), further)
         try:
             yield written
         finally:
             if lease is None or written.size is None:
                 self.cache.break_leases([(_SIZE, path), *further])
+            elif batch is None:
+                self.cache.settle(_SIZE, {path: (lease, b"%d" % written.size)}, further, _SECONDS)
             else:
-                self.cache.settle(_SIZE, path, further, lease, b"%d" % written.size, _SECONDS)
+                batch.written[path] = lease, b"%d" % written.size
+                batch.broken.update(further)
+
+    def _changed_with_size(self, path: str) -> list[tuple[str, str]]:
+        """Return the entries that a write of a file changes, besides that of its size."""
+        return [(_CONTENT, path), (_PRESENCE, path), *self._folder_versions_above(path)]
 
     @contextmanager
     def _invalidating(self, path: str) -> Iterator[None]:
@@ -419,9 +459,14 @@ class CachedDriver(StorageDriver):
             yield
         finally:
             self.cache.break_leases(entries)
-            batch_changes = _batch_changes.get()
-            if batch_changes is not None:
-                batch_changes.update(entries)
+            batch = self._batch()
+            if batch is not None:
+                batch.broken.update(entries)
+
+    def _batch(self) -> _Batch | None:
+        """Return the current batch of this greenlet in this store."""
+        batch = _current_batch.get()
+        return batch if batch is not None and batch.cache is self.cache else None
 
     @contextmanager
     def _invalidating_removal(self, path: str) -> Iterator[None]:

@@ -106,41 +106,59 @@ end
 return 1
 """
 
-#: KEYS: the entry, the generations, further entries; ARGV: a new token, the lifetime of a lease in milliseconds, the
-#: number of generations. Replaces the entry by a lease and removes the further ones.
+#: KEYS: entries, generations, further entries; ARGV: the numbers of entries and of generations, a new token, the
+#: lifetime of a lease in milliseconds, then for each entry the positions of its generations, separated by spaces.
+#: Replaces each entry by a lease and removes the further ones.
 _RENEW: Final = """
-redis.call('DEL', KEYS[1])  -- first: a Redis that is out of memory refuses only what follows
-for i = 2 + ARGV[3], #KEYS do
-  redis.call('DEL', KEYS[i])
-end
-local stamp = {}
-for i = 2, 1 + ARGV[3] do
-  local generation = redis.pcall('GET', KEYS[i])
-  if type(generation) ~= 'string' or not string.match(generation, '^%x+$') then
-    generation = ARGV[1]
-    redis.call('SET', KEYS[i], generation)
+local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+for i = 1, #KEYS do  -- first: a Redis that is out of memory refuses only what follows
+  if i <= entries or i > entries + count then
+    redis.call('DEL', KEYS[i])
   end
-  stamp[i - 1] = generation
 end
-redis.call('SET', KEYS[1], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[1], 'PX', ARGV[2])
+local generations = {}
+for i = 1, count do
+  local generation = redis.pcall('GET', KEYS[entries + i])
+  if type(generation) ~= 'string' or not string.match(generation, '^%x+$') then
+    generation = ARGV[3]
+    redis.call('SET', KEYS[entries + i], generation)
+  end
+  generations[i] = generation
+end
+for i = 1, entries do
+  local stamp = {}
+  for position in string.gmatch(ARGV[4 + i], '%d+') do
+    stamp[#stamp + 1] = generations[tonumber(position)]
+  end
+  redis.call('SET', KEYS[i], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[3], 'PX', ARGV[4])
+end
 """
 
-#: KEYS: as for :data:`_RENEW`; ARGV: the token, the value, its lifetime in milliseconds, the number of generations.
-#: Replaces exactly this lease by the value, or removes the entry; removes the further ones.
+#: KEYS: as for :data:`_RENEW`; ARGV: the numbers of entries and of generations, the lifetime of the values in
+#: milliseconds, then for each entry the positions of its generations, the lease and the value. Replaces exactly these
+#: leases by the values, or removes the entries; removes the further ones.
 _SETTLE: Final = """
-local stamp, is_known = {}, true
-for i = 2, 1 + ARGV[4] do
-  stamp[i - 1] = redis.pcall('GET', KEYS[i])
-  is_known = is_known and type(stamp[i - 1]) == 'string'
+local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+local generations = {}
+for i = 1, count do
+  generations[i] = redis.pcall('GET', KEYS[entries + i])
 end
-for i = 2 + ARGV[4], #KEYS do
+for i = entries + count + 1, #KEYS do
   redis.call('DEL', KEYS[i])
 end
-stamp = is_known and redis.sha1hex(table.concat(stamp, ' '))
-if is_known and redis.pcall('GET', KEYS[1]) == stamp .. 'L' .. ARGV[1] then
-  redis.call('SET', KEYS[1], stamp .. 'V' .. ARGV[2], 'PX', ARGV[3])
-else
-  redis.call('DEL', KEYS[1])
+for i = 1, entries do
+  local stamp, is_known = {}, true
+  for position in string.gmatch(ARGV[1 + 3 * i], '%d+') do
+    local generation = generations[tonumber(position)]
+    is_known = is_known and type(generation) == 'string'
+    stamp[#stamp + 1] = generation
+  end
+  stamp = is_known and redis.sha1hex(table.concat(stamp, ' '))
+  if is_known and redis.pcall('GET', KEYS[i]) == stamp .. 'L' .. ARGV[2 + 3 * i] then
+    redis.call('SET', KEYS[i], stamp .. 'V' .. ARGV[3 + 3 * i], 'PX', ARGV[3])
+  else
+    redis.call('DEL', KEYS[i])
+  end
 end
 """
 
@@ -221,12 +239,7 @@ class LeasedCache:
         if prefix is None or not paths:
             return [Lookup() for _ in paths]
         self.requests += len(paths)
-        keys = [_entry_and_generations(prefix, fact, path) for path in paths]
-        positions: dict[str, int] = {}
-        for _, *generations in keys:
-            for key in generations:
-                positions.setdefault(key, len(positions) + 1)
-        arguments = [" ".join(str(positions[key]) for key in generations) for _, *generations in keys]
+        keys, positions, arguments = _keys(prefix, fact, paths)
         token = secrets.token_hex(8)
         try:
             *found, told = self._call(
@@ -271,56 +284,62 @@ class LeasedCache:
         self._circuit.record_stored()
         return bool(is_filled)
 
-    def renew(self, fact: str, path: str, further: Sequence[tuple[str, str]]) -> bytes | None:
+    def renew(self, fact: str, paths: Sequence[str], further: Iterable[tuple[str, str]]) -> bytes | None:
         """
-        Begin a change of a path: replace the entry of a fact by a new lease, and break further entries.
+        Begin changes of paths: replace the entry of a fact about each by a new lease, and break further entries.
 
         Args:
             further: pairs of fact and path.
 
         Returns:
-            The lease for :meth:`settle`; None if Redis is unavailable. Then the invalidation remains pending.
+            The lease for :meth:`settle`, the same for all paths; None if Redis is unavailable. Then the invalidation
+            remains pending.
         """
         prefix = self._prefix()
         if prefix is None:
             return None
-        keys, generations = self._keys(prefix, fact, path, further)
+        keys, positions, arguments = _keys(prefix, fact, paths)
+        entries = [entry for entry, *_ in keys]
+        broken = [f"{prefix}:{other}:{at}" for other, at in further]
         token = secrets.token_hex(8).encode()
         is_renewed = self._invalidate(
-            lambda _: self._renew(keys, [token, _LEASE_MILLISECONDS, generations]),
+            lambda _: self._renew(
+                [*entries, *positions, *broken],
+                [len(entries), len(positions), token, _LEASE_MILLISECONDS, *arguments],
+            ),
             prefix,
-            [keys[0], *keys[1 + generations :]],
+            [*entries, *broken],
         )
         return token if is_renewed else None
 
     def settle(
-        self,
-        fact: str,
-        path: str,
-        further: Sequence[tuple[str, str]],
-        lease: bytes,
-        value: bytes,
-        seconds: float,
+        self, fact: str, values: Mapping[str, tuple[bytes, bytes]], further: Iterable[tuple[str, str]], seconds: float
     ) -> None:
         """
-        End a change of a path that was begun with :meth:`renew`: cache the new value, and break the further entries.
+        End changes of paths that were begun with :meth:`renew`: cache the new values, and break the further entries.
 
-        The value is not cached if another change has begun or ended meanwhile.
+        The value of a path is not cached if another change of it has begun or ended meanwhile.
+
+        Args:
+            values: for each path the lease and the value.
+            seconds: lifetime of the values.
         """
         prefix = self._prefix()
         if prefix is None:
             return
-        keys, generations = self._keys(prefix, fact, path, further)
+        keys, positions, arguments = _keys(prefix, fact, [*values])
+        entries = [entry for entry, *_ in keys]
+        broken = [f"{prefix}:{other}:{at}" for other, at in further]
+        each = [
+            item for argument, settled in zip(arguments, values.values(), strict=True) for item in (argument, *settled)
+        ]
         self._invalidate(
-            lambda _: self._settle(keys, [lease, value, int(seconds * 1000), generations]),
+            lambda _: self._settle(
+                [*entries, *positions, *broken], [len(entries), len(positions), int(seconds * 1000), *each]
+            ),
             prefix,
-            [keys[0], *keys[1 + generations :]],
+            [*entries, *broken],
         )
-
-    def _keys(self, prefix: str, fact: str, path: str, further: Iterable[tuple[str, str]]) -> tuple[list[str], int]:
-        """Return the keys of an entry, its generations and further entries, and the number of generations."""
-        keys = _entry_and_generations(prefix, fact, path)
-        return [*keys, *(f"{prefix}:{other}:{at}" for other, at in further)], len(keys) - 1
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
         """
@@ -395,3 +414,19 @@ def _stamp(generations: Iterable[bytes]) -> bytes:
 
 def _entry_and_generations(prefix: str, fact: str, path: str) -> list[str]:
     return [f"{prefix}:{fact}:{path}", *(f"{prefix}:g:{folder}" for folder in ("", *folders_above(path)))]
+
+
+def _keys(prefix: str, fact: str, paths: Iterable[str]) -> tuple[list[list[str]], dict[str, int], list[str]]:
+    """
+    Return the keys of the entries of several paths, each with those of its generations.
+
+    Returns:
+        For each path the keys; the position of each generation among all of them, from 1; and for each path the
+        positions of its generations, separated by spaces.
+    """
+    keys = [_entry_and_generations(prefix, fact, path) for path in paths]
+    positions: dict[str, int] = {}
+    for _, *generations in keys:
+        for key in generations:
+            positions.setdefault(key, len(positions) + 1)
+    return keys, positions, [" ".join([str(positions[key]) for key in generations]) for _, *generations in keys]

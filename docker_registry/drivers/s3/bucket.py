@@ -92,7 +92,7 @@ class S3Bucket:
         """
         answer = self._requests.send("HEAD", key)
         if answer is not None and answer.status == 200:
-            return Entry(key, int(answer.headers["Content-Length"]), answer.modified, answer.headers["ETag"])
+            return Entry(key, int(answer.headers["content-length"]), answer.modified, answer.headers["etag"])
         if answer is not None and answer.status == 404:
             self._check_bucket()
             raise PathNotFound
@@ -210,7 +210,7 @@ class S3Bucket:
         """Return the content of a small object and its ETag."""
         answer = self._requests.send("GET", key)
         if answer is not None and answer.status == 200:
-            return answer.content, answer.headers["ETag"]
+            return answer.content, answer.headers["etag"]
         if answer is not None and answer.status == 404 and _NO_KEY in answer.content:
             raise PathNotFound
         reading = Reading(self.client, self.name, key)

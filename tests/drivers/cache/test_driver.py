@@ -426,6 +426,40 @@ class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
         writer.put_content(PATH, b"newer")
         assert not reader.has_file(PATH)
 
+    @pytest.mark.parametrize("announced", [(), (PATH, "a/b"), (PATH, "never written")])
+    def test_is_known_after_a_batch(self, store, reader, writer, announced):
+        store.put_content(PATH, b"old")
+        with writer.batch():
+            writer.announce_writes(announced)
+            writer.put_content(PATH, b"newer")
+            writer.put_content("a/b", b"")
+        store.reads.clear()
+        assert ([5, 0], []) == (reader.find_sizes([PATH, "a/b"]), store.reads)
+        assert (b"newer", None) == (reader.get_content(PATH), reader.find_size("never written"))
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("change", [lambda by: by.put_content(PATH, b"by the other"), lambda by: by.remove(PATH)])
+    def test_is_that_of_the_last_change_of_a_batch(self, store, reader, writer, meanwhile, when, change):
+        store.put_content(PATH, b"old")
+        meanwhile[when] = lambda: change(reader)
+        with writer.batch():
+            writer.announce_writes([PATH])
+            assert 3 == reader.get_size(PATH)
+            writer.put_content(PATH, b"newer")
+            _ = reader.find(PATH), writer.find_size(PATH)  # what they find is cached
+        expected = store._files[PATH][0] if PATH in store._files else None
+        assert (expected, expected and len(expected)) == (reader.find(PATH), reader.find_size(PATH))
+
+    def test_takes_two_calls_of_redis_for_the_writes_of_a_batch(self, writer):
+        calls = []
+        call = writer.cache._circuit.call
+        writer.cache._circuit.call = lambda work: (calls.append(work), call(work))[1]
+        with writer.batch():
+            writer.announce_writes([PATH, "a/b"])
+            writer.put_content(PATH, b"newer")
+            writer.put_content("a/b", b"")
+        assert 2 == len(calls)
+
     def test_is_not_known_after_an_error(self, store, reader, writer, meanwhile):
         store.put_content(PATH, b"old")
         with pytest.raises(PreconditionFailed):

@@ -11,13 +11,14 @@ import requests
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
-from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSResponse
 from botocore.credentials import Credentials
 from urllib3.response import HTTPResponse
 
 from docker_registry.drivers.s3 import bucket, multipart
+from docker_registry.drivers.s3.connections import Connections
 from docker_registry.drivers.s3.driver import S3Driver
+from docker_registry.drivers.s3.signatures import RequestSigner
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from tests.drivers.object_stores import BrokenReadSuite, LostResponseSuite
@@ -425,12 +426,14 @@ class TestSmallObjects:
 
     def test_are_left_to_the_client_when_the_store_refuses_them(self, driver, calls):
         requests = driver._objects._requests
-        requests._signer = S3SigV4Auth(Credentials("unknown", "unknown"), "s3", "us-east-1")
+        requests._signer = RequestSigner(Credentials("unknown", "unknown"), "us-east-1", requests._signer._host)
         self.use(driver)
         assert ({"PutObject", "GetObject", "HeadObject", "DeleteObject"}, False) == (set(calls), requests.are_possible)
 
     def test_are_left_to_the_client_when_they_get_no_response(self, driver, calls):
-        driver._objects._requests._pool.port = 1  # where nothing listens
+        driver._objects._requests._connections = Connections(
+            "http://127.0.0.1:1", ca_file=None, connect_seconds=60, read_seconds=60, max_idle=1
+        )
         self.use(driver)
         assert {"PutObject", "GetObject", "HeadObject", "DeleteObject"} == set(calls)
 
