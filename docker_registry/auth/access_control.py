@@ -209,8 +209,15 @@ class AccessControl:
         return f"{base_url}{TOKEN_PATH}", "" if self.tokens is None else self.tokens.service
 
     def watch(self, sleep: Callable[[float], object]) -> None:
-        """Refresh the keys of other services, and the robots, until the process ends; the body of a greenlet."""
+        """
+        Refresh users, rules, robots and the keys of other services until the process ends; the body of a greenlet.
+
+        Requests check the files too. A worker that gets none would miss a version, and after a broken one its last
+        usable version would be an older one than that of other workers.
+        """
         while True:
+            self.rules()
+            self.logins.users()
             for keys in self._keys_of_others():
                 if isinstance(keys, RemoteKeys):
                     keys.renew_if_due()

@@ -324,7 +324,10 @@ class TestAChange:
             assert {200} == seen()
             rules.write_text(RULES.replace("dev: [alice, bob]", "dev: [bob]").replace("who: [alice]", "who: [bob]"))
             assert {403} == seen()
+            wait_until(lambda: server.log.read_text().count("rules.yml was reloaded") == 2)
             rules.write_text(RULES)
+            # Also without a request: otherwise the last usable version of an idle worker would be an older one.
+            wait_until(lambda: server.log.read_text().count("rules.yml was reloaded") == 4)
             assert {200} == seen()
             rules.write_text("rules: [{")
             assert {200} == seen()
