@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -18,6 +19,9 @@ Result = TypeVar("Result")
 
 #: Maximum number of functions that :func:`run_concurrently` runs at the same time.
 MAX_CONCURRENT: Final = 8
+
+#: Time between two ticks of :func:`responsive_deadline`.
+_TICK_SECONDS: Final = 0.005
 
 #: Closes a descriptor that no greenlet waits on, at once. gevent's ``os.close`` defers closing anything but regular
 #: files to the next iteration of the event loop; descriptors of folders would accumulate until then.
@@ -62,6 +66,61 @@ def deadline(seconds: float) -> Iterator[None]:
         raise TimeoutError from None
     finally:
         timeout.close()
+
+
+@contextmanager
+def responsive_deadline(seconds: float) -> Iterator[Callable[[], float]]:
+    """
+    Raise :class:`TimeoutError` if the block waits longer than *seconds* while the worker is responsive.
+
+    A busy worker reads a response late, however fast it came. So the time is counted in ticks of a timer of the event
+    loop: a loop that is late misses ticks. Outside of a worker nothing is raised, and the time in which this process
+    used the processor does not count.
+
+    Yields:
+        A function that returns how long the block has waited, in seconds.
+    """
+    if not monkey.is_module_patched("socket"):
+        started, processor_started = time.monotonic(), time.process_time()
+        yield lambda: time.monotonic() - started - (time.process_time() - processor_started)
+        return
+    ticks = _Ticks(seconds)
+    try:
+        yield ticks.seconds
+    except gevent.Timeout as raised:
+        if raised is not ticks.timeout:
+            raise
+        raise TimeoutError from None
+    finally:
+        ticks.stop()
+
+
+class _Ticks:
+    """Counts ticks of the event loop, and interrupts the current greenlet when there were too many."""
+
+    __slots__ = ("_count", "_greenlet", "_most", "_timer", "timeout")
+
+    def __init__(self, seconds: float) -> None:
+        self._count = 0
+        self._most = round(seconds / _TICK_SECONDS) + 1
+        self._greenlet = gevent.getcurrent()
+        self.timeout = gevent.Timeout(None)
+        self._timer = gevent.get_hub().loop.timer(_TICK_SECONDS, repeat=_TICK_SECONDS)
+        self._timer.start(self._tick)
+
+    def seconds(self) -> float:
+        """Return the time between the first tick and the last: a late loop runs the first one at once."""
+        return max(self._count - 1, 0) * _TICK_SECONDS
+
+    def stop(self) -> None:
+        """Count no longer."""
+        self._timer.stop()
+        self._timer.close()
+
+    def _tick(self) -> None:
+        self._count += 1
+        if self._count == self._most:
+            self._greenlet.throw(self.timeout)
 
 
 def run_concurrently(*calls: Callable[[], Any]) -> list[Any]:

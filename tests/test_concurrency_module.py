@@ -5,9 +5,10 @@ import pytest
 from docker_registry.concurrency import run_in_background, run_in_thread, start_in_thread
 from tests.support.gevent_program import under_gevent
 
-IMPORTS = (
-    "import threading\nfrom docker_registry.concurrency import run_in_thread, run_in_background, start_in_thread\n"
-)
+IMPORTS = """
+import threading
+from docker_registry.concurrency import responsive_deadline, run_in_background, run_in_thread, start_in_thread
+"""
 
 
 def fail():
@@ -91,3 +92,23 @@ greenlet.join()
 print(*steps)
 """
         assert ["worked", "interrupted"] == under_gevent(IMPORTS + program)
+
+    def test_a_deadline_counts_only_the_time_in_which_the_worker_is_responsive(self):
+        program = """
+def respond():
+    gevent.sleep(0.02)
+    for _ in range(5):
+        native_sleep(0.2)
+        gevent.sleep(0)
+gevent.spawn(respond)
+with responsive_deadline(0.1) as waited:
+    for _ in range(5):
+        gevent.sleep(0.01)
+print(waited() < 0.1)
+try:
+    with responsive_deadline(0.1) as waited:
+        gevent.sleep(60)
+except TimeoutError:
+    print(waited() >= 0.1)
+"""
+        assert ["True", "True"] == under_gevent(IMPORTS + program)

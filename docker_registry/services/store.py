@@ -13,7 +13,13 @@ from docker_registry.config.schema import Config
 from docker_registry.config.schema import Redis as RedisSection
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
-from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker, OutOfMemory, Unavailable
+from docker_registry.drivers.cache.circuit_breaker import (
+    MAX_WAIT_SECONDS,
+    SOCKET_SECONDS,
+    CircuitBreaker,
+    OutOfMemory,
+    Unavailable,
+)
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
@@ -75,7 +81,7 @@ def open_driver(
     address = _redis_address(config.cache_lru)
     if not address.is_set:
         return driver
-    redis = connection.connect(address, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+    redis = connection.connect(address, "cache_lru", timeout_seconds=SOCKET_SECONDS)
     cache = LeasedCache(redis, CircuitBreaker(redis, str(address)), StoreIdentity(driver))
     return CachedDriver(driver, cache, max_bytes=config.cache_lru.max_bytes)
 
@@ -122,7 +128,7 @@ def open_shared_redis(
     address = _redis_address(config.cache)
     if not address.is_set:
         return None
-    redis = connection.connect(address, "cache", timeout_seconds=max_wait_seconds)
+    redis = connection.connect(address, "cache", timeout_seconds=max(max_wait_seconds, SOCKET_SECONDS))
     circuit = CircuitBreaker(redis, str(address), max_wait_seconds=max_wait_seconds)
 
     def call(work: Callable[[Redis], Any]) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from docker_registry.concurrency import deadline
+from docker_registry.concurrency import responsive_deadline
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 
 #: Total wait time of all calls of one request, not counting the normal duration of each call.
 MAX_WAIT_SECONDS: Final = 0.1
+#: Timeout of connecting and of each response in commands; workers reach their deadline earlier.
+SOCKET_SECONDS: Final = 1.0
+
 #: Normal duration of a call, which does not use up wait time.
 _NORMAL_CALL_SECONDS: Final = 0.005
 
@@ -80,20 +83,19 @@ class CircuitBreaker:
             if time.monotonic() < self._retry_at:
                 raise Unavailable
             self._retry_at = time.monotonic() + self._pause_seconds  # other calls fail while this one is the trial
-        started, cpu_started = time.monotonic(), time.process_time()
+        waited: Callable[[], float] = float
         try:
             # Name lookup, connection, authentication and response share one deadline.
-            with deadline(self._wait_time.remaining()):
+            with responsive_deadline(self._wait_time.remaining()) as waited:
                 result = work(self._redis)
         except (RedisError, OSError) as error:
             if _is_out_of_memory(error):
                 self._set_full(True)
                 raise OutOfMemory from None
-            self._wait_time.spend(time.monotonic() - started)
+            self._wait_time.spend(waited())
             self._open(_reason(error))
             raise Unavailable from None
-        # Do not count the CPU time of this process: while it computes, it cannot read the response.
-        seconds = time.monotonic() - started - (time.process_time() - cpu_started)
+        seconds = waited()
         if not self._wait_time.spend(seconds) and seconds > _NORMAL_CALL_SECONDS:
             self._open("it is too slow")
         elif is_trial:  # another call may have started before the failure, so its success proves nothing

@@ -18,7 +18,12 @@ pytest.importorskip("redis", reason="redis is not installed")
 
 from redis import Redis
 
-from docker_registry.drivers.cache.circuit_breaker import MAX_WAIT_SECONDS, CircuitBreaker, Unavailable
+from docker_registry.drivers.cache.circuit_breaker import (
+    MAX_WAIT_SECONDS,
+    SOCKET_SECONDS,
+    CircuitBreaker,
+    Unavailable,
+)
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -62,7 +67,7 @@ def host(store):
 
     def make(port, password=PASSWORD):
         address = RedisAddress(host="127.0.0.1", port=port, password=password)
-        redis = connect(address, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+        redis = connect(address, "cache_lru", timeout_seconds=SOCKET_SECONDS)
         connected.append(redis)
         circuit = CircuitBreaker(redis, str(address), pause_seconds=PAUSE_SECONDS)
         return CachedDriver(store, LeasedCache(redis, circuit, lambda: identity))
@@ -256,7 +261,7 @@ class TestAFailedMaster:
                 sentinel_password=PASSWORD,
                 password=PASSWORD,
             )
-            redis = connect(place, "cache_lru", timeout_seconds=MAX_WAIT_SECONDS)
+            redis = connect(place, "cache_lru", timeout_seconds=SOCKET_SECONDS)
             circuit = CircuitBreaker(redis, str(place), pause_seconds=PAUSE_SECONDS)
             driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: "store"))
             assert is_cached(driver, store)
