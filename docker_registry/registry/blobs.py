@@ -10,7 +10,7 @@ from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.integrity import is_intact
@@ -296,7 +296,7 @@ class Blobs:
         Raises:
             BlobUnknown: the repository does not have it.
         """
-        if not self._driver.discard(layout.layer_link(name, digest)):
+        if not store_removal.remove(self._driver, layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
 
     def _find_elsewhere(self, digest: Digest) -> Blob:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 
 
 class Leases:
@@ -84,7 +84,7 @@ class Leases:
         path = layout.lease(work)
         lease = self._driver.find(path)
         if lease is not None and self._is_free(lease):
-            self._driver.discard(path)
+            store_removal.remove(self._driver, path)
 
     def _is_free(self, content: bytes) -> bool:
         try:

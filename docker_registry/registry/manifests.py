@@ -20,7 +20,7 @@ from docker_registry.errors import (
     TagImmutable,
     TooLarge,
 )
-from docker_registry.registry import events, layout, manifest_payload
+from docker_registry.registry import events, layout, manifest_payload, store_removal
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -364,7 +364,7 @@ class Manifests:
         for tag in pointing:
             self._tags.delete_if(name, tag, reference, actor=actor)
         # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
-        if not self._driver.discard(layout.revision_link(name, reference)):  # deleted by a concurrent request
+        if not store_removal.remove(self._driver, layout.revision_link(name, reference)):  # deleted concurrently
             raise ManifestUnknown(name=str(name), digest=str(reference))
         self._sweep(name, reference, actor)
 
@@ -377,7 +377,7 @@ class Manifests:
         Returns:
             Whether the repository had the manifest.
         """
-        if not self._driver.discard(layout.revision_link(name, digest)):
+        if not store_removal.remove(self._driver, layout.revision_link(name, digest)):
             return False
         self._sweep(name, digest, actor)
         return True

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid
-from docker_registry.registry import legacy_layout
+from docker_registry.registry import legacy_layout, store_removal
 from docker_registry.registry.access import Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.listing_cache import ListingCache
@@ -166,7 +166,7 @@ class PrivateRepositories:
             if is_private:
                 self._driver.put_content(legacy_layout.private_entry(name), b"")
             else:
-                self._driver.discard(legacy_layout.private_entry(name))
+                store_removal.remove(self._driver, legacy_layout.private_entry(name))
             if self._is_marked(name) is is_private:
                 return
 

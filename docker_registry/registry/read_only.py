@@ -15,7 +15,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import Invalid, PathNotFound, StorageError
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,9 @@ class ReadOnly:
     def switch_off(self) -> bool:
         """Allow writes again; return whether the registry was read-only."""
         try:
-            self._driver.remove(layout.READ_ONLY)
-        except PathNotFound:
-            return False
+            return store_removal.remove(self._driver, layout.READ_ONLY)
         finally:
             self.why = None
-        return True
 
     def refresh(self) -> None:
         """Read the switch; keep its state while the store cannot be read."""

@@ -32,7 +32,7 @@ from docker_registry.errors import (
     StorageError,
     TagInvalid,
 )
-from docker_registry.registry import conditional_removal, json_scanner, layout, manifest_payload
+from docker_registry.registry import json_scanner, layout, manifest_payload, store_removal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
@@ -131,7 +131,7 @@ class Referrers:
         document = self._read(payload)
         if document is not None and document.subject is not None:
             path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
-            conditional_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
+            store_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
 
     def page(
         self,
@@ -290,7 +290,7 @@ class Referrers:
         Annotations that are not text are dropped. All annotations are dropped if the descriptor does not fit on a page
         or has too many values.
         """
-        stored = conditional_removal.unmarked(stored)
+        stored = store_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
             entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
             inferred = entry.pop(_INFERRED, None)

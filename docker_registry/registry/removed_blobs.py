@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest
 
 
@@ -72,28 +72,23 @@ class RemovedBlobs:
     def move_away(self, digest: Digest) -> bool:
         """Move the bytes of a blob away from readers; return False if it has none."""
         self.add(digest)
-        return self._move(layout.blob_data(digest), layout.removed_data(digest))
+        return store_removal.move(self._driver, layout.blob_data(digest), layout.removed_data(digest))
 
     def restore(self, digest: Digest) -> bool:
         """Move the bytes of a blob back; return False if none are waiting for their removal."""
         waiting = layout.removed_data(digest)
-        return self._driver.find_size(waiting) is not None and self._move(waiting, layout.blob_data(digest))
+        if self._driver.find_size(waiting) is None:
+            return False
+        return store_removal.move(self._driver, waiting, layout.blob_data(digest))
 
     def discard_bytes(self, digest: Digest) -> None:
         """Remove the bytes that are waiting, but not the record of the blob, which has been written again."""
         self.add(digest)
-        self._driver.discard(layout.removed_data(digest))
+        store_removal.remove(self._driver, layout.removed_data(digest))
 
     def forget(self, digest: Digest) -> None:
         """Remove the record of a blob, and the bytes that are waiting."""
-        self._driver.discard(layout.removed_blob(digest))
-
-    def _move(self, source: str, target: str) -> bool:
-        try:
-            self._driver.move(source, target)
-        except PathNotFound:  # moved by another process, or removed
-            return False
-        return True
+        store_removal.remove(self._driver, layout.removed_blob(digest))
 
     def _since(self, digest: Digest) -> float:
         since = self._recorded(digest)

@@ -19,7 +19,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
@@ -63,7 +63,7 @@ class Catalog:
         """
         if not self._driver.capabilities.pages or self.has_content(name):
             return
-        if self._driver.discard(layout.catalog_entry(name)) and self.has_content(name):
+        if store_removal.remove(self._driver, layout.catalog_entry(name)) and self.has_content(name):
             self.enter(name)
 
     def has_content(self, name: RepositoryName) -> bool:
@@ -192,7 +192,7 @@ class Repositories:
         entry = layout.catalog_entry(name)
         with suppress(PathNotFound):  # removed by another process
             if self._driver.stat(entry).modified < time.time() - _YOUNG_SECONDS:
-                self._driver.discard(entry)
+                store_removal.remove(self._driver, entry)
 
     def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
         """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""

@@ -110,7 +110,7 @@ class TagSource(Protocol):
         Remove a tag; return False when none was removed.
 
         Args:
-            holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
+            holds: remove the tag only while this returns True; see :func:`.store_removal.take_while`.
         """
         ...
 
@@ -212,7 +212,7 @@ class TagSources:
         Remove a tag from all sources; return False if none had it.
 
         Args:
-            holds: remove the tag only while this returns true; see :func:`.conditional_removal.take_while`.
+            holds: remove the tag only while this returns true; see :func:`.store_removal.take_while`.
         """
         removed = [source.remove(name, tag, holds) for source in self._sources]
         return any(removed)

@@ -1,7 +1,9 @@
 """
 The tags in the store: a link for each tag, with the digest of the manifest that it points at, and back-references.
 
-Conditional changes of a link append a mark to its content (:mod:`~docker_registry.registry.conditional_removal`), which
+This is the only module that changes tags: those of API V1 have files of their own, which change by the same functions.
+
+Conditional changes of a link append a mark to its content (:mod:`~docker_registry.registry.store_removal`), which
 readers ignore. A link with nothing but a mark is the reservation of an immutable tag, which does not exist yet.
 """
 
@@ -11,9 +13,56 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import DigestInvalid, PreconditionFailed
-from docker_registry.registry import conditional_removal, layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+
+# The changes of a tag's file, for both APIs. Its content is the target, of a tag of API V1 the id of an image.
+
+
+def put(driver: StorageDriver, path: str, target: bytes) -> bytes | None:
+    """Set a tag by compare-and-swap, wherever it points; return the previous content, or None if it did not exist."""
+    while True:
+        stored = driver.find_versioned(path)
+        if put_version(driver, path, target, ABSENT if stored is None else stored.version):
+            return None if stored is None else stored.content
+
+
+def put_version(driver: StorageDriver, path: str, content: bytes, version: str) -> bool:
+    """
+    Set a tag if its file has a version, or ``ABSENT``; return False if another request has changed it.
+
+    Without conditional writes in the driver, the version is ignored.
+    """
+    try:
+        driver.put_content(path, content, if_match=version if driver.capabilities.if_match else None)
+    except PreconditionFailed:
+        return False
+    return True
+
+
+def create(driver: StorageDriver, path: str, target: bytes) -> bool:
+    """Create a tag; return False and write nothing if its file exists."""
+    if not driver.capabilities.if_match and driver.exists(path):
+        return False
+    return put_version(driver, path, target, ABSENT)
+
+
+def take(
+    driver: StorageDriver, path: str, is_expected: Callable[[bytes], bool], holds: Callable[[], bool] | None = None
+) -> bytes | None:
+    """
+    Remove the file of a tag if its content is expected.
+
+    Args:
+        holds: remove it only while this returns true; see :func:`.store_removal.take_while`.
+
+    Returns:
+        The content of the removed file; None if nothing was removed.
+    """
+    if holds is None:
+        return store_removal.take_if(driver, path, is_expected)
+    return store_removal.take_while(driver, path, holds, is_expected)
 
 
 class TagLinks:
@@ -79,7 +128,7 @@ class TagLinks:
 
         Args:
             digest: remove the link only if it points at this digest.
-            holds: remove the link only while this returns true; see :func:`.conditional_removal.take_while`.
+            holds: remove the link only while this returns true; see :func:`.store_removal.take_while`.
 
         Returns:
             Whether the link was removed, and its target; None if it was damaged.
@@ -89,14 +138,11 @@ class TagLinks:
         def is_expected(link: bytes) -> bool:
             return digest is None or _parse(link) == digest
 
-        if holds is None:
-            link = conditional_removal.take_if(self._driver, path, is_expected)
-        else:
-            link = conditional_removal.take_while(self._driver, path, holds, is_expected)
+        link = take(self._driver, path, is_expected, holds)
         if link is None:
             return False, None
         # The directory itself is kept: a concurrent push may use it.
-        self._driver.discard(layout.tag_history(name, tag))
+        store_removal.remove(self._driver, layout.tag_history(name, tag))
         return True, _parse(link)
 
     def restore(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
@@ -110,12 +156,8 @@ class TagLinks:
             current, version = self.find_versioned(name, tag)
             if current not in (None, digest):
                 return
-            condition = version if self._driver.capabilities.if_match else None
-            try:
-                self._driver.put_content(path, content, if_match=condition)
-            except PreconditionFailed:
-                continue
-            return
+            if put_version(self._driver, path, content, version):
+                return
 
     def restore_missing(self, name: RepositoryName, tags: Sequence[Tag], digest: Digest) -> bool:
         """
@@ -209,7 +251,7 @@ class TagBackReferences:
 
 def _parse(link: bytes) -> Digest | None:
     try:
-        return Digest.parse(conditional_removal.unmarked(link).decode("ascii", "replace"))
+        return Digest.parse(store_removal.unmarked(link).decode("ascii", "replace"))
     except DigestInvalid:  # damaged
         return None
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import PathNotFound, PreconditionFailed, TagImmutable
-from docker_registry.registry import conditional_removal, layout
+from docker_registry.errors import PathNotFound, TagImmutable
+from docker_registry.registry import layout, store_removal, tag_links
 from docker_registry.registry.names import RepositoryName, Tag
 
 #: Age after which a reservation is considered abandoned by a process that died.
@@ -62,28 +62,21 @@ class TagReservations:
         Raises:
             TagImmutable: the tag exists, or another request reserves it.
         """
-        path, mark = layout.tag_link(name, tag), conditional_removal.new_mark()
+        path, mark = layout.tag_link(name, tag), store_removal.new_mark()
         try:
             stored = self._driver.get_versioned(path)
-            is_mark = not conditional_removal.unmarked(stored.content)
+            is_mark = not store_removal.unmarked(stored.content)
             if not is_mark or self._driver.stat(path).modified > time.time() - _ABANDONED_SECONDS:
                 raise TagImmutable(name=str(name), tag=str(tag))
             version = stored.version
         except PathNotFound:
             version = ABSENT
-        try:
-            self._driver.put_content(path, mark, if_match=version)
-            stored = self._driver.get_versioned(path)
-        except (PreconditionFailed, PathNotFound):
-            raise TagImmutable(name=str(name), tag=str(tag)) from None
-        if stored.content != mark:
+        is_written = tag_links.put_version(self._driver, path, mark, version)
+        reserved = self._driver.find_versioned(path) if is_written else None
+        if reserved is None or reserved.content != mark:
             raise TagImmutable(name=str(name), tag=str(tag))
-        return stored.version
+        return reserved.version
 
     def release(self, name: RepositoryName, tag: Tag, version: str) -> bool:
         """Remove the mark of :meth:`reserve`; return False if another request has replaced it."""
-        try:
-            self._driver.remove_if_match(layout.tag_link(name, tag), version)
-        except PreconditionFailed:
-            return False
-        return True
+        return store_removal.remove_version(self._driver, layout.tag_link(name, tag), version)

@@ -321,7 +321,7 @@ class Tags:
         Delete a tag if it points at a given manifest.
 
         Args:
-            holds: delete the tag only while this returns true; see :func:`.conditional_removal.take_while`.
+            holds: delete the tag only while this returns true; see :func:`.store_removal.take_while`.
 
         Returns:
             Whether the tag was deleted.

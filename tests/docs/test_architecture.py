@@ -119,11 +119,11 @@ DOMAIN = {
         "removed_blobs",
         "repositories",
         "sources",
+        "store_removal",
         "stored_file",
     },
     "bounded_cache": set(),
     "buffer_pool": set(),
-    "conditional_removal": set(),
     "events": {"actor"},
     "immutability": {"bounded_cache", "json_budget", "manifest_payload", "names"},
     "ingest": {"buffer_pool", "names"},
@@ -132,8 +132,8 @@ DOMAIN = {
     "json_scanner": set(),
     "keyed_locks": set(),
     "layout": {"names"},
-    "leases": {"layout"},
-    "read_only": {"layout"},
+    "leases": {"layout", "store_removal"},
+    "read_only": {"layout", "store_removal"},
     "legacy_layout": {"layout", "names"},
     "listing_cache": set(),
     "manifest_keys": {"json_scanner"},
@@ -153,6 +153,7 @@ DOMAIN = {
         "referrers",
         "repositories",
         "sources",
+        "store_removal",
         "stored_file",
         "tags",
     },
@@ -176,11 +177,10 @@ DOMAIN = {
         "tags",
         "uploads",
     },
-    "private_repositories": {"access", "actor", "legacy_layout", "listing_cache", "names"},
+    "private_repositories": {"access", "actor", "legacy_layout", "listing_cache", "names", "store_removal"},
     "referrers": {
         "blobs",
         "bounded_cache",
-        "conditional_removal",
         "json_budget",
         "json_scanner",
         "layout",
@@ -189,12 +189,10 @@ DOMAIN = {
         "manifest_types",
         "names",
         "sources",
+        "store_removal",
         "tags",
     },
-    "removed_blobs": {
-        "layout",
-        "names",
-    },
+    "removed_blobs": {"layout", "names", "store_removal"},
     "references": {
         "bounded_cache",
         "layout",
@@ -213,20 +211,13 @@ DOMAIN = {
         "references",
         "removed_blobs",
     },
-    "repositories": {
-        "access",
-        "actor",
-        "conditional_removal",
-        "layout",
-        "listing_cache",
-        "names",
-        "sources",
-    },
+    "repositories": {"access", "actor", "layout", "listing_cache", "names", "sources", "store_removal"},
     "sources": {"actor", "blobs", "listing_cache", "names"},
+    "store_removal": set(),
     "stored_file": set(),
-    "tag_links": {"conditional_removal", "layout", "listing_cache", "names"},
+    "tag_links": {"layout", "listing_cache", "names", "store_removal"},
     "tag_locks": {"keyed_locks", "names"},
-    "tag_reservations": {"conditional_removal", "layout", "names"},
+    "tag_reservations": {"layout", "names", "store_removal", "tag_links"},
     "tags": {
         "actor",
         "events",
@@ -264,6 +255,7 @@ DOMAIN = {
         "layout",
         "legacy_layout",
         "names",
+        "store_removal",
         "stored_file",
         "v1.image_layout",
         "v1.layer_links",
@@ -279,6 +271,7 @@ DOMAIN = {
         "legacy_layout",
         "listing_cache",
         "names",
+        "store_removal",
         "v1.derived_source",
         "v1.image_layout",
     },
@@ -351,8 +344,17 @@ DOMAIN = {
         "v1.tags",
         "v1.tokens",
     },
-    "v1.migration": {"actor", "integrity", "layout", "names", "v1.image_layout", "v1.images", "v1.layer_links"},
-    "v1.pending_pushes": {"names", "uploads", "v1.image_layout", "v1.layer_links"},
+    "v1.migration": {
+        "actor",
+        "integrity",
+        "layout",
+        "names",
+        "store_removal",
+        "v1.image_layout",
+        "v1.images",
+        "v1.layer_links",
+    },
+    "v1.pending_pushes": {"names", "store_removal", "uploads", "v1.image_layout", "v1.layer_links"},
     "v1.private_images": {
         "access",
         "actor",
@@ -360,6 +362,7 @@ DOMAIN = {
         "legacy_layout",
         "names",
         "private_repositories",
+        "store_removal",
         "v1.derived_source",
         "v1.image_layout",
         "v1.image_memberships",
@@ -390,13 +393,14 @@ DOMAIN = {
         "legacy_layout",
         "names",
         "repositories",
+        "store_removal",
         "v1.image_layout",
         "v1.image_memberships",
     },
     "v1.sources": {"names", "sources", "stored_file", "v1.derived_source"},
     "v1.stored_results": {"names"},
-    "v1.tag_files": {"conditional_removal", "legacy_layout", "listing_cache", "names", "v1.image_layout"},
-    "v1.tag_json": {"conditional_removal", "legacy_layout", "names", "v1.image_layout"},
+    "v1.tag_files": {"legacy_layout", "listing_cache", "names", "store_removal", "tag_links", "v1.image_layout"},
+    "v1.tag_json": {"legacy_layout", "names", "store_removal", "v1.image_layout"},
     "v1.tags": {
         "access",
         "actor",
@@ -593,6 +597,7 @@ DOMAIN = {
         "names",
         "oci_registry",
         "read_only",
+        "store_removal",
     },
     "mirror.platforms": {
         "json_budget",
@@ -610,11 +615,11 @@ DOMAIN = {
     "mirror.namespaces": {"mirror.upstream"},
     "mirror.responses": {"names"},
     "mirror.remotes": {"actor", "bounded_cache", "layout", "mirror.client", "mirror.upstream", "names", "read_only"},
-    "mirror.purging": {"actor", "layout", "names", "oci_registry"},
+    "mirror.purging": {"actor", "layout", "names", "oci_registry", "store_removal"},
     "mirror.stale": set(),
     "mirror.status": {"layout"},
     "mirror.warming": {"manifest_payload", "names", "oci_registry"},
-    "mirror.tag_records": {"layout", "listing_cache", "names"},
+    "mirror.tag_records": {"layout", "listing_cache", "names", "store_removal"},
     "mirror.pieces": {"buffer_pool", "layout", "stored_file"},
     "mirror.transfer": {
         "buffer_pool",
@@ -687,7 +692,7 @@ DOMAIN = {
         "v1_mirror.records",
         "v1_mirror.source_client",
     },
-    "v1_mirror.records": {"layout", "names", "v1.sources"},
+    "v1_mirror.records": {"layout", "names", "store_removal", "v1.sources"},
     "v1_mirror.source_client": {"bounded_cache", "mirror.client", "mirror.responses", "names"},
     "v1_mirror.v1_mirror": {
         "bridge.derived_images",
@@ -730,6 +735,7 @@ DOMAIN = {
         "maintenance.copy_report",
         "maintenance.store_paths",
         "names",
+        "store_removal",
         "v1.image_layout",
     },
     "maintenance.store_paths": {"layout", "legacy_layout", "names", "v1.image_layout", "v1.layer_links"},
@@ -772,6 +778,41 @@ CHANGES = {
     "uploads.commit",
     "uploads.put",
     "uploads.start",
+}
+
+#: Methods of a driver that remove a file or move it away, and those that write one.
+REMOVALS = {"discard", "discard_file", "move", "remove", "remove_if_match"}
+WRITES = {"link", "put_content", "repair", "replace_content", "stream_write"}
+
+#: Objects other than drivers that have methods of these names.
+NO_DRIVERS = {
+    "_connections",
+    "_files",
+    "_folder",
+    "_idle",
+    "_json",
+    "_pieces",
+    "_records",
+    "_staged_layers",
+    "_waiting",
+    "links",
+    "self",
+    "source",
+    "sources",
+    "store_removal",
+    "tag_links",
+}
+
+#: The only module that removes files from the store, and what others remove or move themselves.
+REMOVERS = {
+    "registry.store_removal": {"discard", "move", "remove_if_match"},
+    "registry.upload_sessions": {"discard", "discard_file"},  # scratch files of uploads
+    "registry.mirror.pieces": {"discard"},  # scratch files of transfers
+    "registry.mirror.transfers": {"discard"},  # scratch files of abandoned transfers
+    "registry.blobs": {"move"},  # an upload to the path of its blob
+    "registry.v1.migration": {"move"},  # a raw layer to the path of its blob
+    "registry.oci_registry": {"remove"},  # the file with which it probes the store
+    "auth.tokens.refresh_tokens": {"remove"},  # credentials, which the registry does not know
 }
 
 #: What each driver may import of the others. A driver knows no other one; Glance uses Swift.
@@ -891,6 +932,13 @@ class TestTheDomain:
         assert {"registry.tag_links", "registry.tag_reservations"} == links
         assert {"registry.v1.tag_files"} == files
 
+    def test_changes_tags_in_one_module(self):
+        makers = {"layout.tag_link", "image_layout.tag"}
+        for path in (PACKAGE / "registry").rglob("*.py"):
+            calls = {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
+            if calls & makers and name(path) != "registry.tag_links":
+                assert set() == driver_methods(path, REMOVALS | WRITES), name(path)
+
     def test_is_listed_here_module_by_module(self):
         domain = PACKAGE / "registry"
         found = {path.relative_to(domain).with_suffix("") for path in domain.rglob("*.py") if path.stem != "__init__"}
@@ -922,6 +970,18 @@ class TestARegistryWithoutApiV1:
         )
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
         assert ("[]\n", "") == (done.stdout, done.stderr)
+
+
+class TestTheStore:
+    def test_is_removed_from_in_one_module(self):
+        outside = [path for path in modules() if top_level(path) != "drivers"]
+        assert REMOVERS == {name(path): found for path in outside if (found := driver_methods(path, REMOVALS))}
+
+
+def driver_methods(path, methods):
+    """Return which of some methods of a driver a module names, whether or not it calls them there."""
+    named = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute) and node.attr in methods)
+    return {node.attr for node in named if ast.unparse(node.value).rpartition(".")[2] not in NO_DRIVERS}
 
 
 class TestTheApi:

@@ -16,6 +16,12 @@ from tests.support.v1_images import make
 LATEST, ONE, TWO = Tag("latest"), Digest.of(b"1"), Digest.of(b"2")
 
 
+class TestAChange:
+    def test_returns_the_previous_target(self, registry):
+        assert [None, ONE, ONE] == [registry.tags.put(NAME, LATEST, digest) for digest in (ONE, ONE, TWO)]
+        assert TWO == registry.tags.delete(NAME, LATEST)
+
+
 class TestAConditionalChange:
     def test_succeeds_if_the_condition_holds(self, registry):
         registry.tags.put(NAME, LATEST, ONE, lambda current: current is None)

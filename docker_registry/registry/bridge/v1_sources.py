@@ -112,7 +112,7 @@ class V1TagSource:
         Remove a tag; return False when none was removed.
 
         Args:
-            holds: remove the tag only while this returns True; see :func:`.conditional_removal.take_while`.
+            holds: remove the tag only while this returns True; see :func:`.store_removal.take_while`.
         """
         image_repository = name.image_repository()
         return image_repository is not None and self._files.remove(image_repository, tag, holds)

@@ -11,7 +11,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
-from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry import layout, legacy_layout, store_removal
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -99,11 +99,11 @@ class Restoration:
         # combined content.
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
-            self._driver.discard(flag)
+            store_removal.remove(self._driver, flag)
         for mark in (legacy_layout.PRIVATE_IS_COMPLETE, image_layout.MEMBERSHIPS_ARE_COMPLETE):
-            self._driver.discard(mark)  # the next start rebuilds that index
-        self._driver.discard(_IDENTITY)  # invalidates all caches of the store
-        self._driver.discard(_RESTORING)
+            store_removal.remove(self._driver, mark)  # the next start rebuilds that index
+        store_removal.remove(self._driver, _IDENTITY)  # invalidates all caches of the store
+        store_removal.remove(self._driver, _RESTORING)
 
     def _restore_blob(self, path: str, digest: Digest) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, RegistryError
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.pulls import Pulls
 from docker_registry.registry.mirror.remotes import MIRROR
@@ -202,8 +202,8 @@ class Eviction:
         for name, link in content.links:
             if link == layout.revision_link(name, digest):
                 self._records.discard_target(name, digest)
-                self._driver.discard(layout.mirrored_referrers(name, digest))
-                self._driver.discard(layout.mirrored_platform(name, digest))
+                store_removal.remove(self._driver, layout.mirrored_referrers(name, digest))
+                store_removal.remove(self._driver, layout.mirrored_platform(name, digest))
             self._removal.forget(name, digest, actor=MIRROR)
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import Actor
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
@@ -47,11 +47,11 @@ class Purging:
         registry, driver = self._registry, self._registry.driver
         digests = frozenset(digest for digest, _ in registry.references.links_of(name))
         for folder in (layout.mirrored_tags(name), f"{layout.mirrored(name)}/referrers"):
-            driver.discard(folder)
+            store_removal.remove(driver, folder)
         for digest in registry.slices.pace(digests):
             registry.blobs.removed.add(digest)
             registry.removal.forget(name, digest, actor=actor)
-            driver.discard(layout.mirrored_platform(name, digest))
+            store_removal.remove(driver, layout.mirrored_platform(name, digest))
         shared = registry.references.among(digests) if digests else set[Digest]()
         sizes = (driver.find_size(layout.blob_data(digest)) or 0 for digest in digests - shared)
         return Purged(digests, sum(sizes))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 
@@ -58,7 +58,7 @@ class TagRecords:
 
     def discard(self, name: RepositoryName, tag: Tag) -> bool:
         """Remove the record of a tag; return whether there was one."""
-        return self._driver.discard(layout.mirrored_tag(name, tag))
+        return store_removal.remove(self._driver, layout.mirrored_tag(name, tag))
 
     def discard_target(self, name: RepositoryName, digest: Digest) -> None:
         """Remove the records of the tags that point at a manifest."""

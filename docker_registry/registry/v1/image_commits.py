@@ -13,7 +13,7 @@ import json
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PreconditionFailed
-from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry import layout, legacy_layout, store_removal
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
@@ -105,7 +105,7 @@ class ImageCommits:
             return False
         blob, beside = layout.blob_data(link.digest), image_layout.layer(image_id)
         if self._driver.find_size(blob) == link.size and not self._driver.link(blob, beside):
-            self._driver.discard(beside)  # left by an earlier push, and redundant to the blob
+            store_removal.remove(self._driver, beside)  # left by an earlier push, and redundant to the blob
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
         self._unfinished.end(image_id)
         return True

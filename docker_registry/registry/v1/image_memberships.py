@@ -21,7 +21,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
-from docker_registry.registry import json_scanner, legacy_layout
+from docker_registry.registry import json_scanner, legacy_layout, store_removal
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -147,19 +147,19 @@ class ImageMemberships:
         """Turn the claims of an image into memberships, once a principal has pushed its layer."""
         for name in list(self._allowed(image_layout.claims(image_id), principal, Action.PUSH)):
             self._put(image_layout.memberships(image_id), name)
-            self._driver.discard(image_layout.membership(image_layout.claims(image_id), name))
+            store_removal.remove(self._driver, image_layout.membership(image_layout.claims(image_id), name))
 
     def forget(self, name: ImageRepositoryName) -> None:
         """Remove the entries of a repository, before it is deleted."""
         if self._is_recording():
             for image_id in self._parsed(self.ids_of(name)):
                 for folder in (image_layout.memberships(image_id), image_layout.claims(image_id)):
-                    self._driver.discard(image_layout.membership(folder, name))
+                    store_removal.remove(self._driver, image_layout.membership(folder, name))
 
     def _is_recording(self) -> bool:
         """Return whether entries are recorded; otherwise remove the mark that they are complete."""
         if not self.is_maintained and not self._is_marked_incomplete:
-            self._driver.discard(image_layout.MEMBERSHIPS_ARE_COMPLETE)
+            store_removal.remove(self._driver, image_layout.MEMBERSHIPS_ARE_COMPLETE)
             self._is_marked_incomplete = True
         return self.is_maintained
 

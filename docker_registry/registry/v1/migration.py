@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, StorageError
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import COMMAND_LINE, Actor
 from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import ImageId
@@ -139,7 +139,7 @@ class Migration:
                     raise ImageUnfinished(raw=raw)
                 self._driver.repair(blob, self._driver.stream_read(raw))
             if not self._driver.link(blob, raw):
-                self._driver.remove(raw)
+                store_removal.remove(self._driver, raw)
         except PathNotFound:  # no raw layer
             pass
 

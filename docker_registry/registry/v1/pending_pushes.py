@@ -22,6 +22,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, UploadUnknown
+from docker_registry.registry import store_removal
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1 import image_layout
@@ -74,7 +75,7 @@ class PendingPushes:
         self.mark(image_id)
         self._driver.put_content(self._path(image_id, Digest.of(pending.payload)), _dump(pending))
         for path in self._paths(image_id)[MAX_PENDING:]:
-            self._driver.discard(path)
+            store_removal.remove(self._driver, path)
 
     def pending(self, image_id: ImageId) -> list[Pending]:
         """Return the pending JSON documents of an image, newest first."""
@@ -87,8 +88,8 @@ class PendingPushes:
 
     def end(self, image_id: ImageId) -> None:
         """Remove the mark and all pending JSON documents of a committed image."""
-        self._driver.discard(image_layout.in_progress(image_id))
-        self._driver.discard(image_layout.pending(image_id))
+        store_removal.remove(self._driver, image_layout.in_progress(image_id))
+        store_removal.remove(self._driver, image_layout.pending(image_id))
 
     def _path(self, image_id: ImageId, digest: Digest) -> str:
         return f"{image_layout.pending(image_id)}/{digest.hex}"
@@ -182,7 +183,7 @@ class StagedLayers:
 
     def remove_record(self, staged: StagedLayer) -> None:
         """Remove the record of a staged layer whose upload session no longer exists."""
-        self._driver.discard(staged.path)
+        store_removal.remove(self._driver, staged.path)
 
     def discard(self, staged: StagedLayer) -> None:
         """Remove a staged layer: its record and its upload session."""

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ImageUnknown, PathNotFound
-from docker_registry.registry import events, legacy_layout
+from docker_registry.errors import ImageUnknown
+from docker_registry.registry import events, legacy_layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -108,8 +108,8 @@ class PrivateImages:
             self._mark([name])
         else:
             for folder in legacy_layout.repository_folders(name):
-                self._remove(legacy_layout.private(folder))
-            self._remove(legacy_layout.private_entry(name))
+                store_removal.remove(self._driver, legacy_layout.private(folder))
+            store_removal.remove(self._driver, legacy_layout.private_entry(name))
             self._unmark(self._ids(name))
         self._private.forget()
         for each in (name, *oci_names(str(name))):
@@ -148,10 +148,10 @@ class PrivateImages:
 
     def _unmark(self, ids: Iterable[str]) -> None:
         for image_id in self._pace(self._parsed(ids)):
-            if self._remove(image_layout.private_image(image_id)):
+            if store_removal.remove(self._driver, image_layout.private_image(image_id)):
                 layer = self._images.find_digest(image_id)
                 if layer is not None:
-                    self._remove(legacy_layout.private_layer(layer))
+                    store_removal.remove(self._driver, legacy_layout.private_layer(layer))
 
     def _ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids of all images of a repository."""
@@ -180,10 +180,3 @@ class PrivateImages:
     def _put_missing(self, path: str) -> None:
         if not self._driver.exists(path):
             self._driver.put_content(path, b"")
-
-    def _remove(self, path: str) -> bool:
-        try:
-            self._driver.remove(path)
-        except PathNotFound:
-            return False
-        return True

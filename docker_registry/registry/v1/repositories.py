@@ -24,7 +24,7 @@ from docker_registry.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from docker_registry.registry import events, json_scanner, legacy_layout
+from docker_registry.registry import events, json_scanner, legacy_layout, store_removal
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NotAList
@@ -195,7 +195,7 @@ class ImageRepositories:
         """
         if self._memberships is not None:
             self._memberships.forget(name)
-        removed = [self._driver.discard(folder) for folder in legacy_layout.repository_folders(name)]
+        removed = [store_removal.remove(self._driver, folder) for folder in legacy_layout.repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
         repository = name.repository()
@@ -204,7 +204,7 @@ class ImageRepositories:
             if self._driver.exists(legacy_layout.private_entry(name)):
                 self._driver.put_content(legacy_layout.private(self.home(name)), b"")
         else:
-            self._driver.discard(legacy_layout.private_entry(name))
+            store_removal.remove(self._driver, legacy_layout.private_entry(name))
         if repository is not None:
             self._catalog.leave(repository)
         events.announce(events.repository_deleted, self._driver, actor, name=name)

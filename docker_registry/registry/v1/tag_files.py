@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import ImageUnknown, PreconditionFailed
-from docker_registry.registry import conditional_removal, legacy_layout
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ImageUnknown
+from docker_registry.registry import legacy_layout, store_removal, tag_links
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
@@ -42,34 +42,18 @@ class ImageTagFiles:
 
     def put(self, folder: str, tag: Tag, image_id: ImageId) -> ImageId | None:
         """Set a tag by compare-and-swap, in one of the repository's folders; return the image that it pointed at."""
-        path, content = image_layout.tag(folder, tag), str(image_id).encode()
-        while True:
-            stored = self._driver.find_versioned(path)
-            condition = None
-            if self._driver.capabilities.if_match:
-                condition = ABSENT if stored is None else stored.version
-            try:
-                self._driver.put_content(path, content, if_match=condition)
-            except PreconditionFailed:  # written or removed by a concurrent request
-                continue
-            return None if stored is None else _parse(stored.content)
+        previous = tag_links.put(self._driver, image_layout.tag(folder, tag), str(image_id).encode())
+        return None if previous is None else _parse(previous)
 
     def create(self, folder: str, tag: Tag, image_id: ImageId) -> bool:
         """Create a tag in one of the repository's folders; return False and write nothing if its file exists there."""
-        path, condition = image_layout.tag(folder, tag), ABSENT if self._driver.capabilities.if_match else None
-        if condition is None and self._driver.exists(path):
-            return False
-        try:
-            self._driver.put_content(path, str(image_id).encode(), if_match=condition)
-        except PreconditionFailed:
-            return False
-        return True
+        return tag_links.create(self._driver, image_layout.tag(folder, tag), str(image_id).encode())
 
     def take_back(self, folder: str, tag: Tag, image_id: ImageId) -> None:
         """Remove a tag's file in one of the repository's folders if it still points at an image."""
         expected = str(image_id).encode()
         path = image_layout.tag(folder, tag)
-        conditional_removal.take_if(self._driver, path, lambda content: content.strip() == expected)
+        tag_links.take(self._driver, path, lambda content: content.strip() == expected)
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
         """Remove a tag's file as :meth:`take` does; return False when none was removed."""
@@ -82,24 +66,20 @@ class ImageTagFiles:
         Remove a tag's file.
 
         Args:
-            holds: remove the file only while this returns True; see :func:`.conditional_removal.take_while`.
+            holds: remove the file only while this returns True; see :func:`.store_removal.take_while`.
 
         Returns:
             Whether a file was removed, and the image that the tag pointed at; None if the file was damaged.
         """
-        taken = [self._take(image_layout.tag(folder, tag), holds) for folder in legacy_layout.repository_folders(name)]
+        paths = [image_layout.tag(folder, tag) for folder in legacy_layout.repository_folders(name)]
+        taken = [tag_links.take(self._driver, path, lambda _: True, holds) for path in paths]
         contents = [content for content in taken if content is not None]
         return bool(contents), next(filter(None, map(_parse, contents)), None)
-
-    def _take(self, path: str, holds: Callable[[], bool] | None) -> bytes | None:
-        if holds is None:
-            return conditional_removal.take_if(self._driver, path, lambda _: True)
-        return conditional_removal.take_while(self._driver, path, holds)
 
 
 def _parse(content: bytes) -> ImageId | None:
     try:
-        return ImageId.parse(conditional_removal.unmarked(content).decode().strip())
+        return ImageId.parse(store_removal.unmarked(content).decode().strip())
     except (ImageUnknown, UnicodeDecodeError):  # damaged
         return None
 

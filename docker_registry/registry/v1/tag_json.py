@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.registry import conditional_removal, legacy_layout
+from docker_registry.registry import legacy_layout, store_removal
 from docker_registry.registry.names import ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 
@@ -42,10 +42,10 @@ class TagJson:
             yield self._driver.find(path)
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool]) -> None:
-        """Remove the JSON of a tag while a condition holds; see :func:`.conditional_removal.take_while`."""
+        """Remove the JSON of a tag while a condition holds; see :func:`.store_removal.take_while`."""
         for folder in legacy_layout.repository_folders(name):
             for path in _paths(folder, tag):
-                conditional_removal.take_while(self._driver, path, holds)
+                store_removal.take_while(self._driver, path, holds)
 
     def get(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """Return the JSON of a tag."""
@@ -58,7 +58,7 @@ class TagJson:
     def _read(self, paths: Iterator[str | None]) -> dict[str, Any]:
         for path in paths:
             try:
-                document = json.loads(conditional_removal.unmarked(self._driver.get_content(path))) if path else None
+                document = json.loads(store_removal.unmarked(self._driver.get_content(path))) if path else None
             except (PathNotFound, ValueError):
                 continue
             if isinstance(document, dict):

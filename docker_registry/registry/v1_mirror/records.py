@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.v1.sources import SourceImage
 
@@ -61,7 +61,7 @@ class Records:
 
     def discard_lists(self, name: ImageRepositoryName) -> bool:
         """Remove the lists of a repository; return whether there were any."""
-        return self._driver.discard(_repository(name))
+        return store_removal.remove(self._driver, _repository(name))
 
     def find_image(self, image_id: ImageId) -> SourceImage | None:
         """Return an image without its layer; None if there is no record, or it is damaged."""
@@ -79,7 +79,7 @@ class Records:
 
     def discard_image(self, image_id: ImageId) -> None:
         """Remove the record of an image."""
-        self._driver.discard(_image_path(image_id))
+        store_removal.remove(self._driver, _image_path(image_id))
 
     def mark_stored(self, image_id: ImageId) -> None:
         """Record that an image in the store came from the mirrored registry."""

@@ -1,8 +1,15 @@
 """
-Conditional removal of a file in the store, safe against concurrent requests.
+Removal of files from the store: references (tags, links, entries of referrers), records, and the bytes of content.
 
-The condition concerns another file: for example, a tag is removed only while the link of its manifest is absent. No
-driver can check one file and remove another atomically, so both sides follow a protocol:
+This is the only module that removes what requests depend on, whichever API or mirror wrote it; its callers decide what
+to remove. Only short-lived files are removed elsewhere, such as those of uploads.
+
+* :func:`remove`: whatever is under a path. For links whose content never changes, records and whole folders.
+* :func:`remove_version`, :func:`take_if`: by compare-and-swap. For files whose content matters, such as tags.
+* :func:`take_while`: only while a condition on another file holds. For tags and referrers of a deleted manifest.
+
+For example, a tag is removed only while the link of its manifest is absent. No driver can check one file and remove
+another atomically, so both sides follow a protocol:
 
 * The remover reads the file, marks it, checks the condition, and removes the file if it is still the marked one.
 * A writer makes the condition false *before* it writes the file.
@@ -40,6 +47,29 @@ def new_mark() -> bytes:
     return b" removal-" + secrets.token_hex(16).encode()
 
 
+def remove(driver: StorageDriver, path: str) -> bool:
+    """Remove a file, or a folder with all its content; return whether it existed."""
+    return driver.discard(path)
+
+
+def remove_version(driver: StorageDriver, path: str, version: str) -> bool:
+    """Remove a file if it still has a version; return False if it was changed or removed."""
+    try:
+        driver.remove_if_match(path, version)
+    except PreconditionFailed:
+        return False
+    return True
+
+
+def move(driver: StorageDriver, path: str, target: str) -> bool:
+    """Move a file away from where readers look for it, or back; return whether it existed."""
+    try:
+        driver.move(path, target)
+    except PathNotFound:
+        return False
+    return True
+
+
 def take_if(driver: StorageDriver, path: str, is_expected: Callable[[bytes], bool]) -> bytes | None:
     """Remove a file if its content is expected; return the content, or None if nothing was removed."""
     while True:
@@ -49,11 +79,8 @@ def take_if(driver: StorageDriver, path: str, is_expected: Callable[[bytes], boo
         content = unmarked(stored.content)
         if not is_expected(content):
             return None
-        try:
-            driver.remove_if_match(path, stored.version)
-        except PreconditionFailed:
-            continue
-        return content
+        if remove_version(driver, path, stored.version):
+            return content
 
 
 def take_while(
