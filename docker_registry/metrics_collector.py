@@ -47,6 +47,7 @@ class MetricsCollector:
         self._budgets = {"json": registry.json_budget.memory}
         self._mirrors: list[tuple[MirrorRecorder, Callable[[], Mapping[tuple[str, str], int]]]] = []
         self._connections: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._deliver: Callable[[], object] = lambda: None
 
     def add_budget(self, name: str, budget: MemoryBudget) -> None:
         """Add a memory budget to the metrics."""
@@ -71,8 +72,18 @@ class MetricsCollector:
         """
         self._connections = connections
 
+    def watch_exchanges(self, deliver: Callable[[], object]) -> None:
+        """
+        Count all exchanges that have ended.
+
+        Args:
+            deliver: delivers those that are waiting to the observers of the worker.
+        """
+        self._deliver = deliver
+
     def collect(self, numbers: Numbers) -> None:
-        """Add the current numbers to those of the worker."""
+        """Deliver waiting exchanges to the observers, and add the current numbers to those of the worker."""
+        self._deliver()
         self._collect_storage(numbers)
         self._collect_registry(numbers)
         counters, gauges = numbers.counters, numbers.gauges

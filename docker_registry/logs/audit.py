@@ -6,7 +6,7 @@ import getpass
 from typing import Final
 
 from docker_registry.errors import ConfigError
-from docker_registry.http.exchange import Exchange, Repetition, repetition
+from docker_registry.http.exchange import Exchange
 from docker_registry.logs.exchange_lines import audit_line, system_line
 from docker_registry.logs.line_writer import LineWriter, append_to, is_regular, write_all
 
@@ -76,9 +76,9 @@ class AuditLog:
         if event:
             self._writer.write(audit_line(exchange, event))
 
-    def prepare(self, exchange: Exchange) -> Repetition | None:
-        """See :class:`~docker_registry.http.exchange.PreparedObserver`; most cached responses are not audited."""
-        return repetition(self.__call__, exchange) if event_of(exchange) else None
+    def ignores(self, exchange: Exchange) -> bool:
+        """Return whether an exchange is not audited, as most that are answered from the response cache."""
+        return not event_of(exchange)
 
     def record_housekeeping(self, message: str) -> None:
         """Write a line for a change that the registry made of itself."""

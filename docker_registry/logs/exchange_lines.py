@@ -7,12 +7,14 @@ Texts from clients are bounded, and escaped by JSON; values of query parameters 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from json.encoder import encode_basestring_ascii as quote
+from operator import mul
 from typing import Final
 
-from docker_registry.http.exchange import Exchange, Repetition
+from docker_registry.http.exchange import Exchange, Repetitions
 from docker_registry.logs.redaction import redact_query
 
 #: Longer texts from clients are cut.
@@ -54,18 +56,32 @@ def system_line(message: str, reason: str, operator: str = "") -> str:
     )
 
 
-def repeated_request_line(exchange: Exchange, put: Callable[[str], object]) -> Repetition:
-    """Return what writes the lines of the access log for the repetitions of an exchange, with a function."""
-    beginning = f'","level":"info",{_fixed(exchange)},{_constant(exchange)},"client":'
-    quoted, at, clock = _quoted, _millisecond, time.time
+def prepare_request_line(exchange: Exchange) -> str:
+    """Return the part of the line of the access log that is the same for all repetitions of an exchange."""
+    return f'","level":"info",{_fixed(exchange)},{_constant(exchange)},"client":'
 
-    def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
-        put(
-            f'{{"time":"{at(int(clock() * 1000))}{beginning}{quoted(client)},"request_id":"{request_id}",'
-            f'"seconds":{seconds:.6f},"first_byte_seconds":{first_byte_seconds:.6f}}}\n'
+
+def repeated_request_lines(prepared: Sequence[str], repeated: Repetitions) -> list[str]:
+    """
+    Return the lines of the access log for repeated exchanges.
+
+    Args:
+        prepared: of each, by :func:`prepare_request_line`.
+    """
+    # Mapped columns take two thirds of the time of calls for each line.
+    return [
+        f'{{"time":"{when}{same}{client},"request_id":"{request_id}",'
+        f'"seconds":{seconds},"first_byte_seconds":{first_byte}}}\n'
+        for when, same, client, request_id, seconds, first_byte in zip(
+            map(_millisecond, _scaled(repeated.ended_at, 1e3)),
+            prepared,
+            map(_quoted, repeated.clients),
+            repeated.request_ids,
+            map(_seconds, _scaled(repeated.seconds, 1e6)),
+            map(_seconds, _scaled(repeated.first_byte_seconds, 1e6)),
+            strict=True,
         )
-
-    return write
+    ]
 
 
 def now() -> str:
@@ -81,6 +97,16 @@ def _millisecond(milliseconds: int) -> str:
 @lru_cache(maxsize=1)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=4096)
+def _seconds(microseconds: int) -> str:
+    """Return seconds as a decimal fraction; those of cached responses repeat."""
+    return f"{microseconds / 1e6:.6f}"
+
+
+def _scaled(numbers: Sequence[float], factor: float) -> Iterator[int]:
+    return map(int, map(mul, numbers, repeat(factor)))
 
 
 def _fixed(exchange: Exchange) -> str:

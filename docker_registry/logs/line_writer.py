@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -23,14 +23,15 @@ logger = logging.getLogger(__name__)
 MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
 
 #: Time that lines are collected before they are written together. A worker that is killed loses as much.
-FLUSH_SECONDS: Final = 0.05
+FLUSH_SECONDS: Final = 0.03
 
 #: Writes to a pipe are not mixed with those of other processes up to this size (PIPE_BUF of Linux).
 _PIPE_BLOCK_BYTES: Final = 4096
 
 #: Writes to a regular file never are, so many lines are written at once: after each system call, the event loop and the
-#: thread that writes compete for the interpreter lock.
-_FILE_BLOCK_LINES: Final = 256
+#: thread that writes compete for the interpreter lock. For blocks of more than 128 KiB the C library maps new memory
+#: each time, and making them takes ten times as long.
+_FILE_BLOCK_BYTES: Final = 96 * 1024
 
 #: Time between two messages about lost lines, and the time limit for the last lines of a worker that ends.
 _REPORT_SECONDS: Final = 60.0
@@ -54,7 +55,7 @@ class LineWriter:
         self._name = name
         self._write_bytes = write
         self._is_file = is_file
-        self._lines: list[str] = []
+        self._texts: list[str] = []
         self._characters = 0
         self._is_scheduled = False
         self._lost = 0
@@ -70,11 +71,22 @@ class LineWriter:
         Args:
             line: with its newline.
         """
+        self.write_lines((line,))
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        """
+        Write lines later.
+
+        Args:
+            lines: each with its newline.
+        """
+        # One text of many lines, because the memory of short-lived lines is used again.
+        text = "".join(lines)
         if self._characters > MAX_WAITING_CHARACTERS:
-            self._lost += 1
+            self._lost += text.count("\n")
             return
-        self._characters += len(line)
-        self._lines.append(line)
+        self._characters += len(text)
+        self._texts.append(text)
         if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule()
@@ -89,46 +101,56 @@ class LineWriter:
         """Write the remaining lines and wait for those that are being written, for at most a second."""
         with suppress(gevent.Timeout), gevent.Timeout(_CLOSE_SECONDS):
             self._flush()
+            while self._texts:
+                self._flush()
 
     def _flush(self) -> None:
         try:
             with self._writing:
-                while self._lines:
-                    lines, self._lines = self._lines, []
-                    if monkey.is_module_patched("threading"):
-                        # Unlike run_in_thread, this can be interrupted while a write hangs.
-                        gevent.get_hub().threadpool.spawn(self._write_lines, lines).get()
-                    else:
-                        self._write_lines(lines)
-                    self._characters -= sum(map(len, lines))
+                texts, self._texts = self._texts, []
+                if monkey.is_module_patched("threading"):
+                    # Unlike run_in_thread, this can be interrupted while a write hangs.
+                    gevent.get_hub().threadpool.spawn(self._write_texts, texts).get()
+                else:
+                    self._write_texts(texts)
+                self._characters -= sum(map(len, texts))
         finally:
-            self._is_scheduled = False
+            self._is_scheduled = bool(self._texts)
+            if self._is_scheduled:
+                self._schedule()
         now = time.monotonic()
         if self._lost and now - self._reported_at >= _REPORT_SECONDS:
             logger.warning("%s: %d lines were lost", self._name, self._lost)
             self._lost, self._reported_at = 0, now
 
-    def _write_lines(self, lines: list[str]) -> None:
-        if self._is_file:
-            for start in range(0, len(lines), _FILE_BLOCK_LINES):
-                self._write_block(lines[start : start + _FILE_BLOCK_LINES])
-            return
-        block: list[str] = []
+    def _write_texts(self, texts: Iterable[str]) -> None:
+        limit = _FILE_BLOCK_BYTES if self._is_file else _PIPE_BLOCK_BYTES
+        block: list[bytes] = []
         size = 0
-        for line in lines:
-            length = len(line) if line.isascii() else len(line.encode(errors="backslashreplace"))
-            if size + length > _PIPE_BLOCK_BYTES and block:
+        for piece in self._pieces(texts):
+            if size + len(piece) > limit and block:
                 self._write_block(block)
                 block, size = [], 0
-            block.append(line)
-            size += length
-        self._write_block(block)
+            block.append(piece)
+            size += len(piece)
+        if block:
+            self._write_block(block)
 
-    def _write_block(self, block: list[str]) -> None:
+    def _pieces(self, texts: Iterable[str]) -> Iterator[bytes]:
+        """Yield texts as bytes; those that are too long for a pipe line by line."""
+        for text in texts:
+            content = text.encode(errors="backslashreplace")
+            if self._is_file or len(content) <= _PIPE_BLOCK_BYTES:
+                yield content
+            else:
+                yield from content.splitlines(keepends=True)
+
+    def _write_block(self, block: Sequence[bytes]) -> None:
+        content = b"".join(block)
         try:
-            self._write_bytes("".join(block).encode(errors="backslashreplace"))
+            self._write_bytes(content)
         except (OSError, ValueError, AttributeError):  # the last two: the stream is being reopened
-            self._lost += len(block)
+            self._lost += content.count(b"\n")
 
 
 class LineStream(io.TextIOBase):

@@ -8,11 +8,13 @@ attributes takes a fortieth.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from operator import attrgetter
 from typing import Any, Final
 
-from docker_registry.http.exchange import Exchange, Repetition
+from docker_registry.http.exchange import Exchange, Repetitions
 
 #: Upper bounds of histogram buckets. A layer takes minutes.
 SECONDS_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
@@ -89,12 +91,47 @@ _NUMBERS_OF: Final = attrgetter("is_cached", "seconds", "bytes_in", "bytes_out")
 Labels = tuple[str, str, str]
 
 
+@dataclass(slots=True, eq=False)
+class CachedSeries:
+    """
+    Counts exchanges that were answered from the response cache, of one series and with responses of about one size.
+
+    Attributes:
+        bucket: of the response in the histogram of sizes.
+    """
+
+    series: Series
+    bucket: int
+
+    def add(self, sizes: Sequence[int], seconds: Sequence[float]) -> None:
+        """
+        Count exchanges.
+
+        Args:
+            sizes: of the responses, in bytes.
+            seconds: durations.
+        """
+        count, series = len(sizes), self.series
+        series.requests += count
+        series.cached += count
+        series.seconds += sum(seconds)
+        series.bytes_out += sum(sizes)
+        series.bytes_out_buckets[self.bucket] += count
+        series.bytes_in_buckets[0] += count
+        if max(seconds) <= SECONDS_BOUNDS[0]:
+            series.seconds_buckets[0] += count
+            return
+        for each in seconds:
+            series.seconds_buckets[bisect_left(SECONDS_BOUNDS, each)] += 1
+
+
 class Recorder:
     """The counters of a worker; an observer of exchanges."""
 
     def __init__(self) -> None:
         self.series: dict[Labels, Series] = {}
         self._by_exchange: dict[tuple[str, str, int], Series] = {}
+        self._cached: dict[tuple[int, int], CachedSeries] = {}  # a series lives as long as the recorder
 
     def __call__(self, exchange: Exchange) -> None:
         """Count an exchange."""
@@ -112,23 +149,17 @@ class Recorder:
         else:
             series.bytes_in_buckets[0] += 1
 
-    def prepare(self, exchange: Exchange) -> Repetition:
-        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
-        series = self._find(exchange)
-        bytes_out, bucket = exchange.bytes_out, bisect_left(BYTES_BOUNDS, exchange.bytes_out)
-        seconds_buckets, bounds = series.seconds_buckets, SECONDS_BOUNDS
-        bytes_in_buckets, bytes_out_buckets = series.bytes_in_buckets, series.bytes_out_buckets
+    def prepare(self, exchange: Exchange) -> tuple[CachedSeries, int]:
+        """See :class:`~docker_registry.http.exchange.BatchObserver`."""
+        series, bucket = self._find(exchange), bisect_left(BYTES_BOUNDS, exchange.bytes_out)
+        return self._cached.setdefault((id(series), bucket), CachedSeries(series, bucket)), exchange.bytes_out
 
-        def count(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:  # noqa: ARG001
-            series.requests += 1
-            series.cached += 1
-            series.seconds += seconds
-            series.bytes_out += bytes_out
-            seconds_buckets[bisect_left(bounds, seconds)] += 1
-            bytes_out_buckets[bucket] += 1
-            bytes_in_buckets[0] += 1
-
-        return count
+    def observe_repeated(self, prepared: Sequence[tuple[CachedSeries, int]], repeated: Repetitions) -> None:
+        """Count exchanges that were answered from the response cache."""
+        rows, sizes = zip(*prepared, strict=True)
+        for row in set(rows):  # a few
+            is_its = [each is row for each in rows]
+            row.add([*compress(sizes, is_its)], [*compress(repeated.seconds, is_its)])
 
     def _find(self, exchange: Exchange) -> Series:
         method = exchange.method.lower()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import gevent
 
 from docker_registry.concurrency import run_in_thread
-from docker_registry.http.exchange import Exchange, Repetition
+from docker_registry.http.exchange import Exchange, Repetitions
 from docker_registry.metrics.busiest import RepositoryCounts
 from docker_registry.metrics.exposition import expose
 from docker_registry.metrics.families import OPEN_UPLOADS, unfinished
 from docker_registry.metrics.numbers import Numbers
-from docker_registry.metrics.recorder import Recorder
+from docker_registry.metrics.recorder import CachedSeries, Recorder
 from docker_registry.metrics.shared import SharedNumbers
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class ServerMetrics:
         """
         Args:
             folder: shared by the workers of a server; None if there is one worker.
-            collect: adds what the parts of this worker have counted.
+            collect: adds what the parts of this worker have counted; it first delivers the exchanges that are waiting.
             by_repository: whether pulls and pushes are counted by repository.
         """
         self._recorder = Recorder()
@@ -53,17 +53,18 @@ class ServerMetrics:
         if self._repositories is not None:
             self._repositories(exchange)
 
-    def prepare(self, exchange: Exchange) -> Repetition:
-        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
-        count, repositories = self._recorder.prepare(exchange), self._repositories
-        if repositories is None:
-            return count
+    def prepare(self, exchange: Exchange) -> tuple[tuple[CachedSeries, int], Exchange]:
+        """See :class:`~docker_registry.http.exchange.BatchObserver`."""
+        return self._recorder.prepare(exchange), exchange
 
-        def count_both(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:
-            count(request_id, client, seconds, first_byte_seconds)
-            repositories(exchange)
-
-        return count_both
+    def observe_repeated(
+        self, prepared: Sequence[tuple[tuple[CachedSeries, int], Exchange]], repeated: Repetitions
+    ) -> None:
+        """Count exchanges that were answered from the response cache."""
+        self._recorder.observe_repeated([row for row, _ in prepared], repeated)
+        if self._repositories is not None:
+            for _, exchange in prepared:
+                self._repositories(exchange)
 
     def start(self) -> None:
         """Publish the numbers of this worker every second, in a greenlet."""
@@ -92,8 +93,9 @@ class ServerMetrics:
 
     def _numbers(self) -> Numbers:
         """Return a copy of the numbers of this worker, for a thread."""
-        numbers = Numbers({labels: row.copy() for labels, row in self._recorder.series.items()})
-        self._collect(numbers)
+        numbers = Numbers()
+        self._collect(numbers)  # before the exchanges are read, because it delivers the last ones
+        numbers.series = {labels: row.copy() for labels, row in self._recorder.series.items()}
         if self._repositories is not None:
             numbers.repositories = self._repositories.snapshot()
         if self._uploads_left is not None:

@@ -6,7 +6,7 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote
@@ -14,8 +14,8 @@ from urllib.parse import unquote
 from gunicorn.config import AccessLogFormat
 from gunicorn.glogging import Logger
 
-from docker_registry.http.exchange import Exchange, Observer, Repetition, repetition
-from docker_registry.logs.exchange_lines import repeated_request_line, request_line
+from docker_registry.http.exchange import Exchange, Observer, Repetitions
+from docker_registry.logs.exchange_lines import prepare_request_line, repeated_request_lines, request_line
 from docker_registry.logs.line_writer import LineStream, LineWriter, is_regular, write_all
 from docker_registry.logs.redaction import redact_query
 from docker_registry.logs.setup import JSON, JsonFormatter
@@ -73,9 +73,10 @@ class AccessLog(Logger):  # type: ignore[misc]
             return None
         put = self._open()
         if is_json:
-            return Entries(put, request_line, repeated_request_line)
-        is_usual = self.cfg.access_log_format == AccessLogFormat.default
-        return Entries(put, _usual_line, _repeated_usual_line) if is_usual else Entries(put, self._line)
+            return BatchEntries(put, request_line, prepare_request_line, repeated_request_lines)
+        if self.cfg.access_log_format == AccessLogFormat.default:
+            return BatchEntries(put, _usual_line, _prepare_usual_line, _repeated_usual_lines)
+        return Entries(put, self._line)
 
     def divert(self) -> None:
         """Write the messages of this worker outside the event loop, too."""
@@ -88,17 +89,21 @@ class AccessLog(Logger):  # type: ignore[misc]
         for writer in self._writers:
             writer.close()
 
-    def _open(self) -> Callable[[str], object]:
-        """Return the function that writes a line of the access log."""
+    def _open(self) -> Callable[[Sequence[str]], object]:
+        """Return the function that writes lines of the access log."""
         handlers = self.access_log.handlers
         if len(handlers) != 1 or not isinstance(handlers[0], logging.StreamHandler):  # such as syslog
-            return lambda line: self.access_log.info("%s", line.rstrip("\n"))
+            return self._pass_on
         handler = handlers[0]
 
         def descriptor() -> int:
             return int(handler.stream.fileno())  # gunicorn opens the log again at SIGUSR1
 
-        return self._add_writer("access log", descriptor).write
+        return self._add_writer("access log", descriptor).write_lines
+
+    def _pass_on(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.access_log.info("%s", line.rstrip("\n"))
 
     def _add_writer(self, name: str, descriptor: Callable[[], int]) -> LineWriter:
         def write(content: bytes) -> None:
@@ -148,32 +153,45 @@ class AccessLog(Logger):  # type: ignore[misc]
 class Entries:
     """Writes an entry for each exchange; an observer."""
 
-    def __init__(
-        self,
-        put: Callable[[str], object],
-        line_of: Callable[[Exchange], str],
-        repeated: Callable[[Exchange, Callable[[str], object]], Repetition] | None = None,
-    ) -> None:
+    def __init__(self, put: Callable[[Sequence[str]], object], line_of: Callable[[Exchange], str]) -> None:
         """
         Args:
-            put: writes an entry.
+            put: writes entries.
             line_of: makes the entry of an exchange.
-            repeated: returns what writes the entries of its repetitions.
         """
         self._put = put
         self._line_of = line_of
-        self._repeated = repeated
 
     def __call__(self, exchange: Exchange) -> None:
         """Write the entry of an exchange."""
         if exchange.method and not _is_quiet(exchange):  # without a method: unparsable, see the error log
-            self._put(self._line_of(exchange))
+            self._put((self._line_of(exchange),))
 
-    def prepare(self, exchange: Exchange) -> Repetition | None:
-        """See :class:`~docker_registry.http.exchange.PreparedObserver`."""
-        if self._repeated is None:
-            return repetition(self.__call__, exchange)
-        return None if _is_quiet(exchange) else self._repeated(exchange, self._put)
+
+class BatchEntries(Entries):
+    """The same, for formats whose entries of repeated exchanges can be made together."""
+
+    def __init__(
+        self,
+        put: Callable[[Sequence[str]], object],
+        line_of: Callable[[Exchange], str],
+        prepare: Callable[[Exchange], Any],
+        repeated_lines: Callable[[Sequence[Any], Repetitions], list[str]],
+    ) -> None:
+        """
+        Args:
+            put, line_of: see :class:`Entries`.
+            prepare: see :class:`~docker_registry.http.exchange.BatchObserver`. Responses of health checks are not
+                cached, so they are never repeated.
+            repeated_lines: makes the entries of repeated exchanges.
+        """
+        super().__init__(put, line_of)
+        self.prepare = prepare
+        self._repeated_lines = repeated_lines
+
+    def observe_repeated(self, prepared: Sequence[Any], repeated: Repetitions) -> None:
+        """Write the entries of repeated exchanges."""
+        self._put(self._repeated_lines(prepared, repeated))
 
 
 def _is_quiet(exchange: Exchange) -> bool:
@@ -185,13 +203,15 @@ def _usual_line(exchange: Exchange) -> str:
     return f"{exchange.client}{_after_client(exchange)} {_when(int(time.time()))} {_ending(exchange)}\n"
 
 
-def _repeated_usual_line(exchange: Exchange, put: Callable[[str], object]) -> Repetition:
-    after_client, ending = _after_client(exchange), _ending(exchange)
+def _prepare_usual_line(exchange: Exchange) -> tuple[str, str]:
+    return f"{_after_client(exchange)} ", f" {_ending(exchange)}\n"
 
-    def write(request_id: str, client: str, seconds: float, first_byte_seconds: float) -> None:  # noqa: ARG001
-        put(f"{client}{after_client} {_when(int(time.time()))} {ending}\n")
 
-    return write
+def _repeated_usual_lines(prepared: Sequence[tuple[str, str]], repeated: Repetitions) -> list[str]:
+    return [
+        f"{client}{after_client}{_when(int(ended_at))}{ending}"
+        for (after_client, ending), client, ended_at in zip(prepared, repeated.clients, repeated.ended_at, strict=True)
+    ]
 
 
 def _after_client(exchange: Exchange) -> str:

@@ -24,11 +24,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
-from docker_registry.http.exchange import Exchange, Repetition
+from docker_registry.http.exchange import Exchange
 from docker_registry.server.cache_key import RequestHead, parse_head
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
@@ -115,26 +115,29 @@ class Hit(NamedTuple):
 
     Attributes:
         fd: descriptor of the file with the body, which the caller must close; None if the body is part of the bytes.
-        repetitions: of the same bytes of a request, and filled by the caller; None if the bytes were not remembered.
+        request: what is kept for further requests with the same bytes; None if the bytes were not remembered.
     """
 
     response: CachedResponse
     head: RequestHead
     fd: int | None
-    repetitions: Repetitions | None
+    request: KnownRequest | None
 
 
 @dataclass(slots=True)
-class Repetitions:
+class KnownRequest:
     """
-    What has been prepared for further requests with the same bytes.
+    A request that is recognized by its bytes, and what the caller of the cache prepares for its repetitions.
 
     Attributes:
-        observers: what observes them; None until the first of them.
+        prepared: by each observer that receives repetitions in batches; empty if no observer needs them; None if one
+            has to receive each of them at once.
+        is_prepared: whether *prepared* is known.
         forwarded: the header that names the client behind a proxy.
     """
 
-    observers: tuple[Repetition, ...] | None = None
+    prepared: tuple[Any, ...] | None = None
+    is_prepared: bool = False
     forwarded: str = ""
 
 
@@ -161,7 +164,7 @@ class ResponseCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
-        self._by_request: dict[_Key, tuple[_Entry, RequestHead, Repetitions]] = {}
+        self._by_request: dict[_Key, tuple[_Entry, RequestHead, KnownRequest]] = {}
 
     def find(self, request: bytes, identity: bytes = b"") -> Hit | None:
         """
@@ -171,15 +174,15 @@ class ResponseCache:
             request: all bytes that were received.
             identity: of the client's connection, on which the response may depend, such as its TLS certificate.
         """
-        known = self._by_request.get(_key(request, identity))
-        if known is None:
+        found = self._by_request.get(_key(request, identity))
+        if found is None:
             head = parse_head(request)
             entry = None if head is None else self._entries.get(_key(head.key, identity))
             if head is None or entry is None:
                 return None
-            repetitions = self._remember(_key(request, identity), entry, head)
+            known = self._remember(_key(request, identity), entry, head)
         else:
-            entry, head, repetitions = known
+            entry, head, known = found
         response = entry.response
         if time.monotonic() > entry.until or not response.dependencies.is_current():
             self._forget(entry)
@@ -193,9 +196,9 @@ class ResponseCache:
                 return None
         if self._entries.get(entry.key) is entry:  # is_current() may yield, and the entry may be evicted in between
             self._entries.move_to_end(entry.key)
-        if known is None:
+        if found is None:
             self._evict()
-        return Hit(response, head, fd, repetitions)
+        return Hit(response, head, fd, known)
 
     def add(
         self,
@@ -236,7 +239,7 @@ class ResponseCache:
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._entries.values())))
 
-    def _remember(self, request: _Key, entry: _Entry, head: RequestHead) -> Repetitions | None:
+    def _remember(self, request: _Key, entry: _Entry, head: RequestHead) -> KnownRequest | None:
         """Recognize a request by its bytes from now on; return None if it cannot be."""
         if not head.is_repeatable or len(entry.requests) >= _MAX_REQUESTS:
             return None
@@ -244,9 +247,9 @@ class ResponseCache:
         size = REQUEST_BYTES + (len(request) if isinstance(request, bytes) else sum(map(len, request)))
         entry.size += size
         self._bytes += size
-        repetitions = Repetitions()
-        self._by_request[request] = entry, head, repetitions
-        return repetitions
+        known = KnownRequest()
+        self._by_request[request] = entry, head, known
+        return known
 
     def _forget(self, entry: _Entry | None) -> None:
         if entry is not None and self._entries.get(entry.key) is entry:

@@ -169,6 +169,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().run()
         finally:
+            self._observation.deliver()
             if isinstance(self.log, AccessLog):
                 self.log.finish()
             self._close_observers()
@@ -220,6 +221,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if collector := getattr(self.wsgi, "metrics_collector", None):
             collector.add_budget("unsent_responses", self._unsent)
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
+            collector.watch_exchanges(self._observation.deliver)
         for observer in (*filter(None, [log]), *self._observers):
             self._observation.add(observer)
         self.wsgi = self._observation.around(self.wsgi)

@@ -13,11 +13,17 @@ from docker_registry.dependencies import Dependencies
 from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Exchange, RequestIds, trace_id
 from docker_registry.logs.audit import AuditLog
-from docker_registry.logs.exchange_lines import repeated_request_line, request_line
+from docker_registry.logs.exchange_lines import prepare_request_line, repeated_request_lines, request_line
 from docker_registry.metrics.server_metrics import ServerMetrics
-from docker_registry.server.access_log import Entries, _repeated_usual_line, _usual_line, basic_user
+from docker_registry.server.access_log import (
+    BatchEntries,
+    _prepare_usual_line,
+    _repeated_usual_lines,
+    _usual_line,
+    basic_user,
+)
 from docker_registry.server.client_socket import PlainSocket
-from docker_registry.server.observation import Observation
+from docker_registry.server.observation import _BATCH, Observation
 from docker_registry.server.response_cache import ResponseCache
 from tests.server.test_response_cache import SETTLED_SECONDS, Connection, head_of
 from tests.support.clients.v2 import Client, digest_of
@@ -171,52 +177,91 @@ class TestARepeatedExchange:
 
             hit = cache.find(head_of(MANIFEST, *headers))
 
-            def observe(**options):
-                observation.report_cached(hit, client, time.perf_counter(), **options)
+            def observe(seconds=0.0, **options):
+                observation.report_cached(hit, client, time.perf_counter() - seconds, **options)
 
             return observe
 
         return repeated
 
-    def test_costs_few_calls(self, tmp_path, repeated):
-        metrics, observation, written = ServerMetrics(None, lambda _: None), Observation(), []
-        audit = AuditLog(str(tmp_path / "audit.log"))
-        for observer in (Entries(written.append, request_line, repeated_request_line), metrics, audit):
+    @pytest.fixture
+    def written(self):
+        return []
+
+    @pytest.fixture
+    def entries(self, written):
+        return BatchEntries(written.extend, request_line, prepare_request_line, repeated_request_lines)
+
+    def test_costs_few_calls(self, tmp_path, repeated, written, entries):
+        metrics, observation = ServerMetrics(None, lambda _: None), Observation()
+        for observer in (entries, metrics, AuditLog(str(tmp_path / "audit.log"))):
             observation.add(observer)
         observe = repeated(observation, "User-Agent: a client")
-        calls = []
+        observe(is_complete=False)
         observe()
+        calls = []
         sys.setprofile(lambda frame, event, argument: calls.append(event))
         try:
-            observe()
+            for _ in range(4 * _BATCH):
+                observe()
         finally:
             sys.setprofile(None)
-        assert sum(event in ("call", "c_call") for event in calls) < 20
+        # For each of them two of the test, a report, two clocks and a length; later up to four if the machine is slow.
+        assert sum(event in ("call", "c_call") for event in calls) < 10 * 4 * _BATCH
         observe(is_complete=False)
+        count = 4 * _BATCH + 3
         lines = [json.loads(line) for line in written]
-        assert 3 == len({line.pop("request_id") for line in lines})
+        assert [count] * 2 == [len(lines), len({line.pop("request_id") for line in lines})]
         times = [[line.pop(name) for name in ("time", "seconds", "first_byte_seconds")] for line in lines]
         assert times == sorted(times, key=lambda each: each[0])
-        assert [lines[0]] * 3 == lines
+        assert [lines[0]] * count == lines
         assert ("10.1.2.3", "a client", True) == tuple(lines[0][name] for name in ("client", "user_agent", "cached"))
         (row,) = metrics._recorder.series.values()
-        assert (3, 3, 6) == (row.requests, row.cached, row.bytes_out)
-        assert [3, 3, 3] == [sum(row.seconds_buckets), sum(row.bytes_in_buckets), sum(row.bytes_out_buckets)]
+        assert (count, count, 2 * count) == (row.requests, row.cached, row.bytes_out)
+        assert [count] * 3 == [sum(row.seconds_buckets), sum(row.bytes_in_buckets), sum(row.bytes_out_buckets)]
 
-    def test_is_audited_if_it_is_a_login(self, tmp_path, repeated):
+    def test_keeps_its_place_among_others(self, repeated, written, entries):
+        metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
+        observation.add(entries)
+        observation.add(metrics)
+        sizes = {"/a": 2, "/b": 3000}
+        reports = [repeated(observation, target=path, bytes_out=size, notes={}) for path, size in sizes.items()]
+        for observe in (*reports, *reports, reports[0]):
+            observe()
+        assert [] == written
+        observation.report_refused(None, "10.9.9.9", 400)
+        assert ["/a", "/b", "/a", "/b", "/a"] == [json.loads(line)["message"].split()[1] for line in written]
+        reports[1]()
+        row = metrics._numbers().series["manifest", "get", "200"]
+        assert (6, 6 + 9000, [3, 3]) == (row.requests, row.bytes_out, row.bytes_out_buckets[:2])
+        assert row.seconds_buckets[0] == 6
+
+    def test_that_was_slow_counts_as_such(self, repeated):
+        metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
+        observation.add(metrics)
+        observe = repeated(observation)
+        for seconds in (0.0, 0.007, 0.02, 70.0):
+            observe(seconds)
+        row = metrics._numbers().series["manifest", "get", "200"]
+        assert [1, 1, 1, 1] == [row.seconds_buckets[index] for index in (0, 1, 2, -2)]
+        assert 70.027 < row.seconds < 71
+
+    def test_is_audited_at_once_if_it_is_a_login(self, tmp_path, repeated, written, entries):
         observation, audit = Observation(), AuditLog(str(tmp_path / "audit.log"))
+        observation.add(entries)
         observation.add(audit)
         observe = repeated(observation, route="v2_base.check_version", user="me")
         for _ in range(3):
             observe()
+        assert 3 == len(written)
         audit.close()
         assert 3 == (tmp_path / "audit.log").read_text().count('"event":"login"')
 
     @pytest.mark.parametrize("header", ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7"])
-    def test_names_the_client_behind_a_proxy(self, repeated, header):
-        observation, written = Observation(), []
+    def test_names_the_client_behind_a_proxy(self, repeated, written, header):
+        observation = Observation()
         observation.trust(TrustedProxies(["10.0.0.0/8"]))
-        observation.add(Entries(written.append, _usual_line, _repeated_usual_line))
+        observation.add(BatchEntries(written.extend, _usual_line, _prepare_usual_line, _repeated_usual_lines))
         observe = repeated(observation, header, 'User-Agent: a"\x1b')
         observe()
         observe()
