@@ -101,7 +101,7 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     if services.mirror is not None:
         hooks.refuse_in_mirrors(app, services.mirror.upstreams.is_mirrored)
         if services.mirror.pulls is not None:
-            mirrored_pulls.install(app, services.mirror.pulls.sending)
+            mirrored_pulls.install(app, services.mirror.pulls.sending, services.mirror.pulls.sending_image)
     if registry.driver.tracks_dependencies:
         hooks.declare_cacheable(app)
     rules = hooks.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(hooks.CorsRules)})

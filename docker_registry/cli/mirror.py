@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,8 @@ from docker_registry.errors import ConfigError, NameInvalid, RegistryError
 
 if TYPE_CHECKING:
     from docker_registry.registry.mirror.mirror import Mirror
-    from docker_registry.registry.names import Reference, RepositoryName
+    from docker_registry.registry.mirror.purging import Purged
+    from docker_registry.registry.names import ImageRepositoryName, Reference, RepositoryName
     from docker_registry.services import Services
 
 #: Longest list of images.
@@ -89,27 +90,53 @@ def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int
 def _purge(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:
     """Remove mirrored content: of some repositories, or of all of some upstreams."""
     from docker_registry.errors import NameUnknown
-    from docker_registry.registry.actor import COMMAND_LINE
-    from docker_registry.registry.mirror.purging import Purging
-    from docker_registry.registry.names import RepositoryName
 
     if built.read_only.why is not None:
         raise ConfigError("The registry is read-only.", why=built.read_only.why)
-    known = sorted(mirror.names())
+    known = sorted(mirror.names().union(_image_repositories(built)))
     chosen = [name for name in known if any(name == each or name.startswith(f"{each}/") for each in arguments.names)]
     for text in arguments.names:
         if not any(name == text or name.startswith(f"{text}/") for name in known):
             raise NameUnknown("No mirrored repository has this name.", name=text)
-    purging, rows = Purging(built.registry), []
-    for name in chosen:
-        purged = purging.purge(RepositoryName(name), actor=COMMAND_LINE)
-        rows.append({"repository": name, "removed": len(purged.digests), "bytes": purged.size})
-    lines = (f"{row['repository']}  {row['removed']} manifests and blobs, {row['bytes']} bytes" for row in rows)
+    purged = _purge_repositories(built, mirror, chosen)
+    rows = [
+        {
+            "repository": name,
+            "removed": sum(len(each.digests) for each in purged[name]),
+            "bytes": sum(each.size for each in purged[name]),
+        }
+        for name in chosen
+    ]
+    lines = (f"{row['repository']}  {row['removed']} manifests, blobs and images, {row['bytes']} bytes" for row in rows)
     _print(arguments, {"repositories": rows}, lines)
     return 0
 
 
 # ------------------------------------------------------------------------------------------------------ steps
+
+
+def _image_repositories(built: Services) -> dict[str, ImageRepositoryName]:
+    """Return the repositories of which images are mirrored by API V1, by their names with that of the upstream."""
+    source = built.v1_mirror
+    return {} if source is None else {f"{source.upstream}/{name}": name for name in source.stored_images.repositories()}
+
+
+def _purge_repositories(built: Services, mirror: Mirror, names: Sequence[str]) -> Mapping[str, Sequence[Purged]]:
+    """Purge repositories; return what was removed from each by the API by which it is mirrored."""
+    from docker_registry.registry.actor import COMMAND_LINE
+    from docker_registry.registry.mirror.purging import Purging
+    from docker_registry.registry.names import RepositoryName
+
+    mirrored, images = mirror.names(), _image_repositories(built)
+    purged: dict[str, list[Purged]] = {name: [] for name in names}
+    chosen = [RepositoryName(name) for name in names if name in mirrored]
+    for name, found in Purging(built.registry).purge(chosen, actor=COMMAND_LINE).items():
+        purged[str(name)].append(found)
+    if built.v1_mirror is not None:
+        stored, chosen_images = built.v1_mirror.stored_images, {images[name]: name for name in names if name in images}
+        for image_name, found in stored.purge(chosen_images, actor=COMMAND_LINE).items():
+            purged[chosen_images[image_name]].append(found)
+    return purged
 
 
 def _platforms(mirror: Mirror, name: RepositoryName) -> list[str]:

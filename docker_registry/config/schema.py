@@ -91,9 +91,9 @@ class Mirroring:
     )
     max_age: int | None = setting(
         None,
-        "Time after its last pull at which mirrored content is evicted. No limit when unset.",
+        "Time after its last pull at which mirrored content is evicted; at least 10 minutes. No limit when unset.",
         unit="seconds",
-        minimum=1,
+        minimum=600,
     )
     upstreams: tuple[MirrorUpstream, ...] = setting(
         (), "Registries to mirror, each a section; [mirrors.md](mirrors.md#upstreams) lists its keys."

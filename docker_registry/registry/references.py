@@ -27,16 +27,24 @@ class References:
         self._slices = slices
         self._layers: BoundedCache[tuple[str, float], Digest] = BoundedCache(_LAYERS_BYTES)
 
-    def among(self, digests: Collection[Digest], counts: Callable[[str], bool] = bool) -> set[Digest]:
+    def among(
+        self,
+        digests: Collection[Digest],
+        counts: Callable[[str], bool] = bool,
+        counts_image: Callable[[str], bool] | None = None,
+    ) -> set[Digest]:
         """
         Return those of some blobs and manifests that are in use.
 
         Args:
             counts: whether the links of a repository count, by its name.
+            counts_image: whether the layer of an image of API V1 counts, by the id of the image; None if all do, and
+                hard links, which images may have to their layers, count too.
         """
         wanted = set(self._slices.pace(digests))
         algorithms = {digest.algorithm for digest in self._slices.pace(wanted)}
-        found = {digest for digest in self._slices.pace(wanted) if self._driver.is_shared(layout.blob_data(digest))}
+        linked = self._slices.pace(wanted) if counts_image is None else ()
+        found = {digest for digest in linked if self._driver.is_shared(layout.blob_data(digest))}
         for name in self._slices.pace(self._repositories.folders()):
             if not counts(str(name)):
                 continue
@@ -46,7 +54,7 @@ class References:
                     if digest in wanted and digest not in found and self._driver.exists(link):
                         found.add(digest)
         if found != wanted:
-            found.update(wanted.intersection(self._layers_of_images()))
+            found.update(wanted.intersection(self._layers_of_images(counts_image or bool)))
         return found
 
     def links_of(self, name: RepositoryName) -> Iterator[tuple[Digest, Stat]]:
@@ -66,10 +74,11 @@ class References:
             except PathNotFound:
                 continue
 
-    def _layers_of_images(self) -> Iterator[Digest]:
-        """Yield the layers of the images of API V1."""
+    def _layers_of_images(self, counts: Callable[[str], bool]) -> Iterator[Digest]:
+        """Yield the layers of those images of API V1 that count, by their ids."""
         for file in self._slices.pace(self._driver.walk(legacy_layout.IMAGES)):
-            if file.path != legacy_layout.layer_link(file.path.rpartition("/")[0]):
+            folder = file.path.rpartition("/")[0]
+            if file.path != legacy_layout.layer_link(folder) or not counts(folder.rpartition("/")[2]):
                 continue
             key = file.path, file.modified
             digest = self._layers.get(key)

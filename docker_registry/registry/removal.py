@@ -94,6 +94,9 @@ class Reclamation:
     A blob is recorded before its last reference is removed. Some time later its bytes are moved away, where a request
     still finds them and moves them back. References are counted after that: a push either wrote its reference before,
     and the bytes are moved back, or it has found no bytes, and brings its own.
+
+    Attributes:
+        first_steps: called before references are counted, by parts that may have to restore some.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Reclamation:
         self._removed = removed
         self._references = references
         self._now = now
+        self.first_steps: list[Callable[[], object]] = []
 
     def run(self, is_stopped: Callable[[], bool] = lambda: False) -> int:
         """
@@ -121,6 +125,8 @@ class Reclamation:
         Returns:
             The number of bytes removed.
         """
+        for step in () if is_stopped() else self.first_steps:
+            step()
         due = {blob.digest: blob for blob in self._removed.all() if self._is_due(blob)}
         used = self._references.among(due) if due else set[Digest]()
         removed_bytes = 0

@@ -30,7 +30,8 @@ _USER_AGENT: Final = f"docker-registry/{__version__}"
 #: The routes by which clients pull, and the status codes of pulls.
 _MANIFEST: Final = "v2_manifests.get_manifest"
 _PULLS: Final = frozenset({_MANIFEST, "v2_blobs.get_blob"})
-_PULLED: Final = frozenset({200, 206, 304, 307})
+_IMAGE_PULLS: Final = frozenset({"v1_images.get_json", "v1_images.get_layer"})
+_PULLED: Final = frozenset({200, 206, 302, 304, 307})
 
 
 def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget, read_only: ReadOnly) -> Mirror | None:
@@ -113,7 +114,7 @@ def open_v1_mirror(
     from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
 
     index = config.mirroring.source_index
-    return V1Mirror(
+    v1_mirror = V1Mirror(
         registry,
         legacy,
         derived,
@@ -128,6 +129,10 @@ def open_v1_mirror(
         is_offline=config.mirroring.offline,
         is_mirrored=mirror.upstreams.is_mirrored,
     )
+    if mirror.pulls is not None and mirror.eviction is not None:
+        mirror.pulls.image_links = v1_mirror.pull_links
+        mirror.eviction.images = v1_mirror.stored_images
+    return v1_mirror
 
 
 def record_mirror(mirror: Mirror | None, collector: MetricsCollector | None) -> MirrorRecorder | None:
@@ -170,11 +175,15 @@ def pull_observers(mirror: Mirror | None) -> list[Observer]:
     pulls = mirror.pulls if mirror is not None else None
     if pulls is None:
         return []
-    add = pulls.add
+    add, add_image = pulls.add, pulls.add_image
 
     def observe(exchange: Exchange) -> None:
-        if exchange.status in _PULLED and exchange.route in _PULLS:
+        if exchange.status not in _PULLED:
+            return
+        if exchange.route in _PULLS:
             add(exchange.repository, exchange.digest, is_manifest=exchange.route == _MANIFEST)
+        elif exchange.route in _IMAGE_PULLS:
+            add_image(exchange.reference)
 
     return [observe]
 

@@ -9,13 +9,16 @@ import pytest
 from docker_registry.cli import main
 from docker_registry.cli.command import load_config
 from docker_registry.cli.mirror import MAX_LIST_BYTES
-from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.services import build
+from tests.support import v1_images
 from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image, make_index
 from tests.support.servers.upstream import Answer, Upstream
+from tests.support.servers.v1_source import PING, serve_image, serve_repository
 
 INDEX, IMAGE = make_index("warm"), make_image("single")
+BASE = v1_images.make(1)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,35 @@ class TestTheMirrorCommand:
         asked = len(upstream.requests)
         assert 0 == run(capsys, "warm", images[0])[0]
         assert asked + len(IMAGE.blobs) + 1 <= len(upstream.requests)
+
+    def test_removes_images_that_were_fetched_by_api_v1(self, store, capsys, tmp_path):
+        one, two, shared = v1_images.make(2, BASE), v1_images.make(3, BASE), v1_images.make(4)
+        with Upstream() as source:
+            source.contents[PING] = Answer(b"true")
+            for image in (BASE, one, two, shared):
+                serve_image(source, image)
+            serve_repository(source, "acme/one", {"latest": one.text}, json.dumps([{"id": shared.text}]).encode())
+            serve_repository(source, "acme/two", {"latest": two.text}, b"[]")
+            section = {"storage": "file", "storage_path": str(store[0]), "mirroring": {"source": source.url}}
+            (tmp_path / "config.yml").write_text(json.dumps({"dev": section}))
+            with build(load_config()) as built:
+                pulls = built.require_legacy().image_pulls
+                for name in ("acme/one", "acme/two"):
+                    repository = ImageRepositoryName.parse(name)
+                    pulls.tags(repository)
+                    pulls.list_images(repository)
+                for image in (BASE, one, two, shared):
+                    pulls.layer(image.id)
+                built.require_legacy().image_tags.put(ImageRepositoryName("mine", "app"), Tag("v1"), shared.id, {})
+            host = f"127.0.0.1-{source.port}"
+            status, out = run(capsys, "purge", f"{host}/acme/one", "--json")
+            removed = {"repository": f"{host}/acme/one", "removed": 1, "bytes": len(one.layer)}
+            assert (0, [removed]) == (status, json.loads(out)["repositories"])
+            assert {BASE.text, two.text, shared.text} == {path.parent.name for path in store[0].glob("images/*/json")}
+            size = len(BASE.layer + two.layer)
+            line = f"{host}/acme/two  2 manifests, blobs and images, {size} bytes\n"
+            assert (0, line) == run(capsys, "purge", host)
+            assert 2 == main(["mirror", "purge", host])
 
     def test_asks_each_upstream(self, store, capsys, upstream):
         configure = store[1]

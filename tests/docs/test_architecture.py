@@ -589,6 +589,7 @@ DOMAIN = {
         "sources",
     },
     "mirror.eviction": {
+        "actor",
         "layout",
         "leases",
         "mirror.pulls",
@@ -693,6 +694,20 @@ DOMAIN = {
         "v1_mirror.source_client",
     },
     "v1_mirror.records": {"layout", "names", "store_removal", "v1.sources"},
+    "v1_mirror.stored_images": {
+        "actor",
+        "bounded_cache",
+        "legacy_layout",
+        "mirror.eviction",
+        "mirror.purging",
+        "names",
+        "oci_registry",
+        "store_removal",
+        "v1.image_layout",
+        "v1.legacy_registry",
+        "v1_mirror.answers",
+        "v1_mirror.records",
+    },
     "v1_mirror.source_client": {"bounded_cache", "mirror.client", "mirror.responses", "names"},
     "v1_mirror.v1_mirror": {
         "bridge.derived_images",
@@ -714,6 +729,7 @@ DOMAIN = {
         "v1_mirror.mirrored_images",
         "v1_mirror.records",
         "v1_mirror.source_client",
+        "v1_mirror.stored_images",
     },
     "maintenance.backup": {
         "layout",

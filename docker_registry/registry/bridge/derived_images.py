@@ -222,11 +222,18 @@ class DerivedImages:
         for name, digest in self.origins(image_id):
             if permitted is not None and not permitted(name):
                 continue
-            source = self._source(digest)
+            source = self.source(digest)
             if source is None or image_id not in source.chain.ids:
                 continue
             if permitted is None or self._has_all(name, (digest, *source.children)):
                 yield name, source
+
+    def source(self, manifest: Digest) -> ImageSource | None:
+        """Return the V2 image of a manifest or index; None if a part of it is not in the store, or it is no image."""
+        try:
+            return self._sources.get(manifest)
+        except ImageUnknown:  # deleted and garbage-collected
+            return None
 
     def find(self, image_id: ImageId, permitted: Permitted | None = None) -> DerivedImage | None:
         """
@@ -267,12 +274,6 @@ class DerivedImages:
         return replace(stored, path=path, size=self._unpacked.put(stored, image.link.digest, path))
 
     # ------------------------------------------------------------------------------------------------- steps
-
-    def _source(self, digest: Digest) -> ImageSource | None:
-        try:
-            return self._sources.get(digest)
-        except ImageUnknown:  # deleted and garbage-collected
-            return None
 
     def _stored(self, image_id: ImageId) -> DerivedImage | None:
         try:

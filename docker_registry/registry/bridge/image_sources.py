@@ -65,11 +65,13 @@ class ImageSource:
             without an index. A repository has the image only if it has these manifests too.
         chain: the derived V1 images.
         layers: the digest of each V1 image's stored layer; empty for an image without layers.
+        config: the digest of the image's configuration.
     """
 
     manifest: Digest
     chain: Chain
     layers: tuple[Digest, ...]
+    config: Digest
     children: tuple[Digest, ...] = ()
 
 
@@ -134,13 +136,14 @@ class ImageSources:
         if str(config.get("mediaType", "")).lower() not in known:
             raise ImageUnknown("The tag refers to an artifact, not an image.")
         try:
-            chain = self._chain(self._content(Digest.parse(str(config.get("digest"))), is_manifest=False))
+            config_digest = Digest.parse(str(config.get("digest")))
+            chain = self._chain(self._content(config_digest, is_manifest=False))
         except (ValueError, DigestInvalid) as error:
             raise ImageUnknown(f"The image's configuration cannot be read: {error}.") from None
         layers = _layers(document)
         if len(layers) != len(chain.diff_ids):
             raise ImageUnknown("The number of layers differs from the image's configuration.")
-        return ImageSource(digest, chain, layers)
+        return ImageSource(digest, chain, layers, config_digest)
 
     def _select_platform(self, document: Mapping[str, Any]) -> Digest:
         """Return the child of an index for the configured platform."""

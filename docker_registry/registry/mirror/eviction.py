@@ -3,7 +3,8 @@ Eviction: removes the mirrored content that was pulled least recently, and keeps
 
 The links of evicted content are removed at once, its bytes by
 :class:`~docker_registry.registry.removal.Reclamation`. Content that a repository has to which clients push is never
-evicted, and does not count against the limit.
+evicted, and does not count against the limit. Images of API V1 that came from a mirrored registry are evicted with the
+content of its repositories, by their layers.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, RegistryError
 from docker_registry.registry import layout, store_removal
+from docker_registry.registry.actor import Actor
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.mirror.pulls import Pulls
+from docker_registry.registry.mirror.pulls import FLUSH_SECONDS, Pulls
 from docker_registry.registry.mirror.remotes import MIRROR
 from docker_registry.registry.mirror.tag_records import TagRecords
-from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
 
@@ -36,8 +38,46 @@ _SHARE: Final = 0.05
 #: Content that was pulled less than this ago may be in the process of being sent by any host, and stays.
 RECENT_SECONDS: Final = 120.0
 
+#: How long content counts as that of a pushed repository after it was last found there.
+SHARED_SECONDS: Final = 3600.0
+
+#: Time after which all processes have recorded the pulls that they collected while the registry was read-only.
+_COLLECTED_SECONDS: Final = 2 * FLUSH_SECONDS
+
 _LEASE: Final = "mirror-eviction"
 _LEASE_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvictableImage:
+    """
+    An image of API V1 that came from a mirrored registry.
+
+    Attributes:
+        path: the file whose modification time is the time of the last pull.
+        pulled: that time, seconds since the Unix epoch.
+    """
+
+    image_id: ImageId
+    layer: Digest
+    path: str
+    pulled: float
+
+
+class EvictableImages(Protocol):
+    """All images of API V1 that came from a mirrored registry."""
+
+    def all(self) -> Iterable[EvictableImage]:
+        """Return the images."""
+        ...
+
+    def needed(self, ids: Collection[str]) -> Collection[str]:
+        """Return those of some images that pushed content needs."""
+        ...
+
+    def evict(self, image: EvictableImage, *, actor: Actor) -> bool:
+        """Remove an image; return False if it stays."""
+        ...
 
 
 @dataclass(slots=True)
@@ -48,10 +88,12 @@ class _Content:
     Attributes:
         pulled: when it was last pulled, seconds since the Unix epoch.
         links: the mirrored repositories that have it, and their links to it.
+        images: the mirrored images of API V1 whose layer it is.
     """
 
     pulled: float = 0.0
     links: list[tuple[RepositoryName, str]] = field(default_factory=list)
+    images: list[EvictableImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +114,12 @@ class Evicted:
 
 
 class Eviction:
-    """Evicts mirrored content of a store, in one process at a time."""
+    """
+    Evicts mirrored content of a store, in one process at a time.
+
+    Attributes:
+        images: the mirrored images of API V1; None where there are none.
+    """
 
     def __init__(
         self,
@@ -107,7 +154,11 @@ class Eviction:
         self._max_bytes = max_bytes
         self._max_age_seconds = max_age_seconds
         self._now = now
+        self.images: EvictableImages | None = None
         self._sizes: dict[Digest, int] = {}
+        self._shared: set[Digest] = set()
+        self._shared_until = 0.0
+        self._was_read_only = 0.0
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """Run a pass from time to time, for ever; the body of a greenlet."""
@@ -116,8 +167,8 @@ class Eviction:
             try:
                 has_run = self.run() is not None
                 pause = max(PASS_SECONDS, (time.monotonic() - began) / _SHARE)
-                if has_run:  # no other process needs to run a pass meanwhile
-                    self._leases.take(_LEASE, pause)
+                if has_run:  # this process runs the next pass too, because it remembers what it has read
+                    self._leases.take(_LEASE, pause + PASS_SECONDS)
             except RegistryError as error:
                 logger.warning("mirrored content could not be evicted: %s", error)
                 pause = PASS_SECONDS
@@ -128,9 +179,11 @@ class Eviction:
         Run a pass.
 
         Returns:
-            None if another process does, or the registry is read-only.
+            None if another process does, or the registry is or was just read-only, so that pulls are not recorded.
         """
-        if self._is_stopped() or not self._leases.take(_LEASE, _LEASE_SECONDS):
+        if self._is_stopped():
+            self._was_read_only = self._now()
+        if self._now() < self._was_read_only + _COLLECTED_SECONDS or not self._leases.take(_LEASE, _LEASE_SECONDS):
             return None
         contents = self._contents()
         chosen, left = self._choose(contents)
@@ -158,6 +211,10 @@ class Eviction:
                 content = contents.setdefault(digest, _Content())
                 content.pulled = max(content.pulled, link.modified)
                 content.links.append((name, link.path))
+        for image in () if self.images is None else self.images.all():
+            content = contents.setdefault(image.layer, _Content())
+            content.pulled = max(content.pulled, image.pulled)
+            content.images.append(image)
         sizes = self._sizes
         self._sizes = {
             digest: sizes.get(digest) or self._driver.find_size(layout.blob_data(digest)) or 0
@@ -166,37 +223,62 @@ class Eviction:
         return contents
 
     def _choose(self, contents: dict[Digest, _Content]) -> tuple[list[Digest], int]:
-        """Return what to evict, and the bytes that are left then."""
-        total = self._total(contents)
-        oldest = self._now() - self._max_age_seconds if self._max_age_seconds is not None else 0.0
-        has_old = any(content.pulled < oldest for content in self._slices.pace(contents.values()))
-        if not has_old and (self._max_bytes is None or total <= self._max_bytes):
-            return [], total
+        """
+        Return what to evict, and the bytes that are left then.
+
+        The links of pushed repositories are read only if something would be evicted without those that are known.
+        """
+        if self._now() >= self._shared_until:
+            self._shared = set()
+        chosen, left = self._least_recently_pulled(contents)
+        if chosen:
+            self._shared = self._find_shared(contents)
+            self._shared_until = self._now() + SHARED_SECONDS
+            chosen, left = self._least_recently_pulled(contents)
+        return chosen, left
+
+    def _find_shared(self, contents: dict[Digest, _Content]) -> set[Digest]:
+        """Return the content that pushed repositories and images have too."""
         mirrored = set(self._names())
-        shared = self._references.among(contents, lambda name: name not in mirrored)
-        total -= self._total(shared)
+        images = {str(image.image_id) for content in contents.values() for image in content.images}
+        if self.images is None or not images:
+            return self._references.among(contents, lambda name: name not in mirrored)
+        needed = self.images.needed(images)
+        return self._references.among(
+            contents, lambda name: name not in mirrored, lambda image_id: image_id in needed or image_id not in images
+        )
+
+    def _least_recently_pulled(self, contents: dict[Digest, _Content]) -> tuple[list[Digest], int]:
+        """Return what exceeds the limits, without what pushed repositories are known to have, and the bytes left."""
+        total = self._total(digest for digest in contents if digest not in self._shared)
+        by_age = self._now() - self._max_age_seconds if self._max_age_seconds is not None else 0.0
+        is_too_much = self._max_bytes is not None and total > self._max_bytes
+        before = self._now() - RECENT_SECONDS if is_too_much else by_age
+        keys = (
+            f"{content.pulled:020.6f} {digest}"
+            for digest, content in contents.items()
+            if content.pulled < before and digest not in self._shared
+        )
         chosen = []
-        recent = self._now() - RECENT_SECONDS
-        for digest in self._by_pull(contents, shared):
-            pulled = contents[digest].pulled
+        for key in self._slices.sort(keys):
+            pulled, _, text = key.partition(" ")
             is_too_much = self._max_bytes is not None and total > self._max_bytes
-            if pulled >= recent or not (is_too_much or pulled < oldest):
+            if not (is_too_much or float(pulled) < by_age):
                 break
-            chosen.append(digest)
-            total -= self._sizes[digest]
+            chosen.append(Digest.parse(text))
+            total -= self._sizes[chosen[-1]]
         return chosen, total
 
     def _total(self, digests: Iterable[Digest]) -> int:
         return sum(self._sizes[digest] for digest in self._slices.pace(digests))
 
-    def _by_pull(self, contents: dict[Digest, _Content], shared: set[Digest]) -> Iterable[Digest]:
-        """Return the content that may be evicted, least recently pulled first."""
-        keys = (f"{content.pulled:020.6f} {digest}" for digest, content in contents.items() if digest not in shared)
-        return (Digest.parse(key.partition(" ")[2]) for key in self._slices.sort(keys))
-
     def _evict(self, digest: Digest, content: _Content) -> bool:
-        """Remove the links of some content; return False if it is in use."""
-        if self._pulls.is_sending(digest) or any(self._modified(link) > content.pulled for _, link in content.links):
+        """Remove the links and images of some content; return False if it is in use."""
+        paths = [*(link for _, link in content.links), *(image.path for image in content.images)]
+        ids = (image.image_id for image in content.images)
+        if self._pulls.is_sending(digest) or any(map(self._pulls.is_sending_image, ids)):
+            return False
+        if any(self._modified(path) > content.pulled for path in paths):
             return False
         self._removed.add(digest)
         for name, link in content.links:
@@ -205,10 +287,13 @@ class Eviction:
                 store_removal.remove(self._driver, layout.mirrored_referrers(name, digest))
                 store_removal.remove(self._driver, layout.mirrored_platform(name, digest))
             self._removal.forget(name, digest, actor=MIRROR)
+        for image in content.images:
+            if self.images is not None:
+                self.images.evict(image, actor=MIRROR)
         return True
 
-    def _modified(self, link: str) -> float:
+    def _modified(self, path: str) -> float:
         try:
-            return self._driver.stat(link).modified
+            return self._driver.stat(path).modified
         except PathNotFound:
             return 0.0

@@ -110,7 +110,9 @@ class Mirror:
         )
         registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
         if not is_offline and (max_bytes is not None or max_age_seconds is not None):
-            self.pulls = Pulls(registry.driver, self.upstreams.is_mirrored, read_only, now)
+            self.pulls = Pulls(
+                registry.driver, self.upstreams.is_mirrored, read_only, max_age_seconds=max_age_seconds, now=now
+            )
             self.eviction = Eviction(
                 registry,
                 self.names,

@@ -1,8 +1,8 @@
 """
 When mirrored content was last pulled, for eviction.
 
-The modification time of a link is the time of the last pull, to about ten minutes: pulls are collected in memory, and
-written from time to time. A request never waits for that.
+The modification time of a link is the time of the last pull, to about ten minutes, or a quarter of the age at which
+content is evicted: pulls are collected in memory, and written from time to time. A request never waits for that.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import DigestInvalid, NameInvalid, PathNotFound, RegistryError
+from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, PathNotFound, RegistryError
 from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.read_only import ReadOnly
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 #: Time between two writes of collected pulls.
 FLUSH_SECONDS: Final = 30.0
 
-#: How old the recorded time of the last pull may be before a further pull is recorded.
+#: How old the recorded time of the last pull may be before a further pull is recorded: this long, and at most this part
+#: of the age at which content is evicted.
 PRECISION_SECONDS: Final = 600.0
+_PRECISION_OF_MAX_AGE: Final = 0.25
 
 #: The same for a blob that is being sent.
 _SENDING_SECONDS: Final = 60.0
@@ -40,28 +42,41 @@ _RECORDED_BYTES: Final = 4 * 1024 * 1024
 
 
 class Pulls:
-    """The last pulls of mirrored content, as far as this process knows them."""
+    """
+    The last pulls of mirrored content, as far as this process knows them.
+
+    Attributes:
+        image_links: returns the files whose modification times are those of the last pull of an image of API V1; None
+            where no images are mirrored.
+    """
 
     def __init__(
         self,
         driver: StorageDriver,
         is_mirrored: Callable[[str], bool],
         read_only: ReadOnly,
+        *,
+        max_age_seconds: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             is_mirrored: returns whether a repository of this name mirrors another one.
             read_only: while writes are refused, pulls are not recorded.
+            max_age_seconds: time after its last pull at which content is evicted; None for no limit.
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
         self._is_mirrored = is_mirrored
         self._read_only = read_only
         self._now = now
+        self._precision_seconds = PRECISION_SECONDS
+        if max_age_seconds is not None:
+            self._precision_seconds = min(PRECISION_SECONDS, _PRECISION_OF_MAX_AGE * max_age_seconds)
+        self.image_links: Callable[[ImageId], Iterable[str]] | None = None
         self._pulled: set[str] = set()
         self._recorded: BoundedCache[str, float] = BoundedCache(_RECORDED_BYTES)
-        self._sending: Counter[tuple[str, str]] = Counter()
+        self._sending: Counter[str] = Counter()
 
     def add(self, repository: str, digest: str, *, is_manifest: bool) -> None:
         """
@@ -73,30 +88,45 @@ class Pulls:
         if len(self._pulled) < _MAX_PULLED and self._is_mirrored(repository):
             self._pulled.add(f"{'m' if is_manifest else 'b'}{repository}@{digest}")
 
-    @contextmanager
-    def sending(self, repository: str, digest: str) -> Iterator[None]:
+    def add_image(self, image_id: str) -> None:
+        """Record a pull of an image of API V1, as :meth:`add` does."""
+        if len(self._pulled) < _MAX_PULLED and self.image_links is not None:
+            self._pulled.add(f"i{image_id}")
+
+    def sending(self, repository: str, digest: str) -> AbstractContextManager[None]:
         """Count a blob as being sent while the context is entered."""
-        self._sending[repository, digest] += 1
+        return self._counting(f"b{repository}@{digest}")
+
+    def sending_image(self, image_id: str) -> AbstractContextManager[None]:
+        """Count the layer of an image of API V1 as being sent while the context is entered."""
+        return self._counting(f"i{image_id}")
+
+    @contextmanager
+    def _counting(self, key: str) -> Iterator[None]:
+        self._sending[key] += 1
         try:
             yield
         finally:
-            self._sending[repository, digest] -= 1
-            if not self._sending[repository, digest]:
-                del self._sending[repository, digest]
+            self._sending[key] -= 1
+            if not self._sending[key]:
+                del self._sending[key]
 
     def is_sending(self, digest: Digest) -> bool:
         """Return whether this process is sending a blob."""
-        return any(sent == str(digest) for _, sent in self._sending)
+        return any(key.endswith(f"@{digest}") for key in self._sending)
+
+    def is_sending_image(self, image_id: ImageId) -> bool:
+        """Return whether this process is sending the layer of an image of API V1."""
+        return f"i{image_id}" in self._sending
 
     def flush(self) -> None:
         """Write the pulls since the last flush, and those that are in progress."""
         if self._read_only.why is not None:
             return
         pulled, self._pulled = self._pulled, set()
-        for key in pulled:
-            self._record(key, PRECISION_SECONDS)
-        for repository, digest in list(self._sending):
-            self._record(f"b{repository}@{digest}", _SENDING_SECONDS)
+        for keys, precision_seconds in ((pulled, self._precision_seconds), (list(self._sending), _SENDING_SECONDS)):
+            for link in (link for key in keys for link in self._links(key)):
+                self._record(link, precision_seconds)
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """Flush for ever; the body of a greenlet."""
@@ -107,10 +137,20 @@ class Pulls:
             except RegistryError as error:
                 logger.warning("pulls of mirrored repositories could not be recorded: %s", error)
 
-    def _record(self, key: str, precision_seconds: float) -> None:
-        recorded = self._recorded.get(key)
-        link = _link(key)
-        if link is None or (recorded is not None and self._now() < recorded + precision_seconds):
+    def _links(self, key: str) -> Iterable[str]:
+        """Return the files that record the pulls of something; none if its name, id or digest is invalid."""
+        try:
+            if key[0] == "i":
+                return self.image_links(ImageId.parse(key[1:])) if self.image_links is not None else ()
+            repository, _, digest = key[1:].partition("@")
+            make = layout.revision_link if key[0] == "m" else layout.layer_link
+            return (make(RepositoryName.parse(repository), Digest.parse(digest)),)
+        except (NameInvalid, DigestInvalid, ImageUnknown):
+            return ()
+
+    def _record(self, link: str, precision_seconds: float) -> None:
+        recorded = self._recorded.get(link)
+        if recorded is not None and self._now() < recorded + precision_seconds:
             return
         try:
             if recorded is None:  # perhaps another process has recorded a pull
@@ -118,16 +158,6 @@ class Pulls:
             if self._now() >= recorded + precision_seconds:
                 self._driver.touch(link)
                 recorded = self._now()
-            self._recorded.put(key, recorded)
+            self._recorded.put(link, recorded)
         except PathNotFound:  # evicted
-            self._recorded.forget(key)
-
-
-def _link(key: str) -> str | None:
-    """Return the path of the link of pulled content; None if the name or the digest is invalid."""
-    repository, _, digest = key[1:].partition("@")
-    make = layout.revision_link if key[0] == "m" else layout.layer_link
-    try:
-        return make(RepositoryName.parse(repository), Digest.parse(digest))
-    except (NameInvalid, DigestInvalid):
-        return None
+            self._recorded.forget(link)

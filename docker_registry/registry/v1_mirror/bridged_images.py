@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from gevent.pool import Pool
@@ -23,6 +23,7 @@ from docker_registry.errors import (
     ManifestUnknown,
     UpstreamError,
 )
+from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.image_sources import PartMissing
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
@@ -158,6 +159,18 @@ class BridgedImages:
         if image is None or stored is None:
             return None
         return Found(self._derived.sent_file(image, stored), Origin(expires=time.monotonic()))
+
+    def links(self, image_id: ImageId) -> Iterator[str]:
+        """Yield the links to the layer of an image, and to the manifests whose newest image it is."""
+        for name, manifest in self._derived.origins(image_id):
+            source = self._derived.source(manifest) if str(name).startswith(self._prefix) else None
+            if source is None or image_id not in source.chain.ids:
+                continue
+            if source.layers:
+                yield layout.layer_link(name, source.layers[source.chain.ids.index(image_id)])
+            if source.chain.ids[-1] == image_id:
+                yield layout.layer_link(name, source.config)
+                yield from (layout.revision_link(name, each) for each in {manifest, source.manifest, *source.children})
 
     # ------------------------------------------------------------------------------------------------- steps
 

@@ -8,22 +8,30 @@ of JSON; the answer follows as it was received::
     docker/registry/v2/_mirror/_v1/repositories/library+base/images   {"checked": 1767225600.0}
     docker/registry/v2/_mirror/_v1/images/<id>     {"ancestry": ["<id>", …], "size": 1024, "checksums": ["sha256:…"]}
     docker/registry/v2/_mirror/_v1/stored/<id>     (empty)
+    docker/registry/v2/_mirror/_v1/removed/<id>    {"since": 1767225600.0, "layer": "sha256:…", "files": {"json": 512}}
 
-The record of an image is removed when the image itself is in the store; then an empty file says where it came from.
+The record of an image is removed when the image itself is in the store; then an empty file says where it came from, and
+by its modification time when it was last pulled. The record of a removed image is followed by the content of its files,
+each with the stated size.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import Stat, StorageDriver
+from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, PathNotFound
 from docker_registry.registry import layout, store_removal
-from docker_registry.registry.names import ImageId, ImageRepositoryName
+from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName
 from docker_registry.registry.v1.sources import SourceImage
 
 _ROOT: Final = f"{layout.MIRROR}/_v1"
+_REPOSITORIES: Final = f"{_ROOT}/repositories"
+_STORED: Final = f"{_ROOT}/stored"
+_REMOVED: Final = f"{_ROOT}/removed"
 
 ListKind = Literal["tags", "images"]
 
@@ -39,6 +47,22 @@ class ListRecord:
 
     payload: bytes
     checked: float
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedImage:
+    """
+    An image that was removed, and can still be restored.
+
+    Attributes:
+        since: when it was removed, seconds since the Unix epoch.
+        layer: the digest of its layer.
+        files: the content of its other files by their names.
+    """
+
+    since: float
+    layer: Digest
+    files: Mapping[str, bytes]
 
 
 class Records:
@@ -83,13 +107,69 @@ class Records:
 
     def mark_stored(self, image_id: ImageId) -> None:
         """Record that an image in the store came from the mirrored registry."""
-        self._driver.put_content(_stored_path(image_id), b"")
+        self._driver.put_content(self.stored_path(image_id), b"")
+
+    def forget_stored(self, image_id: ImageId) -> None:
+        """Remove what :meth:`mark_stored` recorded."""
+        store_removal.remove(self._driver, self.stored_path(image_id))
 
     def is_stored(self, image_id: ImageId) -> bool:
         """Return whether an image in the store came from the mirrored registry."""
-        return self._driver.exists(_stored_path(image_id))
+        return self._driver.exists(self.stored_path(image_id))
+
+    def stored(self) -> Iterator[tuple[ImageId, Stat]]:
+        """Yield the images in the store that came from the mirrored registry, and the files that say so."""
+        for file in self._driver.walk(_STORED):
+            image_id = _parse_id(file.path)
+            if image_id is not None:
+                yield image_id, file
+
+    def stored_path(self, image_id: ImageId) -> str:
+        """Return the path of the file that says that an image came from the mirrored registry."""
+        return f"{_STORED}/{image_id}"
+
+    def repositories(self) -> Iterator[ImageRepositoryName]:
+        """Yield the repositories of which there are lists."""
+        for path in self._list(_REPOSITORIES):
+            try:
+                yield ImageRepositoryName.parse(path.rpartition("/")[2].replace("+", "/"))
+            except NameInvalid:
+                continue
+
+    def put_removed(self, image_id: ImageId, removed: RemovedImage) -> None:
+        """Record an image that will be removed, before its first file is."""
+        sizes = {name: len(content) for name, content in removed.files.items()}
+        head = {"since": removed.since, "layer": str(removed.layer), "files": sizes}
+        self._write(_removed_path(image_id), head, b"".join(removed.files.values()))
+
+    def removed(self) -> Iterator[ImageId]:
+        """Yield the images that were removed and can still be restored."""
+        yield from filter(None, map(_parse_id, self._list(_REMOVED)))
+
+    def find_removed(self, image_id: ImageId) -> RemovedImage | None:
+        """Return a removed image; None if there is no record, or it is damaged."""
+        head, payload = self._read(_removed_path(image_id))
+        try:
+            files, start = {}, 0
+            for name, size in head["files"].items():
+                files[str(name)] = payload[start : start + size]
+                start += size
+            is_whole = start == len(payload)
+            return RemovedImage(float(head["since"]), Digest.parse(head["layer"]), files) if is_whole else None
+        except (KeyError, TypeError, ValueError, AttributeError, DigestInvalid):
+            return None
+
+    def discard_removed(self, image_id: ImageId) -> None:
+        """Remove the record of a removed image."""
+        store_removal.remove(self._driver, _removed_path(image_id))
 
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            return list(self._driver.list_directory(folder))
+        except PathNotFound:
+            return []
 
     def _read(self, path: str) -> tuple[dict[str, Any], bytes]:
         head, _, payload = (self._driver.find(path) or b"").partition(b"\n")
@@ -104,15 +184,22 @@ class Records:
 
 
 def _repository(name: ImageRepositoryName) -> str:
-    return f"{_ROOT}/repositories/{layout.flat_name(name)}"
+    return f"{_REPOSITORIES}/{layout.flat_name(name)}"
 
 
 def _list_path(name: ImageRepositoryName, kind: ListKind) -> str:
     return f"{_repository(name)}/{kind}"
 
 
-def _stored_path(image_id: ImageId) -> str:
-    return f"{_ROOT}/stored/{image_id}"
+def _removed_path(image_id: ImageId) -> str:
+    return f"{_REMOVED}/{image_id}"
+
+
+def _parse_id(path: str) -> ImageId | None:
+    try:
+        return ImageId.parse(path.rpartition("/")[2])
+    except ImageUnknown:
+        return None
 
 
 def _image_path(image_id: ImageId) -> str:

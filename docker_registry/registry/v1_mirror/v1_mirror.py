@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -28,6 +28,7 @@ from docker_registry.registry.v1_mirror.bridged_images import BridgedImages
 from docker_registry.registry.v1_mirror.mirrored_images import MirroredImages
 from docker_registry.registry.v1_mirror.records import Records
 from docker_registry.registry.v1_mirror.source_client import SourceClient
+from docker_registry.registry.v1_mirror.stored_images import StoredImages
 from docker_registry.resources.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class V1Mirror:
 
     Attributes:
         upstream: name of the registry as an upstream.
+        stored_images: the images in the store that came from it by API V1.
     """
 
     def __init__(
@@ -95,9 +97,11 @@ class V1Mirror:
             self._index = UpstreamClient(
                 index, credentials, memory, user_agent=user_agent, via=via, is_offline=is_offline
             )
+        records = Records(registry.driver)
+        self.stored_images = StoredImages(registry, legacy, records, now)
         self._by_v1 = MirroredImages(
             SourceClient(source, self._index or source),
-            Records(registry.driver),
+            records,
             legacy.images,
             legacy.image_pushes,
             transfers,
@@ -140,6 +144,11 @@ class V1Mirror:
     def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
         """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
         return self._choose().layer(query)
+
+    def pull_links(self, image_id: ImageId) -> Iterator[str]:
+        """Yield the files of the store whose modification times are those of the last pull of an image."""
+        yield self.stored_images.path(image_id)
+        yield from self._by_v2.links(image_id)
 
     def search(self, text: str, size: int) -> list[Result]:
         """Return repositories of the mirrored registry whose names contain a text; none while it cannot be asked."""

@@ -9,14 +9,18 @@ from functools import partial
 
 import pytest
 
+from docker_registry.config.schema import Mirroring
 from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.http.exchange import Exchange
 from docker_registry.registry import layout
-from docker_registry.registry.mirror.eviction import RECENT_SECONDS
+from docker_registry.registry.actor import GARBAGE_COLLECTION
+from docker_registry.registry.mirror.eviction import RECENT_SECONDS, SHARED_SECONDS
 from docker_registry.registry.mirror.pulls import PRECISION_SECONDS
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.settings import settings_of
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.support.clients.v2 import OCI_MANIFEST, digest_of
 from tests.support.clock import Clock
@@ -28,6 +32,9 @@ LAYER_BYTES = 100_000
 IMAGES = [make_image(f"evicted {number}", layers=1, layer_bytes=LAYER_BYTES) for number in range(4)]
 A_DAY = 86400
 
+#: The smallest value of max_age.
+SHORTEST = next(each.minimum for each in settings_of(Mirroring) if each.name == "max_age")
+
 
 def size_of(*images):
     return sum(len(content) for image in images for content in image.contents.values())
@@ -37,6 +44,12 @@ def exchange(route, repository, digest, status=200):
     """Return what the server reports of a request."""
     values = dict.fromkeys(Exchange._fields, "") | {"status": status}
     return Exchange(**values | {"method": "GET", "route": route, "repository": repository, "digest": digest})
+
+
+def follow(driver, clock):
+    """Have the next modification times in a store in memory follow a clock."""
+    if isinstance(driver, MemoryDriver):
+        driver._last_time = clock.now
 
 
 class Evicting(Mirrored):
@@ -52,6 +65,7 @@ class Evicting(Mirrored):
 
     def pull(self, image, name=NAME, tag="v1"):
         """Pull an image as a client of a server does, which reports requests to observers."""
+        follow(self.driver, self.clock)
         for path in (f"manifests/{tag}", *(f"blobs/{digest}" for digest in image.blobs)):
             answer = self.get(path, name)
             assert 200 == answer.status_code, path
@@ -61,6 +75,7 @@ class Evicting(Mirrored):
 
     def evict(self, wait=RECENT_SECONDS + 1):
         """Write the pulls, and evict after a while."""
+        follow(self.driver, self.clock)
         self.services.mirror.pulls.flush()
         self.clock.now += wait
         return self.services.mirror.eviction.run()
@@ -114,6 +129,21 @@ class TestMirroredContent:
         assert 0 == mirror.evict(A_DAY - 60).blobs
         assert 3 == mirror.evict(61).blobs
         assert not mirror.has(IMAGES[0])
+
+    def test_that_is_pulled_all_the_time_stays_however_short_its_age(self, evicting):
+        mirror = evicting(max_age=SHORTEST)
+        for _ in range(12):
+            mirror.pull(IMAGES[0], tag="v0")
+            assert 0 == mirror.evict(SHORTEST / 9).blobs
+            mirror.clock.now += 1
+        mirror.services.read_only.switch_on("for a while")
+        mirror.clock.now += A_DAY
+        mirror.pull(IMAGES[0], tag="v0")
+        assert mirror.evict(1) is None
+        mirror.services.read_only.switch_off()
+        assert mirror.services.mirror.eviction.run() is None, "not all processes have recorded the pulls meanwhile"
+        assert 0 == mirror.evict(SHORTEST / 5).blobs
+        assert 3 == mirror.evict(SHORTEST).blobs
 
     @pytest.mark.parametrize("waits", [(), (MOVE_SECONDS,), (MOVE_SECONDS, REMOVE_SECONDS)], ids=len)
     def test_is_pulled_again_after_its_eviction(self, evicting, upstream, waits):
@@ -211,6 +241,22 @@ class TestPulls:
 class TestPushedContent:
     def test_that_shares_layers_stays_while_images_flow_through(self, evicting, upstream, driver):
         flow(evicting(max_bytes=1_000_000), upstream, images=30, layer_bytes=LAYER_BYTES)
+
+    def test_is_looked_for_once_an_hour(self, evicting):
+        mirror = evicting(max_age=A_DAY)
+        mirror.pull(IMAGES[0], tag="v0")
+        push(mirror, IMAGES[0])
+        references, scans = mirror.services.registry.references, []
+        among = references.among
+        references.among = lambda *arguments: scans.append(1) or among(*arguments)
+        assert [0, 0] == [mirror.evict(wait).blobs for wait in (A_DAY - 60, 61)]
+        assert 0 == sum(mirror.evict(60).blobs for _ in range(int(SHARED_SECONDS) // 60 - 1))
+        assert [1] == scans
+        registry, team = mirror.services.registry, RepositoryName.parse("team/app")
+        for digest in IMAGES[0].contents:
+            registry.removal.forget(team, Digest.parse(digest), actor=GARBAGE_COLLECTION)
+        assert [0, 3] == [mirror.evict(wait).blobs for wait in (0, 60)]
+        assert 2 == len(scans)
 
     @pytest.mark.slow
     def test_stays_while_three_gibibytes_flow_through(self, upstream, tmp_path):

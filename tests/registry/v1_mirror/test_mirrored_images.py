@@ -18,7 +18,7 @@ from docker_registry.services import build
 from tests.registry.v1_mirror.conftest import TREE, Mirrored
 from tests.support import v1_images
 from tests.support.servers.upstream import Answer, Upstream
-from tests.support.servers.v1_source import PING, serve_repository, serve_tree
+from tests.support.servers.v1_source import PING, serve_image, serve_repository, serve_tree
 
 #: A repository of the tree with two tags, and the base image of all of them.
 NAME = "acme/web"
@@ -33,12 +33,9 @@ def content(text):
 
 def serve(source, image, headers=None, name="acme/one", checksum=None):
     """Have a repository with one image at the source."""
-    path = f"/v1/images/{image.text}"
     listed = {"id": image.text, **({"checksum": checksum} if checksum else {})}
     serve_repository(source, name, {"latest": image.text}, json.dumps([listed]).encode())
-    source.contents[f"{path}/json"] = Answer(image.payload, headers=headers or {})
-    source.contents[f"{path}/ancestry"] = Answer(json.dumps(image.ancestry).encode())
-    source.contents[f"{path}/layer"] = Answer(image.layer)
+    serve_image(source, image, headers)
 
 
 def asked(source):

@@ -2,6 +2,8 @@
 Clients that are Go programs, installed as Go modules at the versions below; Go keeps what it has built between runs.
 
 ``helm``, ``cosign`` and the daemons take minutes to build, so their tests are marked slow.
+
+``helm``, ``cosign`` and ``notation`` take minutes to build, so their tests are marked slow.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ _MODULES: Final = {
     "containerd": "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2",
     "ctr": "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2",
     "dockerd": "github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24",
+    "cosign2": "github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5",
+    "notation": "github.com/notaryproject/notation/cmd/notation@v1.3.2",
     "compose-go": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
 }
 

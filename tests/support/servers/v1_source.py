@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.support.servers.upstream import Answer, Upstream
+from tests.support.v1_images import Image
 
 PING = "/v1/_ping"
 
@@ -28,6 +29,14 @@ def serve_tree(upstream: Upstream, tree) -> None:
         name = f"{folder.parent.name}/{folder.name}"
         tags = {path.name.removeprefix("tag_"): path.read_text() for path in folder.glob("tag_*")}
         serve_repository(upstream, name, tags, (folder / "_index_images").read_bytes())
+
+
+def serve_image(upstream: Upstream, image: Image, headers=None) -> None:
+    """Have an image."""
+    path = f"/v1/images/{image.text}"
+    upstream.contents[f"{path}/json"] = Answer(image.payload, headers=headers or {})
+    upstream.contents[f"{path}/ancestry"] = Answer(json.dumps(image.ancestry).encode())
+    upstream.contents[f"{path}/layer"] = Answer(image.layer)
 
 
 def serve_repository(upstream: Upstream, name: str, tags, images: bytes) -> None:

@@ -1,0 +1,273 @@
+"""Eviction of images that came from a mirrored registry of API V1, and what keeps them."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from functools import partial
+
+import pytest
+
+from docker_registry.drivers.file import FileDriver
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry import layout
+from docker_registry.registry.mirror.eviction import RECENT_SECONDS
+from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.v1_mirror.stored_images import SETTLE_SECONDS
+from tests.registry.mirror.test_eviction import exchange, follow
+from tests.registry.v1_mirror.conftest import Mirrored
+from tests.registry.v1_mirror.test_bridged_images import serve_tags
+from tests.registry.v1_mirror.test_mirrored_images import serve
+from tests.support import v1_images
+from tests.support.clock import Clock
+from tests.support.images import make_index
+from tests.support.interleaving import copied
+from tests.support.registries import closing_services
+
+AN_HOUR, A_DAY = 3600, 86400
+
+#: Images of repositories of the source, with layers of their own; the second one is the parent of the first one.
+BASE = v1_images.make(1, layer=random.Random(1).randbytes(5000))
+TOP = v1_images.make(2, BASE, layer=random.Random(2).randbytes(6000))
+OTHER = v1_images.make(3, layer=random.Random(3).randbytes(7000))
+NAMES = {"acme/top": TOP, "acme/other": OTHER}
+
+
+class Evicting(Mirrored):
+    """A mirror that evicts, by a clock."""
+
+    def __init__(self, driver, url, **options):
+        super().__init__(driver, url, **options)
+        self.clock = Clock(time.time())
+        mirror, registry = self.services.mirror, self.services.registry
+        registry.blobs.removed._now = registry.reclamation._now = self.clock
+        mirror.pulls._now = mirror.eviction._now = self.services.v1_mirror.stored_images._now = self.clock
+        self.observe = self.services.observers[0]
+
+    def pull(self, name, tag="latest"):
+        follow(self.driver, self.clock)
+        pulled = super().pull(name, tag)
+        for text in pulled:
+            for route in ("v1_images.get_json", "v1_images.get_layer"):
+                self.observe(exchange(route, "", "")._replace(reference=text))
+        return pulled
+
+    def evict(self, wait=RECENT_SECONDS + 60):
+        """Write the pulls, and evict after a while."""
+        follow(self.driver, self.clock)
+        self.services.mirror.pulls.flush()
+        self.clock.now += wait
+        return self.services.mirror.eviction.run()
+
+    def reclaim(self):
+        return sum(self.evict(wait).removed for wait in (MOVE_SECONDS, SETTLE_SECONDS, REMOVE_SECONDS))
+
+    def has(self, image):
+        """Return whether an image is in the store; there must be all its files or none."""
+        files = {each.path for each in self.driver.walk(f"images/{image.text}")}
+        stored = self.driver.exists(f"docker/registry/v2/_mirror/_v1/stored/{image.text}")
+        assert bool(files) == stored == self.driver.exists(f"images/{image.text}/_blob")
+        return stored
+
+    @property
+    def blobs(self):
+        return sum(each.size for each in self.driver.walk(layout.BLOBS))
+
+
+@pytest.fixture
+def source(source):
+    """A registry with the images."""
+    for name, image in {**NAMES, "acme/base": BASE}.items():
+        serve(source, image, {"X-Docker-Payload-Checksum": image.payload_sum}, name=name)
+    return source
+
+
+@pytest.fixture
+def evicting(driver, request):
+    def make(url=None, driver=driver, **options):
+        return Evicting(driver, url or request.getfixturevalue("source").url, **options)
+
+    with closing_services(make) as open_one:
+        yield open_one
+
+
+class TestAnImageOfTheSource:
+    @pytest.mark.parametrize("kind", ["memory", "file"])
+    def test_is_evicted_when_it_was_pulled_least_recently(self, evicting, source, kind, tmp_path):
+        store = MemoryDriver() if kind == "memory" else FileDriver(storage_path=tmp_path / "store")
+        mirror = evicting(driver=store, max_bytes=len(TOP.layer + OTHER.layer))
+        for name in NAMES:
+            assert NAMES[name].layer in dict(mirror.pull(name).values()).values()
+        assert 0 == mirror.evict(60).blobs, "pulled just now"
+        mirror.clock.now += AN_HOUR
+        mirror.pull("acme/other")
+        evicted = mirror.evict()
+        assert (1, len(BASE.layer)) == (evicted.blobs, evicted.size)
+        assert [False, True, True] == [mirror.has(image) for image in (BASE, TOP, OTHER)]
+        assert len(BASE.layer) == mirror.reclaim()
+        assert len(TOP.layer + OTHER.layer) == mirror.blobs
+        for folder in (layout.REMOVED, "docker/registry/v2/_mirror/_v1/removed"):
+            assert [] == list(mirror.driver.walk(folder))
+        source.requests.clear()
+        assert {BASE.text: (BASE.payload, BASE.layer), TOP.text: (TOP.payload, TOP.layer)} == mirror.pull("acme/top")
+        assert [f"/v1/images/{BASE.text}/layer"] == [path for path in source.asked() if path.endswith("/layer")]
+        source.stop()
+        assert [TOP.text] == list(mirror.pull("acme/top"))[1:]
+
+    def test_is_pulled_again_at_any_time_after_its_eviction(self, evicting):
+        mirror = evicting(max_bytes=1)
+        pulled = mirror.pull("acme/top")
+        for waits in ((), (MOVE_SECONDS,), (MOVE_SECONDS, SETTLE_SECONDS), (REMOVE_SECONDS / 6,) * 8):
+            assert 2 == mirror.evict(AN_HOUR).blobs
+            for wait in waits:
+                mirror.evict(wait)
+            assert pulled == mirror.pull("acme/top")
+
+    def test_stays_while_it_is_pulled_or_sent(self, evicting):
+        mirror = evicting(max_age=AN_HOUR)
+        for _ in range(9):
+            mirror.pull("acme/other")
+            assert 0 == mirror.evict(AN_HOUR / 6).blobs
+        with mirror.services.mirror.pulls.sending_image(OTHER.text):
+            mirror.services.mirror.pulls._record = lambda *_: None  # the task that records it is late
+            assert 0 == mirror.evict(A_DAY).blobs
+        assert 1 == mirror.evict(0).blobs
+
+
+CHILD = v1_images.make(9, TOP)
+
+
+def push_child(mirror):
+    v1_images.push(mirror.services.require_legacy(), CHILD)
+
+
+def begin_push(mirror):
+    mirror.services.require_legacy().image_pushes.put_json(CHILD.id, CHILD.payload)
+
+
+def push_tag(mirror):
+    assert 200 == mirror.client.put("/v1/repositories/mine/app/tags/v1", json=TOP.text).status_code
+
+
+def push_list(mirror):
+    assert 200 == mirror.client.put("/v1/repositories/mine/app/", json=[{"id": TOP.text}]).status_code
+
+
+PUSHES = (push_child, begin_push, push_tag, push_list)
+
+
+class TestAnImageThatPushedContentNeeds:
+    @pytest.mark.parametrize("push", PUSHES)
+    def test_stays_and_does_not_count(self, evicting, source, push):
+        mirror = evicting(max_bytes=1)
+        pulled = mirror.pull("acme/top")
+        mirror.pull("acme/other")
+        push(mirror)
+        evicted = mirror.evict()
+        assert (1, 0) == (evicted.blobs, evicted.left)
+        assert [True, True, False] == [mirror.has(image) for image in (BASE, TOP, OTHER)]
+        source.stop()
+        mirror.reclaim()
+        assert pulled == mirror.pull("acme/top")
+
+    @pytest.mark.parametrize("push", PUSHES)
+    def test_is_restored_if_the_push_found_it_just_before_its_removal(self, evicting, source, push):
+        """Its files are removed while the push writes what needs them."""
+        mirror = evicting(max_bytes=1)
+        pulled = mirror.pull("acme/top")
+        stored = mirror.services.v1_mirror.stored_images
+        discard = stored._discard_files
+        stored._discard_files = lambda image_id: (push(mirror) if image_id == TOP.id else None, discard(image_id))
+        removed = [mirror.evict().blobs, mirror.has(TOP)]
+        stored._discard_files = discard
+        assert [2, False] == removed
+        source.stop()
+        for wait in (MOVE_SECONDS, SETTLE_SECONDS, REMOVE_SECONDS, REMOVE_SECONDS):
+            mirror.evict(wait)
+        assert pulled == mirror.pull("acme/top")
+        assert [True, True] == [mirror.has(image) for image in (BASE, TOP)]
+
+
+class Dying(MemoryDriver):
+    """A store whose process dies after a number of changes."""
+
+    left = None
+
+    def _change(self):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    def put_content(self, *arguments, **options):
+        self._change()
+        return super().put_content(*arguments, **options)
+
+    def remove(self, *arguments):
+        self._change()
+        return super().remove(*arguments)
+
+    def remove_if_match(self, *arguments):
+        self._change()
+        return super().remove_if_match(*arguments)
+
+
+class TestAProcessThatDiesDuringAnEviction:
+    def test_leaves_an_image_that_is_pulled_as_before(self, source):
+        driver, deaths = Dying(), 0
+        with closing_services(partial(Evicting, url=source.url, max_bytes=1)) as open_mirror:
+            first = open_mirror(driver)
+            pulled = first.pull("acme/base")
+            lease = layout.lease("mirror-eviction")
+            before = copied(driver)._files
+            while True:
+                driver._files, driver.left = dict(before), deaths
+                try:
+                    first.evict()
+                    break
+                except KeyboardInterrupt:
+                    driver.left = None
+                for is_needed in (False, True):
+                    store = copied(driver)
+                    store.discard(lease)
+                    if is_needed:
+                        store.put_content("repositories/mine/app/tag_v1", BASE.text.encode())
+                    later = open_mirror(store)
+                    later.clock.now = first.clock.now
+                    for wait in (MOVE_SECONDS, SETTLE_SECONDS, REMOVE_SECONDS, REMOVE_SECONDS):
+                        later.evict(wait)
+                    if is_needed:
+                        assert later.has(BASE), deaths
+                        found = later.services.require_legacy().images.find_layer(BASE.id)[1]
+                        assert BASE.layer == b"".join(found.read()), deaths
+                    else:
+                        assert pulled == later.pull("acme/base"), deaths
+                deaths += 1
+        assert deaths > 5
+
+
+class TestAnImageOfAV2Source:
+    def test_stays_while_it_is_pulled_by_v1(self, v2_source, evicting):
+        index = make_index("evicted bridged")
+        for image in index.images:
+            v2_source.add("library/app", image.digest, image)
+        v2_source.put_manifest("library/app", "latest", index.manifest, index.media_type)
+        serve_tags(v2_source, "latest")
+        mirror = evicting(url=v2_source.url, max_age=AN_HOUR)
+        pulled = mirror.pull("library/app")
+        for _ in range(9):
+            mirror.pull("library/app")
+            assert 0 == mirror.evict(AN_HOUR / 6).blobs
+        v2_source.stop()
+        assert pulled == mirror.pull("library/app")
+        assert len({index.digest, *index.images[0].contents}) == mirror.evict(A_DAY).blobs
+
+
+def test_a_damaged_record_of_a_removed_image_is_forgotten(evicting):
+    mirror = evicting(max_bytes=1)
+    path = f"docker/registry/v2/_mirror/_v1/removed/{BASE.text}"
+    for content in (b"", b"{", b"[]", json.dumps({"since": 0, "layer": "x", "files": {}}).encode(), b'{"files": 1}'):
+        mirror.driver.put_content(path, content)
+        mirror.evict()
+        assert not mirror.driver.exists(path)
