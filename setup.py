@@ -31,8 +31,9 @@ setup(
     package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
     install_requires=REQUIREMENTS,
     extras_require={
-        # The cache in front of the store, and the queue of diffs; waits cooperatively under gevent.
-        "redis": ["redis>=5.0.1"],
+        # The cache in front of the store, and the queue of diffs; waits cooperatively under gevent. hiredis packs
+        # commands and parses responses in C.
+        "redis": ["redis[hiredis]>=5.0.1"],
         # Servers for the search index instead of SQLite; both libraries wait cooperatively under gevent.
         "postgresql": ["psycopg[binary]>=3.1.14"],
         "mysql": ["PyMySQL>=1.1"],
@@ -81,7 +82,7 @@ setup(
             "pytest-xdist>=3.6",
             "python-dxf>=12.1",
             "python-swiftclient>=4.4",
-            "redis>=5.0.1",
+            "redis[hiredis]>=5.0.1",
             "requests>=2.32",
             "rsa>=4.9",
             "ruff>=0.6",

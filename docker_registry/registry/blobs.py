@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
+from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import layout, store_removal
@@ -231,7 +233,7 @@ class Blobs:
             return
         self._driver.put_content(layout.blob_alias(digest), f"{size} {path}".encode())
 
-    def put(self, content: bytes, digest: Digest) -> Blob:
+    def put(self, content: bytes, digest: Digest, name: RepositoryName | None = None) -> Blob:
         """
         Store small content as a blob.
 
@@ -239,7 +241,22 @@ class Blobs:
 
         Args:
             digest: the digest of *content*, computed by the caller.
+            name: the repository to grant the blob to. On object stores its link is written at the same time, because a
+                link to a missing blob is ignored.
         """
+        if name is None or name.is_hidden:
+            return self._put(content, digest)
+        if not self._driver.capabilities.pages:
+            blob = self._put(content, digest)
+            self.link(name, digest)
+            return blob
+        self._repositories.enter(name)
+        self._driver.announce_writes((layout.blob_data(digest), layout.layer_link(name, digest)))
+        stored: Blob
+        stored, _ = run_concurrently(partial(self._put, content, digest), partial(self._write_link, name, digest))
+        return stored
+
+    def _put(self, content: bytes, digest: Digest) -> Blob:
         target = layout.blob_data(digest)
         if self._creates_before_reading:
             with suppress(PreconditionFailed):
@@ -285,7 +302,10 @@ class Blobs:
         link = layout.layer_link(name, digest)
         if self._driver.capabilities.pages or not self._driver.has_file(link):  # looking costs as much as writing
             self._repositories.enter(name)
-            self._driver.put_content(link, str(digest).encode())
+            self._write_link(name, digest)
+
+    def _write_link(self, name: RepositoryName, digest: Digest) -> None:
+        self._driver.put_content(layout.layer_link(name, digest), str(digest).encode())
 
     def delete(self, name: RepositoryName, digest: Digest) -> None:
         """

@@ -65,7 +65,10 @@ class PrivateRepositories:
 
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
-        return action is not Action.ADMIN and (self.serve_private or not self.is_private(name))
+        if action is Action.ADMIN or self.serve_private:
+            return action is not Action.ADMIN
+        # Responses to pulls are cached, and depend on the entries as they are now.
+        return not self.is_private(name, may_be_cached=action is not Action.PULL)
 
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName]:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
@@ -92,9 +95,14 @@ class PrivateRepositories:
 
     # ------------------------------------------------------------------------------------------------- state
 
-    def is_private(self, name: Repository) -> bool:
-        """Return whether a repository is private, given its name in either API."""
-        private = self.names()
+    def is_private(self, name: Repository, *, may_be_cached: bool = False) -> bool:
+        """
+        Return whether a repository is private, given its name in either API.
+
+        Args:
+            may_be_cached: see :meth:`names`.
+        """
+        private = self.names(may_be_cached=may_be_cached)
         if not private or name.is_hidden:
             return False
         try:
@@ -102,14 +110,21 @@ class PrivateRepositories:
         except NameInvalid:  # no repository of API V1 can have that name
             return False
 
-    def names(self) -> Sequence[str]:
-        """Return the API V1 names of all private repositories, sorted."""
+    def names(self, *, may_be_cached: bool = False) -> Sequence[str]:
+        """
+        Return the API V1 names of all private repositories, sorted.
+
+        Args:
+            may_be_cached: on object stores, which other hosts change, the names may be five seconds old. Otherwise they
+                are that old only if the driver cannot detect changes.
+        """
         if not self._is_adopted:
             if self._driver.exists(legacy_layout.PRIVATE_IS_COMPLETE):
                 self._is_adopted = self._are_images_marked = True
             else:
                 self.adopt()
-        if self._driver.capabilities.folder_versions:
+        capabilities = self._driver.capabilities
+        if capabilities.folder_versions and not (may_be_cached and capabilities.pages):
             return self.read_entries()
         if self._cached is None or self._now() - self._cached[0] > _CACHE_SECONDS:
             self._cached = (self._now(), self.read_entries())

@@ -266,11 +266,11 @@ class Uploads:
             chunk = self._verified(upload, digest)
             with self._driver.batch():
                 if chunk.content is not None:
-                    blob = self._blobs.put(chunk.content, digest)
+                    blob = self._blobs.put(chunk.content, digest, name)
                 else:
                     blob = self._blobs.publish(upload.path(chunk), digest)
-                if name is not None:
-                    self._blobs.link(name, digest)
+                    if name is not None:
+                        self._blobs.link(name, digest)
         except DigestInvalid:
             self._sessions.end(upload)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from docker_registry.drivers.file.driver import FileDriver
@@ -11,8 +13,11 @@ from docker_registry.errors import BlobUnknown
 from docker_registry.registry.access import Action
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
+from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.private_repositories import PrivateRepositories
+from tests.support.clock import Clock
 from tests.support.registries import Registry
 
 SECRET, OPEN, NEW = (RepositoryName.parse(text) for text in ("acme/secret", "acme/open", "acme/new"))
@@ -85,3 +90,34 @@ class TestAChange:
         for is_private in (False, True, False):
             workers[0].private_images.set_private(name, private=is_private)
             assert [is_private] * 2 == [worker.private_repositories.is_private(name) for worker in workers]
+
+
+class ObjectStore(MemoryDriver):
+    """A store that lists by pages, with a cache that knows the versions of folders."""
+
+    capabilities = replace(MemoryDriver.capabilities, pages=True, folder_versions=True)
+    listings = 0
+
+    def list_directory(self, path=""):
+        self.listings += 1
+        return super().list_directory(path)
+
+
+class TestAPushToAnObjectStore:
+    def test_sees_a_change_of_another_host_after_five_seconds_and_a_pull_at_once(self):
+        driver, clock = ObjectStore(), Clock()
+        private = PrivateRepositories(driver, ListingCache(driver), now=clock)
+        private.adopt()
+
+        def allowed():
+            return [private.allows(ANONYMOUS, action, SECRET) for action in (Action.PULL, Action.PUSH)]
+
+        assert [True, True] == allowed()
+        driver.put_content("repositories/acme/secret/_private", b"")
+        PrivateRepositories(driver, ListingCache(driver)).adopt()
+        assert [False, True] == allowed()
+        clock.now += 5.1
+        assert [False, False] == allowed()
+        driver.listings = 0
+        assert not private.allows(ANONYMOUS, Action.PUSH, SECRET)
+        assert 0 == driver.listings
