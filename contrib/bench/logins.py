@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+import base64
+import secrets
+import selectors
+import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import cast
 
-import requests
 from bench import Bench
 from rows import Rate, Row, Sides
 from small_requests import CONNECTIONS, REPOSITORY, fill
@@ -22,9 +25,6 @@ from tests.support import access
 
 PER_SECOND = 50
 
-#: Logins that are under way; the registry lets some wait for seconds.
-UNDER_WAY = 200
-
 _RULES = """rules:
   - {repositories: ["**"], who: [anonymous], allow: [pull]}
   - {repositories: ["**"], who: [root], allow: [pull, push]}"""
@@ -32,45 +32,60 @@ _RULES = """rules:
 
 class WrongLogins:
     """
-    Sends wrong logins at a steady rate from threads; a context manager.
+    Sends wrong logins at a steady rate, over a connection each; a context manager.
+
+    One thread sends them all without a library, because the client has the processors of the server.
 
     Attributes:
         statuses: how often each status was the answer.
     """
 
-    def __init__(self, url: str, address: Callable[[int], str]) -> None:
+    def __init__(self, port: int, address: Callable[[int], str]) -> None:
         """
         Args:
             address: returns the address of the client of a number.
         """
-        self.statuses: Counter[int] = Counter()
-        self._url = url
+        self.statuses: Counter[str] = Counter()
+        self._port = port
         self._address = address
-        self._numbers = itertools.count()
+        self._number = 0
         self._over = threading.Event()
-        self._clock = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> WrongLogins:  # noqa: PYI034 - Self is newer than Python 3.10
-        self._clock.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._clock.join()
+        self._thread.join()
 
     def _run(self) -> None:
         began = time.monotonic()
-        with ThreadPoolExecutor(UNDER_WAY) as threads:
-            for number in self._numbers:
-                threads.submit(self._log_in, number)
-                if self._over.wait(max(0.0, began + (number + 1) / PER_SECOND - time.monotonic())):
-                    threads.shutdown(cancel_futures=True)
-                    return
+        with ExitStack() as connections, selectors.DefaultSelector() as waiting:
+            while not self._over.is_set():
+                connection = connections.enter_context(socket.create_connection(("127.0.0.1", self._port)))
+                connection.sendall(self._request())
+                waiting.register(connection, selectors.EVENT_READ)
+                self._number += 1
+                while (left := began + self._number / PER_SECOND - time.monotonic()) > 0:
+                    self._read(waiting, left)
+            while waiting.get_map():
+                self._read(waiting, 60)
 
-    def _log_in(self, number: int) -> None:
-        headers = {"X-Forwarded-For": self._address(number), "Connection": "close"}
-        answer = requests.get(f"{self._url}/v2/", auth=("root", f"guess {number}"), headers=headers, timeout=60)
-        self.statuses[answer.status_code] += 1
+    def _read(self, waiting: selectors.BaseSelector, seconds: float) -> None:
+        for key, _ in waiting.select(seconds):
+            waiting.unregister(key.fileobj)
+            answered = cast("socket.socket", key.fileobj)
+            self.statuses[answered.recv(4096)[9:12].decode()] += 1
+            answered.close()
+
+    def _request(self) -> bytes:
+        credentials = base64.b64encode(f"root:guess {secrets.token_hex(8)}".encode()).decode()
+        return (
+            f"GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic {credentials}\r\n"
+            f"X-Forwarded-For: {self._address(self._number)}\r\nConnection: close\r\n\r\n"
+        ).encode()
 
 
 @contextmanager
@@ -82,9 +97,9 @@ def beside(bench: Bench, address: Callable[[int], str]) -> Iterator[Sides]:
     get = partial(load, bench, CONNECTIONS, [f"/v2/{REPOSITORY}/manifests/t0"], server.url)
 
     def attacked() -> Rate:
-        with WrongLogins(server.url, address) as logins:
+        with WrongLogins(server.port, address) as logins:
             rate = get()
-        print(f" {dict(logins.statuses)}", end="", flush=True)
+        print(f" {dict(logins.statuses)} ", end="", file=sys.stderr, flush=True)
         return rate
 
     yield attacked, get

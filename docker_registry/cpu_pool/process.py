@@ -11,18 +11,20 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from docker_registry import errors
 from docker_registry.cpu_pool import frames
-from docker_registry.drivers.base import Bytes
 from docker_registry.errors import RegistryError, TooLarge
 
+if TYPE_CHECKING:  # importing the drivers takes longer than starting the process
+    from docker_registry.drivers.base import Bytes
+
 #: Parts of the input, each an iterable of blocks; a part must be consumed before the next one is requested.
-Parts = Iterator[Iterable[Bytes]]
+Parts: TypeAlias = "Iterator[Iterable[Bytes]]"
 
 #: A computation: receives its arguments and input, yields its output in blocks, and raises RegistryError.
-Job = Callable[[Mapping[str, Any], Parts], Iterator[bytes]]
+Job: TypeAlias = Callable[[Mapping[str, Any], Parts], Iterator[bytes]]
 
 
 def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> None:

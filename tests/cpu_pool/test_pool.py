@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,13 @@ class TestOutsideGevent:
     def test_a_job_raises_its_error(self, pool):
         with pytest.raises(LayerFormatUnsupported):
             list(pool.run("refuse", {}, [[b"x"]]))
+
+
+class TestAProcess:
+    def test_imports_neither_drivers_nor_gevent(self):
+        program = "import sys, docker_registry.cpu_pool.process; print({'gevent', 'yaml', 'flask'} & {*sys.modules})"
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        assert "set()\n" == done.stdout
 
 
 class TestAJob:

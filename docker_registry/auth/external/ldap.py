@@ -23,6 +23,7 @@ from docker_registry import dependencies
 from docker_registry.auth.external.ldap_directory import DN, USER, Directory
 from docker_registry.auth.users import htpasswd
 from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
+from docker_registry.resources import client_presence
 
 if TYPE_CHECKING:
     from ldap3 import Connection
@@ -114,6 +115,7 @@ class LdapUsers:
         Raises:
             AuthorityUnavailable: the directory cannot be used, or could not be reached several times just now.
             Overloaded: too many logins are waiting for it.
+            ClientLeft: the client has disconnected while it waited.
         """
         if not _is_possible(name, password):
             fail()
@@ -123,6 +125,7 @@ class LdapUsers:
             if groups is not None:
                 return groups
             check()  # other logins may have failed meanwhile
+            client_presence.check()
             groups = self._ask(name, password)
             if groups is None:
                 fail()

@@ -24,6 +24,7 @@ from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.bcrypt_process import BcryptProcess
 from docker_registry.auth.users.htpasswd import COST
 from docker_registry.errors import Overloaded
+from docker_registry.resources import client_presence
 
 #: Time for which a correct password is remembered.
 REMEMBERED_SECONDS: Final = 300.0
@@ -76,6 +77,7 @@ class Passwords:
         Raises:
             TooManyAttempts: there were too many failed logins; nothing was hashed.
             Overloaded: too many passwords are waiting to be verified.
+            ClientLeft: the client has disconnected while it waited.
         """
         users = self._users()
         stored, content = users.get(name), password.encode("utf-8", "surrogateescape")
@@ -91,6 +93,7 @@ class Passwords:
                 return known
             self._attempts.check(name, address)
             self._rest()
+            client_presence.check()
             began = self._now()
             is_right = self._bcrypt.check(content, stored or self._decoy_for(users)) and stored is not None
             if not is_right:
