@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import socket
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -157,26 +156,25 @@ def test_a_warm_tag_is_served_without_its_upstream_as_quickly_as_a_pushed_one(tm
                 assert image.manifest == client.get_manifest(NAME, "v1").payload
             asked = upstream.asked()
             seconds = {NAME: [], PUSHED: []}
+            time.sleep(0.5)  # then the files are old enough for the response cache
             with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-                for turn in range(11):
+                for _ in range(1000):  # by turns; the quickest ones are not disturbed by other programs
                     for name, turns in seconds.items():
-                        turns.append(get_many(connection, f"/v2/{name}/manifests/v1", image.manifest, 100))
-                    if not turn:
-                        time.sleep(0.5)  # the files are old enough for the response cache
+                        turns.append(seconds_to_get(connection, f"/v2/{name}/manifests/v1", image.manifest))
         assert asked == upstream.asked()
-    rate = statistics.median(seconds[PUSHED][1:]) / statistics.median(seconds[NAME][1:])
+    rate = sum(sorted(seconds[PUSHED])[:20]) / sum(sorted(seconds[NAME])[:20])
     print(f"{rate:.2f} of the rate of a pushed tag")
     assert rate >= 0.9
 
 
-def get_many(connection, path, content, count):
-    """Send requests one after the other, and return the seconds that they take."""
+def seconds_to_get(connection, path, content):
+    """Send a request, and return the seconds that it takes."""
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     began = time.monotonic()
-    for _ in range(count):
-        connection.sendall(request)
-        answer = b""
-        while not answer.endswith(content):
-            answer += connection.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 200")
-    return time.monotonic() - began
+    connection.sendall(request)
+    answer = b""
+    while not answer.endswith(content):
+        answer += connection.recv(65536)
+    seconds = time.monotonic() - began
+    assert answer.startswith(b"HTTP/1.1 200")
+    return seconds

@@ -238,14 +238,18 @@ BAD_MANIFESTS = {
 }
 
 
+#: Answers that are no HTTP, or end early; all others are wrong.
+BROKEN_CONNECTIONS = {"fewer bytes than announced", "endless interim responses", "no HTTP"}
+
+
 class TestAnUpstreamThatMisbehaves:
     @pytest.mark.parametrize("bad", BAD_MANIFESTS)
     def test_makes_a_manifest_unavailable(self, shared, bad):
         mirrored, upstream = shared
         assert 404 == mirrored.get("manifests/none", f"up.example/{bad.replace(' ', '-').lower()}").status_code
         upstream.contents["bad/manifests/v1"] = BAD_MANIFESTS[bad]
-        status, oci = code(mirrored.get("manifests/v1", "up.example/bad"))
-        assert (status, oci) in {(502, "UNAVAILABLE"), (503, "UNAVAILABLE")}
+        status = 503 if bad in BROKEN_CONNECTIONS else 502
+        assert (status, "UNAVAILABLE") == code(mirrored.get("manifests/v1", "up.example/bad"))
         assert set() == mirrored.paths()
 
     @pytest.mark.parametrize("size", [10, len(LARGE)], ids=["short", "long"])
