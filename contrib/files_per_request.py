@@ -3,7 +3,8 @@ Count the files of this project that a request runs through, in a worker of a re
 
     python contrib/files_per_request.py [--list] [ROOT]
 
-A function call in a file counts that file. ROOT is the checkout that runs, by default this one.
+A function call in a file counts that file. ROOT is the checkout that runs, by default this one. With ``--list`` each
+file is named, with the number of its functions that ran and of its lines.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import requests
 
@@ -46,19 +49,18 @@ _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
 def trace_workers(folder: str, root: str) -> None:
-    """In every process forked from now on, write the files that ran since the last signal when SIGNAL comes."""
+    """In every process forked from now on, write the functions that ran since the last signal when SIGNAL comes."""
     package = str(Path(root) / "docker_registry") + os.sep
 
     def start() -> None:
-        seen: set[str] = set()
+        seen: set[CodeType] = set()
 
         def profile(frame: FrameType, _event: str, _argument: object) -> None:
-            name = frame.f_code.co_filename
-            if name.startswith(package):
-                seen.add(name)
+            if frame.f_code.co_filename.startswith(package):
+                seen.add(frame.f_code)
 
         def dump(*_: object) -> None:
-            found, path = sorted(name.removeprefix(package) for name in seen), Path(folder) / str(os.getpid())
+            found, path = _by_file(seen, package), Path(folder) / str(os.getpid())
             seen.clear()
             path.with_suffix(".new").write_text(json.dumps(found))
             path.with_suffix(".new").replace(path)
@@ -70,6 +72,11 @@ def trace_workers(folder: str, root: str) -> None:
     os.register_at_fork(after_in_child=start)
 
 
+def _by_file(functions: Iterable[CodeType], package: str) -> dict[str, int]:
+    """Return the number of functions by file, named relative to the package."""
+    return dict(Counter(code.co_filename.removeprefix(package) for code in functions))
+
+
 class TracedServer:
     """A server with one worker, whose calls are recorded."""
 
@@ -77,26 +84,27 @@ class TracedServer:
         self.server = server
         self.folder = folder
 
-    def files(self) -> set[str]:
-        """Return the files that ran since this was called last."""
+    def files(self) -> dict[str, int]:
+        """Return the files that ran since this was called last, with the number of their functions."""
         (pid,) = self.server.worker_pids()  # type: ignore[attr-defined]
         path = self.folder / str(pid)
         path.unlink(missing_ok=True)
         os.kill(pid, SIGNAL)
         for _ in range(500):
             if path.exists():
-                return set(json.loads(path.read_text()))
+                return dict(json.loads(path.read_text()))
             time.sleep(0.01)
         raise RuntimeError("the worker does not respond to the signal")
 
 
-def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
+def measure(traced: TracedServer, url: str) -> dict[str, dict[str, int]]:
     """
     Send each request with new content, after its prerequisites, and return the files that it ran through.
 
     Each is sent :data:`RUNS` times, and only files of all runs count, because background work may coincide with one.
     """
-    config, found = b"{}", {}
+    config = b"{}"
+    found: dict[str, dict[str, int]] = {}
     session = requests.Session()
 
     def send(method: str, path: str, **options: object) -> requests.Response:
@@ -109,7 +117,7 @@ def measure(traced: TracedServer, url: str) -> dict[str, set[str]]:
         send(method, path, **options)
         time.sleep(0.5)  # the worker writes its log after the response
         files = traced.files()
-        found[row] = found.get(row, files) & files
+        found[row] = {name: count for name, count in found.get(row, files).items() if name in files}
 
     def blob(content: bytes) -> dict[str, object]:
         send("POST", f"/v2/acme/web/blobs/uploads/?digest={digest(content)}", data=content)
@@ -145,32 +153,32 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def small_write(root: Path, folder: Path) -> set[str]:
+def small_write(root: Path, folder: Path) -> dict[str, int]:
     """Return the files that one ``put_content`` of the file driver runs through, in this process."""
     sys.path.insert(0, str(root))
     from docker_registry.drivers.file import FileDriver
 
     driver = FileDriver(str(folder))
     driver.put_content("a/b", b"1")
-    package, seen = str(root / "docker_registry") + os.sep, set()
+    package, seen = str(root / "docker_registry") + os.sep, set[CodeType]()
 
     def profile(frame: FrameType, _event: str, _argument: object) -> None:
         if frame.f_code.co_filename.startswith(package):
-            seen.add(frame.f_code.co_filename.removeprefix(package))
+            seen.add(frame.f_code)
 
     threading.setprofile(profile)
     sys.setprofile(profile)
     driver.put_content("a/b", b"2")
     sys.setprofile(None)
     threading.setprofile(None)  # type: ignore[arg-type]
-    return seen
+    return _by_file(seen, package)
 
 
 def main() -> None:
     """Print the number of files that each request runs through."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=CHECKOUT, help="the checkout to run")
-    parser.add_argument("--list", action="store_true", help="name the files")
+    parser.add_argument("--list", action="store_true", help="name the files, and what runs of them")
     chosen = parser.parse_args()
     root = chosen.root.resolve()
     sys.path.insert(0, str(CHECKOUT))
@@ -184,7 +192,10 @@ def main() -> None:
             found = measure(TracedServer(server, folder), server.url)
         found["small put_content"] = small_write(root, folder / "driver")
     for row, files in found.items():
-        print(f"{row:20} {len(files):3}", *(["\n   ", *sorted(files)] if chosen.list else []))
+        print(f"{row:20} {len(files):3}")
+        for name, functions in sorted(files.items()) if chosen.list else ():
+            lines = len((root / "docker_registry" / name).read_text().splitlines())
+            print(f"    {name:45} {functions:3} functions, {lines:3} lines")
 
 
 if __name__ == "__main__":

@@ -12,17 +12,12 @@ from docker_registry import __version__
 from docker_registry.api import (
     authorization,
     errors,
-    health,
     hooks,
-    metrics,
-    mirrored_pulls,
-    request_body,
     status,
 )
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.flask_app import Application, WithoutTrailingSlash
-from docker_registry.api.path_prefix import PathPrefix
+from docker_registry.api.flask_app import Application, PathPrefix, WithoutTrailingSlash
 from docker_registry.api.v2 import base as v2_base
 from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
@@ -64,9 +59,9 @@ def create_app(services: Services) -> Flask:
             standalone="mirror" if config.mirroring.source else str(config.standalone),
         )
     )
-    app.register_blueprint(health.blueprint(services.health))
+    app.register_blueprint(status.health_blueprint(services.health))
     if services.metrics is not None and not config.metrics_address:
-        app.register_blueprint(metrics.blueprint(services.metrics))
+        app.register_blueprint(status.metrics_blueprint(services.metrics))
     downloads = Downloads(config.nginx_x_accel_redirect, redirect=config.storage_redirect)
     if config.v1 and services.legacy is not None:
         _add_v1(app, services, services.legacy, downloads)
@@ -89,7 +84,7 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     if services.mirror is not None:
         _add_namespaces(app, services.mirror)
     errors.install(app, v2=config.v2)
-    request_body.install(app, services.body_memory)
+    hooks.share_body_memory(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     if not config.standalone:
@@ -99,9 +94,7 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
     hooks.refuse_while_read_only(app, services.read_only)
     if services.mirror is not None:
-        hooks.refuse_in_mirrors(app, services.mirror.upstreams.is_mirrored)
-        if services.mirror.pulls is not None:
-            mirrored_pulls.install(app, services.mirror.pulls.sending, services.mirror.pulls.sending_image)
+        _protect_mirrored(app, services.mirror)
     if registry.driver.tracks_dependencies:
         hooks.declare_cacheable(app)
     rules = hooks.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(hooks.CorsRules)})
@@ -113,10 +106,18 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
 
 def _add_namespaces(app: Application, mirror: Mirror) -> None:
     # Not imported by a registry without upstreams.
-    from docker_registry.api import namespaces
+    from docker_registry.api import mirroring
 
-    namespaces.install(app, mirror.namespaces)
-    namespaces.refuse_loops(app, mirror.via)
+    mirroring.use_namespaces(app, mirror.namespaces)
+    mirroring.refuse_loops(app, mirror.via)
+
+
+def _protect_mirrored(app: Application, mirror: Mirror) -> None:
+    from docker_registry.api import mirroring
+
+    hooks.refuse_in_mirrors(app, mirror.upstreams.is_mirrored)
+    if mirror.pulls is not None:
+        mirroring.report_sending(app, mirror.pulls.sending, mirror.pulls.sending_image)
 
 
 def _add_access_control(app: Application, services: Services, control: AccessControl, origin: ClientOrigin) -> None:

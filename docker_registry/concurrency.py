@@ -1,11 +1,18 @@
-"""Runs blocking calls in native threads or concurrently, so that the other greenlets of a worker keep running."""
+"""
+Blocking calls, concurrent calls and locks of a worker, whose requests are greenlets of one thread.
+
+Blocking calls run in native threads, so that the other greenlets keep running. A long computation stops when the client
+of its request has disconnected: the worker sets the client of each request; elsewhere, in commands and background
+greenlets, there is none.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import gevent
@@ -14,6 +21,7 @@ from gevent.event import AsyncResult
 from gevent.pool import Pool
 
 from docker_registry import dependencies
+from docker_registry.errors import ClientLeft
 
 Result = TypeVar("Result")
 
@@ -199,6 +207,75 @@ def _wait_out(finished: AsyncResult[None]) -> None:
     while not finished.ready():
         with suppress(BaseException):  # the caller raises the first interruption; further ones add nothing
             finished.wait()
+
+
+@contextmanager
+def watching_client(has_left: Callable[[], bool]) -> Iterator[None]:
+    """
+    Set the client of the requests that the current greenlet serves within this context.
+
+    Args:
+        has_left: returns, without blocking, whether the client has closed its connection.
+    """
+    token = _client_has_left.set(has_left)
+    try:
+        yield
+    finally:
+        _client_has_left.reset(token)
+
+
+@contextmanager
+def ignoring_client() -> Iterator[None]:
+    """Unset the client within this context, so that the work continues if the client disconnects."""
+    token = _client_has_left.set(None)
+    try:
+        yield
+    finally:
+        _client_has_left.reset(token)
+
+
+def check_client() -> None:
+    """
+    Stop the current computation if the client has disconnected.
+
+    Raises:
+        ClientLeft: the client of the current request has closed its connection.
+    """
+    has_left = _client_has_left.get()
+    if has_left is not None and has_left():
+        raise ClientLeft
+
+
+_client_has_left: ContextVar[Callable[[], bool] | None] = ContextVar("client_has_left", default=None)
+
+
+class KeyedLocks:
+    """
+    Locks by key inside one process, for example so that concurrent requests do expensive work only once.
+
+    Creates a lock for each key in use, and drops it after its last user.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[Hashable, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def hold(self, key: Hashable) -> Iterator[None]:
+        """Hold the lock of *key* during the context; not reentrant."""
+        with self._guard:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                _, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)
 
 
 class _Outcome(Generic[Result]):

@@ -9,8 +9,8 @@ from flask import Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.arriving_body import ArrivingBody
-from docker_registry.api.byte_ranges import ByteRange
 from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
+from docker_registry.api.requests import ByteRange
 from docker_registry.registry.stored_file import ServedFile
 
 #: Block size for WSGI servers that read the file instead of using sendfile.

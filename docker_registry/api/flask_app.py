@@ -1,4 +1,4 @@
-"""A Flask application without the per-request work that a registry does not need."""
+"""A Flask application without the per-request work that a registry does not need, and the WSGI middleware around it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
+from docker_registry import dependencies
 from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Observer
+from docker_registry.http.external_url import ExternalUrl, path_prefix
 from docker_registry.http.health import Health
-from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.resources.memory_budget import MemoryBudget
 
 
@@ -54,7 +55,7 @@ class Application(Flask):
     tls: object = None
     inflight: object = None
     health: Health | None = None
-    metrics_collector: MetricsCollector | None = None
+    metrics_collector: object = None
     body_memory: MemoryBudget
     serves_v2: bool = True
 
@@ -85,3 +86,57 @@ class WithoutTrailingSlash:
         if path.endswith("/") and path.startswith("/v1/"):
             environ = {**environ, "PATH_INFO": path.rstrip("/")}
         return self._application(environ, start_response)
+
+
+class PathPrefix:
+    """
+    A WSGI middleware that serves the registry below a path.
+
+    The path is that of ``external_url``, or X-Forwarded-Prefix of a trusted proxy, or SCRIPT_NAME of the WSGI server.
+    It is removed from the path of the request, unless the proxy has done so, and added to Location and Link.
+    """
+
+    def __init__(
+        self, application: Callable[..., Iterable[bytes]], proxies: TrustedProxies, external_url: ExternalUrl
+    ) -> None:
+        self._application = application
+        self._proxies = proxies
+        self._path = external_url.path
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Pass a request on, with the prefix in SCRIPT_NAME."""
+        prefix = self._path or self._forwarded(environ) or environ.get("SCRIPT_NAME", "")
+        if not prefix:
+            return self._application(environ, start_response)
+        environ["SCRIPT_NAME"] = prefix
+        path = environ.get("PATH_INFO", "")
+        if path == prefix or path.startswith(f"{prefix}/"):
+            environ["PATH_INFO"] = path[len(prefix) :] or "/"
+
+        def start_below(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return start_response(status, [(name, _below(prefix, name, value)) for name, value in headers], *more)
+
+        return self._application(environ, start_below)
+
+    def _forwarded(self, environ: dict[str, Any]) -> str:
+        header = environ.get("HTTP_X_FORWARDED_PREFIX")
+        if header is None:
+            return ""
+        # Whether the header is trusted depends on the connection, which is no part of the key of a cached response.
+        dependencies.make_uncacheable()
+        if not self._proxies.is_trusted(environ.get("REMOTE_ADDR") or ""):
+            return ""
+        return path_prefix(_last(header)) or ""
+
+
+def _below(prefix: str, name: str, value: str) -> str:
+    """Return the value of a header with the prefix before its path; URLs of other hosts are unchanged."""
+    if name == "Location" and value.startswith("/"):
+        return f"{prefix}{value}"
+    if name == "Link" and value.startswith("</"):
+        return f"<{prefix}{value[1:]}"
+    return value
+
+
+def _last(text: str) -> str:
+    return text.rpartition(",")[2].strip()

@@ -1,7 +1,7 @@
 """
 Hooks around every request of both APIs: what observers learn of it, what is refused, and headers of every response.
 
-`create_app` installs them in their order. Authorization, access control and bodies have their own modules.
+`create_app` installs them in their order. Authorization and access control have their own modules.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from docker_registry import dependencies
 from docker_registry.api.authorization import ACTIONS
+from docker_registry.api.flask_app import Application
+from docker_registry.api.request_body import RESERVATIONS
 from docker_registry.api.responses import NOT_CACHED
 from docker_registry.errors import Unsupported
 from docker_registry.http.clients import is_old_client
@@ -21,6 +23,7 @@ from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Action
 from docker_registry.registry.names import ImageRepositoryName, RepositoryName
 from docker_registry.registry.read_only import ReadOnly
+from docker_registry.resources.memory_budget import MemoryBudget
 
 #: The variables of URLs that name a repository, and those that name something in it.
 _REPOSITORIES: Final = ("name", "repository")
@@ -116,6 +119,16 @@ def _name_request(response: Response) -> None:
         response.headers["X-Request-Id"] = context.request_id
     if context.trace_id:
         response.headers["Traceparent"] = request.headers["Traceparent"]
+
+
+def share_body_memory(app: Application, budget: MemoryBudget) -> None:
+    """Set the budget for the bodies that an application reads; what a request reserves is released when it ends."""
+    app.body_memory = budget
+
+    @app.teardown_request
+    def release(_error: BaseException | None) -> None:
+        for reservation in g.pop(RESERVATIONS, ()):
+            reservation.release()
 
 
 def refuse_while_read_only(app: Flask, read_only: ReadOnly) -> None:

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
-from docker_registry.api.byte_ranges import ByteRange
+from docker_registry.api.requests import ByteRange
 from docker_registry.errors import StorageError
 from docker_registry.registry.stored_file import FilePart, Segment
 

@@ -19,7 +19,7 @@ from gunicorn.http.errors import ParseException
 from docker_registry.api.flask_app import Application
 from docker_registry.errors import Invalid, Overloaded, SizeInvalid, TooLarge
 from docker_registry.registry.ingest import Body
-from docker_registry.resources.memory_budget import MemoryBudget, Reservation
+from docker_registry.resources.memory_budget import Reservation
 
 #: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
@@ -28,7 +28,8 @@ _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 _FIRST_BLOCK_BYTES: Final = 8 * 1024
 _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
 
-_RESERVATIONS: Final = "docker_registry.body_memory"
+#: Where the reservations of a request are kept, in ``flask.g``; :func:`~.hooks.share_body_memory` releases them.
+RESERVATIONS: Final = "docker_registry.body_memory"
 
 
 def open_body(environ: Mapping[str, Any]) -> Body:
@@ -90,12 +91,6 @@ class PlainBody:
         return block
 
 
-def install(app: Application, budget: MemoryBudget) -> None:
-    """Set the budget for the bodies that an application reads; each is released when its request ends."""
-    app.body_memory = budget
-    app.teardown_request(_release)
-
-
 def read_whole(body: Body, max_bytes: int) -> bytes:
     """
     Return a whole body. Memory is reserved as the body arrives and released when the request ends.
@@ -140,10 +135,5 @@ def _reservation(body: Body) -> Reservation:
     budget = cast(Application, current_app).body_memory
     # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
     reservation = budget.open(revoke=getattr(body, "cut_off", None))
-    g.setdefault(_RESERVATIONS, []).append(reservation)
+    g.setdefault(RESERVATIONS, []).append(reservation)
     return reservation
-
-
-def _release(_error: BaseException | None) -> None:
-    for reservation in g.pop(_RESERVATIONS, ()):
-        reservation.release()

@@ -10,18 +10,25 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from docker_registry.api import byte_ranges, request_body
-from docker_registry.api.byte_ranges import ByteRange
+from docker_registry.api import request_body
 from docker_registry.errors import (
     DigestInvalid,
     PageInvalid,
+    RangeNotSatisfiable,
     UploadInvalid,
 )
 from docker_registry.registry.ingest import Body
 from docker_registry.registry.manifest_payload import MANIFEST_TYPES
-from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, parse_reference
+from docker_registry.registry.names import (
+    Digest,
+    ImageId,
+    ImageRepositoryName,
+    RepositoryName,
+    Tag,
+    parse_reference,
+    parse_upload_id,
+)
 from docker_registry.registry.tags import Condition
-from docker_registry.registry.upload_sessions import parse_upload_id
 
 #: The parser of each variable in the routes.
 _PARSERS: Final = {
@@ -39,6 +46,12 @@ REQUESTED_NAME: Final = "docker_registry.requested_name"
 
 # The OCI specification writes the Content-Range of a chunk as `0-99`; some clients use HTTP's `bytes 0-99/*`.
 _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
+
+#: A Range header with more ranges is ignored. containers/storage (podman) requests up to 1024 at once.
+MAX_RANGES: Final = 4096
+
+_RANGES: Final = re.compile(r"bytes=([0-9\-, \t]*)", re.IGNORECASE)
+_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 
 
 def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
@@ -118,6 +131,29 @@ def chunk_range() -> ChunkRange:
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """
+    A range of bytes of some content.
+
+    Attributes:
+        start: offset of the first byte.
+        length: number of bytes, at least 1.
+    """
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the range."""
+        return self.start + self.length
+
+    def content_range(self, size: int) -> str:
+        """Return the value of Content-Range for this range of content with *size* bytes."""
+        return f"bytes {self.start}-{self.end - 1}/{size}"
+
+
 def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
     """
     Return the ranges of the content that the client requests; an empty tuple means the whole content.
@@ -129,11 +165,66 @@ def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
         validator: the ETag or date of the content, to be compared with If-Range.
 
     Raises:
-        RangeNotSatisfiable: as for :func:`byte_ranges.parse`.
+        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
     """
     if request.method != "GET" or request.headers.get("If-Range", validator) != validator:
         return ()
-    return byte_ranges.parse(request.headers.get("Range"), size)
+    return _parse_ranges(request.headers.get("Range"), size)
+
+
+def _parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
+    """
+    Return the ranges that a Range header requests, in its order; an empty tuple means the whole content.
+
+    Ranges beyond the end are dropped. Overlapping ranges are joined, so the total never exceeds the content. Adjacent
+    ranges stay separate: containers/image expects one part per requested range, and requests one range per file, even
+    for adjacent files. Malformed headers, other units and headers with more than MAX_RANGES ranges are ignored, as is
+    any Range header for empty content.
+
+    Args:
+        header: value of the Range header; None if there is none.
+        size: bytes of the whole content.
+
+    Raises:
+        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
+    """
+    match = _RANGES.fullmatch((header or "").strip())
+    if match is None or size == 0:
+        return ()
+    specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]
+    if not specs or len(specs) > MAX_RANGES:
+        return ()
+    matches = [_RANGE.fullmatch(spec) for spec in specs]
+    bounds = [(bound[1], bound[2]) for bound in matches if bound is not None and bound[0] != "-"]
+    if len(bounds) < len(specs):
+        return ()
+    ranges = list(filter(None, (_resolve(first, last, size) for first, last in bounds)))
+    if not ranges:
+        raise RangeNotSatisfiable(size=size)
+    return _join_overlapping(ranges)
+
+
+def _resolve(first: str, last: str, size: int) -> ByteRange | None:
+    """Return a range clipped to the content; None if it is beyond the end."""
+    if not first:
+        length = min(int(last), size)
+        return ByteRange(size - length, length) if length else None
+    start, end = int(first), min(int(last) + 1, size) if last else size
+    if last and int(last) < start:
+        raise RangeNotSatisfiable(size=size)
+    return ByteRange(start, end - start) if start < size else None
+
+
+def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+    """Join overlapping ranges; a joined range takes the position of its first member."""
+    joined: list[tuple[int, int, int]] = []  # position, start, end
+    for position, byte_range in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
+        if joined and byte_range.start < joined[-1][2]:
+            first_position, start, end = joined[-1]
+            joined[-1] = min(first_position, position), start, max(end, byte_range.end)
+        else:
+            joined.append((position, byte_range.start, byte_range.end))
+    return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))
 
 
 def is_unmodified(etag: str) -> bool:

@@ -1,4 +1,4 @@
-"""Routes outside the two APIs: banner, ping, and health status."""
+"""Routes outside the two APIs: banner, ping, status of services, health of the worker, metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import gevent
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from docker_registry.api.responses import json_response
 from docker_registry.errors import RegistryError
+from docker_registry.http.health import Health
+from docker_registry.metrics.server_metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def blueprint(
     *, flavor: str, version: str, v1: bool, probes: Mapping[str, Probe], standalone: str = "True"
 ) -> Blueprint:
     """
-    Build the blueprint.
+    Build the blueprint of the banner, the ping, and the status of services.
 
     Args:
         flavor: name of the configuration flavor in use.
@@ -61,6 +63,60 @@ def blueprint(
     if v1:
         bp.add_url_rule("/v1/_ping", view_func=ping)
         bp.add_url_rule("/v1/_status", view_func=show_status)
+    return bp
+
+
+def health_blueprint(health: Health) -> Blueprint:
+    """
+    Build the blueprint of the checks by orchestrators and load balancers.
+
+    They need no credentials, and are not logged at level info.
+    """
+    bp = Blueprint("health", __name__)
+
+    @bp.get("/livez")
+    def show_liveness() -> Response:
+        """Confirm that the worker answers requests; touches neither the store nor another service."""
+        return json_response({"status": "alive"})
+
+    @bp.get("/readyz")
+    def show_readiness() -> Response:
+        """
+        Return whether requests should be sent here; status 503 if not.
+
+        The body is ``{"status": "ready"}`` or ``{"status": "not ready", "problems": {"storage": "…"}}``.
+        """
+        problems = health.problems()
+        if problems:
+            return json_response({"status": "not ready", "problems": problems}, 503)
+        return json_response({"status": "ready"})
+
+    @bp.get("/startupz")
+    def show_startup() -> Response:
+        """Return whether the store could be read once since the worker was started; status 503 if not."""
+        return (
+            json_response({"status": "started"}) if health.has_started else json_response({"status": "starting"}, 503)
+        )
+
+    @bp.get("/debug/health")
+    def show_problems() -> Response:
+        """Return the failed checks by name, as the CNCF distribution registry does; status 503 if there are any."""
+        problems = health.problems()
+        return json_response(problems, 503 if problems else 200)
+
+    return bp
+
+
+def metrics_blueprint(metrics: ServerMetrics) -> Blueprint:
+    """Build the blueprint of the metrics on the main port."""
+    bp = Blueprint("metrics", __name__)
+
+    @bp.get("/metrics")
+    def show_metrics() -> Response:
+        """Return the metrics of all workers, in the format of Prometheus or OpenMetrics."""
+        content, content_type = metrics.scrape(request.headers.get("Accept", ""))
+        return Response(content, content_type=content_type)
+
     return bp
 
 

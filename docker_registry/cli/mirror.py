@@ -16,6 +16,7 @@ from docker_registry.errors import ConfigError, NameInvalid, RegistryError
 
 if TYPE_CHECKING:
     from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.mirror.platforms import Platform
     from docker_registry.registry.mirror.purging import Purged
     from docker_registry.registry.names import ImageRepositoryName, Reference, RepositoryName
     from docker_registry.services import Services
@@ -67,14 +68,16 @@ def _failure(built: Services, mirror: Mirror, upstream: str) -> str | None:
 
 def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int:
     """Fetch images; those that are here are only compared with the tags of the upstream."""
+    from docker_registry.registry.mirror.platforms import parse_platforms
     from docker_registry.registry.mirror.warming import Warming
 
     warming, rows = Warming(built.registry), []
+    platforms = parse_platforms("--platform:", arguments.platform or ())
     for text in _images(arguments.images):
         row: dict[str, Any] = {"image": text, "digest": None, "manifests": 0, "blobs": 0, "bytes": 0, "error": None}
         try:
             name, reference = _parse(text, mirror)
-            warmed = warming.warm(name, reference, arguments.platform or _platforms(mirror, name))
+            warmed = warming.warm(name, reference, platforms or _platforms(mirror, name))
             row |= {"digest": str(warmed.digest), "manifests": len(warmed.manifests)}
             row |= {"blobs": len(warmed.blobs), "bytes": warmed.size}
         except RegistryError as error:
@@ -139,10 +142,10 @@ def _purge_repositories(built: Services, mirror: Mirror, names: Sequence[str]) -
     return purged
 
 
-def _platforms(mirror: Mirror, name: RepositoryName) -> list[str]:
+def _platforms(mirror: Mirror, name: RepositoryName) -> tuple[Platform, ...]:
     """Return the platforms of the upstream that a repository mirrors; none for all."""
     found = mirror.upstreams.find(str(name))
-    return [] if found is None else [platform.text for platform in found[0].platforms]
+    return () if found is None else found[0].platforms
 
 
 @contextmanager

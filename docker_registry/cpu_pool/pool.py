@@ -27,12 +27,11 @@ from gevent import monkey
 from gevent.lock import BoundedSemaphore
 
 from docker_registry import dependencies
-from docker_registry.concurrency import run_in_background
+from docker_registry.concurrency import check_client, run_in_background
 from docker_registry.cpu_pool import frames
 from docker_registry.cpu_pool.process import Job, parse_error
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import Overloaded, RegistryError
-from docker_registry.resources import client_presence
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class CpuPool:
     def _acquire(self) -> None:
         waited = 0.0
         while not self._free.acquire(timeout=_CHECK_SECONDS):
-            client_presence.check()
+            check_client()
             waited += _CHECK_SECONDS
             if waited >= self._wait_seconds:
                 raise Overloaded("Too many computations are in progress. Try again later.")
@@ -225,7 +224,7 @@ class _Process:
             try:
                 arrived = self._connection.recv_into(view[filled:])
             except TimeoutError:
-                client_presence.check()
+                check_client()
                 continue
             if not arrived:
                 raise EOFError

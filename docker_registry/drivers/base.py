@@ -5,10 +5,7 @@ A driver stores bytes under paths and does not interpret them. A third-party dri
 and registers its class under the entry-point group ``docker_registry.drivers``. It must pass the test suite
 :class:`docker_registry.drivers.testing.DriverSuite`.
 
-**Path grammar.** ``images/0a1b/layer``: components joined by ``/``, without a slash at either end. A component is not
-empty, ``.`` or ``..``, has at most 255 bytes of UTF-8 and contains no control characters. ``""`` is the root, which
-only :meth:`~StorageDriver.list_directory` and :meth:`~StorageDriver.walk` accept. Any other path raises
-:class:`~docker_registry.errors.PathInvalid`.
+**Paths** follow the grammar of :mod:`~docker_registry.drivers.paths`; any other raises PathInvalid.
 
 **Folders** are not objects of their own: a folder exists as long as it contains a file.
 
@@ -23,15 +20,17 @@ a :class:`~docker_registry.errors.StorageError`, never an exception of an SDK or
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
 from docker_registry.concurrency import RunBlocking, run_in_thread
-from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
+from docker_registry.drivers.capabilities import Capabilities as Capabilities
+from docker_registry.drivers.capabilities import adapt_old_names, old_flag, with_old_flags
+from docker_registry.drivers.paths import check_path as check_path
+from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
 
 Bytes = bytes | bytearray | memoryview
@@ -41,8 +40,6 @@ ABSENT: Final = ""
 
 #: The version of a folder that does not exist.
 NO_FOLDER: Final = ""
-
-MAX_COMPONENT_BYTES: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,48 +72,6 @@ class Versioned:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """
-    What a driver can do beyond the methods that every driver has.
-
-    Attributes:
-        if_match: ``put_content(if_match=…)`` works, across processes and hosts.
-        remove_if_match: :meth:`StorageDriver.remove_if_match` compares and removes in one step, across processes and
-            hosts.
-        move_copies: :meth:`StorageDriver.move` copies all bytes, on the client or the server, so callers should write
-            a file directly to its final path.
-        pages: :meth:`StorageDriver.walk` lists many files with each request to the backend, while
-            :meth:`StorageDriver.exists` costs one request per file.
-        folder_versions: :meth:`StorageDriver.folder_version` can return versions.
-        tracks_dependencies: every method that reads records what it read as a dependency
-            (:mod:`docker_registry.dependencies`). Responses are cached only then.
-        min_chunk_bytes: the size below which an upload in chunks is inefficient; None if any size is efficient.
-    """
-
-    if_match: bool = False
-    remove_if_match: bool = False
-    move_copies: bool = False
-    pages: bool = False
-    folder_versions: bool = False
-    tracks_dependencies: bool = False
-    min_chunk_bytes: int | None = None
-
-
-#: Attributes of :class:`Capabilities` by the class attributes with which older drivers declare them.
-_OLD_FLAGS: Final = {
-    "supports_if_match": "if_match",
-    "supports_remove_if_match": "remove_if_match",
-    "move_copies": "move_copies",
-    "walks_by_pages": "pages",
-    "notes_provenance": "tracks_dependencies",
-    "min_chunk_bytes": "min_chunk_bytes",
-}
-
-#: Old names of methods that are still called if a driver overrides them.
-_OLD_METHODS: Final = ("together", "short_lived")
-
-
 class StorageDriver(ABC):
     """Stores bytes under paths. The module docstring lists the rules that all methods share."""
 
@@ -130,20 +85,7 @@ class StorageDriver(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Warn about deprecated names in a subclass, and derive its capabilities from the old flags."""
         super().__init_subclass__(**options)
-        old = [name for name in (*_OLD_FLAGS, *_OLD_METHODS) if name in vars(cls)]
-        if old:
-            warnings.warn(
-                f"{cls.__name__} uses old names of StorageDriver: {', '.join(old)}. See docs/drivers.md.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-        if not _OLD_FLAGS.keys().isdisjoint(vars(cls)) and "capabilities" not in vars(cls):
-
-            def capabilities(driver: StorageDriver) -> Capabilities:
-                declared = super(cls, driver).capabilities  # type: ignore[misc]
-                return _with_old_flags(driver, declared)
-
-            cls.capabilities = property(capabilities)  # type: ignore[method-assign, assignment]
+        adapt_old_names(cls)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -153,7 +95,7 @@ class StorageDriver(ABC):
         By default it is derived from the flags of earlier versions of this interface.
         """
         has_versions = type(self).folder_version is not StorageDriver.folder_version
-        return _with_old_flags(self, Capabilities(folder_versions=has_versions))
+        return with_old_flags(self, Capabilities(folder_versions=has_versions))
 
     @property
     def tracks_dependencies(self) -> bool:
@@ -165,13 +107,8 @@ class StorageDriver(ABC):
         """
         return self.capabilities.tracks_dependencies
 
-    if not TYPE_CHECKING:  # only the old flags, which no typed code should read
-
-        def __getattr__(self, name: str) -> Any:
-            """Return a capability under the name of its old flag, which third-party wrappers of drivers may read."""
-            if name in _OLD_FLAGS:
-                return getattr(self.capabilities, _OLD_FLAGS[name])
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+    if not TYPE_CHECKING:  # no typed code should read old flags
+        __getattr__ = old_flag
 
     @abstractmethod
     def get_content(self, path: str) -> bytes:
@@ -369,8 +306,8 @@ class StorageDriver(ABC):
         """
         Remove a file if it exists. The caller guarantees that the path is not a folder.
 
-        By default this is :meth:`discard`. A driver overrides it if its backend can remove a file at lower cost without
-        reporting whether it existed.
+        By default this is :meth:`discard`. A driver overrides it if removing without reporting whether the file existed
+        costs less.
         """
         self.discard(path)
 
@@ -468,50 +405,3 @@ class StorageDriver(ABC):
     def content_redirect_url(self, path: str) -> str | None:
         """Return a signed URL from which a client can download the file; None where the backend has none."""
         return None
-
-
-def _with_old_flags(driver: StorageDriver, capabilities: Capabilities) -> Capabilities:
-    """Return *capabilities*, overridden by the old flags that the driver's classes or the driver itself declare."""
-    known: dict[Capabilities, Capabilities] = vars(driver).setdefault("_capabilities_by_default", {})
-    if capabilities not in known:  # cached, because capabilities are read with every file
-        declared = [old for old in _OLD_FLAGS if old in vars(driver) or hasattr(type(driver), old)]
-        known[capabilities] = replace(capabilities, **{_OLD_FLAGS[old]: getattr(driver, old) for old in declared})
-    return known[capabilities]
-
-
-def check_path(path: str, *, root: bool = False) -> str:
-    """
-    Return *path* if it follows the path grammar.
-
-    Args:
-        root: whether to accept the empty path.
-
-    Raises:
-        PathInvalid: it does not follow the grammar.
-    """
-    if not path and root:
-        return path
-    if path.isascii() and path.isprintable():
-        too_long = len(path) > MAX_COMPONENT_BYTES and any(len(part) > MAX_COMPONENT_BYTES for part in path.split("/"))
-    else:
-        too_long = not _is_clean(path) or any(len(part.encode()) > MAX_COMPONENT_BYTES for part in path.split("/"))
-    framed = f"/{path}/"
-    if too_long or "//" in framed or "/./" in framed or "/../" in framed:
-        raise PathInvalid(path=path)
-    return path
-
-
-def folders_above(path: str) -> Iterator[str]:
-    """Yield the folders that contain a path, outermost first, without the root."""
-    end = path.find("/")
-    while end >= 0:
-        yield path[:end]
-        end = path.find("/", end + 1)
-
-
-def _is_clean(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # an unpaired surrogate, which no file system or bucket can store
-        return False
-    return not any(ord(character) < 0x20 or ord(character) == 0x7F for character in path)

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from docker_registry.drivers.base import ABSENT, Bytes, Capabilities, Stat, StorageDriver, check_path
+from docker_registry.drivers.base import ABSENT, Bytes, Capabilities, Stat, StorageDriver
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed
 
 _BLOCK_BYTES = 1024 * 1024

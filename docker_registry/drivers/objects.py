@@ -14,7 +14,8 @@ from functools import partial
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 from docker_registry.concurrency import run_concurrently
-from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
 
 
@@ -257,3 +258,29 @@ class VersionedObjectDriver(ObjectDriver[E]):
             self._objects.delete(self._name(path), version)
         except (PathNotFound, PreconditionFailed):
             raise PreconditionFailed(path=path) from None
+
+
+def chunks(blocks: Iterable[Bytes], size: int) -> Iterator[bytes]:
+    """
+    Regroup blocks into chunks of equal size.
+
+    Args:
+        size: bytes per chunk. The last chunk is always shorter than this, possibly empty, and always yielded.
+    """
+    buffer = bytearray()
+    for block in blocks:
+        with memoryview(block) as view:
+            start = 0
+            while len(buffer) + len(view) - start >= size:
+                end = start + size - len(buffer)
+                buffer += view[start:end]
+                start = end
+                yield _taken(buffer)
+            buffer += view[start:]
+    yield _taken(buffer)
+
+
+def _taken(buffer: bytearray) -> bytes:
+    content = bytes(buffer)
+    buffer.clear()
+    return content

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol
 
-from docker_registry.logs.redaction import Redactor
+from docker_registry.error_reports.redaction import Redactor
 
 #: Longer texts are cut: the message of an exception may contain a whole manifest.
 MAX_MESSAGE_CHARACTERS: Final = 4096

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
+from docker_registry.error_reports.redaction import Redactor
 from docker_registry.error_reports.report import ErrorReport, ErrorReporter, report_of
-from docker_registry.logs.redaction import Redactor
 
 logger = logging.getLogger(__name__)
 

@@ -36,6 +36,18 @@ TRACEPARENT: Final = re.compile(
     r"(?!ff)(?!00-.{52}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 
+#: Replaces a secret in a text.
+MASK: Final = "********"
+
+#: A regular expression for names of parameters and attributes with secrets.
+SENSITIVE_NAMES: Final = (
+    r"[\w-]*(?:authorization|cookie|password|passwd|pwd|secret|token|signature|credential|sig|api[_-]?key|access[_-]?key"
+    r"|accesskeyid)"
+)
+
+_QUERY_SECRETS: Final = re.compile(rf"((?:^|&){SENSITIVE_NAMES}=)[^&]*", re.IGNORECASE)
+_MASKED: Final = rf"\g<1>{MASK}"
+
 
 #: Maximum number of ids that are generated together, and what makes them different.
 MAX_IDS: Final = 128
@@ -99,6 +111,12 @@ class Exchange(NamedTuple):
     user: str
     traceparent: str = ""
     notes: dict[str, str] | None = None
+
+    @property
+    def redacted_target(self) -> str:
+        """Path and query, with values of parameters that look like secrets masked."""
+        path, mark, query = self.target.partition("?")
+        return f"{path}?{_QUERY_SECRETS.sub(_MASKED, query)}" if mark else self.target
 
 
 #: Receives every exchange of a worker. It may have a method ``ignores(exchange)`` that returns whether it needs to know

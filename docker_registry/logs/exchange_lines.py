@@ -15,7 +15,6 @@ from operator import mul
 from typing import Final
 
 from docker_registry.http.exchange import Exchange, Repetitions
-from docker_registry.logs.redaction import redact_query
 
 #: Longer texts from clients are cut.
 MAX_CHARACTERS: Final = 1024
@@ -114,7 +113,7 @@ def _fixed(exchange: Exchange) -> str:
     notes = exchange.notes
     fields = notes.get(_NOTE) if notes else None
     if fields is None:
-        message = f"{exchange.method} {redact_query(exchange.target)[:MAX_CHARACTERS]} {exchange.status}"
+        message = f"{exchange.method} {exchange.redacted_target[:MAX_CHARACTERS]} {exchange.status}"
         fields = (
             f'"message":{quote(message)},"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}",'
             f'"status":{exchange.status},"principal":{quote(exchange.principal or exchange.user)},'

@@ -8,7 +8,8 @@ attributes takes a fortieth.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from operator import attrgetter
@@ -40,6 +41,12 @@ _OTHER_HANDLERS: Final = {"v2_uploads.": "blob_upload_chunk", "v2_referrers.": "
 _METHODS: Final = frozenset({"delete", "get", "head", "options", "patch", "post", "put"})
 
 OTHER: Final = "other"
+
+#: Routes that pull, and the label ``type`` of the metrics of mirrors.
+_PULLED_TYPES: Final = {"v2_blobs.get_blob": "blob", "v2_manifests.get_manifest": "manifest"}
+
+#: What is counted for each type and upstream; the names of the metrics follow ``registry_proxy_``.
+MIRROR_COUNTS: Final = ("requests", "hits", "misses", "pushed_bytes")
 
 
 @dataclass(slots=True)
@@ -176,3 +183,39 @@ def handler_of(route: str) -> str:
     if known is not None:
         return known
     return next((name for prefix, name in _OTHER_HANDLERS.items() if route.startswith(prefix)), OTHER)
+
+
+class MirrorRecorder:
+    """
+    Counts the requests for content of mirrored registries, as the CNCF distribution registry does; an observer.
+
+    Attributes:
+        counts: by what is counted, type, and name of the upstream. A request is a miss if something was fetched for it.
+    """
+
+    def __init__(self, upstreams: Iterable[str]) -> None:
+        """
+        Args:
+            upstreams: their names, with which the names of repositories begin.
+        """
+        self._upstreams = frozenset(upstreams)
+        self.counts = Counter(
+            {
+                (what, each, upstream): 0
+                for what in MIRROR_COUNTS
+                for each in _PULLED_TYPES.values()
+                for upstream in self._upstreams
+            }
+        )
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Count an exchange if content of a mirrored registry was sent."""
+        kind = _PULLED_TYPES.get(exchange.route)
+        if kind is None or exchange.method != "GET" or exchange.status not in (200, 206):
+            return
+        upstream = exchange.repository.partition("/")[0]
+        if upstream in self._upstreams:
+            is_miss = bool(exchange.upstream) and not exchange.is_cached
+            self.counts["requests", kind, upstream] += 1
+            self.counts["misses" if is_miss else "hits", kind, upstream] += 1
+            self.counts["pushed_bytes", kind, upstream] += exchange.bytes_out

@@ -15,12 +15,11 @@ from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
-from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.removed_blobs import RemovedBlobs
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import BlobSource, Found, Origin
-from docker_registry.registry.stored_file import ServedFile, StoredFile
+from docker_registry.registry.stored_file import ServedFile, StoredFile, is_intact
 
 logger = logging.getLogger(__name__)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, TypeVar
+from typing import Final
 
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
-
-Item = TypeVar("Item")
 
 #: A longer document is large. A shorter one is parsed in one call, which takes less than 5 ms for any content.
 LARGE_BYTES: Final = 64 * 1024
@@ -27,6 +24,8 @@ class JsonBudget:
 
     Attributes:
         memory: the memory budget.
+        pace: yields items, and yields to the event loop between them; see :meth:`TimeSlices.pace`.
+        sort: returns texts sorted, without blocking the event loop; see :meth:`TimeSlices.sort`.
     """
 
     def __init__(self, slices: TimeSlices, limit_bytes: int = _BUDGET_BYTES) -> None:
@@ -34,7 +33,8 @@ class JsonBudget:
         Args:
             limit_bytes: memory for all large documents together.
         """
-        self._slices = slices
+        self.pace = slices.pace
+        self.sort = slices.sort
         self.memory = MemoryBudget(limit_bytes)
 
     def reserve(self, payload: bytes) -> AbstractContextManager[object]:
@@ -47,11 +47,3 @@ class JsonBudget:
         if len(payload) <= LARGE_BYTES:
             return nullcontext()
         return self.memory.reserve(len(payload) * _MEMORY_FACTOR)
-
-    def pace(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, and yield to the event loop between them; see :meth:`TimeSlices.pace`."""
-        return self._slices.pace(items)
-
-    def sort(self, texts: Iterable[str]) -> list[str]:
-        """Return texts sorted, without blocking the event loop; see :meth:`TimeSlices.sort`."""
-        return self._slices.sort(texts)

@@ -11,12 +11,13 @@ A payload of up to 64 KiB is parsed in one go. A larger one is scanned part by p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid
-from docker_registry.registry import json_scanner, manifest_keys, media_types
+from docker_registry.registry import json_scanner, manifest_keys
 from docker_registry.registry.json_budget import LARGE_BYTES
 from docker_registry.registry.json_scanner import Kind, Part, TooComplex
 from docker_registry.registry.names import Descriptor, Digest
@@ -44,6 +45,18 @@ FOREIGN_LAYERS: Final = frozenset(
         "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
     }
 )
+
+#: A media type without parameters (RFC 6838, section 4.2): no blanks, control characters or non-ASCII letters.
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9!#$&\-^_.+]{0,126}"
+_MEDIA_TYPE: Final = re.compile(f"{_NAME}/{_NAME}")
+
+#: Media types that browsers may render as a page, as an image with scripts, or as a document that can embed either.
+_ACTIVE: Final = re.compile(
+    r"(?!application/).*|application/(xml|xml-.*|.*\+xml|(x-)?(java|ecma)script|pdf)", re.IGNORECASE
+)
+
+#: A media type that clients save and never display.
+OPAQUE: Final = "application/octet-stream"
 
 #: Maximum characters of a media type or artifact type (RFC 6838, section 4.2: 127 each for type and subtype, a slash).
 MAX_TYPE_CHARACTERS: Final = 255
@@ -198,7 +211,23 @@ def infer_media_type(document: dict[str, Any]) -> str | None:
 def _states_media_type(document: dict[str, Any]) -> bool:
     """Return whether ``mediaType`` is a valid media type; earlier versions accepted any text."""
     media_type = document.get("mediaType")
-    return isinstance(media_type, str) and media_types.is_valid(media_type)
+    return isinstance(media_type, str) and _is_media_type(media_type)
+
+
+def _is_media_type(text: str) -> bool:
+    """Return whether a text is a media type without parameters."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
+
+
+def safe_content_type(media_type: str) -> str:
+    """
+    Return a Content-Type that is safe for content pushed by clients.
+
+    Returns:
+        *media_type*, or :data:`OPAQUE` if it is invalid or a browser might execute or display it: pushed content must
+        not be rendered as a page of this site.
+    """
+    return media_type if _is_media_type(media_type) and not _ACTIVE.fullmatch(media_type) else OPAQUE
 
 
 def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True, is_stored: bool = True) -> dict[str, Any]:
@@ -263,9 +292,9 @@ _DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.reject_constant)
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     own = _text(document, "mediaType")
     for given in filter(None, (own, content_type)):
-        if not media_types.is_valid(given):
+        if not _is_media_type(given):
             raise ManifestInvalid("The media type is invalid (RFC 6838, section 4.2).", mediaType=_printable(given))
-    if own and content_type and not media_types.is_same(own, content_type):
+    if own and content_type and own.lower() != content_type.lower():
         raise ManifestInvalid("mediaType and Content-Type disagree.", mediaType=own, contentType=content_type)
     media_type = own or content_type or infer_media_type(document)
     if not media_type:

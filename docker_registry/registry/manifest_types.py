@@ -1,27 +1,65 @@
-"""
-The media types of manifests whose payload has no ``mediaType``.
-
-Such a payload may be pushed as a Docker manifest and as an OCI manifest, with the same digest. The Content-Type of the
-last push is authoritative. If it differs from the type inferred from the payload's fields, it is stored beside the
-revision; an empty file counts as missing::
-
-    docker/registry/v2/repositories/<name>/_manifests/revisions/<algorithm>/<hex>/mediatype
-"""
+"""The media types of manifests: stated by the payload, inferred from it, or stored beside it."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.registry import layout
-from docker_registry.registry.manifest_payload import Payload
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
+from docker_registry.registry.manifest_payload import OCI_MANIFEST, Payload, stored_media_type
 from docker_registry.registry.names import Digest, RepositoryName
+
+#: Memory for cached media types of large manifests whose media type another server did not record.
+_MAX_BYTES: Final = 1024 * 1024
 
 
 class ManifestTypes:
-    """The media types of all manifests whose payload has none."""
+    """
+    The media types of all manifests of the store.
 
-    def __init__(self, driver: StorageDriver) -> None:
+    A payload without ``mediaType`` may be pushed as a Docker manifest and as an OCI manifest, with the same digest. The
+    Content-Type of the last push is authoritative. If it differs from the type inferred from the payload's fields, it
+    is stored beside the revision; an empty file counts as missing::
+
+        docker/registry/v2/repositories/<name>/_manifests/revisions/<algorithm>/<hex>/mediatype
+    """
+
+    def __init__(self, driver: StorageDriver, json_budget: JsonBudget) -> None:
+        """
+        Args:
+            json_budget: limits the memory for large manifests.
+        """
         self._driver = driver
+        self._json_budget = json_budget
+        self._locks = KeyedLocks()
+        self._known: BoundedCache[Digest, str] = BoundedCache(_MAX_BYTES)
+
+    def of(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        """Return the media type of a stored manifest."""
+        if len(payload) > LARGE_BYTES:
+            return self._of_large(name, digest, payload)
+        inferred, is_stated = stored_media_type(payload)
+        if inferred and is_stated:
+            return inferred
+        return self.get(name, digest, inferred or OCI_MANIFEST)
+
+    def _of_large(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        """Return the media type recorded at the push; parse the payload only if none was recorded."""
+        written = self.find(name, digest)
+        if written is not None:
+            return written
+        with self._locks.hold(digest):
+            media_type = self._known.get(digest)
+            if media_type is None:
+                with self._json_budget.reserve(payload):
+                    inferred, _ = stored_media_type(payload, self._json_budget.pace)
+                media_type = inferred or OCI_MANIFEST
+                self._known.put(digest, media_type)
+            return media_type
 
     def get(self, name: RepositoryName, digest: Digest, inferred: str) -> str:
         """

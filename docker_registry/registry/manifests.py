@@ -23,9 +23,7 @@ from docker_registry.errors import (
 from docker_registry.registry import events, layout, manifest_payload, store_removal
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.blobs import Blobs
-from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
@@ -34,9 +32,6 @@ from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Condition, TagChange, TagGuard, Tags
-
-#: Memory for cached media types of large manifests whose media type another server did not record.
-_MEDIA_TYPES_BYTES: Final = 1024 * 1024
 
 #: Maximum number of missing digests listed in an error.
 _MAX_NAMED: Final = 100
@@ -109,9 +104,7 @@ class Manifests:
         self._referrers = referrers
         self._repositories = repositories
         self._json_budget = json_budget
-        self._media_type_locks = KeyedLocks()
-        self._media_types: BoundedCache[Digest, str] = BoundedCache(_MEDIA_TYPES_BYTES)
-        self._types = ManifestTypes(driver)
+        self._types = ManifestTypes(driver, json_budget)
         self._check_index_children = check_index_children
         self._sources = sources
         self.max_manifest_bytes = max_manifest_bytes
@@ -140,7 +133,7 @@ class Manifests:
             payload = self._blobs.get(digest)
         except BlobUnknown:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
-        descriptor = Descriptor(self._media_type(name, digest, payload), digest, len(payload))
+        descriptor = Descriptor(self._types.of(name, digest, payload), digest, len(payload))
         return Manifest(payload, descriptor, origin)
 
     def _get_from_sources(self, name: RepositoryName, digest: Digest, reference: Reference) -> Manifest:
@@ -148,7 +141,7 @@ class Manifests:
             found = source.get(name, digest)
             if found is not None:
                 if self.exists(name, digest):  # the source has stored it, perhaps with its media type
-                    media_type = self._media_type(name, digest, found.value)
+                    media_type = self._types.of(name, digest, found.value)
                 else:
                     told, _ = manifest_payload.stored_media_type(found.value, self._json_budget.pace)
                     media_type = told or manifest_payload.OCI_MANIFEST
@@ -429,28 +422,6 @@ class Manifests:
             self._blobs.link(name, Digest.parse(descriptor["digest"]))
         self._driver.put_content(link, str(digest).encode())
         return True
-
-    def _media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
-        if len(payload) > LARGE_BYTES:
-            return self._large_media_type(name, digest, payload)
-        inferred, is_stated = manifest_payload.stored_media_type(payload)
-        if inferred and is_stated:
-            return inferred
-        return self._types.get(name, digest, inferred or manifest_payload.OCI_MANIFEST)
-
-    def _large_media_type(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
-        """Return the media type recorded at the push; parse the payload only if none was recorded."""
-        written = self._types.find(name, digest)
-        if written is not None:
-            return written
-        with self._media_type_locks.hold(digest):
-            media_type = self._media_types.get(digest)
-            if media_type is None:
-                with self._json_budget.reserve(payload):
-                    inferred, _ = manifest_payload.stored_media_type(payload, self._json_budget.pace)
-                media_type = inferred or manifest_payload.OCI_MANIFEST
-                self._media_types.put(digest, media_type)
-            return media_type
 
     def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
         """Link a manifest to a repository; return False if it is already linked."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid
+from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid, UploadUnknown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -282,3 +283,19 @@ class ImageRepositoryName:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+def parse_upload_id(text: str) -> str:
+    """
+    Return *text* if it is a well-formed session id.
+
+    Raises:
+        UploadUnknown: the registry cannot have created this id.
+    """
+    try:
+        known = str(uuid.UUID(text)) == text
+    except ValueError:
+        known = False
+    if not known:
+        raise UploadUnknown(id=text[:64])
+    return text

@@ -110,7 +110,7 @@ class Referrers:
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
-        self._types = ManifestTypes(driver)
+        self._types = ManifestTypes(driver, json_budget)
         self._listings = listings
         self._json_budget = json_budget
         self._sources = sources

@@ -1,13 +1,16 @@
-"""Files that are served to clients."""
+"""Files of the store: as they are served to clients, and whether their content is intact."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NotFound, PathNotFound
+from docker_registry.registry.names import Digest
 
 
 class FilePart(NamedTuple):
@@ -108,3 +111,18 @@ class StoredFile:
             return self.driver.stream_read(self.path, offset, length)
         except PathNotFound:
             raise self.gone from None
+
+
+def is_intact(driver: StorageDriver, path: str, digest: Digest) -> bool:
+    """
+    Return whether the content of a stored file has a digest; False if the file does not exist.
+
+    Reads the whole file; the hash is computed in a native thread.
+    """
+    content = hashlib.new(digest.algorithm)
+    try:
+        for block in driver.stream_read(path):
+            run_in_thread(content.update, block)
+    except PathNotFound:
+        return False
+    return Digest.from_hash(content) == digest

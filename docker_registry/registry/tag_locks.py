@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.registry.names import RepositoryName, Tag
 
 #: Time between attempts to take a lock that another process holds. A blocking fcntl call would stop the event loop.

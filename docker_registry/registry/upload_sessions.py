@@ -129,22 +129,6 @@ class Upload:
         return replace(self, chunks=(*self.chunks, chunk))
 
 
-def parse_upload_id(text: str) -> str:
-    """
-    Return *text* if it is a well-formed session id.
-
-    Raises:
-        UploadUnknown: :meth:`UploadSessions.start` cannot have created this id.
-    """
-    try:
-        known = str(uuid.UUID(text)) == text
-    except ValueError:
-        known = False
-    if not known:
-        raise UploadUnknown(id=text[:64])
-    return text
-
-
 @dataclass(slots=True)
 class UploadCounts:
     """

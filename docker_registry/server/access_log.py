@@ -17,7 +17,6 @@ from gunicorn.glogging import Logger
 from docker_registry.http.exchange import Exchange, Observer, Repetitions
 from docker_registry.logs.exchange_lines import prepare_request_line, repeated_request_lines, request_line
 from docker_registry.logs.line_writer import LineStream, LineWriter, is_regular, write_all
-from docker_registry.logs.redaction import redact_query
 from docker_registry.logs.setup import JSON, JsonFormatter
 
 #: Attribute of gunicorn's configuration: the format of messages.
@@ -119,7 +118,7 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def _line(self, exchange: Exchange) -> str:
         micros = int(exchange.seconds * 1_000_000)
-        target = redact_query(exchange.target)
+        target = exchange.redacted_target
         path, _, query = target.partition("?")
         atoms = {
             "h": exchange.client,
@@ -219,7 +218,7 @@ def _after_client(exchange: Exchange) -> str:
 
 
 def _ending(exchange: Exchange) -> str:
-    request = f"{exchange.method} {redact_query(exchange.target)} {exchange.protocol}"
+    request = f"{exchange.method} {exchange.redacted_target} {exchange.protocol}"
     return escape(
         f'"{_quoted(request)}" {exchange.status} {exchange.bytes_out} '
         f'"{_quoted(exchange.referrer)}" "{_quoted(exchange.user_agent)}"'

@@ -1,46 +1,31 @@
 """
-Client sockets of the worker, plain and TLS.
+The sockets of clients, as the worker sees them: their activity, how they are ended, and how requests are received.
 
-They send files with the kernel's sendfile, join a response head with the beginning of its body, and receive the head of
-a request before gunicorn parses it, so that the response cache can be consulted first.
+The head of a request is received before gunicorn parses it, so that the response cache can be consulted first.
+:mod:`docker_registry.server.sending_socket` sends the responses.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import os
 import socket as plain_socket
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from io import FileIO
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import gevent
-from gevent import socket, ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
-from docker_registry.dependencies import signature_of
+from docker_registry.concurrency import close_now
 from docker_registry.http.exchange import Exchange
-from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
-from docker_registry.server.response_cache import FileSlice
-
-#: Maximum size of one send. A pull of 1 GiB takes 0.7 times as long as with 4 MiB, which exceeds the processor's cache;
-#: 64 KiB is slower again.
-SLICE_BYTES: Final = 256 * 1024
-
-#: Bytes sent to one client before other greenlets run, even if that client could receive more.
-_TURN_BYTES: Final = 1024 * 1024
-
-#: Maximum size of a body, or of its first block, that is joined with the head. Copying a longer one costs more than a
-#: second system call.
-JOINED_BYTES: Final = 64 * 1024
+from docker_registry.server.response_cache import Hit
+from docker_registry.server.sending_socket import SendingSocket
 
 #: Limit for request line and headers together. It leaves space for access tokens and for Range headers with a thousand
 #: ranges.
@@ -48,9 +33,6 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 
 #: Bytes requested by each receive of a request head, as in gunicorn.
 _HEAD_BYTES: Final = 8192
-
-#: Maximum size of a response that is copied for the cache; sending a longer one costs more than computing it.
-MAX_COPY_BYTES: Final = 64 * 1024
 
 #: When a connection is ended while it receives a body, a received part shorter than this is discarded, not stored.
 _KEPT_BYTES: Final = 16 * 1024
@@ -74,51 +56,36 @@ _OVERLOADED: Final = (
 )
 
 
-class ClientSocket(socket.socket):
+class ClientSocket(SendingSocket):
     """
     Common base of plain and TLS client sockets.
 
     Attributes:
         address: client address as shown in the access log.
-        file_bytes: bytes sent by :meth:`sendfile`, which gunicorn does not count.
-        sends_segments: whether :meth:`sendfile` accepts files with segments.
         head: everything that was received with the head of the current request if the head arrived in one receive, else
             None.
         unreader: gunicorn's unreader, which may hold bytes of the next request.
         exchange: the current request and its response, set when it is reported to the observers; None until then.
-        answered_at: when the head of the last response was ready to be sent, in seconds of :func:`time.perf_counter`.
         is_ended: whether the worker has ended the connection.
         active_since: start of the current activity, in seconds of :func:`time.monotonic`.
         greenlet: the greenlet that serves the connection.
         identity: SHA-256 of the client's TLS certificate; empty without one.
-        unsent: memory budget for response bytes that slow clients have not received yet, shared by all connections.
     """
 
     address = ""
-    file_bytes = 0
-    sends_segments = True
     head: bytes | None = None
     unreader: Any = None
     exchange: Exchange | None = None
-    answered_at = 0.0
     is_ended = False
     active_since = 0.0
     greenlet: gevent.Greenlet[Any, Any] | None = None
     identity: bytes = b""
-    unsent: MemoryBudget | None = None
     _ahead: bytes | None = None
     _has_received = False
     _head_bytes: int | None = None
-    _copy: bytearray | None = None
-    _copied_file: FileSlice | None = None
-    _holds_next = False
-    _held = b""
     _activity = Activity.WAITING
     _body: RequestBody | None = None
-    _sent_bytes = 0
-    _is_sending = False
     _tiny_pieces = 0  # consecutive tiny receives
-    _more = 0  # flag for send when more data follows immediately
 
     def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
         """
@@ -206,6 +173,21 @@ class ClientSocket(socket.socket):
             # connection would continue in plain text.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
+    def first_byte(self, waiting: AbstractContextManager[None]) -> bytes:
+        """
+        Wait for the first byte of the connection and return it without consuming it; empty if none arrives.
+
+        Args:
+            waiting: limits the time for it.
+        """
+        first = b""
+        try:
+            with waiting:
+                first = self.recv(1, plain_socket.MSG_PEEK)
+        except OSError:  # closed by the client
+            pass
+        return first
+
     def receive_head(self, *, takes_turns: bool = False) -> bytes | None:
         """
         Receive the beginning of the next request; return None if gunicorn has buffered it already.
@@ -266,170 +248,31 @@ class ClientSocket(socket.socket):
             self._head_bytes += len(received)
         return received
 
-    def begin_copy(self) -> None:
-        """Start to copy everything that is sent, until :meth:`end_copy`."""
-        self._copy, self._copied_file = bytearray(), None
-
-    def end_copy(self) -> tuple[bytes | None, FileSlice | None]:
+    def send_cached(self, hit: Hit, silence_seconds: float) -> None:
         """
-        Return what was sent since :meth:`begin_copy`: bytes, and the part of a file that followed them, if any.
-
-        The bytes are None if they exceed MAX_COPY_BYTES or if the response cannot be repeated from the copy.
-        """
-        copied, self._copy = self._copy, None
-        return None if copied is None else bytes(copied), self._copied_file
-
-    def begin_answer(self) -> None:
-        """Hold back the next send, the response head, and join it with the send after it."""
-        self._holds_next = True
-
-    def end_answer(self) -> None:
-        """Send the response head if it is still held back because the response has no body."""
-        self._holds_next = False
-        if self._held:
-            head, self._held = self._held, b""
-            self._send_all(head, 0)
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of *data*, preceded by the response head if that was held back."""
-        if self._copy is not None:
-            if len(self._copy) + len(data) > MAX_COPY_BYTES or self._copied_file is not None:
-                self._copy = None
-            else:
-                self._copy += data
-        if self._holds_next:
-            self._holds_next = False
-            self._held = bytes(data)
-            self.answered_at = time.perf_counter()
-            return
-        if self._held:
-            head, self._held = self._held, b""
-            if len(data) <= JOINED_BYTES:
-                data = head + bytes(data)
-            else:
-                self._send_all(head, self._more)
-        self._send_all(data, flags)
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """
-        Send a part of a file, or the segments of a file that has a ``segments`` method.
+        Send a response of the cache, and close the file with its body.
 
         Args:
-            file: an open file. If it has a method ``segments()``, that yields literal bytes and the parts to send, each
-                as descriptor, offset and length, and *offset* and *count* are ignored. If it has a true attribute
-                ``is_arriving``, literal bytes are sent at once, because the next segment may take a while.
-            count: bytes to send; None sends the rest of the file.
-
-        Returns:
-            The number of bytes sent from the file, without literal bytes.
+            silence_seconds: after which time without a byte sent the transfer is aborted.
 
         Raises:
-            OSError: the client disconnected or stopped reading, or the file is shorter than announced.
+            OSError: the client disconnected or stopped reading.
         """
-        segments = getattr(file, "segments", None)
-        if segments is None:
-            fd = file.fileno()
-            if count is None:
-                count = os.fstat(fd).st_size - offset
-            self._copy_file(file, offset, count)
-            if self._held:
-                self._send_ahead(b"")
-            return self._send_part(fd, offset, count)
-        self._copy = None
-        sent = 0
-        pending = b""
-        is_arriving = getattr(file, "is_arriving", False)
-        for segment in segments():
-            if not isinstance(segment, bytes):
-                self._send_ahead(pending)
-                self._count_as_file(pending)
-                pending = b""
-                sent += self._send_part(*segment)
-            elif is_arriving:
-                self._send_literal(segment)
-            else:
-                pending += segment
-        self._send_literal(pending)
-        return sent
-
-    def _send_literal(self, literal: bytes) -> None:
-        head, self._held = self._held, b""
-        self._send_all(head + literal, 0)
-        self._count_as_file(literal)
-
-    def _count_as_file(self, literal: bytes) -> None:
-        """Count bytes that were just sent as bytes of the file, because gunicorn does not count them either."""
-        self._sent_bytes -= len(literal)
-        self.file_bytes += len(literal)
-
-    def _send_ahead(self, data: bytes) -> None:
-        """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
-        head, self._held = self._held, b""
-        self._send_all(head + data, self._more)
-
-    def _copy_file(self, file: Any, offset: int, count: int) -> None:
-        if self._copy is None:
-            return
-        if type(file) is not FileIO or self._copied_file is not None:  # closing another class may have side effects
-            self._copy = None
-        else:
-            self._copied_file = FileSlice(signature_of(os.fstat(file.fileno())), offset, count)
-
-    def send_file_slice(self, head: bytes, fd: int, part: FileSlice) -> None:
-        """
-        Send a response head and a part of a file.
-
-        Raises:
-            OSError: as for :meth:`sendfile`.
-        """
-        self._send_all(head, self._more)
-        self._send_part(fd, part.offset, part.length)
-
-    def _send_part(self, source: int, offset: int, count: int) -> int:
-        target = self.fileno()
-        sent = in_a_row = 0
-        while sent < count:
-            try:
-                size = os.sendfile(target, source, offset + sent, min(count - sent, SLICE_BYTES))
-            except BlockingIOError:
-                self._is_sending = True
-                try:
-                    self._wait(self._write_event)  # type: ignore[attr-defined]
-                finally:
-                    self._is_sending = False
-                in_a_row = 0
-                continue
-            if not size:
-                raise OSError(errno.ECONNRESET, "the file became shorter while it was sent")
-            sent += size
-            self.file_bytes += size
-            in_a_row += size
-            if in_a_row >= _TURN_BYTES and sent < count:
-                gevent.sleep(0)
-                in_a_row = 0
-        return sent
-
-    def _send_all(self, data: Any, flags: int) -> None:
-        sent = self._send_at_once(data, flags)  # nearly always all of it, in one system call
-        self._sent_bytes += sent
-        if sent < len(data):
-            self._send_slowly(memoryview(data)[sent:], flags)
-
-    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - used by an override
-        """Send as much as possible without blocking; return the number of bytes, which may be 0."""
-        return 0
-
-    def _send_slowly(self, rest: memoryview, flags: int) -> None:
-        held = nullcontext() if self.unsent is None else self.unsent.hold(len(rest), revoke=self.end)
-        self._is_sending = True
+        self.settimeout(silence_seconds)
+        self.answered_at = time.perf_counter()
+        file = hit.response.file
         try:
-            with held:
-                while rest:
-                    sent = self.send(rest[:SLICE_BYTES], flags)
-                    self._sent_bytes += sent
-                    rest = rest[sent:]
+            if hit.fd is None or file is None:
+                self.sendall(hit.response.now())
+            else:
+                self.begin(Activity.WORKING)
+                self.send_file_slice(hit.response.now(), hit.fd, file)
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
         finally:
-            self._is_sending = False
+            if hit.fd is not None:
+                close_now(hit.fd)
+        self.settimeout(None)
 
 
 class PlainSocket(ClientSocket):
@@ -493,42 +336,24 @@ class PlainSocket(ClientSocket):
             return 0
 
 
-class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's own signatures differ
-    """A TLS client socket."""
+def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
+    """
+    Return whether a client requests that the connection be closed after the response (RFC 9112, section 9.6).
 
-    sends_segments = False
-
-    def identify(self) -> None:
-        """Record the identity of the client's certificate; called after the TLS handshake."""
-        certificate = self.getpeercert(binary_form=True)
-        if certificate:
-            self.identity = hashlib.sha256(certificate).digest()
-
-    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS has no flags
-        encrypted = self._sslobj  # type: ignore[attr-defined] # of ssl.SSLSocket
-        if encrypted is None or not data:
-            return 0
-        try:
-            return int(encrypted.write(data if len(data) <= SLICE_BYTES else memoryview(data)[:SLICE_BYTES]))
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
+    gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
+    """
+    return any(
+        name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
+        for name, value in headers
+    )
 
 
-class TlsContext:
-    """Creates the worker's TLS sockets and leaves the handshake to the worker."""
-
-    def __init__(self, current: Callable[[], ssl.SSLContext]) -> None:
-        """
-        Args:
-            current: returns the SSL context to use for a new connection.
-        """
-        self._current = current
-
-    def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
-        """Return the TLS socket for an accepted connection, with the handshake still to be done."""
-        context = self._current()
-        context.sslsocket_class = TlsSocket
-        made: TlsSocket = context.wrap_socket(  # type: ignore[assignment]
-            connection, server_side=server_side, do_handshake_on_connect=False
-        )
-        return made
+def has_left(sock: Any) -> bool:
+    """Return whether a client has closed its connection, without blocking and without consuming data."""
+    try:
+        # gevent's own recv would wait for data.
+        return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
-from docker_registry.server.client_socket import ClientSocket, TlsSocket
+from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
+from docker_registry.server.tls import TlsSocket
 
 #: Limits for draining an unread request body before the connection is closed.
 DRAIN_BYTES: Final = 1024 * 1024
@@ -36,18 +36,6 @@ _REFUSAL: Final = (
     b"Connection: close\r\n\r\n%b" % (len(_TOO_MANY), _TOO_MANY)
 )
 _BLOCK_BYTES: Final = 64 * 1024
-
-
-def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
-    """
-    Return whether a client requests that the connection be closed after the response (RFC 9112, section 9.6).
-
-    gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
-    """
-    return any(
-        name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
-        for name, value in headers
-    )
 
 
 def drain(body: RequestBody, sock: Any) -> bool:

@@ -31,9 +31,8 @@ from docker_registry.http.exchange import (
     trace_id,
 )
 from docker_registry.server.access_log import basic_user
-from docker_registry.server.cache_key import RequestHead
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.response_cache import Hit
+from docker_registry.server.response_cache import Hit, RequestHead
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +61,38 @@ class Observation:
         # One list of all values: a list for each exchange would be work for the garbage collector.
         self._recorded: list[Any] = []
         self._is_scheduled = False
+
+    def connect(self, application: Any, log: Observer | None) -> Application:
+        """
+        Report to the access log and to the observers of an application.
+
+        Args:
+            application: may have the attributes ``observers`` and ``trusted_proxies``.
+
+        Returns:
+            The application with a context around each request; see :meth:`around`.
+        """
+        if proxies := getattr(application, "trusted_proxies", None):
+            self.trust(proxies)
+        for observer in (log, *getattr(application, "observers", ())):
+            if observer is not None:
+                self.add(observer)
+        return self.around(application)
+
+    def close(self) -> None:
+        """Close the observers, so that they write what they still hold."""
+        for observer in self._observers:
+            if hasattr(observer, "close"):
+                observer.close()
+
+    def reporting(self, hook: Callable[..., object]) -> Callable[..., None]:
+        """Return a ``post_request`` hook of gunicorn that reports the request before it calls another one."""
+
+        def report(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+            self.report(environ, resp)
+            hook(worker, req, environ, resp)
+
+        return report
 
     def add(self, observer: Observer | BatchObserver) -> None:
         """Add an observer."""

@@ -2,11 +2,14 @@
 The response cache of a worker: serves a cached response while its dependencies are unchanged.
 
 Clients repeat a few requests over and over: a manifest by tag, the existence of a blob, the layers of a base image. The
-key of a cached response is the head of its request without the headers that cannot change it
-(:mod:`docker_registry.server.cache_key`). Its dependencies (:mod:`docker_registry.dependencies`) are checked with a few
-calls of ``stat``, or one query to Redis. The cache implements no rule of the registry: it sends the bytes that the
-application sent, with a new Date header. Any other request goes to the application, and so does one whose dependencies
-have changed.
+dependencies of a cached response (:mod:`docker_registry.dependencies`) are checked with a few calls of ``stat``, or one
+query to Redis. The cache implements no rule of the registry: it sends the bytes that the application sent, with a new
+Date header. Any other request goes to the application, and so does one whose dependencies have changed.
+
+The key of a cached response is the head of its request without the headers that cannot change it. A proxy adds a new
+X-Request-Id to each request, and clients differ in their User-Agent; with such headers in the key, hardly any request
+would be a repetition. A header that is not listed here stays in the key, so that an unknown one can never lead to the
+response to another request.
 
 The body is part of the bytes, or a slice of a file, which the kernel sends. A file is opened again for each response,
 and is sent only if it is the same inode with the same size and times: the inode was inside the store when the
@@ -28,8 +31,9 @@ from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
+from docker_registry.http.clients import is_old_client
 from docker_registry.http.exchange import Exchange
-from docker_registry.server.cache_key import RequestHead, parse_head
+from docker_registry.server.access_log import AccessLog
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -45,6 +49,27 @@ REQUEST_BYTES: Final = 2 * 1024
 
 #: Different requests per response that are recognized by their bytes, without parsing them.
 _MAX_REQUESTS: Final = 8
+
+#: Headers with another value in each request: ids and traces.
+UNIQUE: Final = frozenset(
+    {
+        b"b3", b"baggage", b"cdn-loop", b"cf-ray", b"traceparent", b"tracestate", b"uber-trace-id", b"x-amz-cf-id",
+        b"x-amzn-trace-id", b"x-b3-flags", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-spanid", b"x-b3-traceid",
+        b"x-cloud-trace-context", b"x-correlation-id", b"x-envoy-attempt-count", b"x-envoy-external-address",
+        b"x-envoy-expected-rq-timeout-ms", b"x-request-id", b"x-request-start",
+    }
+)  # fmt: skip
+
+#: Headers about the client, or about encodings and caches that no cached response depends on.
+IRRELEVANT: Final = frozenset(
+    {
+        b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control", b"cf-connecting-ip",
+        b"cf-ipcountry", b"cf-visitor", b"dnt", b"forwarded", b"pragma", b"priority", b"referer", b"true-client-ip",
+        b"upgrade-insecure-requests", b"user-agent", b"via", b"x-client-ip", b"x-forwarded-for", b"x-real-ip",
+    }
+)  # fmt: skip
+
+_OMITTED: Final = UNIQUE | IRRELEVANT
 
 _END: Final = b"\r\n\r\n"
 _DATE: Final = b"\r\nDate: "
@@ -68,6 +93,25 @@ class FileSlice:
     signature: Signature
     offset: int
     length: int
+
+
+class RequestHead(NamedTuple):
+    """
+    The head of a request that may be answered from the response cache.
+
+    Attributes:
+        key: equal for requests that have the same response.
+        is_repeatable: whether it has no header of :data:`UNIQUE`, so that the client may send the same bytes again.
+        omitted: the headers that are not part of the key, names in lower case.
+    """
+
+    key: bytes
+    is_repeatable: bool
+    omitted: dict[bytes, str]
+
+    def header(self, name: bytes) -> str:
+        """Return the value of an omitted header; empty if there is none."""
+        return self.omitted.get(name, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +303,33 @@ class ResponseCache:
                 del self._by_request[request]
 
 
+def parse_head(received: bytes) -> RequestHead | None:
+    """
+    Return the head of a request; None if the request cannot be answered from the cache.
+
+    That is if the bytes are not exactly one complete head of GET or HEAD, or if a line could be read differently by
+    another parser: it contains a bare CR or LF or a NUL, or an omitted header is repeated.
+    """
+    if not received.startswith((b"GET ", b"HEAD ")) or not received.endswith(_END):
+        return None
+    lines = received[: -len(_END)].split(b"\r\n")
+    ends = len(lines) + 1
+    if received.count(b"\n") != ends or received.count(b"\r") != ends or b"" in lines or b"\0" in received:
+        return None
+    included, omitted = [], {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name not in _OMITTED:
+            included.append(line)
+        elif name in omitted:
+            return None
+        else:
+            omitted[name] = value.strip(b" \t").decode("latin-1")
+    included.append(b"old" if is_old_client(omitted.get(b"user-agent", "")) else b"")
+    return RequestHead(b"\r\n".join(included), UNIQUE.isdisjoint(omitted), omitted)
+
+
 def _key(content: bytes, identity: bytes) -> _Key:
     # A pair, because the sum of both could be the bytes of another request.
     return (content, identity) if identity else content
@@ -278,3 +349,20 @@ def _is_complete(request: bytes, sent: bytes, file: FileSlice | None) -> bool:
 @lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode()
+
+
+def is_permitted(cfg: Any, log: Any) -> bool:
+    """
+    Return whether this configuration permits a response cache.
+
+    Requests that are answered from the cache bypass gunicorn, so the cache is off if any of these has to see every
+    request: an operator's hook, a different logger class, an access log with headers, or the PROXY protocol.
+    """
+    is_logged_by_us = isinstance(log, AccessLog) or not log.access_log_enabled
+    hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
+    return (
+        is_logged_by_us
+        and "{" not in cfg.access_log_format
+        and cfg.proxy_protocol in (False, "off")
+        and all(hook.get() is hook.default for hook in hooks)
+    )

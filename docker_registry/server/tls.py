@@ -1,20 +1,26 @@
 """
-TLS of the server itself: contexts made of the operator's files, and made again when the files change.
+TLS of the server itself: its sockets, and contexts made of the operator's files and again when the files change.
 
 A connection keeps the context with which it began, so a renewed certificate interrupts nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import ssl as plain_ssl
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from gevent import ssl
+from gevent import socket, ssl
 
 from docker_registry import dependencies
 from docker_registry.errors import ConfigError
+from docker_registry.server.client_socket import ClientSocket
+from docker_registry.server.connections import Activity
+from docker_registry.server.sending_socket import SLICE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -153,3 +159,89 @@ class ReloadedContext:
         if any(dependencies.may_change_unnoticed(each) for each in found):
             return None
         return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
+
+
+class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's own signatures differ
+    """A TLS client socket."""
+
+    sends_segments = False
+
+    def shake_hands(self, waiting: AbstractContextManager[None], log: Any) -> bool:
+        """
+        Do the TLS handshake; if it fails or takes too long, close the connection and return False.
+
+        Args:
+            waiting: limits the time for it.
+            log: gunicorn's.
+        """
+        is_done = False
+        try:
+            with waiting:
+                self.do_handshake()
+                self._identify()
+                is_done = True
+        except OSError as error:
+            log.debug("TLS handshake with %s failed: %s", self.address, error)
+        if not is_done:
+            self.close()
+        elif self.selected_alpn_protocol() == "h2":
+            self.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
+        return is_done
+
+    def _identify(self) -> None:
+        """Record the identity of the client's certificate."""
+        certificate = self.getpeercert(binary_form=True)
+        if certificate:
+            self.identity = hashlib.sha256(certificate).digest()
+
+    def _send_at_once(self, data: Any, flags: int) -> int:  # noqa: ARG002 - TLS has no flags
+        encrypted = self._sslobj  # type: ignore[attr-defined] # of ssl.SSLSocket
+        if encrypted is None or not data:
+            return 0
+        try:
+            return int(encrypted.write(data if len(data) <= SLICE_BYTES else memoryview(data)[:SLICE_BYTES]))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+
+class TlsContext:
+    """Creates the worker's TLS sockets and leaves the handshake to the worker."""
+
+    def __init__(self, current: Callable[[], ssl.SSLContext]) -> None:
+        """
+        Args:
+            current: returns the SSL context to use for a new connection.
+        """
+        self._current = current
+
+    def wrap_socket(self, connection: socket.socket, server_side: bool = True) -> TlsSocket:
+        """Return the TLS socket for an accepted connection, with the handshake still to be done."""
+        context = self._current()
+        context.sslsocket_class = TlsSocket
+        made: TlsSocket = context.wrap_socket(  # type: ignore[assignment]
+            connection, server_side=server_side, do_handshake_on_connect=False
+        )
+        return made
+
+
+def configure(cfg: Any, settings: TlsSettings | None) -> None:
+    """
+    Configure TLS from the section ``tls`` or, if that has no certificate, from gunicorn's own settings.
+
+    The worker does the handshakes, so that the connection limits apply to them.
+
+    Args:
+        cfg: gunicorn's configuration.
+    """
+    if settings is not None and settings.certificate is not None:
+        current = ReloadedContext(settings).get
+        cfg.__dict__["certfile"] = str(settings.certificate)
+        cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(current)  # noqa: ARG005
+    elif cfg.is_ssl:
+        make_gunicorn_context = cfg.ssl_context
+
+        def once(config: Any, default: Any) -> TlsContext:
+            context = make_gunicorn_context(config, default)
+            return TlsContext(lambda: context)
+
+        cfg.__dict__["ssl_context"] = once

@@ -14,7 +14,6 @@ The gunicorn worker: gevent's worker, extended for a registry.
 * When many connections arrive at once, their first requests take turns (:mod:`docker_registry.server.turns`).
 * Idle and slow connections are closed to admit new ones (:mod:`docker_registry.server.connections`). At SIGTERM idle
   connections are closed at once; the worker waits only for transfers, as long as they make progress.
-* All of this applies to plain and TLS connections alike.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import os
 import signal
 import socket as plain_socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -39,23 +38,21 @@ from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
 from docker_registry import dependencies
-from docker_registry.concurrency import close_now
-from docker_registry.http.exchange import Observer
+from docker_registry.concurrency import watching_client
 from docker_registry.http.health import Health
-from docker_registry.resources import client_presence
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
-from docker_registry.server import lingering_close, open_files
+from docker_registry.server import lingering_close, open_files, tls
 from docker_registry.server.access_log import AccessLog
-from docker_registry.server.client_socket import ClientSocket, PlainSocket, TlsContext, TlsSocket
+from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close, has_left
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
 from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
-from docker_registry.server.response_cache import Hit, ResponseCache
-from docker_registry.server.tls import ReloadedContext
+from docker_registry.server.response_cache import ResponseCache, is_permitted
+from docker_registry.server.tls import TlsSocket
 from docker_registry.server.turns import Acceptor, Turns
 
 #: Methods whose responses may be cached.
@@ -66,7 +63,6 @@ _TURN_REQUESTS: Final = 32
 
 #: Memory limit for response bytes that slow clients have not received yet, for all clients together.
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
-
 
 #: The pause after a millisecond of decoding very short chunks, which no usual client sends: a fifth of the processor.
 _CHUNK_PAUSE_SECONDS: Final = 0.004
@@ -119,7 +115,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         open_files.allow_many()
         self.worker_connections = min(self.cfg.worker_connections, open_files.connections_that_fit())
         self._clients: dict[Any, ClientSocket] = {}
-        self._listeners: dict[Any, _ListenerAddress] = {}
         self._connections = Connections(
             self.worker_connections,
             number(os.environ, "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", 0),
@@ -129,9 +124,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._slices = TimeSlices()
         self._chunk_slices = TimeSlices(pause_seconds=_CHUNK_PAUSE_SECONDS)
         self._turns = Turns()
-        self._cache = ResponseCache() if self._may_cache() else None
+        self._cache = ResponseCache() if is_permitted(self.cfg, self.log) else None
         self._observation = Observation()
-        self._observers: Sequence[Observer] = ()
         self._health: Health | None = None
         self._inflight = InflightRequests()
 
@@ -159,11 +153,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Serve until a signal stops the worker, then finish the requests in progress."""
         # gunicorn reads about twenty settings per request. Plain attributes make each read a single lookup.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
-        self._prepare_tls()
+        tls.configure(self.cfg, getattr(self.wsgi, "tls", None))
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
-        # A stopping worker closes its listeners while accepted connections may still send their first request.
-        self._listeners = {listener: _ListenerAddress(listener) for listener in self.sockets}
         gevent.spawn(self._end_connections_at_the_end)
         self.server_class = self._acceptor
         try:
@@ -172,7 +164,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self._observation.deliver()
             if isinstance(self.log, AccessLog):
                 self.log.finish()
-            self._close_observers()
+            self._observation.close()
 
     def notify(self) -> None:
         """Report to the master that the worker is alive; called each second once it accepts connections."""
@@ -182,7 +174,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     def _acceptor(self, listener: Any, *, spawn: Any, **options: Any) -> Acceptor:
         """Create the server of a listening socket; gunicorn calls this as its ``server_class``."""
         tls = {name: value for name, value in options.items() if name == "ssl_context"}
-        handle = partial(self.handle, listener)
+        # A stopping worker closes its listeners while accepted connections may still send their first request.
+        handle = partial(self.handle, _ListenerAddress(listener))
         return Acceptor(
             listener,
             handle,
@@ -215,33 +208,16 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if isinstance(self.log, AccessLog):
             log = self.log.observer(getattr(self.wsgi, "log_format", "text"))
             self.log.divert()
-        if proxies := getattr(self.wsgi, "trusted_proxies", None):
-            self._observation.trust(proxies)
-        self._observers = getattr(self.wsgi, "observers", ())
         if collector := getattr(self.wsgi, "metrics_collector", None):
             collector.add_budget("unsent_responses", self._unsent)
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
             collector.watch_exchanges(self._observation.deliver)
-        for observer in (*filter(None, [log]), *self._observers):
-            self._observation.add(observer)
-        self.wsgi = self._observation.around(self.wsgi)
-        hook = self.cfg.post_request
-
-        def report(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-            self._observation.report(environ, resp)
-            hook(worker, req, environ, resp)
-
-        self.cfg.__dict__["post_request"] = report
-
-    def _close_observers(self) -> None:
-        for observer in self._observers:
-            if hasattr(observer, "close"):
-                observer.close()
+        self.wsgi = self._observation.connect(self.wsgi, log)
+        self.cfg.__dict__["post_request"] = self._observation.reporting(self.cfg.post_request)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
         greenlet = gevent.getcurrent()
-        listener = self._listeners[listener]
         if not isinstance(client, ClientSocket):
             client = PlainSocket(client.family, client.type, client.proto, fileno=client.detach())
         client.address = str(addr[0]) if isinstance(addr, tuple) else ""
@@ -253,9 +229,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if self._connections.is_one_too_many(client):
                 lingering_close.refuse_connection(client)
             elif isinstance(client, TlsSocket):
-                if self._shake_hands(client):
+                if client.shake_hands(self._waiting(client), self.log):
                     super().handle(listener, client, addr)
-            elif not (first := self._first_byte(client)):
+            elif not (first := client.first_byte(self._waiting(client))):
                 client.close()
             elif first == lingering_close.TLS_HELLO:
                 lingering_close.refuse_tls(client)
@@ -269,7 +245,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Answer one request; return False if the connection must not be reused."""
         self._inflight.begin(sock.fileno())
         try:
-            with client_presence.watched(lambda: _has_left(sock)):
+            with watching_client(lambda: has_left(sock)):
                 return self._handle_request(listener_name, req, sock, addr)
         finally:
             self._inflight.end()
@@ -282,7 +258,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         req.body = body
         sock.unreader = req.unreader
         should_close = req.should_close
-        is_last = self._is_draining or lingering_close.asks_to_close(req.headers)
+        is_last = self._is_draining or asks_to_close(req.headers)
         # Evaluated when the response head is sent, which must state whether the client may reuse the connection.
         req.should_close = lambda: (
             is_last or should_close() or sock.is_ended or body.left_bytes > lingering_close.DRAIN_BYTES
@@ -366,7 +342,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self._inflight.saw(client.fileno())
             is_complete = False
             try:
-                self._send_cached(client, hit)
+                client.send_cached(hit, self.silence_seconds)
                 is_complete = True
             finally:
                 self._observation.report_cached(hit, client, began, is_complete=is_complete)
@@ -394,39 +370,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """
         return self.alive and not self._is_draining
 
-    def _send_cached(self, client: ClientSocket, hit: Hit) -> None:
-        client.settimeout(self.silence_seconds)
-        client.answered_at = time.perf_counter()
-        file = hit.response.file
-        try:
-            if hit.fd is None or file is None:
-                client.sendall(hit.response.now())
-            else:
-                client.begin(Activity.WORKING)
-                client.send_file_slice(hit.response.now(), hit.fd, file)
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
-        finally:
-            if hit.fd is not None:
-                close_now(hit.fd)
-        client.settimeout(None)
-
-    def _may_cache(self) -> bool:
-        """
-        Return whether this configuration permits a response cache.
-
-        Requests that are answered from the cache bypass gunicorn, so the cache is off if any of these has to see every
-        request: an operator's hook, a different logger class, an access log with headers, or the PROXY protocol.
-        """
-        is_logged_by_us = isinstance(self.log, AccessLog) or not self.log.access_log_enabled
-        hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
-        return (
-            is_logged_by_us
-            and "{" not in self.cfg.access_log_format
-            and self.cfg.proxy_protocol in (False, "off")
-            and all(hook.get() is hook.default for hook in hooks)
-        )
-
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
         """
@@ -451,66 +394,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         with super().timeout_ctx():
             yield
 
-    def _prepare_tls(self) -> None:
-        """
-        Configure TLS from the section ``tls`` or, if that has no certificate, from gunicorn's own settings.
-
-        :meth:`handle` does the handshakes, so that the connection limits apply to them.
-        """
-        settings = getattr(self.wsgi, "tls", None)
-        if settings is not None and settings.certificate is not None:
-            current = ReloadedContext(settings).get
-            self.cfg.__dict__["certfile"] = str(settings.certificate)
-            self.cfg.__dict__["ssl_context"] = lambda config, default: TlsContext(current)  # noqa: ARG005
-        elif self.cfg.is_ssl:
-            make_context = self.cfg.ssl_context
-
-            def once(config: Any, default: Any) -> TlsContext:
-                context = make_context(config, default)
-                return TlsContext(lambda: context)
-
-            self.cfg.__dict__["ssl_context"] = once
-
-    def _shake_hands(self, client: TlsSocket) -> bool:
-        """Do the TLS handshake; if it fails or takes too long, close the connection and return False."""
-        is_done = False
-        try:
-            with self._waiting(client):
-                client.do_handshake()
-                client.identify()
-                is_done = True
-        except OSError as error:
-            self.log.debug("TLS handshake with %s failed: %s", client.address, error)
-        if not is_done:
-            client.close()
-        elif client.selected_alpn_protocol() == "h2":
-            client.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
-        return is_done
-
-    def _first_byte(self, client: ClientSocket) -> bytes:
-        """Wait for the first byte of a connection and return it without consuming it; empty if none arrives."""
-        first = b""
-        try:
-            with self._waiting(client):
-                first = client.recv(1, plain_socket.MSG_PEEK)
-        except OSError:  # closed by the client
-            pass
-        return first
-
     def _end_connections_at_the_end(self) -> None:
         while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
             gevent.sleep(0.2)
             if not self.alive:
                 self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self._is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
-
-
-def _has_left(sock: Any) -> bool:
-    """Return whether a client has closed its connection, without blocking and without consuming data."""
-    try:
-        # gevent's own recv would wait for data.
-        return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from docker_registry.config.schema import Config, TokenServer
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import TokenServer
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.services.logins import open_logins
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from docker_registry.config.schema import Auth, Config, Ldap
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, Ldap
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services.reporting import shared_folder

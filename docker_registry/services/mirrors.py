@@ -12,11 +12,11 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import ConfigError
 from docker_registry.http.exchange import Exchange, Observer
-from docker_registry.metrics.mirrors import MirrorRecorder
-from docker_registry.metrics_collector import MetricsCollector
+from docker_registry.metrics.recorder import MirrorRecorder
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
 from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.services.metrics_collector import MetricsCollector
 
 if TYPE_CHECKING:
     from docker_registry.registry.bridge.derived_images import DerivedImages

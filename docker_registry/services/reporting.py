@@ -15,8 +15,8 @@ from docker_registry.error_reports.sentry import SentryReporter
 from docker_registry.metrics import listener
 from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics.shared import FOLDER_VARIABLE
-from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.leases import Leases
+from docker_registry.services.metrics_collector import MetricsCollector
 
 if TYPE_CHECKING:
     pass

@@ -13,6 +13,7 @@ from docker_registry import drivers
 from docker_registry.config.schema import Config, secret_values
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.measured import StorageTimes
+from docker_registry.error_reports.redaction import Redactor
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
 from docker_registry.http.clients import TrustedProxies
@@ -20,9 +21,7 @@ from docker_registry.http.exchange import Observer
 from docker_registry.http.external_url import ExternalUrl
 from docker_registry.http.health import Health
 from docker_registry.logs.audit import AuditLog
-from docker_registry.logs.redaction import Redactor
 from docker_registry.metrics.server_metrics import ServerMetrics
-from docker_registry.metrics_collector import MetricsCollector
 from docker_registry.registry.access import OpenPolicy
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.layers.limits import LayerLimits
@@ -35,6 +34,7 @@ from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.inflight import BriefCalls, InflightRequests
 from docker_registry.services.access import restrict
+from docker_registry.services.metrics_collector import MetricsCollector
 from docker_registry.services.mirrors import (
     load_mirrors,
     open_mirror,
@@ -48,7 +48,7 @@ from docker_registry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
-    from docker_registry.metrics.mirrors import MirrorRecorder
+    from docker_registry.metrics.recorder import MirrorRecorder
     from docker_registry.registry.bridge.derived_images import DerivedImages
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue

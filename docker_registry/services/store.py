@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from docker_registry import drivers
 from docker_registry.concurrency import RunBlocking
 from docker_registry.config.schema import Config
-from docker_registry.config.schema import Redis as RedisSection
+from docker_registry.config.sections import Redis as RedisSection
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache import connection
 from docker_registry.drivers.cache.circuit_breaker import (

@@ -16,7 +16,8 @@ from docker_registry.api.access_control import WITHOUT_REPOSITORY, Requirement
 from docker_registry.api.authorization import ACTIONS
 from docker_registry.app import create_app
 from docker_registry.auth.users.attempts import ACCOUNT_FAILURES, FORGIVEN_EVERY_SECONDS
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.server import launch

@@ -11,7 +11,8 @@ import requests
 
 from docker_registry.auth.external.client_certificates import ClientCertificates
 from docker_registry.auth.logins import Logins
-from docker_registry.config.schema import Auth, Config, Tls
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, Tls
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError, Unauthorized
 from docker_registry.services import build

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support.access import settings

@@ -18,7 +18,8 @@ from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.key_export import certificate
 from docker_registry.auth.tokens.scopes import Grant
 from docker_registry.auth.tokens.signing_keys import SigningKeys
-from docker_registry.config.schema import Auth, Config, TokenServer
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, TokenServer
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import AuthorityUnavailable, ConfigError
 from docker_registry.services import build

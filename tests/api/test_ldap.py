@@ -25,7 +25,8 @@ from docker_registry.auth.external.ldap import (
 from docker_registry.auth.external.ldap_directory import Directory
 from docker_registry.auth.logins import Logins
 from docker_registry.auth.users import attempts
-from docker_registry.config.schema import Auth, Config, Ldap
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, Ldap
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import AuthorityUnavailable, ConfigError, RegistryError, TooManyAttempts, Unauthorized
 from docker_registry.services import build

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from docker_registry.app import create_app
 from docker_registry.auth.privileged_key import MAX_AGE_SECONDS, PrivilegedKey
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import build

@@ -11,7 +11,8 @@ from docker_registry.app import create_app
 from docker_registry.auth.users import robots as module
 from docker_registry.auth.users.robots import PATH, Robots, is_token
 from docker_registry.cli import main
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import Invalid, StorageError
 from docker_registry.services import build

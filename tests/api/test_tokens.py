@@ -18,7 +18,8 @@ from docker_registry.auth.tokens import json_web_tokens, scopes
 from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
 from docker_registry.auth.tokens.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import Unauthorized
 from docker_registry.services import build

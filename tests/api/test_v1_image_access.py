@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry.sources import Found
 from docker_registry.services import build

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import build

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from docker_registry.api import byte_ranges
+from docker_registry.api.requests import MAX_RANGES
 from tests.api.conftest import code, unique
 from tests.support.multipart import parts_of
 
@@ -126,7 +126,7 @@ class TestSeveralRanges:
         assert (416, "bytes */1024") == (answer.status_code, answer.headers["Content-Range"])
 
     def test_more_than_the_limit_are_ignored(self, session, url):
-        answer = session.get(url, headers={"Range": "bytes=" + "0-0," * (byte_ranges.MAX_RANGES + 1)})
+        answer = session.get(url, headers={"Range": "bytes=" + "0-0," * (MAX_RANGES + 1)})
         assert (200, CONTENT) == (answer.status_code, answer.content)
 
     def test_a_thousand_of_a_large_blob_are_all_served(self, session, server):

@@ -10,7 +10,8 @@ import pytest
 
 from docker_registry.app import create_app
 from docker_registry.config import schema
-from docker_registry.config.schema import Auth, Config, Issuer
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, Issuer
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import build

@@ -15,7 +15,8 @@ import pytest
 from docker_registry import __version__, housekeeping, services
 from docker_registry.auth.tokens import signing_keys
 from docker_registry.auth.tokens.signing_keys import SigningKey
-from docker_registry.config.schema import Auth, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from tests.support.processes import find, free_port
 from tests.support.servers.template import run_command

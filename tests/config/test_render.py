@@ -11,7 +11,8 @@ import yaml
 from docker_registry import drivers
 from docker_registry.config import flavors
 from docker_registry.config.render import reference, render
-from docker_registry.config.schema import Cache, Config, Cors, Mirroring, load_config
+from docker_registry.config.schema import Config, load_config
+from docker_registry.config.sections import Cache, Cors, Mirroring
 from docker_registry.settings import Setting, setting, settings_of
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,7 +17,7 @@ from tests.support.timing import wait_until
 IMPORTS = """
 import os, time, sys
 from docker_registry import errors
-from docker_registry.resources import client_presence
+from docker_registry.concurrency import watching_client
 from docker_registry.cpu_pool.pool import CpuPool
 from tests.support import cpu_jobs
 from tests.support.processes import children
@@ -122,7 +122,7 @@ class TestAJobThatIsNotWantedAnyMore:
         program = """
 left = []
 def serve():
-    with client_presence.watched(lambda: bool(left)):
+    with watching_client(lambda: bool(left)):
         return refused(pool().run("spin", {}))
 job = gevent.spawn(serve)
 gevent.sleep(0.5)

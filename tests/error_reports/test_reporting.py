@@ -14,13 +14,14 @@ import pytest
 import requests
 
 from docker_registry import __version__, services
-from docker_registry.config.schema import Config, EmailExceptions
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import EmailExceptions
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.error_reports.limiter import KindLimiter
 from docker_registry.error_reports.mail import MailReporter
+from docker_registry.error_reports.redaction import Redactor
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
-from docker_registry.logs.redaction import Redactor
 from docker_registry.registry.leases import Leases
 from tests.support.processes import free_port
 from tests.support.servers.receivers import MailServer, http_receiver, self_signed

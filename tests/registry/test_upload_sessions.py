@@ -4,8 +4,8 @@ import pytest
 
 from docker_registry.errors import RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
-from docker_registry.registry.names import Digest
-from docker_registry.registry.upload_sessions import MAX_LISTED, Chunk, Upload, UploadSessions, parse_upload_id
+from docker_registry.registry.names import Digest, parse_upload_id
+from docker_registry.registry.upload_sessions import MAX_LISTED, Chunk, Upload, UploadSessions
 from tests.registry.conftest import NAME, OTHER
 from tests.support.clock import Clock
 

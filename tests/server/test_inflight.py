@@ -130,13 +130,6 @@ def test_the_configured_driver_runs_its_brief_calls_so(tmp_path):
         assert 0 == create_app(services).inflight.count == services.inflight.count
 
 
-def test_drivers_of_third_parties_may_use_the_former_name():
-    with pytest.warns(DeprecationWarning, match="run_brief"):
-        from docker_registry.alone import Brief
-
-        assert 3 == Brief().call(max, 1, 3)
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """A worker whose responses state whether the client is alone."""

@@ -16,8 +16,15 @@ import requests
 from docker_registry import dependencies
 from docker_registry.dependencies import Dependencies, signature_of
 from docker_registry.server import response_cache
-from docker_registry.server.cache_key import IRRELEVANT, UNIQUE, parse_head
-from docker_registry.server.response_cache import ENTRY_BYTES, REQUEST_BYTES, FileSlice, ResponseCache
+from docker_registry.server.response_cache import (
+    ENTRY_BYTES,
+    IRRELEVANT,
+    REQUEST_BYTES,
+    UNIQUE,
+    FileSlice,
+    ResponseCache,
+    parse_head,
+)
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push

@@ -5,17 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.v1 import (
-    images,
-    private_images,
-    properties,
-    repositories,
-    search,
-    tags,
-    users,
-)
-from docker_registry.api.v1 import pushes as push_routes
-from docker_registry.api.v1.pulls import Pulls
+from docker_registry.api.v1 import images, pushes, repositories, search, tags, users
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search.index import SearchIndex
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -44,14 +34,14 @@ def add(
         delete_tags: whether clients may delete tags and repositories.
         may_hide: whether clients may make repositories private.
     """
-    pulls = Pulls(legacy, downloads)
+    pulls = images.Pulls(legacy, downloads)
     for blueprint in (
         images.blueprint(pulls),
-        private_images.blueprint(pulls, legacy.private_images),
-        push_routes.blueprint(legacy),
+        images.private_blueprint(pulls, legacy.private_images),
+        pushes.blueprint(legacy),
         repositories.blueprint(legacy, oci.access, registry_endpoints=registry_endpoints, delete=delete_tags),
         users.blueprint(),
-        properties.blueprint(legacy, oci.private_repositories, delete=may_hide),
+        repositories.properties_blueprint(legacy, oci.private_repositories, delete=may_hide),
         search.blueprint(search_index, oci.access, search_elsewhere, serve_private=serve_private),
         tags.blueprint(legacy, oci.access, delete=delete_tags),
     ):

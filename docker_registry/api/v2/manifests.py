@@ -8,8 +8,8 @@ from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import origin_headers, with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
+from docker_registry.registry.manifest_payload import safe_content_type
 from docker_registry.registry.manifests import Pushed
-from docker_registry.registry.media_types import safe_content_type
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from docker_registry import dependencies
 from docker_registry.auth.external.ldap_directory import DN, USER, Directory
 from docker_registry.auth.users import htpasswd
+from docker_registry.concurrency import check_client
 from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
-from docker_registry.resources import client_presence
 
 if TYPE_CHECKING:
     from ldap3 import Connection
@@ -125,7 +125,7 @@ class LdapUsers:
             if groups is not None:
                 return groups
             check()  # other logins may have failed meanwhile
-            client_presence.check()
+            check_client()
             groups = self._ask(name, password)
             if groups is None:
                 fail()

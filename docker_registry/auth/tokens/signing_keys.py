@@ -22,11 +22,10 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from docker_registry.auth import stored_document
 from docker_registry.concurrency import run_in_thread
-from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import PathNotFound, StorageError
-from docker_registry.registry import layout
+from docker_registry.drivers.base import StorageDriver, Versioned
+from docker_registry.errors import StorageError
+from docker_registry.registry import layout, stored_document
 
 PATH: Final = f"{layout.AUTH}/signing-keys"
 
@@ -172,23 +171,21 @@ class SigningKeys:
         since = self._now() - OVERLAP_SECONDS
         return [key for number, key in enumerate(keys) if number + 1 == len(keys) or keys[number + 1].created >= since]
 
-    def _read(self) -> str:
-        """Read the keys and return the version of their file."""
-        try:
-            found = self._driver.get_versioned(PATH)
-        except PathNotFound:
-            self._keys, version = (), ABSENT
-        else:
-            self._keys, version = _parse(found.content), found.version
+    def _read(self) -> None:
+        self._load(self._driver.find_versioned(PATH))
+
+    def _load(self, stored: Versioned | None) -> None:
+        self._keys = () if stored is None else _parse(stored.content)
         self._read_at = self._now()
-        return version
 
     def _change(self, change: Callable[[tuple[SigningKey, ...]], tuple[SigningKey, ...]]) -> None:
-        def make() -> bytes | None:
+        def make(stored: Versioned | None) -> bytes | None:
+            self._load(stored)
             keys = change(self._keys)
             return None if keys == self._keys else json.dumps({"keys": [key.store() for key in keys]}).encode()
 
-        stored_document.change(self._driver, PATH, self._read, make)
+        stored_document.change(self._driver, PATH, make)
+        self._read()
 
 
 def _parse(content: bytes) -> tuple[SigningKey, ...]:

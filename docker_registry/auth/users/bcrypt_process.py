@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.auth.users import bcrypt_jobs
+from docker_registry.concurrency import ignoring_client
 from docker_registry.cpu_pool.pool import CpuPool
-from docker_registry.resources import client_presence
 
 #: Time after which an unused process is ended; starting one takes longer than bcrypt.
 IDLE_SECONDS: Final = 300.0
@@ -43,5 +43,5 @@ class BcryptProcess:
             Overloaded: the process could not be started, or died.
         """
         arguments = {"password": password[: bcrypt_jobs.MAX_PASSWORD_BYTES].hex(), "hash": stored.decode()}
-        with client_presence.ignored():  # a client that leaves must not escape the limit of failed logins
+        with ignoring_client():  # a client that leaves must not escape the limit of failed logins
             return bool(self._pool.result("check", arguments))

@@ -23,8 +23,8 @@ from docker_registry.auth.client import Address
 from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.bcrypt_process import BcryptProcess
 from docker_registry.auth.users.htpasswd import COST
+from docker_registry.concurrency import check_client
 from docker_registry.errors import Overloaded
-from docker_registry.resources import client_presence
 
 #: Time for which a correct password is remembered.
 REMEMBERED_SECONDS: Final = 300.0
@@ -93,7 +93,7 @@ class Passwords:
                 return known
             self._attempts.check(name, address)
             self._rest()
-            client_presence.check()
+            check_client()
             began = self._now()
             is_right = self._bcrypt.check(content, stored or self._decoy_for(users)) and stored is not None
             if not is_right:

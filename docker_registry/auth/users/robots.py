@@ -22,13 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from docker_registry.auth import stored_document
 from docker_registry.auth.rules.patterns import Pattern
 from docker_registry.auth.rules.rules import Rule, Rules
 from docker_registry.dependencies import depend_on_version
-from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import Invalid, PathNotFound, StorageError
-from docker_registry.registry import layout
+from docker_registry.drivers.base import StorageDriver, Versioned
+from docker_registry.errors import Invalid, StorageError
+from docker_registry.registry import layout, stored_document
 from docker_registry.registry.access import Action
 
 logger = logging.getLogger(__name__)
@@ -227,25 +226,28 @@ class Robots:
         self._change(change)
 
     def _change(self, change: Callable[[dict[str, Robot]], None]) -> None:
-        def make() -> bytes:
+        def make(stored: Versioned | None) -> bytes:
+            self._load(stored)
             robots = dict(self._by_name)
             change(robots)
             return json.dumps({"robots": [robot.store() for robot in robots.values()]}).encode()
 
-        stored_document.change(self._driver, PATH, self._read, make)
+        stored_document.change(self._driver, PATH, make)
+        self._read()
 
-    def _read(self) -> str:
+    def _read(self) -> None:
         """
-        Read the file, and return its version.
+        Read the file.
 
         Raises:
             StorageError: the store failed, or the file is damaged; then there are no robots.
         """
-        try:
-            found = self._driver.get_versioned(PATH)
-        except PathNotFound:
+        self._load(self._driver.find_versioned(PATH))
+
+    def _load(self, found: Versioned | None) -> None:
+        if found is None:
             self._use(b"", {})
-            return ABSENT
+            return
         if found.content != self._content:
             try:
                 robots = [Robot.load(stored) for stored in json.loads(found.content)["robots"]]
@@ -254,7 +256,6 @@ class Robots:
                 raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
             self._use(found.content, {robot.name: robot for robot in robots})
         self._read_at = self._now()
-        return found.version
 
     def _use(self, content: bytes, robots: dict[str, Robot]) -> None:
         if content != self._content:

@@ -20,7 +20,7 @@ from azure.storage.blob import BlobBlock, ContainerClient
 
 from docker_registry.drivers.azureblob.account import READ_BYTES, registry_error_of, translated
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.chunks import chunks
+from docker_registry.drivers.objects import chunks
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _WRITTEN: Final = "docker_registry_written"

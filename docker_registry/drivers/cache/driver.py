@@ -16,70 +16,35 @@ Everything else is passed through to the store: versions, conditional puts, list
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import BinaryIO, Final
 
 from docker_registry import dependencies
-from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path, folders_above
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned
+from docker_registry.drivers.cache.invalidation import (
+    CONTENT,
+    FOLDER,
+    IMMUTABLE,
+    PRESENCE,
+    SECONDS,
+    SHORT_LIVED,
+    SIZE,
+    Invalidation,
+)
 from docker_registry.drivers.cache.leased import LeasedCache, Lookup
 from docker_registry.drivers.cache.validator import CacheValidator, LatestListings
 from docker_registry.drivers.measured import MeasuredDriver
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Larger contents are not cached.
 MAX_BYTES: Final = 65536
 
-_SECONDS: Final = 60
-
 #: How long a listing may be outdated after a host has written to the store without reaching Redis.
 _FOLDER_SECONDS: Final = 5
-
-#: Paths of blobs, whose content never changes, and of short-lived files, which are not cached.
-_IMMUTABLE: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
-_SHORT_LIVED: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
-
-_CONTENT: Final = "content"
-_SIZE: Final = "size"
-_PRESENCE: Final = "presence"
-_FOLDER: Final = "folder"
-
-
-@dataclass(slots=True)
-class _Batch:
-    """
-    The changes that a greenlet makes inside :meth:`CachedDriver.batch`.
-
-    Attributes:
-        broken: entries to break at the end of the block, as changes may become visible only there.
-        leases: of announced files that have not been written yet, by path.
-        written: lease and size of the written files whose sizes are cached at the end of the block, by path.
-    """
-
-    cache: LeasedCache
-    broken: set[tuple[str, str]] = field(default_factory=set)
-    leases: dict[str, bytes] = field(default_factory=dict)
-    written: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
-
-
-#: The batch of this greenlet; None outside of such a block.
-_current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
-
-
-@dataclass(slots=True)
-class _Written:
-    """
-    A write in progress.
-
-    Attributes:
-        size: of the written file in bytes; None until the store has it.
-    """
-
-    size: int | None = None
 
 
 class CachedDriver(StorageDriver):
@@ -97,7 +62,11 @@ class CachedDriver(StorageDriver):
         self._max_bytes = max_bytes
         store = driver.driver if isinstance(driver, MeasuredDriver) else driver
         self._has_folder_versions = store.capabilities.folder_versions
-        self._is_visible_at_once = store.capabilities.pages  # no object store publishes the changes of a batch together
+        self._invalidation = Invalidation(
+            cache,
+            has_folder_versions=self._has_folder_versions,
+            is_visible_at_once=store.capabilities.pages,  # no object store publishes the changes of a batch together
+        )
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
@@ -129,13 +98,13 @@ class CachedDriver(StorageDriver):
 
     def find(self, path: str) -> bytes | None:
         """See :class:`StorageDriver`."""
-        lookup = self._look_up(_CONTENT, path)
+        lookup = self._look_up(CONTENT, path)
         if lookup.value is not None:
             return lookup.value
         with _uncacheable_on_error():
             content = self.driver.find(path)
         if content is not None and len(content) <= self._max_bytes:
-            self._store(_CONTENT, path, lookup, content, _lifetime(path))
+            self._store(CONTENT, path, lookup, content, _lifetime(path))
         else:
             dependencies.make_uncacheable()
         return content
@@ -149,7 +118,7 @@ class CachedDriver(StorageDriver):
 
     def find_size(self, path: str) -> int | None:
         """See :class:`StorageDriver`."""
-        lookup = self._look_up(_SIZE, path)
+        lookup = self._look_up(SIZE, path)
         if lookup.value is not None and lookup.value.isdigit():
             return int(lookup.value)
         with _uncacheable_on_error():
@@ -159,11 +128,11 @@ class CachedDriver(StorageDriver):
 
     def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
         """See :class:`StorageDriver`."""
-        if any(_SHORT_LIVED.fullmatch(check_path(path)) for path in paths):
+        if any(SHORT_LIVED.fullmatch(check_path(path)) for path in paths):
             return [self.find_size(path) for path in paths]
         sizes: dict[str, int | None] = {}
         unknown: dict[str, Lookup] = {}
-        for path, lookup in zip(paths, self.cache.look_up_all(_SIZE, paths), strict=True):
+        for path, lookup in zip(paths, self.cache.look_up_all(SIZE, paths), strict=True):
             if lookup.value is not None and lookup.value.isdigit():
                 self._record(lookup, lookup.value)
                 sizes[path] = int(lookup.value)
@@ -182,23 +151,23 @@ class CachedDriver(StorageDriver):
 
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        lookup = self._look_up(_PRESENCE, path)
+        lookup = self._look_up(PRESENCE, path)
         if lookup.value is not None:
             return True
         with _uncacheable_on_error():
             exists = self.driver.exists(path)
         if exists:
-            self._store(_PRESENCE, path, lookup, b"", _SECONDS)
+            self._store(PRESENCE, path, lookup, b"", SECONDS)
         else:
             dependencies.make_uncacheable()
         return exists
 
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See :class:`StorageDriver`."""
-        if not _IMMUTABLE.fullmatch(path):
+        if not IMMUTABLE.fullmatch(path):
             dependencies.make_uncacheable()
             return self.driver.stream_read(path, offset, length)
-        lookup = self._look_up(_CONTENT, path)
+        lookup = self._look_up(CONTENT, path)
         if lookup.value is not None:
             content = lookup.value[offset : None if length is None else offset + length]
             return iter([content] if content else [])
@@ -232,12 +201,12 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         if self._has_folder_versions:
             return self.driver.folder_version(path)
-        lookup = self.cache.look_up(_FOLDER, check_path(path, root=True))
+        lookup = self.cache.look_up(FOLDER, check_path(path, root=True))
         version = lookup.value
         if version is None:
             # The lease itself is the version: every change of the folder breaks it.
             version = lookup.lease
-            if version is None or not self.cache.fill(_FOLDER, path, version, version, _FOLDER_SECONDS):
+            if version is None or not self.cache.fill(FOLDER, path, version, version, _FOLDER_SECONDS):
                 dependencies.make_uncacheable()
                 return None
         listing = self._listings.at_version(path, version)
@@ -265,30 +234,30 @@ class CachedDriver(StorageDriver):
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
-        with self._writing(path) as written:
+        with self._invalidation.writing(path) as written:
             self.driver.put_content(path, content, if_match=if_match)
             written.size = memoryview(content).nbytes
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._writing(path) as written:
+        with self._invalidation.writing(path) as written:
             self.driver.replace_content(path, content, version)
             written.size = memoryview(content).nbytes
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        with self._writing(path) as written:
+        with self._invalidation.writing(path) as written:
             size = written.size = self.driver.stream_write(path, blocks)
         return size
 
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating(target), self._invalidating_removal(source):
+        with self._invalidation.changing(target), self._invalidation.removing(source):
             self.driver.move(source, target)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
-        with self._invalidating(target):
+        with self._invalidation.changing(target):
             return self.driver.link(source, target)
 
     def is_shared(self, path: str) -> bool:
@@ -297,7 +266,7 @@ class CachedDriver(StorageDriver):
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating(path):
+        with self._invalidation.changing(path):
             self.driver.repair(path, blocks)
 
     @cached_property
@@ -309,58 +278,39 @@ class CachedDriver(StorageDriver):
     @contextmanager
     def batch(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
-        if self._batch() is not None:
+        with self._invalidation.batch() as is_outermost, self.driver.batch() if is_outermost else nullcontext():
             yield
-            return
-        batch = _Batch(self.cache)
-        token = _current_batch.set(batch)
-        try:
-            with self.driver.batch():
-                yield
-        finally:
-            _current_batch.reset(token)
-            if batch.written:
-                self.cache.settle(_SIZE, batch.written, batch.broken, _SECONDS)
-            elif batch.broken:
-                self.cache.break_leases(batch.broken)
 
     def announce_writes(self, paths: Sequence[str]) -> None:
         """See :class:`StorageDriver`; invalidates all of the paths with one request to Redis."""
-        batch = self._batch()
-        if batch is None or not self._is_visible_at_once:
-            return
-        cached = [path for path in paths if not _SHORT_LIVED.fullmatch(check_path(path))]
-        further = {entry for path in cached for entry in self._changed_with_size(path)}
-        lease = self.cache.renew(_SIZE, cached, further) if cached else None
-        if lease is not None:
-            batch.leases.update(dict.fromkeys(cached, lease))
+        self._invalidation.announce(paths)
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         try:
             self.driver.touch(path)
         except PathNotFound:  # removed without invalidation, so the cache may still say that the path exists
-            self._invalidate_removed(path)
+            self._invalidation.removed(path)
             raise
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating_removal(path):
+        with self._invalidation.removing(path):
             self.driver.remove(path)
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
-        with self._invalidating_removal(path):
+        with self._invalidation.removing(path):
             return self.driver.discard(path)
 
     def discard_file(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating_removal(path):
+        with self._invalidation.removing(path):
             self.driver.discard_file(path)
 
     def remove_if_match(self, path: str, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidating_removal(path):
+        with self._invalidation.removing(path):
             self.driver.remove_if_match(path, version)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
@@ -372,7 +322,7 @@ class CachedDriver(StorageDriver):
     def _look_up(self, fact: str, path: str) -> Lookup:
         """Look up a fact, and record it as a dependency if it is known."""
         check_path(path)
-        lookup = Lookup() if _SHORT_LIVED.fullmatch(path) else self.cache.look_up(fact, path)
+        lookup = Lookup() if SHORT_LIVED.fullmatch(path) else self.cache.look_up(fact, path)
         if lookup.value is not None:
             self._record(lookup, lookup.value)
         return lookup
@@ -396,7 +346,7 @@ class CachedDriver(StorageDriver):
         if size is None:
             dependencies.make_uncacheable()
         else:
-            self._store(_SIZE, path, lookup, b"%d" % size, _SECONDS)
+            self._store(SIZE, path, lookup, b"%d" % size, SECONDS)
 
     def _record(self, lookup: Lookup, value: bytes) -> None:
         validator = self._validator()
@@ -414,80 +364,7 @@ class CachedDriver(StorageDriver):
                 content = content + block if len(content) + len(block) <= self._max_bytes else None
             yield block
         if content is not None and len(content) == self.get_size(path):
-            self.cache.fill(_CONTENT, path, lease, content, _lifetime(path))
-
-    @contextmanager
-    def _writing(self, path: str) -> Iterator[_Written]:
-        """
-        Invalidate a file before and after it is written; where a write is visible at once, cache its size afterwards.
-
-        So the registry need not ask the store for a file that it has just written, such as the link of a blob when its
-        manifest is pushed. In a batch, "afterwards" is its end, for all files together: until then nothing was
-        acknowledged.
-        """
-        written = _Written()
-        if not self._is_visible_at_once or _SHORT_LIVED.fullmatch(check_path(path)):
-            with self._invalidating(path):
-                yield written
-            return
-        further = self._changed_with_size(path)
-        batch = self._batch()
-        lease = None if batch is None else batch.leases.pop(path, None)
-        lease = lease or self.cache.renew(_SIZE, (path,), further)
-        try:
-            yield written
-        finally:
-            if lease is None or written.size is None:
-                self.cache.break_leases([(_SIZE, path), *further])
-            elif batch is None:
-                self.cache.settle(_SIZE, {path: (lease, b"%d" % written.size)}, further, _SECONDS)
-            else:
-                batch.written[path] = lease, b"%d" % written.size
-                batch.broken.update(further)
-
-    def _changed_with_size(self, path: str) -> list[tuple[str, str]]:
-        """Return the entries that a write of a file changes, besides that of its size."""
-        return [(_CONTENT, path), (_PRESENCE, path), *self._folder_versions_above(path)]
-
-    @contextmanager
-    def _invalidating(self, path: str) -> Iterator[None]:
-        """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
-        entries = [*_facts(check_path(path)), *self._folder_versions_above(path)]
-        if not _SHORT_LIVED.fullmatch(path):  # nothing of it is cached that could be outdated if the process dies now
-            self.cache.break_leases(entries)
-        try:
-            yield
-        finally:
-            self.cache.break_leases(entries)
-            batch = self._batch()
-            if batch is not None:
-                batch.broken.update(entries)
-
-    def _batch(self) -> _Batch | None:
-        """Return the current batch of this greenlet in this store."""
-        batch = _current_batch.get()
-        return batch if batch is not None and batch.cache is self.cache else None
-
-    @contextmanager
-    def _invalidating_removal(self, path: str) -> Iterator[None]:
-        if not _SHORT_LIVED.fullmatch(check_path(path)):
-            self._invalidate_removed(path)
-        try:
-            yield
-        finally:
-            self._invalidate_removed(path)
-
-    def _invalidate_removed(self, path: str) -> None:
-        """Invalidate a removed path, all paths below it, and the existence and versions of the folders above it."""
-        above = [(_PRESENCE, folder) for folder in folders_above(path)]
-        self.cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
-
-    def _folder_versions_above(self, path: str) -> list[tuple[str, str]]:
-        return [] if self._has_folder_versions else [(_FOLDER, folder) for folder in ("", *folders_above(path))]
-
-
-def _facts(path: str) -> tuple[tuple[str, str], ...]:
-    return ((_CONTENT, path), (_SIZE, path), (_PRESENCE, path))
+            self.cache.fill(CONTENT, path, lease, content, _lifetime(path))
 
 
 @contextmanager
@@ -501,4 +378,4 @@ def _uncacheable_on_error() -> Iterator[None]:
 
 
 def _lifetime(path: str) -> float | None:
-    return None if _IMMUTABLE.fullmatch(path) else _SECONDS
+    return None if IMMUTABLE.fullmatch(path) else SECONDS

@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker, OutOfMemory, Unavailable
 from docker_registry.drivers.cache.pending_invalidations import PendingInvalidations
+from docker_registry.drivers.paths import folders_above
 
 if TYPE_CHECKING:
     from redis import Redis

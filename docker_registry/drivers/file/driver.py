@@ -3,16 +3,16 @@ The storage driver ``file``, over a folder of a local or shared file system.
 
 **Writing.** A file is written under a unique name in a staging folder, synced and renamed to its path; then the folder
 is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
-:class:`~.publish.Publisher` publishes files, :class:`~.mutations.Mutations` moves, links and removes them.
+:class:`~.transaction.Publisher` publishes files, :class:`~.mutations.Mutations` moves, links and removes them.
 
 **Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`batch`,
 :mod:`~.transaction`), and scratch files are not synced (:attr:`scratch`). On the file systems of a single host a small
 content is first written to a journal, and the file itself is not synced (:class:`~.journal.journal.Journal`). When the
 store is opened and the file system may have lost changes, as after a crash of the host, the journal is replayed.
 
-A small write runs through five modules: :meth:`FileDriver.put_content`, ``Committer.put`` (:mod:`~.transaction`),
-``Publisher.put`` (:mod:`~.publish`), ``Journal.put`` (:mod:`~.journal.journal`) and ``JournalFile.append``
-(:mod:`~.journal.file`). The others do what their names say: :class:`~.staging.Staging`, :class:`~.locks.PathLocks`.
+A small write is committed by :meth:`FileDriver._commit`, in a native thread. ``Publisher.put`` (:mod:`~.transaction`)
+writes the file, locks its path, has the content journaled (``Journal.put`` in :mod:`~.journal.journal`,
+``JournalFile.append`` in :mod:`~.journal.file`), and renames the file.
 
 **Locks.** A change of a path holds an flock on one of 64 files in ``.docker-registry/locks``.
 
@@ -22,40 +22,33 @@ A small write runs through five modules: :meth:`FileDriver.put_content`, ``Commi
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import os
-import stat
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
-from typing import BinaryIO, ClassVar, Final
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, Final, TypeVar
 
-from docker_registry import dependencies
-from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.base import NO_FOLDER, Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
-from docker_registry.drivers.file.direct_io import KEPT_BYTES, GrowingFile
-from docker_registry.drivers.file.folders import translated
+from docker_registry.concurrency import close_now, run_in_thread, run_later
+from docker_registry.drivers.base import Bytes, Capabilities
+from docker_registry.drivers.file.direct_io import GrowingFile
 from docker_registry.drivers.file.journal.journal import Journal
 from docker_registry.drivers.file.journal.mount_session import superblock_id
 from docker_registry.drivers.file.journal.replay import Replay
 from docker_registry.drivers.file.linux import spread_subfolders
 from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.mutations import Mutations
-from docker_registry.drivers.file.publish import Content, Publisher
-from docker_registry.drivers.file.reading import EvictedFile, read_blocks, read_whole
+from docker_registry.drivers.file.reading import FileReader
 from docker_registry.drivers.file.staging import Staging, discard, restrict_keys
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.transaction import Committer, ImmediateCommitter
+from docker_registry.drivers.file.transaction import Content, Publisher, Transaction
 from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.settings import Setting
 
-#: A walk lists so many folders without finding a file before it leaves the event loop to other greenlets.
-_FEW_FOLDERS: Final = 32
+Result = TypeVar("Result")
 
 #: Up to this size a file is written without a thread, because the kernel only copies the bytes.
 _INLINE_BYTES: Final = 256 * 1024
@@ -64,8 +57,11 @@ _INLINE_BYTES: Final = 256 * 1024
 _STAGING_FOLDER: Final = "aside"
 _SCRATCH_FOLDER: Final = "short-lived"
 
+#: Delay from a change to the checkpoint that syncs its final location and makes the journal entry obsolete.
+_CHECKPOINT_SECONDS: Final = 5.0
 
-class FileDriver(StorageDriver):
+
+class FileDriver(FileReader):
     """Stores files under paths in a folder."""
 
     settings: ClassVar[tuple[Setting, ...]] = (
@@ -90,9 +86,8 @@ class FileDriver(StorageDriver):
         Raises:
             StorageError: the folder cannot be created or written to, or is not a folder.
         """
-        self._tree = Tree(storage_path)
+        super().__init__(Tree(storage_path), keeps_pulls=storage_page_cache != "none")
         self._keeps_pushes = storage_page_cache == "all"
-        self._keeps_pulls = storage_page_cache != "none"
         self._staging = Staging(f"{self._tree.reserved}/{_STAGING_FOLDER}")
         self._scratch_staging = Staging(f"{self._tree.reserved}/{_SCRATCH_FOLDER}")
         locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
@@ -103,9 +98,7 @@ class FileDriver(StorageDriver):
         self._disk = Disk(self._tree.root)
         self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
         self._publisher, self._mutations = self._writers(PathLocks(locks), self._journal, durable=True)
-        self._committer: Committer | ImmediateCommitter = Committer(
-            self._tree, self._disk, self._publisher, self._journal
-        )
+        self._is_checkpoint_planned = False
         if self._journal is not None:
             with self._tree.errors("", may_miss=False):
                 self._journal.recover(Replay(self._tree, self._staging, self._disk))
@@ -141,104 +134,25 @@ class FileDriver(StorageDriver):
             keeps_pulls=self._keeps_pulls,
         )
 
-    def batch(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def batch(self) -> Iterator[None]:
         """See :class:`StorageDriver`."""
-        return self._committer.batch(self.run_brief)
-
-    # ----------------------------------------------------------------------------------------------- reading
-
-    def get_content(self, path: str) -> bytes:
-        """See :class:`StorageDriver`."""
-        content = self.find(path)
-        if content is None:
-            raise PathNotFound(path=path)
-        return content
-
-    def find(self, path: str) -> bytes | None:
-        """See :class:`StorageDriver`."""
-        opened = self._tree.find_file(check_path(path))
-        if opened is None:
-            return None
-        fd, size = opened
-        try:
-            return read_whole(fd, size)
-        except OSError as error:
-            raise translated(path, error) from None
-        finally:
-            close_now(fd)
-
-    def find_versioned(self, path: str) -> Versioned | None:
-        """See :class:`StorageDriver`."""
-        content = self.find(path)
-        return None if content is None else Versioned(content, hashlib.sha256(content).hexdigest())
-
-    def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """See :class:`StorageDriver`."""
-        with self._tree.errors(path):
-            fd, size = self._tree.open_file(check_path(path))
-        end = size if length is None else min(offset + length, size)
-        blocks = read_blocks(self._tree, path, offset, end, fd, stays=self._stays(end))
-        next(blocks)
-        return blocks
-
-    def open_file(self, path: str) -> BinaryIO | None:
-        """See :class:`StorageDriver`."""
-        with self._tree.errors(path):
-            fd, size = self._tree.open_file(check_path(path))
-        return io.FileIO(fd) if self._stays(size) else EvictedFile(fd)
-
-    def exists(self, path: str) -> bool:
-        """See :class:`StorageDriver`."""
-        found = self._tree.find(check_path(path))
-        if found is None or not stat.S_ISDIR(found.st_mode):
-            return found is not None
-        try:
-            with self._tree.errors(path):
-                return self._tree.holds_files(path)
-        except PathNotFound:
-            return False
-
-    def stat(self, path: str) -> Stat:
-        """See :class:`StorageDriver`."""
-        found = self._find_file(path)
-        if found is None:
-            raise PathNotFound(path=path)
-        return Stat(path, found.st_size, found.st_mtime)
-
-    def find_size(self, path: str) -> int | None:
-        """See :class:`StorageDriver`."""
-        found = self._find_file(path)
-        return None if found is None else found.st_size
-
-    def list_directory(self, path: str = "") -> Iterator[str]:
-        """See :class:`StorageDriver`."""
-        return self._list(path)
-
-    def _list(self, path: str, *, in_thread: bool = False) -> Iterator[str]:
-        with self._tree.errors(path):
-            names = self._tree.names(check_path(path, root=True), in_thread=in_thread)
-        first = next(names, None)
-        if path and first is None:
-            raise PathNotFound(path=path)
-        prefix = f"{path}/" if path else ""
-        return (prefix + name for name in chain(() if first is None else (first,), names))
-
-    def folder_version(self, path: str) -> str | None:
-        """See :class:`StorageDriver`."""
-        found = self._tree.find(check_path(path, root=True))
-        if found is None:
-            return NO_FOLDER
-        if dependencies.may_change_unnoticed(found):
-            return None
-        # Programs that copy trees set the modification time, but cannot set the change time.
-        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
-
-    def walk(self, path: str = "") -> Iterator[Stat]:
-        """See :class:`StorageDriver`."""
-        found = self._tree.find(check_path(path, root=True))
-        if found is None:
+        if self._batch() is not None:
+            yield
             return
-        yield from self._walk(path, {(found.st_dev, found.st_ino)}, _Progress())
+        transaction = self._begin()
+        finish = transaction.end  # even after an error: earlier changes are visible, and others may depend on them
+        token = _current.set(transaction)
+        try:
+            yield
+            finish = transaction.publish_and_end
+        finally:
+            _current.reset(token)
+            with self._tree.errors("", may_miss=False):
+                if not transaction.is_empty:  # a block that only reads waits for no thread, and stays cacheable
+                    call = self.run_brief if transaction.is_brief else run_in_thread
+                    call(finish)
+                self._checkpoint_later()
 
     # ----------------------------------------------------------------------------------------------- writing
 
@@ -254,9 +168,12 @@ class FileDriver(StorageDriver):
     def _put(self, content: Content, *, may_wait: bool) -> None:
         """Put a small content, at the end of the current batch if there is one and the content may wait for it."""
         self._tree.locate(content.path)
-        if not (may_wait and self._committer.add(content)):
-            with self._tree.errors(content.path, may_miss=False):
-                self._committer.put(content)
+        batch = self._batch() if may_wait else None
+        with self._tree.errors(content.path, may_miss=False):
+            if batch is None:
+                self._commit(self._publisher.put, [content])
+            elif batch.add(content):
+                run_in_thread(batch.publish)
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
@@ -273,7 +190,7 @@ class FileDriver(StorageDriver):
                         growing.append(block) if is_small else run_in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
                     run_in_thread(os.fsync, fd)
-                    self._committer.commit(self._publisher.publish, staged, path)
+                    self._commit(self._publisher.publish, staged, path)
             finally:
                 close_now(fd)
         except BaseException:
@@ -285,18 +202,13 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            self._committer.commit(self._mutations.move, check_path(source), target, is_rename=True)
+            self._commit(self._mutations.move, check_path(source), target, is_rename=True)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
         self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            return self._committer.commit(self._mutations.link, check_path(source), target, is_rename=True)
-
-    def is_shared(self, path: str) -> bool:
-        """See :class:`StorageDriver`."""
-        found = self._find_file(path)
-        return found is not None and found.st_nlink > 1
+            return self._commit(self._mutations.link, check_path(source), target, is_rename=True)
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
@@ -329,12 +241,13 @@ class FileDriver(StorageDriver):
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
-            self._committer.commit(self._mutations.remove, check_path(path))
+            self._commit(self._mutations.remove, check_path(path))
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
         # A content of the current batch may not be published yet: only the removal itself publishes it.
-        if not self._committer.is_waiting and self._tree.find(check_path(path)) is None:
+        batch = self._batch()
+        if (batch is None or not batch.is_waiting) and self._tree.find(check_path(path)) is None:
             return False
         return super().discard(path)
 
@@ -342,7 +255,7 @@ class FileDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         try:
             with self._tree.errors(path):
-                self._committer.commit(self._mutations.remove_version, check_path(path), version)
+                self._commit(self._mutations.remove_version, check_path(path), version)
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
 
@@ -354,54 +267,66 @@ class FileDriver(StorageDriver):
                 run_in_thread(staging.remove_leftovers, before) for staging in (self._staging, self._scratch_staging)
             )
 
-    # ---------------------------------------------------------------------------------------- in this thread
+    # ------------------------------------------------------------------------------------------------ commits
 
-    def _find_file(self, path: str) -> os.stat_result | None:
-        """Return the metadata of a file; None if the path does not exist or is a folder."""
-        found = self._tree.find(check_path(path))
-        return found if found is not None and stat.S_ISREG(found.st_mode) else None
-
-    def _walk(self, path: str, way: set[tuple[int, int]], progress: _Progress) -> Iterator[Stat]:
+    def _commit(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
         """
+        Run a change, with an :class:`~.transaction.Effects` as its last argument, and make it durable.
+
+        It becomes durable at the end of the current batch if there is one. At any time a greenlet has at most one.
+
         Args:
-            way: identities of the folders that lead to this one.
-            progress: of the whole walk; while it finds no file, it lists folders in a native thread.
+            is_rename: the change does not wait for the disk, except when its folders are synced. Without a journal it
+                may run in this thread as part of a batch.
         """
-        progress.fruitless_folders += 1
+        batch = self._batch()
+        if is_rename and self._journal is None and batch is not None and not batch.is_waiting:
+            return change(*args, batch)
+        result = run_in_thread(partial(self._run_and_sync, batch, change, args))
+        self._checkpoint_later()
+        return result
+
+    def _run_and_sync(self, batch: Transaction | None, change: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        if batch is not None:
+            batch.publish()  # contents put earlier in the batch must be published first
+            return change(*args, batch)
+        transaction = self._begin()
         try:
-            children = self._list(path, in_thread=progress.fruitless_folders > _FEW_FOLDERS)
-        except PathNotFound:
+            result = change(*args, transaction)
+            transaction.sync()
+            return result
+        finally:
+            transaction.discard()
+
+    def _begin(self) -> Transaction:
+        return Transaction(self._tree, self._disk, self._publisher, self._journal)
+
+    def _batch(self) -> Transaction | None:
+        """Return the transaction of this greenlet's batch in this store; None outside a batch."""
+        transaction = _current.get()
+        return transaction if transaction is not None and transaction.tree is self._tree else None
+
+    def _checkpoint_later(self) -> None:
+        if self._journal is None or not self._journal.is_due or self._is_checkpoint_planned:
             return
-        for child in children:
-            found = self._tree.find(child)
-            if found is None:  # removed just now
-                continue
-            folder = (found.st_dev, found.st_ino)
-            if stat.S_ISREG(found.st_mode):
-                progress.fruitless_folders = 0
-                yield Stat(child, found.st_size, found.st_mtime)
-            elif stat.S_ISDIR(found.st_mode) and folder not in way:  # a symbolic link may form a cycle
-                yield from self._walk(child, {*way, folder}, progress)
+        self._is_checkpoint_planned = run_later(_CHECKPOINT_SECONDS, partial(self._checkpoint, self._journal))
+        if not self._is_checkpoint_planned:
+            self._staging.remove_deferred()
 
-    def _stays(self, size: int) -> bool:
-        """Return whether a file of *size* bytes stays in the page cache after it was read."""
-        return self._keeps_pulls or size <= KEPT_BYTES
-
-
-@dataclass
-class _Progress:
-    """
-    Progress of a walk.
-
-    Attributes:
-        fruitless_folders: folders that were listed since it has found a file.
-    """
-
-    fruitless_folders: int = 0
+    def _checkpoint(self, journal: Journal) -> None:
+        self._is_checkpoint_planned = False
+        with suppress(OSError):  # writers receive the error of a failing disk themselves
+            journal.checkpoint()
+        self._staging.remove_deferred()
 
 
 class _ScratchDriver(FileDriver):
-    """The files of a store that need not survive a crash of the host; see :attr:`StorageDriver.scratch`."""
+    """
+    The files of a store that need not survive a crash of the host; see :attr:`StorageDriver.scratch`.
+
+    They are changed directly and never synced: the kernel writes them to the disk within seconds, unless the host
+    crashes before.
+    """
 
     def __init__(self, tree: Tree, disk: Disk, staging: Staging, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
         """
@@ -412,17 +337,47 @@ class _ScratchDriver(FileDriver):
             keeps_pushes: whether large pushed files stay in the page cache.
             keeps_pulls: whether large pulled files do.
         """
-        self._tree = tree
+        FileReader.__init__(self, tree, keeps_pulls=keeps_pulls)
         self._disk = disk
         self._keeps_pushes = keeps_pushes
-        self._keeps_pulls = keeps_pulls
         self._staging = self._scratch_staging = staging
         # Use separate locks: a holder of the other locks may be waiting for the disk.
         locks = PathLocks(f"{self._tree.reserved}/locks/{_SCRATCH_FOLDER}")
         self._publisher, self._mutations = self._writers(locks, None, durable=False)
-        self._committer = ImmediateCommitter(self._publisher)
 
     @property
     def scratch(self) -> FileDriver:
         """This driver itself."""
         return self
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Do nothing: there is no wait for the disk to share."""
+        yield
+
+    def _put(self, content: Content, *, may_wait: bool) -> None:  # noqa: ARG002 - the signature of FileDriver
+        self._tree.locate(content.path)
+        put = partial(self._publisher.put, [content], _NO_EFFECTS)
+        with self._tree.errors(content.path, may_miss=False):
+            put() if len(content.content) <= _INLINE_BYTES else run_in_thread(put)
+
+    def _batch(self) -> None:
+        return None
+
+    def _commit(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:  # noqa: ARG002
+        return change(*args, _NO_EFFECTS)
+
+
+class _NoEffects:
+    """Ignores the effects of changes; see :class:`~.transaction.Effects`."""
+
+    def folder_changed(self, folder: int) -> None:
+        """Do nothing."""
+
+    def path_changed(self, path: str) -> None:
+        """Do nothing."""
+
+
+_NO_EFFECTS: Final = _NoEffects()
+
+_current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)

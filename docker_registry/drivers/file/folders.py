@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from docker_registry.drivers.base import check_path
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathInvalid, StorageError, StorageFull, StorageUnavailable
 
 # ---------------------------------------------------------------------------------------------------------- entries

@@ -18,9 +18,9 @@ from docker_registry.concurrency import close_now, run_in_background
 from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal.journal import Journal
 from docker_registry.drivers.file.locks import PathLocks
-from docker_registry.drivers.file.publish import Effects, Publisher
 from docker_registry.drivers.file.reading import version_of
 from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.transaction import Effects, Publisher
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import PathNotFound, PreconditionFailed
 

@@ -17,9 +17,9 @@ from urllib.parse import quote
 import google_crc32c
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.drivers.chunks import chunks
 from docker_registry.drivers.gcs.bucket import GcsBucket
 from docker_registry.drivers.gcs.client import RETRIED, ApiResponse
+from docker_registry.drivers.objects import chunks
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 
 #: The size of every chunk but the last must be a multiple of this.

@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from docker_registry import drivers
-from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned, check_path
+from docker_registry.drivers.base import Bytes, Capabilities, Stat, StorageDriver, Versioned
 from docker_registry.drivers.glance import pointers
 from docker_registry.drivers.glance.images import GlanceImages, ImageMissing
 from docker_registry.drivers.glance.layers import MAX_ATTEMPTS, RESERVED, GlanceLayers
 from docker_registry.drivers.glance.pointers import SUFFIX, Pointer
+from docker_registry.drivers.paths import check_path
 from docker_registry.drivers.swift.connections import Account
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.swift.keystone import Identity

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
@@ -40,14 +41,13 @@ from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
 from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
 from docker_registry.registry.json_budget import JsonBudget
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.derived_source import DerivedImage, Permitted
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
+from docker_registry.registry.v1.sources import DerivedImage, Permitted
 
 logger = logging.getLogger(__name__)
 

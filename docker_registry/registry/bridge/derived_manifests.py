@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
@@ -29,7 +30,6 @@ from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bridge.conversion import to_config, to_manifest
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Descriptor, Digest, ImageId, RepositoryName

@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import Bytes, StorageDriver
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.resources import client_presence
 
 #: A process that has not renewed its lease for this time is considered dead.
 _LEASE_SECONDS: Final = 10.0
@@ -61,7 +60,7 @@ class UnpackedLayers:
         size = self._driver.find_size(path)
         while size is None and not self._leases.take(_work(diff_id), _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
-            client_presence.check()
+            check_client()
             size = self._driver.find_size(path)
         return size
 

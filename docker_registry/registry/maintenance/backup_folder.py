@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from docker_registry.drivers.base import Bytes, check_path
+from docker_registry.drivers.base import Bytes
+from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathInvalid, StorageError
 
 _RESERVED: Final = ".docker-registry"

@@ -12,11 +12,11 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
 from docker_registry.registry import layout, legacy_layout, store_removal
-from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
 from docker_registry.registry.names import Digest
+from docker_registry.registry.stored_file import is_intact
 from docker_registry.registry.v1 import image_layout
 
 _RESTORING: Final = f"{layout.ROOT}/_restoring"

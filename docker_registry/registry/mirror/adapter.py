@@ -8,12 +8,15 @@ no timeout applies. ``requests`` reads the whole body of a redirect, however lon
 from __future__ import annotations
 
 import http.client
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
-from requests import Response, Session
+import urllib3
+from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import InsecureRequestWarning
 
 #: Interim responses before a response.
 MAX_INTERIM_RESPONSES: Final = 16
@@ -49,7 +52,28 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class UpstreamSession(Session):
-    """A session that leaves redirects to its user."""
+    """A session with one upstream, which leaves redirects to its user."""
+
+    def __init__(self, user_agent: str, *, verify: bool | str, client_cert: str | None, max_connections: int) -> None:
+        """
+        Args:
+            verify: whether to verify certificates, or the path of the authorities for them.
+            client_cert: path of a certificate and its key.
+            max_connections: connections that are kept open.
+        """
+        super().__init__()
+        self.headers.clear()
+        # With `identity`, a size is that of the content. Without it, urllib3 would ask for compression.
+        self.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self.auth = _without_netrc
+        self.verify = verify
+        if not verify:  # the operator has decided so
+            urllib3.disable_warnings(InsecureRequestWarning)
+        self.cert = client_cert
+        adapter = UpstreamAdapter(pool_maxsize=max_connections)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
 
     def get_redirect_target(self, resp: Response) -> None:
         """Return None: otherwise the whole body of a redirect would be read, and its Location parsed, unchecked."""
@@ -69,6 +93,11 @@ class UpstreamAdapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):  # these have connections of their own kind
             _limit(manager)
         return manager
+
+
+def _without_netrc(request: PreparedRequest) -> PreparedRequest:
+    """Leave a request as it is; without any authentication, requests would send that of ``~/.netrc``."""
+    return request
 
 
 def _limit(manager: PoolManager) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import UpstreamError
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.challenge import Challenge, parse_challenges
 from docker_registry.registry.mirror.credentials import Credentials

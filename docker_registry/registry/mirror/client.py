@@ -10,13 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from http.cookiejar import DefaultCookiePolicy
 from typing import Final
-from urllib.parse import urljoin, urlsplit
 
 import requests
-import urllib3
-from urllib3.exceptions import InsecureRequestWarning, ProtocolError
+from urllib3.exceptions import ProtocolError
 
 from docker_registry.concurrency import deadline
 from docker_registry.errors import (
@@ -29,7 +26,7 @@ from docker_registry.errors import (
 )
 from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.mirror import hosts, responses
-from docker_registry.registry.mirror.adapter import UpstreamAdapter, UpstreamSession
+from docker_registry.registry.mirror.adapter import UpstreamSession
 from docker_registry.registry.mirror.authenticator import Authenticator
 from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
@@ -96,21 +93,15 @@ class UpstreamClient:
         self._is_offline = is_offline
         self._limited_until = 0.0
         self._breaker = CircuitBreaker(upstream.name)
-        self._session = UpstreamSession()
-        self._session.headers.clear()
-        # With `identity`, a size is that of the content. Without it, urllib3 would ask for compression.
-        self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        self._session.auth = _without_netrc
-        self._session.verify = not upstream.is_insecure if upstream.ca is None else str(upstream.ca)
-        if upstream.is_insecure:  # the operator has decided so
-            urllib3.disable_warnings(InsecureRequestWarning)
-        self._session.cert = str(upstream.client_cert) if upstream.client_cert is not None else None
+        self._timeouts = min(10.0, upstream.timeout_seconds), upstream.timeout_seconds
+        self._session = UpstreamSession(
+            user_agent,
+            verify=not upstream.is_insecure if upstream.ca is None else str(upstream.ca),
+            client_cert=None if upstream.client_cert is None else str(upstream.client_cert),
+            max_connections=upstream.max_connections,
+        )
         self._credentials = credentials
         self._authenticator = Authenticator(upstream, credentials, self._ask_for_token)
-        adapter = UpstreamAdapter(pool_maxsize=upstream.max_connections)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -126,8 +117,7 @@ class UpstreamClient:
         response = self._ask("GET", repository, f"manifests/{reference}", {"Accept": _ACCEPT})
         if response is None:
             return None
-        with response:
-            payload = self._read(response, responses.MAX_MANIFEST_BYTES)
+        payload = self.read(response, responses.MAX_MANIFEST_BYTES)
         self.pulled_bytes["manifest"] += len(payload)
         return UpstreamManifest(
             payload, responses.content_type(response), response.headers.get("Docker-Content-Digest", "")
@@ -207,7 +197,7 @@ class UpstreamClient:
         with response:
             if responses.content_type(response) not in (accept, "application/json"):
                 raise UpstreamError("The upstream registry sent no list.", upstream=self.upstream.name)
-            payload = self._read(response, responses.MAX_MANIFEST_BYTES)
+            payload = self.read(response, responses.MAX_MANIFEST_BYTES)
         return UpstreamPage(
             payload, responses.next_page(response, f"{self.upstream.url}/v2/{repository}/", path, self.upstream.name)
         )
@@ -284,7 +274,7 @@ class UpstreamClient:
             UpstreamError: the body is too long or compressed, or does not arrive in time.
         """
         with response:
-            return self._read(response, max_bytes)
+            return responses.read_body(response, max_bytes, self.upstream.name, self._memory)
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -345,9 +335,6 @@ class UpstreamClient:
             return None
         raise responses.error_of(response, self.upstream.name)
 
-    def _read(self, response: requests.Response, max_bytes: int) -> bytes:
-        return responses.read_body(response, max_bytes, self.upstream.name, self._memory)
-
     def _count_blob(self, size: int) -> None:
         self.pulled_bytes["blob"] += size
 
@@ -384,7 +371,12 @@ class UpstreamClient:
                 return response
             location = response.headers.get("Location", "")
             response.close()
-            url = self._redirected(url, location)
+            target = hosts.redirect_target(url, location, self.upstream.url)
+            if target is None:
+                raise UpstreamError(
+                    "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
+                )
+            url = target
         raise UpstreamError("The upstream registry redirects too often.", upstream=self.upstream.name)
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -405,33 +397,6 @@ class UpstreamClient:
                     raise
         raise AssertionError
 
-    def _redirected(self, url: str, location: str) -> str:
-        """
-        Return the target of a redirect.
-
-        Args:
-            url: of the request.
-            location: the Location header of the response.
-
-        Raises:
-            UpstreamError: the target is no URL of HTTP, is less safe than the URL, or is an address inside a network
-                that the upstream is outside of.
-        """
-        try:
-            target = urljoin(url, location)
-            parts = urlsplit(target)
-            scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
-        except ValueError:  # invalid, also if only the port is
-            target = scheme = host = ""
-        is_safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
-        if is_safe and not hosts.is_proxied(target):
-            is_safe = hosts.is_safe_redirect(host, urlsplit(self.upstream.url).hostname or "")
-        if not is_safe:
-            raise UpstreamError(
-                "The upstream registry redirects to an address that is not safe.", upstream=self.upstream.name
-            )
-        return target
-
     def _ask_for_token(self, url: str, headers: Mapping[str, str], max_bytes: int) -> bytes:
         """Ask a token server; see :class:`~docker_registry.registry.mirror.authenticator.TokenRequest`."""
         with self._request("GET", url, headers) as response:
@@ -443,13 +408,4 @@ class UpstreamClient:
                     "The token server of the upstream registry sent no token.",
                     status=status, upstream=self.upstream.name,
                 )  # fmt: skip
-            return self._read(response, max_bytes)
-
-    @property
-    def _timeouts(self) -> tuple[float, float]:
-        return min(10.0, self.upstream.timeout_seconds), self.upstream.timeout_seconds
-
-
-def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Leave a request as it is; without any authentication, requests would send that of ``~/.netrc``."""
-    return request
+            return self.read(response, max_bytes)

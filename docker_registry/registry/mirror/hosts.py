@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from requests.utils import get_environ_proxies, select_proxy
 
@@ -58,6 +58,30 @@ def is_safe_redirect(host: str, upstream_host: str) -> bool:
     if not addresses or any(address.is_link_local or address.is_multicast for address in addresses):
         return False
     return all(map(_is_public, addresses)) or not all(map(_is_public, _addresses(upstream_host)))
+
+
+def redirect_target(url: str, location: str, upstream_url: str) -> str | None:
+    """
+    Return the target of a redirect.
+
+    Args:
+        url: of the request.
+        location: the Location header of the response.
+
+    Returns:
+        None if the target is no URL of HTTP, is less safe than the URL, or is an address inside a network that the
+        upstream is outside of.
+    """
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
+    except ValueError:  # invalid, also if only the port is
+        return None
+    is_safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
+    if is_safe and not is_proxied(target):
+        is_safe = is_safe_redirect(host, urlsplit(upstream_url).hostname or "")
+    return target if is_safe else None
 
 
 def is_proxied(url: str) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.mirror.platforms import PlatformRecords
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid, TagInvalid, UpstreamDenied, UpstreamError
 from docker_registry.registry import json_scanner, layout
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.mirror.remotes import Remote, Remotes
 from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 import gevent
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited
 from docker_registry.registry import json_scanner
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import Page, cut
 from docker_registry.registry.mirror import stale

@@ -12,7 +12,7 @@ A manifest that an index names for several platforms has a line for each.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ _PLATFORM: Final = re.compile(r"[a-z0-9]{1,32}/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,32
 
 #: The platform of manifests that describe another one, and the annotation with its digest (BuildKit, attestations).
 _UNKNOWN: Final = "unknown/unknown"
-_DESCRIBED: Final = "vnd.docker.reference.digest"
+DESCRIBED: Final = "vnd.docker.reference.digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,18 @@ class Platform:
     def includes(self, other: Platform) -> bool:
         """Return whether another platform is this one, or a variant of it."""
         return f"{other.text}/".startswith(f"{self.text}/")
+
+
+def platform_of(descriptor: Mapping[str, Any]) -> Platform | None:
+    """Return the platform in a descriptor of an index; None if it has no valid one."""
+    platform = descriptor.get("platform")
+    if not isinstance(platform, dict):
+        return None
+    parts = [platform.get(key) for key in ("os", "architecture", "variant")]
+    try:
+        return Platform.parse("/".join(str(part) for part in parts if part))
+    except ValueError:
+        return None
 
 
 def parse_platforms(place: str, texts: Iterable[str]) -> tuple[Platform, ...]:
@@ -113,12 +125,14 @@ class PlatformRecords:
             for part in self._json_budget.pace(json_scanner.scan(index.decode())):
                 if part.key != "manifests" or part.kind is not Kind.ITEM or not isinstance(part.value, dict):
                     continue
-                digest, platform = _digest(part.value.get("digest")), _platform(part.value.get("platform"))
-                if digest is not None and platform == _UNKNOWN:
+                digest, platform = _digest(part.value.get("digest")), platform_of(part.value)
+                if digest is None or platform is None:
+                    continue
+                if platform.text == _UNKNOWN:
                     annotations = part.value.get("annotations")
-                    described[digest] = annotations.get(_DESCRIBED) if isinstance(annotations, dict) else None
-                elif digest is not None and platform is not None:
-                    platforms.setdefault(digest, {})[platform] = None
+                    described[digest] = annotations.get(DESCRIBED) if isinstance(annotations, dict) else None
+                else:
+                    platforms.setdefault(digest, {})[platform.text] = None
         for digest, of_image in platforms.items():
             yield digest, "\n".join(of_image)
         for digest, image in described.items():
@@ -130,15 +144,4 @@ def _digest(value: object) -> Digest | None:
     try:
         return Digest.parse(str(value))
     except DigestInvalid:
-        return None
-
-
-def _platform(value: object) -> str | None:
-    """Return the platform in a descriptor; None if there is none."""
-    if not isinstance(value, dict):
-        return None
-    parts = [value.get(key) for key in ("os", "architecture", "variant")]
-    try:
-        return Platform.parse("/".join(str(part) for part in parts if part)).text
-    except ValueError:
         return None

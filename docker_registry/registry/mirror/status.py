@@ -16,14 +16,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
-from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
-from docker_registry.errors import PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.drivers.base import StorageDriver, Versioned
+from docker_registry.registry import layout, stored_document
 
 #: What is counted; sums over all workers.
 COUNTED: Final = ("requests", "hits", "misses", "pulled_bytes", "pushed_bytes")
-
-_MAX_ATTEMPTS: Final = 20
 
 
 @dataclass(slots=True)
@@ -54,22 +51,17 @@ class Reachability:
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamStatus:
+@dataclass(slots=True)
+class UpstreamStatus(Reachability):
     """
-    The state of an upstream; see :class:`Reachability`.
+    The published state of an upstream: whether it answers, and what all workers have counted.
 
     Attributes:
-        requests, hits, misses: requests of clients for its content, those for what was here, and the others.
+        requests: requests of clients for its content.
+        hits, misses: those for content that was in the store, and the others.
         pulled_bytes, pushed_bytes: bytes that it has sent, and bytes that were sent to clients.
     """
 
-    is_reachable: bool | None = None
-    since: float = 0.0
-    reason: str = ""
-    asked: float = 0.0
-    limit: int | None = None
-    remaining: int | None = None
     requests: int = 0
     hits: int = 0
     misses: int = 0
@@ -100,19 +92,16 @@ class StatusRecords:
             state: what the worker knows; ignored if another one has asked later.
             counts: what it has counted since it last did this, by the names in :data:`COUNTED`.
         """
-        for _ in range(_MAX_ATTEMPTS):
-            stored = self._driver.find_versioned(_path(upstream)) or Versioned(b"", ABSENT)
-            known = _read(stored.content)
+
+        def merge(stored: Versioned | None) -> bytes:
+            known = _read(b"" if stored is None else stored.content)
             document = asdict(known) | (asdict(state) if state.asked > known.asked else {})
             if state.asked > known.asked and state.is_reachable == known.is_reachable:
                 document["since"] = min(state.since, known.since)
             document |= {what: getattr(known, what) + counts.get(what, 0) for what in COUNTED}
-            condition = stored.version if self._driver.capabilities.if_match else None
-            try:
-                self._driver.put_content(_path(upstream), json.dumps(document).encode(), if_match=condition)
-            except PreconditionFailed:
-                continue
-            return
+            return json.dumps(document).encode()
+
+        stored_document.change(self._driver, _path(upstream), merge)
 
 
 def _path(upstream: str) -> str:

@@ -16,10 +16,10 @@ from typing import Final
 import gevent
 from gevent.lock import BoundedSemaphore
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import UpstreamUnavailable
 from docker_registry.registry import layout
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer

@@ -9,14 +9,12 @@ from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid, ManifestUnknown
 from docker_registry.registry import manifest_payload
+from docker_registry.registry.mirror.platforms import DESCRIBED, Platform, platform_of
 from docker_registry.registry.names import Digest, Reference, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
 
 #: Maximum nesting of indexes.
 _MAX_DEPTH: Final = 3
-
-#: Annotation of an index's child that describes another child, and is fetched with it (BuildKit, attestations).
-_DESCRIBED: Final = "vnd.docker.reference.digest"
 
 
 @dataclass(slots=True)
@@ -46,15 +44,14 @@ class Warming:
     def __init__(self, registry: OciRegistry) -> None:
         self._registry = registry
 
-    def warm(self, name: RepositoryName, reference: Reference, platforms: Sequence[str] = ()) -> Warmed:
+    def warm(self, name: RepositoryName, reference: Reference, platforms: Sequence[Platform] = ()) -> Warmed:
         """
         Fetch an image with all its blobs.
 
         Args:
             name: a repository that mirrors another one.
             reference: its tag or digest.
-            platforms: of an index, fetch the images for these alone: ``os/architecture`` or
-                ``os/architecture/variant``; all when empty.
+            platforms: of an index, fetch only the images for these platforms; all when empty.
 
         Raises:
             ManifestUnknown, BlobUnknown: the upstream does not have a part.
@@ -72,7 +69,7 @@ class Warming:
         warmed: Warmed,
         digest: Digest,
         payload: bytes,
-        platforms: Sequence[str],
+        platforms: Sequence[Platform],
         depth: int,
     ) -> None:
         warmed.manifests.add(digest)
@@ -83,7 +80,9 @@ class Warming:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid):
             raise ManifestInvalid(digest=str(digest)) from None
         if document.get("manifests") and not children and platforms:
-            raise ManifestUnknown("The index has no image for these platforms.", platforms=list(platforms))
+            raise ManifestUnknown(
+                "The index has no image for these platforms.", platforms=[each.text for each in platforms]
+            )
         for child in children if depth else ():
             if child not in warmed.manifests:
                 payload = self._registry.manifests.get(name, child).payload
@@ -93,19 +92,19 @@ class Warming:
                 warmed.blobs[blob] = self._registry.blobs.fetch(name, blob).size
 
 
-def _children(document: Mapping[str, Any], platforms: Sequence[str]) -> Iterator[Digest]:
+def _children(document: Mapping[str, Any], platforms: Sequence[Platform]) -> Iterator[Digest]:
     """Yield the manifests of an index that are for one of the platforms, or describe one of these."""
     entries = {Digest.parse(entry["digest"]): entry for entry in document.get("manifests") or ()}
-    chosen = {digest for digest, entry in entries.items() if _is_for(entry.get("platform") or {}, platforms)}
+    chosen = {digest for digest, entry in entries.items() if _is_for(entry, platforms)}
     for digest, entry in entries.items():
-        described = (entry.get("annotations") or {}).get(_DESCRIBED)
+        described = (entry.get("annotations") or {}).get(DESCRIBED)
         if digest in chosen or (described is not None and Digest.parse(described) in chosen):
             yield digest
 
 
-def _is_for(platform: Mapping[str, Any], platforms: Sequence[str]) -> bool:
-    parts = [str(platform.get(key, "")) for key in ("os", "architecture", "variant")]
-    return not platforms or any(parts[: len(each.split("/"))] == each.split("/") for each in platforms)
+def _is_for(descriptor: Mapping[str, Any], platforms: Sequence[Platform]) -> bool:
+    platform = platform_of(descriptor)
+    return not platforms or (platform is not None and any(each.includes(platform) for each in platforms))
 
 
 def _blobs(document: Mapping[str, Any]) -> Iterator[Digest]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DiffUnavailable
 from docker_registry.registry.actor import ANONYMOUS, Principal
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.layers.file_lists import TRAILER_BYTES, read_trailer
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1 import image_layout

@@ -14,9 +14,8 @@ import json
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PreconditionFailed
 from docker_registry.registry import layout, legacy_layout, store_removal
-from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import Digest, ImageId
-from docker_registry.registry.stored_file import StoredFile
+from docker_registry.registry.stored_file import StoredFile, is_intact
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.pending_pushes import PendingPushes

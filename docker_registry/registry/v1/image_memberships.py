@@ -19,17 +19,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
 from docker_registry.registry import json_scanner, legacy_layout, store_removal
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.listing_cache import ListingCache, with_prefixes
 from docker_registry.registry.names import LIBRARY, ImageId, ImageRepositoryName
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.derived_source import DerivedImageSource
+from docker_registry.registry.v1.sources import DerivedImageSource
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ can neither add tags to it nor replace any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from docker_registry.errors import (
@@ -17,17 +17,17 @@ from docker_registry.errors import (
     ImageUnfinished,
     ImageUnknown,
     NotFound,
+    RegistryError,
 )
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.sources import Found
 from docker_registry.registry.stored_file import ServedFile
-from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Image, Images
 from docker_registry.registry.v1.repositories import ImageRepositories
-from docker_registry.registry.v1.sources import ImageQuery, V1Source
+from docker_registry.registry.v1.sources import ImageQuery, Permitted, V1Source
 from docker_registry.registry.v1.tags import ImageTags
 
 Value = TypeVar("Value")
@@ -78,19 +78,20 @@ class ImagePulls:
             ImageUnknown, ImageUnfinished: neither the store nor a source has the image.
             UpstreamError: a source cannot be asked.
         """
-        try:
-            return Found(self._images.get(image_id, principal=principal))
-        except (ImageUnknown, ImageUnfinished):
-            query = self._query(image_id, repository, principal)
-            for source in self._asked(image_id, is_asked=with_sources):
-                found = source.image(query)
-                if found is None:
-                    continue
-                image, origin = found.value, found.origin
-                if image.size is None and source.fetch(query):  # Docker up to 1.2 fails without the size
-                    return Found(self._images.get(image_id, principal=principal), origin)
-                return Found(Image(image.payload, image.size, image.checksums), origin)
-            raise
+
+        def ask(source: V1Source, query: ImageQuery) -> Found[Image] | None:
+            found = source.image(query)
+            if found is None:
+                return None
+            image, origin = found.value, found.origin
+            if image.size is None and source.fetch(query):  # Docker up to 1.2 fails without the size
+                return Found(self._images.get(image_id, principal=principal), origin)
+            return Found(Image(image.payload, image.size, image.checksums), origin)
+
+        def look_up() -> Image:
+            return self._images.get(image_id, principal=principal)
+
+        return self._of_image(image_id, repository, principal, look_up, ask, with_sources=with_sources)
 
     def ancestry(
         self,
@@ -105,15 +106,16 @@ class ImagePulls:
         Raises:
             ImageUnknown, ImageUnfinished, UpstreamError: as for :meth:`image`.
         """
-        try:
+
+        def look_up() -> tuple[str, ...]:
             self._images.check(image_id, principal=principal)
-            return Found(self._images.ancestry(image_id, principal=principal))
-        except (ImageUnknown, ImageUnfinished):
-            for source in self._asked(image_id):
-                found = source.image(self._query(image_id, repository, principal))
-                if found is not None:
-                    return Found(found.value.ancestry, found.origin)
-            raise
+            return self._images.ancestry(image_id, principal=principal)
+
+        def ask(source: V1Source, query: ImageQuery) -> Found[tuple[str, ...]] | None:
+            found = source.image(query)
+            return None if found is None else Found(found.value.ancestry, found.origin)
+
+        return self._of_image(image_id, repository, principal, look_up, ask)
 
     def layer(
         self,
@@ -129,15 +131,11 @@ class ImagePulls:
             ImageUnknown, ImageUnfinished, UpstreamError: as for :meth:`image`.
             Overloaded: too many layers are being verified.
         """
-        try:
-            return Found(self._images.find_layer(image_id, principal=principal)[1])
-        except (ImageUnknown, ImageUnfinished):
-            query = self._query(image_id, repository, principal)
-            for source in self._asked(image_id):
-                found = source.layer(query)
-                if found is not None:
-                    return found
-            raise
+
+        def look_up() -> ServedFile:
+            return self._images.find_layer(image_id, principal=principal)[1]
+
+        return self._of_image(image_id, repository, principal, look_up, lambda source, query: source.layer(query))
 
     def tags(self, name: ImageRepositoryName, *, principal: Principal = ANONYMOUS) -> Found[Mapping[str, str]]:
         """
@@ -147,7 +145,7 @@ class ImagePulls:
             ImageRepositoryUnknown: the repository does not exist.
             UpstreamError: a source cannot be asked.
         """
-        return self._first(
+        return self._of_repository(
             name,
             ImageRepositoryUnknown,
             lambda: self._tags.list(name),
@@ -162,7 +160,7 @@ class ImagePulls:
             ImageTagUnknown: there is no such tag, or V1 cannot represent its target.
             UpstreamError: a source cannot be asked.
         """
-        return self._first(
+        return self._of_repository(
             name,
             ImageTagUnknown,
             lambda: self._tags.get(name, tag),
@@ -177,7 +175,7 @@ class ImagePulls:
             ImagesUnknown: the list is empty.
             UpstreamError: a source cannot be asked.
         """
-        return self._first(
+        return self._of_repository(
             name,
             ImagesUnknown,
             lambda: self._tags.list_images(name),
@@ -186,7 +184,26 @@ class ImagePulls:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _first(
+    def _of_image(
+        self,
+        image_id: ImageId,
+        repository: ImageRepositoryName | None,
+        principal: Principal,
+        look_up: Callable[[], Value],
+        ask: Callable[[V1Source, ImageQuery], Found[Value] | None],
+        *,
+        with_sources: bool = True,
+    ) -> Found[Value]:
+        """Return what the store has of an image, or, if the image is not here, what a source has."""
+
+        def results() -> Iterator[Found[Value] | None]:
+            if with_sources and self._sources and not image_id.is_hidden:
+                query = ImageQuery(image_id, repository, self._permitted(principal))
+                yield from (ask(source, query) for source in self._sources)
+
+        return _first(look_up, (ImageUnknown, ImageUnfinished), results())
+
+    def _of_repository(
         self,
         name: ImageRepositoryName,
         missing: type[NotFound],
@@ -194,25 +211,32 @@ class ImagePulls:
         ask: Callable[[V1Source], Found[Value] | None],
     ) -> Found[Value]:
         """Return what the store has of a repository, or, if the repository does not exist here, what a source has."""
-        try:
-            return Found(look_up())
-        except missing:
-            is_ours = name.is_hidden or not self._sources or self._repositories.has_content(name)
-            found = None if is_ours else next(filter(None, map(ask, self._sources)), None)
-            if found is None:
-                raise
-            return found
+
+        def results() -> Iterator[Found[Value] | None]:
+            if self._sources and not name.is_hidden and not self._repositories.has_content(name):
+                yield from map(ask, self._sources)
+
+        return _first(look_up, missing, results())
 
     def _recorded(self, name: ImageRepositoryName, images: Found[bytes] | None) -> Found[bytes] | None:
         if images is not None:
             self._memberships.record_mirrored(name, images.value)
         return images
 
-    def _asked(self, image_id: ImageId, *, is_asked: bool = True) -> Sequence[V1Source]:
-        return self._sources if is_asked and not image_id.is_hidden else ()
-
-    def _query(self, image_id: ImageId, repository: ImageRepositoryName | None, principal: Principal) -> ImageQuery:
-        return ImageQuery(image_id, repository, self._permitted(principal))
-
     def _permitted(self, principal: Principal) -> Permitted | None:
         return self._access.pull_filter(principal)
+
+
+def _first(
+    look_up: Callable[[], Value],
+    missing: type[RegistryError] | tuple[type[RegistryError], ...],
+    results: Iterator[Found[Value] | None],
+) -> Found[Value]:
+    """Return what the store has; if that raises an error that says it has nothing, the first result of a source."""
+    try:
+        return Found(look_up())
+    except missing:
+        found = next(filter(None, results), None)
+        if found is None:
+            raise
+        return found

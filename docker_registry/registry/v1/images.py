@@ -6,7 +6,7 @@ layer is the blob with the committed digest, or a raw file in the image's folder
 is verified and committed when it is first requested (:mod:`docker_registry.registry.v1.legacy_layers`). If a push died
 after everything had arrived, the next request for its image completes it.
 
-An image derived from API V2 (:mod:`docker_registry.registry.v1.derived_source`) takes precedence over an image that
+An image derived from API V2 (:mod:`docker_registry.registry.v1.sources`) takes precedence over an image that
 was pushed under its id.
 """
 
@@ -19,20 +19,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout, legacy_layers
-from docker_registry.registry.v1.derived_source import DerivedImage, DerivedImageSource, Permitted
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.pending_pushes import PendingPushes
+from docker_registry.registry.v1.sources import DerivedImage, DerivedImageSource, Permitted
 
 logger = logging.getLogger(__name__)
 

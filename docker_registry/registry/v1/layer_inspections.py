@@ -13,10 +13,10 @@ from typing import Final
 import gevent
 from gevent import monkey
 
+from docker_registry.concurrency import ignoring_client
 from docker_registry.errors import Overloaded, RegistryError
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.images import Images
-from docker_registry.resources import client_presence
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class LayerInspections:
 
     def _run(self) -> None:
         try:
-            with client_presence.ignored():
+            with ignoring_client():
                 while self._waiting:
                     self._inspect(self._waiting.popleft())
         finally:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from docker_registry.registry.oci_registry import OciRegistry
-from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.files import DiffQueue, ImageFiles
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.image_memberships import ImageMemberships
@@ -18,7 +17,7 @@ from docker_registry.registry.v1.pending_pushes import PendingPushes
 from docker_registry.registry.v1.private_images import PrivateImages
 from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
-from docker_registry.registry.v1.sources import V1Source
+from docker_registry.registry.v1.sources import DerivedImageSource, V1Source
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens

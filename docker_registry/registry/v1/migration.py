@@ -15,8 +15,8 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, StorageError
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import COMMAND_LINE, Actor
-from docker_registry.registry.integrity import is_intact
 from docker_registry.registry.names import ImageId
+from docker_registry.registry.stored_file import is_intact
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_links import LayerLink

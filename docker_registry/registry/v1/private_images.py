@@ -21,10 +21,10 @@ from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_PUSH, Actor, Pri
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.private_repositories import PrivateRepositories, oci_names
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.sources import DerivedImageSource
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 
 logger = logging.getLogger(__name__)

@@ -28,10 +28,10 @@ from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tags import Tags
-from docker_registry.registry.v1.derived_source import DerivedImageSource
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.registry.v1.sources import DerivedImageSource
 from docker_registry.registry.v1.tag_files import ImageTagFiles
 from docker_registry.registry.v1.tag_json import LATEST, UNKNOWN_CLIENT, TagJson
 from docker_registry.resources.time_slices import TimeSlices

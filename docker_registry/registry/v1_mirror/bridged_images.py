@@ -30,8 +30,7 @@ from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName,
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.registry.stored_file import ServedFile
-from docker_registry.registry.v1.derived_source import Permitted
-from docker_registry.registry.v1.sources import ImageQuery, SourceImage
+from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage
 from docker_registry.registry.v1.tag_json import LATEST
 
 logger = logging.getLogger(__name__)

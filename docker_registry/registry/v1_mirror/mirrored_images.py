@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import ImageInvalid, UpstreamDenied, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.mirror import stale
 from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
 from docker_registry.registry.mirror.stale import STALE_SECONDS
@@ -20,11 +20,10 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.registry.stored_file import ServedFile
-from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.pushes import ImagePushes, parse_image_json
-from docker_registry.registry.v1.sources import ImageQuery, SourceImage
+from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage
 from docker_registry.registry.v1_mirror import answers
 from docker_registry.registry.v1_mirror.mirrored_layer import MirroredLayer
 from docker_registry.registry.v1_mirror.records import ListKind, ListRecord, Records

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import UpstreamError
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
-from docker_registry.registry.keyed_locks import KeyedLocks
 from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream
@@ -21,9 +21,8 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.sources import Found
 from docker_registry.registry.stored_file import ServedFile
-from docker_registry.registry.v1.derived_source import Permitted
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
-from docker_registry.registry.v1.sources import ImageQuery, SourceImage, V1Source
+from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage, V1Source
 from docker_registry.registry.v1_mirror.bridged_images import BridgedImages
 from docker_registry.registry.v1_mirror.mirrored_images import MirroredImages
 from docker_registry.registry.v1_mirror.records import Records

@@ -12,7 +12,8 @@ from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.failure_table import MAX_ENTRIES, FailureTable
 from docker_registry.auth.users.passwords import Passwords
 from docker_registry.auth.users.redis_failures import RedisFailures
-from docker_registry.config.schema import Cache, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Cache
 from docker_registry.errors import TooManyAttempts, Unauthorized
 from docker_registry.services.store import open_shared_redis
 from tests.support.clock import Clock
@@ -29,8 +30,8 @@ IN_A_WORKER = """
 import os, signal
 import bcrypt
 from docker_registry.auth.users.passwords import Passwords
+from docker_registry.concurrency import watching_client
 from docker_registry.errors import ClientLeft, Overloaded
-from docker_registry.resources import client_presence
 from tests.support.processes import children
 from tests.support.timing import wait_until
 
@@ -40,9 +41,9 @@ print(*(passwords.verify("alice", each, None) for each in ("wrong", "right", "\\
 (child,) = children(os.getpid())
 print(os.getpriority(os.PRIO_PROCESS, child) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19))
 departures = iter([False, True])
-with client_presence.watched(lambda: next(departures)):  # a client that leaves meanwhile has failed nevertheless
+with watching_client(lambda: next(departures)):  # a client that leaves meanwhile has failed nevertheless
     print(passwords.verify("alice", "guess", None))
-with client_presence.watched(lambda: True):
+with watching_client(lambda: True):
     try:
         passwords.verify("alice", "another guess", None)
     except ClientLeft:

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
 
-from docker_registry.config.schema import CacheLru, Config, load_config
+from docker_registry.config.schema import Config, load_config
+from docker_registry.config.sections import CacheLru
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver

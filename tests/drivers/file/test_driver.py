@@ -499,8 +499,8 @@ class TestUnderGevent:
     def test_replaced_files_are_removed_soon(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
-            "from docker_registry.drivers.file import FileDriver, transaction\n"
-            "transaction._CHECKPOINT_SECONDS = 0.5\n"
+            "from docker_registry.drivers.file import FileDriver, driver as module\n"
+            "module._CHECKPOINT_SECONDS = 0.5\n"
             "def staged():\n"
             "    return sum(len(os.listdir(part)) for part in driver._staging.subfolders)\n"
             "driver = FileDriver(sys.argv[1])\n"

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Config, Mirroring, MirrorUpstream
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Mirroring, MirrorUpstream
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support.registries import closing_services

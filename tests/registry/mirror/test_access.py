@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docker_registry.config.schema import Auth
+from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.support import access

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from docker_registry.config.schema import Config, Mirroring, MirrorUpstream, secret_values
+from docker_registry.config.schema import Config, secret_values
+from docker_registry.config.sections import Mirroring, MirrorUpstream
 from docker_registry.errors import ConfigError
 from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.challenge import Challenge, parse_challenges

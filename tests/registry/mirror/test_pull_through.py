@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.config.schema import MirrorUpstream
+from docker_registry.config.sections import MirrorUpstream
 from docker_registry.errors import ConfigError, UpstreamError
 from docker_registry.http.exchange import CONTEXT, Exchange, RequestContext
 from docker_registry.registry import layout

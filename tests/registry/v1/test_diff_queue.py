@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from docker_registry.config.schema import Cache, Config
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Cache
 from docker_registry.errors import ConfigError, StorageUnavailable
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.diff_queue import RedisDiffQueue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from docker_registry.app import create_app
-from docker_registry.config.schema import Auth, Config, Mirroring
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, Mirroring
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support import v1_trees

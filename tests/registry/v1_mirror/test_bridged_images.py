@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from docker_registry.config.schema import MirrorUpstream
+from docker_registry.config.sections import MirrorUpstream
 from docker_registry.registry.mirror.upstream import parse_source
 from docker_registry.registry.v1_mirror.bridged_images import MAX_TAGS
 from tests.support.clients.v2 import digest_of

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from docker_registry.config.schema import Config, Mirroring, MirrorUpstream, load_config
+from docker_registry.config.schema import Config, load_config
+from docker_registry.config.sections import Mirroring, MirrorUpstream
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.registry.layers.tarsum import tarsum

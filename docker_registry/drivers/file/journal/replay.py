@@ -25,7 +25,6 @@ from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.base import folders_above
 from docker_registry.drivers.file.folders import NOT_THERE
 from docker_registry.drivers.file.journal.file import Entry, FileState
 from docker_registry.drivers.file.journal.journal import MAX_BYTES
@@ -33,6 +32,7 @@ from docker_registry.drivers.file.reading import read_whole
 from docker_registry.drivers.file.staging import Staging, discard, mode_of
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.paths import folders_above
 from docker_registry.errors import PathNotFound, StorageError
 
 #: Period after its last entry in which a session may still have been putting entered contents.

@@ -6,15 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-MASK: Final = "********"
+from docker_registry.http.exchange import MASK, SENSITIVE_NAMES
 
 #: Shorter secrets are replaced only where they are whole words, so that a password `a` does not destroy every text.
 _SHORT: Final = 6
-
-_NAMES: Final = (
-    r"[\w-]*(?:authorization|cookie|password|passwd|pwd|secret|token|signature|credential|sig|api[_-]?key|access[_-]?key"
-    r"|accesskeyid)"
-)
 
 #: What precedes a secret is kept, what follows the group is replaced.
 _PATTERNS: Final = (
@@ -28,11 +23,8 @@ _PATTERNS: Final = (
     re.compile(r"(?P<kept>\b(?:basic|bearer)\s+)[\w.~+/=-]{4,}", re.IGNORECASE),
     re.compile(r"(?P<kept>)eyJ[\w-]*\.[\w-]*(?:\.[\w-]*)?"),
     # Query parameters, V1's tokens and attributes: signature=…, "password": "…".
-    re.compile(rf"(?P<kept>\b{_NAMES}['\"]?\s*[:=]\s*['\"]?)[^\s&;,'\"]+", re.IGNORECASE),
+    re.compile(rf"(?P<kept>\b{SENSITIVE_NAMES}['\"]?\s*[:=]\s*['\"]?)[^\s&;,'\"]+", re.IGNORECASE),
 )
-
-
-_QUERY_SECRETS: Final = re.compile(rf"(?P<kept>(?:^|&){_NAMES}=)[^&]*", re.IGNORECASE)
 
 
 class Redactor:
@@ -60,12 +52,6 @@ class Redactor:
         for pattern in _PATTERNS:
             text = pattern.sub(_mask, text)
         return text
-
-
-def redact_query(target: str) -> str:
-    """Return path and query of a request, with values of parameters that look like secrets masked."""
-    path, mark, query = target.partition("?")
-    return f"{path}?{_QUERY_SECRETS.sub(_mask, query)}" if mark else target
 
 
 def _mask(found: re.Match[str]) -> str:

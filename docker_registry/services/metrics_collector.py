@@ -7,8 +7,8 @@ from typing import Final
 
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.measured import StorageTimes
-from docker_registry.metrics.mirrors import MirrorRecorder
 from docker_registry.metrics.numbers import Numbers
+from docker_registry.metrics.recorder import MirrorRecorder
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from docker_registry.registry.keyed_locks import KeyedLocks
+from docker_registry.concurrency import KeyedLocks
 
 
 class TestAKey:

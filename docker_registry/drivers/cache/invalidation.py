@@ -1,0 +1,182 @@
+"""
+Invalidates what the cache holds of a path, of the paths below it and of the folders above it, when the path changes.
+
+A lease is broken before and after each change: what another process has read of the store before the change can then
+not be cached after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final
+
+from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.paths import check_path, folders_above
+
+#: How long a fact may be outdated after a host has written to the store without reaching Redis.
+SECONDS: Final = 60
+
+#: Paths of blobs, whose content never changes, and of short-lived files, which are not cached.
+IMMUTABLE: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
+SHORT_LIVED: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
+
+CONTENT: Final = "content"
+SIZE: Final = "size"
+PRESENCE: Final = "presence"
+FOLDER: Final = "folder"
+
+
+@dataclass(slots=True)
+class _Batch:
+    """
+    The changes that a greenlet makes inside :meth:`Invalidation.batch`.
+
+    Attributes:
+        broken: entries to break at the end of the block, as changes may become visible only there.
+        leases: of announced files that have not been written yet, by path.
+        written: lease and size of the written files whose sizes are cached at the end of the block, by path.
+    """
+
+    cache: LeasedCache
+    broken: set[tuple[str, str]] = field(default_factory=set)
+    leases: dict[str, bytes] = field(default_factory=dict)
+    written: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+
+
+#: The batch of this greenlet; None outside of such a block.
+_current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
+
+
+@dataclass(slots=True)
+class Written:
+    """
+    A write in progress.
+
+    Attributes:
+        size: of the written file in bytes; None until the store has it.
+    """
+
+    size: int | None = None
+
+
+class Invalidation:
+    """Invalidates the entries of a cache."""
+
+    def __init__(self, cache: LeasedCache, *, has_folder_versions: bool, is_visible_at_once: bool) -> None:
+        """
+        Args:
+            has_folder_versions: the store has folder versions, so the cache holds none.
+            is_visible_at_once: each write is visible when it returns, also in a batch.
+        """
+        self._cache = cache
+        self._has_folder_versions = has_folder_versions
+        self._is_visible_at_once = is_visible_at_once
+
+    @contextmanager
+    def batch(self) -> Iterator[bool]:
+        """
+        Invalidate the entries that this greenlet changes in the block once more at its end.
+
+        The changes of a batch of the store may become visible only then. Yields whether the block is in no other one.
+        """
+        if self._batch() is not None:
+            yield False
+            return
+        batch = _Batch(self._cache)
+        token = _current_batch.set(batch)
+        try:
+            yield True
+        finally:
+            _current_batch.reset(token)
+            if batch.written:
+                self._cache.settle(SIZE, batch.written, batch.broken, SECONDS)
+            elif batch.broken:
+                self._cache.break_leases(batch.broken)
+
+    def announce(self, paths: Sequence[str]) -> None:
+        """Invalidate files that will be written in the current batch, with one request to Redis."""
+        batch = self._batch()
+        if batch is None or not self._is_visible_at_once:
+            return
+        cached = [path for path in paths if not SHORT_LIVED.fullmatch(check_path(path))]
+        further = {entry for path in cached for entry in self._changed_with_size(path)}
+        lease = self._cache.renew(SIZE, cached, further) if cached else None
+        if lease is not None:
+            batch.leases.update(dict.fromkeys(cached, lease))
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[Written]:
+        """
+        Invalidate a file before and after it is written; where a write is visible at once, cache its size afterwards.
+
+        So the registry need not ask the store for a file that it has just written, such as the link of a blob when its
+        manifest is pushed. In a batch, "afterwards" is its end, for all files together: until then nothing was
+        acknowledged.
+        """
+        written = Written()
+        if not self._is_visible_at_once or SHORT_LIVED.fullmatch(check_path(path)):
+            with self.changing(path):
+                yield written
+            return
+        further = self._changed_with_size(path)
+        batch = self._batch()
+        lease = None if batch is None else batch.leases.pop(path, None)
+        lease = lease or self._cache.renew(SIZE, (path,), further)
+        try:
+            yield written
+        finally:
+            if lease is None or written.size is None:
+                self._cache.break_leases([(SIZE, path), *further])
+            elif batch is None:
+                self._cache.settle(SIZE, {path: (lease, b"%d" % written.size)}, further, SECONDS)
+            else:
+                batch.written[path] = lease, b"%d" % written.size
+                batch.broken.update(further)
+
+    def _changed_with_size(self, path: str) -> list[tuple[str, str]]:
+        """Return the entries that a write of a file changes, besides that of its size."""
+        return [(CONTENT, path), (PRESENCE, path), *self._folder_versions_above(path)]
+
+    @contextmanager
+    def changing(self, path: str) -> Iterator[None]:
+        """Break the leases of a file's facts and of the folder versions above it, before and after a change."""
+        entries = [*_facts(check_path(path)), *self._folder_versions_above(path)]
+        if not SHORT_LIVED.fullmatch(path):  # nothing of it is cached that could be outdated if the process dies now
+            self._cache.break_leases(entries)
+        try:
+            yield
+        finally:
+            self._cache.break_leases(entries)
+            batch = self._batch()
+            if batch is not None:
+                batch.broken.update(entries)
+
+    def _batch(self) -> _Batch | None:
+        """Return the current batch of this greenlet in this store."""
+        batch = _current_batch.get()
+        return batch if batch is not None and batch.cache is self._cache else None
+
+    @contextmanager
+    def removing(self, path: str) -> Iterator[None]:
+        if not SHORT_LIVED.fullmatch(check_path(path)):
+            self.removed(path)
+        try:
+            yield
+        finally:
+            self.removed(path)
+
+    def removed(self, path: str) -> None:
+        """Invalidate a removed path, all paths below it, and the existence and versions of the folders above it."""
+        above = [(PRESENCE, folder) for folder in folders_above(path)]
+        self._cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
+
+    def _folder_versions_above(self, path: str) -> list[tuple[str, str]]:
+        return [] if self._has_folder_versions else [(FOLDER, folder) for folder in ("", *folders_above(path))]
+
+
+def _facts(path: str) -> tuple[tuple[str, str], ...]:
+    return ((CONTENT, path), (SIZE, path), (PRESENCE, path))
