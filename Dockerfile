@@ -12,6 +12,7 @@ RUN python3 -m venv /opt/docker-registry \
 FROM ${BASE}
 LABEL org.opencontainers.image.title="docker-registry" \
     org.opencontainers.image.description="A registry server for container images" \
+    org.opencontainers.image.version="1.0.0.dev0" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.source="https://github.com/dotcloud/docker-registry" \
     org.opencontainers.image.url="https://github.com/dotcloud/docker-registry" \
@@ -19,6 +20,7 @@ LABEL org.opencontainers.image.title="docker-registry" \
 
 COPY --from=build /opt/docker-registry /opt/docker-registry
 COPY contrib/image/entrypoint /usr/local/bin/docker-registry-entrypoint
+COPY contrib/image/distribution.yml /usr/share/docker-registry/
 RUN groupadd --system --gid 999 registry \
     && useradd --system --uid 999 --gid 999 --home-dir /var/lib/registry --create-home registry \
     && chmod 755 /usr/local/bin/docker-registry-entrypoint \
