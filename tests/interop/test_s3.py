@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 import requests
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
 
+from docker_registry.drivers.s3.driver import S3Driver
+from docker_registry.registry import layout
+from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
 from tests.interop.stores import RedirectSuite, StoreSuite
+from tests.registry.mirror.conftest import THERE
+from tests.registry.mirror.test_eviction import Evicting, push
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import Client
+from tests.support.images import make_image
 from tests.support.servers.registry import Server
+from tests.support.servers.upstream import Upstream
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 KIB = 1024
+AN_HOUR = 3600
 
 
 def environment(options):
@@ -100,3 +112,28 @@ class TestARedirect(RedirectSuite):
             docker.push("lab/old", "v1", image)
             answer = done(docker.get(f"/images/{image.text}/layer"), 302)
         assert image.layer == done(requests.get(answer.headers["Location"], timeout=20), 200).content
+
+
+class TestAMirrorOnS3:
+    def test_evicts_what_was_pulled_least_recently(self, seaweedfs):
+        images = [make_image(f"s3 {number}", layers=1) for number in range(3)]
+        driver = S3Driver(**seaweedfs.options())
+        with contextlib.closing(driver), Upstream() as upstream:
+            limit = sum(len(content) for content in images[0].contents.values()) + 100
+            mirror = Evicting(driver, upstream.url, max_bytes=limit)
+            with mirror.services:
+                for number, image in enumerate(images):
+                    upstream.add(THERE, f"v{number}", image)
+                    mirror.pull(image, tag=f"v{number}")
+                    next_second = int(time.time()) + 1
+                    wait_until(lambda end=next_second: time.time() > end)  # the precision of modification times
+                push(mirror, images[0])
+                assert 3 == mirror.evict(AN_HOUR).blobs
+                assert [True, False, True] == [mirror.has(image) for image in images]
+                assert 0 < sum(mirror.evict(wait).removed for wait in (MOVE_SECONDS, REMOVE_SECONDS))
+                kept = {digest for image in images[::2] for digest in image.contents}
+                assert kept == {f"sha256:{each.path.split('/')[-2]}" for each in driver.walk(layout.BLOBS)}
+                assert [] == list(driver.walk(layout.REMOVED))
+                upstream.stop()
+                mirror.pull(images[0], "team/app", images[0].digest)
+                mirror.pull(images[2], tag="v2")
