@@ -17,7 +17,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 from itertools import islice, repeat
@@ -41,11 +40,9 @@ from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
+from docker_registry.registry.referrer_pages import MAX_PAGE_BYTES, Page, PageBuilder
 from docker_registry.registry.sources import ReferrerSource
 from docker_registry.registry.tags import Tags
-
-#: Maximum bytes of the descriptors on a page. Clients reject an index of more than 4 MiB (oras-go, containerd).
-MAX_PAGE_BYTES: Final = 4 * 1024 * 1024 - 1024
 
 #: Maximum descriptors examined for a page, whether or not they match the requested artifact type.
 _MAX_EXAMINED: Final = 5000
@@ -74,20 +71,6 @@ _TAG_HEX_CHARACTERS = 64
 def fallback_tag(subject: Digest) -> Tag:
     """Return the tag of the index that clients maintain themselves ("Referrers Tag Schema")."""
     return Tag.parse(f"{subject.algorithm[:_TAG_ALGORITHM_CHARACTERS]}-{subject.hex[:_TAG_HEX_CHARACTERS]}")
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """
-    A page of the referrers of a manifest.
-
-    Attributes:
-        entries: descriptors, serialized as JSON.
-        last: the digest after which the next page begins; None on the last page.
-    """
-
-    entries: tuple[bytes, ...]
-    last: str | None
 
 
 class Referrers:
@@ -156,7 +139,7 @@ class Referrers:
         Raises:
             Overloaded: a large manifest must be read, and other large manifests use the worker's memory.
         """
-        page = _PageBuilder(max_entries)
+        page = PageBuilder(max_entries)
         examination = _Examination()
         elsewhere = self._list_elsewhere(name, subject)
         for digest, is_stored in self._json_budget.pace(self._candidates(name, subject, last, elsewhere)):
@@ -325,41 +308,6 @@ class _Examination:
     """Counts the bytes that a request has read of manifests without descriptors."""
 
     read_bytes = 0
-
-
-class _PageBuilder:
-    """Collects the descriptors of a page until it is full."""
-
-    def __init__(self, max_entries: int) -> None:
-        self.examined = 0
-        self._max_entries = max_entries
-        self._entries: list[bytes] = []
-        self._size_bytes = 0
-        self._last = ""
-
-    def add(self, digest: str, entry: bytes | None) -> bool:
-        """
-        Add an examined digest.
-
-        Args:
-            entry: its descriptor; None if it is not listed.
-
-        Returns:
-            Whether the descriptor fits; if not, the page ends before it.
-        """
-        if entry is not None:
-            size = len(entry) + 1
-            if len(self._entries) == self._max_entries or (self._entries and self._size_bytes + size > MAX_PAGE_BYTES):
-                return False
-            self._entries.append(entry)
-            self._size_bytes += size
-        self.examined += 1
-        self._last = digest
-        return True
-
-    def end(self, *, has_more: bool) -> Page:
-        """Return the page."""
-        return Page(tuple(self._entries), self._last if has_more else None)
 
 
 def _after(names: Sequence[str], last: str) -> Iterator[str]:

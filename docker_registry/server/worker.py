@@ -1,14 +1,12 @@
 """
 The gunicorn worker: gevent's worker, extended for a registry.
 
-* The kernel sends files from the page cache to the socket without blocking other greenlets (gevent's own sendfile
-  reads and sends 8 KiB at a time).
+* The kernel sends files from the page cache to the socket without blocking other greenlets.
 * The head of a response is sent together with the beginning of its body.
 * A repeated request is answered from the response cache, without gunicorn and the application, if its dependencies are
   unchanged (:mod:`docker_registry.server.response_cache`).
 * Request bodies are received directly into the reader's buffer (:mod:`docker_registry.server.request_body`).
-* A TLS ClientHello on the plain port gets an immediate plain-text response: Docker up to 17.05 tries TLS first and
-  would otherwise wait.
+* A TLS ClientHello on the plain port, which Docker up to 17.05 tries first, gets an immediate plain-text response.
 * A transfer whose client is silent for too long is aborted. If the response is sent before the request body is
   complete, a lingering close lets the client receive it.
 * When many connections arrive at once, their first requests take turns (:mod:`docker_registry.server.turns`).

@@ -168,6 +168,7 @@ DOMAIN = {
         "uploads",
     },
     "private_repositories": {"access", "actor", "legacy_layout", "listing_cache", "names", "store_removal"},
+    "referrer_pages": set(),
     "referrers": {
         "blobs",
         "bounded_cache",
@@ -178,6 +179,7 @@ DOMAIN = {
         "manifest_payload",
         "manifest_types",
         "names",
+        "referrer_pages",
         "sources",
         "store_removal",
         "tags",
