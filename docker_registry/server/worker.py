@@ -325,7 +325,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             is_first = client.is_new
             received: bytes | None = b""
             with self._waiting(client):
-                takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
+                takes_turns = len(self._clients) > 1 or turn % _TURN_REQUESTS == 0
                 received = client.receive_head(takes_turns=takes_turns)
             if received is None:
                 return
