@@ -11,7 +11,8 @@ import pytest
 
 from docker_registry.app import create_app
 from docker_registry.cli import main
-from docker_registry.config.schema import Auth, Config, TokenServer
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth, TokenServer
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support.access import settings
