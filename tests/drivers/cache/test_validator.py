@@ -123,7 +123,7 @@ class TestACachedFile:
         assert not collect(lambda: look(here, "a/none")).is_complete
 
     def test_is_invalid_after_its_expiry(self, here, look, monkeypatch):
-        monkeypatch.setattr(cache_driver, "_SECONDS", 3)
+        monkeypatch.setattr(cache_driver, "SECONDS", 3)
         found = collect(lambda: look(here, "a/b/c"))
         assert is_good(found)
         time.sleep(3.1)
