@@ -160,7 +160,7 @@ class TestOneKindOfError:
                 smtp_port=mail.port,
                 smtp_login="registry",
                 smtp_password="s3cret-of-mail",
-                smtp_secure="yes",
+                smtp_secure=str(certificate),  # the file of a key, and of its certificate
                 smtp_ca=certificate,
                 to_addr="one@example.com",
             ),
