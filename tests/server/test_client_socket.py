@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.certificates import Authority
 from tests.support.gevent_program import under_gevent
 
 ROOT = Path(__file__).parent.parent.parent
@@ -107,6 +108,48 @@ for is_arriving in (False, True):
     print(sent.decode())
     print(server.file_bytes, server.moved_bytes, len(sent))
 """
+
+#: A client in another process receives as fast as it can, while a greenlet notes how much was sent whenever it runs.
+TLS_TURNS = """
+import socket, sys
+from subprocess import DEVNULL, PIPE, Popen
+from gevent import ssl
+from docker_registry.server.connections import Activity
+from docker_registry.server.tls import _TURN_BYTES, TlsContext
+
+BLOCK, COUNT = 128 * 1024, 80
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:])
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{listener.getsockname()[1]}"]
+    client = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL)
+    accepted, _ = listener.accept()
+server = TlsContext(lambda: context).wrap_socket(accepted)
+server.do_handshake()
+server.begin(Activity.WORKING)
+seen = [0]
+
+def watch():
+    while True:
+        seen.append(server.moved_bytes)
+        gevent.sleep(0)
+
+watching = gevent.spawn(watch)
+gevent.sleep(0)
+for _ in range(COUNT):
+    server.sendall(bytes(BLOCK))
+seen.append(server.moved_bytes)
+watching.kill()
+client.kill()
+client.wait()
+print(seen[-1] == BLOCK * COUNT, max(b - a for a, b in zip(seen, seen[1:])) <= _TURN_BYTES)
+"""
+
+
+class TestALargeResponseByTls:
+    def test_lets_others_run(self, tmp_path):
+        assert ["True", "True"] == under_gevent(TLS_TURNS, *map(str, Authority(tmp_path).issue("server")))
 
 
 class TestAResponseInSegments:
