@@ -189,7 +189,7 @@ class MirroredTags:
         """Ask the upstream, unless another process asks for the same tag: then wait for its result."""
         work = f"mirror-{Digest.of(f'{name}:{tag}'.encode()).hex[:40]}"
         deadline = time.monotonic() + 2 * remote.upstream.timeout_seconds
-        while not self._leases.take(work, 2 * remote.upstream.timeout_seconds):
+        while not self._leases.take(work, 2 * remote.upstream.timeout_seconds, ends_with_process=True):
             if time.monotonic() > deadline:
                 break
             gevent.sleep(_POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from docker_registry import dependencies
 from docker_registry.app import create_app
 from docker_registry.drivers.file import FileDriver
+from docker_registry.registry.leases import this_process
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.names import RepositoryName, Tag
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
@@ -72,6 +74,15 @@ class TestATag:
             assert (200, OLD.manifest) == (answer.status_code, answer.data)
             assert "Warning" not in answer.headers
         assert [("HEAD", PATH)] == questions(upstream)
+
+    def test_is_asked_for_under_a_lease_that_ends_with_its_process(self, pulled, upstream, driver):
+        age(pulled, 301)
+        contents = []
+        upstream.guard = lambda path, headers: contents.extend(
+            driver.get_content(lease.path) for lease in driver.walk("docker/registry/v2/_leases")
+        )
+        assert 200 == pulled.get("manifests/v1").status_code
+        assert [this_process()] == [json.loads(content).get("process") for content in contents]
 
     def test_that_moved_is_fetched(self, pulled, upstream):
         upstream.add(THERE, "v1", NEW)

@@ -45,8 +45,8 @@ def _send_body(file: BinaryIO, answer: Answer) -> None:
     for start in range(0, len(answer.body), _BLOCK_BYTES):
         file.write(answer.body[start : start + _BLOCK_BYTES])
         time.sleep(answer.pause_seconds)
-        if answer.gate is not None:
-            answer.gate.wait(60)
+        if answer.gate is not None and not answer.gate.wait(60):
+            raise TimeoutError("the gate was not opened")
 
 
 class Upstream:
