@@ -125,15 +125,36 @@ class Blobs:
         Args:
             pace: divides a long computation into time slices.
         """
-        missing = []
-        for start in pace(range(0, len(digests), _AT_A_TIME)):
+        return self.missing_and_files(name, digests, (), pace)[0]
+
+    def missing_and_files(
+        self,
+        name: RepositoryName,
+        digests: Sequence[Digest],
+        files: Sequence[str],
+        pace: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> tuple[list[Digest], list[bool]]:
+        """
+        Look for several blobs and files, with one request to a cache if they are not many.
+
+        Args:
+            files: storage paths.
+            pace: as for :meth:`missing`.
+
+        Returns:
+            The result of :meth:`missing`, and whether each file exists.
+        """
+        missing: list[Digest] = []
+        found: list[bool] = []
+        for start in pace(range(0, len(digests) or 1, _AT_A_TIME)):
             some = digests[start : start + _AT_A_TIME]
             paths = [path for digest in some for path in (layout.layer_link(name, digest), layout.blob_data(digest))]
-            sizes = self._driver.find_sizes(paths)
-            for digest, link, content in zip(some, sizes[::2], sizes[1::2], strict=True):
+            sizes = self._driver.find_sizes([*paths, *files[len(found) :]])
+            found += [size is not None for size in sizes[len(paths) :]]
+            for digest, link, content in zip(some, sizes[: len(paths) : 2], sizes[1 : len(paths) : 2], strict=True):
                 if (link is None or content is None) and not self._has(name, digest):
                     missing.append(digest)
-        return missing
+        return missing, found
 
     def _has(self, name: RepositoryName, digest: Digest) -> bool:
         try:

@@ -210,7 +210,9 @@ class Manifests:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
         digest = self._digest(name, reference, payload, condition)
         document = manifest_payload.read(payload, content_type, self._json_budget.pace)
-        missing = self._check_references(name, document)
+        # Checking for a file is faster than checking whether a directory has any file.
+        files = layout.back_references_complete(name), layout.catalog_entry(name)
+        missing, (complete, is_in_catalog) = self._check_references(name, document, files)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
         tag_condition = condition if isinstance(reference, Tag) else None
         conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition, actor.principal) for tag in tags}
@@ -218,11 +220,6 @@ class Manifests:
         if name.is_hidden:  # the same error as in a repository that has none of the blobs
             raise ManifestBlobUnknown(name=str(name), digests=[])
         descriptor = Descriptor(document.media_type, digest, len(payload))
-        # Checking for a file is faster than checking whether a directory has any file.
-        complete, is_in_catalog = (
-            size is not None
-            for size in self._driver.find_sizes((layout.back_references_complete(name), layout.catalog_entry(name)))
-        )
         is_first = not complete and not self._driver.exists(layout.manifests(name))
         while True:
             try:
@@ -289,8 +286,9 @@ class Manifests:
                     *(path for tag in conditions for path in self._tags.files(name, tag, digest)),
                 ]
             )
-            blob, _, *changes = run_concurrently(put, refer, *(partial(each, is_new=True) for each in prepare))
-            return blob.is_new, changes
+            refers = [refer] if document.subject else []
+            blob, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
+            return blob.is_new, done[: len(prepare)]
         is_new = put().is_new
         refer()
         return is_new, [each(is_new=is_new) for each in prepare]
@@ -484,18 +482,25 @@ class Manifests:
             for tag in tags:
                 self._tags.check(short, tag, digest, principal=principal)
 
-    def _check_references(self, name: RepositoryName, document: Payload) -> tuple[Digest, ...]:
+    def _check_references(
+        self, name: RepositoryName, document: Payload, files: Sequence[str]
+    ) -> tuple[tuple[Digest, ...], list[bool]]:
         """
         Check that the repository has the content that a manifest references.
 
+        Args:
+            files: storage paths to look for at the same time.
+
         Returns:
-            The missing children of an index; always empty if ``check_index_children`` is set.
+            The missing children of an index, always empty if ``check_index_children`` is set; and whether each of the
+            files exists.
 
         Raises:
             ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
         """
         pace = self._json_budget.pace
-        missing = self._blobs.missing(name, [*dict.fromkeys(blob.digest for blob in document.blobs)], pace)
+        digests = [*dict.fromkeys(blob.digest for blob in document.blobs)]
+        missing, found = self._blobs.missing_and_files(name, digests, files, pace)
         named = dict.fromkeys(item.digest for item in document.manifests)
         children = self._blobs.missing(name, [digest for digest in pace(named) if not self.exists(name, digest)], pace)
         if self._check_index_children:
@@ -504,4 +509,4 @@ class Manifests:
             raise ManifestBlobUnknown(
                 name=str(name), digests=[str(digest) for digest in missing[:_MAX_NAMED]], missing=len(missing)
             )
-        return tuple(children)
+        return tuple(children), found

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -175,7 +176,13 @@ class Invalidation:
         self._cache.break_leases([*_facts(path), *above, *self._folder_versions_above(path)], folder=path)
 
     def _folder_versions_above(self, path: str) -> list[tuple[str, str]]:
-        return [] if self._has_folder_versions else [(FOLDER, folder) for folder in ("", *folders_above(path))]
+        return [] if self._has_folder_versions else [*_folder_versions(path.rpartition("/")[0])]
+
+
+@lru_cache(maxsize=1024)  # a request changes several files of a folder, each twice
+def _folder_versions(folder: str) -> tuple[tuple[str, str], ...]:
+    """Return the entries of the versions of a folder and of those that contain it."""
+    return tuple([(FOLDER, each) for each in ("", *folders_above(folder and f"{folder}/"))])
 
 
 def _facts(path: str) -> tuple[tuple[str, str], ...]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -413,7 +414,13 @@ def _stamp(generations: Iterable[bytes]) -> bytes:
 
 
 def _entry_and_generations(prefix: str, fact: str, path: str) -> list[str]:
-    return [f"{prefix}:{fact}:{path}", *(f"{prefix}:g:{folder}" for folder in ("", *folders_above(path)))]
+    return [f"{prefix}:{fact}:{path}", *_generations(prefix, path.rpartition("/")[0])]
+
+
+@lru_cache(maxsize=1024)  # a request looks up and changes several files of a folder, each more than once
+def _generations(prefix: str, folder: str) -> tuple[str, ...]:
+    """Return the keys of the generations of a folder and of those that contain it, the root first."""
+    return tuple([f"{prefix}:g:{each}" for each in ("", *folders_above(folder and f"{folder}/"))])
 
 
 def _keys(prefix: str, fact: str, paths: Iterable[str]) -> tuple[list[list[str]], dict[str, int], list[str]]:
