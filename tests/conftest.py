@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,20 @@ def pytest_configure(config):
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if sys.dont_write_bytecode:  # a server that compiles all modules takes an eighth more time to start
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".cache" / "pycache")
+    # Processes of the run share what one of them has compiled: all modules take half a minute of CPU time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not hasattr(config, "workerinput"):
         unmount_leftovers(Path(config.option.basetemp) if config.option.basetemp else None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Let each process compile a part of the tests before all processes import every test."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None and not session.config.option.file_or_dir:
+        from tests.support.scheduling import import_part
+
+        import_part(session.config.rootpath, int(worker["workerid"][2:]), worker["workercount"])
 
 
 @pytest.hookimpl(optionalhook=True)

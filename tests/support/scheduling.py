@@ -7,8 +7,12 @@ first, so that no process is left with one of them at the end.
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 _OPENSTACK: Final = "OpenStack"
@@ -66,3 +70,20 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
 
     def _rank(self, scope: str) -> tuple[int, int]:
         return _LONG.index(scope) if scope in _LONG else len(_LONG), -len(self.workqueue[scope])
+
+
+def import_part(root: Path, number: int, count: int) -> None:
+    """
+    Import the test files of one process, whose number is from 0, out of *count* processes.
+
+    Python keeps the compiled files for the other processes. Rewriting the assertions of all files takes 20 s of CPU
+    time, which otherwise each process would spend at the same time. An error is left to the collection, which imports
+    the file again.
+    """
+    for path in sorted(root.glob("tests/**/test_*.py"))[number::count]:
+        *packages, _ = parts = path.relative_to(root).with_suffix("").parts
+        folders = [packages[: end + 1] for end in range(len(packages))]
+        conftests = [[*folder, "conftest"] for folder in folders if root.joinpath(*folder, "conftest.py").exists()]
+        for names in (*conftests, parts):
+            with suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(".".join(names))
