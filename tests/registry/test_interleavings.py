@@ -292,6 +292,8 @@ CORE = (
     (("put old", "delete tag"), "v1 v2"),
     (("delete old", "v1 put two"), "v1 v2"),
     (("v1 put two", "v1 delete tag"), "v1"),
+    (("delete old", "v1 delete repository"), "v1 v2"),
+    (("v1 put two", "v1 delete repository"), "v1 v2"),
 )
 
 
