@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-import pytest
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
+from tests.api.description import DOCS, INVALID, VALID
 from tests.support.clients.v2 import digest_of
 
 CHECK_NAMES = [
@@ -26,8 +27,33 @@ CHECK_NAMES = [
     "allow_header_conformance",
 ]
 
+MODES = {VALID: GenerationMode.POSITIVE, INVALID: GenerationMode.NEGATIVE}
+
+#: More than these are other ones each time; fewer are the same each time, so that CI says the same of the same code.
+SAME_REQUESTS = 100
+
 #: Three times out of four.
 OFTEN = st.sampled_from([True, True, True, False])
+
+
+def load(file_name):
+    """Return a description of docs/ as Schemathesis reads it."""
+    return schemathesis.openapi.from_path(DOCS / file_name)
+
+
+def operations(schema):
+    """Return the operations of a description."""
+    return [operation.ok() for operation in schema.get_all_operations()]
+
+
+def kinds(schema):
+    """Return the same as :func:`.description.kinds`, of what Schemathesis reads."""
+    return [
+        (operation.label, kind)
+        for operation in operations(schema)
+        for kind in MODES
+        if kind == VALID or operation.path_parameters or operation.query
+    ]
 
 
 class Surface:
@@ -35,18 +61,42 @@ class Surface:
 
     REFILL_AFTER = 20
 
-    def __init__(self, client, fill, unlike=()):
+    def __init__(self, client, schema, fill, unlike=()):
         """
         Args:
+            schema: the description, of :func:`load`.
             fill: pushes a little of everything, and returns what is there then.
             unlike: headers that differ from answer to answer.
         """
         self.client = client
+        self.operations = {operation.label: operation for operation in operations(schema)}
         self._fill = fill
         self._unlike = {"date", "x-request-id", *unlike}
         self.statuses = Counter()
         self._cases = itertools.count()
         self.stock = None
+
+    def send(self, label, kind, requests_at_most):
+        """Send generated requests of a kind to an operation, and hold each answer to the description."""
+        operation, mode = self.operations[label], MODES[kind]
+
+        @settings(
+            max_examples=requests_at_most,
+            derandomize=requests_at_most <= SAME_REQUESTS,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+        def one(case, data):
+            self.before(case, data)
+            answer = case.call(base_url=self.client.url, session=self.client.session, timeout=30)
+            self.after(case, answer)
+            if not is_of_another_url(answer, mode) and not is_too_long(answer):
+                case.validate_response(answer, checks=CHECKS.get_by_names(CHECK_NAMES))
+
+        one()
 
     def before(self, case, data):
         """Let most of the requests name what is there, and some bring what they announce."""
@@ -89,32 +139,6 @@ def as_lists(headers):
     return {key: [headers[key]] for key in headers}
 
 
-#: More than these are other ones each time; fewer are the same each time, so that CI says the same of the same code.
-SAME_REQUESTS = 100
-
-
-def send(surface, operation, mode, requests_at_most):
-    """Send generated requests, and hold each answer to the description."""
-
-    @settings(
-        max_examples=requests_at_most,
-        derandomize=requests_at_most <= SAME_REQUESTS,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
-    def one(case, data):
-        surface.before(case, data)
-        answer = case.call(base_url=surface.client.url, session=surface.client.session, timeout=30)
-        surface.after(case, answer)
-        if not is_of_another_url(answer, mode) and not is_too_long(answer):
-            case.validate_response(answer, checks=CHECKS.get_by_names(CHECK_NAMES))
-
-    one()
-
-
 def is_of_another_url(answer, mode):
     """A parameter that is not as described can make another URL, or none, out of a URL."""
     if mode is GenerationMode.POSITIVE or answer.status_code not in (404, 405):
@@ -127,11 +151,3 @@ def is_of_another_url(answer, mode):
 def is_too_long(answer):
     """Described once for all URLs: it does not even come to the application."""
     return 414 == answer.status_code and len(answer.request.url) > 4000
-
-
-def kinds(operations):
-    """Every operation with requests that fit the description; each that takes anything with others as well."""
-    for operation in operations:
-        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} valid")
-        if operation.path_parameters or operation.query:
-            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} invalid")

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import schemathesis
 
 from docker_registry import __version__
 from docker_registry.api import errors
@@ -20,14 +18,13 @@ from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
-from tests.api.generated import Surface, kinds, send
+from tests.api import description
 from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of, encoded
 from tests.support.images import descriptor, make_image, make_index, push
 from tests.support.servers.registry import Server
 
-DESCRIPTION = schemathesis.openapi.from_path(Path(__file__).parent.parent.parent / "docs/openapi.yaml")
-DOCUMENT = DESCRIPTION.raw_schema
-OPERATIONS = [operation.ok() for operation in DESCRIPTION.get_all_operations()]
+FILE = "openapi.yaml"
+DOCUMENT = description.read(FILE)
 
 #: The parts of the surface that are described.
 PREFIXES = ("/v2/",)
@@ -41,12 +38,7 @@ PAGE_ENTRIES = 2
 
 def described():
     """Every operation of the description, as (URL, method, name of the view)."""
-    return {
-        (path, method.upper(), operation["operationId"])
-        for path, methods in DOCUMENT["paths"].items()
-        for method, operation in methods.items()
-        if method != "parameters"
-    }
+    return {(path, method, operation["operationId"]) for path, method, operation, _ in description.operations(DOCUMENT)}
 
 
 def routes(config=None):
@@ -60,7 +52,11 @@ def routes(config=None):
 
 class TestTheDescription:
     def test_is_valid(self):
-        DESCRIPTION.validate()
+        from tests.api import generated
+
+        schema = generated.load(FILE)
+        schema.validate()
+        assert generated.kinds(schema) == [*description.kinds(DOCUMENT)]
 
     def test_is_of_this_version(self):
         assert __version__ == DOCUMENT["info"]["version"]
@@ -133,19 +129,21 @@ def fill(client):
 
 @pytest.fixture(scope="module")
 def surface(tmp_path_factory):
+    from tests.api.generated import Surface, load
+
     store = tmp_path_factory.mktemp("openapi") / "store"
     with Server(store, workers=2, REGISTRY_MAX_PAGE_ENTRIES=str(PAGE_ENTRIES)) as server, Client(server.url) as client:
-        surface = Surface(client, fill)
+        surface = Surface(client, load(FILE), fill)
         yield surface
         for line, count in sorted(surface.statuses.items()):
             print(line, count)
 
 
-@pytest.mark.parametrize(("operation", "mode"), [*kinds(OPERATIONS)])
+@description.each_kind(DOCUMENT)
 class TestGeneratedRequests:
-    def test_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 10)
+    def test_are_answered_as_described(self, surface, label, kind):
+        surface.send(label, kind, 10)
 
     @pytest.mark.slow
-    def test_of_tens_of_thousands_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 800)
+    def test_of_tens_of_thousands_are_answered_as_described(self, surface, label, kind):
+        surface.send(label, kind, 800)

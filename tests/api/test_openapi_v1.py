@@ -6,25 +6,22 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import schemathesis
 
 from docker_registry import __version__
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
-from tests.api.generated import Surface, kinds, send
+from tests.api import description
 from tests.support.clients.v1 import Docker, done
 from tests.support.clients.v2 import Client
 from tests.support.servers.registry import Server
 from tests.support.v1_images import make
 
-DESCRIPTION = schemathesis.openapi.from_path(Path(__file__).parent.parent.parent / "docs/openapi-v1.yaml")
-DOCUMENT = DESCRIPTION.raw_schema
-OPERATIONS = [operation.ok() for operation in DESCRIPTION.get_all_operations()]
+FILE = "openapi-v1.yaml"
+DOCUMENT = description.read(FILE)
 
 #: Described once for all URLs (`info.description`).
 GENERAL_METHODS = {"HEAD", "OPTIONS"}
@@ -43,17 +40,18 @@ def routes():
 
 class TestTheDescription:
     def test_is_valid(self):
-        DESCRIPTION.validate()
+        from tests.api import generated
+
+        schema = generated.load(FILE)
+        schema.validate()
+        assert generated.kinds(schema) == [*description.kinds(DOCUMENT)]
 
     def test_is_of_this_version(self):
         assert __version__ == DOCUMENT["info"]["version"]
 
     def test_has_every_route_and_no_other(self):
         described = {
-            (path, method.upper()): operation["operationId"]
-            for path, methods in DOCUMENT["paths"].items()
-            for method, operation in methods.items()
-            if method != "parameters"
+            (path, method): operation["operationId"] for path, method, operation, _ in description.operations(DOCUMENT)
         }
         known = {(path, method): view for path, methods, view in routes() for method in methods - GENERAL_METHODS}
         assert known.keys() == described.keys()
@@ -106,19 +104,21 @@ def fill(client):
 
 @pytest.fixture(scope="module")
 def surface(tmp_path_factory):
+    from tests.api.generated import Surface, load
+
     store = tmp_path_factory.mktemp("openapi-v1") / "store"
     with Server(store, workers=2) as server, Client(server.url) as client:
-        surface = Surface(client, fill, UNLIKE)
+        surface = Surface(client, load(FILE), fill, UNLIKE)
         yield surface
         for line, count in sorted(surface.statuses.items()):
             print(line, count)
 
 
-@pytest.mark.parametrize(("operation", "mode"), [*kinds(OPERATIONS)])
+@description.each_kind(DOCUMENT)
 class TestGeneratedRequests:
-    def test_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 8)
+    def test_are_answered_as_described(self, surface, label, kind):
+        surface.send(label, kind, 8)
 
     @pytest.mark.slow
-    def test_of_tens_of_thousands_are_answered_as_described(self, surface, operation, mode):
-        send(surface, operation, mode, 500)
+    def test_of_tens_of_thousands_are_answered_as_described(self, surface, label, kind):
+        surface.send(label, kind, 500)
