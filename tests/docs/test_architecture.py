@@ -516,6 +516,7 @@ DOMAIN = {
         "ingest",
         "layout",
         "mirror.arriving_content",
+        "mirror.passed_on_blob",
         "mirror.remotes",
         "mirror.responses",
         "mirror.transfers",
@@ -580,6 +581,7 @@ DOMAIN = {
     "mirror.status": {"layout", "stored_document"},
     "mirror.warming": {"manifest_payload", "mirror.platforms", "names", "oci_registry"},
     "mirror.tag_records": {"layout", "listing_cache", "names", "store_removal"},
+    "mirror.passed_on_blob": {"layout", "mirror.upstream_content", "names"},
     "mirror.pieces": {"buffer_pool", "layout", "stored_file"},
     "mirror.transfer": {"buffer_pool", "ingest", "mirror.arriving_content", "mirror.pieces", "mirror.upstream_content"},
     "mirror.transfers": {
@@ -589,6 +591,7 @@ DOMAIN = {
         "mirror.followed_transfer",
         "mirror.pieces",
         "mirror.transfer",
+        "mirror.upstream",
         "mirror.upstream_content",
         "stored_file",
     },

@@ -76,7 +76,7 @@ class Mirror:
             user_agent: what upstreams are told about this server.
             via: returns the name of this registry in Via headers; the same on all its hosts.
             memory: budget for manifests that are being received.
-            read_only: while writes are refused, nothing is fetched.
+            read_only: while writes are refused, what is fetched is passed on without being stored.
             is_offline: never ask an upstream.
             hosts, own_names, external_url, default: see :class:`Namespaces`.
             max_bytes, max_age_seconds: see :class:`Eviction`; nothing is evicted while *is_offline*.

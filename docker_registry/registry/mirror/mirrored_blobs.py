@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown
@@ -11,6 +12,7 @@ from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blob, Blobs
 from docker_registry.registry.ingest import Body
 from docker_registry.registry.mirror.arriving_content import ArrivingFile
+from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import UpstreamBlob
 from docker_registry.registry.mirror.transfers import Transfers
@@ -47,9 +49,10 @@ class MirroredBlobs:
         remote = self._remotes.find(name)
         if remote is None:
             return None
-        opened = self._transfers.open(
-            MirroredBlob(self._driver, self._remotes, self._blobs, self._uploads, name, remote, digest)
-        )
+        content = MirroredBlob(self._driver, self._remotes, self._blobs, self._uploads, name, remote, digest)
+        if not self._remotes.may_store and self._transfers.find_size(content.work) is None:
+            return self._pass_on(name, remote, digest, content)
+        opened = self._transfers.open(content)
         if opened is None:
             return None
         file, fetched_from = opened.file, remote.upstream.name if opened.is_new else ""
@@ -74,6 +77,20 @@ class MirroredBlobs:
         if size is None:
             return None
         return Found(Blob(digest, size, layout.blob_data(digest)), Origin(expires=time.monotonic()))
+
+    def _pass_on(
+        self, name: RepositoryName, remote: Remote, digest: Digest, content: MirroredBlob
+    ) -> Found[Blob] | None:
+        """Return a blob without storing anything; None if the upstream does not have it."""
+        origin = Origin(expires=time.monotonic(), fetched_from=remote.upstream.name)
+        stored = content.find()
+        if stored is not None:
+            return Found(Blob(digest, stored.size, layout.blob_data(digest)), origin)
+        size = find_blob_size(self._remotes, name, remote, digest)
+        if size is None:
+            return None
+        file = PassedOnBlob(digest, size, partial(self._transfers.receive_part, content))
+        return Found(Blob(digest, size, file.path, file=file), origin)
 
 
 class MirroredBlob(UpstreamContent):
@@ -100,7 +117,7 @@ class MirroredBlob(UpstreamContent):
 
     def find(self) -> ServedFile | None:
         """
-        Return the blob if its bytes are in the store, and link it to the repository; None if they are not.
+        Return the blob if its bytes are in the store, and link it to the repository if possible; None if they are not.
 
         If only other repositories have it, the upstream must confirm that this one has it too: the client may not be
         allowed to see the others.
@@ -115,9 +132,9 @@ class MirroredBlob(UpstreamContent):
         if not self.is_stored():
             if find_blob_size(self._remotes, self._name, self._remote, self._digest) is None:
                 return None
-            self._remotes.check_writable()
-            self._remotes.mark(self._name, self._remote)
-            self._blobs.link(self._name, self._digest)
+            if self._remotes.may_store:
+                self._remotes.mark(self._name, self._remote)
+                self._blobs.link(self._name, self._digest)
         return self._blobs.file(blob)
 
     def is_stored(self) -> bool:

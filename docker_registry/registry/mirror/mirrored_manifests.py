@@ -31,7 +31,7 @@ class MirroredManifests:
 
     def get(self, name: RepositoryName, digest: Digest) -> Found[bytes] | None:
         """
-        Fetch a manifest and store it; None if the repository mirrors nothing, or the upstream has no such manifest.
+        Fetch a manifest; None if the repository mirrors nothing, or the upstream has no such manifest.
 
         Raises:
             UpstreamError: the upstream cannot be asked, or its answer is invalid.
@@ -54,7 +54,7 @@ class MirroredManifests:
 
     def fetch(self, name: RepositoryName, remote: Remote, reference: Reference) -> tuple[Digest, bytes] | None:
         """
-        Fetch a manifest by tag or digest and store it.
+        Fetch a manifest by tag or digest, and store it unless the registry is read-only.
 
         Returns:
             Its digest and payload; None if the upstream has no such manifest.
@@ -64,12 +64,13 @@ class MirroredManifests:
         """
         if self._remotes.is_absent(name, reference):
             return None
-        self._remotes.check_writable()
         manifest = remote.client.get_manifest(remote.path, reference)
         if manifest is None:
             self._remotes.record_absence(name, reference)
             return None
         digest = _verified(manifest, reference)
+        if not self._remotes.may_store:
+            return digest, manifest.payload
         self._remotes.mark(name, remote)
         try:
             self._manifests.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)

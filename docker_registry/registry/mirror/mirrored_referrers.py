@@ -64,7 +64,6 @@ class MirroredReferrers:
             if known is not None and 0 <= self._now() - checked < remote.upstream.ttl_seconds:
                 return known
             try:
-                self._remotes.check_writable()
                 entries = self._ask(remote, subject)
             except UpstreamDenied:
                 raise
@@ -72,7 +71,7 @@ class MirroredReferrers:
                 if known is None:
                     raise
                 return known
-            if entries or self._driver.exists(layout.mirror_upstream(name)):
+            if self._remotes.may_store and (entries or self._driver.exists(layout.mirror_upstream(name))):
                 self._remotes.mark(name, remote)
                 record = {"checked": self._now(), "manifests": list(entries.values())}
                 self._driver.put_content(layout.mirrored_referrers(name, subject), json.dumps(record).encode())

@@ -203,7 +203,8 @@ class MirroredTags:
 
     def _ask(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
         """Ask the upstream for the target of a tag, and fetch the manifest if it has changed."""
-        self._remotes.check_writable()
+        if not self._remotes.may_store:
+            return self._resolve(name, tag, remote)
         if known is not None and self._manifests.exists(name, known.digest):
             state = remote.client.check_tag(remote.path, tag)
             if not state.exists:
@@ -217,6 +218,16 @@ class MirroredTags:
             self._records.discard(name, tag)
             return None
         return self._put(name, tag, fetched[0])
+
+    def _resolve(self, name: RepositoryName, tag: Tag, remote: Remote) -> TagRecord | None:
+        """Ask the upstream for the target of a tag without storing anything."""
+        state = remote.client.check_tag(remote.path, tag)
+        if not state.exists:
+            return None
+        if state.digest is not None:
+            return TagRecord(state.digest, self._now())
+        fetched = self._manifests.fetch(name, remote, tag)
+        return None if fetched is None else TagRecord(fetched[0], self._now())
 
     def _put(self, name: RepositoryName, tag: Tag, digest: Digest) -> TagRecord:
         record = TagRecord(digest, self._now())

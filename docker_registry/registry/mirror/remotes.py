@@ -57,7 +57,7 @@ class Remotes:
     ) -> None:
         """
         Args:
-            read_only: while writes are refused, nothing may be fetched.
+            read_only: while writes are refused, nothing may be stored.
             now: the clock, seconds.
         """
         self._driver = driver
@@ -74,15 +74,20 @@ class Remotes:
             return None
         return Remote(self._clients[found[0].name], found[1])
 
+    @property
+    def may_store(self) -> bool:
+        """Whether fetched content may be stored; else it is passed on to the client only."""
+        return self._read_only.why is None
+
     def check_writable(self) -> None:
         """
-        Check that something may be fetched.
+        Check that something may be stored.
 
         Raises:
-            UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
+            UpstreamUnavailable: the registry is read-only.
         """
-        if self._read_only.why is not None:
-            raise UpstreamUnavailable("The registry is read-only: it serves what it has, and fetches nothing.")
+        if not self.may_store:
+            raise UpstreamUnavailable("The registry is read-only.")
 
     def mark(self, name: RepositoryName, remote: Remote) -> None:
         """Mark a repository as mirrored, before something is stored in it."""

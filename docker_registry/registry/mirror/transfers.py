@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ from docker_registry.registry.mirror.arriving_content import ArrivingContent, Ar
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
 from docker_registry.registry.mirror.pieces import Pieces, announced_size
 from docker_registry.registry.mirror.transfer import Transfer
+from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.mirror.upstream_content import UpstreamContent
 from docker_registry.registry.stored_file import ServedFile
 
@@ -94,6 +96,23 @@ class Transfers:
             opened = self.open(content)
         return opened is not None
 
+    @contextmanager
+    def receive_part(self, content: UpstreamContent, start: int, end: int | None) -> Iterator[Iterable[bytes]]:
+        """
+        Receive bytes of a content for one client, without storing them.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or does not have the content any more.
+        """
+        with self._slot(content.upstream):
+            stream = content.open_part(start, end)
+            if stream is None:
+                raise UpstreamUnavailable("The upstream registry does not have the content any more.", **content.detail)
+            try:
+                yield stream.blocks()
+            finally:
+                stream.close()
+
     def find_size(self, work: str) -> int | None:
         """Return the size of a content that is being received, bytes; None if it is not, or has not been announced."""
         arriving = self._arriving.get(work)
@@ -155,13 +174,10 @@ class Transfers:
             None if the upstream does not have it.
         """
         upstream, work = content.upstream, content.work
-        slots = self._slots.setdefault(upstream.name, BoundedSemaphore(upstream.max_connections))
         with ExitStack() as held:
             held.callback(self._leases.release, work)
             held.callback(gevent.spawn(self._keep_lease, work).kill)
-            if not slots.acquire(timeout=upstream.timeout_seconds):
-                raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=upstream.name)
-            held.callback(slots.release)
+            held.enter_context(self._slot(upstream))
             # Without leases several processes may receive the same content, each with pieces of its own.
             has_leases = self._driver.capabilities.if_match
             pieces = Pieces(self._driver, work if has_leases else secrets.token_hex(16))
@@ -175,6 +191,22 @@ class Transfers:
             held.callback(self._arriving.pop, work, None)
             transfer.start(held.pop_all().close)
         return transfer
+
+    @contextmanager
+    def _slot(self, upstream: Upstream) -> Iterator[None]:
+        """
+        Hold one of the connections to an upstream.
+
+        Raises:
+            UpstreamUnavailable: none became free in time.
+        """
+        slots = self._slots.setdefault(upstream.name, BoundedSemaphore(upstream.max_connections))
+        if not slots.acquire(timeout=upstream.timeout_seconds):
+            raise UpstreamUnavailable("Too many transfers from the upstream registry.", upstream=upstream.name)
+        try:
+            yield
+        finally:
+            slots.release()
 
     def _continued(self, content: UpstreamContent) -> ServedFile:
         """Return the file to read instead of one that was abandoned."""

@@ -141,10 +141,28 @@ class TestAnImageOfAnUpstream:
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, announced=None)
         pull(mirrored)
 
-    def test_is_not_fetched_while_the_registry_is_read_only(self, mirrored, upstream):
+    def test_is_passed_on_without_being_stored_while_the_registry_is_read_only(self, mirrored, upstream):
         mirrored.services.read_only.why = "moving"
-        assert (503, "UNAVAILABLE") == code(mirrored.get("manifests/v1"))
-        assert [] == upstream.requests
+        for _ in range(2):
+            pull(mirrored)
+        assert len(LARGE) == mirrored.head(BLOB).content_length
+        for first, last in ((0, 0), (1_500_000, 2_500_000), (1, len(LARGE) - 1), (len(LARGE) - 5, len(LARGE) - 1)):
+            answer = mirrored.get(BLOB, Range=f"bytes={first}-{last}")
+            assert (206, LARGE[first : last + 1]) == (answer.status_code, answer.data)
+        assert (404, "MANIFEST_UNKNOWN") == code(mirrored.get("manifests/none"))
+        assert (404, "BLOB_UNKNOWN") == code(mirrored.get(f"blobs/{digest_of(b'none')}"))
+        assert 200 == mirrored.get(f"referrers/{IMAGE.digest}").status_code
+        wrong = LARGE[:-1] + b"?"
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(wrong)
+        received = bytearray()
+        with pytest.raises(UpstreamError, match="other content"):
+            for block in mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded():
+                received += block
+        assert len(LARGE) - WITHHELD_BYTES == len(received)
+        assert set() == mirrored.paths()
+        mirrored.services.read_only.why = None
+        upstream.add(THERE, "v1", IMAGE)
+        pull(mirrored)
 
     def test_of_which_only_the_manifest_is_here_is_backed_up_without_damage(self, mirrored, driver, tmp_path):
         assert 200 == mirrored.get("manifests/v1").status_code
