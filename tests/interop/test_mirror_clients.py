@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 
 from tests.interop.conftest import run_docker
-from tests.support import v1_trees
-from tests.support.clients.programs import Tool, require
+from tests.support import access, v1_trees
+from tests.support.clients.go_tools import install
+from tests.support.clients.programs import Tool, missing, require
 from tests.support.clients.v1 import Docker
-from tests.support.clients.v2 import Client, digest_of
-from tests.support.images import make_index, push, read_layout
+from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of, encoded
+from tests.support.images import descriptor, make_index, push, read_layout
 from tests.support.processes import free_port, stop
+from tests.support.servers.distribution import find_distribution, serve_distribution
 from tests.support.servers.registry import Server
 
 INDEX = make_index("clients")
@@ -29,33 +32,75 @@ def serve(folder, port, **mirroring):
     return Server(folder / "store", workers=2, port=port, DOCKER_REGISTRY_CONFIG=str(folder / "config.yml"))
 
 
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory):
+    """helm, and a chart as it packages one."""
+    folder = tmp_path_factory.mktemp("helm")
+    helm = install("helm", folder)
+    helm("create", folder / "chart")
+    helm("package", folder / "chart", "--destination", folder)
+    return helm, (folder / "chart-0.1.0.tgz").read_bytes()
+
+
+@contextlib.contextmanager
+def open_upstream(kind, folder):
+    """Run a registry; yield its URL, the settings of an account there, and what stops it."""
+    program = find_distribution() or missing("distribution is not installed (Debian package docker-registry)")
+    account, settings = {}, {}
+    if "htpasswd" in kind:
+        account = {"username": "root", "password": f"{access.PASSWORD}root", "insecure": True}
+        users = access.write_users(folder / "users", "root")
+        settings = {"auth": {"htpasswd": {"realm": "lab", "path": str(users)}}}
+    with serve_distribution(program, folder / "store", settings) as peer:
+        yield peer.url, account, lambda: stop(peer.process)
+
+
+def push_chart(client, content):
+    """Push a chart as helm does."""
+    config = b'{"name": "chart", "version": "0.1.0"}'
+    for blob in (config, content):
+        client.push_blob("library/chart", blob)
+    manifest = {
+        "schemaVersion": 2,
+        "config": descriptor(config, "application/vnd.cncf.helm.config.v1+json"),
+        "layers": [descriptor(content, "application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
+    }
+    client.put_manifest("library/chart", "0.1.0", encoded(manifest), OCI_MANIFEST)
+
+
 @pytest.mark.slow
 class TestClientsOfAMirrorOfDockerHub:
+    @pytest.mark.parametrize("kind", ["distribution", "distribution with htpasswd"])
     def test_pull_with_and_without_the_upstream(
-        self, tmp_path_factory, distribution, ctr, skopeo, containers_environment, policy
+        self, kind, tmp_path_factory, ctr, skopeo, containers_environment, policy, chart
     ):
-        folder, port = tmp_path_factory.mktemp("mirror"), free_port()
-        with distribution(tmp_path_factory.mktemp("peer") / "store") as peer:
-            with Client(peer.url) as client:
+        folder, port, make = tmp_path_factory.mktemp("mirror"), free_port(), tmp_path_factory.mktemp
+        crane, oras = (install(name, make(name)) for name in ("crane", "oras"))
+        with open_upstream(kind, make("upstream")) as (url, account, stop_upstream):
+            with Client(url) as client:
+                client.session.auth = (account["username"], account["password"]) if account else None
                 push(client, "library/app", "v1", INDEX)
-            mirroring = {"upstreams": [{"name": "docker.io", "url": peer.url}], "hosts": {"localhost": "docker.io"}}
+                push_chart(client, chart[1])
+            upstream = {"name": "docker.io", "url": url, **account}
+            mirrors = {"registry-mirrors": [f"http://localhost:{port}"]}
             with (
-                serve(folder, port, **mirroring) as mirror,
-                run_docker(
-                    tmp_path_factory.mktemp("docker"), **{"registry-mirrors": [f"http://localhost:{port}"]}
-                ) as docker,
+                serve(folder, port, upstreams=[upstream], hosts={"localhost": "docker.io"}) as mirror,
+                run_docker(make("docker"), **mirrors) as docker,
             ):
-                pulls = {
-                    "docker": lambda: self.pull_by_docker(docker),
-                    "containerd": lambda: self.pull_by_containerd(ctr, folder, port),
-                    "podman": lambda: self.pull_by_podman(containers_environment, folder, port),
-                    "skopeo": lambda: self.copy_by_skopeo(policy, folder, port, tmp_path_factory.mktemp("copy")),
-                    "skopeo by path": lambda: self.copy_by_path(skopeo, port, tmp_path_factory.mktemp("copy")),
-                }
-                for pull in pulls.values():
+                pulls = (
+                    lambda: self.pull_by_docker(docker),
+                    lambda: self.pull_by_containerd(ctr, folder, port),
+                    lambda: self.pull_by_podman(containers_environment, folder, port),
+                    lambda: self.copy_by_skopeo(policy, folder, port, make("copy")),
+                    lambda: self.copy_by_path(skopeo, port, make("copy")),
+                    lambda: self.pull_by_crane(crane, port, make("copy")),
+                    lambda: self.copy_by_oras(oras, port, make("copy")),
+                    lambda: self.pull_by_helm(*chart, port, make("copy")),
+                )
+                for pull in pulls:
                     pull()
-                stop(peer.process)
-                for pull in pulls.values():
+                stop_upstream()
+                for pull in pulls:
                     pull()
                 assert "Traceback" not in mirror.log.read_text()
 
@@ -100,6 +145,19 @@ class TestClientsOfAMirrorOfDockerHub:
     def copy_by_path(self, skopeo, port, target):
         skopeo("copy", "--all", "--src-tls-verify=false", f"docker://127.0.0.1:{port}/{REFERENCE}", f"oci:{target}:v1")
         assert INDEX.contents == read_layout(target)
+
+    def pull_by_crane(self, crane, port, target):
+        crane("pull", "--insecure", "--format=oci", f"127.0.0.1:{port}/{REFERENCE}", target)
+        assert INDEX.contents == read_layout(target)
+
+    def copy_by_oras(self, oras, port, target):
+        oras("copy", "--from-plain-http", f"127.0.0.1:{port}/{REFERENCE}", "--to-oci-layout", f"{target}:v1")
+        assert INDEX.contents == read_layout(target)
+
+    def pull_by_helm(self, helm, content, port, target):
+        chart = f"oci://127.0.0.1:{port}/docker.io/library/chart"
+        helm("pull", "--plain-http", chart, "--version=0.1.0", "--destination", target)
+        assert content == (target / "chart-0.1.0.tgz").read_bytes()
 
 
 @pytest.mark.slow

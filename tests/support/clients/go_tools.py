@@ -26,7 +26,6 @@ _MODULES: Final = {
     "containerd": "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2",
     "ctr": "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2",
     "dockerd": "github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24",
-    "cosign2": "github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5",
     "notation": "github.com/notaryproject/notation/cmd/notation@v1.3.2",
     "compose-go": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
 }
@@ -34,6 +33,9 @@ _MODULES: Final = {
 #: Of the daemons, whose drivers for other file systems need libraries in C.
 _BUILD_VARIABLES: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -tags=no_btrfs,no_devmapper,no_zfs"}
 _DAEMONS: Final = frozenset({"containerd", "ctr", "dockerd"})
+
+#: Modules of which a proxy may have this version, but no list of versions, for which `go install` asks.
+_UNLISTED: Final = frozenset({"notation"})
 
 _BUILD_SECONDS: Final = 900
 
@@ -59,8 +61,13 @@ def build(name: str, folder: Path) -> Path:
     go = find("go")
     if go is None:
         programs.missing(f"{name} needs Go to be built, which is not installed")
+    package, _, version = _MODULES[name].partition("@")
+    program = folder / Path(package).name
     command = [go, "install", _MODULES[name]]
+    if name in _UNLISTED:
+        (folder / "go.mod").write_text(f"module lab\n\ngo 1.23\n\nrequire {package.partition('/cmd/')[0]} {version}\n")
+        command = [go, "build", "-mod=mod", "-o", str(program), package]
     variables = {**os.environ, "GOBIN": str(folder), **(_BUILD_VARIABLES if name in _DAEMONS else {})}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_BUILD_SECONDS)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     assert 0 == done.returncode, done.stderr[-4000:]
-    return folder / Path(_MODULES[name].partition("@")[0]).name
+    return program
