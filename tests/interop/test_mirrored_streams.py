@@ -35,7 +35,8 @@ def upstream():
 def mirror(tmp_path_factory, upstream):
     """A server that mirrors it as up.example, and for clients of API V1."""
     folder = tmp_path_factory.mktemp("mirror")
-    mirroring = {"source": upstream.url, "upstreams": [{"name": "up.example", "url": upstream.url}]}
+    upstreams = [{"name": "up.example", "url": upstream.url}]
+    mirroring = {"source": upstream.url, "upstreams": upstreams, "max_bytes": "1GiB"}
     settings = {"storage": "file", "storage_path": str(folder / "store"), "mirroring": mirroring}
     (folder / "config.yml").write_text(json.dumps({"dev": settings}))
     with Server(folder / "store", workers=2, DOCKER_REGISTRY_CONFIG=str(folder / "config.yml")) as server:
