@@ -144,7 +144,7 @@ class TestTheMirrorCommand:
                     pulls.tags(repository)
                     pulls.list_images(repository)
                 for image in (BASE, one, two, shared):
-                    pulls.layer(image.id)
+                    assert image.layer == b"".join(pulls.layer(image.id).value.read(0, len(image.layer)))
                 built.require_legacy().image_tags.put(ImageRepositoryName("mine", "app"), Tag("v1"), shared.id, {})
             host = f"127.0.0.1-{source.port}"
             status, out = run(capsys, "purge", f"{host}/acme/one", "--json")
