@@ -126,7 +126,7 @@ def run_docker(folder, daemon=None, environment=None, storage="vfs", **settings)
         settings: of the daemon.
     """
     require_root()
-    program, daemon = require("docker", "docker.io"), daemon or require("dockerd", "docker.io")
+    program, daemon = require("docker", "docker.io"), str(daemon or require("dockerd", "docker.io"))
     (folder / "daemon.json").write_text(json.dumps(settings))
     address = f"unix://{folder}/docker.sock"
     command = [
@@ -165,7 +165,7 @@ def run_containerd(folder, program=None, daemon=None):
         daemon: the daemon; by default Debian's.
     """
     require_root()
-    program, daemon = program or require("ctr", "containerd"), daemon or require("containerd", "containerd")
+    program, daemon = str(program or require("ctr", "containerd")), str(daemon or require("containerd", "containerd"))
     (folder / "config.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
     command = [
         daemon, f"--config={folder}/config.toml", f"--root={folder}/root", f"--state={folder}/state",

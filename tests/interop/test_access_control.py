@@ -374,6 +374,7 @@ class TestATokenThatExpires:
                 return time.monotonic() - began
 
             with ThreadPoolExecutor(len(pushes)) as threads:
-                assert min(threads.map(seconds_of, pushes)) > 70
+                seconds = dict(zip(pushes, threads.map(seconds_of, pushes), strict=True))
+            assert 4 <= sum(each > 70 for each in seconds.values()), seconds  # ctr mounts
             for client in pushes:
                 assert ["v1"] == root.tags(f"alice/{client}"), client
