@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
-from tests.interop.conftest import run_containerd, run_docker
+from tests.interop.conftest import run_containerd
 from tests.support.access import settings
 from tests.support.certificates import Authority
 from tests.support.clients.go_tools import build, install
@@ -128,15 +127,6 @@ class TestDocker:
     def test_logs_in_and_does_what_the_rules_allow(self, docker, guarded, root, tree):
         is_bearer = guarded.environment["REGISTRY_AUTH_CHALLENGE"] == "bearer"
         use_docker(docker, guarded, root, tree, "docker", may_be_anonymous=is_bearer)  # after Basic it pulls nothing so
-
-    @pytest.mark.slow
-    def test_29_does_the_same(self, guarded, root, tree, tmp_path):
-        daemon, _ = build("dockerd", tmp_path), build("containerd", tmp_path)
-        # The client is Debian's, whose API is older than what the daemon accepts by default.
-        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_MIN_API_VERSION": "1.40"}
-        with run_docker(tmp_path, daemon, variables, "native") as docker:
-            assert docker("version", "--format={{.Server.Version}}")
-            use_docker(docker, guarded, root, tree, "docker29", may_be_anonymous=True)
 
 
 class TestBuildah:
