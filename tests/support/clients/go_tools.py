@@ -60,6 +60,7 @@ def build(name: str, folder: Path) -> Path:
         programs.missing(f"{name} needs Go to be built, which is not installed")
     package, _, version = _MODULES[name].partition("@")
     program = folder / Path(package).name
+    folder.mkdir(parents=True, exist_ok=True)
     command = [go, "install", _MODULES[name]]
     if name in _UNLISTED:
         (folder / "go.mod").write_text(f"module lab\n\ngo 1.23\n\nrequire {package.partition('/cmd/')[0]} {version}\n")
