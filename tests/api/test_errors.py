@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from docker_registry import errors
 from docker_registry.api.errors import RESPONSES, status_and_code
 
@@ -27,20 +25,20 @@ CODES = {
 
 
 def classes(base=errors.RegistryError):
-    """Return a class of errors and all below it."""
-    return [base, *(found for child in base.__subclasses__() for found in classes(child))]
+    """Return a class of errors and all below it, as far as modules of the package define them."""
+    children = [child for child in base.__subclasses__() if child.__module__.startswith("docker_registry.")]
+    return [base, *(found for child in children for found in classes(child))]
 
 
 class TestTheTable:
-    @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
-    def test_has_a_response_for_every_error(self, error):
-        status, code = status_and_code(error)
-        assert 400 <= status < 600
-        assert code.replace("_", "").isupper()
+    def test_has_a_response_for_every_error(self):
+        for error in classes():
+            status, code = status_and_code(error)
+            assert 400 <= status < 600, error
+            assert code.replace("_", "").isupper(), error
 
     def test_uses_only_codes_of_the_specification(self):
         assert set() == {code for status, code in RESPONSES.values() if status < 500 and code} - CODES
 
-    @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
-    def test_has_a_message_for_every_error(self, error):
-        assert (error.__doc__ or "").strip()
+    def test_has_a_message_for_every_error(self):
+        assert [] == [error for error in classes() if not (error.__doc__ or "").strip()]
