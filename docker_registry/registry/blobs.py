@@ -146,7 +146,7 @@ class Blobs:
         """
         missing: list[Digest] = []
         found: list[bool] = []
-        for start in pace(range(0, len(digests) or 1, _AT_A_TIME)):
+        for start in pace(range(0, len(digests) or bool(files), _AT_A_TIME)):
             some = digests[start : start + _AT_A_TIME]
             paths = [path for digest in some for path in (layout.layer_link(name, digest), layout.blob_data(digest))]
             sizes = self._driver.find_sizes([*paths, *files[len(found) :]])
@@ -261,12 +261,13 @@ class Blobs:
 
         Args:
             digest: the digest of *content*, computed by the caller.
-            name: the repository to grant the blob to. On object stores its link is written at the same time, because a
-                link to a missing blob is ignored.
+            name: the repository to grant the blob to. On object stores its link is written at the same time: until the
+                bytes are there, or if they never come, the repository does not have the blob.
         """
         if name is None or name.is_hidden:
             return self._put(content, digest)
-        if not self._driver.capabilities.pages:
+        capabilities = self._driver.capabilities
+        if not (capabilities.pages and capabilities.move_copies):
             blob = self._put(content, digest)
             self.link(name, digest)
             return blob

@@ -59,6 +59,7 @@ class PrivateRepositories:
         self._is_adopted = False
         self._are_images_marked = False
         self._cached: tuple[float, Sequence[str]] | None = None
+        self._changes = 0
         self._hidden: tuple[Sequence[str], tuple[RepositoryName, ...]] = ((), ())
 
     # ------------------------------------------------------------------------------------------------ policy
@@ -67,8 +68,8 @@ class PrivateRepositories:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         if action is Action.ADMIN or self.serve_private:
             return action is not Action.ADMIN
-        # Responses to pulls are cached, and depend on the entries as they are now.
-        return not self.is_private(name, may_be_cached=action is not Action.PULL)
+        # Responses to pulls are cached, and depend on the entries as they are now; deletions are rare.
+        return not self.is_private(name, may_be_cached=action is Action.PUSH)
 
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName]:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
@@ -127,7 +128,11 @@ class PrivateRepositories:
         if capabilities.folder_versions and not (may_be_cached and capabilities.pages):
             return self.read_entries()
         if self._cached is None or self._now() - self._cached[0] > _CACHE_SECONDS:
-            self._cached = (self._now(), self.read_entries())
+            started, changes = self._now(), self._changes
+            names = self.read_entries()
+            if changes != self._changes:  # this worker has changed the entries while they were listed
+                return self.read_entries()
+            self._cached = started, names
         return self._cached[1]
 
     def canonical_names(self) -> list[str]:
@@ -142,6 +147,7 @@ class PrivateRepositories:
     def forget(self) -> None:
         """Read the entries again at the next access."""
         self._cached = None
+        self._changes += 1
 
     def adopt(self) -> int:
         """

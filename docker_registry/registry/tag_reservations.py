@@ -23,7 +23,11 @@ _ABANDONED_SECONDS: Final = 60.0
 
 
 class TagReservations:
-    """Reserves tags in one store, whose driver must support conditional writes."""
+    """
+    Reserves tags in one store.
+
+    Without conditional writes, several requests may reserve the same tag.
+    """
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver

@@ -98,26 +98,47 @@ class ObjectStore(MemoryDriver):
     capabilities = replace(MemoryDriver.capabilities, pages=True, folder_versions=True)
     listings = 0
 
+    def at_end_of_listing(self):
+        """Do nothing."""
+
     def list_directory(self, path=""):
         self.listings += 1
-        return super().list_directory(path)
+        yield from super().list_directory(path)
+        self.at_end_of_listing()
 
 
 class TestAPushToAnObjectStore:
-    def test_sees_a_change_of_another_host_after_five_seconds_and_a_pull_at_once(self):
+    def test_sees_a_change_of_another_host_after_five_seconds_and_a_pull_or_deletion_at_once(self):
         driver, clock = ObjectStore(), Clock()
         private = PrivateRepositories(driver, ListingCache(driver), now=clock)
         private.adopt()
 
         def allowed():
-            return [private.allows(ANONYMOUS, action, SECRET) for action in (Action.PULL, Action.PUSH)]
+            actions = (Action.PULL, Action.DELETE, Action.OVERWRITE, Action.PUSH)
+            return [private.allows(ANONYMOUS, action, SECRET) for action in actions]
 
-        assert [True, True] == allowed()
+        assert [True] * 4 == allowed()
         driver.put_content("repositories/acme/secret/_private", b"")
         PrivateRepositories(driver, ListingCache(driver)).adopt()
-        assert [False, True] == allowed()
+        assert [False, False, False, True] == allowed()
         clock.now += 5.1
-        assert [False, False] == allowed()
+        assert [False] * 4 == allowed()
         driver.listings = 0
         assert not private.allows(ANONYMOUS, Action.PUSH, SECRET)
         assert 0 == driver.listings
+
+    def test_sees_a_change_of_its_own_worker_that_was_made_while_the_entries_were_listed(self):
+        driver = ObjectStore()
+        private = PrivateRepositories(driver, ListingCache(driver))
+        private.adopt()
+        driver.put_content("repositories/acme/other/_private", b"")
+        PrivateRepositories(driver, ListingCache(driver)).adopt()
+
+        def hide():
+            del driver.at_end_of_listing
+            driver.put_content("repositories/acme/secret/_private", b"")
+            private.adopt()
+
+        driver.at_end_of_listing = hide
+        assert not private.allows(ANONYMOUS, Action.PUSH, SECRET)
+        assert not private.allows(ANONYMOUS, Action.PUSH, SECRET)

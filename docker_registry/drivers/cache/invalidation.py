@@ -2,7 +2,7 @@
 Invalidates what the cache holds of a path, of the paths below it and of the folders above it, when the path changes.
 
 A lease is broken before and after each change: what another process has read of the store before the change can then
-not be cached after it.
+not be cached after it. In a batch, "after" is its end; a process that dies in it leaves old content for a minute.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from docker_registry.drivers.cache.leased import LeasedCache
@@ -24,6 +25,9 @@ SECONDS: Final = 60
 #: Paths of blobs, whose content never changes, and of short-lived files, which are not cached.
 IMMUTABLE: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
 SHORT_LIVED: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
+
+#: Files of a batch that are settled with one request: meanwhile Redis serves no other host.
+_SETTLED_AT_ONCE: Final = 500
 
 CONTENT: Final = "content"
 SIZE: Final = "size"
@@ -91,11 +95,17 @@ class Invalidation:
         token = _current_batch.set(batch)
         try:
             yield True
+        except BaseException:  # the store may have published nothing
+            batch.broken.update((SIZE, path) for path in batch.written)
+            batch.written.clear()
+            raise
         finally:
             _current_batch.reset(token)
-            if batch.written:
-                self._cache.settle(SIZE, batch.written, batch.broken, SECONDS)
-            elif batch.broken:
+            written = iter(batch.written.items())
+            while some := dict(islice(written, _SETTLED_AT_ONCE)):
+                self._cache.settle(SIZE, some, batch.broken, SECONDS)
+                batch.broken.clear()
+            if batch.broken:
                 self._cache.break_leases(batch.broken)
 
     def announce(self, paths: Sequence[str]) -> None:

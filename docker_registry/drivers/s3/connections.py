@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import select
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse
 from typing import Any, Final, NamedTuple
@@ -21,6 +23,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 #: gevent's own poll would let other greenlets run, and takes longer.
 _poll: Final = monkey.get_original("select", "poll")
+
+#: Connections that were idle for longer are closed: servers and NAT gateways may have forgotten them.
+_MAX_IDLE_SECONDS: Final = 30.0
 
 _RECEIVE_BYTES: Final = 64 * 1024
 _MAX_RECEIVE_BYTES: Final = 1024 * 1024
@@ -65,7 +70,7 @@ class Connections:
         self._open = _opener(parts.hostname or "", parts.port, ca_file, connect_seconds)
         self._read_seconds = read_seconds
         self._max_idle = max_idle
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, float]] = []
 
     def exchange(self, method: str, head: bytes, body: bytes = b"") -> Answer:
         """
@@ -85,11 +90,15 @@ class Connections:
                 connection.sendall(head)
                 connection.sendall(body)
             answer, is_reusable = _receive(connection, method)
+        except TimeoutError:
+            connection.close()
+            self.close()  # the others may lead to a host that is gone, too
+            raise
         except BaseException:
             connection.close()
             raise
         if is_reusable and len(self._idle) < self._max_idle:
-            self._idle.append(connection)
+            self._idle.append((connection, time.monotonic()))
         else:
             connection.close()
         return answer
@@ -97,17 +106,18 @@ class Connections:
     def close(self) -> None:
         """Close all idle connections."""
         while self._idle:
-            self._idle.pop().close()
+            with suppress(IndexError):  # another thread was faster
+                self._idle.pop()[0].close()
 
     def _connection(self) -> Any:
         while self._idle:
             try:
-                connection = self._idle.pop()
+                connection, since = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
             poll = _poll()
             poll.register(connection.fileno(), select.POLLIN)
-            if not poll.poll(0):  # nothing to read: the server has not closed it
+            if time.monotonic() - since < _MAX_IDLE_SECONDS and not poll.poll(0):  # the server has not closed it
                 return connection
             connection.close()
         connection = self._open()
@@ -156,7 +166,8 @@ def _receive(connection: Any, method: str) -> tuple[Answer, bool]:
         missing -= len(block)
     if missing:
         raise ConnectionResetError("more than one response")
-    return Answer(status, headers, b"".join(blocks)), headers.get("connection", "").lower() != "close"
+    has_more = getattr(connection, "pending", int)()  # decrypted already, so that poll would not see it
+    return Answer(status, headers, b"".join(blocks)), not has_more and headers.get("connection", "").lower() != "close"
 
 
 def _parse(connection: Any, method: str, received: bytes) -> tuple[Answer, bool]:
@@ -165,7 +176,8 @@ def _parse(connection: Any, method: str, received: bytes) -> tuple[Answer, bool]
     response.begin()
     content = response.read()
     headers = {name.lower(): value for name, value in response.getheaders()}
-    return Answer(response.status, headers, content), not response.will_close
+    # http.client takes an interim response other than 100 for the final one, which is still to come.
+    return Answer(response.status, headers, content), not response.will_close and response.status >= 200
 
 
 class _Replay(io.RawIOBase):

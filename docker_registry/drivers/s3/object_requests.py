@@ -11,6 +11,8 @@ translates errors and finds the region of the bucket.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, Final
@@ -37,9 +39,10 @@ _HEADERS: Final = {
 _SAFE: Final = "/-._~"
 
 #: Responses that the client handles better, such as redirects to another region. After so many in a row, all requests
-#: are left to the client.
+#: are left to the client for a while.
 _UNSUITABLE: Final = frozenset({301, 307, 400, 403})
 _MAX_UNSUITABLE: Final = 3
+_PAUSE_SECONDS: Final = 60.0
 
 
 class ObjectRequests:
@@ -57,6 +60,7 @@ class ObjectRequests:
         verify = getattr(session, "_verify", None)
         proxies = getattr(session, "_proxy_config", None)  # of the settings or of the environment
         self._unsuitable = 0
+        self._paused_until = 0.0
         self._connections: Connections | None = None
         if credentials is None or verify is None or proxies is None:
             return
@@ -79,7 +83,7 @@ class ObjectRequests:
     @property
     def are_possible(self) -> bool:
         """False if :meth:`send` leaves all requests to the client."""
-        return self._connections is not None and self._unsuitable < _MAX_UNSUITABLE
+        return self._connections is not None and time.monotonic() >= self._paused_until
 
     def send(
         self, method: str, key: str, options: Mapping[str, str] | None = None, body: bytes | bytearray | None = None
@@ -109,11 +113,13 @@ class ObjectRequests:
         except (BotoCoreError, HTTPError, HTTPException, OSError, ValueError):
             return None
         self._unsuitable = self._unsuitable + 1 if answer.status in _UNSUITABLE else 0
+        if self._unsuitable == _MAX_UNSUITABLE:
+            self._unsuitable, self._paused_until = 0, time.monotonic() + _PAUSE_SECONDS
         return answer if answer.status in (200, 204, 404, 412) else None
 
     def leave_to_client(self) -> None:
         """Send nothing from now on."""
-        self._unsuitable = _MAX_UNSUITABLE
+        self._paused_until = math.inf
 
     def close(self) -> None:
         """Close all connections."""

@@ -178,6 +178,14 @@ class TestAConnection:
             connections.close()
             assert 2 == server.accepted
 
+    def test_is_not_used_again_after_an_interim_response(self):
+        with Scripted(b"HTTP/1.1 103 Early Hints\r\n\r\n", SHORT) as server:
+            connections = open_connections(server)
+            assert 103 == connections.exchange("GET", REQUEST).status
+            assert b"short" == connections.exchange("GET", REQUEST).content
+            connections.close()
+            assert 2 == server.accepted
+
     def test_is_not_used_again_if_the_server_closed_it_while_it_was_idle(self):
         with Scripted(SHORT, b"", SHORT) as server:
             connections = open_connections(server)
@@ -218,3 +226,14 @@ class TestAConnectionWithTls:
                     with pytest.raises(Exception, match=r"certificate|doesn't match|not valid"):
                         connections.exchange("GET", REQUEST)
                 connections.close()
+
+    def test_is_not_used_again_if_more_than_the_response_was_decrypted(self, tmp_path):
+        authority = Authority(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue("store.test"))
+        long = b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20000)
+        with Scripted(long + SHORT.replace(b"short", b"wrong"), SHORT, context=context) as server:
+            connections = open_connections(server, str(authority.file))
+            assert bytes(20000) == connections.exchange("GET", REQUEST).content
+            assert b"short" == connections.exchange("GET", REQUEST).content
+            connections.close()
