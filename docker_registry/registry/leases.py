@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import uuid
@@ -19,8 +20,10 @@ class Leases:
     """
     Grants leases by compare-and-swap on a small file::
 
-        {"holder": "0b5c…", "until": 1767225600.0, "process": "5f2e… pid:[4026531836] 4711 8123456"}
+        {"holder": "0b5c…", "until": 1767225600.0, "seconds": 60.0, "process": "5f2e… pid:[4026531836] 4711 8123456"}
 
+    A lease that ends later than twice its lifetime (``seconds``) from now was taken by a host whose clock is wrong, and
+    is free.
     ``process`` is part of a lease that ends with its process: others that see the same processes find it free at once.
     On a store without conditional writes every lease is granted, so the work must also be safe when two processes do
     it at the same time.
@@ -62,7 +65,7 @@ class Leases:
         stored = self._driver.find_versioned(path) or Versioned(b"", ABSENT)
         if stored.version != ABSENT and not self._is_free(stored.content):
             return False
-        document = {"holder": self._holder, "until": self._now() + seconds}
+        document = {"holder": self._holder, "until": self._now() + seconds, "seconds": seconds}
         lease = json.dumps({**document, "process": process} if process else document).encode()
         try:
             self._driver.put_content(path, lease, if_match=stored.version)
@@ -89,8 +92,10 @@ class Leases:
     def _is_free(self, content: bytes) -> bool:
         try:
             lease = json.loads(content)
-            is_free = lease["holder"] == self._holder or lease["until"] < self._now()
-            return is_free or has_ended(str(lease.get("process", "")))
+            left = lease["until"] - self._now()
+            is_free = lease["holder"] == self._holder or left < 0
+            is_from_the_future = left > 2 * lease.get("seconds", math.inf)
+            return is_free or is_from_the_future or has_ended(str(lease.get("process", "")))
         except (ValueError, KeyError, TypeError):  # a damaged or foreign file must not block the work for ever
             return True
 

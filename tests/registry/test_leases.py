@@ -34,6 +34,13 @@ class TestALease:
         assert Leases(driver, lambda: 100.0).take("purge", 60)
         assert Leases(driver, lambda: 161.0).take("purge", 60)
 
+    def test_of_a_host_whose_clock_is_ahead_is_free(self, driver):
+        assert Leases(driver, lambda: 3700.0).take("purge", 60)
+        assert not Leases(driver, lambda: 3645.0).take("purge", 60)
+        assert Leases(driver, lambda: 3635.0).take("purge", 60)
+        driver.put_content(layout.lease("purge"), b'{"holder": "a version without the lifetime", "until": 7300}')
+        assert not Leases(driver, lambda: 3635.0).take("purge", 60)
+
     def test_of_other_work_is_free(self, driver):
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("collect", 60)
