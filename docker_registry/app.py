@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
@@ -112,6 +113,22 @@ def _add_namespaces(app: Application, mirror: Mirror) -> None:
     mirroring.refuse_loops(app, mirror.via)
 
 
+def _listed_prefix(mirror: Mirror | None) -> Callable[[], str]:
+    if mirror is None:
+        return str
+    from docker_registry.api import mirroring
+
+    return partial(mirroring.listed_prefix, mirror.namespaces)
+
+
+def _name_in_scope(mirror: Mirror | None) -> Callable[[str], str]:
+    if mirror is None:
+        return str
+    from docker_registry.api import mirroring
+
+    return partial(mirroring.name_in_scope, mirror.namespaces)
+
+
 def _protect_mirrored(app: Application, mirror: Mirror) -> None:
     from docker_registry.api import mirroring
 
@@ -130,7 +147,8 @@ def _add_access_control(app: Application, services: Services, control: AccessCon
     images = None if services.legacy is None else services.legacy.image_memberships
     access_control.install(app, control, origin, images, challenge=config.auth.challenge)
     if config.v2 and control.tokens is not None:
-        app.register_blueprint(v2_token.blueprint(control, control.tokens, origin))
+        name_in_scope = _name_in_scope(services.mirror)
+        app.register_blueprint(v2_token.blueprint(control, control.tokens, origin, name_in_scope))
 
 
 def _add_index(app: Application, services: Services) -> None:
@@ -184,7 +202,8 @@ def _add_v1(app: Flask, services: Services, legacy: LegacyRegistry, downloads: D
 
 def _add_v2(app: Flask, services: Services, downloads: Downloads, origin: ClientOrigin) -> None:
     config, registry = services.config, services.registry
-    app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries))
+    prefix = _listed_prefix(services.mirror)
+    app.register_blueprint(v2_base.blueprint(registry, max_page_entries=config.max_page_entries, listed_prefix=prefix))
     app.register_blueprint(v2_uploads.blueprint(registry, origin))
     app.register_blueprint(v2_blobs.blueprint(registry, downloads, delete=config.delete_blobs))
     app.register_blueprint(

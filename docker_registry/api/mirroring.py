@@ -13,7 +13,7 @@ from docker_registry.api.arriving_body import ArrivingBody
 from docker_registry.api.requests import REQUESTED_NAME
 from docker_registry.errors import NameInvalid, UpstreamError
 from docker_registry.http.exchange import context_of
-from docker_registry.registry.mirror.namespaces import Namespaces
+from docker_registry.registry.mirror.namespaces import Namespaces, name_here
 
 #: Where the namespace of a request is kept, in the WSGI environment.
 _NAMESPACE: Final = "docker_registry.namespace"
@@ -41,10 +41,10 @@ def use_namespaces(app: Flask, namespaces: Namespaces) -> None:
         upstream = namespaces.find(namespace, request.host)
         if upstream is None:
             return
-        prefix = f"{upstream.name}/"
-        if not values["name"].startswith(prefix):
+        name = name_here(upstream, values["name"])
+        if name != values["name"]:
             request.environ[REQUESTED_NAME] = values["name"]
-            values["name"] = f"{prefix}{values['name']}"
+            values["name"] = name
         context_of(request.environ).repository = values["name"]
         request.environ[_NAMESPACE] = namespace
 
@@ -57,6 +57,18 @@ def use_namespaces(app: Flask, namespaces: Namespaces) -> None:
                 query = urlencode({"ns": namespace})
                 response.headers["Link"] = response.headers["Link"].replace("?", f"?{query}&", 1)
         return response
+
+
+def listed_prefix(namespaces: Namespaces) -> str:
+    """Return the beginning of the names in the catalog that the current request asks for; empty for all names."""
+    upstream = namespaces.find("", request.host)
+    return "" if upstream is None else f"{upstream.name}/"
+
+
+def name_in_scope(namespaces: Namespaces, name: str) -> str:
+    """Return the name here of the repository that a scope names, in a request for a token."""
+    upstream = namespaces.find("", request.host)
+    return name if upstream is None else name_here(upstream, name)
 
 
 def refuse_loops(app: Flask, via: Callable[[], str]) -> None:

@@ -385,6 +385,6 @@ class AccessControl:
         )  # fmt: skip
 
 
-def parse_scopes(texts: Iterable[str]) -> list[Scope]:
+def parse_scopes(texts: Iterable[str], repository_name: Callable[[str], str] = str) -> list[Scope]:
     """Return the scopes in request parameters; see :func:`docker_registry.auth.tokens.scopes.parse`."""
-    return scopes.parse(texts)
+    return scopes.parse(texts, repository_name)

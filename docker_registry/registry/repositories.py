@@ -129,12 +129,21 @@ class Repositories:
         if not self.exists(name):
             raise NameUnknown(name=str(name))
 
-    def page(self, count: int, last: str = "", *, principal: Principal = ANONYMOUS, with_hidden: bool = False) -> Page:
+    def page(
+        self,
+        count: int,
+        last: str = "",
+        *,
+        principal: Principal = ANONYMOUS,
+        prefix: str = "",
+        with_hidden: bool = False,
+    ) -> Page:
         """
         Return at most *count* names of repositories, those after *last*, in ASCII order.
 
         Args:
             principal: only repositories that it may pull from are listed.
+            prefix: only repositories whose names begin with it are listed.
             with_hidden: list all repositories, also those that the principal may not pull from.
         """
         self._catalog_is_complete = self._catalog_is_complete or self._driver.exists(layout.CATALOG_COMPLETE)
@@ -144,6 +153,8 @@ class Repositories:
         prefixes = None if with_hidden else self._access.policy.pull_prefixes(principal)
         if prefixes is not None:
             names = with_prefixes(names, prefixes)
+        if prefix:
+            names = with_prefixes(names, (prefix,))
 
         def is_listed(name: str) -> bool:
             repository = RepositoryName(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Blueprint, Response, jsonify
 
 from docker_registry import dependencies
@@ -12,12 +14,13 @@ from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
 
 
-def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
+def blueprint(registry: OciRegistry, *, max_page_entries: int, listed_prefix: Callable[[], str] = str) -> Blueprint:
     """
     Build the blueprint.
 
     Args:
         max_page_entries: maximum number of entries on a page.
+        listed_prefix: returns the beginning of the names that the current request has listed; empty for all.
     """
     bp = Blueprint("v2_base", __name__)
     bp.url_value_preprocessor(requests.parse_url_values)
@@ -31,7 +34,9 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
     def list_repositories() -> Response:
         """List the repositories, page by page."""
         page_request = requests.page(max_page_entries)
-        page = registry.repositories.page(page_request.count, page_request.last, principal=principal())
+        page = registry.repositories.page(
+            page_request.count, page_request.last, principal=principal(), prefix=listed_prefix()
+        )
         return _page_response({"repositories": page.names}, page, page_request)
 
     @bp.get("/v2/<path:name>/tags/list")

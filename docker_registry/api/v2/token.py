@@ -10,7 +10,7 @@ API V2: the token endpoint (distribution's token specification, GET; its OAuth2 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -32,8 +32,18 @@ _MAX_FORM_BYTES: Final = 64 * 1024
 _MAX_FIELDS: Final = 200
 
 
-def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> Blueprint:
-    """Build the blueprint."""
+def blueprint(
+    control: AccessControl,
+    tokens: Tokens,
+    origin: ClientOrigin,
+    name_in_scope: Callable[[str], str] = str,
+) -> Blueprint:
+    """
+    Build the blueprint.
+
+    Args:
+        name_in_scope: returns the name here of the repository that a scope names, which differs for a mirrored one.
+    """
     bp = Blueprint("v2_token", __name__)
 
     @bp.get("/v2/token")
@@ -71,7 +81,7 @@ def blueprint(control: AccessControl, tokens: Tokens, origin: ClientOrigin) -> B
         return None if version is None else tokens.refresh.issue(client.name, name, version)
 
     def _response(client: Client, wanted: Sequence[str], refresh: str | None) -> Response:
-        grant = control.grant(client, parse_scopes(wanted))
+        grant = control.grant(client, parse_scopes(wanted, name_in_scope))
         user = "" if client.is_anonymous else client.name
         version = client.version or control.logins.user_version(user) or ""
         issued = tokens.access.issue(user, version, grant, client.groups, client.expires)

@@ -11,7 +11,7 @@ Scopes of access tokens (distribution's "Token Scope Documentation").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,8 +54,13 @@ class Scope:
         return f"{self.type}:{self.name}:{','.join(self.actions)}"
 
 
-def parse(texts: Iterable[str]) -> list[Scope]:
-    """Return the scopes in parameters that may each contain several, separated by spaces; others are ignored."""
+def parse(texts: Iterable[str], repository_name: Callable[[str], str] = str) -> list[Scope]:
+    """
+    Return the scopes in parameters that may each contain several, separated by spaces; others are ignored.
+
+    Args:
+        repository_name: returns the name of a repository, given the name in its scope.
+    """
     found: dict[tuple[str, str], set[str]] = {}
     for text in [word for words in texts for word in words.split()][:MAX_SCOPES]:
         kind, _, rest = text.partition(":")
@@ -66,6 +71,8 @@ def parse(texts: Iterable[str]) -> list[Scope]:
         wanted = {action for action in actions.split(",") if action}
         if match[1] == "repository" and "*" in wanted:
             wanted = wanted - {"*"} | set(ALL)
+        if match[1] == "repository":
+            name = repository_name(name)
         found.setdefault((match[1], name), set()).update(wanted)
     return [Scope(kind, name, tuple(sorted(actions))) for (kind, name), actions in found.items() if actions]
 

@@ -92,6 +92,12 @@ class Namespaces:
         return upstream
 
 
+def name_here(upstream: Upstream, name: str) -> str:
+    """Return the name of a repository of an upstream in this registry; *name* may already be that."""
+    prefix = f"{upstream.name}/"
+    return name if name.startswith(prefix) else f"{prefix}{name}"
+
+
 def is_host(text: str) -> bool:
     """Return whether *text* has the form HOST or HOST:PORT; an IPv6 address needs brackets."""
     match = _HOST.fullmatch(text) if len(text) <= _MAX_HOST_CHARACTERS else None

@@ -28,10 +28,10 @@ def open_restricted(upstream, tmp_path):
     upstream.add(THERE, "v1", PUBLIC)
     opened = []
 
-    def make(rules=RULES, **options):
+    def make(rules=RULES, challenge="basic", default=None, **options):
         access.settings(tmp_path, rules)
-        auth = Auth(htpasswd=tmp_path / "users", rules=tmp_path / "rules.yml", challenge="basic")
-        mirroring = {"hosts": {"hub.example": "up.example"}}
+        auth = Auth(htpasswd=tmp_path / "users", rules=tmp_path / "rules.yml", challenge=challenge)
+        mirroring = {"hosts": {"hub.example": "up.example"}, "default": default}
         mirrored = Mirrored(MemoryDriver(), upstream.url, mirroring=mirroring, config={"auth": auth}, **options)
         opened.append(mirrored)
         return mirrored
@@ -81,6 +81,24 @@ class TestAMirrorWithRules:
         assert 200 == get(restricted, f"/v2/{NAME}/manifests/v1", "alice").status_code
         lists = {user: get(restricted, "/v2/_catalog", user).json["repositories"] for user in ("alice", "bob", "root")}
         assert {"alice": [NAME], "bob": [THERE], "root": [THERE, NAME]} == lists
+
+    def test_gives_tokens_for_the_names_that_clients_use(self, open_restricted, tmp_path):
+        by_host = open_restricted(challenge="bearer")
+        whole = open_restricted(challenge="bearer", default="up.example")
+        for mirrored, options in ((by_host, {"base_url": "http://hub.example"}), (whole, {})):
+            for name in (THERE, NAME):
+                found = {}
+                for user in ("alice", "bob"):
+                    query = {"scope": f"repository:{name}:pull", "service": "docker-registry"}
+                    token = get(mirrored, "/v2/token", user, query_string=query, **options).json["token"]
+                    headers = {"Authorization": f"Bearer {token}"}
+                    found[user] = mirrored.client.get(
+                        f"/v2/{THERE}/manifests/v1", headers=headers, **options
+                    ).status_code
+                assert {"alice": 200, "bob": 403} == found
+        query = {"scope": f"repository:{THERE}:pull"}
+        scopes = [get(by_host, "/v2/token", user, query_string=query).json["scope"] for user in ("alice", "bob")]
+        assert ["", f"repository:{THERE}:pull"] == scopes, "the registry itself, by another host"
 
     def test_does_not_take_a_blob_from_the_other_repository(self, restricted):
         for user, name, image in (("alice", NAME, PRIVATE), ("bob", THERE, PUBLIC)):

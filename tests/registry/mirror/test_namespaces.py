@@ -131,6 +131,10 @@ class TestARegistryThatIsNamedInRequests:
         assert THERE == mirrored.client.get(f"/v2/{THERE}/tags/list").json["name"]
         assert 404 == mirrored.client.get(f"{PATH}?ns=quay.io").status_code
         assert 404 == mirrored.client.get(f"/v2/{THERE}/blobs/{digest_of(b'a')}").status_code
+        assert [NAME] == mirrored.client.get("/v2/_catalog").json["repositories"], "what was pushed is not served"
+        assert [THERE, NAME] == named.client.get("/v2/_catalog").json["repositories"]
+        by_host = named.client.get("/v2/_catalog?n=1", base_url="http://hub.example:5000")
+        assert ([NAME], False) == (by_host.json["repositories"], "Link" in by_host.headers)
         for method, path in (
             ("POST", f"{THERE}/blobs/uploads/"),
             ("PUT", f"{THERE}/manifests/v2"),
