@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from docker_registry.concurrency import KeyedLocks
-from docker_registry.errors import ImageInvalid, UpstreamDenied, UpstreamError, UpstreamUnavailable
+from docker_registry.errors import ImageInvalid, ImageUnknown, UpstreamDenied, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.mirror import stale
@@ -31,7 +31,7 @@ from docker_registry.registry.v1_mirror.source_client import SourceClient, inval
 
 logger = logging.getLogger(__name__)
 
-#: Memory for each of: what is absent, what failed, and which ancestors images have.
+#: Memory for each of: what is absent, what failed, which ancestors images have, and which lists are recorded.
 _REMEMBERED_BYTES: Final = 1024 * 1024
 
 _ID_BYTES: Final = 128
@@ -79,6 +79,7 @@ class MirroredImages:
         self._locks = KeyedLocks()
         self._absent: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
         self._failures: BoundedCache[str, tuple[UpstreamError, float]] = BoundedCache(_REMEMBERED_BYTES)
+        self._recorded: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
         self._ancestries: BoundedCache[str, tuple[str, ...]] = BoundedCache(
             _REMEMBERED_BYTES, lambda ids: _ID_BYTES * len(ids)
         )
@@ -188,6 +189,8 @@ class MirroredImages:
         key = f"{kind} {name}"
         with self._locks.hold(key):
             record = self._records.find_list(name, kind)
+            if record is not None:
+                self._record_known(name, key, record, check)
             if record is not None and 0 <= self._now() - record.checked < self._ttl_seconds:
                 left_seconds = record.checked + self._ttl_seconds - self._now()
                 return Found(record.payload, Origin(expires=time.monotonic() + left_seconds))
@@ -210,8 +213,9 @@ class MirroredImages:
                 self._absent.put(key, time.monotonic() + ABSENT_SECONDS)
                 self._records.discard_lists(name)
                 return None
-            self._record_members(name, ids)
-            self._records.put_list(name, kind, ListRecord(payload, self._now()))
+            record = ListRecord(payload, self._now())
+            self._record_listed(name, key, ids, record)
+            self._records.put_list(name, kind, record)
             return Found(payload, Origin(expires=time.monotonic() + self._ttl_seconds))
 
     def _stale(self, kind: ListKind, record: ListRecord, error: UpstreamError) -> Found[bytes]:
@@ -228,6 +232,40 @@ class MirroredImages:
 
     def _listed_ids(self, payload: bytes) -> list[str]:
         return [image_id for image_id, _ in self._check_images(payload)]
+
+    def _record_known(
+        self, name: ImageRepositoryName, key: str, record: ListRecord, check: Callable[[bytes], Iterable[str]]
+    ) -> None:
+        """
+        Record that a repository has the images of a list that was received earlier; once per worker.
+
+        The registry may have had no access control then.
+        """
+        is_recorded = self._recorded.get(key) == record.checked
+        if is_recorded or not self._memberships.is_maintained or self._read_only.why is not None:
+            return
+        try:
+            ids = check(record.payload)
+        except UpstreamError:  # a damaged record
+            return
+        self._record_listed(name, key, ids, record)
+
+    def _record_listed(self, name: ImageRepositoryName, key: str, ids: Iterable[str], record: ListRecord) -> None:
+        """Record that a repository has the images of a list, and those of their ancestors that are here."""
+        if not self._memberships.is_maintained:
+            return
+        members = dict.fromkeys(ids)
+        for text in self._json_budget.pace(list(members)):
+            if self._records.is_stored(ImageId.parse(text)):
+                members.update(dict.fromkeys(self._stored_ancestry(ImageId.parse(text))))
+        self._record_members(name, members)
+        self._recorded.put(key, record.checked)
+
+    def _stored_ancestry(self, image_id: ImageId) -> tuple[str, ...]:
+        try:
+            return self._images.ancestry_anywhere(image_id)
+        except ImageUnknown:  # evicted
+            return ()
 
     def _record_members(self, name: ImageRepositoryName, ids: Iterable[str]) -> None:
         """

@@ -12,6 +12,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import UpstreamError
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
+from docker_registry.registry.mirror.challenge import parse_challenges
 from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream
@@ -222,4 +223,6 @@ class V1Mirror:
         if response is None:
             return False
         response.close()
-        return response.status_code == 401 or "Docker-Distribution-Api-Version" in response.headers
+        challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
+        asks_for_token = response.status_code == 401 and any(each.scheme == "bearer" for each in challenges)
+        return asks_for_token or "Docker-Distribution-Api-Version" in response.headers

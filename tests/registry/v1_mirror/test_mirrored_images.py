@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from docker_registry.config.schema import Config, load_config
 from docker_registry.config.sections import Mirroring, MirrorUpstream
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConfigError
+from docker_registry.errors import ConfigError, UpstreamError
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.v1_mirror.source_client import MAX_ANSWER_BYTES
 from docker_registry.services import build
@@ -181,6 +182,23 @@ class TestAClientThatMayNotPullEverything:
         for text in (other, pushed.text):  # naming an image that was pushed here does not open it
             assert mirrored.get(f"/images/{text}/json").status_code in (401, 404)
 
+    def test_pulls_what_was_stored_before_there_were_rules(self, mirrored, open_mirror, source, tmp_path):
+        source.contents[f"/v1/repositories/{NAME}/images"].body = b"[]"  # the ancestors are known by their images alone
+        pulled = mirrored.pull(NAME, "latest")
+        rules = tmp_path / "rules.yml"
+        rules.write_text("rules: [{repositories: [acme/web], who: [anonymous], allow: [pull]}]")
+        once = asked(source)
+        restricted = open_mirror(rules=rules)
+        assert pulled == restricted.pull(NAME, "latest")
+        assert once == asked(source)
+        writes = []
+        restricted.driver.put_content = lambda path, *_, **__: writes.append(path)
+        try:
+            assert pulled == restricted.pull(NAME, "latest")
+        finally:
+            del restricted.driver.put_content
+        assert [] == writes
+
 
 class TestTags:
     def test_are_asked_for_again_after_their_ttl(self, open_mirror, source):
@@ -313,6 +331,18 @@ class TestAMirror:
             assert 503 == each.get(f"/repositories/{NAME}/tags").status_code
             assert 503 == each.get(f"/images/{BASE}/layer").status_code
         assert [] == asked(source)
+
+    def test_needs_a_source_that_speaks_one_of_the_apis(self, mirrored, source):
+        source.contents.clear()
+        source.contents[PING] = Answer(status=404)
+        for header, value, speaks in (
+            ("WWW-Authenticate", 'Basic realm="x"', False),
+            ("WWW-Authenticate", 'Bearer realm="https://auth.example/token"', True),
+            ("Docker-Distribution-Api-Version", "registry/2.0", True),
+        ):
+            source.contents[""] = Answer(status=401, headers={header: value})
+            with nullcontext() if speaks else pytest.raises(UpstreamError, match="neither API"):
+                mirrored.services.v1_mirror.check()
 
     def test_of_itself_notices_that(self, mirrored):
         via = mirrored.services.mirror.via()
