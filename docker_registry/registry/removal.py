@@ -97,6 +97,8 @@ class Reclamation:
 
     Attributes:
         first_steps: called before references are counted, by parts that may have to restore some.
+        companions: called with the digest of a blob before its bytes are moved away, and again before they are
+            removed, by parts that have stored something that follows from them.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Reclamation:
         self._references = references
         self._now = now
         self.first_steps: list[Callable[[], object]] = []
+        self.companions: list[Callable[[Digest], object]] = []
 
     def run(self, is_stopped: Callable[[], bool] = lambda: False) -> int:
         """
@@ -148,12 +151,16 @@ class Reclamation:
         return age >= (MOVE_SECONDS if blob.waiting_bytes is None else REMOVE_SECONDS)
 
     def _move_away(self, digest: Digest, *, is_used: bool) -> None:
+        if not is_used:
+            self._remove_companions(digest)
         if is_used or not self._removed.move_away(digest):
             self._removed.forget(digest)
 
     def _settle(self, digest: Digest, *, is_used: bool) -> bool:
         """Remove the waiting bytes of a blob, or move them back; return whether they were removed."""
         is_there = self._driver.find_size(layout.blob_data(digest)) is not None
+        if not is_used:
+            self._remove_companions(digest)
         if is_used and not is_there:
             self._removed.restore(digest)
             logger.info("blob %s was pushed while it was being removed, and stays", digest)
@@ -162,3 +169,7 @@ class Reclamation:
         else:
             self._removed.forget(digest)
         return not is_used
+
+    def _remove_companions(self, digest: Digest) -> None:
+        for remove in self.companions:
+            remove(digest)

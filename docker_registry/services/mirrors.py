@@ -19,7 +19,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.services.metrics_collector import MetricsCollector
 
 if TYPE_CHECKING:
-    from docker_registry.registry.bridge.derived_images import DerivedImages
+    from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.mirror.upstream import Upstream
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -92,7 +92,7 @@ def open_v1_mirror(
     config: Config,
     registry: OciRegistry,
     legacy: LegacyRegistry | None,
-    derived: DerivedImages | None,
+    bridge: Bridge | None,
     body_memory: MemoryBudget,
     read_only: ReadOnly,
     mirror: Mirror | None,
@@ -100,15 +100,21 @@ def open_v1_mirror(
     """
     Open the mirror of the registry that ``mirroring.source`` names, as a source of API V1.
 
+    Also has the copies of layers that API V1 sends evicted with mirrored content.
+
     Args:
         legacy: None where API V1 is not open.
-        derived: the images that the bridge derives; None where API V1 is not open.
+        bridge: None where API V1 is not open.
         mirror: the mirror of upstreams, of which the registry is one.
 
     Raises:
         ConfigError: the URL of the index is invalid.
     """
-    if config.mirroring.source is None or mirror is None or legacy is None or derived is None:
+    if mirror is None or legacy is None or bridge is None:
+        return None
+    if mirror.eviction is not None:
+        mirror.eviction.copies = bridge.copies
+    if config.mirroring.source is None:
         return None
     from docker_registry.registry.mirror.upstream import parse_source
     from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
@@ -117,7 +123,7 @@ def open_v1_mirror(
     v1_mirror = V1Mirror(
         registry,
         legacy,
-        derived,
+        bridge.images,
         mirror.client(_source(config, config.mirroring.source, mirror.upstreams).name),
         None if index is None else parse_source("mirroring.source_index", index),
         mirror.transfers,

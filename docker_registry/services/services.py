@@ -49,7 +49,7 @@ from docker_registry.tracing import open_tracing
 if TYPE_CHECKING:
     from docker_registry.auth.access_control import AccessControl
     from docker_registry.metrics.recorder import MirrorRecorder
-    from docker_registry.registry.bridge.derived_images import DerivedImages
+    from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.mirror.mirror import Mirror
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -201,12 +201,12 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
         if (folder := shared_folder()) is not None:
             registry.tags.locks.share(folder / "tag-locks")
-        legacy, derived, diff_queue = None, None, None
+        legacy, bridge, diff_queue = None, None, None
         if config.v1 if v1 is None else v1:
             diff_queue = open_diff_queue(config)
             if diff_queue is not None:
                 opened.callback(diff_queue.close)
-            legacy, derived = _add_legacy(config, registry, diff_queue)
+            legacy, bridge = _add_legacy(config, registry, diff_queue)
         search_entries = SearchEntries(
             registry.repositories,
             registry.private_repositories,
@@ -226,7 +226,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         mirror = open_mirror(config, registry, body_memory, read_only)
         if mirror is not None:
             opened.callback(mirror.close)
-        v1_mirror = open_v1_mirror(config, registry, legacy, derived, body_memory, read_only, mirror)
+        v1_mirror = open_v1_mirror(config, registry, legacy, bridge, body_memory, read_only, mirror)
         if v1_mirror is not None:
             opened.callback(v1_mirror.close)
         observers += pull_observers(mirror)
@@ -281,12 +281,12 @@ def _open_registry(config: Config, driver: StorageDriver) -> OciRegistry:
 
 def _add_legacy(
     config: Config, registry: OciRegistry, diff_queue: RedisDiffQueue | None
-) -> tuple[LegacyRegistry, DerivedImages]:
+) -> tuple[LegacyRegistry, Bridge]:
     """
     Open the registry of API V1 on the same store, and the bridge through which each sees what the other stored.
 
     Returns:
-        The registry, and the images that the bridge derives from API V2.
+        The registry, and the bridge.
     """
     from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.v1.layer_reader import LayerReader
@@ -303,4 +303,4 @@ def _add_legacy(
         registry, reader, bridge.images, upload_ttl_seconds=config.upload_ttl, diff_queue=diff_queue
     )
     bridge.connect(legacy)
-    return legacy, bridge.images
+    return legacy, bridge

@@ -401,6 +401,7 @@ DOMAIN = {
     "bridge.bridge": {
         "bridge.derived_images",
         "bridge.derived_manifests",
+        "bridge.unpacked_copies",
         "bridge.unpacked_layers",
         "bridge.v1_sources",
         "oci_registry",
@@ -411,7 +412,7 @@ DOMAIN = {
     "bridge.derived_images": {
         "bounded_cache",
         "bridge.image_sources",
-        "bridge.unpacked_layers",
+        "bridge.unpacked_copies",
         "json_budget",
         "layers.tar_headers",
         "layout",
@@ -449,6 +450,14 @@ DOMAIN = {
         "names",
     },
     "bridge.image_structure": {"bridge.go_json"},
+    "bridge.unpacked_copies": {
+        "bounded_cache",
+        "bridge.unpacked_layers",
+        "names",
+        "store_removal",
+        "stored_file",
+        "v1.image_layout",
+    },
     "bridge.unpacked_layers": {"leases", "names", "stored_file", "v1.layer_reader"},
     "bridge.v1_sources": {
         "actor",
@@ -660,6 +669,7 @@ DOMAIN = {
     "v1_mirror.v1_mirror": {
         "bridge.derived_images",
         "layout",
+        "mirror.challenge",
         "mirror.client",
         "mirror.transfers",
         "mirror.upstream",

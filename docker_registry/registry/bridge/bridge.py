@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
+from docker_registry.registry.bridge.unpacked_copies import UnpackedCopies
 from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
 from docker_registry.registry.bridge.v1_sources import V1RepositorySource, V1TagSource
 from docker_registry.registry.oci_registry import OciRegistry
@@ -17,6 +18,7 @@ class Bridge:
 
     Attributes:
         images: the images that API V1 sees of API V2.
+        copies: the uncompressed copies of their layers.
     """
 
     def __init__(self, oci: OciRegistry, reader: LayerReader, *, platform: str = "linux/amd64") -> None:
@@ -27,7 +29,9 @@ class Bridge:
         """
         self._oci = oci
         self._unpacked = UnpackedLayers(oci.driver, oci.leases, reader)
-        self.images = DerivedImages(oci.driver, reader, self._unpacked, oci.json_budget, platform=platform)
+        self.copies = UnpackedCopies(oci.driver, self._unpacked, oci.slices)
+        oci.reclamation.companions.append(self.copies.drop)
+        self.images = DerivedImages(oci.driver, reader, self.copies, oci.json_budget, platform=platform)
 
     def connect(self, legacy: LegacyRegistry) -> None:
         """Make a registry of API V1 a source of the OCI registry; call this once, before the first request."""

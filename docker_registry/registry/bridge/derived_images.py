@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from docker_registry.concurrency import KeyedLocks
@@ -39,7 +39,7 @@ from docker_registry.errors import (
 from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
-from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
+from docker_registry.registry.bridge.unpacked_copies import UnpackedCopies
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
@@ -82,7 +82,7 @@ class DerivedImages:
         self,
         driver: StorageDriver,
         reader: LayerReader,
-        unpacked: UnpackedLayers,
+        copies: UnpackedCopies,
         json_budget: JsonBudget,
         *,
         platform: str,
@@ -94,7 +94,7 @@ class DerivedImages:
         """
         self._driver = driver
         self._reader = reader
-        self._unpacked = unpacked
+        self._copies = copies
         self._platform = platform
         self._pace = json_budget.pace
         self._sources = ImageSources(driver, platform, json_budget)
@@ -270,8 +270,7 @@ class DerivedImages:
         """
         if image.link.digest == image.blob:
             return stored
-        path = image_layout.unpacked_layer(image.link.digest)
-        return replace(stored, path=path, size=self._unpacked.put(stored, image.link.digest, path))
+        return self._copies.put(stored, image.blob, image.link.digest)
 
     # ------------------------------------------------------------------------------------------------- steps
 

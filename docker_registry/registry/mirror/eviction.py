@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -80,6 +80,14 @@ class EvictableImages(Protocol):
         ...
 
 
+class LayerCopies(Protocol):
+    """Uncompressed copies of layers, which are removed with their layers."""
+
+    def sizes(self, layers: Collection[Digest]) -> Mapping[Digest, int]:
+        """Return the bytes of the copies of some layers."""
+        ...
+
+
 @dataclass(slots=True)
 class _Content:
     """
@@ -119,6 +127,7 @@ class Eviction:
 
     Attributes:
         images: the mirrored images of API V1; None where there are none.
+        copies: the uncompressed copies of layers, which count with their layers; None where there are none.
     """
 
     def __init__(
@@ -155,6 +164,8 @@ class Eviction:
         self._max_age_seconds = max_age_seconds
         self._now = now
         self.images: EvictableImages | None = None
+        self.copies: LayerCopies | None = None
+        self._copy_sizes: Mapping[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._shared: set[Digest] = set()
         self._shared_until = 0.0
@@ -168,7 +179,7 @@ class Eviction:
                 has_run = self.run() is not None
                 pause = max(PASS_SECONDS, (time.monotonic() - began) / _SHARE)
                 if has_run:  # this process runs the next pass too, because it remembers what it has read
-                    self._leases.take(_LEASE, pause + PASS_SECONDS)
+                    self._take_lease(pause + PASS_SECONDS)
             except RegistryError as error:
                 logger.warning("mirrored content could not be evicted: %s", error)
                 pause = PASS_SECONDS
@@ -183,12 +194,12 @@ class Eviction:
         """
         if self._is_stopped():
             self._was_read_only = self._now()
-        if self._now() < self._was_read_only + _COLLECTED_SECONDS or not self._leases.take(_LEASE, _LEASE_SECONDS):
+        if self._now() < self._was_read_only + _COLLECTED_SECONDS or not self._take_lease(_LEASE_SECONDS):
             return None
         contents = self._contents()
         chosen, left = self._choose(contents)
         evicted = [digest for digest in chosen if not self._is_stopped() and self._evict(digest, contents[digest])]
-        size = sum(self._sizes[digest] for digest in evicted)
+        size = sum(map(self._size, evicted))
         result = Evicted(len(evicted), size, left, self._reclamation.run(self._is_stopped))
         if result.blobs or result.removed:
             logger.info(
@@ -198,6 +209,9 @@ class Eviction:
         return result
 
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _take_lease(self, seconds: float) -> bool:
+        return self._leases.take(_LEASE, seconds, ends_with_process=True)
 
     def _is_stopped(self) -> bool:
         return self._read_only.why is not None
@@ -220,6 +234,7 @@ class Eviction:
             digest: sizes.get(digest) or self._driver.find_size(layout.blob_data(digest)) or 0
             for digest in self._slices.pace(contents)
         }
+        self._copy_sizes = {} if self.copies is None else self.copies.sizes(self._sizes)
         return contents
 
     def _choose(self, contents: dict[Digest, _Content]) -> tuple[list[Digest], int]:
@@ -266,11 +281,14 @@ class Eviction:
             if not (is_too_much or float(pulled) < by_age):
                 break
             chosen.append(Digest.parse(text))
-            total -= self._sizes[chosen[-1]]
+            total -= self._size(chosen[-1])
         return chosen, total
 
     def _total(self, digests: Iterable[Digest]) -> int:
-        return sum(self._sizes[digest] for digest in self._slices.pace(digests))
+        return sum(map(self._size, self._slices.pace(digests)))
+
+    def _size(self, digest: Digest) -> int:
+        return self._sizes[digest] + self._copy_sizes.get(digest, 0)
 
     def _evict(self, digest: Digest, content: _Content) -> bool:
         """Remove the links and images of some content; return False if it is in use."""

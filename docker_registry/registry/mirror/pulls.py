@@ -74,7 +74,7 @@ class Pulls:
         if max_age_seconds is not None:
             self._precision_seconds = min(PRECISION_SECONDS, _PRECISION_OF_MAX_AGE * max_age_seconds)
         self.image_links: Callable[[ImageId], Iterable[str]] | None = None
-        self._pulled: set[str] = set()
+        self._pulled: dict[str, None] = {}  # in the order of the pulls
         self._recorded: BoundedCache[str, float] = BoundedCache(_RECORDED_BYTES)
         self._sending: Counter[str] = Counter()
 
@@ -86,12 +86,12 @@ class Pulls:
             repository, digest: as in a response that had the content; others are ignored.
         """
         if len(self._pulled) < _MAX_PULLED and self._is_mirrored(repository):
-            self._pulled.add(f"{'m' if is_manifest else 'b'}{repository}@{digest}")
+            self._pulled[f"{'m' if is_manifest else 'b'}{repository}@{digest}"] = None
 
     def add_image(self, image_id: str) -> None:
         """Record a pull of an image of API V1, as :meth:`add` does."""
         if len(self._pulled) < _MAX_PULLED and self.image_links is not None:
-            self._pulled.add(f"i{image_id}")
+            self._pulled[f"i{image_id}"] = None
 
     def sending(self, repository: str, digest: str) -> AbstractContextManager[None]:
         """Count a blob as being sent while the context is entered."""
@@ -120,13 +120,29 @@ class Pulls:
         return f"i{image_id}" in self._sending
 
     def flush(self) -> None:
-        """Write the pulls since the last flush, and those that are in progress."""
+        """
+        Write the pulls that are in progress, and those since the last flush.
+
+        Raises:
+            StorageError: the store failed. The pulls that were not written stay for the next flush, which begins with
+                those after the one that failed.
+        """
         if self._read_only.why is not None:
             return
-        pulled, self._pulled = self._pulled, set()
-        for keys, precision_seconds in ((pulled, self._precision_seconds), (list(self._sending), _SENDING_SECONDS)):
-            for link in (link for key in keys for link in self._links(key)):
-                self._record(link, precision_seconds)
+        for key in list(self._sending):
+            self._write(key, _SENDING_SECONDS)
+        pulled, self._pulled = list(self._pulled), {}
+        for position, key in enumerate(pulled):
+            try:
+                self._write(key, self._precision_seconds)
+            except RegistryError:
+                left = (*pulled[position + 1 :], key, *self._pulled)
+                self._pulled = dict.fromkeys(left[:_MAX_PULLED])
+                raise
+
+    def _write(self, key: str, precision_seconds: float) -> None:
+        for link in self._links(key):
+            self._record(link, precision_seconds)
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """Flush for ever; the body of a greenlet."""

@@ -29,6 +29,7 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
       derived/<id>/not-<hex>      * a blob that was found not to be its layer
       derived/<id>/_filelist …    * the same files as for a pushed image
       unpacked/<algorithm>/<hex>  * an uncompressed V2 layer, as it is sent to clients of V1; may be removed
+      unpacked-from/<algorithm>/<hex>/<algorithm>/<hex>   * an empty file: the layer, and its uncompressed copy
       tops/<algorithm>/<hex>      * the newest V1 image of a V2 manifest
       memberships/<id>/<name, + for />   * one empty file for each repository that has the image
       claims/<id>/<name, + for />        * the same for repositories that list it without having pushed it
@@ -47,6 +48,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from docker_registry.errors import DigestInvalid
 from docker_registry.registry import legacy_layout
 from docker_registry.registry.layout import HIDDEN, ROOT, flat_name
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
@@ -54,6 +56,9 @@ from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName,
 IMAGES: Final = legacy_layout.IMAGES
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
+
+#: The folder of the records of :func:`unpacked_from`.
+UNPACKED_FROM: Final = f"{ROOT}/_v1/unpacked-from"
 
 MEMBERSHIPS_ARE_COMPLETE: Final = f"{ROOT}/_v1/memberships-are-complete"
 
@@ -144,6 +149,25 @@ def derived_refusal(image_id: ImageId, blob: Digest) -> str:
 def unpacked_layer(diff_id: Digest) -> str:
     """The file of an uncompressed layer of API V2."""
     return f"{ROOT}/_v1/unpacked/{diff_id.algorithm}/{diff_id.hex}"
+
+
+def unpacked_from(layer_: Digest, diff_id: Digest) -> str:
+    """The file that records that an uncompressed layer is a copy of a layer."""
+    return f"{unpacked_from_folder(layer_)}/{diff_id.algorithm}/{diff_id.hex}"
+
+
+def unpacked_from_folder(layer_: Digest) -> str:
+    """The folder of the records of the copies of a layer."""
+    return f"{UNPACKED_FROM}/{layer_.algorithm}/{layer_.hex}"
+
+
+def read_unpacked_from(path: str) -> tuple[Digest, Digest] | None:
+    """Return the layer and its copy in a path that :func:`unpacked_from` returned; None for any other path."""
+    parts = path.removeprefix(f"{UNPACKED_FROM}/").split("/")
+    try:
+        return (Digest.parse(":".join(parts[:2])), Digest.parse(":".join(parts[2:]))) if len(parts) == 4 else None
+    except DigestInvalid:
+        return None
 
 
 def is_derived_from(path: str) -> bool:

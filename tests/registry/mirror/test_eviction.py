@@ -12,10 +12,11 @@ import pytest
 from docker_registry.config.schema import Mirroring
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import PathNotFound
+from docker_registry.errors import PathNotFound, StorageUnavailable
 from docker_registry.http.exchange import Exchange
 from docker_registry.registry import layout
 from docker_registry.registry.actor import GARBAGE_COLLECTION
+from docker_registry.registry.leases import this_process
 from docker_registry.registry.mirror.eviction import RECENT_SECONDS, SHARED_SECONDS
 from docker_registry.registry.mirror.pulls import PRECISION_SECONDS
 from docker_registry.registry.names import Digest, RepositoryName
@@ -199,6 +200,18 @@ class TestMirroredContent:
         assert mirror.evict() is None, "another process evicts"
         assert mirror.has(IMAGES[0])
 
+    def test_is_evicted_by_another_process_once_the_one_that_does_it_has_ended(self, evicting, driver):
+        eviction = evicting(max_age=A_DAY).services.mirror.eviction
+
+        def end(_):
+            raise InterruptedError
+
+        assert eviction.run() is not None
+        assert this_process() == json.loads(driver.get_content(layout.lease("mirror-eviction")))["process"]
+        with pytest.raises(InterruptedError):
+            eviction.watch(end)
+        assert this_process() == json.loads(driver.get_content(layout.lease("mirror-eviction")))["process"]
+
     def test_of_an_upstream_that_is_not_configured_any_more_stays(self, evicting, driver, upstream):
         mirror = evicting(max_bytes=1)
         mirror.pull(IMAGES[0], tag="v0")
@@ -236,6 +249,34 @@ class TestPulls:
         for repository, odd in (("team/app", digest), (NAME, "odd"), ("up.example/..", digest)):
             mirror.observe(exchange("v2_manifests.get_manifest", repository, odd))
         mirror.services.mirror.pulls.flush()
+
+    def test_are_recorded_after_a_failure_of_the_store(self, evicting, driver, monkeypatch):
+        mirror = evicting(max_bytes=1)
+        pulls, touched, failing = mirror.services.mirror.pulls, [], set()
+
+        def touch(path):
+            if path in failing:
+                raise StorageUnavailable
+            touched.append(path)
+
+        monkeypatch.setattr(driver, "touch", touch)
+        digests = [Digest.of(b"%d" % number) for number in range(5)]
+        for digest in digests:
+            driver.put_content(_link(str(digest)), b"")
+        mirror.clock.now += A_DAY
+        for digest in digests[:-1]:
+            mirror.observe(exchange("v2_blobs.get_blob", NAME, str(digest)))
+        failing.add(_link(str(digests[1])))
+        with pulls.sending(NAME, str(digests[-1])):
+            with pytest.raises(StorageUnavailable):
+                pulls.flush()
+            assert [_link(str(each)) for each in (digests[-1], digests[0])] == touched, "what is being sent comes first"
+            with pytest.raises(StorageUnavailable):
+                pulls.flush()
+            assert [_link(str(each)) for each in digests[2:4]] == touched[2:], "the others do not wait for it"
+            failing.clear()
+            pulls.flush()
+        assert [_link(str(digests[1]))] == touched[4:]
 
 
 class TestPushedContent:

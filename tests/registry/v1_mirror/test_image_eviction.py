@@ -12,20 +12,26 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
+from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.mirror.eviction import RECENT_SECONDS
+from docker_registry.registry.names import Digest
 from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1_mirror.stored_images import SETTLE_SECONDS
 from tests.registry.mirror.test_eviction import exchange, follow
 from tests.registry.v1_mirror.conftest import Mirrored
 from tests.registry.v1_mirror.test_bridged_images import serve_tags
 from tests.registry.v1_mirror.test_mirrored_images import serve
 from tests.support import v1_images
+from tests.support.clients.v2 import digest_of, encoded
 from tests.support.clock import Clock
-from tests.support.images import make_index
+from tests.support.images import Image, make_index, make_tar
 from tests.support.interleaving import copied
 from tests.support.registries import closing_services
 
 AN_HOUR, A_DAY = 3600, 86400
+
+V1 = f"{layout.ROOT}/_v1"
 
 #: Images of repositories of the source, with layers of their own; the second one is the parent of the first one.
 BASE = v1_images.make(1, layer=random.Random(1).randbytes(5000))
@@ -262,6 +268,30 @@ class TestAnImageOfAV2Source:
         v2_source.stop()
         assert pulled == mirror.pull("library/app")
         assert len({index.digest, *index.images[0].contents}) == mirror.evict(A_DAY).blobs
+
+    def test_counts_with_its_uncompressed_copies_and_takes_them_along(self, v2_source, evicting):
+        plain = [make_tar({"file": bytes(9000 + number)}) for number in range(2)]
+        config = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [digest_of(each) for each in plain]}}
+        image = Image("amd64", encoded(config), tuple(map(zstd.compress, plain)))
+        v2_source.add("library/app", "latest", image)
+        serve_tags(v2_source, "latest")
+        mirror = evicting(url=v2_source.url, max_bytes=sum(map(len, plain)))
+        copies = [image_layout.unpacked_layer(Digest.of(each)) for each in plain]
+        pulled = mirror.pull("library/app")
+        assert plain == [layer for _, layer in pulled.values()]
+        evicted = mirror.evict()
+        size = sum(map(len, (*image.contents.values(), *plain)))
+        assert (size, True) == (evicted.size + evicted.left, evicted.left <= sum(map(len, plain)))
+        assert [True, True] == [mirror.driver.exists(path) for path in copies], "they are removed with their layers"
+        mirror.reclaim()
+        stay = [mirror.driver.exists(layout.blob_data(Digest.of(layer))) for layer in image.layers]
+        assert stay == [mirror.driver.exists(path) for path in copies] != [True, True]
+        assert pulled == mirror.pull("library/app")
+        assert [True, True] == [mirror.driver.exists(path) for path in copies]
+        mirror.services.mirror.eviction._max_bytes = 1
+        assert 0 == mirror.evict().left
+        mirror.reclaim()
+        assert [] == [path for folder in ("unpacked", "unpacked-from") for path in mirror.driver.walk(f"{V1}/{folder}")]
 
 
 def test_a_damaged_record_of_a_removed_image_is_forgotten(evicting):
