@@ -92,6 +92,9 @@ class CpuPool:
         """
         Run a job and yield its output as it arrives. Ending the iteration early cancels the job.
 
+        An idle process may have been killed, for example for lack of memory. So a job without input is repeated once,
+        in a new process, if a process that served earlier jobs ends before it answers.
+
         Args:
             job: name of the job.
             arguments: JSON object for the job.
@@ -109,22 +112,33 @@ class CpuPool:
             return
         self._acquire()
         try:
-            process = self._idle.pop() if self._idle else self._start()
-            is_reusable = False
-            try:
-                request = {"job": job, "arguments": arguments, "seconds": self._max_seconds}
-                yield from process.run(json.dumps(request).encode(), source)
-                is_reusable = True
-            except RegistryError:
-                is_reusable = process.is_between_jobs
-                raise
-            finally:
-                if is_reusable:
-                    self._make_idle(process)
-                else:
-                    process.end()
+            request = json.dumps({"job": job, "arguments": arguments, "seconds": self._max_seconds}).encode()
+            if self._idle:
+                process = self._idle.pop()
+                try:
+                    yield from self._run_in(process, request, source)
+                    return
+                except Overloaded:
+                    if source or process.has_answered:
+                        raise
+                    logger.warning("a job of %s is repeated: the process may have ended before it", self._module)
+            yield from self._run_in(self._start(), request, source)
         finally:
             self._free.release()
+
+    def _run_in(self, process: _Process, request: bytes, source: Source) -> Iterator[bytes]:
+        is_reusable = False
+        try:
+            yield from process.run(request, source)
+            is_reusable = True
+        except RegistryError:
+            is_reusable = process.is_between_jobs
+            raise
+        finally:
+            if is_reusable:
+                self._make_idle(process)
+            else:
+                process.end()
 
     def result(self, job: str, arguments: Mapping[str, Any], source: Source = ()) -> Any:
         """Run a job whose output is a small JSON document, and return the parsed document (see :meth:`run`)."""
@@ -160,7 +174,8 @@ class _Process:
     One process of the pool.
 
     Attributes:
-        is_in_step: whether the protocol is between jobs, so that another one may begin.
+        is_between_jobs: whether the protocol is between jobs, so that another one may begin.
+        has_answered: whether it has sent a frame for the current job.
         idle_timer: greenlet that ends the process when it stays idle.
     """
 
@@ -168,6 +183,7 @@ class _Process:
 
     def __init__(self, module: str, max_memory_bytes: int) -> None:
         self.is_between_jobs = True
+        self.has_answered = False
         self._module = module
         self._connection, child_end = gevent.socket.socketpair()
         with child_end:
@@ -186,11 +202,12 @@ class _Process:
         """Run a job and yield its output."""
         if self.idle_timer is not None:
             self.idle_timer.kill(block=False)
-        self.is_between_jobs = False
+        self.is_between_jobs = self.has_answered = False
         feeder = _Feeder(self._connection, request, source, self._kill)
         try:
             while True:
                 kind, content = frames.read(self._receive)
+                self.has_answered = True
                 if kind != frames.BLOCK:
                     break
                 yield content

@@ -93,9 +93,17 @@ print(len(turns) > 10)  # a hundred where the machine has time; at most one if t
         program = """
 one = pool()
 print(refused(one.run("die", {})), ends())
-print(one.result("pid", {}) > 0)
+print((killed := one.result("pid", {})) > 0)
+os.kill(killed, 9)
+wait_until(lambda: open(f"/proc/{killed}/stat").read().rpartition(")")[2].split()[0] == "Z")
+print(one.result("pid", {}) not in (killed, os.getpid()))  # repeated in a new process
+print(refused(one.run("die", {})), ends())  # repeated once only
+killed = one.result("pid", {})
+os.kill(killed, 9)
+print(refused(one.run("upper", {"end": ""}, [[b"x"]])))  # its input may not be readable twice
 """
-        assert ["Overloaded", "True", "True"] == under_gevent(IMPORTS + program, errors=True)
+        expected = ["Overloaded", "True", "True", "True", "Overloaded", "True", "Overloaded"]
+        assert expected == under_gevent(IMPORTS + program, errors=True)
 
     def test_raises_the_error_of_its_input(self):
         program = """
