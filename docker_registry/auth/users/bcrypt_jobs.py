@@ -12,8 +12,11 @@ MAX_PASSWORD_BYTES: Final = 72
 
 
 def check(password: bytes, stored: bytes) -> bool:
-    """Return whether a password has a hash."""
-    return bcrypt.checkpw(password[:MAX_PASSWORD_BYTES], stored)
+    """Return whether a password has a hash; a hash that the library refuses belongs to no password."""
+    try:
+        return bcrypt.checkpw(password[:MAX_PASSWORD_BYTES], stored)
+    except ValueError:
+        return False
 
 
 def _check(arguments: Mapping[str, Any], _: object) -> Iterator[bytes]:

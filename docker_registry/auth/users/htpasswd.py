@@ -32,7 +32,9 @@ COST: Final = 10
 MAX_COST: Final = 14
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
-_HASH: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+
+#: 22 characters of the salt have four bits more than its 16 bytes; bcrypt refuses a hash in which these are not zero.
+_HASH: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 
 
 def parse(content: bytes, path: Path) -> dict[str, bytes]:

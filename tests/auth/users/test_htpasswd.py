@@ -10,7 +10,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from docker_registry.auth.users import htpasswd
+from docker_registry.auth.users import bcrypt_jobs, htpasswd
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import ConfigError, Invalid
 from tests.support.processes import find
@@ -19,8 +19,15 @@ FILE = Path("users")
 #: The hash of `pw`; a constant, because test ids contain it and must be the same in all processes of a run.
 HASH = "$2b$04$abcdefghijklmnopqrstuuyvPXIbu7xe6/CED2DzX8z6Si09MlzlW"
 
+#: Its salt is longer than 16 bytes, by bits in its last character.
+WITH_SPARE_BITS = f"{HASH[:28]}v{HASH[29:]}"
+
 
 class TestAFileOfUsers:
+    def test_has_only_hashes_that_passwords_are_compared_with(self):
+        assert bcrypt_jobs.check(b"pw", HASH.encode())
+        assert not bcrypt_jobs.check(b"pw", WITH_SPARE_BITS.encode())
+
     def test_has_comments_blank_lines_and_any_bcrypt_prefix(self):
         content = f"# users\n\nalice:{HASH}\r\n  bob@example.com:$2y{HASH[3:]}\n"
         assert {"alice", "bob@example.com"} == set(htpasswd.parse(content.encode(), FILE))
@@ -33,6 +40,7 @@ class TestAFileOfUsers:
             ("alice:$apr1$x$y", "not a bcrypt hash"),
             ("alice:secret", "not a bcrypt hash"),
             (f"alice:{HASH[:-1]}", "not a bcrypt hash"),
+            (f"alice:{WITH_SPARE_BITS}", "not a bcrypt hash"),
             (f"alice:$2y$15{HASH[6:]}", "has cost 15"),
             (f":{HASH}", "must be 1 to 128"),
             (f"a/b:{HASH}", "must be 1 to 128"),
