@@ -92,7 +92,12 @@ def _longest(left: Sequence[float]) -> int:
     return 0 if max(waits) <= 0 else int(max(waits)) + 1
 
 
+def network_of(address: Address | None) -> str:
+    """Return the network of a client: the /64 of an IPv6 address, the whole IPv4 address, empty if unknown."""
+    return "" if address is None else str(ip_network((address, 64 if address.version == 6 else 32), strict=False))
+
+
 def _keys(name: str, address: Address | None) -> tuple[str, str]:
     """Return the keys of account and network, and of the network alone."""
-    network = "" if address is None else str(ip_network((address, 64 if address.version == 6 else 32), strict=False))
+    network = network_of(address)
     return f"{network} {name[:128]}", network

@@ -1,8 +1,9 @@
 """
 Verification of passwords.
 
-bcrypt is slow on purpose, so it runs in a process of low priority, one password at a time. A correct password is
-remembered for five minutes: as a keyed hash, valid only for the stored hash that it matched.
+bcrypt is slow on purpose, so it runs in a process of low priority, one password at a time; the networks of the clients
+take turns. A correct password is remembered for five minutes: as a keyed hash, valid only for the stored hash that it
+matched.
 """
 
 from __future__ import annotations
@@ -10,21 +11,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import bcrypt
 
 from docker_registry.auth.client import Address
-from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.attempts import Attempts, network_of
 from docker_registry.auth.users.bcrypt_process import BcryptProcess
 from docker_registry.auth.users.htpasswd import COST
-from docker_registry.concurrency import check_client
-from docker_registry.errors import Overloaded
+from docker_registry.auth.users.login_queue import LoginQueue
+from docker_registry.concurrency import KeyedLocks, check_client
 
 #: Time for which a correct password is remembered.
 REMEMBERED_SECONDS: Final = 300.0
@@ -35,8 +34,8 @@ MAX_REMEMBERED: Final = 10_000
 #: Time for which a wrong password is remembered: some clients send it twice in a row, and that is one failure.
 WRONG_SECONDS: Final = 30.0
 
-#: Requests that may wait for their password to be verified; more are answered 503.
-MAX_WAITING: Final = 64
+#: Longest pause after a wrong password: it delays the other logins too.
+MAX_REST_SECONDS: Final = 0.25
 
 
 class Passwords:
@@ -61,9 +60,9 @@ class Passwords:
         self._right: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._wrong: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._bcrypt = BcryptProcess()
-        self._turn = threading.Lock()
+        self._queue = LoginQueue()
+        self._verifying = KeyedLocks()
         self._rests_until = 0.0
-        self._waiting = 0
         # Verified for users that do not exist, so that they take the same time.
         self._decoy = bcrypt.hashpw(secrets.token_hex(16).encode(), bcrypt.gensalt(4))[7:]
 
@@ -79,48 +78,43 @@ class Passwords:
             Overloaded: too many passwords are waiting to be verified.
             ClientLeft: the client has disconnected while it waited.
         """
-        users = self._users()
-        stored, content = users.get(name), password.encode("utf-8", "surrogateescape")
-        expected = stored or b""
+        content = password.encode("utf-8", "surrogateescape")
         mark = hmac.digest(self._key, name.encode("utf-8", "replace") + b"\0" + content, hashlib.sha256)
-        known = self._recall(mark, expected)
+        known = self._recall(mark, name)
         if known is not None:
             return known
-        self._attempts.check(name, address)
-        with self._one_at_a_time():
-            known = self._recall(mark, expected)  # another request may have verified it meanwhile
+        with self._verifying.hold(mark):  # equal requests take one place in the queue
+            known = self._recall(mark, name)
             if known is not None:
                 return known
             self._attempts.check(name, address)
-            self._rest()
-            check_client()
-            began = self._now()
-            is_right = self._bcrypt.check(content, stored or self._decoy_for(users)) and stored is not None
-            if not is_right:
-                self._rests_until = 2 * self._now() - began
-                self._attempts.fail(name, address)
-            self._remember(self._right if is_right else self._wrong, mark, expected)
+            with self._queue.turn(network_of(address)):
+                return self._verify_now(name, content, mark, address)
+
+    def _verify_now(self, name: str, content: bytes, mark: bytes, address: Address | None) -> bool:
+        self._rest()
+        check_client()
+        self._attempts.check(name, address)  # other logins may have failed during the wait
+        users = self._users()  # this user may have been removed or changed during the wait
+        stored = users.get(name)
+        began = self._now()
+        is_right = self._bcrypt.check(content, stored or self._decoy_for(users)) and stored is not None
+        if not is_right:
+            ended = self._now()
+            self._rests_until = ended + min(ended - began, MAX_REST_SECONDS)
+            self._attempts.fail(name, address)
+        self._remember(self._right if is_right else self._wrong, mark, stored or b"")
         return is_right
 
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded
-        self._waiting += 1
-        try:
-            with self._turn:
-                yield
-        finally:
-            self._waiting -= 1
-
     def _rest(self) -> None:
-        """Wait after a wrong password for as long as it took, so that wrong ones take half of a processor at most."""
+        """Wait after a wrong password for as long as it took, within a limit, to leave the processor to others."""
         left = self._rests_until - self._now()
         if left > 0:
             time.sleep(left)
 
-    def _recall(self, mark: bytes, stored: bytes) -> bool | None:
+    def _recall(self, mark: bytes, name: str) -> bool | None:
         """Return whether a password is right, as far as that is remembered for the user's current hash."""
+        stored = self._users().get(name, b"")
         for results, is_right in ((self._right, True), (self._wrong, False)):
             found = results.get(mark)
             if found is not None and found[0] == stored and self._now() < found[1]:

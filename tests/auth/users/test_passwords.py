@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import bcrypt
 import pytest
 
 from docker_registry.auth import credentials
 from docker_registry.auth.client import parse_address
-from docker_registry.auth.users import attempts, passwords
+from docker_registry.auth.users import attempts, login_queue, passwords
 from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.failure_table import MAX_ENTRIES, FailureTable
 from docker_registry.auth.users.passwords import Passwords
 from docker_registry.auth.users.redis_failures import RedisFailures
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Cache
-from docker_registry.errors import TooManyAttempts, Unauthorized
+from docker_registry.errors import Overloaded, TooManyAttempts, Unauthorized
 from docker_registry.services.store import open_shared_redis
 from tests.support.clock import Clock
 from tests.support.gevent_program import under_gevent
 from tests.support.servers.redis import PASSWORD, redis_server
+from tests.support.timing import PATIENCE_SECONDS, wait_until
 
 __all__ = ["redis_server"]
 
@@ -29,6 +33,7 @@ HERE, THERE = parse_address("192.0.2.1"), parse_address("192.0.2.2")
 IN_A_WORKER = """
 import os, signal
 import bcrypt
+from docker_registry.auth.users.login_queue import LoginQueue
 from docker_registry.auth.users.passwords import Passwords
 from docker_registry.concurrency import watching_client
 from docker_registry.errors import ClientLeft
@@ -51,6 +56,17 @@ with watching_client(lambda: True):
 os.kill(child, signal.SIGKILL)
 wait_until(lambda: open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] == "Z")
 print(passwords.verify("alice", "another", None))
+queue = LoginQueue()
+def take(network):
+    with queue.turn(network):
+        return network
+with queue.turn("a"):
+    logins = [gevent.spawn(take, network) for network in "bbc"]
+    wait_until(lambda: len(queue) == 3)
+    logins.pop(0).kill()  # it leaves the queue
+    print(len(queue))
+logins.pop(0).kill()  # it has got the turn, and passes it on
+print(logins.pop().get(timeout=60), take("a"))
 """
 
 
@@ -128,7 +144,68 @@ class TestAPassword:
 
 class TestAWorker:
     def test_hashes_in_a_process_of_low_priority(self):
-        assert ["False", "True", "False", "True", "False", "True", "False"] == under_gevent(IN_A_WORKER, errors=True)
+        assert ["False", "True", "False", "True", "False", "True", "False", "2", "c", "a"] == under_gevent(
+            IN_A_WORKER, errors=True
+        )
+
+
+class TestLoginsThatWait:
+    @pytest.fixture
+    def slow(self, users, clock, monkeypatch):
+        """Passwords of which the first waits for an event; and what was hashed."""
+
+        def checkpw(password, stored):
+            hashed.append(password.decode())
+            assert event.wait(PATIENCE_SECONDS)
+            return original(password, stored)
+
+        hashed, event, original = [], threading.Event(), bcrypt.checkpw
+        monkeypatch.setattr(passwords.bcrypt, "checkpw", checkpw)
+        return Passwords(lambda: users, clock), hashed, event
+
+    def test_take_turns_by_network_and_share_the_queue(self, slow, monkeypatch):
+        monkeypatch.setattr(login_queue, "MAX_WAITING", 3)
+        monkeypatch.setattr(login_queue, "MAX_WAITING_OF_NETWORK", 2)
+        one, hashed, event = slow
+        with ThreadPoolExecutor(6) as threads:
+            logins = [threads.submit(one.verify, "alice", "guess 1", HERE)]
+            wait_until(lambda: hashed)
+            logins.append(threads.submit(one.verify, "alice", "guess 1", HERE))  # needs no place of its own
+            for number, (password, address) in enumerate((("guess 2", HERE), ("guess 3", HERE), ("right", THERE)), 1):
+                if address is THERE:
+                    with pytest.raises(Overloaded):
+                        one.verify("alice", "guess 4", HERE)
+                logins.append(threads.submit(one.verify, "alice", password, address))
+                wait_until(lambda number=number: len(one._queue) == number)
+            with pytest.raises(Overloaded):
+                one.verify("alice", "guess 5", THERE)
+            event.set()
+            assert [False] * 4 + [True] == [login.result(PATIENCE_SECONDS) for login in logins]
+        assert ["guess 1", "guess 2", "right", "guess 3"] == hashed
+        assert one.verify("bob", "other", HERE)  # the turn is free again
+
+    def test_are_compared_with_the_users_after_the_wait(self, slow, users):
+        one, hashed, event = slow
+        with ThreadPoolExecutor(3) as threads:
+            threads.submit(one.verify, "alice", "guess", HERE)
+            wait_until(lambda: hashed)
+            logins = [threads.submit(one.verify, *each, THERE) for each in (("alice", "right"), ("bob", "other"))]
+            wait_until(lambda: len(one._queue) == len(logins))
+            users["alice"] = bcrypt.hashpw(b"new", bcrypt.gensalt(4))
+            del users["bob"]
+            event.set()
+            assert [False, False] == [login.result(PATIENCE_SECONDS) for login in logins]
+
+    def test_rest_for_a_limited_time_after_a_wrong_password(self, verify, clock, monkeypatch):
+        def checkpw(*_):
+            clock.now += 1
+            return False
+
+        rests = []
+        monkeypatch.setattr(passwords.bcrypt, "checkpw", checkpw)
+        monkeypatch.setattr(passwords.time, "sleep", rests.append)
+        assert not any(verify("alice", password, HERE) for password in ("guess 1", "guess 2"))
+        assert [passwords.MAX_REST_SECONDS] == rests
 
 
 class TestFailedLogins:
