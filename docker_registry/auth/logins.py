@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Logins:
         self.robots = robots
         self.workloads = workloads
         self.identifies_certificates = certificates is not None
-        self._users_by_lower: tuple[Mapping[str, bytes], Mapping[str, str]] = ({}, {})
+        self._names_by_lower: tuple[Mapping[str, bytes], Mapping[str, list[str]]] = ({}, {})
 
     def users(self) -> Mapping[str, bytes]:
         """Return the current bcrypt hashes, by user name."""
@@ -98,19 +98,23 @@ class Logins:
                 raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
             return self.client(robot.principal, address)
         if self._ldap is not None:
-            name = self._name_in_file(name)
-            if name not in self.users():
-                return self._log_in_ldap(self._ldap, name.lower(), password, address)
+            names = self._names_in_file(name)
+            if not names:
+                return self._log_in_ldap(self._ldap, name, password, address)
+            if len(names) == 1:
+                name = names[0]
+            # Otherwise the name is that of no user: the password is wrong.
         if not self._passwords.verify(name, password, address):
             raise _wrong_password(name, address)
         return self.client(name, address)
 
-    def _log_in_ldap(self, ldap: LdapUsers, name: str, password: str, address: Address | None) -> Client:
-        groups = ldap.recall(name, password)
+    def _log_in_ldap(self, ldap: LdapUsers, given: str, password: str, address: Address | None) -> Client:
+        name = given.lower()
+        groups = ldap.recall(given, password)
         if groups is None:
             check = partial(self._attempts.check, name, address)
             check()
-            groups = ldap.verify(name, password, check=check, fail=partial(self._attempts.fail, name, address))
+            groups = ldap.verify(given, password, check=check, fail=partial(self._attempts.fail, name, address))
             if groups is None:
                 raise _wrong_password(name, address)
         return Client(name, groups & self._groups(), address, version=ldap.version)
@@ -126,26 +130,39 @@ class Logins:
         return Client(found.name, found.groups, address, expires=found.expires, version=found.version)
 
     def identify(self, certificate: Mapping[str, Any], address: Address | None) -> Client:
-        """Return the client of a certificate: a user of the file, or one that only certificates name."""
+        """
+        Return the client of a certificate: a user of the file, or one that only certificates name.
+
+        Raises:
+            Unauthorized: the certificate names nobody, or users of the file that differ only in upper and lower case.
+        """
         if self._certificates is None:
             raise Unauthorized
         try:
             found = self._certificates.identify(certificate)
+            names = self._names_in_file(found.given)
+            if len(names) > 1:
+                raise Unauthorized("Several users have the name of the client certificate.")
         except Unauthorized as error:
             logger.warning("login failed: client certificate from %s: %s", address, error.sentence)
             raise
-        name = self._name_in_file(found.name)
-        version = "" if name in self.users() else self._certificates.version
-        return Client(name, address=address, expires=found.expires, version=version)
+        if names:
+            return Client(names[0], address=address, expires=found.expires)
+        return Client(found.name, address=address, expires=found.expires, version=self._certificates.version)
 
-    def _name_in_file(self, name: str) -> str:
-        """Return the name of the user in the file that is the same but for upper and lower case; else the name."""
+    def _names_in_file(self, name: str) -> Sequence[str]:
+        """Return the user of the file with exactly this name; else those that differ only in upper and lower case."""
         users = self.users()
         if name in users:
-            return name
-        if self._users_by_lower[0] is not users:
-            self._users_by_lower = users, {each.lower(): each for each in users}
-        return self._users_by_lower[1].get(name.lower(), name)
+            return (name,)
+        if not name.isascii():  # some letters have lower-case forms in ASCII
+            return ()
+        if self._names_by_lower[0] is not users:
+            by_lower: dict[str, list[str]] = {}
+            for each in users:
+                by_lower.setdefault(each.lower(), []).append(each)
+            self._names_by_lower = users, by_lower
+        return self._names_by_lower[1].get(name.lower(), ())
 
     def user_version(self, name: str) -> str | None:
         """Return a text that changes with the password of a user or robot; None if there is none of this name."""

@@ -142,6 +142,14 @@ class TestTheName:
         found = logins.identify(CERTIFICATE, None)
         assert ("ALICE", "") == (found.name, found.version)
 
+    def test_is_that_of_one_user_of_several_in_upper_and_lower_case(self, tmp_path):
+        users = write_users(tmp_path / "users", "Alice", "alice")
+        logins = Logins(users, certificates=ClientCertificates("${cn}", lambda: 0))
+        for name in ("Alice", "alice"):
+            assert name == logins.identify(CERTIFICATE | {"subject": ((("commonName", name),),)}, None).name
+        with pytest.raises(Unauthorized, match="Several users have the name"):
+            logins.identify(CERTIFICATE | {"subject": ((("commonName", "ALICE"),),)}, None)
+
     @pytest.mark.parametrize(
         ("template", "changed", "reason"),
         [
@@ -149,6 +157,8 @@ class TestTheName:
             ("${dns}", {}, "has 2 values of dns"),
             ("${cn}", {"subject": ()}, "has no cn"),
             ("${cn}", {"subject": ((("commonName", "anonymous"),),)}, "make no name"),
+            ("${cn}", {"subject": ((("commonName", "Anonymous"),),)}, "make no name"),
+            ("${cn}", {"subject": ((("commonName", "\u212aate"),),)}, "make no name"),  # its lower case is kate
             ("${cn}", {"subject": ((("commonName", "robot:ci"),),)}, "make no name"),
             ("${cn}", {"subject": ((("commonName", "10.0.0.0/8"),),)}, "make no name"),
             ("${cn}", {"subject": ((("commonName", "a\nb"),),)}, "make no name"),

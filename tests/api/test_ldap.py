@@ -30,7 +30,7 @@ from docker_registry.config.sections import Auth, Ldap
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import AuthorityUnavailable, ConfigError, RegistryError, TooManyAttempts, Unauthorized
 from docker_registry.services import build
-from tests.support.access import settings
+from tests.support.access import settings, write_users
 from tests.support.clock import Clock
 from tests.support.processes import free_port
 from tests.support.servers import slapd
@@ -45,7 +45,7 @@ GOOD = {"url": "ldaps://ldap.example.com", "user_base": "ou=people,dc=example,dc
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    people = {"carol": ("dev", "everyone"), "dora": ("everyone",), "alice": ("dev",), "eve*": ()}
+    people = {"carol": ("dev", "everyone"), "dora": ("everyone",), "alice": ("dev",), "eve*": (), "Frank": ("Frank",)}
     with slapd.directory(tmp_path_factory.mktemp("slapd"), people) as directory:
         yield directory
 
@@ -102,6 +102,22 @@ class TestAUserOfTheDirectory:
         assert 404 == status(app, "DORA", "/v2/ops/x/tags/list", "pw-dora")  # a rule names dora
         assert 403 == status(app, "Alice", "/v2/dev/x/tags/list", "pw-alice")  # of the file
 
+    def test_is_searched_by_the_name_as_it_was_sent(self, directory):
+        exact = parsed(**directory.settings | {"user_filter": "(uid:caseExactMatch:={user})"})
+        client = Logins(groups=lambda: frozenset({"Frank"}), ldap=LdapUsers(exact)).log_in("Frank", "pw-Frank", None)
+        assert ("frank", {"Frank"}) == (client.name, client.groups)
+        assert LdapUsers(exact).verify("frank", "pw-Frank") is None
+        groups = parsed(**directory.settings | {"group_filter": "(cn:caseExactMatch:={user})"})
+        assert {"Frank"} == LdapUsers(groups).verify("fRANK", "pw-Frank")
+
+    def test_is_not_one_of_several_of_the_file_in_upper_and_lower_case(self, tmp_path):
+        away = LdapUsers(parsed(url=f"ldap://127.0.0.1:{free_port()}", insecure=True, user_base=slapd.PEOPLE))
+        logins = Logins(write_users(tmp_path / "users", "Alice", "alice"), ldap=away)
+        for name in ("Alice", "alice"):
+            assert name == logins.log_in(name, f"pw-{name}", None).name
+            with pytest.raises(Unauthorized):
+                logins.log_in("ALICE", f"pw-{name}", None)
+
     def test_pushes_by_api_v1_with_a_token(self, app):
         token = app.get("/v2/token?scope=repository:dev/old:pull,push", auth=("carol", "pw-carol")).get_json()["token"]
         basic = "Basic " + base64.b64encode(b"carol:pw-carol").decode()
@@ -121,6 +137,7 @@ class TestALogin:
         ("name", "password"),
         [("carol", "wrong"), ("carol", ""), ("nobody", "pw-nobody"), ("*", "pw-carol"), ("eve*", "pw-eve*"),
          ("carol)(uid=*", "pw-carol"), ("registry", "pw-registry"), ("carol", "\udcff"), ("carol", "a\0b"),
+         ("Anonymous", "pw-carol"), ("\u212aate", "pw-carol"),
          ("carol", "a\nb"), ("carol", "\u00ad"),
          ("carol", "pw-carol" + 1024 * "\u00ad")],
     )  # fmt: skip
@@ -228,6 +245,15 @@ class TestAConnection:
             assert 0 == attempts_of(1)
             clock.now += RETRY_SECONDS
             assert [frozenset()] * 2 == [users.verify(name, "x") for name in ("carol", "dora")]
+
+    def test_that_does_not_answer_a_user_does_not_fail_for_others(self, caplog):
+        logins = MAX_FAILURES + 2
+        with slapd.busy_directory(0, hangs_up=True) as port:
+            users = LdapUsers(parsed(url=f"ldap://127.0.0.1:{port}", insecure=True, user_base=slapd.PEOPLE))
+            for number in range(logins):
+                with pytest.raises(AuthorityUnavailable):
+                    users.verify("carol", f"guess {number}")
+        assert logins == len(caplog.records)  # all were tried
 
 
 class TestASetting:

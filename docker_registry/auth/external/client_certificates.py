@@ -39,10 +39,12 @@ class CertificateUser:
 
     Attributes:
         name: in rules and logs.
+        given: the name with the upper and lower case of the certificate.
         expires: when the certificate ends, seconds since the Unix epoch.
     """
 
     name: str
+    given: str
     expires: float
 
 
@@ -89,15 +91,19 @@ class ClientCertificates:
             if len(values) != 1:
                 problem = f"has {len(values)} values of {found[1]}" if values else f"has no {found[1]}"
                 raise Unauthorized(f"The client certificate {problem}.")
-            return values[0] if found[1] in _CASE_SENSITIVE else values[0].lower()
+            return values[0]
 
-        name = _FIELD.sub(value, self._name)
-        if not is_identity(name):
+        def lower_value(found: re.Match[str]) -> str:
+            return value(found) if found[1] in _CASE_SENSITIVE else value(found).lower()
+
+        # The given name is checked too: some letters outside of ASCII have lower-case forms in ASCII.
+        given, name = _FIELD.sub(value, self._name), _FIELD.sub(lower_value, self._name)
+        if not is_identity(given) or not is_identity(name):
             raise Unauthorized("The fields of the client certificate make no name that rules can contain.")
         expires = ssl.cert_time_to_seconds(certificate["notAfter"])
         if expires <= self._now():  # during a connection
             raise Unauthorized("The client certificate has expired.")
-        return CertificateUser(name, expires)
+        return CertificateUser(name, given, expires)
 
 
 def _values(certificate: Mapping[str, Any], field: str) -> list[str]:

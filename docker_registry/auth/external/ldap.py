@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from docker_registry import dependencies
-from docker_registry.auth.external.ldap_directory import DN, USER, Directory
+from docker_registry.auth.external.ldap_directory import DN, USER, Directory, name_in
 from docker_registry.auth.users import htpasswd
 from docker_registry.concurrency import check_client
 from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
@@ -109,6 +109,7 @@ class LdapUsers:
         Return the groups of a user with this password; None if the name or the password is wrong.
 
         Args:
+            name: as the client sent it; the directory decides whether upper and lower case differ.
             check: called before the directory is asked; raises to reject the login.
             fail: called if the name or the password is wrong.
 
@@ -182,15 +183,16 @@ class LdapUsers:
                 logger.error("the LDAP directory refuses the account %s", place.bind_dn)
                 raise AuthorityUnavailable("The LDAP directory cannot be used.")
             user = escape_filter_chars(name)
-            found = self._search(searching, place.user_base, place.user_filter.replace(USER, user), [], 2)
+            wanted = place.user_filter.replace(USER, user)
+            found = self._search(searching, place.user_base, wanted, place.user_attributes, 2)
             # Unknown users are bound too, in vain, so that they take as long as a wrong password.
             dn = found[0]["dn"] if len(found) == 1 else f"cn={secrets.token_hex(8)},{place.user_base}"
             if len(found) > 1:
                 logger.error("the LDAP directory has several users %s", name)
-            with self._bound(dn, password) as bound:
+            with self._bound(dn, password, is_user=True) as bound:
                 if bound is None or len(found) != 1:
                     return None
-            return self._groups(searching, name, dn)
+            return self._groups(searching, name_in(found[0], name), dn)
 
     def _groups(self, connection: Connection, name: str, dn: str) -> frozenset[str]:
         from ldap3.utils.conv import escape_filter_chars
@@ -221,14 +223,19 @@ class LdapUsers:
         return [entry for entry in connection.response or () if entry["type"] == "searchResEntry"]
 
     @contextmanager
-    def _bound(self, dn: str | None, password: str | None) -> Iterator[Connection | None]:
+    def _bound(self, dn: str | None, password: str | None, *, is_user: bool = False) -> Iterator[Connection | None]:
         """
         Connect and bind; the connection is None if the directory refuses the account.
+
+        Args:
+            is_user: whether the account is that of the user. The directory may delay the answer after wrong passwords,
+                so a bind that fails does not count as a failure of the directory, which has just answered a search.
 
         Raises:
             AuthorityUnavailable: the directory cannot decide about the account.
         """
         from ldap3 import ANONYMOUS, NONE, SIMPLE, Connection, Server, Tls
+        from ldap3.core.exceptions import LDAPException
 
         place = self._directory
         ca = None if place.ca is None else str(place.ca)
@@ -246,7 +253,14 @@ class LdapUsers:
             if place.security == "starttls" and not connection.start_tls():
                 logger.error("the LDAP directory refuses StartTLS")
                 raise AuthorityUnavailable("The LDAP directory cannot be used.")
-            is_bound = connection.bind()
+            try:
+                is_bound = connection.bind()
+            except (LDAPException, OSError) as error:
+                if not is_user:
+                    raise
+                self._failures = 0
+                logger.error("the LDAP directory does not answer the login of a user: %s", type(error).__name__)
+                raise AuthorityUnavailable("The LDAP directory cannot be used.") from None
             if connection.result["result"] in _UNDECIDED:
                 logger.error("the LDAP directory cannot log in: %s", connection.result["description"])
                 raise AuthorityUnavailable("The LDAP directory cannot be used.")
@@ -271,14 +285,15 @@ def _is_possible(name: str, password: str) -> bool:
     """
     Return whether a user may have a name and a password.
 
-    A bind without a password would always succeed. ldap3 rejects passwords that SASLprep (RFC 4013) prohibits, such as
-    those with control characters.
+    Neither the name nor its lower-case form may be reserved. A bind without a password would always succeed. ldap3
+    rejects passwords that SASLprep (RFC 4013) prohibits, such as those with control characters.
     """
     from ldap3.core.exceptions import LDAPException
     from ldap3.protocol.sasl.sasl import validate_simple_password
 
     try:
         htpasswd.check_name(name)
+        htpasswd.check_name(name.lower())
         password.encode()
         return len(password) <= MAX_PASSWORD and "\0" not in password and bool(validate_simple_password(password))
     except (Invalid, UnicodeEncodeError, LDAPException):

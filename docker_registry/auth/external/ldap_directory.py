@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from docker_registry.errors import AuthorityUnavailable, ConfigError
@@ -13,6 +14,9 @@ from docker_registry.errors import AuthorityUnavailable, ConfigError
 #: What filters contain in place of the name and the DN of a user.
 USER: Final = "{user}"
 DN: Final = "{dn}"
+
+#: An attribute that a filter compares with the name of the user.
+_USER_ATTRIBUTE: Final = re.compile(r"\(([A-Za-z][A-Za-z0-9-]*)=" + re.escape(USER) + r"\)")
 
 _PORTS: Final = {"ldap": 389, "ldaps": 636}
 
@@ -45,6 +49,11 @@ class Directory:
     group_base: str | None
     group_filter: str
     group_name: str
+
+    @property
+    def user_attributes(self) -> list[str]:
+        """Attributes that the filter of a user compares with the name."""
+        return _USER_ATTRIBUTE.findall(self.user_filter)
 
     @classmethod
     def parse(
@@ -92,6 +101,18 @@ class Directory:
             host, port, security, ca, bind_dn, read_password, user_base, user_filter, group_base, group_filter,
             group_name,
         )  # fmt: skip
+
+
+def name_in(entry: Mapping[str, Any], given: str) -> str:
+    """
+    Return the name of a user with the upper and lower case of its entry, since names in groups may be case-sensitive.
+
+    Args:
+        entry: a result of a search in ldap3, with :attr:`Directory.user_attributes`.
+        given: the name that the client sent; returned if the entry does not have it.
+    """
+    values = (value.decode("utf-8", "replace") for found in entry["raw_attributes"].values() for value in found)
+    return next((value for value in values if value.lower() == given.lower()), given)
 
 
 def _parse_url(url: str) -> tuple[str, str, int]:

@@ -80,13 +80,14 @@ class Directory:
 
 
 @contextmanager
-def busy_directory(connection: int, port: int = 0) -> Iterator[int]:
+def busy_directory(connection: int, port: int = 0, *, hangs_up: bool = False) -> Iterator[int]:
     """
     Run a server that has one user and answers one bind with ``busy`` (RFC 4511), and yield its port.
 
     Args:
         connection: on which the bind fails, counted from 1; 0 for none.
         port: where it listens; 0 for any free port.
+        hangs_up: whether it closes the connection instead of answering a bind of the user.
     """
     seen = []
 
@@ -98,6 +99,8 @@ def busy_directory(connection: int, port: int = 0) -> Iterator[int]:
                 # Every message is short: 0x30, its length, the message id (an INTEGER), and the operation.
                 end = 4 + request[3]
                 message_id, operation = request[2:end], request[end]
+                if hangs_up and operation == 0x60 and b"uid=x" in request:
+                    return
                 if operation == 0x60:
                     result = 51 if is_busy else 0
                     self.request.sendall(_message(message_id, bytes((0x61, 7, 10, 1, result, 4, 0, 4, 0))))
