@@ -14,6 +14,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 import requests
+import yaml
 
 from docker_registry import __version__
 from docker_registry.config.distribution_keys import KEYS
@@ -225,6 +226,14 @@ class TestTheFilesOfTheImage:
         for name in {name.split("_")[1 : 4 if "_AUTH_" in name else 2][-1]: name for name in sorted(theirs)}.values():
             assert (name, chosen) == (name, run(**{name: "x"}).stdout.strip())
         assert 2 == run(REGISTRY_AUTH="htpasswd", SETTINGS_FLAVOR="s3").returncode
+        # Variables that would have no effect beside them.
+        flavors = yaml.safe_load(sample)
+        plain = {*re.findall(r"_env:(\w+)", f"{flavors['common']}{flavors['local']}")} - ours
+        refused = run(REGISTRY_HTTP_SECRET="x", **dict.fromkeys(plain, "x"))
+        assert (2, "") == (refused.returncode, refused.stdout)
+        assert {"REGISTRY_HTTP_SECRET", *plain} == set(re.findall("[A-Z0-9_]{7,}", refused.stderr))
+        assert 2 == run(REGISTRY_HTTP_SECRET="x", STORAGE_PATH="/data").returncode
+        assert chosen == run(REGISTRY_HTTP_SECRET="x", STORAGE_PATH="", SMTP_PORT="tcp://10.0.0.1:25").stdout.strip()
         assert "mine.yml" == run(REGISTRY_AUTH="x", DOCKER_REGISTRY_CONFIG="mine.yml").stdout.strip()
 
     def test_check_the_health_at_the_port_that_a_file_names(self, tmp_path):
