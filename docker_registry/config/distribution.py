@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from docker_registry.config.distribution_keys import DRIVERS, FALSE, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
-from docker_registry.config.distribution_values import address, is_true, seconds, text
+from docker_registry.config.distribution_values import address, duration, is_true, seconds, text
 from docker_registry.errors import ConfigError
 
 #: Name of the flavor into which a file is translated.
@@ -26,8 +26,10 @@ FLAVOR: Final = "distribution"
 
 _PREFIX: Final = "REGISTRY_"
 
-#: Variables that Kubernetes sets in every container of a namespace with a service called ``registry``.
-_KUBERNETES: Final = re.compile(r"REGISTRY_(PORT(_.*)?|SERVICE_(HOST|PORT(_.*)?))$")
+#: Variables that Kubernetes sets in every container of a namespace for a service ``registry`` or ``registry-…``.
+_KUBERNETES: Final = re.compile(
+    r"REGISTRY_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)$"
+)
 
 
 _CORS: Final = {
@@ -407,17 +409,20 @@ def _proxy(given: dict[str, Any], made: Translation) -> None:
     made.set("mirroring.default", name)
     made.set("v1", "false")
     kept = text(given.get("proxy.ttl") or _PROXY_TTL)
-    if kept not in ("0", "0s"):
+    if kept != "0" and duration("proxy.ttl", kept):  # 0: for ever
         made.set("mirroring.max_age", seconds("proxy.ttl", kept))
 
 
 def _upstream_name(url: str) -> str:
     """Return the first part of the names of mirrored repositories: the host of an upstream, with its port."""
+    message = "proxy.remoteurl must be http://HOST or https://HOST"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ValueError("proxy.remoteurl must be http://HOST or https://HOST") from None
+        raise ValueError(message) from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(message)
     if host == "registry-1.docker.io":
         return "docker.io"
     return re.sub("[^a-z0-9.]+", "-", host if port is None else f"{host}-{port}").strip("-.")

@@ -256,7 +256,7 @@ def _keys() -> Iterator[Key]:
     yield from _each("proxy", ("username", "password"), SUPPORTED, "The upstream's key of the same name; by https only")
     yield Key("proxy.exec.command", SUPPORTED, "The upstream's `command`, a credential helper of Docker")
     yield Key("proxy.exec.lifetime", NOT_NEEDED, "The helper is asked again after 5 minutes, or when a password fails.")
-    yield Key("proxy.ttl", SUPPORTED, "`mirroring.max_age`, from the last pull; default 168 h")
+    yield Key("proxy.ttl", SUPPORTED, "`mirroring.max_age`, from the last pull; default 168 h; `0`: for ever")
     yield Key("proxy.cachewritetimeout", NOT_NEEDED, _IMPLICIT)
     yield Key("proxy.remotenamespace", REFUSED, "Repositories keep the names that they have there.", ("",))
     yield Key("validation.enabled", NOT_NEEDED, "Manifests are always validated.")

@@ -25,7 +25,17 @@ def address(name: str, value: Any) -> tuple[str, str]:
 
 def seconds(name: str, value: Any) -> str:
     """
-    Return a duration of Go, such as 1h30m, in whole seconds.
+    Return a duration of Go, such as 1h30m, in whole seconds, at least one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return str(max(1, math.ceil(duration(name, value))))
+
+
+def duration(name: str, value: Any) -> float:
+    """
+    Return a duration of Go, such as 1h30m, in seconds.
 
     Raises:
         ValueError: it is none.
@@ -34,7 +44,7 @@ def seconds(name: str, value: Any) -> str:
     if not found or "".join(number + unit for number, unit in found) != value:
         raise ValueError(f"{name} must be a duration, such as 168h or 1h30m")
     try:
-        return str(max(1, math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in found))))
+        return sum(float(number) * _SECONDS[unit] for number, unit in found)
     except ValueError:
         raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
 

@@ -155,8 +155,9 @@ class TestAFile:
             upstream.name, upstream.url, upstream.username, upstream.password,
         )  # fmt: skip
         assert 86400 == age
-        upstream, age = mirroring("remoteurl: 'http://10.0.0.1:5000', ttl: 0")
-        assert ("10.0.0.1-5000", None, None) == (upstream.name, upstream.username, age)
+        for never in ("0", "0s", "0h", "0m0.0s"):
+            upstream, age = mirroring(f"remoteurl: 'http://10.0.0.1:5000', ttl: {never}")
+            assert ("10.0.0.1-5000", None, None) == (upstream.name, upstream.username, age), never
         upstream, age = mirroring("exec: {command: helper, lifetime: 1h}", REGISTRY_PROXY_REMOTEURL="https://[::1]")
         assert ("1", "helper", 7 * 86400) == (upstream.name, upstream.command, age)
         assert () == load(f"{MINIMAL}proxy: {{ttl: 1h}}\n").mirroring.upstreams
@@ -235,6 +236,9 @@ class TestAFile:
             ("http: {addr: localhost}", "http.addr must be an address with a port"),
             ("proxy: {remotenamespace: x}", "proxy.remotenamespace cannot be honoured"),
             ("proxy: {remoteurl: 'https://h:port'}", "proxy.remoteurl must be http://HOST or https://HOST"),
+            ("proxy: {remoteurl: registry-1.docker.io}", "proxy.remoteurl must be http://HOST or https://HOST"),
+            ("proxy: {remoteurl: 'localhost:5000'}", "proxy.remoteurl must be http://HOST or https://HOST"),
+            ("proxy: {remoteurl: 'https:///v2/'}", "proxy.remoteurl must be http://HOST or https://HOST"),
             ("proxy: {remoteurl: 'https://h', ttl: week}", "proxy.ttl must be a duration"),
             ("proxy: {remoteurl: 'https://h', remoteur: x}", "proxy.remoteur is unknown, and dangerous"),
             ("middleware: {registry: [{name: x}]}", "middleware.registry cannot be honoured"),
@@ -304,8 +308,15 @@ class TestAVariable:
             load(MINIMAL, **{variable: value})
 
     def test_of_kubernetes_is_ignored(self, load, caplog):
-        load(MINIMAL, REGISTRY_PORT_5000_TCP_ADDR="10.0.0.1", REGISTRY_SERVICE_HOST="x", REGISTRY_SERVICE_PORT_HTTP="1")
+        endings = (
+            "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP_API", "PORT", "PORT_5000_TCP", "PORT_5000_TCP_ADDR",
+            "PORT_53_UDP_PROTO",
+        )  # fmt: skip
+        services = ("", "PROXY_", "AUTH_", "HTTP_TLS_", "MIRROR_2_")
+        load(MINIMAL, **{f"REGISTRY_{service}{ending}": "tcp://x" for service in services for ending in endings})
         assert [] == caplog.messages
+        names = {f"REGISTRY_{name.upper().replace('.', '_')}" for key in KEYS for name in ancestry(key)}
+        assert [] == [name for name in names if distribution._KUBERNETES.match(name)]
 
     def test_has_no_effect_without_such_a_file(self):
         assert "distribution" != read_flavor({"REGISTRY_STORAGE_DELETE_ENABLED": "false"}).name
