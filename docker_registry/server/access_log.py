@@ -46,6 +46,7 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def __init__(self, cfg: Any) -> None:
         self._writers: list[LineWriter] = []
+        self._diverted: list[tuple[logging.StreamHandler[Any], Any]] = []
         super().__init__(cfg)
 
     def setup(self, cfg: Any) -> None:
@@ -81,12 +82,16 @@ class AccessLog(Logger):  # type: ignore[misc]
         """Write the messages of this worker outside the event loop, too."""
         for handler in self.error_log.handlers:
             if type(handler) is logging.StreamHandler:
+                self._diverted.append((handler, handler.stream))
                 handler.setStream(LineStream(self._add_writer("error log", handler.stream.fileno)))
 
     def finish(self) -> None:
-        """Write the remaining lines."""
+        """Write the remaining lines. Later messages, such as the error that ended the worker, are written at once."""
         for writer in self._writers:
             writer.close()
+        for handler, stream in self._diverted:
+            handler.setStream(stream)
+        self._diverted.clear()
 
     def _open(self) -> Callable[[Sequence[str]], object]:
         """Return the function that writes lines of the access log."""

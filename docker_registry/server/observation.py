@@ -83,7 +83,10 @@ class Observation:
         """Close the observers, so that they write what they still hold."""
         for observer in self._observers:
             if hasattr(observer, "close"):
-                observer.close()
+                try:
+                    observer.close()
+                except Exception:  # the others must be closed, too
+                    logger.exception("An observer of requests could not be closed")
 
     def reporting(self, hook: Callable[..., object]) -> Callable[..., None]:
         """Return a ``post_request`` hook of gunicorn that reports the request before it calls another one."""
