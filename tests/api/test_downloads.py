@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from contextlib import contextmanager
 
 import pytest
 
@@ -131,3 +133,43 @@ class TestAnArrivingBody:
             with pytest.raises(StorageError):
                 shorter.read()
             shorter.close()
+
+    def test_reports_that_it_is_being_sent(self):
+        def send_whole(body):
+            return [sent for sent in iter(lambda: body.read(3), b"") if events == ["begin"]]
+
+        def send_part(body):
+            return [body.read(3)]
+
+        @contextmanager
+        def sending():
+            events.append("begin")
+            try:
+                yield
+            finally:
+                events.append("end")
+
+        for send in (send_whole, send_part, lambda body: [*body.segments()], lambda body: [next(body.segments())]):
+            events = []
+            body = ArrivingBody(iter([b"ab", b"cd"]))
+            body.report(sending())
+            assert [] == events
+            assert [b"ab", b"cd"][: len(sent := send(body))] == sent
+            body.close()
+            body.close()
+            assert ["begin", "end"] == events
+
+    def test_closes_its_file_if_its_segments_fail(self):
+        class Segments:
+            def __next__(self):
+                return b"ab"
+
+            def close(self):
+                raise StorageUnavailable
+
+        body = ArrivingBody(Segments())
+        descriptor = body.fileno()
+        with pytest.raises(StorageUnavailable):
+            body.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
