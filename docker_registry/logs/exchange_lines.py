@@ -116,7 +116,7 @@ def _fixed(exchange: Exchange) -> str:
         message = f"{exchange.method} {exchange.redacted_target[:MAX_CHARACTERS]} {exchange.status}"
         fields = (
             f'"message":{quote(message)},"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}",'
-            f'"status":{exchange.status},"principal":{quote(exchange.principal or exchange.user)},'
+            f'"status":{exchange.status},"principal":{quote((exchange.principal or exchange.user)[:MAX_CHARACTERS])},'
             f'"repository":{quote(exchange.repository[:MAX_CHARACTERS])},'
             f'"reference":{quote(exchange.reference[:MAX_CHARACTERS])},'
             f'"digest":{quote(exchange.digest[:MAX_CHARACTERS])},"upstream":{quote(exchange.upstream)}'

@@ -219,3 +219,12 @@ class MirrorRecorder:
             self.counts["requests", kind, upstream] += 1
             self.counts["misses" if is_miss else "hits", kind, upstream] += 1
             self.counts["pushed_bytes", kind, upstream] += exchange.bytes_out
+
+    def prepare(self, exchange: Exchange) -> Exchange:
+        """See :class:`~docker_registry.http.exchange.BatchObserver`."""
+        return exchange
+
+    def observe_repeated(self, prepared: Sequence[Exchange], repeated: Repetitions) -> None:  # noqa: ARG002
+        """Count exchanges that were answered from the response cache."""
+        for exchange in prepared:
+            self(exchange)

@@ -11,7 +11,7 @@ from docker_registry import __version__
 from docker_registry.config.schema import Config
 from docker_registry.drivers.store_identity import StoreIdentity
 from docker_registry.errors import ConfigError
-from docker_registry.http.exchange import Exchange, Observer
+from docker_registry.http.exchange import Exchange, Observer, Repetitions
 from docker_registry.metrics.recorder import MirrorRecorder
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
@@ -21,6 +21,7 @@ from docker_registry.services.metrics_collector import MetricsCollector
 if TYPE_CHECKING:
     from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.mirror.mirror import Mirror
+    from docker_registry.registry.mirror.pulls import Pulls
     from docker_registry.registry.mirror.upstream import Upstream
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
     from docker_registry.registry.v1_mirror.v1_mirror import V1Mirror
@@ -179,19 +180,32 @@ def _identity(registry: OciRegistry) -> Callable[[], str]:
 def pull_observers(mirror: Mirror | None) -> list[Observer]:
     """Return the observer of requests that records pulls of mirrored content, if some of it is ever evicted."""
     pulls = mirror.pulls if mirror is not None else None
-    if pulls is None:
-        return []
-    add, add_image = pulls.add, pulls.add_image
+    return [] if pulls is None else [PullObserver(pulls)]
 
-    def observe(exchange: Exchange) -> None:
+
+class PullObserver:
+    """Records pulls of mirrored content; an observer of exchanges."""
+
+    def __init__(self, pulls: Pulls) -> None:
+        self._pulls = pulls
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Record an exchange if it is a pull."""
         if exchange.status not in _PULLED:
             return
         if exchange.route in _PULLS:
-            add(exchange.repository, exchange.digest, is_manifest=exchange.route == _MANIFEST)
+            self._pulls.add(exchange.repository, exchange.digest, is_manifest=exchange.route == _MANIFEST)
         elif exchange.route in _IMAGE_PULLS:
-            add_image(exchange.reference)
+            self._pulls.add_image(exchange.reference)
 
-    return [observe]
+    def prepare(self, exchange: Exchange) -> Exchange:
+        """See :class:`~docker_registry.http.exchange.BatchObserver`."""
+        return exchange
+
+    def observe_repeated(self, prepared: Sequence[Exchange], repeated: Repetitions) -> None:  # noqa: ARG002
+        """Record exchanges that were answered from the response cache; repetitions of one are one pull."""
+        for exchange in {id(each): each for each in prepared}.values():
+            self(exchange)
 
 
 def _name_filter(upstream: str, allow: Sequence[str], deny: Sequence[str]) -> Callable[[str], bool]:

@@ -10,11 +10,20 @@ import time
 import pytest
 
 from docker_registry.dependencies import Dependencies
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import Exchange, RequestIds, trace_id
 from docker_registry.logs.audit import AuditLog
-from docker_registry.logs.exchange_lines import prepare_request_line, repeated_request_lines, request_line
+from docker_registry.logs.exchange_lines import (
+    MAX_CHARACTERS,
+    prepare_request_line,
+    repeated_request_lines,
+    request_line,
+)
+from docker_registry.metrics.recorder import MirrorRecorder
 from docker_registry.metrics.server_metrics import ServerMetrics
+from docker_registry.registry.mirror.pulls import Pulls
+from docker_registry.registry.read_only import ReadOnly
 from docker_registry.server.access_log import (
     BatchEntries,
     _prepare_usual_line,
@@ -25,6 +34,7 @@ from docker_registry.server.access_log import (
 from docker_registry.server.client_socket import PlainSocket
 from docker_registry.server.observation import _BATCH, Observation
 from docker_registry.server.response_cache import ResponseCache
+from docker_registry.services.mirrors import PullObserver
 from tests.server.test_response_cache import SETTLED_SECONDS, Connection, head_of
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
@@ -236,6 +246,19 @@ class TestARepeatedExchange:
         assert (6, 6 + 9000, [3, 3]) == (row.requests, row.bytes_out, row.bytes_out_buckets[:2])
         assert row.seconds_buckets[0] == 6
 
+    def test_of_mirrored_content_is_counted_with_others(self, repeated):
+        driver, observation, recorder = MemoryDriver(), Observation(), MirrorRecorder(["hub"])
+        pulls = Pulls(driver, lambda name: name.startswith("hub/"), ReadOnly(driver))
+        observation.add(recorder)
+        observation.add(PullObserver(pulls))
+        reports = [repeated(observation, repository=name, digest="sha256:0") for name in ("hub/a", "acme/web")]
+        for observe in 3 * reports:
+            observe()
+        counts = [("requests", "manifest", "hub"), ("hits", "manifest", "hub"), ("pushed_bytes", "manifest", "hub")]
+        assert ([0, 0, 0], set()) == ([recorder.counts[each] for each in counts], pulls._pulled)
+        observation.deliver()
+        assert ([3, 3, 6], {"mhub/a@sha256:0"}) == ([recorder.counts[each] for each in counts], pulls._pulled)
+
     def test_that_was_slow_counts_as_such(self, repeated):
         metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
         observation.add(metrics)
@@ -268,6 +291,13 @@ class TestARepeatedExchange:
         observe(is_complete=False)
         assert [True] * 3 == [line.startswith("192.0.2.7 - - [") for line in written]
         assert written[0].endswith('200 2 "-" "a\\"\\x1b"\n')
+
+
+class TestALineOfJson:
+    @pytest.mark.parametrize("name", ["principal", "user", "repository", "reference", "digest", "user_agent"])
+    def test_bounds_texts_of_clients(self, name):
+        line = request_line(EXCHANGE._replace(principal="", notes={})._replace(**{name: "x" * 70_000}))
+        assert max(len(each) for each in json.loads(line).values() if isinstance(each, str)) <= MAX_CHARACTERS
 
 
 class TestIds:
