@@ -173,6 +173,16 @@ class ClientSocket(SendingSocket):
             # connection would continue in plain text.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
+    def has_left(self) -> bool:
+        """Return whether the client has closed its connection, without blocking and without consuming data."""
+        try:
+            # gevent's own recv would wait for data.
+            return not self._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def first_byte(self, waiting: AbstractContextManager[None]) -> bytes:
         """
         Wait for the first byte of the connection and return it without consuming it; empty if none arrives.
@@ -346,14 +356,3 @@ def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
         name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
         for name, value in headers
     )
-
-
-def has_left(sock: Any) -> bool:
-    """Return whether a client has closed its connection, without blocking and without consuming data."""
-    try:
-        # gevent's own recv would wait for data.
-        return not sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # noqa: SLF001
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

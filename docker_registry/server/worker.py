@@ -42,7 +42,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close, open_files, tls
 from docker_registry.server.access_log import AccessLog
-from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close, has_left
+from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
 from docker_registry.server.inflight import InflightRequests
@@ -160,9 +160,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             super().run()
         finally:
             self._observation.deliver()
-            if isinstance(self.log, AccessLog):
-                self.log.finish()
             self._observation.close()
+            if isinstance(self.log, AccessLog):
+                self.log.finish()  # last, because the observers log messages, too
 
     def notify(self) -> None:
         """Report to the master that the worker is alive; called each second once it accepts connections."""
@@ -243,7 +243,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Answer one request; return False if the connection must not be reused."""
         self._inflight.begin(sock.fileno())
         try:
-            with watching_client(lambda: has_left(sock)):
+            with watching_client(sock.has_left):
                 return self._handle_request(listener_name, req, sock, addr)
         finally:
             self._inflight.end()

@@ -146,6 +146,49 @@ client.wait()
 print(seen[-1] == BLOCK * COUNT, max(b - a for a, b in zip(seen, seen[1:])) <= _TURN_BYTES)
 """
 
+#: Clients close their connections, by TLS after a close_notify (RFC 5246, section 7.2.1), which stays unread.
+DEPARTURES = """
+import contextlib, socket, sys
+from gevent import ssl
+from docker_registry.server.client_socket import PlainSocket
+from docker_registry.server.tls import TlsContext
+
+context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.load_cert_chain(*sys.argv[1:])
+context.maximum_version = ssl.TLSVersion.TLSv1_2  # later versions send tickets, which this client would not read
+trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+
+for by_tls in (False, True):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    if by_tls:
+        server = TlsContext(lambda: context).wrap_socket(server)
+        shaking = gevent.spawn(server.do_handshake)
+        client = trusting.wrap_socket(client)
+        shaking.get()
+    else:
+        server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
+    print(server.has_left())
+    if by_tls:
+        client.settimeout(0)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.unwrap()
+    client.close()
+    for _ in range(1000):
+        if server.has_left():
+            break
+        gevent.sleep(0.01)
+    print(server.has_left())
+    server.close()
+    print(server.has_left())
+"""
+
+
+class TestAClientThatLeaves:
+    def test_is_noticed(self, tmp_path):
+        assert 2 * ["False", "True", "True"] == under_gevent(DEPARTURES, *map(str, Authority(tmp_path).issue("server")))
+
 
 class TestALargeResponseByTls:
     def test_lets_others_run(self, tmp_path):
