@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import select
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -71,6 +72,7 @@ class Connections:
         self._read_seconds = read_seconds
         self._max_idle = max_idle
         self._idle: list[tuple[Any, float]] = []
+        weakref.finalize(self, _close_all, self._idle)  # for drivers that are never closed
 
     def exchange(self, method: str, head: bytes, body: bytes = b"") -> Answer:
         """
@@ -105,9 +107,7 @@ class Connections:
 
     def close(self) -> None:
         """Close all idle connections."""
-        while self._idle:
-            with suppress(IndexError):  # another thread was faster
-                self._idle.pop()[0].close()
+        _close_all(self._idle)
 
     def _connection(self) -> Any:
         while self._idle:
@@ -123,6 +123,12 @@ class Connections:
         connection = self._open()
         connection.settimeout(self._read_seconds)
         return connection
+
+
+def _close_all(idle: list[tuple[Any, float]]) -> None:
+    while idle:
+        with suppress(IndexError):  # another thread was faster
+            idle.pop()[0].close()
 
 
 def _opener(host: str, port: int | None, ca_file: str | None, seconds: float) -> Callable[[], Any]:
