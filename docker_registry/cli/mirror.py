@@ -71,6 +71,7 @@ def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int
     from docker_registry.registry.mirror.platforms import parse_platforms
     from docker_registry.registry.mirror.warming import Warming
 
+    _check_writable(built)
     warming, rows = Warming(built.registry), []
     platforms = parse_platforms("--platform:", arguments.platform or ())
     for text in _images(arguments.images):
@@ -94,8 +95,7 @@ def _purge(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> in
     """Remove mirrored content: of some repositories, or of all of some upstreams."""
     from docker_registry.errors import NameUnknown
 
-    if built.read_only.why is not None:
-        raise ConfigError("The registry is read-only.", why=built.read_only.why)
+    _check_writable(built)
     known = sorted(mirror.names().union(_image_repositories(built)))
     chosen = [name for name in known if any(name == each or name.startswith(f"{each}/") for each in arguments.names)]
     for text in arguments.names:
@@ -116,6 +116,17 @@ def _purge(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> in
 
 
 # ------------------------------------------------------------------------------------------------------ steps
+
+
+def _check_writable(built: Services) -> None:
+    """
+    Check that the registry may change.
+
+    Raises:
+        ConfigError: it is read-only.
+    """
+    if built.read_only.why is not None:
+        raise ConfigError("The registry is read-only.", why=built.read_only.why)
 
 
 def _image_repositories(built: Services) -> dict[str, ImageRepositoryName]:

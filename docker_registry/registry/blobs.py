@@ -11,14 +11,14 @@ from typing import Final
 
 from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed
+from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed, UpstreamUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.removed_blobs import RemovedBlobs
 from docker_registry.registry.repositories import Repositories
-from docker_registry.registry.sources import BlobSource, Found, Origin
+from docker_registry.registry.sources import NOTHING_FETCHED, BlobSource, Found, Origin
 from docker_registry.registry.stored_file import ServedFile, StoredFile, is_intact
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Blob:
         is_new: whether :meth:`Blobs.put` has just created it; False from all other methods.
         origin: says how far to trust a blob that a source had; None if the store had it.
         file: delivers the bytes of a blob that is still being received; None if they are in the store.
+        is_passed_on: whether the store will not have the bytes after *file* has been read.
     """
 
     digest: Digest
@@ -46,6 +47,7 @@ class Blob:
     is_new: bool = field(default=False, compare=False)
     origin: Origin | None = field(default=None, compare=False)
     file: ServedFile | None = field(default=None, compare=False)
+    is_passed_on: bool = field(default=False, compare=False)
 
 
 class Blobs:
@@ -103,8 +105,11 @@ class Blobs:
         Raises:
             BlobUnknown: as for :meth:`stat`.
             UpstreamError: a source cannot be asked, or has other content than that of the digest.
+            UpstreamUnavailable: the registry is read-only, and the bytes are not in the store; they are not received.
         """
         blob = self.get_readable(name, digest)
+        if blob.is_passed_on:
+            raise UpstreamUnavailable(NOTHING_FETCHED)
         if blob.file is not None:  # it is being received; its last bytes come when it is verified and stored
             for _ in blob.file.read():
                 pass

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Message of the error for what is not here while the registry is read-only, so that it could not be stored.
+NOTHING_FETCHED: Final = "The registry is read-only: it serves what it has, and fetches nothing."
+
 #: Pages without a tag that the client may see, after which a list ends.
 _MAX_EMPTY_PAGES: Final = 20
 

@@ -193,6 +193,13 @@ class TestTheMirrorCommand:
         assert f"up  {upstream.url}  reachable since 20" in line
         assert line.endswith(f"87 of 100 pulls left  4 hits, 2 misses, {expected['saved_bytes']} bytes saved\n")
 
+    def test_changes_nothing_while_the_registry_is_read_only(self, store, upstream):
+        with build(load_config()) as built:
+            built.read_only.switch_on("moving")
+        for arguments in (["warm", "up/library/app"], ["purge", "up"]):
+            assert 2 == main(["mirror", *arguments])
+        assert [] == upstream.requests
+
     def test_needs_an_upstream(self, store, capsys):
         store[1]()
         for action in (["status"], ["check"], ["warm", "x"]):

@@ -90,7 +90,7 @@ class MirroredBlobs:
         if size is None:
             return None
         file = PassedOnBlob(digest, size, partial(self._transfers.receive_part, content))
-        return Found(Blob(digest, size, file.path, file=file), origin)
+        return Found(Blob(digest, size, file.path, file=file, is_passed_on=True), origin)
 
 
 class MirroredBlob(UpstreamContent):

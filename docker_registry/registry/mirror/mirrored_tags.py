@@ -187,6 +187,8 @@ class MirroredTags:
 
     def _ask_once(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
         """Ask the upstream, unless another process asks for the same tag: then wait for its result."""
+        if not self._remotes.may_store:  # a lease would be a write
+            return self._resolve(name, tag, remote)
         work = f"mirror-{Digest.of(f'{name}:{tag}'.encode()).hex[:40]}"
         deadline = time.monotonic() + 2 * remote.upstream.timeout_seconds
         while not self._leases.take(work, 2 * remote.upstream.timeout_seconds, ends_with_process=True):
@@ -203,8 +205,6 @@ class MirroredTags:
 
     def _ask(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
         """Ask the upstream for the target of a tag, and fetch the manifest if it has changed."""
-        if not self._remotes.may_store:
-            return self._resolve(name, tag, remote)
         if known is not None and self._manifests.exists(name, known.digest):
             state = remote.client.check_tag(remote.path, tag)
             if not state.exists:

@@ -55,7 +55,8 @@ class PassedOnBlob:
             UpstreamError: the upstream cannot be asked, or sends other content than that of the digest.
         """
         end = self.size if length is None else min(offset + length, self.size)
-        return self._read_part(offset, end) if end <= self._released_end else self._read_verified(offset, end)
+        is_part = offset < end <= self._released_end  # no upstream sends a part without bytes
+        return self._read_part(offset, end) if is_part else self._read_verified(offset, end)
 
     def _read_part(self, offset: int, end: int) -> Iterator[bytes]:
         with self._receive(offset, end) as blocks:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from gevent.pool import Pool
@@ -22,13 +23,15 @@ from docker_registry.errors import (
     ImageUnknown,
     ManifestUnknown,
     UpstreamError,
+    UpstreamUnavailable,
 )
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.image_sources import PartMissing
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 from docker_registry.registry.oci_registry import OciRegistry
-from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.read_only import ReadOnly
+from docker_registry.registry.sources import NOTHING_FETCHED, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage
 from docker_registry.registry.v1.tag_json import LATEST
@@ -51,13 +54,15 @@ _PAGE: Final = 1000
 class BridgedImages:
     """A :class:`~docker_registry.registry.v1.sources.V1Source` of one upstream of the mirror."""
 
-    def __init__(self, registry: OciRegistry, derived: DerivedImages, upstream: str) -> None:
+    def __init__(self, registry: OciRegistry, derived: DerivedImages, upstream: str, read_only: ReadOnly) -> None:
         """
         Args:
             registry: mirrors the upstream for clients of API V2.
             derived: the images that the bridge derives.
             upstream: name of the upstream.
+            read_only: while writes are refused, nothing is fetched.
         """
+        self._read_only = read_only
         self._registry = registry
         self._derived = derived
         self._prefix = f"{upstream}/"
@@ -132,6 +137,7 @@ class BridgedImages:
 
         Raises:
             UpstreamError: the upstream cannot be asked, or its layer has another digest.
+            UpstreamUnavailable: the registry is read-only and does not have the layer.
         """
         for name, source in self._derived.permitted_sources(query.image_id, query.permitted):
             if not str(name).startswith(self._prefix):
@@ -139,7 +145,9 @@ class BridgedImages:
             position = source.chain.ids.index(query.image_id)
             try:
                 if source.layers:
-                    self._registry.blobs.fetch(name, source.layers[position])
+                    layer = source.layers[position]
+                    self._check_fetchable(partial(self._has_link, name, layer))
+                    self._registry.blobs.fetch(name, layer)
                 return True
             except BlobUnknown:
                 continue
@@ -198,6 +206,7 @@ class BridgedImages:
             return error
 
     def _look_up(self, repository: RepositoryName, tag: Tag) -> Found[ImageId] | None:
+        self._check_fetchable(lambda: self._registry.tags.find(repository, tag) is not None)
         try:
             manifest = self._registry.manifests.get(repository, tag)
         except ManifestUnknown:
@@ -217,7 +226,24 @@ class BridgedImages:
                 self._fetch_part(repository, missing)
         raise ImageUnknown("The image has too many parts.")
 
+    def _has_link(self, name: RepositoryName, layer: Digest) -> bool:
+        return self._registry.driver.has_file(layout.layer_link(name, layer))
+
+    def _check_fetchable(self, is_here: Callable[[], bool]) -> None:
+        """
+        Check that content is here or may be fetched.
+
+        Args:
+            is_here: is only called while the registry is read-only.
+
+        Raises:
+            UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
+        """
+        if self._read_only.why is not None and not is_here():
+            raise UpstreamUnavailable(NOTHING_FETCHED)
+
     def _fetch_part(self, repository: RepositoryName, missing: PartMissing) -> None:
+        self._check_fetchable(lambda: False)
         try:
             if missing.is_manifest:
                 self._registry.manifests.get(repository, missing.digest)

@@ -18,7 +18,7 @@ from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search.index import Result
-from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.sources import NOTHING_FETCHED, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
@@ -339,6 +339,8 @@ class MirroredImages:
                 yield checksum
 
     def _layer(self, query: ImageQuery, image: SourceImage) -> MirroredLayer:
+        if self._read_only.why is not None and not self._images.is_complete(query.image_id, principal=None):
+            self._check_writable()  # before a lease is taken
         return MirroredLayer(
             self._client, self._records, self._images, self._pushes, query, image, check=self._check_writable
         )
@@ -352,4 +354,4 @@ class MirroredImages:
             UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
         """
         if self._read_only.why is not None:
-            raise UpstreamUnavailable("The registry is read-only: it serves what it has, and fetches nothing.")
+            raise UpstreamUnavailable(NOTHING_FETCHED)

@@ -111,7 +111,7 @@ class V1Mirror:
             ttl_seconds=tags_ttl_seconds,
             now=now,
         )
-        self._by_v2 = BridgedImages(registry, derived, source.upstream.name)
+        self._by_v2 = BridgedImages(registry, derived, source.upstream.name, read_only)
         self._chosen: V1Source | None = None
         self._locks = KeyedLocks()
         legacy.sources.append(self)

@@ -152,6 +152,10 @@ class TestAnImageOfAnUpstream:
         assert (404, "MANIFEST_UNKNOWN") == code(mirrored.get("manifests/none"))
         assert (404, "BLOB_UNKNOWN") == code(mirrored.get(f"blobs/{digest_of(b'none')}"))
         assert 200 == mirrored.get(f"referrers/{IMAGE.digest}").status_code
+        upstream.contents[f"{THERE}/blobs/{digest_of(b'')}"] = Answer()
+        empty = mirrored.get(f"blobs/{digest_of(b'')}")
+        assert (200, b"") == (empty.status_code, empty.data)
+        assert "mirror" not in {work for work, _ in mirrored.services.registry.leases.counts}, "a lease is a write"
         wrong = LARGE[:-1] + b"?"
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(wrong)
         received = bytearray()

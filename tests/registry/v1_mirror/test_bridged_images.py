@@ -8,7 +8,9 @@ import json
 import pytest
 
 from docker_registry.config.sections import MirrorUpstream
+from docker_registry.errors import UpstreamUnavailable
 from docker_registry.registry.mirror.upstream import parse_source
+from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1_mirror.bridged_images import MAX_TAGS
 from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image, make_index
@@ -66,6 +68,22 @@ class TestAnImageOfAV2Source:
         mirrored = open_mirror(upstreams=(upstream,))
         mirrored.pull(NAME, "single")
         assert [f"up.example/{NAME}"] == mirrored.client.get("/v2/_catalog").json["repositories"]
+
+    def test_is_not_fetched_while_the_registry_is_read_only(self, mirrored, source):
+        mirrored.services.read_only.why = "moving"
+        assert 503 == mirrored.get(f"/repositories/{NAME}/tags/single").status_code
+        assert [] == asked(source)
+        mirrored.services.read_only.why = None
+        top = mirrored.get(f"/repositories/{NAME}/tags/single").json
+        once = asked(source)
+        mirrored.services.read_only.why = "moving"
+        assert top == mirrored.get(f"/repositories/{NAME}/tags/single").json
+        assert 503 == mirrored.get(f"/images/{top}/layer").status_code
+        assert once == asked(source)
+        name = RepositoryName(f"127.0.0.1-{source.port}/{NAME}")
+        with pytest.raises(UpstreamUnavailable, match="fetches nothing"):
+            mirrored.services.registry.blobs.fetch(name, Digest.parse(digest_of(make_image("single").layers[0])))
+        assert ["HEAD"] == [method for method, _, _ in source.requests[-1:]], "it is not received"
 
     def test_is_unknown_without_the_tag(self, mirrored, source):
         assert 404 == mirrored.get(f"/repositories/{NAME}/tags/other").status_code
