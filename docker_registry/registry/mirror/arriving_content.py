@@ -118,6 +118,8 @@ class ArrivingContent(ABC):
 
     def _published_segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
         file = self.content.get()
+        if file.size != self.size:
+            raise changed(self.content)
         opened = file.open() if as_files else None
         if opened is None:
             yield from file.read(offset, end - offset)
@@ -194,6 +196,8 @@ class ArrivingFile:
             yield segment
         if offset < end:
             file = self._continued()
+            if file.size != self.size:
+                raise changed(self._arriving.content)
             segments = file.segments(offset, end - offset) if as_files else None
             yield from file.read(offset, end - offset) if segments is None else segments
 

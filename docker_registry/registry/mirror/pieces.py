@@ -10,6 +10,7 @@ Each piece is a file named by the offset of its first byte, so that other proces
 
 from __future__ import annotations
 
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import PathNotFound
 from docker_registry.registry import layout
 from docker_registry.registry.buffer_pool import POOL
 from docker_registry.registry.stored_file import FilePart, Segment
@@ -92,7 +94,7 @@ class StoredPieces:
             as_file: whether a part of a file may be provided, which is open during the context.
 
         Raises:
-            PathNotFound: the pieces were discarded.
+            PathNotFound: the pieces were discarded, or another process has replaced this one by a shorter one.
         """
         number = bisect_right(self._ends, offset)
         start = self._starts[number]
@@ -101,11 +103,16 @@ class StoredPieces:
         opened = self._scratch.open_file(path) if as_file else None
         if opened is not None:
             with opened:
+                if os.fstat(opened.fileno()).st_size < limit - start:
+                    raise PathNotFound(path=path)
                 yield FilePart(opened.fileno(), offset - start, limit - offset)
         elif number == len(self._ends) - 1 and self._recent:
             yield self._recent[offset - start : limit - start]
         else:
-            yield b"".join(self._scratch.stream_read(path, offset - start, limit - offset))
+            content = b"".join(self._scratch.stream_read(path, offset - start, limit - offset))
+            if len(content) < limit - offset:
+                raise PathNotFound(path=path)
+            yield content
 
     @property
     def _stored_end(self) -> int:

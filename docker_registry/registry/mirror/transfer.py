@@ -43,15 +43,19 @@ class Transfer(ArrivingContent):
 
     _pieces: Pieces
 
-    def __init__(self, content: UpstreamContent, stream: ByteStream, pieces: Pieces) -> None:
+    def __init__(
+        self, content: UpstreamContent, stream: ByteStream, pieces: Pieces, is_owner: Callable[[], bool]
+    ) -> None:
         """
         Args:
             stream: begins after the bytes of *pieces*.
             pieces: bytes that an earlier transfer has received, and where further ones are kept.
+            is_owner: returns False if another process has taken the transfer over, because this one was delayed.
         """
         super().__init__(content, stream.size, pieces)
         self._stream = stream
         self._validator = stream.validator
+        self._is_owner = is_owner
         self._is_complete = False
         self._failure: RegistryError | None = None  # why not all bytes could be received
         self._greenlets: list[gevent.Greenlet[..., None]] = []
@@ -71,6 +75,13 @@ class Transfer(ArrivingContent):
         self.error = self.error or UpstreamUnavailable("The registry is stopping.")
         gevent.killall(self._greenlets)
         self._stream.close()
+        self._announce()
+
+    def abandon(self) -> None:
+        """Leave the transfer and its pieces to the process that has taken it over."""
+        logger.info("%s: another process continues the transfer", self.content)
+        self.is_abandoned = True
+        gevent.killall(self._greenlets, block=False)
         self._announce()
 
     def available(self, offset: int) -> bytes:
@@ -144,17 +155,35 @@ class Transfer(ArrivingContent):
                 "The upstream registry sent other content than that of the digest.", **self.content.detail
             )
             logger.warning("%s of an upstream is invalid: %s", self.content, error)
-        except RegistryError as error:
+        except UpstreamError as error:
             failure = error
+        except RegistryError as error:
+            self.is_published = self._is_stored()  # perhaps by a process that has taken over the transfer
+            failure = None if self.is_published else error
         except Exception:
             logger.exception("%s could not be stored", self.content)
             failure = UpstreamError()
         finally:
             receiver.kill()
-            self._pieces.discard()
+            if failure is not None and not self._is_still_owner():
+                self.is_abandoned, failure = True, None
+            if not self.is_abandoned:
+                self._pieces.discard()
             on_end()
             self.error = self.error or failure  # clients learn it when they may try again
             self._announce()
+
+    def _is_stored(self) -> bool:
+        try:
+            return self.content.is_stored()
+        except RegistryError:
+            return False
+
+    def _is_still_owner(self) -> bool:
+        try:
+            return self._is_owner()
+        except RegistryError:
+            return True
 
 
 class TransferBody(BlockBody):

@@ -12,27 +12,32 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from docker_registry.concurrency import KeyedLocks
+from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import UpstreamUnavailable
+from docker_registry.errors import StorageError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
 from docker_registry.registry.mirror.pieces import Pieces, announced_size
+from docker_registry.registry.mirror.responses import RANGE_NOT_SATISFIABLE
 from docker_registry.registry.mirror.transfer import Transfer
 from docker_registry.registry.mirror.upstream import Upstream
-from docker_registry.registry.mirror.upstream_content import UpstreamContent
+from docker_registry.registry.mirror.upstream_content import ByteStream, UpstreamContent
 from docker_registry.registry.stored_file import ServedFile
 
 #: Life of the lease of a transfer, and how often it is extended while the process lives.
 LEASE_SECONDS: Final = 4.0
 _EXTEND_SECONDS: Final = 1.0
+
+#: At most this long after its end, or after its size is known, a transfer of another process is noticed.
+_MAX_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,9 @@ class Transfers:
         """
         with self._locks.hold(content.work):
             arriving, is_new = self._arriving.get(content.work), False
-            if arriving is None:
+            if arriving is not None and arriving.is_published:
+                return Opened(content.get())
+            if arriving is None or arriving.is_abandoned:
                 found = self._find(content)
                 if found is not None and not isinstance(found, ArrivingContent):
                     return Opened(found)
@@ -80,7 +87,7 @@ class Transfers:
                 return None
         if arriving.size is None:  # a response needs the length
             arriving.wait()
-            return Opened(content.get(), is_new)
+            return Opened(content.get(), is_new) if arriving.is_published else self.open(content)
         return Opened(ArrivingFile(arriving, arriving.size, lambda: self._continued(content)), is_new)
 
     def wait(self, content: UpstreamContent) -> bool:
@@ -148,17 +155,23 @@ class Transfers:
 
         Returns:
             None if this process is to receive it; it then holds the lease.
+
+        Raises:
+            ClientLeft: the client disconnected before the size was known.
         """
+        pause = POLL_SECONDS
         while True:
             stored = content.find()
             if stored is not None:
                 return stored
-            if self._leases.take(content.work, LEASE_SECONDS, ends_with_process=True):
+            if self._extend(content.work):
                 return None
             size = announced_size(self._driver, content.work)
             if size is not None:
                 return self._follow(content, size)
-            gevent.sleep(POLL_SECONDS)
+            gevent.sleep(pause)
+            check_client()
+            pause = min(pause * 1.5, _MAX_POLL_SECONDS)
 
     def _follow(self, content: UpstreamContent, size: int) -> FollowedTransfer:
         followed = FollowedTransfer(self._driver, self._leases, content, size)
@@ -174,23 +187,50 @@ class Transfers:
             None if the upstream does not have it.
         """
         upstream, work = content.upstream, content.work
+        transfer: Transfer | None = None
         with ExitStack() as held:
-            held.callback(self._leases.release, work)
+            held.callback(lambda: self._end(work, transfer))
             held.callback(gevent.spawn(self._keep_lease, work).kill)
             held.enter_context(self._slot(upstream))
-            # Without leases several processes may receive the same content, each with pieces of its own.
-            has_leases = self._driver.capabilities.if_match
-            pieces = Pieces(self._driver, work if has_leases else secrets.token_hex(16))
-            pieces.find_all()
-            stream = content.open(pieces.end)
+            pieces, stream = self._open_stream(content)
             if stream is None:
                 return None
             if stream.size is not None:
                 pieces.announce_size(stream.size)
-            self._arriving[work] = transfer = Transfer(content, stream, pieces)
-            held.callback(self._arriving.pop, work, None)
+            self._arriving[work] = transfer = Transfer(content, stream, pieces, partial(self._extend, work))
             transfer.start(held.pop_all().close)
         return transfer
+
+    def _end(self, work: str, transfer: Transfer | None) -> None:
+        """Give up the lease of a transfer that has ended, unless another process has taken it over."""
+        if transfer is None or not transfer.is_abandoned:
+            self._leases.release(work)
+        if self._arriving.get(work) is transfer:  # after the release, which would free the lease of a new transfer
+            self._arriving.pop(work, None)
+
+    def _open_stream(self, content: UpstreamContent) -> tuple[Pieces, ByteStream | None]:
+        """
+        Begin to receive a content after the pieces that an earlier transfer has left, or else from its beginning.
+
+        Returns:
+            The pieces, and the stream of the bytes after them; None if the upstream does not have the content.
+        """
+        # Without leases several processes may receive the same content, each with pieces of its own.
+        has_leases = self._driver.capabilities.if_match
+        transfer_id = content.work if has_leases else secrets.token_hex(16)
+        pieces = Pieces(self._driver, transfer_id)
+        if not pieces.find_all():
+            return pieces, content.open(0)
+        size = announced_size(self._driver, transfer_id)
+        if size is None or pieces.end < size:
+            try:
+                return pieces, content.open(pieces.end)
+            except UpstreamError as error:
+                if error.detail.get("status") != RANGE_NOT_SATISFIABLE:
+                    raise
+        # No byte is left that could be requested after the pieces.
+        pieces.discard()
+        return Pieces(self._driver, transfer_id), content.open(0)
 
     @contextmanager
     def _slot(self, upstream: Upstream) -> Iterator[None]:
@@ -216,7 +256,18 @@ class Transfers:
         return opened.file
 
     def _keep_lease(self, work: str) -> None:
-        """Extend the lease of a transfer for ever; the body of a greenlet."""
+        """Extend the lease of a transfer until another process takes the transfer over; the body of a greenlet."""
         while True:
             gevent.sleep(_EXTEND_SECONDS)
-            self._leases.take(work, LEASE_SECONDS, ends_with_process=True)
+            try:
+                is_ours = self._extend(work)
+            except StorageError:  # tried again; the lease lasts for several attempts
+                continue
+            arriving = self._arriving.get(work)
+            if not is_ours and isinstance(arriving, Transfer):
+                arriving.abandon()
+                return
+
+    def _extend(self, work: str) -> bool:
+        """Take or extend the lease of a transfer; return False if another process holds it."""
+        return self._leases.take(work, LEASE_SECONDS, ends_with_process=True)

@@ -9,7 +9,8 @@ import re
 import gevent
 import pytest
 
-from docker_registry.errors import UpstreamUnavailable
+from docker_registry.drivers.file import FileDriver
+from docker_registry.errors import PathNotFound, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
@@ -99,6 +100,20 @@ class TestABrokenTransfer:
         assert [] == list(driver.walk(layout.TRANSFERS))
         assert not driver.exists(layout.lease(work))
 
+    @pytest.mark.parametrize("is_size_known", [True, False])
+    def test_whose_bytes_have_all_arrived_starts_anew(self, mirrored, upstream, driver, is_size_known):
+        content = random.Random(3).randbytes(100_000)
+        blob = f"blobs/{digest_of(content)}"
+        upstream.contents[f"{THERE}/{blob}"] = lambda headers: (
+            Answer(status=416) if headers.get("range") == f"bytes={len(content)}-" else part_of(content, headers)
+        )
+        work = work_of(RepositoryName(NAME), Digest.parse(digest_of(content)))
+        driver.put_content(f"{layout.transfer(work)}/0", content)
+        if is_size_known:
+            driver.put_content(f"{layout.transfer(work)}/size", str(len(content)).encode())
+        assert content == mirrored.get(blob).data
+        assert (1 if is_size_known else 2) == len(upstream.requests)
+
     def test_whose_pieces_are_damaged_is_not_served_and_starts_anew(self, mirrored, upstream, driver):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
         work = work_of(RepositoryName(NAME), Digest.parse(DIGEST))
@@ -168,7 +183,48 @@ class TestATransferOfAnotherProcess:
         assert [f"bytes={first}-{first + 9}"] == [headers["range"] for _, _, headers in upstream.requests]
 
 
+class TestATransferThatAnotherProcessHasTakenOver:
+    def test_is_left_to_that_process_when_it_fails(self, mirrored, upstream, driver):
+        def answer(headers):
+            if len(upstream.requests) == 1:
+                begin(driver)  # this process was delayed, so that another one could take the lease
+                return Answer(LARGE[: len(LARGE) // 2], announced=len(LARGE))
+            return Answer(status=404) if len(upstream.requests) == 2 else part_of(LARGE, headers)
+
+        upstream.contents[f"{THERE}/{BLOB}"] = answer
+        blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
+        received = next(blocks)
+        counts = mirrored.services.registry.leases.counts
+        wait_until(lambda: gevent.sleep(0) or counts["mirror", "busy"])
+        begin(driver, until=1)
+        assert LARGE == received + b"".join(blocks)
+        assert re.fullmatch("bytes=[1-9][0-9]*-", upstream.requests[2][2]["range"]), "the pieces are kept"
+
+    def test_ends_well_when_that_process_has_stored_the_blob(self, mirrored, upstream, driver):
+        digest = Digest.parse(DIGEST)
+        work = begin(driver, (0, 65536), (65536, 1_000_000), until=1)
+
+        def answer(headers):
+            driver.put_content(layout.blob_data(digest), LARGE)
+            driver.put_content(layout.layer_link(RepositoryName(NAME), digest), DIGEST.encode())
+            driver.scratch.discard(layout.transfer(work))
+            return part_of(LARGE, headers)
+
+        upstream.contents[f"{THERE}/{BLOB}"] = answer
+        assert LARGE == mirrored.get(BLOB).data
+
+
 class TestPieces:
+    @pytest.mark.parametrize("is_file", [False, True])
+    def test_that_have_become_shorter_are_not_served(self, driver, tmp_path, is_file):
+        driver = FileDriver(str(tmp_path)) if is_file else driver
+        work = begin(driver, (0, 65536), (65536, 200_000))
+        pieces = StoredPieces(driver, work)
+        pieces.find_all()
+        begin(driver, (65536, 100_000))  # of the process that continues
+        with pytest.raises(PathNotFound), pieces.segment(65536, 200_000, as_file=is_file):
+            pass
+
     def test_that_overlap_are_found(self, driver):
         work = begin(driver, (0, 65536), (65536, 131072))
         pieces = StoredPieces(driver, work)
