@@ -72,6 +72,20 @@ class Checksum:
     is_payload_decisive: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """
+    The layer of an image of another registry, after it was received.
+
+    Attributes:
+        layer: its digest.
+        is_committed: whether it is now that of the image here; False if the image was pushed meanwhile.
+    """
+
+    layer: Digest
+    is_committed: bool
+
+
 class ResolveImage(Protocol):
     """Returns the id of an image, or its hidden form if a principal may not see the image."""
 
@@ -174,12 +188,15 @@ class ImagePushes:
 
     def put_checksum(
         self, image_id: ImageId, checksum: Checksum, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
-    ) -> None:
+    ) -> bool:
         """
         Verify the checksum of the staged layer and commit the image.
 
         Args:
             is_proof: as for :meth:`put_json`; the layer must be that of the image.
+
+        Returns:
+            Whether this call committed the image; False if a concurrent push did.
 
         Raises:
             ChecksumMissing: the client sent no checksum.
@@ -202,14 +219,14 @@ class ImagePushes:
                     self._staged_layers.discard(staged)
                     raise ChecksumMismatch(id=str(image_id))
                 self._staged_layers.discard(staged)
-                return
+                return False
             if staged is None:
                 raise ChecksumMismatch(id=str(image_id))
             if self._publish(image_id, staged, actor):
                 self._complete(image_id)
                 self._staged_layers.discard(staged)
                 self._inspections.add(image_id)
-                return
+                return True
         raise StorageUnavailable("Too many pushes of one image at once.", id=str(image_id))
 
     def adopt(
@@ -221,7 +238,7 @@ class ImagePushes:
         checksums: Collection[str],
         *,
         actor: Actor = ANONYMOUS_PUSH,
-    ) -> None:
+    ) -> Adopted:
         """
         Store an image of another registry, whose ancestors need not be here; nothing is stored of an invalid one.
 
@@ -231,6 +248,9 @@ class ImagePushes:
             body: the layer.
             checksums: payload sums and TarSums of the layer, of which one must be right; without any, the layer must be
                 a complete archive.
+
+        Returns:
+            What was received, and whether the image was committed with it.
 
         Raises:
             ImageInvalid: as for :meth:`put_json`.
@@ -250,7 +270,11 @@ class ImagePushes:
             failed.pop_all()
         self._unfinished.begin(image_id, Pending(payload, tuple(ancestry)))
         self._staged_layers.put(image_id, upload.id, link)
-        self.put_checksum(image_id, Checksum(payload=link.checksums[0]), actor=actor)
+        try:
+            is_committed = self.put_checksum(image_id, Checksum(payload=link.checksums[0]), actor=actor)
+        except ChecksumUnexpected:  # a push has ended meanwhile
+            is_committed = False
+        return Adopted(link.digest, is_committed)
 
     # ------------------------------------------------------------------------------------------------- steps
 

@@ -10,6 +10,7 @@ from docker_registry.registry.ingest import Body
 from docker_registry.registry.mirror.remotes import MIRROR
 from docker_registry.registry.mirror.responses import UpstreamBlob
 from docker_registry.registry.mirror.upstream_content import UpstreamContent
+from docker_registry.registry.names import Digest
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.pushes import ImagePushes
@@ -40,7 +41,9 @@ class MirroredLayer(UpstreamContent):
             check: raises UpstreamUnavailable if nothing may be fetched.
         """
         image_id = query.image_id
-        super().__init__(client.upstream, f"mirror-{str(image_id)[:40]}", {"id": str(image_id)})
+        # The source chooses the id, so it is hashed: else the work could be that of a blob or of another image.
+        work = f"mirror-{Digest.of(f'image {image_id}'.encode()).hex[:40]}"
+        super().__init__(client.upstream, work, {"id": str(image_id)})
         self._client = client
         self._records = records
         self._images = images
@@ -51,11 +54,11 @@ class MirroredLayer(UpstreamContent):
 
     def find(self) -> ServedFile | None:
         """See :class:`UpstreamContent`."""
-        return self.get() if self.is_stored() else None
+        return self.get() if self._is_complete() else None
 
     def is_stored(self) -> bool:
-        """See :class:`UpstreamContent`."""
-        return self._images.is_complete(self._query.image_id, principal=None)
+        """Return whether the image is in the store and came from the source; a client may have pushed another layer."""
+        return self._is_complete() and self._records.is_stored(self._query.image_id)
 
     def get(self) -> ServedFile:
         """See :class:`UpstreamContent`."""
@@ -81,10 +84,16 @@ class MirroredLayer(UpstreamContent):
         """See :class:`UpstreamContent`."""
         image_id, image = self._query.image_id, self._image
         try:
-            self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
+            adopted = self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
         except (ImageInvalid, SizeInvalid) as error:
             self._records.discard_image(image_id)
             logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
             raise invalid("another layer than its checksums say", self._client) from None
-        self._records.mark_stored(image_id)
+        if adopted.is_committed:
+            self._records.mark_stored(image_id)
         self._records.discard_image(image_id)
+        if self._images.find_digest(image_id) != adopted.layer:
+            raise UpstreamError("The image was pushed while it was received.", **self.detail)
+
+    def _is_complete(self) -> bool:
+        return self._images.is_complete(self._query.image_id, principal=None)

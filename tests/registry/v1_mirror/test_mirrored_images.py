@@ -14,7 +14,10 @@ from docker_registry.config.schema import Config, load_config
 from docker_registry.config.sections import Mirroring, MirrorUpstream
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError, UpstreamError
+from docker_registry.registry import layout
 from docker_registry.registry.layers.tarsum import tarsum
+from docker_registry.registry.mirror.mirrored_blobs import work_of
+from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1_mirror.source_client import MAX_ANSWER_BYTES
 from docker_registry.services import build
 from tests.registry.v1_mirror.conftest import TREE, Mirrored
@@ -106,6 +109,36 @@ class TestAnImageOfTheSource:
 
         source.contents[f"/v1/images/{BASE}/layer"] = answer
         assert content(BASE) == mirrored.pull(NAME, "latest")[BASE]
+
+    def test_whose_id_resembles_another_one_or_a_digest_is_another_transfer(self, mirrored, source, driver):
+        blob = work_of(RepositoryName("up.example/library/app"), Digest.of(b"of another upstream"))
+        leases = {layout.lease(blob)}
+        for number in range(2):
+            text = blob.removeprefix("mirror-") + str(number) * 24
+            image = v1_images.Image(text, json.dumps({"id": text}).encode(), v1_images.make(number).layer, (text,))
+            serve_image(source, image)
+
+            def answer(headers, layer=image.layer):
+                leases.update(file.path for file in driver.walk(f"{layout.ROOT}/_leases"))
+                return Answer(layer)
+
+            source.contents[f"/v1/images/{text}/layer"] = answer
+            assert image.layer == mirrored.get(f"/images/{text}/layer").data
+        assert 3 == len(leases)
+
+    def test_that_is_pushed_meanwhile_stays_as_it_was_pushed(self, mirrored, source):
+        theirs, pushed = (v1_images.make(5, layer=v1_images.make(number).layer) for number in (6, 7))
+
+        def answer(headers):
+            v1_images.push(mirrored.services.require_legacy(), pushed)
+            return Answer(theirs.layer)
+
+        serve_image(source, theirs)
+        source.contents[f"/v1/images/{theirs.text}/layer"] = answer
+        refused = mirrored.get(f"/images/{theirs.text}/layer")
+        assert (502, "The image was pushed while it was received.") == (refused.status_code, refused.json["error"])
+        assert pushed.layer == mirrored.get(f"/images/{theirs.text}/layer").data
+        assert [] == list(mirrored.services.v1_mirror.stored_images.all())
 
 
 class TestASourceWithAnAccount:
@@ -343,6 +376,12 @@ class TestAMirror:
             source.contents[""] = Answer(status=401, headers={header: value})
             with nullcontext() if speaks else pytest.raises(UpstreamError, match="neither API"):
                 mirrored.services.v1_mirror.check()
+
+    def test_writes_nothing_while_it_is_read_only(self, mirrored, source, driver):
+        assert 200 == mirrored.get(f"/images/{BASE}/json").status_code
+        mirrored.services.read_only.why = "moving"
+        assert 503 == mirrored.get(f"/images/{BASE}/layer").status_code
+        assert not mirrored.services.registry.leases.counts
 
     def test_of_itself_notices_that(self, mirrored):
         via = mirrored.services.mirror.via()
