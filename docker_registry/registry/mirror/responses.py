@@ -35,9 +35,6 @@ BLOCK_BYTES: Final = 256 * 1024
 #: Status of a response to a request with a Range.
 PARTIAL: Final = 206
 
-#: Status of a response to a request with a Range that begins behind the content.
-RANGE_NOT_SATISFIABLE: Final = 416
-
 #: Status of a response to a client that has sent too many requests.
 LIMITED: Final = 429
 

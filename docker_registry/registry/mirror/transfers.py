@@ -26,7 +26,6 @@ from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
 from docker_registry.registry.mirror.pieces import Pieces, announced_size
-from docker_registry.registry.mirror.responses import RANGE_NOT_SATISFIABLE
 from docker_registry.registry.mirror.transfer import Transfer
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.mirror.upstream_content import ByteStream, UpstreamContent
@@ -38,6 +37,9 @@ _EXTEND_SECONDS: Final = 1.0
 
 #: At most this long after its end, or after its size is known, a transfer of another process is noticed.
 _MAX_POLL_SECONDS: Final = 0.5
+
+#: Status of a response to a request with a Range that begins behind the content.
+_RANGE_NOT_SATISFIABLE: Final = 416
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class Transfers:
             try:
                 return pieces, content.open(pieces.end)
             except UpstreamError as error:
-                if error.detail.get("status") != RANGE_NOT_SATISFIABLE:
+                if error.detail.get("status") != _RANGE_NOT_SATISFIABLE:
                     raise
         # No byte is left that could be requested after the pieces.
         pieces.discard()
