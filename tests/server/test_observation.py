@@ -255,9 +255,9 @@ class TestARepeatedExchange:
         for observe in 3 * reports:
             observe()
         counts = [("requests", "manifest", "hub"), ("hits", "manifest", "hub"), ("pushed_bytes", "manifest", "hub")]
-        assert ([0, 0, 0], set()) == ([recorder.counts[each] for each in counts], pulls._pulled)
+        assert ([0, 0, 0], set()) == ([recorder.counts[each] for each in counts], set(pulls._pulled))
         observation.deliver()
-        assert ([3, 3, 6], {"mhub/a@sha256:0"}) == ([recorder.counts[each] for each in counts], pulls._pulled)
+        assert ([3, 3, 6], {"mhub/a@sha256:0"}) == ([recorder.counts[each] for each in counts], set(pulls._pulled))
 
     def test_that_was_slow_counts_as_such(self, repeated):
         metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
