@@ -66,10 +66,10 @@ class PrivateRepositories:
 
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
-        if action is Action.ADMIN or self.serve_private:
-            return action is not Action.ADMIN
+        if action is Action.ADMIN:
+            return False
         # Responses to pulls are cached, and depend on the entries as they are now; deletions are rare.
-        return not self.is_private(name, may_be_cached=action is Action.PUSH)
+        return self.serve_private or not self.is_private(name, may_be_cached=action is Action.PUSH)
 
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName]:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
