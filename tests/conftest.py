@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session):
-    """Let each process compile a part of the tests before all processes import every test."""
+    """Compile a part of the tests in each process, before every process imports all of them."""
     worker = getattr(session.config, "workerinput", None)
     if worker is not None and not session.config.option.file_or_dir:
         from tests.support.scheduling import import_part

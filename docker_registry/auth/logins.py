@@ -134,7 +134,7 @@ class Logins:
         Return the client of a certificate: a user of the file, or one that only certificates name.
 
         Raises:
-            Unauthorized: the certificate names nobody, or users of the file that differ only in upper and lower case.
+            Unauthorized: the certificate names no possible user, or several that differ only in upper and lower case.
         """
         if self._certificates is None:
             raise Unauthorized

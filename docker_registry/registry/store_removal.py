@@ -4,7 +4,7 @@ Removal of files from the store: references (tags, links, entries of referrers),
 This is the only module that removes what requests depend on, whichever API or mirror wrote it; its callers decide what
 to remove. Only short-lived files are removed elsewhere, such as those of uploads.
 
-* :func:`remove`: whatever is under a path. For links whose content never changes, records and whole folders.
+* :func:`remove`: a file, or a whole folder. For links whose content never changes, records and whole folders.
 * :func:`remove_version`, :func:`take_if`: by compare-and-swap. For files whose content matters, such as tags.
 * :func:`take_while`: only while a condition on another file holds. For tags and referrers of a deleted manifest.
 

@@ -58,7 +58,7 @@ class ArrivingContent(ABC):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will arrive."""
+        """True when no more bytes will arrive."""
         return self.is_published or self.is_abandoned or self.error is not None
 
     def is_far_from(self, offset: int) -> bool:

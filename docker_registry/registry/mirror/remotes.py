@@ -76,7 +76,7 @@ class Remotes:
 
     @property
     def may_store(self) -> bool:
-        """Whether fetched content may be stored; else it is passed on to the client only."""
+        """True if fetched content may be stored; otherwise it is only passed on to the client."""
         return self._read_only.why is None
 
     def check_writable(self) -> None:

@@ -1,5 +1,5 @@
 """
-The transfers of a mirror: each content is received once, whatever the number of clients, processes and hosts.
+The transfers of a mirror: each content is received once for all clients, processes and hosts.
 
 The process that receives it holds a lease and extends it; the others follow the transfer in the store. On a store
 without leases each process receives for itself.
