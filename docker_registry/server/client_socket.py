@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import socket as plain_socket
 import sys
 import termios
@@ -18,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import gevent
+from gevent import monkey
 from gunicorn.http.errors import LimitRequestHeaders
 
 from docker_registry.concurrency import close_now
@@ -47,6 +49,12 @@ _COLLECTED_BYTES: Final = 16 * 1024
 _TINY_PIECE_BYTES: Final = 64
 _TINY_PIECES: Final = 64
 _PAUSE_SECONDS: Final = 1.0
+
+#: A client that has shut down its sending side counts as connected for this time after its request.
+HALF_CLOSED_SECONDS: Final = 2.0
+
+#: gevent's own ``poll`` would switch to other greenlets.
+_native_poll: Final = monkey.get_original("select", "poll")
 
 #: Response to a client whose body is cut off and discarded.
 _MESSAGE: Final = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"The registry is overloaded. Try again later."}]}\n'
@@ -174,14 +182,21 @@ class ClientSocket(SendingSocket):
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
     def has_left(self) -> bool:
-        """Return whether the client has closed its connection, without blocking and without consuming data."""
+        """
+        Return whether the client has closed its connection, without blocking and without consuming data.
+
+        The end of the client's stream does not tell whether it has left or still reads (RFC 9293, section 3.6). So a
+        computation that takes longer than ``HALF_CLOSED_SECONDS`` is stopped, and a shorter one is answered.
+        """
+        poll = _native_poll()
         try:
-            # gevent's own recv would wait for data.
-            return not self._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return False
-        except OSError:
+            poll.register(self.fileno(), select.POLLRDHUP)
+        except ValueError:  # closed by the worker
             return True
+        for _, events in poll.poll(0):
+            is_reset = events & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
+            return bool(is_reset) or time.monotonic() - self.active_since >= HALF_CLOSED_SECONDS
+        return False
 
     def first_byte(self, waiting: AbstractContextManager[None]) -> bytes:
         """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import select
 import ssl as plain_ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import gevent
-from gevent import monkey, socket, ssl
+from gevent import socket, ssl
 
 from docker_registry import dependencies
 from docker_registry.errors import ConfigError
@@ -30,9 +29,6 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 
 #: Bytes sent to one client before other greenlets run. Encrypting them takes about a millisecond.
 _TURN_BYTES: Final = 512 * 1024
-
-#: gevent's own ``poll`` would switch to other greenlets.
-_native_poll: Final = monkey.get_original("select", "poll")
 
 _Signature = tuple[tuple[int, int, int, int, int], ...]
 
@@ -196,15 +192,6 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
         elif self.selected_alpn_protocol() == "h2":
             self.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
         return is_done
-
-    def has_left(self) -> bool:
-        """See :class:`ClientSocket`. The end of a TLS connection is preceded by a record, which a peek would find."""
-        poll = _native_poll()
-        try:
-            poll.register(self.fileno(), select.POLLRDHUP)
-        except ValueError:  # closed by the worker
-            return True
-        return bool(poll.poll(0))
 
     def _identify(self) -> None:
         """Record the identity of the client's certificate."""

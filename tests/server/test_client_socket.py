@@ -146,9 +146,10 @@ client.wait()
 print(seen[-1] == BLOCK * COUNT, max(b - a for a, b in zip(seen, seen[1:])) <= _TURN_BYTES)
 """
 
-#: Clients close their connections, by TLS after a close_notify (RFC 5246, section 7.2.1), which stays unread.
+#: Clients shut down their sending side, or close their connections, by TLS after a close_notify (RFC 5246, section
+#: 7.2.1), which stays unread.
 DEPARTURES = """
-import contextlib, socket, sys
+import contextlib, socket, struct, sys, time
 from gevent import ssl
 from docker_registry.server.client_socket import PlainSocket
 from docker_registry.server.tls import TlsContext
@@ -157,6 +158,13 @@ context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.
 context.load_cert_chain(*sys.argv[1:])
 context.maximum_version = ssl.TLSVersion.TLSv1_2  # later versions send tickets, which this client would not read
 trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+
+def has_left_at_last():
+    for _ in range(6000):
+        if server.has_left():
+            break
+        gevent.sleep(0.01)
+    return server.has_left()
 
 for by_tls in (False, True):
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -174,12 +182,14 @@ for by_tls in (False, True):
         client.settimeout(0)
         with contextlib.suppress(ssl.SSLWantReadError):
             client.unwrap()
-    client.close()
-    for _ in range(1000):
-        if server.has_left():
-            break
-        gevent.sleep(0.01)
-    print(server.has_left())
+    plain = socket.socket(fileno=client.detach())
+    plain.shutdown(socket.SHUT_WR)
+    print(has_left_at_last())
+    server.active_since = time.monotonic() + 3600
+    print(server.has_left())  # it may still read
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    plain.close()  # reset
+    print(has_left_at_last())
     server.close()
     print(server.has_left())
 """
@@ -187,7 +197,8 @@ for by_tls in (False, True):
 
 class TestAClientThatLeaves:
     def test_is_noticed(self, tmp_path):
-        assert 2 * ["False", "True", "True"] == under_gevent(DEPARTURES, *map(str, Authority(tmp_path).issue("server")))
+        expected = 2 * ["False", "True", "False", "True", "True"]
+        assert expected == under_gevent(DEPARTURES, *map(str, Authority(tmp_path).issue("server")))
 
 
 class TestALargeResponseByTls:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
+import socket
 import ssl
 import subprocess
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +23,7 @@ from tests.support.clients import programs
 from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image, read_layout, write_layout
 from tests.support.servers.registry import Server, TlsServer
+from tests.support.servers.template import ROOT
 from tests.support.timing import wait_until
 
 
@@ -111,6 +115,36 @@ class TestAClientWithACertificate:
 
         assert image.contents == read_layout(tmp_path / "pulled")
         assert f"Listening at: {server.url}" in server.log.read_text()
+
+    def test_that_sends_no_more_is_answered(self, server, authority):
+        """RFC 8446, section 6.1: close_notify ends what the client sends, and not what it reads."""
+        context = ssl.create_default_context(cafile=authority.file)
+        context.load_cert_chain(*authority.issue("dave"))
+        arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(arriving, leaving, server_hostname="localhost")
+
+        def complete(step):
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    if leaving.pending:
+                        connection.sendall(leaving.read())
+                    arriving.write(connection.recv(65536))
+
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            complete(client.do_handshake)
+            client.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            with suppress(ssl.SSLWantReadError):  # the server's close_notify
+                client.unwrap()
+            connection.sendall(leaving.read())
+            connection.shutdown(socket.SHUT_WR)
+            assert complete(lambda: client.read(65536)).startswith(b"HTTP/1.1 200 ")
+
+    def test_that_is_the_health_check_of_the_image_needs_none(self, server):
+        check = [sys.executable, ROOT / "contrib/image/healthcheck.py"]
+        environment = {**os.environ, **server.environment, "REGISTRY_PORT": str(server.port)}
+        subprocess.run(check, env=environment, check=True, timeout=60)
 
 
 class TestARejectedClient:

@@ -267,6 +267,12 @@ class TestAConnection:
         assert 200 == answer_of(connection)[0]
         assert b"" == connection.recv(1)
 
+    def test_whose_client_sends_no_more_is_answered(self, connect):
+        connection = connect()
+        connection.sendall(get("/v2/"))
+        connection.shutdown(socket.SHUT_WR)
+        assert 200 == answer_of(connection)[0]
+
     def test_that_is_idle_does_not_block_others(self, server, connect):
         for _ in range(100):
             connect()
